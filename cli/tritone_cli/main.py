@@ -1,0 +1,57 @@
+"""The `tritone` command: one app, one module of `tritone_cli.commands` per verb.
+
+A command module has `register(app)`; it imports what is heavy only when its verb runs, so that
+`tritone classify` starts at once and works with nothing but the light client installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import typer
+from tritone_client import TritoneError
+
+from tritone_cli import console
+
+COMMANDS: Final = (
+    "demo",
+    "catalogue",
+    "train",
+    "evaluate",
+    "crossvalidate",
+    "tune",
+    "pretrained",
+    "export",
+    "lint",
+    "serve",
+    "classify",
+)
+
+
+def build_app() -> typer.Typer:
+    """Assemble the app from the command modules."""
+    app = typer.Typer(
+        name="tritone",
+        help="Music intelligence as a service: train, export, serve and ask music models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"tritone_cli.commands.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line: errors that Tritone raises on purpose become one message and exit status 1."""
+    try:
+        build_app()()
+    except TritoneError as error:
+        console.fail(str(error))
+        sys.exit(1)
+    except BrokenPipeError:  # `tritone ... | head`
+        sys.exit(0)

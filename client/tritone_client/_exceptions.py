@@ -1,0 +1,91 @@
+"""What can go wrong, as types.
+
+```
+TritoneError                      everything that Tritone raises on purpose (all packages)
+└── ClientError                   everything that the SDK raises
+    ├── InvalidInputError         what was passed in cannot be used
+    │   └── InvalidAudioError     ... as a recording: not audio, empty, silent, too short, non-finite
+    ├── ConnectionFailedError     the server cannot be reached, or went away during the call
+    ├── RequestTimeoutError       no answer within `timeout_s`
+    └── ServerError               the server answered with an error
+        ├── ModelNotFoundError    no such model, or none of its versions is ready
+        ├── RequestRejectedError  the server says that the request is not valid
+        ├── ServerBusyError       the server's queue was full or the request waited too long in it
+        └── AccessDeniedError     the API key or header is missing or wrong
+```
+"""
+
+from __future__ import annotations
+
+
+class TritoneError(Exception):
+    """Root of every error that Tritone raises on purpose; its text is meant for people."""
+
+
+class ClientError(TritoneError):
+    """Root of the SDK's errors.
+
+    Attributes:
+        model: name of the model that was asked, if the call had got that far.
+        status: the transport's status (gRPC code name or HTTP number), if there was one.
+        request_id: the id the request carried; the server's log has the same.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.model = model
+        self.status = status
+        self.request_id = request_id
+
+
+class InvalidInputError(ClientError, ValueError):
+    """What was passed in cannot be used; nothing was sent."""
+
+
+class InvalidAudioError(InvalidInputError):
+    """The recording cannot be used; `reason` is one of the words of `AudioProblem`.
+
+    Attributes:
+        path: the recording's path or a word for where it came from.
+        reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite` or `bad_shape`.
+    """
+
+    def __init__(self, message: str, *, path: str, reason: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+
+
+class ConnectionFailedError(ClientError, ConnectionError):
+    """The server cannot be reached, or went away during the call."""
+
+
+class RequestTimeoutError(ClientError, TimeoutError):
+    """No answer came within the timeout."""
+
+
+class ServerError(ClientError):
+    """The server answered with an error."""
+
+
+class ModelNotFoundError(ServerError):
+    """No such model on this server, or none of its versions is ready."""
+
+
+class RequestRejectedError(ServerError):
+    """The server says that the request is not valid: wrong name, type or shape."""
+
+
+class ServerBusyError(ServerError):
+    """The server's queue was full, or the request waited in it for too long."""
+
+
+class AccessDeniedError(ServerError):
+    """The API key or header that the server wants is missing or wrong."""

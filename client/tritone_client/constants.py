@@ -1,0 +1,34 @@
+"""Numbers and names on the wire that the client, the training code and the server agree on.
+
+The contract tests hold these against every kind's declaration.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- audio -------------------------------------------------------------------------------------
+SAMPLE_RATE_HZ: Final = 22_050  # half of CD: music information lies below 11 kHz, and the data sets come so
+WINDOW_S: Final = 3.0  # long enough for a bar of music, short enough for a timeline
+WINDOW_SAMPLES: Final = 66_150  # WINDOW_S * SAMPLE_RATE_HZ
+MIN_DURATION_S: Final = 0.5  # shorter recordings hold no music to judge
+SILENCE_PEAK: Final = 1e-4  # -80 dBFS: below this peak a recording is called silent
+
+# --- genre_cnn ---------------------------------------------------------------------------------
+GENRE_MODEL: Final = "genre_cnn"
+EMBEDDING_SIZE: Final = 256
+# GEMS-9, in the order of the Emotify manifest's `emotion_*` columns (Zentner et al. 2008).
+EMOTIONS: Final = (
+    "amazement",
+    "solemnity",
+    "tenderness",
+    "nostalgia",
+    "calmness",
+    "power",
+    "joyful_activation",
+    "tension",
+    "sadness",
+)
+# What `emotions` holds when the model was trained without emotion columns: impossible as a fraction,
+# and, unlike NaN, legal in JSON, so that a plain HTTP client can read it too.
+EMOTION_NOT_TRAINED: Final = -1.0

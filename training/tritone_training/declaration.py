@@ -1,0 +1,98 @@
+"""How a model kind declares, once, what it takes, answers and costs.
+
+ONNX export, config.pbtxt, parity, lint and the contract tests all read this and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+DType = Literal["FP32", "FP16", "INT64", "INT32", "UINT8", "BOOL", "BYTES"]
+BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis, named by a word.
+
+    Attributes:
+        name: `batch`, `sample`, `label`, ...
+        size: None if it differs between calls or between trained versions.
+    """
+
+    name: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output on the wire.
+
+    Attributes:
+        axes: the leading batch axis is implied and not listed.
+        label_file: name of the file that names this output's classes, for Triton's classification
+            extension and for the SDK.
+        tolerance: largest absolute difference from PyTorch that parity accepts (outputs only).
+    """
+
+    name: str
+    dtype: DType
+    axes: tuple[Axis, ...]
+    description: str
+    label_file: str | None = None
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Triton's dynamic batcher."""
+
+    max_batch_size: int
+    preferred_batch_sizes: tuple[int, ...]
+    max_queue_delay_microseconds: int
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """How long a request may wait, and how many may."""
+
+    default_timeout_microseconds: int
+    max_queue_size: int
+
+
+@dataclass(frozen=True)
+class Instances:
+    """How many copies of the model run, on what, with how many threads each."""
+
+    n_cpu: int
+    n_gpu: int  # 0: the kind gains nothing from a GPU, and configs/gpu.pbtxt keeps it on the CPU
+    n_intra_op_threads: int  # 0: as many as there are cores
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What config.pbtxt says beyond the tensors."""
+
+    batching: Batching
+    queue: QueuePolicy
+    instances: Instances
+    response_cache: bool
+    warmup_batch_sizes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A model as the server sees it.
+
+    Attributes:
+        parameters: constants a caller may want (sample rate, window length), written to config.pbtxt.
+    """
+
+    name: str
+    summary: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    serving: Serving
+    parameters: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,98 @@
+"""What a model kind is to the rest of the project: one folder that fills in one `ModelKind`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_training.declaration import Declaration
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A trained network and all that travels with it into a version folder.
+
+    Attributes:
+        network: in eval mode; `forward(*inputs)` answers a tuple in the order of the declaration's outputs.
+        declaration: what this checkpoint serves (a pretrained backbone may add outputs).
+        label_files: file name -> class names in the order of that output's last axis.
+        metadata: short strings for the ONNX file's own metadata.
+        card: what the model card says besides parity: data, licences, metrics, seed, command.
+    """
+
+    network: torch.nn.Module
+    declaration: Declaration
+    label_files: Mapping[str, Sequence[str]]
+    metadata: Mapping[str, str]
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `tritone train` was asked.
+
+    Attributes:
+        data: the user's data, or None for the embedded catalogue.
+        fold: held out for `tritone evaluate --fold`, never seen in training.
+        overrides: values that replace the preset's, by field name.
+    """
+
+    out: Path
+    data: Path | None = None
+    seed: int = 0
+    preset: str = "default"
+    fold: int | None = None
+    pretrained: str | None = None
+    devices: int = 1
+    max_epochs: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool = True
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What `tritone evaluate` was asked; exactly one of `fold` and `split` narrows the data."""
+
+    checkpoint: Path
+    data: Path | None = None
+    fold: int | None = None
+    split: str | None = None
+    report: Path | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """One kind of model; the registry holds one for each folder of `kinds/`.
+
+    Attributes:
+        declaration: what the kind's plain form serves; the committed config.pbtxt comes from it.
+        presets: names of hyper-parameter sets, `tiny` and `default` at least.
+        train: trains and writes a checkpoint folder; answers a summary (metrics, paths) for people and `--json`.
+        evaluate: answers metrics as a JSON-able mapping.
+        score: which of these metrics `tune` and `crossvalidate` look at, larger is better.
+        suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
+        export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
+        example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
+    """
+
+    name: str
+    summary: str
+    declaration: Declaration
+    presets: Sequence[str]
+    train: Callable[[TrainRequest], Mapping[str, Any]]
+    evaluate: Callable[[EvaluateRequest], Mapping[str, Any]]
+    score: str
+    suggest: Callable[[optuna.Trial], Mapping[str, Any]]
+    export: Callable[[Path | None, str | None], Exportable]
+    example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]

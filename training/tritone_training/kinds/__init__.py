@@ -1,0 +1,1 @@
+"""One folder per model kind, each with the same file names."""

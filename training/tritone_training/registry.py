@@ -1,0 +1,30 @@
+"""Which model kinds there are: one line each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+from tritone_training._exceptions import UnknownKindError
+from tritone_training.kind import ModelKind
+
+_MODULES: Final = {
+    "genre_cnn": "tritone_training.kinds.genre_cnn",
+}
+
+
+def kind_names() -> tuple[str, ...]:
+    """Names of all registered kinds."""
+    return tuple(_MODULES)
+
+
+def get_kind(name: str) -> ModelKind:
+    """Look a kind up by name.
+
+    Raises:
+        UnknownKindError: with the names of the known kinds.
+    """
+    if name not in _MODULES:
+        raise UnknownKindError(f"no model kind {name!r}; there are: {', '.join(_MODULES)}")
+    kind: ModelKind = importlib.import_module(_MODULES[name]).KIND
+    return kind
