@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
+from rich.table import Table
 
 people = Console(stderr=True, highlight=False)
+_MOST_PROBLEMS: Final = 10
 
 
 def fail(message: str) -> None:
@@ -43,3 +45,56 @@ def _plain(value: Any) -> Any:
 
 def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of equal keys as a table."""
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    people.print(table)
+
+
+def print_data_report(report: Mapping[str, Any]) -> None:
+    """Print what of a data set is used, and every recording that is not, with its reason."""
+    labels = ", ".join(f"{label} {n}" for label, n in report["labels"].items())
+    say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} recordings used ({labels})")
+    problems = report["problems"]
+    for problem in problems[:_MOST_PROBLEMS]:
+        say(f"  not used: {problem['path']} ({problem['reason']}): {problem['message']}")
+    if len(problems) > _MOST_PROBLEMS:
+        say(f"  ... and {len(problems) - _MOST_PROBLEMS} more; --json lists all")
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print an evaluation: the headline, per class, the confusion matrix, emotions."""
+    window = metrics["window"]
+    say(
+        f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
+        f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}"
+    )
+    say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
+    if metrics["n_seen_in_training"]:
+        say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
+    print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
+    labels = metrics["labels"]
+    print_rows(
+        "confusion matrix (rows: true, columns: predicted)",
+        [
+            {"true": label, **dict(zip(labels, row, strict=True))}
+            for label, row in zip(labels, metrics["confusion_matrix"], strict=True)
+        ],
+    )
+    if metrics["emotion_correlation"]:
+        print_rows("emotions (correlation)", [metrics["emotion_correlation"]])
+        say(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
+    for problem in metrics["problems"]:
+        say(f"not judged: {problem['path']}: {problem['message']}")
+    for path in metrics.get("report", ()):
+        say(f"written: {path}")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else _escaped(str(value))

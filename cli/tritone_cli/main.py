@@ -11,9 +11,9 @@ import sys
 from typing import Final
 
 import typer
-from tritone_client import TritoneError
 
 from tritone_cli import console
+from tritone_client import TritoneError
 
 COMMANDS: Final = (
     "demo",

@@ -7,7 +7,8 @@ TritoneError                      everything that Tritone raises on purpose (all
     │   └── InvalidAudioError     ... as a recording: not audio, empty, silent, too short, non-finite
     ├── ConnectionFailedError     the server cannot be reached, or went away during the call
     ├── RequestTimeoutError       no answer within `timeout_s`
-    └── ServerError               the server answered with an error
+    ├── MissingExtraError         a feature needs packages that an extra installs
+    └── ServerError               the server answered with an error, or with nonsense
         ├── ModelNotFoundError    no such model, or none of its versions is ready
         ├── RequestRejectedError  the server says that the request is not valid
         ├── ServerBusyError       the server's queue was full or the request waited too long in it
@@ -16,6 +17,8 @@ TritoneError                      everything that Tritone raises on purpose (all
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class TritoneError(Exception):
@@ -44,17 +47,23 @@ class ClientError(TritoneError):
         self.status = status
         self.request_id = request_id
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls __init__ with the message alone and so loses, or misses, the keywords;
+        # worker processes send errors home by pickling them.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
 
 class InvalidInputError(ClientError, ValueError):
-    """What was passed in cannot be used; nothing was sent."""
+    """What was passed in cannot be used."""
 
 
 class InvalidAudioError(InvalidInputError):
-    """The recording cannot be used; `reason` is one of the words of `AudioProblem`.
+    """The recording cannot be used.
 
     Attributes:
         path: the recording's path or a word for where it came from.
-        reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite` or `bad_shape`.
+        reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite`, `out_of_range` or
+            `bad_shape`.
     """
 
     def __init__(self, message: str, *, path: str, reason: str) -> None:
@@ -71,8 +80,12 @@ class RequestTimeoutError(ClientError, TimeoutError):
     """No answer came within the timeout."""
 
 
+class MissingExtraError(ClientError, ImportError):
+    """A feature needs packages that an extra installs; the message has the command."""
+
+
 class ServerError(ClientError):
-    """The server answered with an error."""
+    """The server answered with an error, or with something that is not an answer."""
 
 
 class ModelNotFoundError(ServerError):
@@ -89,3 +102,10 @@ class ServerBusyError(ServerError):
 
 class AccessDeniedError(ServerError):
     """The API key or header that the server wants is missing or wrong."""
+
+
+def _rebuilt(kind: type[ClientError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClientError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error

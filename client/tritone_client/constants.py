@@ -13,6 +13,7 @@ WINDOW_S: Final = 3.0  # long enough for a bar of music, short enough for a time
 WINDOW_SAMPLES: Final = 66_150  # WINDOW_S * SAMPLE_RATE_HZ
 MIN_DURATION_S: Final = 0.5  # shorter recordings hold no music to judge
 SILENCE_PEAK: Final = 1e-4  # -80 dBFS: below this peak a recording is called silent
+LARGEST_SAMPLE: Final = 64.0  # 36 dB over full scale: above it, integers were passed as floats
 
 # --- genre_cnn ---------------------------------------------------------------------------------
 GENRE_MODEL: Final = "genre_cnn"

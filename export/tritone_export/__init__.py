@@ -1,1 +1,58 @@
-"""Tritone."""
+"""From checkpoints to a model repository that Triton can load, and checks of such repositories.
+
+```python
+from tritone_export import export_model, lint_repository, write_configs
+```
+"""
+
+from tritone_export._exceptions import (
+    ConversionError,
+    DeclarationError,
+    DiskFullError,
+    DTypeMismatchError,
+    ExportError,
+    InvalidModelNameError,
+    LabelError,
+    ModelTooLargeError,
+    NameMismatchError,
+    NonFiniteError,
+    ParityError,
+    RankMismatchError,
+    RepositoryBusyError,
+    RepositoryError,
+    ShapeMismatchError,
+    StaticAxisError,
+    ValueMismatchError,
+)
+from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
+from tritone_export.parity import BatchParity, Parity
+from tritone_export.pipeline import ExportResult, export_model, write_configs
+
+__all__ = [
+    "BatchParity",
+    "ConversionError",
+    "DTypeMismatchError",
+    "DeclarationError",
+    "DiskFullError",
+    "ExportError",
+    "ExportResult",
+    "Finding",
+    "InvalidModelNameError",
+    "LabelError",
+    "LintReport",
+    "ModelTooLargeError",
+    "NameMismatchError",
+    "NonFiniteError",
+    "Parity",
+    "ParityError",
+    "RankMismatchError",
+    "RepositoryBusyError",
+    "RepositoryError",
+    "ShapeMismatchError",
+    "StaticAxisError",
+    "ValueMismatchError",
+    "check_repository",
+    "export_model",
+    "lint_repository",
+    "write_configs",
+]

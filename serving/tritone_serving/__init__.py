@@ -1,1 +1,45 @@
-"""Tritone."""
+"""Launches NVIDIA Triton on a model repository: the server from a pip wheel, or an installed one.
+
+```python
+from pathlib import Path
+from tritone_serving import ServerOptions, TritonServer
+
+with TritonServer.start(ServerOptions(repository=Path("model_repository"), http_port=0)) as server:
+    print(server.http_url, server.models)
+```
+"""
+
+from tritone_serving._exceptions import (
+    AdminApiError,
+    GpuMissingError,
+    ModelLoadError,
+    OptionsError,
+    PortTakenError,
+    RepositoryError,
+    ServerExitedError,
+    ServerNotInstalledError,
+    ServingError,
+    StartupError,
+    StartupTimeoutError,
+)
+from tritone_serving.admin import ADMIN_HEADER, GRPC_ADMIN_HEADER
+from tritone_serving.options import ServerOptions
+from tritone_serving.server import TritonServer
+
+__all__ = [
+    "ADMIN_HEADER",
+    "GRPC_ADMIN_HEADER",
+    "AdminApiError",
+    "GpuMissingError",
+    "ModelLoadError",
+    "OptionsError",
+    "PortTakenError",
+    "RepositoryError",
+    "ServerExitedError",
+    "ServerNotInstalledError",
+    "ServerOptions",
+    "ServingError",
+    "StartupError",
+    "StartupTimeoutError",
+    "TritonServer",
+]

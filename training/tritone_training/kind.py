@@ -78,8 +78,10 @@ class ModelKind:
     Attributes:
         declaration: what the kind's plain form serves; the committed config.pbtxt comes from it.
         presets: names of hyper-parameter sets, `tiny` and `default` at least.
-        train: trains and writes a checkpoint folder; answers a summary (metrics, paths) for people and `--json`.
+        trainer: reads the data once and answers a function that trains on it and writes a checkpoint folder; that
+            answers a summary (metrics, paths) for people and `--json`. Folds and trials share one reading.
         evaluate: answers metrics as a JSON-able mapping.
+        crossvalidate: trains and evaluates once per fold (or seed) and answers mean and spread.
         score: which of these metrics `tune` and `crossvalidate` look at, larger is better.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
         export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
@@ -90,9 +92,14 @@ class ModelKind:
     summary: str
     declaration: Declaration
     presets: Sequence[str]
-    train: Callable[[TrainRequest], Mapping[str, Any]]
+    trainer: Callable[[TrainRequest], Callable[[TrainRequest], Mapping[str, Any]]]
     evaluate: Callable[[EvaluateRequest], Mapping[str, Any]]
+    crossvalidate: Callable[[TrainRequest], Mapping[str, Any]]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     export: Callable[[Path | None, str | None], Exportable]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
+
+    def train(self, request: TrainRequest) -> Mapping[str, Any]:
+        """Read the data and train once."""
+        return self.trainer(request)(request)

@@ -1,0 +1,48 @@
+# Every target works on a fresh machine with nothing but Python (3.11 or 3.12) and make:
+# the first one to run creates .venv with the tested versions of constraints.txt.
+#
+# The torch of PyPI brings several GB of CUDA packages. On a machine without a GPU, save them with
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format serve clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Create .venv with everything that development, training and serving need
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Tritone needs Python 3.11 or 3.12, this is %d.%d; try: make $(MAKECMDGOALS) PYTHON=python3.11" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (2 GB, a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## Train, export, serve on Triton and classify, on embedded data (first time: about 10 minutes)
+	@$(BIN)/tritone demo $(ARGS)
+
+test: $(READY)  ## Run all tests, those against a real Triton included
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## Check style, types and the committed model repository
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/tritone lint model_repository
+
+format: $(READY)  ## Put the code into the house format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
+	@$(BIN)/tritone serve $(ARGS)
+
+clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
+	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

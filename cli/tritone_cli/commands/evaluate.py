@@ -1,0 +1,39 @@
+"""`tritone evaluate KIND`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console, options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    kind: options.Kind,
+    checkpoint: options.Checkpoint,
+    data: options.Data = None,
+    fold: Annotated[int | None, typer.Option(help="Only this fold of the data.", show_default=False)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only this part of the training run: train, valid or test.", show_default=False)
+    ] = None,
+    report: options.Report = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a checkpoint: whole tracks first, windows beside them."""
+    if fold is not None and split is not None:
+        raise typer.BadParameter("give --fold or --split, not both")
+    training = options.require_training()
+    request = training.EvaluateRequest(
+        checkpoint=checkpoint, data=data, fold=fold, split=split, report=report, progress=not as_json
+    )
+    metrics = training.get_kind(kind).evaluate(request)
+    if as_json:
+        console.print_json(metrics)
+    else:
+        console.print_metrics(metrics)

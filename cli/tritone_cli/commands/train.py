@@ -1,0 +1,55 @@
+"""`tritone train KIND`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console, options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("train")(train)
+
+
+def train(
+    kind: options.Kind,
+    data: options.Data = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: runs/KIND.")] = None,
+    seed: options.Seed = 0,
+    preset: options.Preset = "default",
+    fold: Annotated[int | None, typer.Option(help="Fold that is held out and judged at the end; default 0.")] = None,
+    pretrained: options.Pretrained = None,
+    devices: options.Devices = 1,
+    max_epochs: options.MaxEpochs = None,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
+    training = options.require_training()
+    request = training.TrainRequest(
+        out=out or Path("runs") / kind,
+        data=data,
+        seed=seed,
+        preset=preset,
+        fold=fold,
+        pretrained=pretrained,
+        devices=devices,
+        max_epochs=max_epochs,
+        overrides=options.parse_settings(settings),
+        progress=not as_json,
+        command=options.command_line(sys.argv),
+    )
+    summary = training.get_kind(kind).train(request)
+    if as_json:
+        console.print_json(summary)
+        return
+    console.print_data_report(summary["data"])
+    for name, values in summary["metrics"].items():
+        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key != "n"))
+    console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
+    console.say(f"next: tritone export {kind} --checkpoint {summary['checkpoint']}")

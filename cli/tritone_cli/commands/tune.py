@@ -1,0 +1,56 @@
+"""`tritone tune KIND`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console, options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("tune")(tune)
+
+
+def tune(
+    kind: options.Kind,
+    trials: Annotated[int, typer.Option(min=1, help="How many settings to try.")] = 20,
+    data: options.Data = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/KIND-tune.")] = None,
+    seed: options.Seed = 0,
+    preset: options.Preset = "default",
+    pretrained: options.Pretrained = None,
+    devices: options.Devices = 1,
+    max_epochs: options.MaxEpochs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search the kind's hyper-parameters with Optuna, judged on the validation part only.
+
+    A study in the same folder is continued, so that an interrupted search loses nothing.
+    """
+    training = options.require_training()
+    from tritone_training.tuning import tune as run_study
+
+    request = training.TrainRequest(
+        out=out or Path("runs") / f"{kind}-tune",
+        data=data,
+        seed=seed,
+        preset=preset,
+        pretrained=pretrained,
+        devices=devices,
+        max_epochs=max_epochs,
+        progress=not as_json,
+        command=options.command_line(sys.argv),
+    )
+    result = run_study(training.get_kind(kind), request, n_trials=trials)
+    if as_json:
+        console.print_json(result)
+        return
+    console.print_rows("trials, best first", result["trials"][:10])
+    chosen = " ".join(f"--set {name}={value}" for name, value in result["best"].items())
+    console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation part")
+    console.say(f"next: tritone train {kind} {chosen}")

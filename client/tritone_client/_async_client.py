@@ -1,0 +1,126 @@
+"""The client for asyncio.
+
+```python
+async with AsyncMusicClient("localhost:8001") as music:
+    results = await asyncio.gather(*(music.classify(path) for path in paths))
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from tritone_client._base import BaseClient
+from tritone_client._catalogue import Flow
+from tritone_client._deadline import Deadline
+from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ClientError
+from tritone_client._messages import AsyncTransport, Request, Response
+from tritone_client._results import Classification
+from tritone_client._transports import make_async_transport
+from tritone_client.audio import Audio, FloatArray
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    result: T
+
+
+class AsyncMusicClient(BaseClient[AsyncTransport]):
+    """Asks the music models of one server from one event loop, and keeps its connections open.
+
+    Recordings are decoded in asyncio's worker threads, so the loop stays free.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def classify(
+        self,
+        audio: Audio,
+        *,
+        top: int | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Name a recording's genre, emotions and tags, and embed it; see `MusicClient.classify`."""
+        return await self._run(self._classify(audio, top, model), self._deadline(timeout_s))
+
+    async def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
+        """Embed a recording as (256,) float32, L2-normalised; see `MusicClient.embed`."""
+        return await self._run(self._embed(audio, model), self._deadline(timeout_s))
+
+    async def server_ready(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server is up and all its models are loaded; see `MusicClient.server_ready`."""
+        return await self._run(self._ready(None), self._deadline(timeout_s))
+
+    async def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
+        """Whether the server has this model ready; see `MusicClient.model_ready`."""
+        return await self._run(self._ready(model), self._deadline(timeout_s))
+
+    async def close(self) -> None:
+        """Let go of all connections; the client cannot be used any more. May be called more than once."""
+        self._closed = True
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _make_transport(self, endpoint: Endpoint) -> AsyncTransport:
+        return make_async_transport(endpoint)
+
+    async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+        self._check_loop()
+        step: Request | _Done[T] = await _advanced(next, flow)
+        while not isinstance(step, _Done):
+            try:
+                response = await self._answer(step, deadline)
+            except ClientError as error:
+                failure = error  # Python forgets `error` where the clause ends
+                step = await _advanced(flow.throw, failure)
+            else:
+                step = await _advanced(flow.send, response)
+        return step.result
+
+    async def _answer(self, request: Request, deadline: Deadline) -> Response:
+        n_failed = 0
+        while True:
+            try:
+                return await self._transport.handle(request, timeout_s=deadline.check(request))
+            except ClientError as error:
+                n_failed += 1
+                delay_s = self._delay_s(request, error, n_failed, deadline)
+            await asyncio.sleep(delay_s)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientError(
+                "this AsyncMusicClient belongs to another event loop, where its connections are; "
+                "make one inside each asyncio.run()"
+            )
+
+
+async def _advanced(step: Callable[[A], Request], value: A) -> Request | _Done[T]:
+    """Run a flow to its next request, in a worker thread because that is where recordings are decoded."""
+
+    def run() -> Request | _Done[T]:
+        try:
+            return step(value)
+        except StopIteration as end:  # a future cannot carry this one
+            return _Done(end.value)
+
+    return await asyncio.to_thread(run)

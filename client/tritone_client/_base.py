@@ -1,0 +1,121 @@
+"""What `MusicClient` and `AsyncMusicClient` share: options, their checks and flows; no input or output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Generic, TypeVar, cast
+
+from tritone_client._catalogue import Catalogue, Flow, check_model_name
+from tritone_client._deadline import Deadline, retry_delay_s, timed_out
+from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoint
+from tritone_client._exceptions import ClientError, InvalidInputError, RequestTimeoutError
+from tritone_client._listening import classify_flow, embed_flow
+from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, Transport
+from tritone_client._results import Classification
+from tritone_client.audio import Audio, FloatArray
+from tritone_client.constants import GENRE_MODEL
+
+TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
+DEFAULT_TIMEOUT_S: Final = 60.0
+DEFAULT_RETRIES: Final = 2
+
+
+class BaseClient(Generic[TRANSPORT]):
+    """Options and flows; see `__init__` for the options."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | Path | None = None,
+        client_cert_file: str | Path | None = None,
+        client_key_file: str | Path | None = None,
+        genre_model: str = GENRE_MODEL,
+        transport: TRANSPORT | None = None,
+    ) -> None:
+        """Make a client; nothing is sent before the first call.
+
+        Args:
+            url: `host:port` (gRPC), `grpc://`, `grpcs://`, `http://` or `https://`; without a port,
+                Triton's own (8001, 8000), with TLS 443.
+            timeout_s: for a whole call, with all its requests and retries.
+            retries: how often a request is sent again after the connection failed or the server was busy.
+            api_key: sent as `authorization: Bearer ...`.
+            headers: more headers (gRPC: metadata) for every request.
+            ca_file: PEM with the authorities to trust instead of the system's.
+            client_cert_file: PEM with the client's certificate, for servers that ask for one.
+            client_key_file: PEM with its key.
+            genre_model: what `classify` and `embed` ask unless told otherwise.
+            transport: carries the requests instead of one made for `url`; it is closed with the client.
+
+        Raises:
+            InvalidInputError: says which option is wrong.
+        """
+        endpoint = make_endpoint(
+            url,
+            api_key=api_key,
+            headers=headers,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
+            raise InvalidInputError(f"retries is {retries!r}; expected a whole number, 0 to 100")
+        self._timeout_s = _checked_timeout(timeout_s)
+        self._retries = retries
+        self._genre_model = check_model_name(genre_model)
+        self._endpoint = endpoint
+        self._catalogue = Catalogue()
+        self._closed = False
+        self._transport: TRANSPORT = self._make_transport(endpoint) if transport is None else transport
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"{type(self).__name__}({self._endpoint.url!r}, timeout_s={self._timeout_s:g}{state})"
+
+    def _make_transport(self, endpoint: Endpoint) -> TRANSPORT:
+        raise NotImplementedError
+
+    def _classify(self, audio: Audio, top: int | None, model: str | None) -> Flow[Classification]:
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+            raise InvalidInputError(f"top is {top!r}; expected a whole number from 1, or None for all labels")
+        name = check_model_name(self._genre_model if model is None else model)
+        return classify_flow(self._catalogue, audio, model=name, top=top)
+
+    def _embed(self, audio: Audio, model: str | None) -> Flow[FloatArray]:
+        name = check_model_name(self._genre_model if model is None else model)
+        return embed_flow(self._catalogue, audio, model=name)
+
+    def _ready(self, model: str | None) -> Flow[bool]:
+        return _ready_flow(None if model is None else check_model_name(model))
+
+    def _deadline(self, timeout_s: float | None) -> Deadline:
+        if self._closed:
+            raise ClientError("this client is closed; make a new one")
+        return Deadline(self._timeout_s if timeout_s is None else _checked_timeout(timeout_s))
+
+    def _delay_s(self, request: Request, error: ClientError, n_failed: int, deadline: Deadline) -> float:
+        """How long to wait before sending again; raises `error` if that is not to be."""
+        if isinstance(error, RequestTimeoutError):  # the transport knew only what was left of the call's time
+            raise timed_out(request, deadline.timeout_s) from error
+        delay_s = retry_delay_s(request, error, n_failed=n_failed, retries=self._retries, left_s=deadline.left_s())
+        if delay_s is None:
+            raise error
+        return delay_s
+
+
+def _ready_flow(model: str | None) -> Flow[bool]:
+    return cast(ReadyResponse, (yield ReadyRequest(model))).ready
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not number or not math.isfinite(timeout_s) or timeout_s <= 0:
+        raise InvalidInputError(f"timeout_s is {timeout_s!r}; expected a number of seconds above 0")
+    return float(timeout_s)

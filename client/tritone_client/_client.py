@@ -1,0 +1,135 @@
+"""The client for threads.
+
+```python
+with MusicClient("localhost:8001") as music:
+    print(music.classify("song.mp3").label)
+```
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tritone_client._base import BaseClient
+from tritone_client._catalogue import Flow
+from tritone_client._deadline import Deadline
+from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ClientError
+from tritone_client._messages import Request, Response, Transport
+from tritone_client._results import Classification
+from tritone_client._transports import make_transport
+from tritone_client.audio import Audio, FloatArray
+
+T = TypeVar("T")
+
+
+class MusicClient(BaseClient[Transport]):
+    """Asks the music models of one server; may be shared by threads, and keeps its connections open.
+
+    Make it after a fork, not before.
+    """
+
+    def classify(
+        self,
+        audio: Audio,
+        *,
+        top: int | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Name a recording's genre, emotions and tags, and embed it.
+
+        Long recordings are streamed: memory stays the same whatever their length.
+
+        Args:
+            audio: a path, the bytes of a file, a binary file object (read from its beginning, left open), or
+                `(samples, rate_hz)` with samples of shape (S,) or (S, C), floats in -1..1 or any integer
+                type at its full scale. Any rate, at least 0.5 s, not silent.
+            top: how many labels `probabilities` keeps; all if None.
+            model: which model to ask, the client's `genre_model` if None.
+            timeout_s: for this call, the client's if None.
+
+        Raises:
+            InvalidAudioError: if the recording cannot be used.
+            InvalidInputError: if another argument cannot be used.
+            ConnectionFailedError: if the server cannot be reached or went away.
+            RequestTimeoutError: if the whole took longer than `timeout_s`.
+            ServerError: if the server answered with an error; see its subclasses.
+        """
+        return self._run(self._classify(audio, top, model), self._deadline(timeout_s))
+
+    def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
+        """Embed a recording: near in this space is alike to the ear.
+
+        Args:
+            audio: as for `classify`.
+            model: as for `classify`.
+            timeout_s: as for `classify`.
+
+        Returns:
+            (256,) float32, L2-normalised.
+
+        Raises:
+            ClientError: as `classify`.
+        """
+        return self._run(self._embed(audio, model), self._deadline(timeout_s))
+
+    def server_ready(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server is up and all its models are loaded.
+
+        Raises:
+            ConnectionFailedError: if it cannot be reached.
+            RequestTimeoutError: if it does not answer.
+        """
+        return self._run(self._ready(None), self._deadline(timeout_s))
+
+    def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
+        """Whether the server has this model ready; False also if it has never heard of it.
+
+        Raises:
+            ConnectionFailedError: if the server cannot be reached.
+            RequestTimeoutError: if it does not answer.
+        """
+        return self._run(self._ready(model), self._deadline(timeout_s))
+
+    def close(self) -> None:
+        """Let go of all connections; the client cannot be used any more. May be called more than once."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make_transport(self, endpoint: Endpoint) -> Transport:
+        return make_transport(endpoint)
+
+    def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    response = self._answer(request, deadline)
+                except ClientError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _answer(self, request: Request, deadline: Deadline) -> Response:
+        n_failed = 0
+        while True:
+            try:
+                return self._transport.handle(request, timeout_s=deadline.check(request))
+            except ClientError as error:
+                n_failed += 1
+                delay_s = self._delay_s(request, error, n_failed, deadline)
+            time.sleep(delay_s)

@@ -1,0 +1,28 @@
+"""The ways to a server: one module for what both clients of a protocol share, one for each client."""
+
+from __future__ import annotations
+
+from tritone_client._endpoint import Endpoint
+from tritone_client._messages import AsyncTransport, Transport
+
+
+def make_transport(endpoint: Endpoint) -> Transport:
+    """A transport for threads; only the protocol that is used is imported."""
+    if endpoint.protocol == "http":
+        from tritone_client._transports._http_sync import HttpTransport
+
+        return HttpTransport(endpoint)
+    from tritone_client._transports._grpc_sync import GrpcTransport
+
+    return GrpcTransport(endpoint)
+
+
+def make_async_transport(endpoint: Endpoint) -> AsyncTransport:
+    """A transport for one event loop."""
+    if endpoint.protocol == "http":
+        from tritone_client._transports._http_async import AsyncHttpTransport
+
+        return AsyncHttpTransport(endpoint)
+    from tritone_client._transports._grpc_async import AsyncGrpcTransport
+
+    return AsyncGrpcTransport(endpoint)

@@ -1,0 +1,70 @@
+"""HTTP for one event loop, over aiohttp.
+
+aiohttp comes with tritonclient, whose own asynchronous client hands it whole bodies as bytes: that copies
+the audio twice, and aiohttp warns about each body over 1 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+
+from tritone_client._deadline import Deadline
+from tritone_client._endpoint import Endpoint
+from tritone_client._messages import Request, Response
+from tritone_client._transports import _http_wire as wire
+
+
+class AsyncHttpTransport:
+    """One session with its connections; opened by the first request, in the running event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._tls = endpoint.ssl_context() if endpoint.tls else None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle(self, request: Request, *, timeout_s: float) -> Response:
+        """See `AsyncTransport.handle`."""
+        deadline = Deadline(timeout_s)
+        try:
+            calls = wire.calls_for(request, self._endpoint)
+            return wire.read(request, [await self._exchange(call, request, deadline) for call in calls])
+        except Exception as error:
+            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+
+    async def close(self) -> None:
+        """See `AsyncTransport.close`."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _exchange(self, call: wire.Call, request: Request, deadline: Deadline) -> wire.Reply:
+        if self._session is None:
+            self._session = self._opened()
+        async with self._session.request(
+            call.method,
+            f"http{'s' if self._tls else ''}://{self._endpoint.authority}{call.path}",
+            data=_streamed(call.body) if call.body else None,
+            headers=call.headers,
+            timeout=aiohttp.ClientTimeout(total=deadline.check(request)),
+            allow_redirects=False,  # with a redirect would go the key
+        ) as response:
+            body = await response.read()
+            return wire.Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, **options),
+            headers={"accept-encoding": "identity"},  # numbers hardly shrink, and unpacking costs
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+
+async def _streamed(parts: tuple[memoryview, ...]) -> AsyncIterator[memoryview]:
+    """The body piece by piece, so that the event loop breathes in between; its length is in the headers."""
+    size = 1 << 18
+    for part in parts:
+        for start in range(0, part.nbytes, size):
+            yield part[start : start + size]

@@ -1,0 +1,172 @@
+"""HTTP for threads, over the standard library.
+
+tritonclient's HTTP client is not used: it runs on gevent, may serve one thread only, leaves a gevent hub
+behind for each thread that ends, and bounds the wait for each packet rather than the call.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import select
+import socket
+import threading
+from collections import deque
+from typing import Any, Final
+
+from tritone_client._deadline import Deadline
+from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ClientError
+from tritone_client._messages import Request, Response
+from tritone_client._transports import _http_wire as wire
+
+N_IDLE_MAX: Final = 16  # connections kept for the next call
+
+
+class HttpTransport:
+    """A pool of connections: a call takes one for itself, so threads never share a socket."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._tls = endpoint.ssl_context() if endpoint.tls else None
+        self._idle: deque[_Connection] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    def handle(self, request: Request, *, timeout_s: float) -> Response:
+        """See `Transport.handle`."""
+        deadline = Deadline(timeout_s)
+        try:
+            calls = wire.calls_for(request, self._endpoint)
+            return wire.read(request, [self._exchange(call, deadline) for call in calls])
+        except Exception as error:
+            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
+    def _exchange(self, call: wire.Call, deadline: Deadline) -> wire.Reply:
+        connection = self._taken()
+        try:
+            connection.deadline = deadline
+            connection.request(call.method, call.path, body=call.body or None, headers=dict(call.headers))
+            response = connection.getresponse()
+            body = response.read()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+        except BaseException:  # an answer may still be under way on it
+            connection.close()
+            raise
+        if response.will_close:
+            connection.close()
+        else:
+            self._put_back(connection)
+        return wire.Reply(response.status, headers, body)
+
+    def _taken(self) -> _Connection:
+        with self._lock:
+            if self._closed:
+                raise ClientError("this client is closed; make a new one")
+            if self._pid != os.getpid():  # after a fork the sockets are the parent's
+                self._idle, self._pid = deque(), os.getpid()
+            while self._idle:
+                connection = self._idle.pop()  # the last one used is the one most likely alive
+                if connection.is_quiet():
+                    return connection
+                connection.close()
+        return _Connection(self._endpoint, self._tls)
+
+    def _put_back(self, connection: _Connection) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < N_IDLE_MAX and self._pid == os.getpid():
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection whose every step ends by the deadline of the call that uses it."""
+
+    deadline: Deadline
+
+    def __init__(self, endpoint: Endpoint, tls: Any) -> None:
+        super().__init__(endpoint.host, endpoint.port)
+        self._tls = tls
+
+    def connect(self) -> None:
+        """Try the host's addresses in turn."""
+        error: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            plain = socket.socket(family, kind, protocol)
+            try:
+                plain.settimeout(_left_s(self.deadline))
+                plain.connect(address)
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                secured = self._tls.wrap_socket(plain, server_hostname=self.host) if self._tls else plain
+                self.sock: Any = _TimedSocket(secured, self)
+                return
+            except OSError as failure:
+                plain.close()
+                error = failure
+        raise error or OSError(f"the name {self.host} has no address")
+
+    def is_quiet(self) -> bool:
+        """Whether the idle connection is still up: what can be read from one is the end, or rubbish."""
+        if self.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self.sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not poll.poll(0)
+
+
+class _TimedSocket:
+    """A socket with the deadline of its connection's call; a plain time-out starts anew at each packet."""
+
+    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+
+    def sendall(self, data: memoryview | bytes) -> None:
+        self._sock.settimeout(_left_s(self._connection.deadline))
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._sock, self._connection))
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+        super().__init__()
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open for an answer that ends with it
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left_s(self._connection.deadline))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _left_s(deadline: Deadline) -> float:
+    left_s = deadline.left_s()
+    if left_s <= 0:  # to a socket, 0 means "do not wait", not "no time left"
+        raise TimeoutError
+    return left_s

@@ -1,0 +1,220 @@
+"""What the two HTTP transports share: KServe v2 with binary tensors, written and read without copies,
+and the one place where HTTP's errors become ours.
+
+Protocol: https://github.com/kserve/open-inference-protocol and Triton's `extension_binary_data.md`.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from tritone_client._deadline import timed_out
+from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import (
+    AccessDeniedError,
+    ClientError,
+    RequestRejectedError,
+    ServerBusyError,
+    ServerError,
+)
+from tritone_client._messages import (
+    DTYPES,
+    Array,
+    InferRequest,
+    InferResponse,
+    ModelRequest,
+    ModelResponse,
+    ReadyRequest,
+    ReadyResponse,
+    Request,
+    Response,
+    dtype_name,
+    id_of,
+    model_of,
+    nonsense,
+)
+from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
+
+HEADER_LENGTH: Final = "inference-header-content-length"
+_OK: Final = 200
+_BY_STATUS: Final[dict[int, type[ServerError]]] = {
+    400: RequestRejectedError,
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    413: RequestRejectedError,
+    429: ServerBusyError,
+    502: ServerBusyError,
+    503: ServerBusyError,
+    504: ServerBusyError,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        body: parts to send one after the other; the tensors are views of the caller's arrays.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: tuple[memoryview, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP response; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def calls_for(request: Request, endpoint: Endpoint) -> list[Call]:
+    """The HTTP requests that a request takes: two for a description of a model, else one."""
+    base = f"{endpoint.path}/v2"
+    if isinstance(request, InferRequest):
+        return [_infer_call(request, base, endpoint.headers)]
+    if isinstance(request, ModelRequest):
+        model = f"{base}/models/{request.model}"
+        return [Call("GET", path, endpoint.headers) for path in (model, f"{model}/config")]
+    path = f"{base}/models/{request.model}/ready" if request.model else f"{base}/health/ready"
+    return [Call("GET", path, endpoint.headers)]
+
+
+def read(request: Request, replies: list[Reply]) -> Response:
+    """The answer in the HTTP responses.
+
+    Raises:
+        ServerError: of the fitting kind, if one of them is a refusal or makes no sense.
+    """
+    if isinstance(request, ReadyRequest) and not _is_denied(replies[0]):
+        return ReadyResponse(replies[0].status == _OK)
+    for reply in replies:
+        if reply.status != _OK:
+            raise _refused(request, reply)
+    try:
+        if isinstance(request, InferRequest):
+            return _read_inference(request, replies[0])
+        return _read_model(*(json.loads(reply.body) for reply in replies))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+
+
+def translated(  # noqa: PLR0911 - a list of cases
+    error: Exception, request: Request, endpoint: Endpoint, timeout_s: float
+) -> ClientError:
+    """Any error of sockets, TLS or an HTTP library as ours."""
+    if isinstance(error, ClientError):
+        return error
+    if isinstance(error, TimeoutError):
+        return timed_out(request, timeout_s)
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
+        hint = "check the scheme (http:// or https://), ca_file= and the client's certificate"
+        return unreachable(endpoint, text, request, hint=hint)
+    if isinstance(error, OSError | EOFError):
+        number = getattr(error, "errno", None)
+        why = os.strerror(number) if isinstance(number, int) and number > 0 else text
+        tls_hint = "is `tritone serve` running there, and behind TLS (https://)?" if endpoint.tls else None
+        return unreachable(endpoint, why, request, hint=tls_hint)
+    if re.search(r"status ?line|Expected HTTP|HTTP/|Invalid method|Bad status", f"{type(error).__name__} {text}", re.I):
+        why, hint = (
+            "what answers there does not speak HTTP/1.1",
+            (f"is {endpoint.port} Triton's gRPC port (8001 by default)? That takes {endpoint.authority}"),
+        )
+        return unreachable(endpoint, why, request, hint=hint)
+    if type(error).__module__.partition(".")[0] in ("http", "aiohttp"):
+        return unreachable(endpoint, f"{type(error).__name__}: {text}", request)
+    return ClientError(
+        f"the request could not be made ({type(error).__name__}: {text})",
+        model=model_of(request),
+        request_id=id_of(request),
+    )
+
+
+def _infer_call(request: InferRequest, base: str, headers: Mapping[str, str]) -> Call:
+    arrays = {name: np.ascontiguousarray(array) for name, array in request.inputs.items()}
+    inputs = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": dtype_name(array),
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in arrays.items()
+    ]
+    wanted = {"classification": request.n_classes, "binary_data": False} if request.n_classes else {"binary_data": True}
+    outputs = [{"name": name, "parameters": wanted} for name in request.outputs]
+    head = json.dumps({"id": request.request_id, "inputs": inputs, "outputs": outputs}).encode()
+    parts = (memoryview(head), *(array.data.cast("B") for array in arrays.values()))
+    return Call(
+        "POST",
+        f"{base}/models/{request.model}/infer",
+        {
+            **headers,
+            "content-type": "application/octet-stream",
+            "content-length": str(sum(part.nbytes for part in parts)),
+            HEADER_LENGTH: str(len(head)),
+        },
+        parts,
+    )
+
+
+def _read_inference(request: InferRequest, reply: Reply) -> InferResponse:
+    n_head = int(reply.headers.get(HEADER_LENGTH, len(reply.body)))
+    head = json.loads(reply.body[:n_head])
+    outputs: dict[str, Array] = {}
+    offset = n_head
+    for tensor in head["outputs"]:
+        n_bytes = tensor.get("parameters", {}).get("binary_data_size")
+        if n_bytes is None:
+            dtype: Any = DTYPES.get(tensor["datatype"], np.object_)
+            array = np.array(tensor["data"], dtype)
+        else:
+            count = n_bytes // np.dtype(DTYPES[tensor["datatype"]]).itemsize
+            array = np.frombuffer(reply.body, DTYPES[tensor["datatype"]], count, offset)
+            offset += n_bytes
+        outputs[tensor["name"]] = array.reshape(tensor["shape"])
+    for name in request.outputs:
+        if name not in outputs:
+            raise nonsense(request, f"the output {name!r} is missing")
+    return InferResponse(head["model_name"], str(head["model_version"]), head.get("id", ""), outputs)
+
+
+def _read_model(metadata: Any, config: Any) -> ModelResponse:
+    def shapes(tensors: Any) -> dict[str, tuple[int, ...]]:
+        return {tensor["name"]: tuple(int(size) for size in tensor["shape"]) for tensor in tensors}
+
+    return ModelResponse(
+        model=metadata["name"],
+        versions=tuple(metadata.get("versions", ())),
+        inputs=shapes(metadata["inputs"]),
+        outputs=shapes(metadata["outputs"]),
+        max_batch_size=int(config.get("max_batch_size", 0)),
+    )
+
+
+def _is_denied(reply: Reply) -> bool:
+    return reply.status in (401, 403)
+
+
+def _refused(request: Request, reply: Reply) -> ServerError:
+    try:
+        message = str(json.loads(reply.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        message = reply.body[:200].decode(errors="replace")
+    kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
+    if reply.status == 404 and kind is ServerError:
+        message += " (is the address, with the path before /v2, that of a Triton server?)"
+    return refusal(kind, message, request, status=str(reply.status))

@@ -1,0 +1,65 @@
+"""What the server said, as our errors: the part that does not depend on the protocol."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import (
+    AccessDeniedError,
+    ConnectionFailedError,
+    ModelNotFoundError,
+    RequestRejectedError,
+    ServerBusyError,
+    ServerError,
+)
+from tritone_client._messages import Request, id_of, model_of
+
+# Triton says some things with a status that also means something else, so its words decide first.
+_BY_WORDS: Final = (
+    (
+        re.compile(r"unknown model|no available versions|is not ready|model .* not found", re.I),
+        ModelNotFoundError,
+    ),
+    (re.compile(r"is restricted, expecting header", re.I), AccessDeniedError),
+    (
+        re.compile(r"maximum queue size|request timeout expired|is stopping|too many requests", re.I),
+        ServerBusyError,
+    ),
+)
+_REMEDIES: Final[dict[type[ServerError], str]] = {
+    ModelNotFoundError: "check the name, and that the model was exported (`tritone export`) and loaded",
+    AccessDeniedError: "pass the server's key as api_key= or its header in headers=",
+    ServerBusyError: "try again later, allow more retries=, or give the server more instances",
+    RequestRejectedError: "client and model do not agree; was the model exported with another version?",
+}
+
+
+def kind_by_words(message: str) -> type[ServerError] | None:
+    """The error that the server's words name, if they name one."""
+    return next((kind for pattern, kind in _BY_WORDS if pattern.search(message)), None)
+
+
+def refusal(kind: type[ServerError], message: str, request: Request, *, status: str) -> ServerError:
+    """The server's refusal as our error, with the remedy where there is one."""
+    remedy = _REMEDIES.get(kind)
+    text = f"the server answered: {message.strip() or 'nothing'}"
+    return kind(
+        f"{text}; {remedy}" if remedy else text,
+        model=model_of(request),
+        status=status,
+        request_id=id_of(request),
+    )
+
+
+def unreachable(
+    endpoint: Endpoint, why: str, request: Request, *, hint: str | None = None, status: str | None = None
+) -> ConnectionFailedError:
+    """The error for a server that cannot be reached or went away."""
+    return ConnectionFailedError(
+        f"no connection to {endpoint.url}: {why}; {hint or 'is `tritone serve` running there?'}",
+        model=model_of(request),
+        status=status,
+        request_id=id_of(request),
+    )

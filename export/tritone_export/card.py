@@ -1,0 +1,123 @@
+"""The model card: what lies beside the weights, for people and for whoever audits them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tritone_export.parity import Parity
+    from tritone_training.declaration import Tensor
+    from tritone_training.kind import Exportable
+
+CARD_FILENAME: Final = "model_card.json"
+_PACKAGES: Final = ("tritone", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def build_card(
+    exportable: Exportable,
+    *,
+    kind: str,
+    name: str,
+    version: int,
+    model: onnx.ModelProto,
+    parity: Parity,
+    files: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """Gather a version's card: the checkpoint's own part (data, licences, metrics), then what export knows.
+
+    Args:
+        exportable: what was exported.
+        kind: the kind's name.
+        name: the model's folder.
+        version: its number.
+        model: what was written.
+        parity: how far that is from PyTorch.
+        files: the version's other files, for their checksums.
+    """
+    declaration = exportable.declaration
+    card = {
+        "model": name,
+        "kind": kind,
+        "version": version,
+        "summary": declaration.summary,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": [_describe(tensor) for tensor in declaration.inputs],
+        "outputs": [_describe(tensor) for tensor in declaration.outputs],
+        "labels": {file: list(labels) for file, labels in exportable.label_files.items()},
+        "parity": describe_parity(parity),
+        "onnx": {
+            "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            "ir_version": model.ir_version,
+            "n_nodes": len(model.graph.node),
+        },
+        "files": {
+            file: {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
+            for file, content in files.items()
+        },
+        "versions": {"python": platform.python_version(), **package_versions()},
+    }
+    own = {key: value for key, value in exportable.card.items() if key not in card}
+    # What both know (versions of packages, at training and now) is kept apart, not overwritten.
+    both = {key: value for key, value in exportable.card.items() if key in card and value != card[key]}
+    return {**card, **own, **({"at_training": both} if both else {})}
+
+
+def card_bytes(card: Mapping[str, Any]) -> bytes:
+    """Write a card as JSON; numbers that JSON cannot say (NaN, infinity) become null."""
+    return (json.dumps(_plain(card), ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
+
+
+def describe_parity(parity: Parity) -> dict[str, Any]:
+    """The parity figures as plain values."""
+    return {
+        "reference": "PyTorch",
+        "provider": "CPUExecutionProvider",
+        "tolerance": dict(parity.tolerance),
+        "max_abs_difference": {str(batch.n_batch): dict(batch.max_abs_difference) for batch in parity.batches},
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shaped the file; absent ones are left out."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "axes": {"batch": None, **{axis.name: axis.size for axis in tensor.axes}},
+        "description": tensor.description,
+    }
+    if tensor.label_file:
+        described["label_file"] = tensor.label_file
+    return described
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, tensors
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)  # paths, dates

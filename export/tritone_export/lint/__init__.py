@@ -1,0 +1,6 @@
+"""Checks of a model repository without a server; knows Triton's rules, not our declarations."""
+
+from tritone_export.lint.check import check_repository, lint_repository
+from tritone_export.lint.finding import Finding, LintReport
+
+__all__ = ["Finding", "LintReport", "check_repository", "lint_repository"]

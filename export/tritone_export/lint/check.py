@@ -1,0 +1,104 @@
+"""Walking a repository: each model's folder, its configs, its versions.
+
+```python
+from tritone_export import lint_repository
+
+for finding in lint_repository(Path("model_repository")):
+    print(finding)
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tritone_export._exceptions import RepositoryError
+from tritone_export.lint.files import backend_of, check_checksum, check_labels, check_versions, model_filename
+from tritone_export.lint.finding import Finding, LintReport, Reporter
+from tritone_export.lint.graph import Graph, check_tensors, read_graph
+from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
+from tritone_export.lint.pbtxt import ConfigFile, read_config
+from tritone_export.lint.settings import check_agreement, check_default_placement, check_settings
+
+
+def lint_repository(path: Path) -> list[Finding]:
+    """Check a repository; see `check_repository`.
+
+    Returns:
+        the findings, sorted by path and line; none if all is well.
+    """
+    return list(check_repository(path).findings)
+
+
+def check_repository(path: Path) -> LintReport:
+    """Check a repository without a server and without loading weights into a runtime.
+
+    Args:
+        path: the folder that holds one folder per model.
+
+    Raises:
+        RepositoryError: there is no such folder, or it cannot be listed.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise RepositoryError(f"{path}: {what}; expected a model repository, a folder with one folder per model")
+    report = Reporter()
+    try:
+        folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+        for folder in folders:
+            _check_model(folder, path, report)
+    except OSError as error:
+        raise RepositoryError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+    if not folders:
+        report.note(f"{path}: holds no models yet; `tritone export` adds one")
+    findings = sorted(set(report.findings), key=lambda finding: (str(finding.path), finding.line, finding.message))
+    return LintReport(tuple(findings), tuple(report.notes), len(folders))
+
+
+def _check_model(path: Path, repository: Path, report: Reporter) -> None:
+    check_links(path, repository, report)
+    folder = read_folder(path, report)
+    if folder.is_empty:
+        report.note(f"{path}: is empty; Triton has nothing to load from it")
+        return
+    others = [file for file in (read_config(other, report) for other in folder.other_configs) if file is not None]
+    default = None
+    if folder.config is None:
+        report.warning(path / CONFIG, 1, "is missing; Triton would guess one", "write it, or export again")
+    else:
+        default = read_config(folder.config, report)
+    if default is not None:
+        check_default_placement(default, report)
+    files = [file for file in (default, *others) if file is not None]
+    for file in files:
+        check_settings(file, path.name, report)
+    if default is not None:
+        for file in others:
+            check_agreement(file, default, report)
+        _check_versions(folder, files, default, report)
+
+
+def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Reporter) -> None:
+    if not folder.versions:
+        report.note(f"{folder.path}: has no version yet; `tritone export {folder.path.name}` adds one")
+    check_versions(folder, default, report)
+    newest: Graph | None = None
+    served = served_versions(default.config, folder.versions)
+    if folder.versions and not served:
+        report.error(
+            default.path,
+            default.source.line("version_policy"),
+            f"version_policy serves none of the versions {list(folder.versions)}",
+            "name versions that exist",
+        )
+    if backend_of(default.config) == "onnxruntime":
+        for version in served:
+            model = folder.path / str(version) / (model_filename(default.config) or "")
+            if not model.is_file():
+                continue  # reported already, or a folder of parts, which only the runtime understands
+            check_checksum(model, report)
+            newest = read_graph(model, report)
+            if newest is not None:
+                for file in files:
+                    check_tensors(file, newest, model, report)
+    check_labels(folder, default, newest, report)

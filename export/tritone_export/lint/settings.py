@@ -1,0 +1,140 @@
+"""What a config says about scheduling and placement, against itself and against the default config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from tritone_export.lint.finding import Reporter
+from tritone_export.lint.pbtxt import ConfigFile
+
+_KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None:
+    """Report contradictions that Triton refuses at load, or acts on otherwise than meant."""
+    config, source = file.config, file.source
+    if config.name and config.name != folder_name:
+        report.error(
+            file.path,
+            source.line("name"),
+            f"name is {config.name!r}, but the folder is {folder_name!r}",
+            f"make it {folder_name!r}, or leave it out",
+        )
+    if not config.backend and not config.platform:
+        report.error(file.path, 1, "names no backend", 'add backend: "onnxruntime", "python", ...')
+    _check_batching(file, report)
+    for i, group in enumerate(config.instance_group):
+        if group.gpus and group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU:
+            report.error(
+                file.path,
+                source.line(("instance_group", i), "gpus"),
+                "a KIND_CPU group lists gpus",
+                "remove gpus, or make it KIND_GPU in configs/gpu.pbtxt",
+            )
+    if config.model_transaction_policy.decoupled and config.response_cache.enable:
+        report.error(
+            file.path,
+            source.line("response_cache"),
+            "the response cache does not work with a decoupled model",
+            "remove response_cache",
+        )
+    for i, warmup in enumerate(config.model_warmup):
+        if warmup.batch_size > max(1, config.max_batch_size):
+            report.error(
+                file.path,
+                source.line(("model_warmup", i), "batch_size"),
+                f"warm-up batch of {warmup.batch_size} is above max_batch_size {config.max_batch_size}",
+                "make it smaller",
+            )
+
+
+def check_default_placement(file: ConfigFile, report: Reporter) -> None:
+    """Report KIND_GPU in a config.pbtxt: it fails the whole model on a host without a GPU."""
+    for i, group in enumerate(file.config.instance_group):
+        if group.kind == _KIND_GPU:
+            report.error(
+                file.path,
+                file.source.line(("instance_group", i), "kind"),
+                "KIND_GPU in the default config fails the model on every host without a GPU",
+                "use KIND_CPU here and KIND_GPU in configs/gpu.pbtxt, chosen with --model-config-name=gpu",
+            )
+
+
+def check_agreement(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:
+    """Report where a file of configs/ promises callers other tensors than the default config does."""
+    for side in ("input", "output"):
+        ours = {tensor.name: tensor for tensor in getattr(file.config, side)}
+        theirs = {tensor.name: tensor for tensor in getattr(default.config, side)}
+        for name in theirs.keys() - ours.keys():
+            report.error(
+                file.path,
+                file.source.line(side),
+                f"{side} {name!r} of {default.path.name} is missing here",
+                "profiles may differ in placement, not in tensors",
+            )
+        for i, tensor in enumerate(getattr(file.config, side)):
+            line = file.source.line((side, i))
+            if tensor.name not in theirs:
+                report.error(
+                    file.path,
+                    line,
+                    f"{side} {tensor.name!r} is not in {default.path.name}",
+                    "add it there or remove it",
+                )
+            elif differences := _tensor_differences(tensor, theirs[tensor.name]):
+                report.error(
+                    file.path,
+                    line,
+                    f"{side} {tensor.name!r} differs from {default.path.name}: {'; '.join(differences)}",
+                    "make both say the same",
+                )
+    if file.config.max_batch_size != default.config.max_batch_size:
+        report.error(
+            file.path,
+            file.source.line("max_batch_size"),
+            f"max_batch_size is {file.config.max_batch_size}; {default.path.name} says {default.config.max_batch_size}",
+            "make both say the same",
+        )
+
+
+def _tensor_differences(ours: Any, theirs: Any) -> list[str]:
+    names = model_config_pb2.DataType.Name
+    pairs = {
+        "data_type": (names(ours.data_type), names(theirs.data_type)),
+        "dims": (list(ours.dims), list(theirs.dims)),
+        "reshape": (list(ours.reshape.shape), list(theirs.reshape.shape)),
+        "label_filename": (getattr(ours, "label_filename", ""), getattr(theirs, "label_filename", "")),
+    }
+    return [f"{word} {mine} against {other}" for word, (mine, other) in pairs.items() if mine != other]
+
+
+def _check_batching(file: ConfigFile, report: Reporter) -> None:
+    config, source = file.config, file.source
+    batching = config.dynamic_batching
+    if config.max_batch_size < 0:
+        report.error(
+            file.path,
+            source.line("max_batch_size"),
+            f"max_batch_size is {config.max_batch_size}",
+            "use 0 or more",
+        )
+    if not config.HasField("dynamic_batching"):
+        return
+    if config.max_batch_size == 0:
+        report.error(
+            file.path,
+            source.line("dynamic_batching"),
+            "dynamic_batching needs a batch axis, but max_batch_size is 0",
+            "set max_batch_size, or remove dynamic_batching",
+        )
+        return
+    for i, size in enumerate(batching.preferred_batch_size):
+        if not 1 <= size <= config.max_batch_size:
+            report.error(
+                file.path,
+                source.line("dynamic_batching", ("preferred_batch_size", i)),
+                f"preferred batch size {size} is not between 1 and max_batch_size {config.max_batch_size}",
+                "remove it, or raise max_batch_size",
+            )

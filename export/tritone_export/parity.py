@@ -1,0 +1,221 @@
+"""Does the ONNX model compute what PyTorch computes? Shapes, then finiteness, then values.
+
+Letters: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_export._exceptions import (
+    DTypeMismatchError,
+    NonFiniteError,
+    ShapeMismatchError,
+    ValueMismatchError,
+    translating,
+)
+from tritone_export.dtypes import DTYPES
+from tritone_export.signature import check_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from tritone_training.declaration import Declaration, Tensor
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+# One, a size that is no power of two, and more than any example had.
+BATCH_SIZES: Final = (1, 3, 16)
+
+
+@dataclass(frozen=True)
+class BatchParity:
+    """How far the two are apart at one batch size.
+
+    Attributes:
+        max_abs_difference: by output name.
+    """
+
+    n_batch: int
+    max_abs_difference: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the comparison found; it passed, or it would have raised.
+
+    Attributes:
+        tolerance: by output name.
+    """
+
+    batches: tuple[BatchParity, ...]
+    tolerance: Mapping[str, float]
+
+    @property
+    def max_abs_difference(self) -> dict[str, float]:
+        """The largest difference over all batch sizes, by output name."""
+        return {name: max(batch.max_abs_difference[name] for batch in self.batches) for name in self.tolerance}
+
+
+def open_session(model: bytes) -> Any:
+    """Load a serialised model into ONNX Runtime on the CPU.
+
+    Returns:
+        an `onnxruntime.InferenceSession`.
+
+    Raises:
+        ConversionError: ONNX Runtime refuses the model.
+    """
+    import onnxruntime
+
+    with translating("loading the ONNX model into ONNX Runtime"):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only; they come as exceptions
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def check_parity(
+    network: torch.nn.Module,
+    session: Any,
+    declaration: Declaration,
+    example_inputs: Callable[[int, int], Arrays],
+) -> Parity:
+    """Run both on realistic inputs at several batch sizes.
+
+    Args:
+        network: in eval mode, on the CPU.
+        session: from `open_session`.
+        declaration: with each output's tolerance.
+        example_inputs: (n_batch, seed) -> inputs by name.
+
+    Raises:
+        ParityError: its subclass says what differs.
+    """
+    sizes = [n for n in BATCH_SIZES if n <= declaration.serving.batching.max_batch_size]
+    batches = []
+    for n_batch in sizes:
+        inputs = draw_inputs(declaration, example_inputs, n_batch)
+        expected = run_network(network, declaration, inputs)
+        with translating(f"running the ONNX model on a batch of {n_batch}"):
+            answers = session.run([tensor.name for tensor in declaration.outputs], dict(inputs))
+        differences = {}
+        for tensor, answer in zip(declaration.outputs, answers, strict=True):
+            differences[tensor.name] = _compare(tensor, expected[tensor.name], answer)
+        batches.append(BatchParity(n_batch, differences))
+    return Parity(tuple(batches), {tensor.name: tensor.tolerance for tensor in declaration.outputs})
+
+
+def draw_inputs(declaration: Declaration, example_inputs: Callable[[int, int], Arrays], n_batch: int) -> Arrays:
+    """Ask the kind for inputs, and hold them against its own declaration.
+
+    Raises:
+        NameMismatchError, DTypeMismatchError, ShapeMismatchError: the kind's `example_inputs` disagrees.
+    """
+    inputs = example_inputs(n_batch, n_batch)
+    check_names("input", list(inputs), [tensor.name for tensor in declaration.inputs], where="example_inputs")
+    for tensor in declaration.inputs:
+        _check_array("example_inputs", tensor, inputs[tensor.name], n_batch)
+    return inputs
+
+
+def run_network(network: torch.nn.Module, declaration: Declaration, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """Run PyTorch, and hold its answer against the declaration.
+
+    Returns:
+        arrays by output name.
+
+    Raises:
+        NameMismatchError: another number of outputs than declared.
+        DTypeMismatchError, ShapeMismatchError: an output is not as declared.
+    """
+    import torch
+
+    tensors = [torch.from_numpy(np.ascontiguousarray(inputs[tensor.name])) for tensor in declaration.inputs]
+    with translating("running the network in PyTorch"), torch.inference_mode():
+        answer = network(*tensors)
+    answers: Sequence[Any] = answer if isinstance(answer, tuple | list) else (answer,)
+    names = [tensor.name for tensor in declaration.outputs]
+    found = names[: len(answers)] + [f"output {i}" for i in range(len(names), len(answers))]
+    check_names("output", found, names, where="the network")
+    arrays = {name: value.detach().cpu().numpy() for name, value in zip(names, answers, strict=True)}
+    n_batch = len(next(iter(inputs.values())))
+    for tensor in declaration.outputs:
+        _check_array("PyTorch", tensor, arrays[tensor.name], n_batch)
+    return arrays
+
+
+def _check_array(source: str, tensor: Tensor, array: npt.NDArray[Any], n_batch: int) -> None:
+    if array.dtype != np.dtype(DTYPES[tensor.dtype].numpy):
+        raise DTypeMismatchError(
+            f"{source}: {tensor.name!r} is {array.dtype}; declared is {tensor.dtype}", tensor=tensor.name
+        )
+    sizes = (n_batch, *(axis.size for axis in tensor.axes))
+    fits = array.ndim == len(sizes) and all(
+        size is None or size == found for size, found in zip(sizes, array.shape, strict=True)
+    )
+    if not fits:
+        words = ", ".join(["batch", *(axis.name for axis in tensor.axes)])
+        raise ShapeMismatchError(
+            f"{source}: {tensor.name!r} has shape {array.shape}; declared is {sizes} ({words})",
+            tensor=tensor.name,
+        )
+
+
+def _compare(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> float:
+    """The largest absolute difference of one output; arrays of shape (B, ...)."""
+    if answer.dtype != expected.dtype:
+        raise DTypeMismatchError(
+            f"output {tensor.name!r} is {answer.dtype} from ONNX Runtime and {expected.dtype} from PyTorch",
+            tensor=tensor.name,
+        )
+    if answer.shape != expected.shape:
+        raise ShapeMismatchError(
+            f"output {tensor.name!r} has shape {answer.shape} from ONNX Runtime and {expected.shape} from PyTorch",
+            tensor=tensor.name,
+        )
+    if not expected.size:
+        return 0.0
+    _check_finite(tensor, expected, answer)
+    # In float64, so that neither unsigned numbers nor half precision hide a difference.
+    difference = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
+    index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+    largest = float(difference[index])
+    if largest > tensor.tolerance:
+        raise ValueMismatchError(
+            f"output {tensor.name!r} differs by {largest:.3g} at index {list(index)} for a batch of "
+            f"{len(expected)}: "
+            f"PyTorch {expected[index]:.6g}, ONNX Runtime {answer[index]:.6g}; allowed is "
+            f"{tensor.tolerance:.3g}",
+            tensor=tensor.name,
+            n_batch=len(expected),
+            max_abs_difference=largest,
+            index=index,
+            tolerance=tensor.tolerance,
+        )
+    return largest
+
+
+def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> None:
+    """NaN is never within a tolerance, not even of NaN: it would be served."""
+    if expected.dtype.kind != "f":
+        return
+    bad = {"PyTorch": ~np.isfinite(expected), "ONNX Runtime": ~np.isfinite(answer)}
+    sources = [source for source, mask in bad.items() if mask.any()]
+    if not sources:
+        return
+    mask = bad[sources[0]]
+    index = tuple(int(i) for i in np.argwhere(mask)[0])
+    raise NonFiniteError(
+        f"output {tensor.name!r} holds {int(mask.sum())} values that are NaN or infinite for a batch of "
+        f"{len(expected)}, the first at index {list(index)} (from {' and '.join(sources)}: PyTorch "
+        f"{expected[index]}, ONNX Runtime {answer[index]}); train again, or look for a division by zero or a "
+        f"logarithm of zero in the network",
+        tensor=tensor.name,
+        source="both" if len(sources) == 2 else sources[0],
+        index=index,
+    )

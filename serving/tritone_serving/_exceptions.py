@@ -1,0 +1,109 @@
+"""The serving package's errors.
+
+```
+ServingError
+├── OptionsError              an option has a value that cannot work
+├── ServerNotInstalledError   no Triton, or none that this Python can drive
+├── RepositoryError           the model repository is missing or holds nothing to serve
+├── PortTakenError            another program listens on a port that was asked for
+├── GpuMissingError           the GPU profile was asked for on a host without a GPU
+├── StartupError              the server did not become ready
+│   ├── StartupTimeoutError   ... in time
+│   └── ServerExitedError     ... or, later too, ended by itself
+├── ModelLoadError            the server runs, a model does not load
+└── AdminApiError             the server refused an administrative call
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tritone_client import TritoneError
+
+
+class ServingError(TritoneError):
+    """Root of what launching and driving a server raises on purpose."""
+
+
+class OptionsError(ServingError, ValueError):
+    """An option has a value that cannot work."""
+
+
+class ServerNotInstalledError(ServingError):
+    """No Triton was found, or none that can run models with this Python."""
+
+
+class RepositoryError(ServingError):
+    """The model repository is missing or holds nothing to serve."""
+
+
+class PortTakenError(ServingError):
+    """Another program listens on a port that was asked for.
+
+    Attributes:
+        port: its number.
+        option: the field of `ServerOptions` that chooses another.
+    """
+
+    def __init__(self, message: str, *, port: int, option: str) -> None:
+        super().__init__(message)
+        self.port = port
+        self.option = option
+
+
+class GpuMissingError(ServingError):
+    """The GPU profile was asked for on a host where CUDA finds no device."""
+
+
+class StartupError(ServingError):
+    """The server did not become ready.
+
+    Attributes:
+        log_path: the server's whole log.
+    """
+
+    def __init__(self, message: str, *, log_path: Path) -> None:
+        super().__init__(message)
+        self.log_path = log_path
+
+
+class StartupTimeoutError(StartupError, TimeoutError):
+    """The server was not ready within `startup_timeout_s`."""
+
+
+class ServerExitedError(StartupError):
+    """The server ended by itself.
+
+    Attributes:
+        exit_code: as the shell counts: 128 + the signal's number if one killed it.
+    """
+
+    def __init__(self, message: str, *, log_path: Path, exit_code: int) -> None:
+        super().__init__(message, log_path=log_path)
+        self.exit_code = exit_code
+
+
+class ModelLoadError(ServingError):
+    """One or more models did not load.
+
+    Attributes:
+        reasons: why, by model name, each in one line.
+    """
+
+    def __init__(self, message: str, *, reasons: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons)
+
+
+class AdminApiError(ServingError):
+    """The server refused an administrative call, or did not answer it.
+
+    Attributes:
+        status: the HTTP status, None if there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

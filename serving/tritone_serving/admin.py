@@ -1,0 +1,95 @@
+"""The server's administrative HTTP API, as far as launching and loading need it.
+
+Uses the standard library: starting a server should not have to import gRPC.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tritone_serving._exceptions import AdminApiError
+
+ADMIN_HEADER: Final = "tritone-admin-token"
+# Triton looks for the gRPC form of a header under a prefix of its own.
+GRPC_ADMIN_HEADER: Final = f"triton-grpc-protocol-{ADMIN_HEADER}"
+RESTRICTED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
+
+
+class AdminApi:
+    """Calls one server; each call opens a connection of its own, so threads may share this.
+
+    Args:
+        token: the server's admin token.
+    """
+
+    def __init__(self, host: str, port: int, *, token: str) -> None:
+        self._host = host
+        self._port = port
+        self._token = token
+
+    def is_live(self, *, timeout_s: float = 1.0) -> bool:
+        """Whether the server answers."""
+        try:
+            self._call("GET", "/v2/health/live", timeout_s=timeout_s)
+        except AdminApiError:
+            return False
+        return True
+
+    def index(self, *, timeout_s: float = 10.0) -> list[Mapping[str, str]]:
+        """The models of the repository: `name`, and `version`, `state` and `reason` of what was loaded."""
+        answer = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
+        return answer if isinstance(answer, list) else []
+
+    def load(self, model: str, *, timeout_s: float = 60.0) -> None:
+        """Load a model's latest version; the version before serves on until the new one is ready.
+
+        Raises:
+            AdminApiError: with the model's own reason.
+        """
+        self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/load", timeout_s=timeout_s)
+
+    def unload(self, model: str, *, timeout_s: float = 60.0) -> None:
+        """Unload a model; requests in flight are answered."""
+        self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/unload", timeout_s=timeout_s)
+
+    def _call(self, method: str, path: str, *, timeout_s: float) -> Any:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        try:
+            connection.request(method, path, headers={ADMIN_HEADER: self._token})
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminApiError(
+                f"the server at {self._host}:{self._port} did not answer {path} within {timeout_s:g} s: "
+                f"{error or type(error).__name__}"
+            ) from error
+        finally:
+            connection.close()
+        answer = _parsed(body)
+        if response.status != http.client.OK:
+            said = answer.get("error") if isinstance(answer, dict) else body.decode("utf-8", "replace")
+            raise AdminApiError(in_one_line(str(said or response.reason)), status=response.status)
+        return answer
+
+
+def in_one_line(reason: str) -> str:
+    """Shorten what Triton says of a failure to what the model itself said.
+
+    Drops the Python stack («At: file(line): function»), the chain of C++ prefixes, and line ends.
+    """
+    reason = reason.partition("\n\nAt:\n")[0]
+    reason = re.sub(r"^(load failed for model '[^']*': )?(version \d+ is at \w+ state: )?", "", reason.strip())
+    reason = re.sub(r"^(\w[\w ]*: )?TritonModelException: ", "", reason)
+    return re.sub(r"\s+", " ", reason).strip(" ;")
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None

@@ -1,0 +1,59 @@
+"""The admin token: made, stored for this user alone, and wiped from the server's command line."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import platformdirs
+
+
+def state_folder() -> Path:
+    """Where logs and tokens of this user's servers lie; made with mode 700."""
+    folder = platformdirs.user_state_path("tritone", appauthor=False) / "servers"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def new_token() -> str:
+    """Make a token of 256 random bits, in letters, digits, '-' and '_'."""
+    return secrets.token_urlsafe(32)
+
+
+def store_token(path: Path, token: str) -> None:
+    """Write a token for this user alone to read; a file that was there is replaced, whatever its mode was."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    partial.replace(path)
+
+
+def wipe_from_command_line(pid: int, token: str) -> bool:
+    """Overwrite the token where `ps` shows the server's command line.
+
+    Triton 2.51 takes it from its command line and from nowhere else (no file, no environment variable), and
+    a command line is readable for every user of the machine. The server copies it when it starts, so the
+    original can go. Until then, for the seconds of the start, it is readable.
+
+    Returns:
+        Whether it is gone; a kernel may forbid writing to another process's memory.
+    """
+    secret = token.encode()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: 48 and 49 counted from the pid
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            line = memory.read(end - start)
+            at = line.find(secret)
+            while at >= 0:
+                memory.seek(start + at)
+                memory.write(b"*" * len(secret))
+                at = line.find(secret, at + len(secret))
+        return secret not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError, OverflowError):
+        return False

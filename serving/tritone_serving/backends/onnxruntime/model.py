@@ -1,0 +1,88 @@
+"""Triton's `onnxruntime` backend, in Python: runs a model's ONNX file with pip's onnxruntime.
+
+It answers to the name and reads the parameters of NVIDIA's native backend, so that one repository serves
+here and there. Triton's stub loads this file as a top-level module named `model`, and its siblings by
+their own names, so nothing here may import from a package of ours.
+
+Letters: R requests of one execute call, B rows of a joint run.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tritone_ort_batching import Failed, JointRun, Ready, group_requests, read_request
+from tritone_ort_contract import Contract, read_contract
+from tritone_ort_session import SessionError, model_file, open_session
+
+
+class TritonPythonModel:
+    """One instance of a model; Triton calls each instance from one thread."""
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Fill in the inputs and outputs that config.pbtxt leaves out, from the ONNX file."""
+        known = config.as_dict()
+        if known["input"] and known["output"]:
+            return config  # without reading the file: a start waits for this
+        from tritone_ort_contract import complete_config
+
+        try:
+            session = open_session(model_file(pb_utils.get_model_dir(), known), known, instance_kind="CPU", device_id=0)
+            return complete_config(config, session)
+        except SessionError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session and hold the config against it."""
+        config = json.loads(args["model_config"])
+        folder = f"{args['model_repository']}/{args['model_version']}"
+        try:
+            path = model_file(folder, config)
+            self._session = open_session(
+                path,
+                config,
+                instance_kind=args["model_instance_kind"],
+                device_id=int(args["model_instance_device_id"]),
+                warn=pb_utils.Logger.log_warn,
+            )
+            self._contract: Contract = read_contract(config, self._session, path)
+        except SessionError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._joint = JointRun(self._session, self._contract)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer R requests with as few runs as their shapes allow; each gets its own answer or error."""
+        answers: list[Any] = [None] * len(requests)
+        ready: list[Ready] = []
+        for index, request in enumerate(requests):
+            try:
+                ready.append(read_request(index, request, self._contract))
+            except Failed as error:
+                answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
+        for group in group_requests(ready, self._contract):
+            for member, outcome in zip(group, self._joint.run(group), strict=True):
+                if isinstance(outcome, Failed):
+                    answers[member.index] = _refusal(outcome, pb_utils.TritonError.INTERNAL)
+                else:
+                    answers[member.index] = pb_utils.InferenceResponse(
+                        output_tensors=[pb_utils.Tensor(name, _sendable(value)) for name, value in outcome.items()]
+                    )
+        return answers
+
+    def finalize(self) -> None:
+        """Free the session, and with it the memory of a GPU, before the process ends."""
+        del self._joint
+        del self._session
+
+
+def _refusal(error: Failed, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+def _sendable(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # Text goes out as bytes; all else is copied once, into shared memory, from where it lies.
+    return value.astype(np.object_) if value.dtype.kind in "US" else value

@@ -1,0 +1,167 @@
+"""Joins the requests of one execute call into one run, and splits the answers back.
+
+Letters: R requests of a group, B = the sum of their batch sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tritone_ort_contract import Contract, Spec
+
+Array = np.ndarray[Any, Any]
+Outcome = "dict[str, Array] | Failed"
+
+
+class Failed(Exception):  # noqa: N818  - an answer to one request, raised or handed on
+    """One request cannot be answered; the text goes to its sender."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A request that fits the model.
+
+    Attributes:
+        index: its place in the execute call.
+        feed: arrays by input name, each a view of shared memory.
+        wanted: the outputs that it asks for.
+        n_rows: its batch size; 1 for a model without batching.
+    """
+
+    index: int
+    feed: dict[str, Array]
+    wanted: tuple[str, ...]
+    n_rows: int
+
+
+def read_request(index: int, request: Any, contract: Contract) -> Ready:
+    """Take a request apart and hold it against the model.
+
+    Triton has checked names, types and shapes against the config before; this catches what a config
+    cannot say, so that one request does not spoil a joint run.
+
+    Raises:
+        Failed: what does not fit.
+    """
+    given = {tensor.name(): tensor for tensor in request.inputs()}
+    feed: dict[str, Array] = {}
+    for spec in contract.inputs:
+        tensor = given.get(spec.name)
+        if tensor is not None:
+            feed[spec.name] = _checked(spec, tensor.as_numpy())
+        elif not spec.optional:
+            raise Failed(f"input {spec.name} is missing; this model takes {_names(contract)}")
+    sizes = {name: array.shape[0] for name, array in feed.items()} if contract.batched else {}
+    if len(set(sizes.values())) > 1:
+        raise Failed(f"the inputs' batch sizes differ: {sizes}")
+    wanted = set(request.requested_output_names())
+    return Ready(
+        index,
+        feed,
+        tuple(name for name in contract.outputs if not wanted or name in wanted),
+        next(iter(sizes.values()), 1),
+    )
+
+
+def group_requests(ready: list[Ready], contract: Contract) -> list[list[Ready]]:
+    """Group requests that can run together: the same inputs with the same shapes behind the batch axis."""
+    if not contract.batched:
+        return [[member] for member in ready]
+    groups: dict[Any, list[Ready]] = {}
+    for member in ready:
+        key = tuple((name, array.shape[1:]) for name, array in member.feed.items())
+        groups.setdefault(key, []).append(member)
+    return list(groups.values())
+
+
+class JointRun:
+    """Runs groups of requests on one session; keeps the memory that it joins inputs in."""
+
+    def __init__(self, session: Any, contract: Contract) -> None:
+        self._session = session
+        self._contract = contract
+        # Joined in place over and over: fresh memory for 17 MB costs more page faults than the copy itself.
+        self._buffers: dict[str, Array] = {}
+
+    def run(self, group: list[Ready]) -> list[Any]:
+        """Answer a group: for each request its outputs by name, or a `Failed`.
+
+        If the joint run fails, each request runs by itself, so that only what is wrong fails.
+        """
+        if len(group) == 1:
+            return [self._alone(group[0])]
+        wanted = [name for name in self._contract.outputs if any(name in member.wanted for member in group)]
+        n_rows = sum(member.n_rows for member in group)
+        try:
+            values = self._session.run(wanted, self._joined(group, n_rows))
+        except Exception:  # onnxruntime's exceptions have no common root; who is to blame shows below
+            return [self._alone(member) for member in group]
+        if any(value.ndim == 0 or value.shape[0] != n_rows for value in values):
+            # An output without the batch as its first axis cannot be split.
+            return [self._alone(member) for member in group]
+        outputs = dict(zip(wanted, values, strict=True))
+        answers = []
+        start = 0
+        for member in group:
+            stop = start + member.n_rows
+            answers.append({name: outputs[name][start:stop] for name in member.wanted})  # views
+            start = stop
+        return answers
+
+    def _alone(self, member: Ready) -> Any:
+        """Run one request straight on the memory that it lies in."""
+        try:
+            values = self._session.run(list(member.wanted), member.feed)
+        except Exception as error:
+            return Failed(f"the model failed on this request: {' '.join(str(error).split())}")
+        for name, value in zip(member.wanted, values, strict=True):
+            if self._contract.batched and (value.ndim == 0 or value.shape[0] != member.n_rows):
+                return Failed(
+                    f"the model answered {name} with shape {list(value.shape)} "
+                    f"for a batch of {member.n_rows}; its first axis must be the batch"
+                )
+        return dict(zip(member.wanted, values, strict=True))
+
+    def _joined(self, group: list[Ready], n_rows: int) -> dict[str, Array]:
+        return {name: self._stacked(name, [member.feed[name] for member in group], n_rows) for name in group[0].feed}
+
+    def _stacked(self, name: str, parts: list[Array], n_rows: int) -> Array:
+        """Copy parts of shape (b, ...) into one array (B, ...)."""
+        if parts[0].dtype.kind == "O":
+            return np.concatenate(parts)
+        row = parts[0].shape[1:]
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape[1:] != row or buffer.shape[0] < n_rows:
+            buffer = self._buffers[name] = np.empty((n_rows, *row), parts[0].dtype)
+        return np.concatenate(parts, out=buffer[:n_rows])
+
+
+def _checked(spec: Spec, array: Array) -> Array:
+    fits = array.ndim == len(spec.dims) and all(
+        want is None or have == want for have, want in zip(array.shape, spec.dims, strict=True)
+    )
+    if not fits:
+        raise Failed(f"input {spec.name} has shape {list(array.shape)}; expected {_shown(spec)}")
+    if spec.dtype is np.object_:
+        return _as_text(spec.name, array)
+    if array.dtype != spec.dtype:
+        raise Failed(f"input {spec.name} has type {array.dtype}; expected {np.dtype(spec.dtype)}")
+    return array
+
+
+def _as_text(name: str, array: Array) -> Array:
+    try:
+        text = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise Failed(f"input {name} holds bytes that are not UTF-8: {error}") from error
+    return np.array(text, np.object_).reshape(array.shape)
+
+
+def _shown(spec: Spec) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in spec.dims) + "]"
+
+
+def _names(contract: Contract) -> str:
+    return ", ".join(spec.name for spec in contract.inputs)

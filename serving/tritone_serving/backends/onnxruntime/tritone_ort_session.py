@@ -1,0 +1,163 @@
+"""Opens an ONNX Runtime session with the options of NVIDIA's native backend.
+
+The names and values are those of github.com/triton-inference-server/onnxruntime_backend; what has no
+counterpart here (TensorRT, OpenVINO, sessions shared between instances) is said in the log and passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# `optimization { graph { level } }`: 0 is the default of the protobuf, and means all.
+GRAPH_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
+CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
+ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+
+class SessionError(Exception):
+    """The model cannot be served; the text says why and is meant for people."""
+
+
+def model_file(folder: str, config: dict[str, Any]) -> str:
+    """Where a version's ONNX file lies.
+
+    Raises:
+        SessionError: there is none.
+    """
+    path = Path(folder) / (config.get("default_model_filename") or "model.onnx")
+    if path.is_dir():  # with its external data beside it
+        path = path / "model.onnx"
+    if not path.is_file():
+        raise SessionError(f"there is no file {path}; export the model again")
+    return str(path)
+
+
+def open_session(
+    path: str,
+    config: dict[str, Any],
+    *,
+    instance_kind: str,
+    device_id: int,
+    warn: Callable[[str], Any] = print,
+) -> Any:
+    """Open a session.
+
+    Args:
+        path: the ONNX file.
+        config: the model's config as Triton hands it to a backend.
+        instance_kind: `CPU` or `GPU`, as the instance group says.
+        device_id: which GPU.
+        warn: takes what the config asks for and is not done.
+
+    Raises:
+        SessionError: the file or an option is not valid, or the GPU cannot be used.
+    """
+    import onnxruntime as ort
+
+    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    options = session_options(ort, config, parameters)
+    providers: list[Any] = [CPU]
+    if instance_kind == "GPU":
+        if CUDA not in ort.get_available_providers():
+            raise SessionError(
+                f"the instance group asks for a GPU, and onnxruntime {ort.__version__} here has no {CUDA}; "
+                f"run: pip install 'tritone[serve-gpu]', or serve with --profile cpu"
+            )
+        providers.insert(0, (CUDA, cuda_options(config, parameters, device_id)))
+    for name in _accelerators(config):
+        if name != "cuda":
+            warn(f"execution accelerator {name} is not there in this backend; serving without it")
+    if parameters.get("share_session_between_instances", "false").lower() in ("true", "1"):
+        warn("share_session_between_instances: each instance here is a process with a session of its own")
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common root
+        raise SessionError(f"onnxruntime cannot load {path}: {_reason(error)}") from error
+    if instance_kind == "GPU" and CUDA not in session.get_providers():
+        # onnxruntime falls back to the CPU by itself, and a model would be served slowly and in silence.
+        raise SessionError(f"onnxruntime could not use GPU {device_id} for {path}; its log lines say why")
+    return session
+
+
+def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]) -> Any:
+    """Translate the config into onnxruntime's options."""
+    options = ort.SessionOptions()
+    level = int((config.get("optimization", {}).get("graph") or {}).get("level", 0))
+    if level not in GRAPH_LEVELS:
+        raise SessionError(f"optimization.graph.level is {level}; expected -1 (basic), 0 (all), 1 or 2 (none)")
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_LEVELS[level])
+    mode = _whole(parameters, "execution_mode", largest=1)
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if mode else ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = _whole(parameters, "intra_op_thread_count")  # 0: one per core
+    options.inter_op_num_threads = _whole(parameters, "inter_op_thread_count")
+    if "enable_mem_arena" in parameters:
+        options.enable_cpu_mem_arena = _flag(parameters, "enable_mem_arena")
+    if "enable_mem_pattern" in parameters:
+        options.enable_mem_pattern = _flag(parameters, "enable_mem_pattern")
+    # Threads that spin while they wait take the cores from Triton's own threads, from the client on the same
+    # host and from the other instances. The native backend leaves this to onnxruntime, which spins.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for key, value in parameters.items():
+        if key.startswith("session."):  # onnxruntime's own names pass through, as in the native backend
+            options.add_session_config_entry(key, value)
+    options.log_severity_level = 3  # errors: warnings about the graph say nothing to who operates the server
+    return options
+
+
+def cuda_options(config: dict[str, Any], parameters: dict[str, str], device_id: int) -> dict[str, str]:
+    """Options of the CUDA provider: ours, then the deprecated parameters, then the accelerator's."""
+    options = {
+        "device_id": str(device_id),
+        # The native default, EXHAUSTIVE, benchmarks every algorithm for every new batch size.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    for key in (
+        "cudnn_conv_algo_search",
+        "gpu_mem_limit",
+        "arena_extend_strategy",
+        "do_copy_in_default_stream",
+    ):
+        if key in parameters:
+            options[key] = parameters[key]
+    options.update(_accelerators(config).get("cuda", {}))
+    options["cudnn_conv_algo_search"] = CUDNN_SEARCH.get(
+        options["cudnn_conv_algo_search"], options["cudnn_conv_algo_search"]
+    )
+    if "arena_extend_strategy" in options:
+        options["arena_extend_strategy"] = ARENA_STRATEGY.get(
+            options["arena_extend_strategy"], options["arena_extend_strategy"]
+        )
+    return options
+
+
+def _accelerators(config: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Execution accelerators of the config: parameters by name."""
+    groups = config.get("optimization", {}).get("execution_accelerators") or {}
+    listed = [*groups.get("gpu_execution_accelerator", ()), *groups.get("cpu_execution_accelerator", ())]
+    return {accelerator["name"]: dict(accelerator.get("parameters") or {}) for accelerator in listed}
+
+
+def _whole(parameters: dict[str, str], key: str, largest: int = 1024) -> int:
+    text = parameters.get(key, "0")
+    if not (text.isdecimal() and int(text) <= largest):
+        raise SessionError(f"parameter {key} is {text!r}; expected a whole number from 0 to {largest}")
+    return int(text)
+
+
+def _flag(parameters: dict[str, str], key: str) -> bool:
+    text = parameters[key].lower()
+    if text not in ("0", "1", "true", "false"):
+        raise SessionError(f"parameter {key} is {text!r}; expected 0, 1, true or false")
+    return text in ("1", "true")
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, without its own prefix «[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : »."""
+    parts = str(error).split(" : ", 3)
+    text = parts[3] if len(parts) == 4 and parts[0].endswith("[ONNXRuntimeError]") else str(error)
+    return " ".join(text.split())

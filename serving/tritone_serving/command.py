@@ -1,0 +1,72 @@
+"""The server's command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tritone_serving.admin import ADMIN_HEADER, RESTRICTED_APIS
+from tritone_serving.installation import Installation
+from tritone_serving.options import ServerOptions
+
+# A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
+# growth maps the region anew in both processes. What is not touched costs no memory.
+SHM_BYTES: Final = 8 << 20
+
+
+def server_command(
+    options: ServerOptions,
+    *,
+    installation: Installation,
+    folder: Path,
+    ports: Mapping[str, int],
+    token: str,
+    models: Sequence[str],
+) -> list[str]:
+    """Build the arguments that start the server.
+
+    Args:
+        options: what was asked for.
+        installation: the Triton to run.
+        folder: the server's private folder, filled; its name becomes the prefix of its shared memory.
+        ports: by option name, none of them 0.
+        token: what the admin APIs are to ask for.
+        models: to load at start.
+    """
+    restricted = f"{','.join(RESTRICTED_APIS)}:{ADMIN_HEADER}={token}"
+    command = [
+        str(installation.binary),
+        f"--model-repository={options.repository.resolve()}",
+        f"--backend-directory={folder / 'backends'}",
+        f"--cache-directory={installation.caches}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        # Stay up when a model fails: the repository index then says why, in words made for it.
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={max(1, round(options.stop_timeout_s) - 2)}",
+        f"--http-address={options.host}",
+        f"--http-port={ports['http_port']}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={ports['grpc_port']}",
+        f"--metrics-address={options.host}",
+        f"--metrics-port={ports['metrics_port']}",
+        # 2.51 reads the token from here and nowhere else; see admin_token.wipe_from_command_line.
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        f"--backend-config=python,shm-region-prefix-name={folder.name}-",
+        f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
+        f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
+        f"--backend-config=python,stub-timeout-seconds={max(1, round(options.startup_timeout_s))}",
+        f"--log-verbose={options.log_verbose}",
+        "--log-format=ISO8601",
+    ]
+    if not options.auto_complete:
+        command.append("--disable-auto-complete-config")
+    if options.response_cache_bytes:
+        command.append(f"--cache-config=local,size={options.response_cache_bytes}")
+    if options.profile == "gpu":
+        command.append("--model-config-name=gpu")
+    else:
+        command.append("--allow-gpu-metrics=false")  # its start looks for GPU libraries for half a second
+    return command

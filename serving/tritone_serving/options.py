@@ -1,0 +1,87 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from tritone_serving._exceptions import OptionsError
+
+Profile = Literal["cpu", "gpu"]
+LOOPBACK: Final = "127.0.0.1"
+MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with much less
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """What a server is started with; only the repository has no default.
+
+    Attributes:
+        repository: folder of models, as `tritone export` fills it.
+        profile: `gpu` serves each model's `configs/gpu.pbtxt`, where there is one.
+        models: names to load at start; None loads every model that has a version.
+        host: address to listen on. Anything but loopback lets others call the models, and shows the
+            admin token to whoever reads the traffic: put TLS in front.
+        http_port: 0 picks a free one; so for the other two.
+        admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
+        log_path: the server's log; None puts it under the user's state folder.
+        startup_timeout_s: to being ready with every model loaded.
+        stop_timeout_s: how long requests in flight and models get to finish before they are killed.
+        response_cache_bytes: memory for answers to repeated requests, 0 for no cache.
+        auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).
+            Triton starts every model twice for that, which costs 1.5 s each; `tritone export` writes
+            whole configs, so it is off.
+        log_verbose: Triton's verbosity, 0 to 3 or so.
+        installation: root of a Triton to use instead of the one that is found (`/opt/tritonserver`
+            in NVIDIA's images, else the pip wheel's).
+
+    Raises:
+        OptionsError: a value that cannot work.
+    """
+
+    repository: Path
+    profile: Profile = "cpu"
+    models: tuple[str, ...] | None = None
+    host: str = LOOPBACK
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    admin_token: str | None = None
+    log_path: Path | None = None
+    startup_timeout_s: float = 60.0
+    stop_timeout_s: float = 7.0
+    response_cache_bytes: int = 64 << 20
+    auto_complete: bool = False
+    log_verbose: int = 0
+    installation: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in get_args(Profile):
+            raise OptionsError(f"profile is {self.profile!r}; expected one of: {', '.join(get_args(Profile))}")
+        self._check_ports()
+        # Both flags are written `api,api:header=token`, so these would end the token early.
+        if self.admin_token is not None and not (self.admin_token.isascii() and self.admin_token.isprintable()):
+            raise OptionsError("admin_token holds characters that an HTTP header cannot carry; use ASCII")
+        if self.admin_token is not None and (len(self.admin_token) < 8 or set(self.admin_token) & set(" =:,")):
+            raise OptionsError("admin_token must have 8 characters or more, and no space, '=', ':' or ','")
+        if not self.stop_timeout_s > 0 or not self.startup_timeout_s > 0:
+            raise OptionsError(
+                f"startup_timeout_s is {self.startup_timeout_s} and stop_timeout_s {self.stop_timeout_s}; "
+                f"expected seconds above 0"
+            )
+        if self.response_cache_bytes and self.response_cache_bytes < MIN_CACHE_BYTES:
+            raise OptionsError(
+                f"response_cache_bytes is {self.response_cache_bytes}; expected 0 (no cache) "
+                f"or at least {MIN_CACHE_BYTES}"
+            )
+
+    def _check_ports(self) -> None:
+        ports = {name: getattr(self, name) for name in ("http_port", "grpc_port", "metrics_port")}
+        for name, port in ports.items():
+            if not 0 <= port <= 65_535:
+                raise OptionsError(f"{name} is {port}; expected 0 (pick a free one) to 65535")
+        chosen = [port for port in ports.values() if port]
+        if len(set(chosen)) < len(chosen):
+            said = ", ".join(f"{name} {port}" for name, port in ports.items())
+            raise OptionsError(f"each protocol needs a port of its own; got {said}")

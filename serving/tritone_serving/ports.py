@@ -1,0 +1,58 @@
+"""Free ports: checked before the server starts, because Triton itself says so late and among much else."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from tritone_serving._exceptions import OptionsError, PortTakenError
+
+
+def claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Check that the wanted ports are free, and pick free ones for those given as 0.
+
+    Args:
+        host: the address that the server will listen on.
+        wanted: port by the option that chose it.
+
+    Returns:
+        A port by option. They are free now; another program could still take one before the server does.
+
+    Raises:
+        PortTakenError: another program listens there.
+        OptionsError: this host has no such address, or the port needs more rights.
+    """
+    ports: dict[str, int] = {}
+    with ExitStack() as held:  # all at once, so that no two options get the same free port
+        for option, port in wanted.items():
+            ports[option] = held.enter_context(_bound(host, port, option)).getsockname()[1]
+    return ports
+
+
+def _bound(host: str, port: int, option: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # As the server does, so that connections of an earlier server in TIME_WAIT do not count as taken.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1)  # with SO_REUSEADDR two sockets may bind, but only one may listen
+    except socket.gaierror as error:
+        listener.close()
+        raise OptionsError(f"host {host!r} cannot be resolved to an IPv4 address: {error.strerror}") from error
+    except PermissionError as error:
+        listener.close()
+        raise OptionsError(f"{option} {port} needs more rights; choose one above 1023") from error
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise OptionsError(f"host {host!r} is not an address of this machine; try 127.0.0.1 or 0.0.0.0") from error
+        flag = "--" + option.replace("_", "-")
+        raise PortTakenError(
+            f"port {port} on {host} is taken by another program; stop it, or choose another port with "
+            f"{flag} N ({option}=N in Python, 0 picks a free one)",
+            port=port,
+            option=option,
+        ) from error
+    return listener

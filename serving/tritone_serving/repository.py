@@ -1,0 +1,48 @@
+"""What a model repository holds, as far as launching a server needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tritone_serving._exceptions import RepositoryError
+
+_REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
+
+
+def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names of the models that have at least one version.
+
+    A model without a version is passed over: its config is committed before its first weights are made.
+
+    Args:
+        repository: folder of models.
+        wanted: only these, and each must be there.
+
+    Raises:
+        RepositoryError: there is no such folder, nothing in it can be served, or a wanted model cannot.
+    """
+    remedy = _REMEDY.format(repository=repository)
+    if not repository.is_dir():
+        what = "is a file" if repository.exists() else "does not exist"
+        raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
+    models = tuple(sorted(folder.name for folder in repository.iterdir() if _versions(folder)))
+    if not models:
+        raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
+    missing = [name for name in wanted or () if name not in models]
+    if missing:
+        raise RepositoryError(
+            f"{repository} holds no version of {', '.join(missing)}; there are: {', '.join(models)}; {remedy}"
+        )
+    return models if wanted is None else tuple(wanted)
+
+
+def _versions(folder: Path) -> list[str]:
+    if folder.name.startswith(".") or not folder.is_dir():
+        return []
+    # Triton's own rule: a whole number above 0, without leading zeros.
+    return [
+        child.name
+        for child in folder.iterdir()
+        if child.name.isdecimal() and child.name.isascii() and not child.name.startswith("0") and child.is_dir()
+    ]

@@ -1,0 +1,266 @@
+"""Starts, watches and stops one Triton.
+
+```python
+with TritonServer.start(ServerOptions(repository=Path("model_repository"))) as server:
+    server.load_model("genre_cnn")  # a version was exported: make it live
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final
+
+from tritone_serving import admin_token, runtime
+from tritone_serving._exceptions import AdminApiError as _AdminApiError
+from tritone_serving._exceptions import (
+    ModelLoadError,
+    ServerExitedError,
+    ServingError,
+    StartupTimeoutError,
+)
+from tritone_serving.admin import AdminApi, in_one_line
+from tritone_serving.command import server_command
+from tritone_serving.installation import find_installation, require_gpu
+from tritone_serving.log import last_lines, reason_in_log
+from tritone_serving.options import ServerOptions
+from tritone_serving.ports import claim_ports
+from tritone_serving.repository import servable_models
+
+POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
+STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
+_SUPERVISOR: Final = Path(__file__).with_name("_supervisor.py")
+
+
+class TritonServer:
+    """A running server; `start` makes one, and leaving a `with` block stops it.
+
+    The server also stops when the process that started it ends, in whatever way.
+
+    Attributes:
+        options: what it was started with.
+        http_url: `http://127.0.0.1:8000`.
+        grpc_url: `127.0.0.1:8001`; gRPC addresses carry no scheme.
+        metrics_url: where Prometheus scrapes.
+        admin_token: what the admin APIs ask for, in the header `ADMIN_HEADER`.
+        token_path: the file that holds the token; None if the token was given.
+        log_path: the server's log.
+        pid: the server's process id.
+        ready_s: how long it took to be ready.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        ports: dict[str, int],
+        token: str,
+        token_path: Path | None,
+        log_path: Path,
+    ) -> None:
+        # 0.0.0.0 says where to listen, not where to call.
+        host = "127.0.0.1" if options.host in ("0.0.0.0", "") else options.host  # noqa: S104
+        self.options = options
+        self.http_url = f"http://{host}:{ports['http_port']}"
+        self.grpc_url = f"{host}:{ports['grpc_port']}"
+        self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
+        self.admin_token = token
+        self.token_path = token_path
+        self.log_path = log_path
+        self.pid = 0
+        self.ready_s = 0.0
+        self._ports = ports
+        self._api = AdminApi(host, ports["http_port"], token=token)
+        self._supervisor: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(cls, options: ServerOptions) -> TritonServer:
+        """Start a server and wait until every model is loaded.
+
+        Raises:
+            RepositoryError: no folder, no model, or no version.
+            PortTakenError: another program has a port; nothing was started.
+            ServerNotInstalledError: there is no Triton.
+            GpuMissingError: profile `gpu` without a GPU.
+            ModelLoadError: a model does not load; the server is stopped again.
+            StartupTimeoutError: not ready within `startup_timeout_s`; the server is stopped again.
+            ServerExitedError: the server ended by itself.
+        """
+        begun = time.monotonic()
+        models = servable_models(options.repository, options.models)
+        installation = find_installation(options.installation)
+        if options.profile == "gpu":
+            require_gpu()
+        names = ("http_port", "grpc_port", "metrics_port")
+        ports = claim_ports(options.host, {name: getattr(options, name) for name in names})
+        runtime.remove_left_behind()
+
+        state = admin_token.state_folder()
+        log_path = options.log_path or state / f"{ports['http_port']}.log"
+        token, token_path = options.admin_token, None
+        if token is None:
+            token, token_path = admin_token.new_token(), state / f"{ports['http_port']}.token"
+            admin_token.store_token(token_path, token)
+        server = cls(options, ports=ports, token=token, token_path=token_path, log_path=log_path.absolute())
+        try:
+            folder = runtime.make_runtime_folder()
+            environment = runtime.fill_runtime_folder(folder, installation)
+            command = server_command(
+                options, installation=installation, folder=folder, ports=ports, token=token, models=models
+            )
+            server._launch(command, environment=environment, folder=folder)
+            server._await_live(begun + options.startup_timeout_s)
+            admin_token.wipe_from_command_line(server.pid, token)
+            server._check_loaded(models)
+        except BaseException:  # Ctrl-C too: nothing that was started may stay
+            server.stop()
+            raise
+        server.ready_s = time.monotonic() - begun
+        return server
+
+    @property
+    def models(self) -> dict[str, list[str]]:
+        """Versions that are ready, by model name."""
+        ready: dict[str, list[str]] = {}
+        for entry in self._api.index():
+            if entry.get("state") == "READY":
+                ready.setdefault(entry["name"], []).append(entry["version"])
+        return ready
+
+    def is_alive(self) -> bool:
+        """Whether the server's process runs; a hung server is alive."""
+        return self._supervisor is not None and self._supervisor.poll() is None
+
+    def load_model(self, name: str, *, timeout_s: float = 60.0) -> None:
+        """Load a model, or the version that was added since.
+
+        The version before serves on until the new one is ready, and stays if the new one fails.
+
+        Raises:
+            ModelLoadError: with the model's own reason.
+        """
+        try:
+            self._api.load(name, timeout_s=timeout_s)
+        except _AdminApiError as error:
+            raise ModelLoadError(f"{name} does not load: {error}", reasons={name: str(error)}) from error
+
+    def unload_model(self, name: str, *, timeout_s: float = 60.0) -> None:
+        """Unload a model; requests in flight are answered.
+
+        Raises:
+            AdminApiError: the server knows no such model.
+        """
+        self._api.unload(name, timeout_s=timeout_s)
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the server to end; answers its exit code, or None if it still runs after `timeout_s`."""
+        if self._supervisor is None:
+            return 0
+        try:
+            return self._supervisor.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def exited_error(self, exit_code: int) -> ServerExitedError:
+        """Say that the server ended by itself, with the end of its log."""
+        how = f"killed by signal {exit_code - 128}" if exit_code > 128 else f"exit code {exit_code}"
+        return ServerExitedError(
+            f"the server ended by itself ({how}); the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
+            log_path=self.log_path,
+            exit_code=exit_code,
+        )
+
+    def stop(self) -> None:
+        """Stop the server with its stubs and remove its shared memory; does nothing the second time.
+
+        Takes at most `stop_timeout_s` and two seconds and a half.
+        """
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            stdin, stdout = _pipes(supervisor)
+            stdout.close()
+            with contextlib.suppress(OSError):  # the supervisor may be gone already
+                stdin.close()
+            try:
+                supervisor.wait(self.options.stop_timeout_s + STOP_MARGIN_S)
+            except subprocess.TimeoutExpired:
+                supervisor.kill()  # the kernel then kills the server
+                supervisor.wait()
+                runtime.remove_left_behind()
+        if self.token_path is not None:
+            self.token_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> TritonServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, command: list[str], *, environment: dict[str, str], folder: Path) -> None:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path.unlink(missing_ok=True)
+        os.close(os.open(self.log_path, os.O_WRONLY | os.O_CREAT, 0o600))
+        # -I and -S: the supervisor must start at once and depend on nothing that a package could break.
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SUPERVISOR)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+        )
+        order = {
+            "command": command,
+            "environment": environment,
+            "cwd": str(folder / "cwd"),
+            "folder": str(folder),
+            "prefix": folder.name,
+            "shared_memory": str(runtime.SHARED_MEMORY),
+            "log": str(self.log_path),
+            "stop_timeout_s": self.options.stop_timeout_s,
+        }
+        stdin, stdout = _pipes(self._supervisor)
+        stdin.write(json.dumps(order).encode() + b"\n")
+        stdin.flush()
+        reported = stdout.readline()
+        if not reported:
+            raise ServingError(f"{command[0]} cannot be started; see the messages above")
+        self.pid = int(reported)
+
+    def _await_live(self, deadline: float) -> None:
+        while not self._api.is_live():
+            exit_code = self.wait(POLL_S)
+            if exit_code is not None:
+                raise self.exited_error(exit_code)
+            if time.monotonic() > deadline:
+                raise StartupTimeoutError(
+                    f"the server was not ready after {self.options.startup_timeout_s:g} s "
+                    f"(startup_timeout_s); the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
+                    log_path=self.log_path,
+                )
+
+    def _check_loaded(self, models: tuple[str, ...]) -> None:
+        entries = self._api.index()
+        ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
+        said = {entry["name"]: entry["reason"] for entry in entries if entry.get("reason")}
+        reasons = {
+            name: in_one_line(said.get(name) or reason_in_log(self.log_path, name))
+            for name in models
+            if name not in ready
+        }
+        if reasons:
+            listed = "\n".join(f"{name} does not load: {reason}" for name, reason in reasons.items())
+            raise ModelLoadError(listed, reasons=reasons)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        raise ServingError("the supervisor was started without pipes")
+    return process.stdin, process.stdout

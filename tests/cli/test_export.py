@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tritone_cli.commands import export
+from tritone_client import TritoneError
+from tritone_training import registry
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # importlib mode puts no test folder on the path
+
+from tests.export import fixture_kind
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
+    """The command, with a kind that needs no training; run in an empty folder."""
+    monkeypatch.setattr(registry, "get_kind", lambda name: fixture_kind.kind())
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    export.register(app)
+    return app
+
+
+def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "genre_cnn").mkdir(parents=True)
+    result = CliRunner().invoke(app, ["export", "genre_cnn", "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert (report["model"], report["version"], report["path"]) == (
+        "genre_cnn",
+        1,
+        "model_repository/genre_cnn/1",
+    )
+    assert set(report["parity"]["max_abs_difference"]) == {"1", "3", "16"}
+    assert (tmp_path / "model_repository" / "genre_cnn" / "1" / "model.onnx").is_file()
+
+
+def test_people_read_stderr(app: typer.Typer, tmp_path: Path) -> None:
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--name", "genre_two"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "version 1 of genre_two" in result.stderr
+    assert "probabilities: at most" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["genre_cnn"], "tritone train genre_cnn`"),
+        (["genre_cnn", "--checkpoint", "mine"], "tritone train genre_cnn --out mine`"),
+    ],
+)
+def test_a_missing_checkpoint_names_the_command(app: typer.Typer, arguments: list[str], command: str) -> None:
+    with pytest.raises(TritoneError, match="no checkpoint here") as caught:
+        CliRunner().invoke(app, ["export", *arguments], catch_exceptions=False)
+    assert command in str(caught.value)
+
+
+def test_configs_only_needs_no_checkpoint(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "--configs-only", "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)["written"] == [
+        "model_repository/genre_cnn/config.pbtxt",
+        "model_repository/genre_cnn/configs/gpu.pbtxt",
+    ]
+    again = CliRunner().invoke(app, ["export", "--configs-only", "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["written"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--configs-only", "--name", "x"], ["--configs-only", "--checkpoint", "x"]],
+)
+def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2

@@ -1,0 +1,182 @@
+"""Nothing foreign leaks: whatever gRPC, tritonclient or a socket raises becomes one of ours, with its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import http.client
+import pickle
+import socket
+import ssl
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+import tritone_client
+from tritone_client import (
+    AccessDeniedError,
+    ClientError,
+    ConnectionFailedError,
+    InferRequest,
+    InvalidAudioError,
+    InvalidInputError,
+    ModelNotFoundError,
+    ModelRequest,
+    ReadyRequest,
+    RequestRejectedError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerError,
+    TritoneError,
+)
+from tritone_client._endpoint import make_endpoint
+from tritone_client._transports import make_async_transport, make_transport
+
+INFER = InferRequest("genre_cnn", "id-7", {"audio": np.zeros((1, 4), np.float32)}, ("embedding",))
+REQUESTS = [INFER, ModelRequest("genre_cnn"), ReadyRequest(), ReadyRequest("genre_cnn")]
+
+
+def grpc(status: str | None, message: str | None) -> InferenceServerException:
+    return InferenceServerException(message, status and f"StatusCode.{status}")
+
+
+GRPC = [
+    (grpc("NOT_FOUND", "Request for unknown model: 'x' is not found"), ModelNotFoundError),
+    (grpc("UNAVAILABLE", "Request for unknown model: 'x' has no available versions"), ModelNotFoundError),
+    (grpc("INVALID_ARGUMENT", "unexpected shape"), RequestRejectedError),
+    (grpc("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"), RequestRejectedError),
+    (grpc("RESOURCE_EXHAUSTED", "quota"), ServerBusyError),
+    (grpc("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size"), ServerBusyError),
+    (grpc("UNAVAILABLE", "Request timeout expired"), ServerBusyError),
+    (grpc("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-x'"), AccessDeniedError),
+    (grpc("UNAUTHENTICATED", "who?"), AccessDeniedError),
+    (grpc("PERMISSION_DENIED", "no"), AccessDeniedError),
+    (grpc("UNAVAILABLE", "failed to connect to all addresses"), ConnectionFailedError),
+    (grpc("UNAVAILABLE", "Socket closed"), ConnectionFailedError),
+    (grpc("UNAVAILABLE", ""), ConnectionFailedError),
+    (grpc("UNAVAILABLE", None), ConnectionFailedError),
+    (grpc("CANCELLED", "Locally cancelled by application!"), ConnectionFailedError),
+    (grpc("DEADLINE_EXCEEDED", "Deadline Exceeded"), RequestTimeoutError),
+    (grpc("INTERNAL", "Stub process 'x' is not healthy."), ServerError),
+    (grpc("UNIMPLEMENTED", "unknown service"), ServerError),
+    (grpc("UNKNOWN", "?"), ServerError),
+    (grpc("A_CODE_OF_THE_FUTURE", "?"), ServerError),
+    (grpc(None, "got unexpected datatype"), InvalidInputError),
+    (ValueError("Cannot invoke RPC on closed channel!"), ClientError),
+    (RuntimeError("?"), ClientError),
+    (TypeError("?"), ClientError),
+    (RequestTimeoutError("ours"), RequestTimeoutError),
+]
+HTTP = [
+    (ConnectionRefusedError(111, "Connection refused"), ConnectionFailedError),
+    (ConnectionResetError(104, "reset"), ConnectionFailedError),
+    (BrokenPipeError(32, "pipe"), ConnectionFailedError),
+    (socket.gaierror(-2, "Name or service not known"), ConnectionFailedError),
+    (OSError(101, "Network is unreachable"), ConnectionFailedError),
+    (OSError("no number"), ConnectionFailedError),
+    (EOFError(), ConnectionFailedError),
+    (ssl.SSLCertVerificationError("certificate verify failed"), ConnectionFailedError),
+    (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), ConnectionFailedError),
+    (TimeoutError("timed out"), RequestTimeoutError),
+    (TimeoutError(), RequestTimeoutError),
+    (http.client.BadStatusLine("\0\0"), ConnectionFailedError),
+    (http.client.IncompleteRead(b"x", 5), ConnectionFailedError),
+    (http.client.RemoteDisconnected("gone"), ConnectionFailedError),
+    (http.client.LineTooLong("header"), ConnectionFailedError),
+    (UnicodeError("label too long"), ClientError),
+    (ValueError("?"), ClientError),
+    (RuntimeError("Session is closed"), ClientError),
+    (ServerBusyError("ours"), ServerBusyError),
+]
+
+
+def check(caught: ClientError, kind: type, failure: Exception, request: Any) -> None:
+    assert type(caught) is kind
+    assert str(caught)
+    if isinstance(failure, ClientError):
+        return
+    assert caught.__cause__ is failure
+    assert caught.model == request.model
+    assert caught.request_id == getattr(request, "request_id", None)
+    if isinstance(failure, InferenceServerException) and failure.status() and kind is not RequestTimeoutError:
+        assert caught.status == failure.status().removeprefix("StatusCode.")
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+@pytest.mark.parametrize(("failure", "kind"), GRPC, ids=str)
+def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -> None:
+    transport: Any = make_transport(make_endpoint("localhost:1"))
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise copy.copy(failure) if isinstance(failure, ClientError) else failure
+
+    for method in ("infer", "get_model_metadata", "is_server_ready", "is_model_ready"):
+        monkeypatch.setattr(transport._client, method, fail)
+    with pytest.raises(ClientError) as caught:
+        transport.handle(request_, timeout_s=1)
+    check(caught.value, kind, failure, request_)
+    transport.close()
+
+    async def main() -> ClientError:
+        transport: Any = make_async_transport(make_endpoint("localhost:1"))
+        with pytest.raises(ClientError):
+            await transport.handle(request_, timeout_s=0.001)  # opens the channel
+        for method in ("infer", "get_model_metadata", "is_server_ready", "is_model_ready"):
+            monkeypatch.setattr(transport._client, method, fail)
+        with pytest.raises(ClientError) as caught:
+            await transport.handle(request_, timeout_s=1)
+        await transport.close()
+        return caught.value
+
+    check(asyncio.run(main()), kind, failure, request_)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+@pytest.mark.parametrize(("failure", "kind"), HTTP, ids=repr)
+def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -> None:
+    from tritone_client._transports import _http_async, _http_sync
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise failure
+
+    async def fail_later(*args: Any, **kwargs: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(_http_sync.HttpTransport, "_exchange", fail)
+    monkeypatch.setattr(_http_async.AsyncHttpTransport, "_exchange", fail_later)
+    endpoint = make_endpoint("http://localhost:1")
+    with pytest.raises(ClientError) as caught:
+        make_transport(endpoint).handle(request_, timeout_s=1)
+    check(caught.value, kind, failure, request_)
+    with pytest.raises(ClientError) as caught:
+        asyncio.run(make_async_transport(endpoint).handle(request_, timeout_s=1))
+    check(caught.value, kind, failure, request_)
+
+
+@pytest.mark.parametrize("url", ["localhost:1", "http://localhost:1"])
+def test_an_array_that_cannot_be_sent(url: str) -> None:
+    request = InferRequest("m", "x", {"audio": np.array(["a"])}, ("y",))
+    transport = make_transport(make_endpoint(url))
+    with pytest.raises(InvalidInputError, match="cannot be sent"):
+        transport.handle(request, timeout_s=1)
+    transport.close()
+
+
+def test_every_error_hangs_on_the_one_root() -> None:
+    kinds = [getattr(tritone_client, name) for name in tritone_client.__all__ if name.endswith("Error")]
+    assert len(kinds) == 12
+    assert all(issubclass(kind, TritoneError) for kind in kinds)
+    assert issubclass(RequestTimeoutError, TimeoutError)
+    assert issubclass(ConnectionFailedError, ConnectionError)
+    assert issubclass(InvalidInputError, ValueError)
+
+
+def test_errors_survive_pickling_and_copying() -> None:
+    audio = InvalidAudioError("a.wav: is silent", path="a.wav", reason="silent")
+    busy = ServerBusyError("full", model="m", status="503", request_id="x")
+    for again in (pickle.loads(pickle.dumps(audio)), copy.copy(audio)):  # noqa: S301 - from worker processes
+        assert (str(again), again.path, again.reason, again.model) == ("a.wav: is silent", "a.wav", "silent", None)
+    for same in (pickle.loads(pickle.dumps(busy)), copy.copy(busy)):  # noqa: S301
+        assert (type(same), str(same), same.model, same.status) == (ServerBusyError, "full", "m", "503")

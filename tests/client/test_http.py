@@ -1,0 +1,355 @@
+"""The HTTP transports against real sockets: a small server whose behaviour each test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritone_client import (
+    AccessDeniedError,
+    AsyncMusicClient,
+    ClientError,
+    ConnectionFailedError,
+    InferRequest,
+    ModelNotFoundError,
+    ModelRequest,
+    MusicClient,
+    ReadyRequest,
+    Request,
+    RequestRejectedError,
+    RequestTimeoutError,
+    Response,
+    ServerBusyError,
+    ServerError,
+)
+from tritone_client._endpoint import make_endpoint
+from tritone_client._transports import make_async_transport, make_transport
+
+WINDOWS = np.arange(12, dtype=np.float32).reshape(3, 4)
+INFER = InferRequest("m", "id-7", {"audio": WINDOWS}, ("sums",))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.act(self, b"")
+
+    def do_POST(self) -> None:
+        self.server.act(self, self.rfile.read(int(self.headers["content-length"])))
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.n_connections += 1
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+class Server(ThreadingHTTPServer):
+    """`act(handler, body)` answers each request."""
+
+    act: Callable[[Handler, bytes], None]
+    n_connections = 0
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *args: Any) -> None: ...  # clients that hang up are part of the tests
+
+
+def sums(handler: Handler, body: bytes) -> None:
+    """Answers a KServe v2 inference with the sum of each window, as numbers or as class names."""
+    n_head = int(handler.headers["inference-header-content-length"])
+    head = json.loads(body[:n_head])
+    (tensor,) = head["inputs"]
+    assert tensor["datatype"] == "FP32"
+    assert tensor["parameters"]["binary_data_size"] == len(body) - n_head
+    values = np.frombuffer(body[n_head:], np.float32).reshape(tensor["shape"]).sum(axis=1, keepdims=True)
+    output: dict[str, Any] = {"name": "sums", "datatype": "FP32", "shape": list(values.shape)}
+    answer = {"id": head["id"], "model_name": "m", "model_version": "3", "outputs": [output]}
+    if "classification" in head["outputs"][0]["parameters"]:
+        output |= {"datatype": "BYTES", "data": [f"{value}:0:all: of it" for value in values[:, 0]]}
+        handler.answer(200, json.dumps(answer).encode())
+        return
+    output["parameters"] = {"binary_data_size": values.nbytes}
+    text = json.dumps(answer).encode()
+    handler.answer(200, text + values.tobytes(), inference_header_content_length=str(len(text)))
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(act: Callable[[Handler, bytes], None] = sums) -> Server:
+        server = Server(("127.0.0.1", 0), Handler)
+        server.act = act
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Response]:
+    """`ask(server, request)` with a transport of its own."""
+
+    def run(server: Server | str, message: Request, *, timeout_s: float = 5.0, **options: Any) -> Response:
+        url = server if isinstance(server, str) else f"http://127.0.0.1:{server.server_port}"
+        endpoint = make_endpoint(url, **options)
+        if request.param == "sync":
+            transport = make_transport(endpoint)
+            try:
+                return transport.handle(message, timeout_s=timeout_s)
+            finally:
+                transport.close()
+
+        async def main() -> Response:
+            transport = make_async_transport(endpoint)
+            try:
+                return await transport.handle(message, timeout_s=timeout_s)
+            finally:
+                await transport.close()
+
+        return asyncio.run(main())
+
+    return run
+
+
+def test_numbers_and_class_names(ask: Any, serving: Any) -> None:
+    server = serving()
+    response = ask(server, INFER)
+    np.testing.assert_array_equal(response.outputs["sums"], WINDOWS.sum(axis=1, keepdims=True))
+    assert (response.model, response.version, response.request_id) == ("m", "3", "id-7")
+    classes = ask(server, InferRequest("m", "x", {"audio": WINDOWS}, ("sums",), n_classes=9))
+    assert classes.outputs["sums"].tolist() == [["6.0:0:all: of it"], ["22.0:0:all: of it"], ["38.0:0:all: of it"]]
+    turned = InferRequest("m", "x", {"audio": np.asfortranarray(WINDOWS)[::-1]}, ("sums",))  # not contiguous
+    np.testing.assert_array_equal(ask(server, turned).outputs["sums"], WINDOWS[::-1].sum(axis=1, keepdims=True))
+
+
+def test_a_large_body_without_warnings(ask: Any, serving: Any) -> None:
+    windows = np.ones((40, 66_150), np.float32)
+    response = ask(serving(), InferRequest("m", "x", {"audio": windows}, ("sums",)))
+    np.testing.assert_allclose(response.outputs["sums"], 66_150)
+
+
+def test_paths_and_headers(ask: Any, serving: Any) -> None:
+    seen = []
+
+    def act(handler: Handler, body: bytes) -> None:
+        seen.append((handler.path, handler.headers["authorization"], handler.headers["x-team"]))
+        handler.answer(200, b"{}")
+
+    server = serving(act)
+    url = f"http://127.0.0.1:{server.server_port}/behind/a/proxy"
+    assert ask(url, ReadyRequest(), api_key="k", headers={"X-Team": "t"}).ready
+    assert ask(url, ReadyRequest("m"), api_key="k").ready
+    assert seen == [
+        ("/behind/a/proxy/v2/health/ready", "Bearer k", "t"),
+        ("/behind/a/proxy/v2/models/m/ready", "Bearer k", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, '{"error": "unexpected inference input"}', RequestRejectedError),
+        (413, "too large", RequestRejectedError),
+        (401, "", AccessDeniedError),
+        (403, '{"error": "This API is restricted, expecting header \'x\'"}', AccessDeniedError),
+        (404, '{"error": "Request for unknown model: \'m\' is not found"}', ModelNotFoundError),
+        (503, '{"error": "Request for unknown model: \'m\' has no available versions"}', ModelNotFoundError),
+        (404, "<html>nginx</html>", ServerError),
+        (429, "", ServerBusyError),
+        (503, '{"error": "Exceeds maximum queue size"}', ServerBusyError),
+        (502, "<html>bad gateway</html>", ServerBusyError),
+        (500, '{"error": "Stub process is not healthy."}', ServerError),
+        (302, "", ServerError),
+        (200, "", ServerError),
+        (200, "not json", ServerError),
+        (200, "[]", ServerError),
+        (200, "null", ServerError),
+        (200, "{}", ServerError),
+        (200, '{"model_name": "m", "model_version": "1", "outputs": []}', ServerError),
+        (200, '{"model_name": "m", "model_version": "1", "outputs": [{"name": "sums"}]}', ServerError),
+        (200, b"\xff\xfe", ServerError),
+    ],
+)
+@pytest.mark.parametrize("message", [INFER, ModelRequest("m")], ids=["infer", "model"])
+def test_refusals_and_nonsense(ask: Any, serving: Any, *, status: int, body: Any, kind: type, message: Any) -> None:
+    data = body if isinstance(body, bytes) else body.encode()
+    server = serving(lambda handler, _: handler.answer(status, data, location="http://127.0.0.1:1/"))
+    with pytest.raises(ServerError) as caught:
+        ask(server, message)
+    assert type(caught.value) is kind
+    assert caught.value.model == "m"
+    if status != 200:
+        assert caught.value.status == str(status)
+    if message is INFER:
+        assert caught.value.request_id == "id-7"
+
+
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        ({"binary_data_size": 4000}, b"\0\0\0\0"),
+        ({"binary_data_size": -4}, b""),
+        ({"binary_data_size": "four"}, b"\0\0\0\0"),
+        ({"binary_data_size": 8}, b"\0" * 8),
+    ],
+)
+def test_a_body_that_does_not_hold_what_its_head_says(ask: Any, serving: Any, head: Any, tail: bytes) -> None:
+    output = {"name": "sums", "datatype": "FP32", "shape": [1], "parameters": head}
+    text = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+    act = lambda handler, _: handler.answer(200, text + tail, inference_header_content_length=str(len(text)))  # noqa: E731
+    with pytest.raises(ServerError, match="makes no sense"):
+        ask(serving(act), INFER)
+
+
+def test_a_server_that_is_not_ready(ask: Any, serving: Any) -> None:
+    server = serving(lambda handler, _: handler.answer(400, b'{"error": "Model version not ready"}'))
+    assert not ask(server, ReadyRequest("m")).ready
+    denied = serving(lambda handler, _: handler.answer(403, b""))
+    with pytest.raises(AccessDeniedError):
+        ask(denied, ReadyRequest())
+
+
+# --- connections -------------------------------------------------------------------------------
+
+
+def silent_listener(*answers: bytes) -> socket.socket:
+    """Accepts connections and sends the pieces, one every 50 ms, whatever it is asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def talk(peer: socket.socket) -> None:
+        with peer, suppress(OSError):  # clients hang up
+            peer.recv(1 << 16)
+            for answer in answers:
+                peer.sendall(answer)
+                time.sleep(0.05)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "says"),
+    [
+        ((b"\0\0\x18\x04\0\0\0\0\0\0\x04\0\x10\0\0\0",), ConnectionFailedError, "gRPC port"),
+        ((b"SSH-2.0-OpenSSH_9.2\r\n",), ConnectionFailedError, "does not speak HTTP"),
+        ((b"",), ConnectionFailedError, "no connection"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nshort",), ConnectionFailedError, "no connection"),
+        ((b"HTTP/1.1 ", b"200 ", b"OK\r\n", *[b"x-a: b\r\n"] * 100), RequestTimeoutError, "within 0.4 s"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n", *[b"x"] * 100), RequestTimeoutError, "within 0.4 s"),
+        (tuple([b""] * 100), RequestTimeoutError, "within 0.4 s"),
+    ],
+)
+def test_what_else_may_listen_there(ask: Any, answers: tuple[bytes, ...], kind: type, says: str) -> None:
+    with silent_listener(*answers) as listener:
+        began_s = time.monotonic()
+        with pytest.raises(kind, match=says) as caught:
+            ask(f"http://127.0.0.1:{listener.getsockname()[1]}", INFER, timeout_s=0.4)
+        assert time.monotonic() - began_s < 1.5
+        assert caught.value.request_id == "id-7"
+
+
+def test_nobody_listens(ask: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ConnectionFailedError, match=r"refused.*is `tritone serve` running") as caught:
+        ask(f"http://127.0.0.1:{port}", INFER)
+    assert caught.value.model == "m"
+    with pytest.raises(ConnectionFailedError):
+        ask("http://no-such-host.invalid:8000", INFER)
+
+
+def test_no_tls_where_tls_is_expected(ask: Any, serving: Any) -> None:
+    with pytest.raises(ConnectionFailedError, match="https"):
+        ask(f"https://127.0.0.1:{serving().server_port}", INFER, timeout_s=2)
+
+
+def test_connections_are_kept_and_the_dead_replaced(serving: Any) -> None:
+    server = serving()
+    transport = make_transport(make_endpoint(f"http://127.0.0.1:{server.server_port}"))
+    for _ in range(5):
+        transport.handle(INFER, timeout_s=5)
+    assert server.n_connections == 1
+
+    def once(handler: Handler, body: bytes) -> None:
+        sums(handler, body)
+        handler.close_connection = True  # without having said so
+
+    server.act = once
+    for _ in range(3):
+        transport.handle(INFER, timeout_s=5)
+        time.sleep(0.05)
+    assert server.n_connections == 3
+    transport.close()
+    with pytest.raises(ClientError, match="closed"):
+        transport.handle(INFER, timeout_s=5)
+
+
+def test_an_answer_that_ends_with_the_connection(ask: Any, serving: Any) -> None:
+    def act(handler: Handler, body: bytes) -> None:
+        handler.wfile.write(b'HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n{"error": "because')
+        handler.wfile.flush()
+        time.sleep(0.05)
+        handler.wfile.write(b'"}')
+        handler.close_connection = True
+
+    with pytest.raises(RequestRejectedError, match="because"):
+        ask(serving(act), INFER)
+
+
+def test_threads_never_share_a_connection(serving: Any) -> None:
+    server = serving()
+    transport = make_transport(make_endpoint(f"http://127.0.0.1:{server.server_port}"))
+
+    def check(number: int) -> bool:
+        windows = np.full((number % 5 + 1, 4), number, np.float32)
+        response: Any = transport.handle(InferRequest("m", str(number), {"audio": windows}, ("sums",)), timeout_s=10)
+        return response.request_id == str(number) and bool((response.outputs["sums"] == 4 * number).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(check, range(200)))
+    assert server.n_connections <= 8
+    transport.close()
+
+
+def test_the_clients_choose_their_transport() -> None:
+    from tritone_client._transports._grpc_sync import GrpcTransport
+    from tritone_client._transports._http_async import AsyncHttpTransport
+    from tritone_client._transports._http_sync import HttpTransport
+
+    with MusicClient("localhost:1") as music:
+        assert isinstance(music._transport, GrpcTransport)
+    with MusicClient("http://localhost:1") as music:
+        assert isinstance(music._transport, HttpTransport)
+    assert isinstance(AsyncMusicClient("http://localhost:1")._transport, AsyncHttpTransport)

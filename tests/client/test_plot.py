@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritone_client import Classification, InvalidInputError, TimelineWindow
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def result() -> Classification:
+    starts_s = [0.0, 3.0, 6.0, 7.5]
+    timeline = tuple(TimelineWindow(s, {"rock": 0.2 + s / 10, "pop $x^2$ <b>": 0.8 - s / 10}) for s in starts_s)
+    means = {"rock": 0.61, "pop $x^2$ <b>": 0.39}
+    return Classification("rock", means, None, None, timeline, np.zeros(256), "m", "1", 10.5, (), 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
+)
+def test_a_picture(result: Classification, tmp_path: Path, suffix: str, magic: bytes) -> None:
+    path = tmp_path / f"timeline{suffix}"
+    path.write_bytes(b"old")
+    assert result.plot(str(path)) == path
+    assert path.read_bytes().startswith(magic)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_one_short_window(tmp_path: Path) -> None:
+    timeline = (TimelineWindow(0.0, {"rock": 1.0}),)
+    short = Classification("rock", {"rock": 1.0}, None, None, timeline, np.zeros(256), "m", "1", 0.6, (), 0.0, 0.0)
+    assert short.plot(tmp_path / "x.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("name", ["timeline", "timeline.exe", "none/timeline.png"])
+def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError):
+        result.plot(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path, monkeypatch: Any) -> None:
+    from matplotlib.figure import Figure
+
+    def full(self: Any, path: Any, **how: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+    with pytest.raises(InvalidInputError, match="No space left"):
+        result.plot(path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]

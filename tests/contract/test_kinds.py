@@ -1,0 +1,166 @@
+"""What every registered kind promises, from training to a repository that lint accepts.
+
+A new kind is covered by its line in the registry; only data that it cannot learn from need more than that.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from tritone_client import constants
+from tritone_export import ExportResult, check_repository, export_model, write_configs
+from tritone_export.config import CONFIG_FILES, config_files
+from tritone_training.kind import Exportable, ModelKind, TrainRequest
+from tritone_training.registry import get_kind, kind_names
+
+COMMITTED = Path(__file__).parents[2] / "model_repository"
+
+
+@dataclass(frozen=True)
+class Exported:
+    kind: ModelKind
+    exportable: Exportable
+    repository: Path
+    result: ExportResult
+
+
+@pytest.fixture(params=kind_names())
+def kind(request: pytest.FixtureRequest) -> ModelKind:
+    return get_kind(request.param)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per label; each label is a pitch that even one epoch could tell, eight recordings of 4 s."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    times_s = np.arange(4 * constants.SAMPLE_RATE_HZ) / constants.SAMPLE_RATE_HZ
+    for label, pitch_hz in (("low", 110.0), ("high", 1760.0)):
+        (folder / label).mkdir()
+        for i in range(8):
+            samples = 0.3 * np.sin(2 * np.pi * (pitch_hz + 5 * i) * times_s)
+            samples += 0.01 * rng.standard_normal(samples.size)
+            soundfile.write(folder / label / f"{i}.wav", samples.astype(np.float32), constants.SAMPLE_RATE_HZ)
+    return folder
+
+
+@pytest.fixture(scope="module", params=kind_names())
+def exported(request: pytest.FixtureRequest, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One tiny training and one export of each kind."""
+    kind = get_kind(request.param)
+    folder = tmp_path_factory.mktemp(kind.name)
+    takes_audio = any(tensor.name == "audio" for tensor in kind.declaration.inputs)
+    kind.train(
+        TrainRequest(
+            out=folder / "run",
+            data=recordings if takes_audio else None,
+            preset="tiny",
+            max_epochs=1,
+            progress=False,
+        )
+    )
+    exportable = kind.export(folder / "run", None)
+    result = export_model(exportable, kind, repository=folder / "model_repository")
+    return Exported(kind, exportable, folder / "model_repository", result)
+
+
+def test_the_kind_is_named_as_it_is_registered(kind: ModelKind) -> None:
+    assert kind.name == kind.declaration.name
+    assert get_kind(kind.name) is kind
+    assert {"tiny", "default"} <= set(kind.presets)
+
+
+def test_example_inputs_are_as_declared_and_reproducible(kind: ModelKind) -> None:
+    first, again, other = (kind.example_inputs(3, seed) for seed in (7, 7, 8))
+    assert list(first) == [tensor.name for tensor in kind.declaration.inputs]
+    for tensor in kind.declaration.inputs:
+        array = first[tensor.name]
+        assert len(array) == 3
+        for axis, size in zip(tensor.axes, array.shape[1:], strict=True):
+            assert axis.size in (None, size)
+        np.testing.assert_array_equal(array, again[tensor.name])
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES)
+def test_the_committed_config_is_current(kind: ModelKind, file: str) -> None:
+    committed = (COMMITTED / kind.name / file).read_text(encoding="utf-8")
+    expected = config_files(kind.declaration)[file]
+    # As messages, because another protobuf release may lay out the text otherwise.
+    assert text_format.Parse(committed, model_config_pb2.ModelConfig()) == text_format.Parse(
+        expected, model_config_pb2.ModelConfig()
+    ), f"run `tritone export {kind.name} --configs-only` and commit what it writes"
+
+
+def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
+    # Without the versions that this checkout's owner may have exported.
+    clone = tmp_path / "model_repository" / kind.name
+    shutil.copytree(COMMITTED / kind.name, clone, ignore=shutil.ignore_patterns("[0-9]*", ".*", "labels.txt"))
+    report = check_repository(clone.parent)
+    assert [str(finding) for finding in report.findings] == []
+    assert report.notes == (f"{clone}: has no version yet; `tritone export {kind.name}` adds one",)
+
+
+def test_a_tiny_training_gets_through_to_the_repository(exported: Exported) -> None:
+    assert exported.result.version == 1
+    assert exported.result.path == exported.repository / exported.kind.name / "1"
+    report = check_repository(exported.repository)
+    assert [str(finding) for finding in report.findings] == []
+    assert report.notes == ()
+
+
+def test_parity_holds_with_room(exported: Exported) -> None:
+    assert [batch.n_batch for batch in exported.result.parity.batches] == [1, 3, 16]
+    for tensor in exported.exportable.declaration.outputs:
+        assert exported.result.parity.max_abs_difference[tensor.name] <= tensor.tolerance / 2
+
+
+def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -> None:
+    assert exported.exportable.declaration == exported.kind.declaration, "without --pretrained, the plain form"
+    for file in CONFIG_FILES:
+        written = (exported.repository / exported.kind.name / file).read_text(encoding="utf-8")
+        assert written == config_files(exported.kind.declaration)[file]
+    assert write_configs(exported.kind.declaration, exported.repository) == []
+
+
+def test_label_files_that_are_committed_are_those_that_export_writes(exported: Exported) -> None:
+    for file in exported.exportable.label_files:
+        committed = COMMITTED / exported.kind.name / file
+        fixed = [
+            tensor
+            for tensor in exported.kind.declaration.outputs
+            if tensor.label_file == file and tensor.axes[-1].size is not None
+        ]
+        if fixed:  # its names are the same for every training, so a clone brings them
+            assert committed.read_bytes() == (exported.repository / exported.kind.name / file).read_bytes()
+
+
+# --- the constants that the SDK and the declarations share --------------------------------------------------
+
+
+def test_the_client_and_genre_cnn_agree() -> None:
+    assert constants.GENRE_MODEL in kind_names()
+    declaration = get_kind(constants.GENRE_MODEL).declaration
+    outputs = {tensor.name: tensor for tensor in declaration.outputs}
+    audio = declaration.inputs[0]
+    assert (audio.name, audio.dtype, [axis.size for axis in audio.axes]) == (
+        "audio",
+        "FP32",
+        [constants.WINDOW_SAMPLES],
+    )
+    assert constants.WINDOW_SAMPLES == constants.WINDOW_S * constants.SAMPLE_RATE_HZ
+    assert declaration.parameters["sample_rate_hz"] == str(constants.SAMPLE_RATE_HZ)
+    assert declaration.parameters["window_samples"] == str(constants.WINDOW_SAMPLES)
+    assert outputs["probabilities"].axes[-1].size is None
+    assert outputs["emotions"].axes[-1].size == len(constants.EMOTIONS)
+    assert outputs["embedding"].axes[-1].size == constants.EMBEDDING_SIZE
+    committed = (COMMITTED / constants.GENRE_MODEL / "emotions.txt").read_text(encoding="utf-8")
+    assert tuple(committed.splitlines()) == constants.EMOTIONS

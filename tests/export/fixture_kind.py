@@ -1,0 +1,88 @@
+"""A small network with `genre_cnn`'s very declaration, and kinds built around it or around broken ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_client.constants import EMOTIONS, WINDOW_SAMPLES
+from tritone_training.declaration import Declaration
+from tritone_training.kind import Exportable, ModelKind
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION, EMOTION_FILE, LABEL_FILE
+
+LABELS = ("classical", "electronic", "pop", "rock")
+
+
+class SmallNetwork(torch.nn.Module):
+    """Audio (B, 66150) -> probabilities (B, 4), emotions (B, 9), embedding (B, 256)."""
+
+    def __init__(self, n_labels: int = len(LABELS)) -> None:
+        super().__init__()
+        self.frames = torch.nn.Conv1d(1, 8, 1024, stride=512)
+        self.norm = torch.nn.BatchNorm1d(8)
+        self.label = torch.nn.Linear(8, n_labels)
+        self.emotion = torch.nn.Linear(8, len(EMOTIONS))
+        self.embed = torch.nn.Linear(8, 256)
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = torch.relu(self.norm(self.frames(audio[:, None]))).mean(dim=-1)  # (B, 8)
+        return (
+            torch.softmax(self.label(x), dim=-1),
+            torch.sigmoid(self.emotion(x)),
+            torch.nn.functional.normalize(self.embed(x), dim=-1),
+        )
+
+
+def small_network(n_labels: int = len(LABELS), seed: int = 0) -> SmallNetwork:
+    torch.manual_seed(seed)
+    return SmallNetwork(n_labels).eval()
+
+
+def example_inputs(n_batch: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
+    rng = np.random.default_rng(seed)
+    return {"audio": (0.1 * rng.standard_normal((n_batch, WINDOW_SAMPLES))).astype(np.float32)}
+
+
+def exportable(
+    network: torch.nn.Module | None = None,
+    declaration: Declaration = DECLARATION,
+    labels: tuple[str, ...] = LABELS,
+) -> Exportable:
+    return Exportable(
+        network=network or small_network(len(labels)),
+        declaration=declaration,
+        label_files={LABEL_FILE: labels, EMOTION_FILE: EMOTIONS},
+        metadata={"data": "synthetic"},
+        card={
+            "versions": {"torch": "2.9"},
+            "kind": "genre_cnn",
+            "seed": 0,
+            "metrics": {"accuracy": float("nan")},
+            "command": "tritone train",
+        },
+    )
+
+
+def kind(declaration: Declaration = DECLARATION, inputs: Any = example_inputs) -> ModelKind:
+    def unused(*_: object) -> Any:
+        raise NotImplementedError
+
+    def export(checkpoint: Path | None, pretrained: str | None) -> Exportable:
+        return exportable(declaration=declaration)
+
+    values: dict[str, Any] = {
+        "name": "genre_cnn",
+        "summary": "a stand-in",
+        "declaration": declaration,
+        "presets": ("tiny", "default"),
+        "score": "accuracy",
+        "export": export,
+        "example_inputs": inputs,
+    }
+    return ModelKind(**{field.name: values.get(field.name, unused) for field in fields(ModelKind)})

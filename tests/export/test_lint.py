@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tritone_export import RepositoryError, check_repository, lint_repository, write_configs
+from tritone_export.lint.source import read_source
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION
+
+
+def line_of(path: Path, text: str, nth: int = 1) -> int:
+    lines = [i for i, line in enumerate(path.read_text().splitlines(), start=1) if text in line]
+    return lines[nth - 1]
+
+
+def rewrite(path: Path, old: str, new: str, *, count: int = 1) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+def only(repository: Path) -> str:
+    """The one finding."""
+    findings = lint_repository(repository)
+    assert len(findings) == 1, "\n".join(map(str, findings))
+    return str(findings[0])
+
+
+def test_what_export_writes_is_clean(repository: Path) -> None:
+    assert lint_repository(repository) == []
+
+
+def test_a_fresh_clone_is_clean_with_a_note(tmp_path: Path) -> None:
+    write_configs(DECLARATION, tmp_path)
+    report = check_repository(tmp_path)
+    assert report.findings == ()
+    assert report.notes == (f"{tmp_path}/genre_cnn: has no version yet; `tritone export genre_cnn` adds one",)
+
+
+def test_an_empty_repository_is_a_note_and_a_missing_one_an_error(tmp_path: Path) -> None:
+    assert "holds no models" in check_repository(tmp_path).notes[0]
+    with pytest.raises(RepositoryError, match="does not exist"):
+        lint_repository(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RepositoryError, match="is a file"):
+        lint_repository(tmp_path / "file")
+
+
+# Each spoils config.pbtxt by one replacement: what is replaced, by what, the line's text, the message.
+CONFIG_FAULTS = {
+    "unknown field": (
+        "max_batch_size: 64",
+        "max_batchsize: 64",
+        "max_batchsize",
+        "unknown field 'max_batchsize'",
+    ),
+    "nested unknown field": (
+        "    num_versions: 1",
+        "    num_version: 1",
+        "num_version: 1",
+        r"unknown field 'num_version' \(did you mean 'num_versions'\?\)",
+    ),
+    "syntax": ("max_batch_size: 64", "max_batch_size: many", "max_batch_size", "cannot be parsed: .*many"),
+    "unknown value": (
+        "kind: KIND_CPU",
+        "kind: KIND_CUP",
+        "KIND_CUP",
+        r"no value named KIND_CUP. \(did you mean 'KIND_CPU'\?\)",
+    ),
+    "name": (
+        'name: "genre_cnn"',
+        'name: "genre"',
+        'name: "genre"',
+        "name is 'genre', but the folder is 'genre_cnn'",
+    ),
+    "KIND_GPU": ("kind: KIND_CPU", "kind: KIND_GPU", "KIND_GPU", "KIND_GPU in the default config"),
+    "gpus": ("kind: KIND_CPU", "kind: KIND_CPU\n  gpus: [0]", "gpus", "a KIND_CPU group lists gpus"),
+    "preferred": (
+        "[8, 16, 32]",
+        "[8, 16, 128]",
+        "preferred_batch_size",
+        "size 128 is not between 1 and max_batch",
+    ),
+    "warm-up": (
+        "  batch_size: 1\n",
+        "  batch_size: 65\n",
+        "  batch_size: 65",
+        "warm-up batch of 65 is above",
+    ),
+    "decoupled cache": (
+        'backend: "onnxruntime"',
+        'backend: "onnxruntime"\nmodel_transaction_policy { decoupled: true }',
+        "response_cache",
+        "does not work with a decoupled model",
+    ),
+    "label file": (
+        '"emotions.txt"',
+        '"moods.txt"',
+        '"moods.txt"',
+        "label file 'moods.txt' of output 'emotions'",
+    ),
+    "no backend": ('backend: "onnxruntime"', "", "generated", "names no backend"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_faults_of_a_config_are_told_with_their_line(repository: Path, fault: str) -> None:
+    old, new, at, message = CONFIG_FAULTS[fault]
+    config = repository / "genre_cnn" / "config.pbtxt"
+    shutil.rmtree(config.parent / "configs")
+    rewrite(config, old, new)
+    findings = [str(finding) for finding in lint_repository(repository)]
+    expected = re.compile(rf"{re.escape(str(config))}:{line_of(config, at)}: error: .*{message}.*")
+    assert [finding for finding in findings if expected.search(finding)], "\n".join(findings)
+
+
+# What differs from the ONNX file, of which line.
+TENSOR_FAULTS = {
+    "name": (
+        'name: "emotions"',
+        'name: "emotion"',
+        'name: "emotion"',
+        "output 'emotion' is not in 1/model.onnx",
+    ),
+    "type": (
+        "TYPE_FP32",
+        "TYPE_FP16",
+        "TYPE_FP16",
+        "input 'audio' is TYPE_FP16 here and TYPE_FP32 in the graph",
+    ),
+    "input dims": (
+        "[66150]",
+        "[66000]",
+        "[66000]",
+        r"has dims \[66000\] here; the graph has \[66150\] after the batch",
+    ),
+    "output dims": (
+        "dims: [9]",
+        "dims: [-1]",
+        "[-1]",
+        r"output 'emotions' has dims \[-1\] here; the graph has \[9\]",
+    ),
+    "fixed labels": (
+        "dims: [-1]",
+        "dims: [4]",
+        "[4]",
+        r"'probabilities' has dims \[4\] here; the graph has \[-1\]",
+    ),
+    "rank": ("dims: [256]", "dims: [256, 1]", "[256, 1]", r"output 'embedding' has dims \[256, 1\] here"),
+    "batching": (
+        "max_batch_size: 64",
+        "max_batch_size: 0",
+        "[66150]",
+        r"dims \[66150\] here; the graph has \[-1, 66150\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TENSOR_FAULTS)
+def test_tensors_are_held_against_the_onnx_file(repository: Path, fault: str) -> None:
+    old, new, at, message = TENSOR_FAULTS[fault]
+    config = repository / "genre_cnn" / "config.pbtxt"
+    shutil.rmtree(config.parent / "configs")
+    rewrite(config, old, new)
+    findings = [str(finding) for finding in lint_repository(repository)]
+    nth = 2 if fault == "output dims" else 1
+    expected = re.compile(rf"{re.escape(str(config))}:{line_of(config, at, nth)}: error: .*{message}")
+    assert [finding for finding in findings if expected.search(finding)], "\n".join(findings)
+
+
+def test_a_graph_without_a_batch_axis(repository: Path) -> None:
+    path = repository / "genre_cnn" / "1" / "model.onnx"
+    (path.parent / "model_card.json").unlink()
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, path)
+    findings = [str(finding) for finding in lint_repository(repository)]
+    assert len(findings) == 2, "in both configs"
+    assert "input 'audio' has no free batch axis in the graph, whose shape is [1, 66150]" in findings[0]
+
+
+def test_profiles_promise_the_same_tensors(repository: Path) -> None:
+    gpu = repository / "genre_cnn" / "configs" / "gpu.pbtxt"
+    rewrite(gpu, '"emotions.txt"', '"moods.txt"')
+    finding = only(repository)
+    assert finding.startswith(f"{gpu}:{line_of(gpu, 'output', 2)}: error: output 'emotions' differs from config.pbtxt")
+    assert "label_filename moods.txt against emotions.txt" in finding
+    rewrite(gpu, '"moods.txt"', '"emotions.txt"')
+    rewrite(gpu, "max_batch_size: 64", "max_batch_size: 32")
+    assert "max_batch_size is 32; config.pbtxt says 64" in only(repository)
+
+
+def spoil_labels(model: Path) -> None:
+    (model / "labels.txt").write_text("classical\nelectronic\n")
+    (model / "1" / "labels.txt").write_text("classical\nelectronic\n")
+
+
+def swap_labels(model: Path) -> None:
+    (model / "labels.txt").write_text("rock\nclassical\nelectronic\npop\n")
+
+
+def cut_off(model: Path) -> None:
+    path = model / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1000])
+    (path.parent / "model_card.json").unlink()
+
+
+def flip_a_weight(model: Path) -> None:
+    path = model / "1" / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def not_onnx(model: Path) -> None:
+    (model / "1" / "model.onnx").write_bytes(b"\xff" * 100)
+    (model / "1" / "model_card.json").unlink()
+
+
+def empty_onnx(model: Path) -> None:
+    (model / "1" / "model.onnx").write_bytes(b"")
+    (model / "1" / "model_card.json").unlink()
+
+
+def link_out(model: Path) -> None:
+    outside = model.parent.parent / "outside.txt"
+    outside.write_text("x")
+    (model / "1" / "notes.txt").symlink_to(outside)
+
+
+def link_nowhere(model: Path) -> None:
+    (model / "1" / "notes.txt").symlink_to(model / "gone")
+
+
+FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no model": (lambda m: (m / "2").mkdir(), r"genre_cnn/2:1: error: version 2 holds no model.onnx"),
+    "zero": (lambda m: shutil.copytree(m / "1", m / "01"), r"/01:1: error: .*begins with a zero"),
+    "word": (
+        lambda m: shutil.copytree(m / "1", m / "new"),
+        r"/new:1: error: version folder 'new' is not a number",
+    ),
+    "v2": (lambda m: (m / "v2").mkdir(), r"/v2:1: error: version folder 'v2' is not a number"),
+    "leftover": (
+        lambda m: (m / ".staging-1").mkdir(),
+        r"/.staging-1:1: warning: is the leftover of an export",
+    ),
+    "labels missing": (
+        lambda m: (m / "labels.txt").unlink(),
+        r"config.pbtxt:\d+: error: label file 'labels.txt'",
+    ),
+    "label count": (
+        spoil_labels,
+        r"labels.txt:1: error: names 2 classes, but output 'probabilities' has 4 columns",
+    ),
+    "label order": (swap_labels, r"labels.txt:1: error: differs from 1/labels.txt, the newest version's own"),
+    "cut off": (cut_off, r"1/model.onnx:1: error: is not an ONNX file, or is cut off"),
+    "flipped": (flip_a_weight, r"1/model.onnx:1: error: is not the file that its model card describes"),
+    "not onnx": (not_onnx, r"1/model.onnx:1: error: is not an ONNX file, or is cut off"),
+    "empty": (empty_onnx, r"1/model.onnx:1: error: is not a valid ONNX model"),
+    "no config": (lambda m: (m / "config.pbtxt").unlink(), r"config.pbtxt:1: warning: is missing"),
+    "link out": (link_out, r"notes.txt:1: warning: links out of the repository"),
+    "link nowhere": (link_nowhere, r"notes.txt:1: error: is a link to .*, which does not exist"),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_faults_of_a_folder(repository: Path, fault: str) -> None:
+    spoil, message = FOLDER_FAULTS[fault]
+    spoil(repository / "genre_cnn")
+    findings = [str(finding) for finding in lint_repository(repository)]
+    assert [finding for finding in findings if re.search(message, finding)], "\n".join(findings)
+    assert all(re.search(r": (error|warning): .* \(.+\)$", finding) for finding in findings)
+
+
+def test_odd_model_names(repository: Path) -> None:
+    (repository / "genre_cnn").rename(repository / "genre cnn")
+    assert any("odd model name" in str(finding) for finding in lint_repository(repository))
+
+
+def test_a_version_policy_that_serves_nothing(repository: Path) -> None:
+    for file in ("config.pbtxt", "configs/gpu.pbtxt"):
+        rewrite(repository / "genre_cnn" / file, "latest {\n    num_versions: 1", "specific {\n    versions: 7")
+    assert "version_policy serves none of the versions [1]" in only(repository)
+
+
+def test_versions_that_are_not_served_may_differ(repository: Path) -> None:
+    model = repository / "genre_cnn"
+    shutil.copytree(model / "1", model / "2")
+    not_onnx(model)
+    assert lint_repository(repository) == []
+
+
+def test_dynamic_batching_without_a_batch_axis(tmp_path: Path) -> None:
+    model = tmp_path / "scorer"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text("")
+    config = model / "config.pbtxt"
+    config.write_text('backend: "python"\ndynamic_batching { }\n')
+    assert only(tmp_path).startswith(f"{config}:2: error: dynamic_batching needs a batch axis")
+
+
+def test_other_backends_are_left_to_themselves(tmp_path: Path) -> None:
+    for name, backend in (("scorer", "python"), ("all", "ensemble"), ("cf", "cf_ensemble")):
+        model = tmp_path / name
+        (model / "1").mkdir(parents=True)
+        key = "platform" if backend == "ensemble" else "backend"
+        (model / "config.pbtxt").write_text(f'{key}: "{backend}"\n')
+    (tmp_path / "README.md").write_text("not a model")
+    assert only(tmp_path).endswith(f"export it again, or remove it: rm -r {tmp_path}/scorer/1)")
+    (tmp_path / "scorer" / "1" / "model.py").write_text("")
+    (tmp_path / "scorer" / "lookup").mkdir()
+    assert lint_repository(tmp_path) == []
+
+
+def test_several_unknown_fields_are_all_told(repository: Path) -> None:
+    config = repository / "genre_cnn" / "config.pbtxt"
+    rewrite(config, "    num_versions: 1", "    num_version: 1")
+    rewrite(config, "count: 1", "cuont: 1 # a comment { with: brackets }")
+    messages = [finding.message for finding in lint_repository(repository)]
+    assert messages == ["unknown field 'num_version'", "unknown field 'cuont'"]
+
+
+def test_lines_of_nested_and_repeated_fields() -> None:
+    source = read_source(
+        "# a { comment\n"
+        'name: "a } b" # more\n'
+        "input [\n"
+        "  { name: 'x' dims: [ 1,\n"
+        "    2 ] },\n"
+        "  {\n"
+        "    dims: 3\n"
+        '    name: "two"\n'
+        '      "lines"\n'
+        "  }\n"
+        "]\n"
+        "optimization < graph: { level: 1 } >\n"
+    )
+    assert source.line("name") == 2
+    assert source.line(("input", 0)) == 4
+    assert source.line(("input", 0), ("dims", 1)) == 5
+    assert source.line(("input", 1), "dims") == 7
+    assert source.line(("input", 1), "name") == 8
+    assert source.line(("input", 1), "label_filename") == 6, "an absent field lies where its message begins"
+    assert source.line("optimization", "graph", "level") == 12
+    assert source.line("backend") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "}", "a: [", 'a: "', "a {", "a <", "[[[", "a: : :", "\x00", "a: [}"])
+def test_malformed_text_is_survived(repository: Path, text: str) -> None:
+    read_source(text)
+    (repository / "genre_cnn" / "config.pbtxt").write_text(text)
+    shutil.rmtree(repository / "genre_cnn" / "configs")
+    assert lint_repository(repository)
+
+
+def test_a_config_that_is_not_text(repository: Path) -> None:
+    (repository / "genre_cnn" / "configs" / "gpu.pbtxt").write_bytes(b"\xff\xfe")
+    assert "gpu.pbtxt:1: error: is not UTF-8 text" in only(repository)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tritone_serving import (
+    GpuMissingError,
+    OptionsError,
+    RepositoryError,
+    ServerNotInstalledError,
+    ServerOptions,
+    admin_token,
+    installation,
+    log,
+    runtime,
+)
+from tritone_serving.admin import in_one_line
+from tritone_serving.ports import claim_ports
+from tritone_serving.repository import servable_models
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"http_port": 8001}, "a port of its own"),
+        ({"http_port": 70_000}, "http_port is 70000"),
+        ({"profile": "tpu"}, "cpu, gpu"),
+        ({"admin_token": "short"}, "8 characters"),
+        ({"admin_token": "with,a,comma"}, "','"),
+        ({"admin_token": "schlüssel-schlüssel"}, "ASCII"),
+        ({"startup_timeout_s": 0}, "above 0"),
+        ({"response_cache_bytes": 100}, "0 [(]no cache[)]"),
+    ],
+)
+def test_options_that_cannot_work(given: dict[str, Any], part: str) -> None:
+    with pytest.raises(OptionsError, match=part):
+        ServerOptions(repository=Path(), **given)
+
+
+def test_picked_ports_differ_and_are_free_again() -> None:
+    wanted = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    ports = claim_ports("127.0.0.1", wanted)
+    assert len(set(ports.values())) == 3
+    assert claim_ports("127.0.0.1", ports) == ports
+
+
+@pytest.mark.parametrize(
+    ("host", "part"), [("203.0.113.1", "not an address of this machine"), ("no.such.host.invalid", "resolved")]
+)
+def test_a_host_that_is_not_this_one(host: str, part: str) -> None:
+    with pytest.raises(OptionsError, match=part):
+        claim_ports(host, {"http_port": 0})
+
+
+def test_models_with_a_version_are_servable(tmp_path: Path) -> None:
+    for name in ("b/2", "a/1", "config_only", "half/.3.partial", "named/latest", "zero/0", ".hidden/1"):
+        (tmp_path / name).mkdir(parents=True)
+    assert servable_models(tmp_path) == ("a", "b")
+    assert servable_models(tmp_path, ["b"]) == ("b",)
+    with pytest.raises(RepositoryError, match="no version of zero; there are: a, b"):
+        servable_models(tmp_path, ["zero"])
+
+
+def test_a_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(installation, "NVIDIA_IMAGE_ROOT", Path("/nonexistent"))
+    with pytest.raises(ServerNotInstalledError, match=r"pip install 'tritone\[serve\]'"):
+        installation.find_installation()
+
+
+def test_a_python_without_a_stub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "_PYTHON", "3.99")
+    with pytest.raises(ServerNotInstalledError, match=r"Python 3\.99 may be too new"):
+        installation.find_installation()
+    with pytest.raises(ServerNotInstalledError, match=r"libpython3\.99"):
+        installation.find_libpython()
+
+
+def test_a_folder_that_is_no_triton(tmp_path: Path) -> None:
+    with pytest.raises(ServerNotInstalledError, match="no bin/tritonserver"):
+        installation.find_installation(tmp_path)
+
+
+def test_native_backends_of_an_installation_are_kept(tmp_path: Path) -> None:
+    root = tmp_path / "tritonserver"
+    for part in ("bin", "backends/python", "backends/onnxruntime"):
+        (root / part).mkdir(parents=True)
+    (root / "bin" / "tritonserver").touch()
+    native = root / "backends" / "onnxruntime" / "libtriton_onnxruntime.so"
+    native.touch()
+    folder = runtime.make_runtime_folder()
+    try:
+        environment = runtime.fill_runtime_folder(folder, installation.find_installation(root))
+        assert (folder / "backends" / "onnxruntime" / native.name).exists()
+        assert environment["PATH"] == os.environ["PATH"]  # its stub has a Python of its own
+        shutil.rmtree(folder / "backends")
+        shutil.rmtree(folder / "cwd")
+        shutil.rmtree(root / "backends" / "onnxruntime")
+        runtime.fill_runtime_folder(folder, installation.find_installation(root))
+        assert (folder / "backends" / "onnxruntime" / "model.py").exists()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_no_gpu_names_the_other_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(installation.ctypes, "CDLL", no_driver)
+    with pytest.raises(GpuMissingError, match="--profile cpu"):
+        installation.require_gpu()
+
+
+def test_a_namesake_of_the_backend_is_kept_from_the_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.py").write_text("raise SystemExit\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert str(tmp_path) not in runtime._importable_folders()
+    assert runtime._importable_folders()
+
+
+def test_the_living_keep_what_is_theirs() -> None:
+    folder = runtime.make_runtime_folder()
+    region = runtime.SHARED_MEMORY / f"{folder.name}-region"
+    other = runtime.SHARED_MEMORY / "tritone-of-somebody-else"
+    for path in (region, other):
+        path.touch()
+    try:
+        removed = runtime.remove_left_behind()
+        assert not {folder, region, other} & set(removed)
+    finally:
+        region.unlink()
+        other.unlink()
+        folder.rmdir()
+
+
+def test_a_stored_token_is_private_even_where_a_public_file_was(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch(mode=0o644)
+    admin_token.store_token(path, "secret-secret")
+    assert path.read_text() == "secret-secret\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_token_is_wiped_from_a_command_line() -> None:
+    token = admin_token.new_token()
+    wait = "import sys; print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", wait, f"--a={token}", f"--b={token}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if not admin_token.wipe_from_command_line(process.pid, token):
+            process.kill()
+            pytest.skip("this kernel forbids writing to another process's memory")
+        assert token.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        process.communicate(timeout=5)
+    assert not admin_token.wipe_from_command_line(process.pid, token)  # it is gone: said, not raised
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: TritonModelException: no file\n\n"
+            "At:\n  /x/model.py(51): initialize\n;",
+            "no file",
+        ),
+        ("Internal: TritonModelException: a\nb", "a b"),
+        ("instance group m_0 has kind KIND_GPU", "instance group m_0 has kind KIND_GPU"),
+    ],
+)
+def test_a_models_reason_is_one_line(said: str, kept: str) -> None:
+    assert in_one_line(said) == kept
+
+
+def test_the_log_speaks_where_the_index_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        '2026-11-22T05:00:32Z I 9 server.cc:1] "fine"\n'
+        "2026-11-22T05:00:32Z E 9 model_repository_manager.cc:2] \"Poll failed for model 'm': bad field\"\n"
+        "+---+\n| a |\n"
+    )
+    assert log.reason_in_log(path, "m") == "Poll failed for model 'm': bad field"
+    assert log.last_lines(path, 1).strip().startswith("2026-11-22T05:00:32Z E")
+    assert "no reason" in log.reason_in_log(tmp_path / "none", "m")

@@ -1,0 +1,34 @@
+"""The embedded world: real pieces of old and traditional music, as scores and as sound.
+
+catalogue = load_catalogue()
+track = catalogue["bach/bwv269"]
+samples = render(track, seed=7)
+"""
+
+from __future__ import annotations
+
+from tritone_training.catalogue.audio import render, write_audio
+from tritone_training.catalogue.sources import COLLECTIONS, KNOWN_COLLECTIONS, PIECES_PER_COLLECTION, Collection
+from tritone_training.catalogue.store import (
+    Catalogue,
+    CollectionReport,
+    Dropped,
+    Track,
+    cache_folder,
+    load_catalogue,
+)
+
+__all__ = [
+    "COLLECTIONS",
+    "KNOWN_COLLECTIONS",
+    "PIECES_PER_COLLECTION",
+    "Catalogue",
+    "Collection",
+    "CollectionReport",
+    "Dropped",
+    "Track",
+    "cache_folder",
+    "load_catalogue",
+    "render",
+    "write_audio",
+]

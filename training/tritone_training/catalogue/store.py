@@ -1,0 +1,250 @@
+"""The catalogue as the rest of the project sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from platformdirs import user_cache_path
+
+from tritone_training._exceptions import DataError
+from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
+from tritone_training.catalogue.midi import require_symusic
+from tritone_training.catalogue.sources import (
+    COLLECTIONS,
+    KNOWN_COLLECTIONS,
+    PIECES_PER_COLLECTION,
+    Collection,
+)
+
+CACHE_VARIABLE: Final = "TRITONE_CACHE"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One piece of the catalogue.
+
+    Attributes:
+        id: `collection/name`; the same on every machine and in every build.
+        group: shared by movements of one work and settings of one tune: keep it on one side of a split.
+        years: when the music was written or printed.
+        key: as the source states it (`G mixolydian`), None where it gives a bare signature.
+        metre: as the first bar's (`6/8`).
+        pickup_quarters: length of an incomplete first bar, 0 where the piece starts on a barline.
+        tempo_bpm: quarter notes a minute in the MIDI file.
+        tempo_stated: whether the source says so; else it follows from the metre.
+        midi_path: one track for each voice, program 0, 480 ticks a quarter.
+    """
+
+    id: str
+    title: str
+    composer: str
+    collection: str
+    group: str
+    years: str
+    period: str
+    key: str | None
+    metre: str | None
+    pickup_quarters: float
+    n_notes: int
+    n_voices: int
+    duration_quarters: float
+    tempo_bpm: float
+    tempo_stated: bool
+    sha256: str = field(repr=False)
+    midi_path: Path = field(repr=False)
+
+    @property
+    def duration_s(self) -> float:
+        """Length at `tempo_bpm`."""
+        return self.duration_quarters * 60.0 / self.tempo_bpm
+
+    def score(self) -> Any:
+        """Read the MIDI file.
+
+        Returns:
+            A `symusic.Score` in ticks.
+
+        Raises:
+            DataError: the file has gone since the catalogue was loaded.
+        """
+        symusic = require_symusic()
+        try:
+            return symusic.Score(str(self.midi_path))
+        except Exception as error:  # symusic raises bare RuntimeErrors
+            raise DataError(
+                f"{self.midi_path} cannot be read ({error}); `tritone catalogue --rebuild` builds it again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A piece that was looked at and left out; `reason` is one word, `detail` is for people."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class CollectionReport:
+    """What became of one collection's pieces.
+
+    Attributes:
+        n_candidates: pieces in the corpus; those beyond `n_read` were not needed.
+        n_repeated_ids: tunes that music21 cannot reach, because their book has their number twice.
+        dropped: the `n_read - n_kept` that were read and left out.
+    """
+
+    collection: str
+    n_candidates: int
+    n_repeated_ids: int
+    n_read: int
+    n_kept: int
+    n_grace_notes_left_out: int
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Real pieces of old and traditional music, the embedded world of demos and tests.
+
+    Attributes:
+        fingerprint: SHA-256 over all tracks and their notes, for model cards.
+        report: what was left out and why, by collection.
+        made_with: versions of the packages that made it.
+    """
+
+    path: Path
+    tracks: tuple[Track, ...]
+    fingerprint: str
+    report: tuple[CollectionReport, ...]
+    made_with: dict[str, str]
+
+    @property
+    def collections(self) -> tuple[Collection, ...]:
+        """The collections, in the order of the labels."""
+        return tuple(KNOWN_COLLECTIONS[entry.collection] for entry in self.report)
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __iter__(self) -> Iterator[Track]:
+        return iter(self.tracks)
+
+    def __getitem__(self, track_id: str) -> Track:
+        """Look a track up by id.
+
+        Raises:
+            DataError: no such track.
+        """
+        for track in self.tracks:
+            if track.id == track_id:
+                return track
+        wanted = track_id.casefold()
+        near = [track.id for track in self.tracks if wanted in f"{track.id} {track.title}".casefold()]
+        hint = f"did you mean {', '.join(near[:3])}?" if near else f"ids look like {self.tracks[0].id}"
+        raise DataError(f"the catalogue has no track {track_id!r}; {hint}")
+
+
+def cache_folder() -> Path:
+    """Where catalogues are kept: `$TRITONE_CACHE`, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else user_cache_path("tritone")
+
+
+def load_catalogue(
+    *,
+    progress: bool = True,
+    rebuild: bool = False,
+    n_per_collection: int = PIECES_PER_COLLECTION,
+    collections: tuple[str, ...] = COLLECTIONS,
+    corpus: Path | None = None,
+) -> Catalogue:
+    """Load the catalogue; build it first if it is missing or damaged (about half a minute on two cores).
+
+    Args:
+        progress: show progress bars on stderr while building.
+        rebuild: build it again even if it is whole.
+        n_per_collection: fewer make a small catalogue of its own, for tests.
+        collections: names in `KNOWN_COLLECTIONS`.
+        corpus: another folder of music21's layout, for tests.
+
+    Raises:
+        DataError: it cannot be built, or another process has been building it for a quarter of an hour.
+        MissingExtraError: music21 or symusic is not installed.
+    """
+    _check(n_per_collection, collections)
+    folder = cache_folder() / _folder_name(n_per_collection, collections, corpus)
+    if not rebuild and (catalogue := _load(folder)) is not None:
+        return catalogue
+    require_symusic()  # before the workers each fail on it
+    corpus = corpus or find_corpus()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the cache folder {folder.parent} cannot be made: {error}; set {CACHE_VARIABLE}") from error
+    with locked(folder):
+        # Another builder may have finished while this one waited.
+        if not rebuild and (catalogue := _load(folder)) is not None:
+            return catalogue
+        build(
+            folder,
+            collections=collections,
+            n_per_collection=n_per_collection,
+            corpus=corpus,
+            progress=progress,
+        )
+        catalogue = _load(folder)
+    if catalogue is None:
+        raise DataError(f"{folder} does not read back as it was written; check the disk")
+    return catalogue
+
+
+def _check(n_per_collection: int, collections: tuple[str, ...]) -> None:
+    if n_per_collection < 1:
+        raise DataError(f"n_per_collection is {n_per_collection}; expected at least 1")
+    unknown = [name for name in collections if name not in KNOWN_COLLECTIONS]
+    if unknown or not collections:
+        raise DataError(f"no collections {unknown}; there are: {', '.join(KNOWN_COLLECTIONS)}")
+
+
+def _folder_name(n_per_collection: int, collections: tuple[str, ...], corpus: Path | None) -> str:
+    settings = (n_per_collection, collections, str(corpus) if corpus else None)
+    if settings == (PIECES_PER_COLLECTION, COLLECTIONS, None):
+        return f"catalogue-v{FORMAT}"
+    return f"catalogue-v{FORMAT}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+
+def _load(folder: Path) -> Catalogue | None:
+    """Read a catalogue and check every byte of it against its digests; None if anything is amiss."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index["tracks"]):
+            return None
+        return Catalogue(
+            path=folder,
+            tracks=tuple(_track(folder, facts) for facts in index["tracks"]),
+            fingerprint=index["fingerprint"],
+            report=tuple(_report(entry) for entry in index["report"]),
+            made_with=index["made_with"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _track(folder: Path, facts: dict[str, Any]) -> Track:
+    facts = dict(facts)
+    path = folder / facts.pop("midi")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+        raise ValueError(path)
+    return Track(midi_path=path, **facts)
+
+
+def _report(entry: dict[str, Any]) -> CollectionReport:
+    return CollectionReport(**{**entry, "dropped": tuple(Dropped(**dropped) for dropped in entry["dropped"])})

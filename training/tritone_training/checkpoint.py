@@ -1,0 +1,128 @@
+"""A checkpoint folder: weights without pickled code, and everything needed to know what they are.
+
+```
+runs/genre_cnn/
+  checkpoint.json   kind, hyper-parameters, labels, splits, data, metrics, seed, command, versions
+  weights-HASH.pt   a state dict, read with weights_only=True
+  logs/             CSV and TensorBoard
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from tritone_training._exceptions import CheckpointError
+
+FORMAT: Final = 1
+_INFO: Final = "checkpoint.json"
+_STAGED_WEIGHTS: Final = "weights"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Attributes:
+        info: the content of checkpoint.json; see `save`.
+        weights: parameter name -> tensor.
+    """
+
+    folder: Path
+    info: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]
+
+
+def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a checkpoint so that a crash at any point leaves the old one or the new one, never a mixture.
+
+    The weights' file is named by its content and checkpoint.json, which names it, is replaced last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{_STAGED_WEIGHTS}.{os.getpid()}"
+    try:
+        torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staged)
+        digest = _sha256(staged)
+        name = f"weights-{digest[:12]}.pt"
+        staged.replace(folder / name)
+    finally:
+        staged.unlink(missing_ok=True)
+    whole = {
+        "format": FORMAT,
+        "kind": kind,
+        "weights": name,
+        "weights_sha256": digest,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        **info,
+    }
+    update_info(folder, whole)
+    for old in folder.glob("weights-*.pt"):
+        if old.name != name:
+            old.unlink()
+
+
+def update_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Replace checkpoint.json."""
+    staged = folder / f".{_INFO}.{os.getpid()}"
+    try:
+        staged.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        staged.replace(folder / _INFO)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def load(folder: Path, *, kind: str) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing, of another kind or format, or its weights are damaged.
+    """
+    path = folder / _INFO
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {kind} --out {folder}` writes one")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise CheckpointError(f"{path}: is of format {found}, this version reads {FORMAT}; train again")
+    if info.get("kind") != kind:
+        raise CheckpointError(f"{folder}: is a checkpoint of {info.get('kind')!r}, expected {kind!r}")
+    weights = folder / Path(str(info.get("weights"))).name
+    if not weights.is_file() or _sha256(weights) != info.get("weights_sha256"):
+        raise CheckpointError(f"{weights}: is missing or not the file that {_INFO} names; train again")
+    try:
+        tensors = torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{weights}: is damaged ({error}); train again") from error
+    return Checkpoint(folder, info, tensors)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made an artifact."""
+    found = {"python": platform.python_version()}
+    for package in ("tritone", "torch", "lightning", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

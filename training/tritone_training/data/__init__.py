@@ -1,0 +1,1 @@
+"""Recordings with their labels: read, checked, reported, split."""

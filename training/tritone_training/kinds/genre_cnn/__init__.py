@@ -1,0 +1,42 @@
+"""`genre_cnn`: a recording's genre, emotions and embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_client.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone_training.kind import ModelKind
+from tritone_training.kinds.genre_cnn.build import exportable
+from tritone_training.kinds.genre_cnn.config import PRESETS, suggest
+from tritone_training.kinds.genre_cnn.crossvalidate import crossvalidate
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION
+from tritone_training.kinds.genre_cnn.evaluate import evaluate
+from tritone_training.kinds.genre_cnn.train import trainer
+
+
+def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Windows of chords over noise: (n_batch, 66150) float32, peaks below 1."""
+    random = np.random.default_rng(seed)
+    time_s = np.arange(WINDOW_SAMPLES) / SAMPLE_RATE_HZ
+    windows = []
+    for _ in range(n_batch):
+        pitches_hz = 110 * 2 ** (random.integers(0, 36, 4) / 12)
+        chord = np.sin(2 * np.pi * pitches_hz[:, None] * time_s).sum(0) * np.exp(-time_s * random.uniform(0, 2))
+        windows.append(0.15 * chord + 0.02 * random.standard_normal(WINDOW_SAMPLES))
+    return {"audio": np.stack(windows).astype(np.float32)}
+
+
+KIND = ModelKind(
+    name="genre_cnn",
+    summary=DECLARATION.summary,
+    declaration=DECLARATION,
+    presets=tuple(PRESETS),
+    trainer=trainer,
+    evaluate=evaluate,
+    crossvalidate=crossvalidate,
+    score="accuracy",
+    suggest=suggest,
+    export=exportable,
+    example_inputs=example_inputs,
+)

@@ -1,0 +1,54 @@
+"""What `genre_cnn` takes and answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+
+LABEL_FILE: Final = "labels.txt"
+EMOTION_FILE: Final = "emotions.txt"
+TAG_FILE: Final = "tags.txt"
+
+AUDIO: Final = Tensor(
+    "audio",
+    "FP32",
+    (Axis("sample", WINDOW_SAMPLES),),
+    "3 s of mono PCM at 22,050 Hz, -1..1; a recording is a batch of such windows",
+)
+PROBABILITIES: Final = Tensor(
+    "probabilities", "FP32", (Axis("label"),), "one probability per label, sums to 1", label_file=LABEL_FILE
+)
+EMOTION_FRACTIONS: Final = Tensor(
+    "emotions",
+    "FP32",
+    (Axis("emotion", len(EMOTIONS)),),
+    "fraction of listeners who would feel each emotion (GEMS-9); all -1 if not trained on emotions",
+    label_file=EMOTION_FILE,
+)
+EMBEDDING: Final = Tensor("embedding", "FP32", (Axis("feature", EMBEDDING_SIZE),), "L2-normalised")
+TAGS: Final = Tensor(
+    "tags",
+    "FP32",
+    (Axis("tag"),),
+    "activation 0..1 of each tag that the pretrained backbone knows",
+    label_file=TAG_FILE,
+)
+
+DECLARATION: Final = Declaration(
+    name="genre_cnn",
+    summary="Tags a recording with a genre and nine emotions, and embeds it.",
+    inputs=(AUDIO,),
+    outputs=(PROBABILITIES, EMOTION_FRACTIONS, EMBEDDING),
+    serving=Serving(
+        batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
+        queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
+        instances=Instances(n_cpu=1, n_gpu=1, n_intra_op_threads=0),
+        response_cache=True,
+    ),
+    parameters={"sample_rate_hz": str(SAMPLE_RATE_HZ), "window_samples": str(WINDOW_SAMPLES)},
+)
+# A backbone that brings tags of its own serves them too.
+DECLARATION_WITH_TAGS: Final = replace(DECLARATION, outputs=(*DECLARATION.outputs, TAGS))

@@ -1,0 +1,112 @@
+"""How `genre_cnn` learns: losses, optimiser, augmentation, a running average of the weights.
+
+Letters: B batch, T units of a window, D features of a unit, L labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from tritone_training.kinds.genre_cnn.config import GenreConfig
+from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
+from tritone_training.kinds.genre_cnn.network import GenreNetwork
+
+MONITOR = "valid_loss"
+
+
+class GenreModule(lightning.LightningModule):
+    """Trains body and heads of a GenreNetwork on cached features.
+
+    Validation looks at `averaged`, the running mean of the weights over the later epochs (Izmailov et al. 2018,
+    arXiv:1803.05407): with few recordings single epochs differ by luck, their mean does not.
+    """
+
+    def __init__(self, network: GenreNetwork, config: GenreConfig, *, n_labels: int, on_spectrogram: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.averaged = copy.deepcopy(network).requires_grad_(False)
+        self.config = config
+        self.n_labels = n_labels
+        self.on_spectrogram = on_spectrogram
+        self._n_averaged = 0
+        self._valid: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The loss of one batch of random crops."""
+        features, label, emotions = batch
+        if self.on_spectrogram:
+            features = augment_log_mel(features, gain_db=self.config.gain_db, mask_fraction=self.config.mask_fraction)
+        targets = nn.functional.one_hot(label, self.n_labels).float()
+        if self.config.mixup_alpha > 0:
+            features, targets, emotions = mix_pairs(
+                features, targets, emotions, alpha=self.config.mixup_alpha, in_power=self.on_spectrogram
+            )
+        logits, felt, _embedding = self.network.heads(features)
+        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        loss = loss + self.config.emotion_weight * self._emotion_loss(felt, emotions)
+        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def _emotion_loss(self, felt: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error over the fractions that are known; 0 where none are."""
+        known = torch.isfinite(wanted)
+        if self.network.emotion_head is None or not known.any():
+            return felt.new_zeros(())
+        return nn.functional.mse_loss(felt[known], wanted[known])
+
+    def on_train_epoch_start(self) -> None:
+        """Frozen parts stay as they are."""
+        for part in self.network.frozen_eval():
+            part.eval()
+
+    def on_train_epoch_end(self) -> None:
+        """Move the average on, once it has begun."""
+        begins = int(self.config.average_from * self.config.max_epochs)
+        self._n_averaged = 1 if self.current_epoch <= begins else self._n_averaged + 1
+        # An exponential mean over about ten epochs, so that early ones fade.
+        weight = max(1 / self._n_averaged, 0.1)
+        ours, theirs = self.averaged.state_dict(), self.network.state_dict()
+        for name, tensor in ours.items():
+            if tensor.dtype.is_floating_point:
+                tensor.lerp_(theirs[name], weight)
+            else:
+                tensor.copy_(theirs[name])
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Collect the answers of the averaged network."""
+        features, label, emotions = batch
+        self.averaged.eval()
+        logits, felt, _embedding = self.averaged.heads(features)
+        self._valid.append((torch.softmax(logits, 1), felt, label, emotions))
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge by whole recordings, as `evaluate` does."""
+        probabilities, felt, label, emotions = (
+            by_recording(torch.cat(part).float()) for part in zip(*self._valid, strict=True)
+        )
+        self._valid.clear()
+        truth = label.long()
+        likelihood = probabilities.gather(1, truth[:, None]).clamp_min(1e-6)
+        loss = -likelihood.log().mean() + self.config.emotion_weight * self._emotion_loss(felt, emotions)
+        self.log(MONITOR, loss, prog_bar=True)
+        self.log("valid_accuracy", (probabilities.argmax(1) == truth).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120)."""
+        optimizer = torch.optim.AdamW(
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.config.learning_rate,
+            total_steps=max(int(self.trainer.estimated_stepping_batches), 10),
+            pct_start=0.2,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,100 @@
+"""Pictures and tables of an evaluation: confusion matrix, calibration, emotions, one row per track."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tritone_client.constants import EMOTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tritone_training.kinds.genre_cnn.evaluate import Judgement
+
+
+def write(folder: Path, judgement: Judgement, labels: Sequence[str]) -> list[str]:
+    """Write the report's files; answers their paths."""
+    from matplotlib.figure import Figure
+
+    from tritone_training.kinds.genre_cnn.evaluate import calibration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+
+    def picture(name: str, size: tuple[float, float]) -> tuple[Figure, Axes, Path]:
+        figure = Figure(figsize=size, layout="constrained")
+        files.append(str(folder / name))
+        return figure, figure.add_subplot(), folder / name
+
+    side = 2.5 + 0.7 * len(labels)
+    figure, axes, path = picture("confusion_matrix.png", (side + 1, side))
+    _draw_confusion(axes, judgement.metrics, labels)
+    figure.savefig(path, dpi=120)
+    figure, axes, path = picture("calibration.png", (5, 5))
+    _draw_calibration(axes, calibration(judgement.probabilities, judgement.truth))
+    figure.savefig(path, dpi=120)
+    if judgement.metrics["emotion_correlation"]:
+        figure, axes, path = picture("emotions.png", (7, 4))
+        _draw_emotions(axes, judgement.metrics)
+        figure.savefig(path, dpi=120)
+    files.append(_write_predictions(folder / "predictions.csv", judgement, labels))
+    return files
+
+
+def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:
+    counts = np.array(metrics["confusion_matrix"])
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"tracks: accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, n {metrics['n']}")
+
+
+def _draw_calibration(axes: Axes, table: dict[str, Any]) -> None:
+    confidence = [row["confidence"] for row in table["bins"]]
+    accuracy = [row["accuracy"] for row in table["bins"]]
+    sizes = [20 + 4 * row["n"] for row in table["bins"]]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfectly calibrated")
+    axes.plot(confidence, accuracy, color="tab:blue")
+    axes.scatter(confidence, accuracy, s=sizes, color="tab:blue", label="tracks (larger: more of them)")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set_title(f"expected calibration error {table['expected_error']:.3f}")
+    axes.legend(loc="lower right")
+
+
+def _draw_emotions(axes: Axes, metrics: dict[str, Any]) -> None:
+    correlation = metrics["emotion_correlation"]
+    axes.barh(list(correlation), [value or 0.0 for value in correlation.values()], color="tab:green")
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlim=(-0.2, 1), xlabel="correlation of predicted and felt fraction")
+    axes.set_title(f"mean {metrics['emotion_correlation_mean']:.3f}")
+
+
+def _write_predictions(path: Path, judgement: Judgement, labels: Sequence[str]) -> str:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", *labels, *(f"emotion_{name}" for name in EMOTIONS)])
+        for index, name in enumerate(judgement.names):
+            row = judgement.probabilities[index]
+            emotions = [f"{value:.4f}" for value in judgement.emotions[index]]
+            writer.writerow(
+                [
+                    name,
+                    labels[judgement.truth[index]],
+                    labels[int(row.argmax())],
+                    *(f"{p:.4f}" for p in row),
+                    *emotions,
+                ]
+            )
+    return str(path)

@@ -1,0 +1,182 @@
+"""Training `genre_cnn`: data, features, split, fit, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch.utils.data import DataLoader
+
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import DataError
+from tritone_training.data.embedded import embedded_recordings
+from tritone_training.data.recordings import Recording, RecordingSet, load_recordings
+from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.genre_cnn import build
+from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
+from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
+from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
+from tritone_training.kinds.genre_cnn.evaluate import judge
+from tritone_training.kinds.genre_cnn.features import Features, compute_features
+from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
+from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.progress import progress_bar
+
+_VALID_PARTS: Final = 8  # one eighth of what is trained on decides when to stop
+N_FOLDS: Final = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data and features, shared between folds and trials.
+
+    Attributes:
+        recordings: usable ones, each with a fold.
+    """
+
+    recordings: RecordingSet
+    features: Features
+    frontend: MelFeatures | MusicnnFeatures
+
+
+def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
+    """Load the data set, compute every recording's features and assign folds.
+
+    Raises:
+        DataError: fewer than two labels are left, or a label has too few artists to split.
+    """
+    if request.data is None:
+        recordings = embedded_recordings(n_variants=config.variants, progress=request.progress)
+    else:
+        recordings = load_recordings(request.data)
+    frontend = build.build_frontend(request.pretrained)
+    with progress_bar("reading recordings", shown=request.progress) as on_progress:
+        features = compute_features(recordings.recordings, frontend, on_progress=on_progress)
+    recordings = recordings.without(features.problems)
+    if len(recordings.labels) < 2:
+        worst = f"; the first problem: {recordings.problems[0].message}" if recordings.problems else ""
+        raise DataError(
+            f"{recordings.source}: usable recordings of at least two labels are needed, "
+            f"found {', '.join(recordings.labels) or 'none'}{worst}"
+        )
+    return Prepared(assign_folds(recordings, n_folds=N_FOLDS), features, frontend)
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that trains on them as another request says."""
+    prepared = prepare(request, configure(request))
+    return lambda each: train_prepared(each, configure(each), prepared)
+
+
+def configure(request: TrainRequest) -> GenreConfig:
+    """Preset, backbone's changes, the caller's changes."""
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, pretrained=request.pretrained is not None, overrides=overrides)
+
+
+def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Mapping[str, Any]:
+    """Fit on all folds but the held-out one; an eighth of them decides when to stop."""
+    recordings = prepared.recordings
+    splits = _split(recordings, request)
+    labels = recordings.labels
+    fitting.seed_everything(request.seed)
+    network = build.build_network(
+        config, prepared.frontend, n_labels=len(labels), with_emotions=recordings.has_emotions
+    )
+    on_spectrogram = isinstance(prepared.frontend, MelFeatures)
+    module = GenreModule(network, config, n_labels=len(labels), on_spectrogram=on_spectrogram)
+    n_units = prepared.frontend.n_units
+    fitted = fitting.fit(
+        module,
+        DataLoader(
+            CropDataset(
+                splits["train"],
+                prepared.features.by_name,
+                labels,
+                n_units=n_units,
+                n_crops=config.crops_per_recording,
+                random=True,
+            ),
+            batch_size=config.batch_size,
+            shuffle=True,
+            drop_last=len(splits["train"]) * config.crops_per_recording > config.batch_size,
+        ),
+        DataLoader(
+            validation_dataset(splits["valid"], prepared.features.by_name, labels, n_units=n_units),
+            batch_size=config.batch_size,
+        ),
+        out=request.out,
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+    )
+    best = {
+        name.removeprefix("averaged."): tensor
+        for name, tensor in fitted.best_weights.items()
+        if name.startswith("averaged.")
+    }
+    network.load_state_dict(best)
+    with progress_bar("judging held-out recordings", shown=request.progress) as on_progress:
+        metrics = {
+            name: judge(network.eval(), part, labels, on_progress=on_progress).metrics
+            for name, part in splits.items()
+            if name != "train" and part
+        }
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "pretrained": request.pretrained,
+        "labels": list(labels),
+        "emotions_trained": recordings.has_emotions,
+        "n_epochs": fitted.n_epochs,
+        "n_folds": N_FOLDS,
+        "fold": fold_of(request),
+        "data": {**recordings.report(), "fingerprint": prepared.features.fingerprint},
+        "metrics": {name: _headline(values) for name, values in metrics.items()},
+        "splits": {name: [recording.name for recording in part] for name, part in splits.items()},
+    }
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(best))
+    return {
+        "checkpoint": str(request.out),
+        "labels": list(labels),
+        "n_train": len(splits["train"]),
+        "n_epochs": fitted.n_epochs,
+        "metrics": info["metrics"],
+        "data": recordings.report(),
+    }
+
+
+def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:
+    """Train, valid and test parts; the test part is the held-out fold, fold 0 if none is named."""
+    fold = fold_of(request)
+    folds = sorted({r.fold for r in recordings.recordings if r.fold is not None})
+    if fold not in folds:
+        raise DataError(f"{recordings.source}: has no fold {fold}; there are: {', '.join(map(str, folds))}")
+    rest = tuple(r for r in recordings.recordings if r.fold != fold)
+    test = tuple(r for r in recordings.recordings if r.fold == fold)
+    fewest = min(len({r.group for r in rest if r.label == label}) for label in recordings.labels)
+    if fewest < 2:
+        raise DataError(
+            f"{recordings.source}: without fold {fold}, one label has {fewest} artist or single recording left; "
+            f"at least 2 are needed, one to learn from and one to know when to stop"
+        )
+    train_part, valid = held_out_split(rest, n_parts=min(_VALID_PARTS, fewest), seed=request.seed)
+    return {"train": train_part, "valid": valid, "test": test}
+
+
+def fold_of(request: TrainRequest) -> int:
+    """The held-out fold."""
+    return 0 if request.fold is None else request.fold
+
+
+def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("accuracy", "macro_f1", "n", "emotion_correlation_mean", "calibration_error")
+    return {name: metrics[name] for name in names if metrics.get(name) is not None}
