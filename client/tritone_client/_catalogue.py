@@ -36,7 +36,7 @@ Flow: TypeAlias = Generator[Request, Response, T]
 AUDIO_INPUT: Final = "audio"
 LABELLED: Final = ("probabilities", "emotions", "tags")  # outputs whose last axis has names
 N_CLASSES_MAX: Final = 100_000  # "all of them": Triton answers with as many as there are
-N_WINDOWS_MAX: Final = 32  # a request of 8 MB: larger ones gain nothing and cost memory on both sides
+N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 _MODEL_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "localhost:8001"
 # Triton's own ports; with TLS there is a proxy in front, and proxies listen where browsers knock.
 _DEFAULT_PORTS: Final = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
-_HOST: Final = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f:.]+(%\w+)?", re.I)  # a name, or an IPv6 address
+_HOST: Final = re.compile(
+    r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|(?=.*:)[0-9a-f:.]+(%\w+)?", re.I
+)  # a name, or an IPv6 address
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 

@@ -166,11 +166,9 @@ def test_what_the_server_rejects(server: TritonServer, protocol: str) -> None:
 
 
 def test_the_other_protocols_port(server: TritonServer) -> None:
-    with MusicClient(f"http://{server.grpc_url}", retries=0) as music:
-        with pytest.raises(ConnectionFailedError, match="gRPC port"):
-            music.classify(clip(3))
-    with MusicClient(server.http_url.removeprefix("http://"), retries=0) as music:
-        with pytest.raises(ConnectionFailedError, match="does not speak gRPC"):
+    wrong = {f"http://{server.grpc_url}": "gRPC port", server.http_url.removeprefix("http://"): "does not speak gRPC"}
+    for url, says in wrong.items():
+        with MusicClient(url, retries=0) as music, pytest.raises(ConnectionFailedError, match=says):
             music.classify(clip(3))
 
 
@@ -217,7 +215,7 @@ def test_half_an_hour_in_bounded_memory(server: TritonServer, tmp_path: Path, pr
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280).stdout
     n_windows, duration_s, grown_mb = map(int, output.split())
     assert (n_windows, duration_s) == (600, 1800)
-    assert grown_mb < 100
+    assert grown_mb < 80
 
 
 # --- faults ------------------------------------------------------------------------------------
@@ -283,10 +281,9 @@ def test_a_slow_model_a_dead_server_and_its_return(slow_server: TritonServer) ->
         assert "tritone serve" in str(error)
         assert at_s - killed_s < 5
 
-    for protocol, music in clients.items():  # and now nobody is there at all
+    for music in clients.values():  # and now nobody is there at all
         with pytest.raises(ConnectionFailedError, match="refused"):
             music.classify(clip(3))
-        assert not slow_server.is_alive() or protocol  # the supervisor notices in its own time
         music.close()
 
 
@@ -328,8 +325,8 @@ def test_a_version_that_goes_live_is_noticed(tmp_path: Path, make_model_reposito
             music.close()
 
 
-def test_a_broken_version_while_clients_listen(tmp_path: Path, make_model_repository: Any, options_for: Any) -> None:
-    """Loading again and again under traffic: every call is answered, by one version each."""
+def test_versions_that_go_live_under_traffic(tmp_path: Path, make_model_repository: Any, options_for: Any) -> None:
+    """No call fails, and each is answered by one version."""
     repository = make_model_repository(tmp_path)
     with TritonServer.start(options_for(repository)) as server, MusicClient(server.grpc_url) as music:
         music.classify(clip(3))
@@ -352,13 +349,14 @@ def test_a_broken_version_while_clients_listen(tmp_path: Path, make_model_reposi
             (folder / number).mkdir()
             (folder / number / "model.onnx").write_bytes((folder / "1" / "model.onnx").read_bytes())
             server.load_model("genre_cnn")
-            time.sleep(0.3)
+            until_s = time.monotonic() + 20
+            while versions[-1:] != [number] and time.monotonic() < until_s:
+                time.sleep(0.02)
         stop.set()
         for thread in threads:
             thread.join(20)
     assert not failures
-    assert {"1", "2", "3"} >= set(versions)
-    assert "3" in versions
+    assert set(versions) == {"1", "2", "3"}
 
 
 # --- the command line, and speed ---------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,15 +20,7 @@ def backend() -> Iterator[Any]:
     folder = str(Path(tritone_serving.__file__).parent / "backends" / "onnxruntime")
     sys.path.append(folder)
     try:
-        import tritone_ort_batching
-        import tritone_ort_contract
-        import tritone_ort_session
-
-        class Backend:
-            batching = tritone_ort_batching
-            contract = tritone_ort_contract
-            session = tritone_ort_session
-
-        yield Backend
+        names = ("batching", "contract", "session")
+        yield SimpleNamespace(**{name: importlib.import_module(f"tritone_ort_{name}") for name in names})
     finally:
         sys.path.remove(folder)

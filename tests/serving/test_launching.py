@@ -117,7 +117,7 @@ def test_no_gpu_names_the_other_profile(monkeypatch: pytest.MonkeyPatch) -> None
     def no_driver(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(installation.ctypes, "CDLL", no_driver)
+    monkeypatch.setattr("ctypes.CDLL", no_driver)
     with pytest.raises(GpuMissingError, match="--profile cpu"):
         installation.require_gpu()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 import symusic
@@ -21,9 +22,9 @@ RATE_HZ = 22_050
 
 
 def make_score(*, n_notes: int = 40, quarters: float = 1.0, pitch: int = 60, rest_after: int | None = None) -> Any:
-    score = symusic.Score(480)
+    score: Any = symusic.Score(480)
     score.tempos.append(symusic.Tempo(0, 120))
-    track = symusic.Track("voice", 0, False)
+    track: Any = symusic.Track("voice", 0, False)
     for index in range(n_notes):
         late = 480 * 40 if rest_after is not None and index >= rest_after else 0
         onset = int(index * 480 * quarters) + late
@@ -32,7 +33,7 @@ def make_score(*, n_notes: int = 40, quarters: float = 1.0, pitch: int = 60, res
     return score
 
 
-def longest_silence_s(samples: np.ndarray) -> float:
+def longest_silence_s(samples: npt.NDArray[np.float32]) -> float:
     frames = np.abs(samples[: samples.size // 441 * 441]).reshape(-1, 441).max(axis=1) < 1e-3
     longest = current = 0
     for silent in frames:
@@ -41,7 +42,7 @@ def longest_silence_s(samples: np.ndarray) -> float:
     return longest * 441 / RATE_HZ
 
 
-def digest(samples: np.ndarray) -> str:
+def digest(samples: npt.NDArray[np.float32]) -> str:
     return hashlib.sha256(samples.tobytes()).hexdigest()
 
 
@@ -78,7 +79,7 @@ def test_seeds_differ_and_rendering_leaves_the_score_alone() -> None:
     assert score == before
 
 
-def cents_off(samples: np.ndarray, wanted_hz: float) -> tuple[float, float]:
+def cents_off(samples: npt.NDArray[np.float32], wanted_hz: float) -> tuple[float, float]:
     """How far the fundamental is from `wanted_hz`, and the share of the power in its harmonics."""
     part = samples[RATE_HZ // 10 : RATE_HZ * 9 // 10]
     power = np.abs(np.fft.rfft(part * np.hanning(part.size), 8 * RATE_HZ)) ** 2
@@ -112,8 +113,8 @@ def test_a_program_that_would_be_out_of_tune_is_replaced() -> None:
 
 @pytest.mark.parametrize(("pitch", "heard_as"), [(24, 36), (100, 76), (36, 36), (87, 87)])
 def test_notes_outside_the_keys_move_by_octaves(pitch: int, heard_as: int) -> None:
-    score = symusic.Score(480)
-    track = symusic.Track("voice", 73, False)
+    score: Any = symusic.Score(480)
+    track: Any = symusic.Track("voice", 73, False)
     track.notes.append(symusic.Note(0, 1200, pitch, 80))
     score.tracks.append(track)
     off, share = cents_off(render(score, seed=None, duration_s=1.2), 440.0 * 2 ** ((heard_as - 69) / 12))
@@ -162,8 +163,8 @@ def test_instruments_are_pitched_and_drawn_alike_for_every_score(monkeypatch: py
 
 
 def test_a_score_without_notes_is_refused() -> None:
-    drums = symusic.Score(480)
-    kit = symusic.Track("kit", 0, True)
+    drums: Any = symusic.Score(480)
+    kit: Any = symusic.Track("kit", 0, True)
     kit.notes.append(symusic.Note(0, 480, 36, 80))
     drums.tracks.append(kit)
     for score in (symusic.Score(480), drums):

@@ -25,7 +25,8 @@ class Ready:
 
     Attributes:
         index: its place in the execute call.
-        feed: arrays by input name, each a view of shared memory.
+        feed: arrays by input name. The stub copied them out of shared memory before it called us, and has to:
+            there they start at any byte, and onnxruntime wants floats aligned. So nothing is copied here again.
         wanted: the outputs that it asks for.
         n_rows: its batch size; 1 for a model without batching.
     """
@@ -111,7 +112,7 @@ class JointRun:
         return answers
 
     def _alone(self, member: Ready) -> Any:
-        """Run one request straight on the memory that it lies in."""
+        """Run one request on its own arrays, without joining anything."""
         try:
             values = self._session.run(list(member.wanted), member.feed)
         except Exception as error:

@@ -6,6 +6,7 @@ counterpart here (TensorRT, OpenVINO, sessions shared between instances) is said
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,4 +161,5 @@ def _reason(error: Exception) -> str:
     """What onnxruntime says, without its own prefix «[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : »."""
     parts = str(error).split(" : ", 3)
     text = parts[3] if len(parts) == 4 and parts[0].endswith("[ONNXRuntimeError]") else str(error)
+    text = re.sub(r"^Load model from .*? failed: ?", "", text)  # the caller has named the file
     return " ".join(text.split())

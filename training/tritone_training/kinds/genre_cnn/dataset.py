@@ -5,6 +5,7 @@ Letters: B batch, T units of a window, D features of a unit, M mel bands, L labe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -115,7 +116,7 @@ def mix_pairs(features: Tensor, targets: Tensor, emotions: Tensor, *, alpha: flo
     partner = torch.randperm(len(features))
     wide = share[:, :, None]
     if in_power:
-        power = wide * 10**features + (1 - wide) * 10 ** features[partner]
+        power = wide * _ten_to(features) + (1 - wide) * _ten_to(features[partner])
         mixed = torch.log10(power)
     else:
         mixed = wide * features + (1 - wide) * features[partner]
@@ -124,3 +125,7 @@ def mix_pairs(features: Tensor, targets: Tensor, emotions: Tensor, *, alpha: flo
         share * targets + (1 - share) * targets[partner],
         share * emotions + (1 - share) * emotions[partner],
     )
+
+
+def _ten_to(exponent: Tensor) -> Tensor:
+    return torch.exp(exponent * math.log(10))  # several times faster than a power with a scalar base
