@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 people = Console(stderr=True, highlight=False)
 _MOST_PROBLEMS: Final = 10
@@ -17,12 +18,12 @@ _MOST_PROBLEMS: Final = 10
 
 def fail(message: str) -> None:
     """Print one error message for people."""
-    people.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
+    people.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one line for people, without markup."""
-    people.print(_escaped(message), soft_wrap=True)
+    people.print(Text(message), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -43,15 +44,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of equal keys as a table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), overflow="fold")
+        table.add_column(Text(name.replace("_", " ")), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     people.print(table)
@@ -61,9 +58,14 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     """Print what of a data set is used, and every recording that is not, with its reason."""
     labels = ", ".join(f"{label} {n}" for label, n in report["labels"].items())
     say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} recordings used ({labels})")
-    problems = report["problems"]
+    if "folds" in report:
+        say(f"folds: {report['folds']}")
+    _print_problems("not used", report["problems"])
+
+
+def _print_problems(what: str, problems: Sequence[Mapping[str, Any]]) -> None:
     for problem in problems[:_MOST_PROBLEMS]:
-        say(f"  not used: {problem['path']} ({problem['reason']}): {problem['message']}")
+        say(f"  {what}: {problem['path']} ({problem['reason']}): {problem['message']}")
     if len(problems) > _MOST_PROBLEMS:
         say(f"  ... and {len(problems) - _MOST_PROBLEMS} more; --json lists all")
 
@@ -89,12 +91,16 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     )
     if metrics["emotion_correlation"]:
         print_rows("emotions (correlation)", [metrics["emotion_correlation"]])
+    if metrics["emotion_correlation_mean"] is not None:
         say(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
-    for problem in metrics["problems"]:
-        say(f"not judged: {problem['path']}: {problem['message']}")
+    _print_problems("not judged", metrics["problems"])
     for path in metrics.get("report", ()):
         say(f"written: {path}")
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else _escaped(str(value))
+def _cell(value: Any) -> Text:
+    return Text(_number(value) if isinstance(value, float) else "-" if value is None else str(value))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"  # a learning rate is not 0.000

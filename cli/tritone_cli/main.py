@@ -47,11 +47,14 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: errors that Tritone raises on purpose become one message and exit status 1."""
+    """Run the command line: errors that have a reason people can act on become one message and exit status 1."""
     try:
         build_app()()
     except TritoneError as error:
         console.fail(str(error))
         sys.exit(1)
-    except BrokenPipeError:  # `tritone ... | head`
-        sys.exit(0)
+    except OSError as error:  # no permission, a full disk, a file where a folder should be
+        if error.strerror is None:
+            raise
+        console.fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        sys.exit(1)

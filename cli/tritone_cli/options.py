@@ -18,8 +18,8 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Manifest CSV, or a folder per label; default: the embedded catalogue.", show_default=False),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same run.")]
-Preset = Annotated[str, typer.Option(help="Hyper-parameter preset: tiny or default.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same run.")]
+Preset = Annotated[str, typer.Option(help="Hyper-parameter preset: default, demo (minutes) or tiny (for tests).")]
 Pretrained = Annotated[
     str | None, typer.Option(help="Backbone: musicnn or musicnn-mtt (weights come from PyPI).", show_default=False)
 ]
@@ -48,7 +48,7 @@ def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
     """`["width=32"]` -> `{"width": 32}`.
 
     Raises:
-        TritoneError: not NAME=NUMBER.
+        typer.BadParameter: not NAME=NUMBER.
     """
     parsed: dict[str, Any] = {}
     for setting in settings or ():
@@ -58,7 +58,7 @@ def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
         except (ValueError, SyntaxError):
             value = None
         if not separator or isinstance(value, bool) or not isinstance(value, int | float):
-            raise TritoneError(f"--set {setting!r}: expected NAME=NUMBER, for example --set width=32")
+            raise typer.BadParameter(f"--set {setting!r}: expected NAME=NUMBER, for example --set width=32")
         parsed[name.strip()] = value
     return parsed
 

@@ -95,8 +95,10 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
         raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {kind} --out {folder}` writes one")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         found = info.get("format") if isinstance(info, dict) else type(info).__name__
         raise CheckpointError(f"{path}: is of format {found}, this version reads {FORMAT}; train again")
@@ -107,8 +109,11 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
         raise CheckpointError(f"{weights}: is missing or not the file that {_INFO} names; train again")
     try:
         tensors = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{weights}: is damaged ({error}); train again") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{weights}: is damaged, or holds more than tensors ({why}); train again") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{weights}: holds something else than named tensors; train again")
     return Checkpoint(folder, info, tensors)
 
 

@@ -5,37 +5,82 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
+
+if TYPE_CHECKING:
+    import optuna
 
 
 def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[str, Any]:
     """Run `n_trials` more trials of the study in `request.out`.
 
-    The held-out fold plays no part: a trial's value is the score on its validation part.
+    The held-out fold plays no part: a trial's value is the score on its validation part. A trial that cannot be
+    trained (it diverged, say) counts as pruned and the search goes on.
+
+    Raises:
+        TrainingError: the folder's study is of other data or settings, or not one trial could be trained.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     request.out.mkdir(parents=True, exist_ok=True)
+    study = _study(kind, request)
+    train = kind.trainer(request)
+
+    def objective(trial: optuna.Trial) -> float:
+        folder = request.out / f"trial-{trial.number}"
+        overrides = {**request.overrides, **kind.suggest(trial)}
+        try:
+            summary = train(replace(request, out=folder, overrides=overrides))
+        except DataError:
+            raise  # true of every trial
+        except TrainingError as error:
+            trial.set_user_attr("error", str(error))
+            raise optuna.TrialPruned(str(error)) from error
+        finally:
+            shutil.rmtree(folder / "logs", ignore_errors=True)
+        return float(summary["metrics"]["valid"][kind.score])
+
+    study.optimize(objective, n_trials=n_trials, show_progress_bar=request.progress)
+    return _result(study, kind, request)
+
+
+def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name=kind.name,
         storage=f"sqlite:///{request.out / 'study.db'}",
         load_if_exists=True,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=request.seed),
     )
-    train = kind.trainer(request)
+    n_before = len(study.trials)
+    # Values of other data, splits or lengths of training could not be compared.
+    asked = {
+        "data": str(request.data.resolve()) if request.data else "embedded catalogue",
+        **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
+        "overrides": dict(request.overrides),
+    }
+    before = study.user_attrs.get("asked", asked)
+    if before != asked:
+        other = ", ".join(
+            f"{name} {before.get(name)!r}, now {asked[name]!r}" for name in asked if before.get(name) != asked[name]
+        )
+        raise TrainingError(f"{request.out}: holds a study of other settings ({other}); give another --out")
+    study.set_user_attr("asked", asked)
+    # Another seed for each continuation: the same one would draw the first trials' settings again.
+    study.sampler = optuna.samplers.TPESampler(seed=request.seed + n_before)
+    return study
 
-    def objective(trial: optuna.Trial) -> float:
-        folder = request.out / f"trial-{trial.number}"
-        summary = train(replace(request, out=folder, overrides=dict(kind.suggest(trial))))
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-        return float(summary["metrics"]["valid"][kind.score])
 
-    study.optimize(objective, n_trials=n_trials, show_progress_bar=request.progress)
+def _result(study: optuna.Study, kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
     finished = [trial for trial in study.trials if trial.value is not None]
+    if not finished:
+        errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+        raise TrainingError(f"not one trial could be trained; the last: {errors[-1] if errors else 'no reason given'}")
     ranked = sorted(finished, key=lambda trial: -float(trial.value or 0.0))
     return {
         "kind": kind.name,
@@ -43,6 +88,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[st
         "best": study.best_params,
         "best_value": study.best_value,
         "n_trials": len(finished),
+        "n_failed": sum("error" in trial.user_attrs for trial in study.trials),
         "trials": [{"trial": t.number, kind.score: t.value, **t.params} for t in ranked],
         "out": str(request.out),
     }

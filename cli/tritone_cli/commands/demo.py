@@ -136,7 +136,7 @@ def _exported(checkpoint: Path, info: dict[str, Any], repository: Path) -> str:
             return f"already there: {card.parent}"
     kind = get_kind(KIND)
     result = export_model(kind.export(checkpoint, None), kind, repository=repository)
-    return f"{result.path}, largest difference from PyTorch {result.parity.max_abs_difference:.1e}"
+    return f"{result.path}, largest difference from PyTorch {max(result.parity.max_abs_difference.values()):.1e}"
 
 
 def _held_out(catalogue: Catalogue, info: dict[str, Any]) -> dict[str, Track]:

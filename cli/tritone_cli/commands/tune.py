@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +52,10 @@ def tune(
         console.print_json(result)
         return
     console.print_rows("trials, best first", result["trials"][:10])
-    chosen = " ".join(f"--set {name}={value}" for name, value in result["best"].items())
+    if result["n_failed"]:
+        console.say(f"{result['n_failed']} trials could not be trained and do not count")
     console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation part")
-    console.say(f"next: tritone train {kind} {chosen}")
+    same = {"--data": data, "--preset": preset, "--pretrained": pretrained, "--seed": seed, "--max-epochs": max_epochs}
+    again = [part for option, value in same.items() if value is not None for part in (option, str(value))]
+    chosen = [part for name, value in result["best"].items() for part in ("--set", f"{name}={value}")]
+    console.say(f"next: {shlex.join(['tritone', 'train', kind, *again, *chosen])}")

@@ -23,7 +23,7 @@ def assign_folds(recordings: RecordingSet, *, n_folds: int = 4, seed: int = 0) -
     """
     known = [recording.fold is not None for recording in recordings.recordings]
     if all(known):
-        return recordings
+        return replace(recordings, notes={**recordings.notes, "folds": _how_given(recordings)})
     if any(known):
         bare = next(r.name for r in recordings.recordings if r.fold is None)
         raise DataError(
@@ -69,6 +69,16 @@ def _group_folds(
     for fold, (_, indices) in enumerate(splitter.split(labels, labels, groups)):
         folds[indices] = fold
     return folds
+
+
+def _how_given(recordings: RecordingSet) -> str:
+    folds_of: dict[str, set[int | None]] = {}
+    for recording in recordings.recordings:
+        folds_of.setdefault(recording.group, set()).add(recording.fold)
+    n_torn = sum(len(folds) > 1 for folds in folds_of.values())
+    if n_torn:
+        return f"the data set's own; {n_torn} artists or pieces stand in several, so figures flatter"
+    return "the data set's own"
 
 
 def _how_split(recordings: RecordingSet) -> str:

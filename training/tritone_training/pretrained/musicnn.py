@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tritone_training._exceptions import PretrainedWeightsError
+
 N_MELS: Final = 96
 N_POOLED: Final = 753 * 2
 N_PENULTIMATE: Final = 200
@@ -95,7 +97,18 @@ class Musicnn(nn.Module):
 
 
 def from_tensorflow(variables: Mapping[str, npt.NDArray[np.float32]]) -> Musicnn:
-    """Fill the network with the variables of the TensorFlow checkpoint, by their names there."""
+    """Fill the network with the variables of the TensorFlow checkpoint, by their names there.
+
+    Raises:
+        PretrainedWeightsError: one of them is missing or of another shape.
+    """
+    try:
+        return _filled(variables)
+    except KeyError as error:
+        raise PretrainedWeightsError(f"the checkpoint holds no variable {error}") from error
+
+
+def _filled(variables: Mapping[str, npt.NDArray[np.float32]]) -> Musicnn:
     network = Musicnn()
     convolutions = [*network.timbral, *network.temporal, *network.middle]
     norms = [
@@ -127,5 +140,7 @@ def from_tensorflow(variables: Mapping[str, npt.NDArray[np.float32]]) -> Musicnn
 
 def _fill(ours: Tensor, theirs: Tensor) -> None:
     if ours.shape != theirs.shape:
-        raise ValueError(f"expected a tensor of shape {tuple(ours.shape)}, the checkpoint has {tuple(theirs.shape)}")
+        raise PretrainedWeightsError(
+            f"expected a tensor of shape {tuple(ours.shape)}, the checkpoint has {tuple(theirs.shape)}"
+        )
     ours.copy_(theirs)

@@ -34,7 +34,7 @@ def read_float_tensors(index: bytes, data: bytes) -> dict[str, npt.NDArray[np.fl
     """
     try:
         return dict(_tensors(index, data))
-    except (IndexError, struct.error, ValueError) as error:
+    except (IndexError, KeyError, OverflowError, struct.error, ValueError) as error:
         raise PretrainedWeightsError(f"not a readable TensorFlow checkpoint: {error}") from error
 
 
@@ -57,15 +57,21 @@ def _tensors(index: bytes, data: bytes) -> Iterator[tuple[str, npt.NDArray[np.fl
 def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """The keys and values of one block; each key shares a prefix with the one before it."""
     block = table[offset : offset + size]
+    if len(block) < size or size < 4:
+        raise ValueError("the index breaks off")
     if table[offset + size : offset + size + 1] != b"\0":
         raise ValueError("the index is compressed")
     n_restarts = struct.unpack("<I", block[-4:])[0]
     end = len(block) - 4 * (n_restarts + 1)
+    if end < 0:
+        raise ValueError("a block of the index claims more restart points than it has room for")
     position, key = 0, b""
     while position < end:
         n_shared, position = _varint(block, position)
         n_new, position = _varint(block, position)
         n_value, position = _varint(block, position)
+        if n_shared > len(key) or position + n_new + n_value > end:
+            raise ValueError("an entry of the index reaches beyond its block")
         key = key[:n_shared] + block[position : position + n_new]
         position += n_new
         yield key, block[position : position + n_value]

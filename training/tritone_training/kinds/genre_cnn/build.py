@@ -73,16 +73,24 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
-    network = build_network(
-        GenreConfig(**info["config"]),
-        build_frontend(info["pretrained"]),
-        n_labels=len(info["labels"]),
-        with_emotions=info["emotions_trained"],
-    )
-    missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
-    wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
+    try:
+        network = build_network(
+            GenreConfig(**info["config"]),
+            build_frontend(info["pretrained"]),
+            n_labels=len(info["labels"]),
+            with_emotions=info["emotions_trained"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+    try:
+        missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
+        wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
+    except RuntimeError as error:  # torch's word for shapes that differ
+        wrong = [str(error).splitlines()[-1].strip()]
     if wrong:
-        raise CheckpointError(f"{folder}: weights and checkpoint.json do not belong together: {', '.join(wrong[:3])}")
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({', '.join(wrong[:3])}); train again"
+        )
     return network.eval(), info
 
 

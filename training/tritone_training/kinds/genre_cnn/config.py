@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -29,36 +30,58 @@ class GenreConfig:
     """
 
     width: int = 24
-    dropout: float = 0.4
+    dropout: float = 0.3
     batch_size: int = 64
     crops_per_recording: int = 4
     max_epochs: int = 60
-    patience: int = 15
+    patience: int = 25
     learning_rate: float = 2e-3
     weight_decay: float = 2e-2
     label_smoothing: float = 0.1
-    mixup_alpha: float = 0.4
-    gain_db: float = 6.0
+    mixup_alpha: float = 0.2
+    gain_db: float = 3.0
     mask_fraction: float = 0.2
     average_from: float = 0.3
     emotion_weight: float = 3.0
     variants: int = 4
 
     def __post_init__(self) -> None:
-        for name, low in (("width", 1), ("batch_size", 2), ("crops_per_recording", 1), ("max_epochs", 1)):
-            if getattr(self, name) < low:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.name in _LEAST_WHOLE
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if whole else int | float)
+                or not math.isfinite(value)
+            ):
+                raise TrainingError(f"{field.name} is {value!r}; expected a {'whole ' * whole}number")
+        for name, least in _LEAST_WHOLE.items():
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("dropout", "label_smoothing", "mask_fraction", "average_from"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be from 0 up to, not including, 1")
+        for name in ("weight_decay", "mixup_alpha", "gain_db", "emotion_weight"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.learning_rate <= 0:
             raise TrainingError(f"learning_rate is {self.learning_rate}; it must be above 0")
+
+
+_LEAST_WHOLE: Final = {
+    "width": 1,
+    "batch_size": 2,
+    "crops_per_recording": 1,
+    "max_epochs": 1,
+    "patience": 1,
+    "variants": 1,
+}
 
 
 PRESETS: Final[Mapping[str, GenreConfig]] = {
     "default": GenreConfig(),
     # A first look at an idea, in a few minutes on two cores.
-    "demo": GenreConfig(width=12, max_epochs=15, patience=8, crops_per_recording=2, variants=2),
+    "demo": GenreConfig(width=12, max_epochs=20, patience=8, crops_per_recording=2, variants=2),
     # For tests.
     "tiny": GenreConfig(width=4, max_epochs=2, crops_per_recording=1, variants=1),
 }
@@ -67,6 +90,8 @@ PRETRAINED_CHANGES: Final[Mapping[str, Any]] = {
     "dropout": 0.5,
     "learning_rate": 1e-3,
     "weight_decay": 5e-2,
+    "mixup_alpha": 1.0,
+    "max_epochs": 20,
     "mask_fraction": 0.0,
     "gain_db": 0.0,
 }

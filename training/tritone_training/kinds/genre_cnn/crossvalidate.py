@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.genre_cnn.build import load_network
-from tritone_training.kinds.genre_cnn.evaluate import Judgement, emotion_metrics, genre_metrics, judge
+from tritone_training.kinds.genre_cnn.judge import Judgement
+from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
 from tritone_training.kinds.genre_cnn.train import configure, prepare, train_prepared
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     """Train once per fold and judge each on the fold it never saw.
 
-    Answers mean and spread over the folds, the figures of each, and `pooled`: all tracks judged together, each
-    by the network that had not seen it.
+    Answers mean and spread (standard deviation) over the folds, the figures of each, and `pooled`: all tracks
+    judged together, each by the network that had not seen it.
     """
     config = configure(request)
     prepared = prepare(request, config)
@@ -27,10 +27,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     judgements: list[Judgement] = []
     for fold in folds:
         fold_request = replace(request, fold=fold, out=request.out / f"fold-{fold}")
-        train_prepared(fold_request, config, prepared)
-        network, _ = load_network(fold_request.out)
-        held_out = [r for r in prepared.recordings.recordings if r.fold == fold]
-        judgements.append(judge(network, held_out, labels))
+        judgements.append(train_prepared(fold_request, config, prepared).judgements["test"])
     probabilities = np.concatenate([j.probabilities for j in judgements])
     truth = np.concatenate([j.truth for j in judgements])
     emotions = np.concatenate([j.emotions for j in judgements])

@@ -85,22 +85,24 @@ def augment_log_mel(features: Tensor, *, gain_db: float, mask_fraction: float) -
     reads as nothing in particular rather than as silence.
     """
     n_batch, n_times, n_bands = features.shape
-    gain = (torch.rand(n_batch, 1, 1) * 2 - 1) * gain_db / 10  # log10 power
-    tilt = (torch.rand(n_batch, 1, 1) * 2 - 1) * gain_db / 10 * torch.linspace(-1, 1, n_bands)
+    device = features.device
+    gain = (torch.rand(n_batch, 1, 1, device=device) * 2 - 1) * gain_db / 10  # log10 power
+    tilt = (torch.rand(n_batch, 1, 1, device=device) * 2 - 1) * gain_db / 10
+    tilt = tilt * torch.linspace(-1, 1, n_bands, device=device)
     features = features + gain + tilt
     if mask_fraction <= 0:
         return features
     mean = features.mean((1, 2), keepdim=True)
-    frames = _spans(n_batch, n_times, mask_fraction)[:, :, None]
-    bands = _spans(n_batch, n_bands, mask_fraction)[:, None, :]
+    frames = _spans(n_batch, n_times, mask_fraction, device)[:, :, None]
+    bands = _spans(n_batch, n_bands, mask_fraction, device)[:, None, :]
     return torch.where(frames | bands, mean, features)
 
 
-def _spans(n_batch: int, n: int, largest_fraction: float) -> Tensor:
+def _spans(n_batch: int, n: int, largest_fraction: float, device: torch.device) -> Tensor:
     """(B, n) true within one random span a row."""
-    length = torch.rand(n_batch, 1) * largest_fraction * n
-    start = torch.rand(n_batch, 1) * (n - length)
-    position = torch.arange(n)
+    length = torch.rand(n_batch, 1, device=device) * largest_fraction * n
+    start = torch.rand(n_batch, 1, device=device) * (n - length)
+    position = torch.arange(n, device=device)
     return (position >= start) & (position < start + length)
 
 
@@ -111,9 +113,9 @@ def mix_pairs(features: Tensor, targets: Tensor, emotions: Tensor, *, alpha: flo
         in_power: features are log10 power and are mixed as sounds are: their powers add.
         targets: (B, L) one-hot or soft labels.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample((len(features), 1))
+    share = torch.distributions.Beta(alpha, alpha).sample((len(features), 1)).to(features.device)
     share = torch.maximum(share, 1 - share)  # each window stays the larger part of itself
-    partner = torch.randperm(len(features))
+    partner = torch.randperm(len(features), device=features.device)
     wide = share[:, :, None]
     if in_power:
         power = wide * _ten_to(features) + (1 - wide) * _ten_to(features[partner])

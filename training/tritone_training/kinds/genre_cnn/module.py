@@ -49,7 +49,7 @@ class GenreModule(lightning.LightningModule):
         logits, felt, _embedding = self.network.heads(features)
         loss = nn.functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         loss = loss + self.config.emotion_weight * self._emotion_loss(felt, emotions)
-        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def _emotion_loss(self, felt: Tensor, wanted: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class GenreModule(lightning.LightningModule):
         for part in self.network.frozen_eval():
             part.eval()
 
-    def on_train_epoch_end(self) -> None:
-        """Move the average on, once it has begun."""
+    def on_validation_start(self) -> None:
+        """Move the average on, once it has begun; before it is judged, so that what is judged is what is kept."""
         begins = int(self.config.average_from * self.config.max_epochs)
         self._n_averaged = 1 if self.current_epoch <= begins else self._n_averaged + 1
         # An exponential mean over about ten epochs, so that early ones fade.
@@ -93,8 +93,8 @@ class GenreModule(lightning.LightningModule):
         truth = label.long()
         likelihood = probabilities.gather(1, truth[:, None]).clamp_min(1e-6)
         loss = -likelihood.log().mean() + self.config.emotion_weight * self._emotion_loss(felt, emotions)
-        self.log(MONITOR, loss, prog_bar=True)
-        self.log("valid_accuracy", (probabilities.argmax(1) == truth).float().mean(), prog_bar=True)
+        self.log(MONITOR, loss, prog_bar=True, sync_dist=True)
+        self.log("valid_accuracy", (probabilities.argmax(1) == truth).float().mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120)."""

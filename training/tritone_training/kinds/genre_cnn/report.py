@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tritone_client.constants import EMOTIONS
+from tritone_training.kinds.genre_cnn.judge import Judgement
+from tritone_training.kinds.genre_cnn.metrics import calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tritone_training.kinds.genre_cnn.evaluate import Judgement
+_LARGEST_INCHES: Final = 40.0
 
 
 def write(folder: Path, judgement: Judgement, labels: Sequence[str]) -> list[str]:
     """Write the report's files; answers their paths."""
-    from matplotlib.figure import Figure
-
-    from tritone_training.kinds.genre_cnn.evaluate import calibration
-
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-
-    def picture(name: str, size: tuple[float, float]) -> tuple[Figure, Axes, Path]:
-        figure = Figure(figsize=size, layout="constrained")
-        files.append(str(folder / name))
-        return figure, figure.add_subplot(), folder / name
-
-    side = 2.5 + 0.7 * len(labels)
-    figure, axes, path = picture("confusion_matrix.png", (side + 1, side))
-    _draw_confusion(axes, judgement.metrics, labels)
-    figure.savefig(path, dpi=120)
-    figure, axes, path = picture("calibration.png", (5, 5))
-    _draw_calibration(axes, calibration(judgement.probabilities, judgement.truth))
-    figure.savefig(path, dpi=120)
-    if judgement.metrics["emotion_correlation"]:
-        figure, axes, path = picture("emotions.png", (7, 4))
-        _draw_emotions(axes, judgement.metrics)
-        figure.savefig(path, dpi=120)
+    metrics = judgement.metrics
+    files: list[str] = []
+    side = min(2.5 + 0.7 * len(labels), _LARGEST_INCHES)
+    with _picture(folder / "confusion_matrix.png", (side + 1, side), files) as axes:
+        _draw_confusion(axes, metrics, labels)
+    with _picture(folder / "calibration.png", (5, 5), files) as axes:
+        _draw_calibration(axes, calibration(judgement.probabilities, judgement.truth))
+    if metrics["emotion_correlation"]:
+        with _picture(folder / "emotions.png", (7, 4), files) as axes:
+            _draw_emotions(axes, metrics)
     files.append(_write_predictions(folder / "predictions.csv", judgement, labels))
     return files
+
+
+@contextmanager
+def _picture(path: Path, inches: tuple[float, float], files: list[str]) -> Iterator[Axes]:
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    figure = Figure(figsize=inches, layout="constrained")
+    yield figure.add_subplot()
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box; the table of predictions has it in full.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure.savefig(path, dpi=120)
+    files.append(str(path))
 
 
 def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:
@@ -53,8 +58,9 @@ def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) 
     for row, column in np.ndindex(counts.shape):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    # Labels are the user's words: without parse_math, one that holds two dollar signs is read as a formula.
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"tracks: accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, n {metrics['n']}")
@@ -77,8 +83,9 @@ def _draw_emotions(axes: Axes, metrics: dict[str, Any]) -> None:
     axes.barh(list(correlation), [value or 0.0 for value in correlation.values()], color="tab:green")
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlim=(-0.2, 1), xlabel="correlation of predicted and felt fraction")
-    axes.set_title(f"mean {metrics['emotion_correlation_mean']:.3f}")
+    axes.set(xlim=(-1, 1), xlabel="correlation of predicted and felt fraction")
+    mean = metrics["emotion_correlation_mean"]
+    axes.set_title("undefined for every emotion" if mean is None else f"mean {mean:.3f}")
 
 
 def _write_predictions(path: Path, judgement: Judgement, labels: Sequence[str]) -> str:

@@ -11,15 +11,16 @@ from torch.utils.data import DataLoader
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import DataError
 from tritone_training.data.embedded import embedded_recordings
-from tritone_training.data.recordings import Recording, RecordingSet, load_recordings
+from tritone_training.data.loading import load_recordings
+from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
 from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
-from tritone_training.kinds.genre_cnn.evaluate import judge
 from tritone_training.kinds.genre_cnn.features import Features, compute_features
+from tritone_training.kinds.genre_cnn.judge import Judgement, judge
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
 from tritone_training.kinds.genre_cnn.network import MelFeatures
 from tritone_training.progress import progress_bar
@@ -42,7 +43,9 @@ class Prepared:
 
 
 def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
-    """Load the data set, compute every recording's features and assign folds.
+    """Load the data set, assign folds and compute every recording's features.
+
+    Folds are assigned to all that is listed, usable or not, so that `evaluate` finds the same without reading.
 
     Raises:
         DataError: fewer than two labels are left, or a label has too few artists to split.
@@ -51,23 +54,29 @@ def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
         recordings = embedded_recordings(n_variants=config.variants, progress=request.progress)
     else:
         recordings = load_recordings(request.data)
+    _require_labels(recordings)
+    recordings = assign_folds(recordings, n_folds=N_FOLDS)
     frontend = build.build_frontend(request.pretrained)
     with progress_bar("reading recordings", shown=request.progress) as on_progress:
         features = compute_features(recordings.recordings, frontend, on_progress=on_progress)
     recordings = recordings.without(features.problems)
+    _require_labels(recordings)
+    return Prepared(recordings, features, frontend)
+
+
+def _require_labels(recordings: RecordingSet) -> None:
     if len(recordings.labels) < 2:
         worst = f"; the first problem: {recordings.problems[0].message}" if recordings.problems else ""
         raise DataError(
             f"{recordings.source}: usable recordings of at least two labels are needed, "
             f"found {', '.join(recordings.labels) or 'none'}{worst}"
         )
-    return Prepared(assign_folds(recordings, n_folds=N_FOLDS), features, frontend)
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
     """Read the data of a request; answers a function that trains on them as another request says."""
     prepared = prepare(request, configure(request))
-    return lambda each: train_prepared(each, configure(each), prepared)
+    return lambda each: train_prepared(each, configure(each), prepared).summary
 
 
 def configure(request: TrainRequest) -> GenreConfig:
@@ -78,15 +87,32 @@ def configure(request: TrainRequest) -> GenreConfig:
     return build_config(request.preset, pretrained=request.pretrained is not None, overrides=overrides)
 
 
-def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Mapping[str, Any]:
-    """Fit on all folds but the held-out one; an eighth of them decides when to stop."""
+@dataclass(frozen=True)
+class Trained:
+    """What a training run came to.
+
+    Attributes:
+        summary: for people and `--json`.
+        judgements: of the parts `valid` and `test`.
+    """
+
+    summary: Mapping[str, Any]
+    judgements: Mapping[str, Judgement]
+
+
+def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Trained:
+    """Fit on all folds but the held-out one; an eighth of them decides when to stop.
+
+    Raises:
+        DataError: there is no such fold, or too little is left beside it.
+        TrainingError: training diverged, or the seed or devices cannot be had.
+    """
     recordings = prepared.recordings
+    fitting.seed_everything(request.seed)
     splits = _split(recordings, request)
     labels = recordings.labels
-    fitting.seed_everything(request.seed)
-    network = build.build_network(
-        config, prepared.frontend, n_labels=len(labels), with_emotions=recordings.has_emotions
-    )
+    with_emotions = any(recording.emotions is not None for recording in splits["train"])
+    network = build.build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
     on_spectrogram = isinstance(prepared.frontend, MelFeatures)
     module = GenreModule(network, config, n_labels=len(labels), on_spectrogram=on_spectrogram)
     n_units = prepared.frontend.n_units
@@ -105,10 +131,8 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
             shuffle=True,
             drop_last=len(splits["train"]) * config.crops_per_recording > config.batch_size,
         ),
-        DataLoader(
-            validation_dataset(splits["valid"], prepared.features.by_name, labels, n_units=n_units),
-            batch_size=config.batch_size,
-        ),
+        validation_dataset(splits["valid"], prepared.features.by_name, labels, n_units=n_units),
+        batch_size=config.batch_size,
         out=request.out,
         monitor=MONITOR,
         max_epochs=config.max_epochs,
@@ -123,8 +147,8 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
     }
     network.load_state_dict(best)
     with progress_bar("judging held-out recordings", shown=request.progress) as on_progress:
-        metrics = {
-            name: judge(network.eval(), part, labels, on_progress=on_progress).metrics
+        judgements = {
+            name: judge(network.eval(), part, labels, on_progress=on_progress)
             for name, part in splits.items()
             if name != "train" and part
         }
@@ -135,23 +159,25 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "config": to_dict(config),
         "pretrained": request.pretrained,
         "labels": list(labels),
-        "emotions_trained": recordings.has_emotions,
+        "emotions_trained": with_emotions,
         "n_epochs": fitted.n_epochs,
         "n_folds": N_FOLDS,
         "fold": fold_of(request),
         "data": {**recordings.report(), "fingerprint": prepared.features.fingerprint},
-        "metrics": {name: _headline(values) for name, values in metrics.items()},
+        "metrics": {name: _headline(judgement.metrics) for name, judgement in judgements.items()},
         "splits": {name: [recording.name for recording in part] for name, part in splits.items()},
     }
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(best))
-    return {
+    summary = {
         "checkpoint": str(request.out),
         "labels": list(labels),
+        "emotions_trained": with_emotions,
         "n_train": len(splits["train"]),
         "n_epochs": fitted.n_epochs,
         "metrics": info["metrics"],
         "data": recordings.report(),
     }
+    return Trained(summary, judgements)
 
 
 def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:

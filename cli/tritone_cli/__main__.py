@@ -1,0 +1,5 @@
+"""`python -m tritone_cli`."""
+
+from tritone_cli.main import main
+
+main()

@@ -1,0 +1,38 @@
+"""The whole command as people run it, in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tritone_cli import console, main
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run `tritone ARGUMENTS` and answer how it ended; errors that it leaks fail the test."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.people, "width", 200)
+
+    def run(*arguments: object) -> Ended:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["tritone", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main.main()
+        captured = capfd.readouterr()
+        status = ended.value.code
+        assert isinstance(status, int | None)
+        return Ended(status or 0, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tritone_cli import console, main
+from tritone_client import TritoneError
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("verb", main.COMMANDS)
+def test_every_verb_explains_itself(tritone: Callable[..., Any], verb: str) -> None:
+    ended = tritone(verb, "--help")
+    assert ended.status == 0
+    assert f"tritone {verb}" in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from tritone_cli import main; sys.argv = ['tritone', '--help']\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'onnx', 'onnxruntime', 'pandas', 'sklearn', 'tritonclient'}\n"
+        "heavy &= set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert all(verb in ended.stdout for verb in main.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sing"],
+        ["train"],
+        ["train", "genre_cnn", "--seed", "-1"],
+        ["train", "genre_cnn", "--seed", "4294967296"],
+        ["train", "genre_cnn", "--max-epochs", "0"],
+        ["train", "genre_cnn", "--set", "width=wide"],
+        ["train", "genre_cnn", "--set", "width"],
+        ["evaluate", "genre_cnn"],
+        ["evaluate", "genre_cnn", "--checkpoint", "x", "--fold", "1", "--split", "test"],
+        ["tune", "genre_cnn", "--trials", "0"],
+    ],
+)
+def test_what_cannot_be_understood_exits_2(tritone: Callable[..., Any], arguments: list[str]) -> None:
+    ended = tritone(*arguments)
+    assert ended.status == 2
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "music_opera"], "no model kind 'music_opera'; there are: genre_cnn"),
+        (["train", "genre_cnn", "--data", "/nowhere"], "/nowhere: no such file or folder"),
+        (["train", "genre_cnn", "--preset", "huge"], "no preset 'huge'; there are: default, demo, tiny"),
+        (["train", "genre_cnn", "--set", "widht=3"], "no hyper-parameter widht"),
+        (["train", "genre_cnn", "--data", "/nowhere", "--pretrained", "vgg"], "/nowhere: no such file"),
+        (
+            ["evaluate", "genre_cnn", "--checkpoint", "/nowhere"],
+            "/nowhere: holds no checkpoint; `tritone train genre_cnn",
+        ),
+        (["crossvalidate", "genre_cnn", "--data", "/nowhere"], "/nowhere: no such file or folder"),
+        (["tune", "genre_cnn", "--data", "/nowhere"], "/nowhere: no such file or folder"),
+        (["pretrained", "--fetch", "vgg"], "no pretrained backbone 'vgg'; there are: musicnn, musicnn-mtt"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_errors_are_one_message_and_exit_1(
+    tritone: Callable[..., Any],
+    arguments: list[str],
+    message: str,
+    as_json: bool,
+    in_empty_folder: None,
+) -> None:
+    ended = tritone(*arguments, *(["--json"] if as_json else []))
+    assert ended.status == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ")
+    assert message in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_an_error_of_the_system_is_one_message_too(tritone: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = tritone("tune", "genre_cnn", "--data", tmp_path, "--out", tmp_path / "file" / "study")
+    assert ended.status == 1
+    assert ended.stderr == f"error: {tmp_path / 'file' / 'study'}: Not a directory\n"
+
+
+@pytest.mark.parametrize("text", ["[bold]a[/]", "a\\[b]", ":cat: [/nothing]", "x" * 300])
+def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], text: str) -> None:
+    console.say(text)
+    console.fail(text)
+    console.print_rows(text, [{"a": text[:9]}])
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[:2] == [text, f"error: {text}"]
+
+
+def test_numbers_in_tables_keep_their_meaning(capfd: pytest.CaptureFixture[str]) -> None:
+    console.print_rows("trials", [{"learning_rate": 0.00034, "accuracy": 0.91251, "none": None, "zero": 0.0, "n": 3}])
+    shown = capfd.readouterr().err
+    assert all(cell in shown for cell in ("0.00034", "0.913", "-", "0.000", "3"))
+
+
+def test_json_has_no_numbers_that_json_lacks(capfd: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    import numpy as np
+
+    console.print_json({"a": float("nan"), "b": [np.float32(0.5), np.array([1, 2])], "c": (float("inf"),)})
+    assert json.loads(capfd.readouterr().out) == {"a": None, "b": [0.5, [1, 2]], "c": [None]}
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "from tritone_cli import main; import sys; sys.argv = ['tritone', 'pretrained', '--json']; main.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=120)
+    assert errors == ""
+
+
+def test_the_root_of_all_errors_is_the_clients() -> None:
+    from tritone_training import _exceptions
+
+    kinds = [e for e in vars(_exceptions).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert all(issubclass(kind, TritoneError) for kind in kinds)

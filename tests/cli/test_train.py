@@ -1,0 +1,118 @@
+"""From a folder of recordings to figures, as people run it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training import sounds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more by waiting for a second thread than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = sounds.write_folders(tmp_path_factory.mktemp("data"), n_each=6)
+    (folder / "hum" / "notes [draft].txt").touch()
+    return folder
+
+
+@pytest.fixture
+def run_folder(tritone: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which `tritone train` has run with its default output."""
+    monkeypatch.chdir(tmp_path)
+    ended = tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
+    assert ended.status == 0
+    assert ended.stdout == ""
+    assert "12 of 13 recordings used (hiss 6, hum 6)" in ended.stderr
+    assert "not used: hum/notes [draft].txt (not_audio)" in ended.stderr
+    assert "folds: by recording: no artists are known" in ended.stderr
+    assert "test: accuracy" in ended.stderr
+    assert "next: tritone export genre_cnn --checkpoint runs/genre_cnn" in ended.stderr
+    return tmp_path
+
+
+def test_train_then_evaluate(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+    ended = tritone("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
+    assert ended.status == 0
+    assert ended.stdout == ""
+    assert "tracks:  accuracy" in ended.stderr
+    assert "of these recordings were trained on" in ended.stderr
+    assert "written: report/confusion_matrix.png" in ended.stderr
+    assert (run_folder / "report" / "predictions.csv").is_file()
+    ended = tritone("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--fold", 0, "--json")
+    metrics = json.loads(ended.stdout)
+    assert {"accuracy", "macro_f1", "n", "per_class", "confusion_matrix", "window", "emotion_correlation"} <= set(
+        metrics
+    )
+    assert metrics["n_seen_in_training"] == 0
+    assert ended.stderr == ""
+    info = json.loads((run_folder / "runs" / "genre_cnn" / "checkpoint.json").read_text())
+    assert shlex.split(info["command"])[:3] == ["tritone", "train", "genre_cnn"]
+
+
+def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    ended = tritone(
+        "train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "run",
+        "--set", "width=3", "--set", "patience=7", "--fold", 1, "--seed", 4, "--json",
+    )  # fmt: skip
+    assert ended.status == 0
+    assert ended.stderr == ""
+    summary = json.loads(ended.stdout)
+    assert len(ended.stdout.splitlines()) == 1
+    assert summary["data"]["n_in"] == 13
+    info = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    assert (info["config"]["width"], info["config"]["patience"], info["fold"], info["seed"]) == (3, 7, 1, 4)
+
+
+def test_crossvalidate(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    common = ("crossvalidate", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
+    ended = tritone(*common, "--out", tmp_path / "folds")
+    assert ended.status == 0
+    assert ended.stdout == ""
+    assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
+    again = tritone(*common, "--out", tmp_path / "folds", "--json")
+    assert again.stderr == ""
+    assert json.loads(again.stdout)["n"] == 12
+
+
+def test_tune(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    common = ("tune", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "study")
+    ended = tritone(*common, "--trials", 1)
+    assert ended.status == 0
+    assert ended.stdout == ""
+    assert "best valid accuracy:" in ended.stderr
+    following = shlex.split(next(line for line in ended.stderr.splitlines() if line.startswith("next: "))[6:])
+    assert following[:5] == ["tritone", "train", "genre_cnn", "--data", str(data)]
+    assert following.count("--set") == 7
+    again = tritone(*common, "--trials", 1, "--json")
+    assert again.stderr == ""
+    assert json.loads(again.stdout)["n_trials"] == 2
+    # What it says to do next can be done.
+    done = tritone(*following[1:], "--out", tmp_path / "next", "--json")
+    assert done.status == 0
+    assert json.loads(done.stdout)["n_epochs"] == 1
+
+
+def test_pretrained_lists_licences_and_cautions(tritone: Callable[..., Any]) -> None:
+    ended = tritone("pretrained", "--json")
+    assert ended.status == 0
+    rows = {row["name"]: row for row in json.loads(ended.stdout)["pretrained"]}
+    assert set(rows) == {"musicnn", "musicnn-mtt"}
+    assert all("ISC" in row["licence"] and row["tags"] == 50 for row in rows.values())
+    assert "Magnatune" in rows["musicnn-mtt"]["caution"]
+    people = tritone("pretrained")
+    assert people.stdout == ""
+    assert "musicnn-mtt" in people.stderr

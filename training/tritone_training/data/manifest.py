@@ -1,0 +1,123 @@
+"""A manifest CSV as recordings: `path,label[,fold][,artist][,emotion_*]`, paths relative to the manifest."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tritone_client.constants import EMOTIONS
+from tritone_training._exceptions import DataError
+from tritone_training.data.recordings import Problem, Recording, RecordingSet
+
+_EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
+_EXPECTED: Final = "path,label[,fold][,artist][,emotion_*]"
+
+
+def from_manifest(manifest: Path) -> RecordingSet:
+    """List the recordings of a manifest; a row that cannot be used is reported with its line.
+
+    Raises:
+        DataError: it is not such a table, or no row of it can be used.
+    """
+    recordings: dict[str, Recording] = {}
+    problems: list[Problem] = []
+    for line, cells in _rows(manifest):
+        name = cells["path"] or f"line {line}"
+        try:
+            # The same file under another spelling is the same recording.
+            key = os.path.normpath(name)
+            if key in recordings:
+                raise _RowError("duplicate", "stands twice in the manifest; the first is used")
+            recordings[key] = _recording(name, cells, manifest.parent)
+        except _RowError as error:
+            problems.append(Problem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
+    if not recordings:
+        raise DataError(f"{manifest}: no row can be used" + (f"; the first: {problems[0].message}" if problems else ""))
+    return RecordingSet(str(manifest), tuple(recordings.values()), tuple(problems))
+
+
+class _RowError(Exception):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line in the file, cells by column) of each row that is not blank."""
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [column.strip() for column in next(reader, [])]
+            _check_columns(columns, manifest)
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if not any(cells):
+                    continue
+                if len(cells) > len(columns):
+                    raise DataError(
+                        f"{manifest} line {reader.line_num}: has {len(cells)} cells under {len(columns)} columns; "
+                        f"a cell that holds a comma must stand in double quotes"
+                    )
+                # A row may break off after its last known value, as some programs write it.
+                yield reader.line_num, dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=True))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{manifest}: is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{manifest}: is not a CSV table ({error})") from error
+
+
+def _check_columns(columns: Sequence[str], manifest: Path) -> None:
+    missing = [column for column in ("path", "label") if column not in columns]
+    if missing:
+        raise DataError(
+            f"{manifest}: has no column {' and '.join(missing)}; expected {_EXPECTED} separated by commas, "
+            f"found {','.join(columns) or 'an empty file'}"
+        )
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DataError(f"{manifest}: the column {' and '.join(twice)} stands twice")
+    emotions = {column for column in columns if column.startswith("emotion_")}
+    if emotions and emotions != set(_EMOTION_COLUMNS):  # part of them would be trained as noise
+        raise DataError(
+            f"{manifest}: emotion columns are all nine or none; "
+            f"missing: {', '.join(sorted(set(_EMOTION_COLUMNS) - emotions)) or 'none'}, "
+            f"unknown: {', '.join(sorted(emotions - set(_EMOTION_COLUMNS))) or 'none'}"
+        )
+
+
+def _recording(name: str, cells: Mapping[str, str], root: Path) -> Recording:
+    if not cells["path"]:
+        raise _RowError("no_path", "the path is empty")
+    label = cells["label"]
+    if not label:
+        raise _RowError("no_label", "the label is empty")
+    if not label.isprintable():  # label files hold one label a line
+        raise _RowError("bad_label", f"the label {label!r} holds unprintable characters")
+    known: dict[str, Any] = {"fold": _fold(cells.get("fold", "")), "artist": cells.get("artist") or None}
+    return Recording.of_file(name, label, root / name, emotions=_emotions(cells), **known)
+
+
+def _fold(cell: str) -> int | None:
+    if not cell:
+        return None
+    digits = cell.removesuffix(".0")  # as tables with gaps write whole numbers
+    if not digits.isdecimal() or len(digits) > 9:
+        raise _RowError("bad_fold", f"the fold is {cell!r}; expected a whole number from 0")
+    return int(digits)
+
+
+def _emotions(cells: Mapping[str, str]) -> tuple[float, ...] | None:
+    given = [cells.get(column, "") for column in _EMOTION_COLUMNS]
+    if not any(given):
+        return None
+    try:
+        values = tuple(float(cell) for cell in given)
+    except ValueError as error:
+        raise _RowError("bad_emotion", f"emotions are numbers, all nine or none: {error}") from error
+    if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
+        raise _RowError("bad_emotion", f"emotions are fractions in 0..1, got {min(values)} to {max(values)}")
+    return values
