@@ -28,6 +28,13 @@ COMMANDS: Final = (
     "serve",
     "classify",
 )
+# What the extras bring, by import name.
+EXTRA_OF: Final = {
+    **dict.fromkeys(
+        ("lightning", "matplotlib", "music21", "optuna", "pretty_midi", "sklearn", "symusic", "torch"), "train"
+    ),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+}
 
 
 def build_app() -> typer.Typer:
@@ -52,6 +59,12 @@ def main() -> None:
         build_app()()
     except TritoneError as error:
         console.fail(str(error))
+        sys.exit(1)
+    except ModuleNotFoundError as error:  # a bare `pip install tritone` is the light client
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        console.fail(f"this needs {error.name}: pip install 'tritone[{extra}]'")
         sys.exit(1)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
         if error.strerror is None:

@@ -6,12 +6,9 @@ import ast
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-
-from tritone_client import TritoneError
 
 Kind = Annotated[str, typer.Argument(help="Model kind, for example genre_cnn.", show_default=False)]
 Data = Annotated[
@@ -29,19 +26,6 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE re
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
 Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
-
-
-def require_training() -> ModuleType:
-    """The training package, or how to install it.
-
-    Raises:
-        TritoneError: the extra is not installed.
-    """
-    try:
-        import tritone_training.api as training
-    except ModuleNotFoundError as error:
-        raise TritoneError(f"this needs {error.name}: pip install 'tritone[train]'") from error
-    return training
 
 
 def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:

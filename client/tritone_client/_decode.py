@@ -88,7 +88,7 @@ def _opened(
     audio: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, fail: Fail
 ) -> Iterator[soundfile.SoundFile]:
     with ExitStack() as stack:
-        source: str | BinaryIO
+        source: bytes | BinaryIO
         if isinstance(audio, str | os.PathLike):
             source = _checked_path(Path(audio), fail)
         elif isinstance(audio, bytes | bytearray | memoryview):
@@ -113,7 +113,8 @@ def _opened(
         yield file
 
 
-def _checked_path(path: Path, fail: Fail) -> str:
+def _checked_path(path: Path, fail: Fail) -> bytes:
+    """The path as the system writes it: a name's bytes may be no text, and soundfile would not encode them."""
     try:
         if not path.exists():
             raise fail("missing", "does not exist")
@@ -122,7 +123,7 @@ def _checked_path(path: Path, fail: Fail) -> str:
         if path.stat().st_size == 0:
             raise fail("empty", "is an empty file")
         with path.open("rb"):  # libsndfile only says "system error" where the system says why
-            return str(path)
+            return os.fsencode(path)
     except (OSError, ValueError) as error:
         if isinstance(error, InvalidAudioError):
             raise

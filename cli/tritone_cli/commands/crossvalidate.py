@@ -29,7 +29,8 @@ def crossvalidate(
     as_json: options.Json = False,
 ) -> None:
     """Hold every fold out once: train on the others, judge on it; mean and spread."""
-    training = options.require_training()
+    from tritone_training import api as training
+
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-folds",
         data=data,

@@ -44,7 +44,6 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Train a small model on the embedded catalogue, export it, serve it on Triton and ask it about recordings."""
-    options.require_training()
     from tritone_serving import ServerOptions, TritonServer
     from tritone_training.catalogue import load_catalogue
 

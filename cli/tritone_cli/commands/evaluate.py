@@ -28,7 +28,8 @@ def evaluate(
     """Measure a checkpoint: whole tracks first, windows beside them."""
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
-    training = options.require_training()
+    from tritone_training import api as training
+
     request = training.EvaluateRequest(
         checkpoint=checkpoint, data=data, fold=fold, split=split, report=report, progress=not as_json
     )

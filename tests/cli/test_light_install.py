@@ -1,0 +1,55 @@
+"""The command line as a bare `pip install tritone` has it: what is not installed is named, with its extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# An import hook stands in for an environment without the extras: building one takes minutes.
+WITHOUT = """
+import sys
+missing = {"torch", "lightning", "sklearn", "onnx", "onnxruntime", "onnxscript", "music21", "symusic", "matplotlib"}
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["tritone", *sys.argv[1:]]
+from tritone_cli.main import main
+main()
+"""
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["train", "genre_cnn"], "train"),
+        (["evaluate", "genre_cnn", "--checkpoint", "runs/x"], "train"),
+        (["crossvalidate", "genre_cnn"], "train"),
+        (["tune", "genre_cnn"], "train"),
+        (["export", "genre_cnn"], "train"),
+        (["pretrained", "--fetch", "musicnn"], "train"),
+    ],
+)
+def test_a_missing_extra_is_named(words: list[str], extra: str) -> None:
+    done = run(*words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"pip install 'tritone[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_classify_need_no_extra(tmp_path: object) -> None:
+    assert run("--help").returncode == 0
+    done = run("classify", "nothing.wav", "--server", "localhost:1")
+    assert done.returncode == 1
+    assert "nothing.wav" in done.stderr
+    assert "Traceback" not in done.stderr
