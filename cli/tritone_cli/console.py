@@ -28,17 +28,31 @@ def say(message: str) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; numbers that are not finite become null, which JSON can say."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a locale that cannot write these letters; JSON has escapes for all of them
+        text = json.dumps(plain)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout; what it cannot write (a file's name need not be text) is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
         return _plain(value.tolist())
+    if isinstance(value, str):  # the bytes of a file's name need not be text, and JSON holds nothing else
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -7,8 +7,9 @@ A command module has `register(app)`; it imports what is heavy only when its ver
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -48,9 +49,24 @@ def build_app() -> typer.Typer:
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     for name in COMMANDS:
         importlib.import_module(f"tritone_cli.commands.{name}").register(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"tritone {importlib.metadata.version('tritone')}\n")
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -49,4 +49,5 @@ def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
 
 def command_line(argv: Sequence[str]) -> str:
     """The command as the user typed it, for the model card."""
-    return shlex.join(["tritone", *argv[1:]])
+    typed = shlex.join(["tritone", *argv[1:]])
+    return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are no text

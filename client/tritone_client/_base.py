@@ -20,6 +20,7 @@ from tritone_client.constants import GENRE_MODEL
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_RETRIES: Final = 2
+LONGEST_TIMEOUT_S: Final = 30 * 86_400  # clocks of sockets and of gRPC overflow far beyond
 
 
 class BaseClient(Generic[TRANSPORT]):
@@ -116,6 +117,8 @@ def _ready_flow(model: str | None) -> Flow[bool]:
 
 def _checked_timeout(timeout_s: float) -> float:
     number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not number or not math.isfinite(timeout_s) or timeout_s <= 0:
-        raise InvalidInputError(f"timeout_s is {timeout_s!r}; expected a number of seconds above 0")
+    if not number or not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise InvalidInputError(
+            f"timeout_s is {timeout_s!r}; expected a number of seconds above 0, at most {LONGEST_TIMEOUT_S} (30 days)"
+        )
     return float(timeout_s)

@@ -133,6 +133,8 @@ def _parsed(url: str) -> tuple[str, str, int, str]:
 
 
 def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise InvalidInputError(f"headers is {type(headers).__name__}; expected a mapping of names to values")
     checked: dict[str, str] = {}
     for name, value in {**({} if headers is None else headers)}.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):

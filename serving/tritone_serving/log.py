@@ -10,10 +10,16 @@ _TAIL_BYTES: Final = 64 << 10  # a log may have grown for weeks
 # 2026-11-22T05:00:32Z E 11368 model_lifecycle.cc:642] "failed to load ..."
 _ERROR: Final = re.compile(r'^\S+Z [EF] \d+ [\w.]+:\d+\] "?(.*?)"?$')
 
+_STACK_FRAME: Final = re.compile(r"^\s*\d+# ")  # " 3# 0x000055B0 in .../tritonserver"
+
 
 def last_lines(log_path: Path, n_lines: int = 8) -> str:
-    """The last lines of a log, without the tables that Triton draws at its start."""
-    lines = [line for line in _tail(log_path) if line.strip() and not line.startswith(("+", "|"))]
+    """The last lines of a log, without the tables that Triton draws at its start and the stack of a crash."""
+    lines = [
+        line
+        for line in _tail(log_path)
+        if line.strip() and not line.startswith(("+", "|")) and not _STACK_FRAME.match(line)
+    ]
     return "\n".join(f"    {line}" for line in lines[-n_lines:]) or "    (empty)"
 
 

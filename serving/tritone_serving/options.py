@@ -59,6 +59,8 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if self.profile not in get_args(Profile):
             raise OptionsError(f"profile is {self.profile!r}; expected one of: {', '.join(get_args(Profile))}")
+        if not self.host.strip():  # the server would take it for all addresses, its gRPC part for none
+            raise OptionsError(f"host is {self.host!r}; expected an address, 127.0.0.1 or 0.0.0.0 for all")
         self._check_ports()
         # Both flags are written `api,api:header=token`, so these would end the token early.
         if self.admin_token is not None and not (self.admin_token.isascii() and self.admin_token.isprintable()):

@@ -22,6 +22,7 @@ from tritone_serving import admin_token, runtime
 from tritone_serving._exceptions import AdminApiError as _AdminApiError
 from tritone_serving._exceptions import (
     ModelLoadError,
+    OptionsError,
     ServerExitedError,
     ServingError,
     StartupTimeoutError,
@@ -207,6 +208,9 @@ class TritonServer:
 
     def _launch(self, command: list[str], *, environment: dict[str, str], folder: Path) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and not self.log_path.is_file():
+            # Made anew below; a device or a pipe would so be taken from the whole machine.
+            raise OptionsError(f"log_path is {self.log_path}, which is no plain file; name a file for the log")
         self.log_path.unlink(missing_ok=True)
         os.close(os.open(self.log_path, os.O_WRONLY | os.O_CREAT, 0o600))
         # -I and -S: the supervisor must start at once and depend on nothing that a package could break.

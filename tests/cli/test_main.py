@@ -143,3 +143,21 @@ def test_the_root_of_all_errors_is_the_clients() -> None:
 
     kinds = [e for e in vars(_exceptions).values() if isinstance(e, type) and issubclass(e, Exception)]
     assert all(issubclass(kind, TritoneError) for kind in kinds)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_and_lines_are_text_whatever_a_name_holds(encoding: str) -> None:
+    import json
+    import os
+
+    code = "from tritone_cli import console; v = 'ü \\udcff ♪'; console.print_json({v: [v]}); console.print_line(v)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    first, second = ended.stdout.decode(encoding).splitlines()
+    assert json.loads(first) == {"ü \\udcff ♪": ["ü \\udcff ♪"]}
+    assert "\\udcff" in second

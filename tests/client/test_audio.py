@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,3 +242,9 @@ def test_half_an_hour_lies_in_little_memory(tmp_path: object) -> None:
     n_windows, grown_mb = map(int, output.split())
     assert n_windows == 600
     assert grown_mb < 30
+
+
+def test_a_file_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav"))
+    path.write_bytes(encoded(np.full(RATE, 0.5), RATE, format="WAV"))
+    assert load_mono(path).size == RATE

@@ -265,6 +265,7 @@ def test_no_wait_that_would_outlast_the_call(connect: Any, model: Any, make_nois
         {"timeout_s": -1},
         {"timeout_s": float("nan")},
         {"timeout_s": float("inf")},
+        {"timeout_s": 1e18},
         {"timeout_s": "5"},
         {"timeout_s": True},
         {"retries": -1},

@@ -55,6 +55,7 @@ def test_the_key_is_sent_and_never_shown() -> None:
         {"api_key": "a\nb"},
         {"api_key": "ключ"},
         {"headers": {"a b": "c"}},
+        {"headers": [("a", "b")]},
         {"headers": {"a": "b\r\nc: d"}},
         {"headers": {"a": 1}},
         {"api_key": "a", "headers": {"Authorization": "b"}},

@@ -17,6 +17,7 @@ from tritone_serving import (
     RepositoryError,
     ServerNotInstalledError,
     ServerOptions,
+    TritonServer,
     admin_token,
     installation,
     log,
@@ -37,6 +38,7 @@ from tritone_serving.repository import servable_models
         ({"admin_token": "with,a,comma"}, "','"),
         ({"admin_token": "schlüssel-schlüssel"}, "ASCII"),
         ({"startup_timeout_s": 0}, "above 0"),
+        ({"host": ""}, "expected an address"),
         ({"response_cache_bytes": 100}, "0 [(]no cache[)]"),
     ],
 )
@@ -194,3 +196,22 @@ def test_the_log_speaks_where_the_index_is_silent(tmp_path: Path) -> None:
     assert log.reason_in_log(path, "m") == "Poll failed for model 'm': bad field"
     assert log.last_lines(path, 1).strip().startswith("2026-11-22T05:00:32Z E")
     assert "no reason" in log.reason_in_log(tmp_path / "none", "m")
+
+
+def test_a_log_that_is_no_plain_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "1" / "model.py").touch()
+    options = ServerOptions(repository=tmp_path / "models", http_port=0, grpc_port=0, metrics_port=0, log_path=pipe)
+    with pytest.raises(OptionsError, match="no plain file"):
+        TritonServer.start(options)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_the_end_of_a_log_leaves_out_the_stack_of_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        "what():  vector\nSignal (6) received.\n 0# 0x00 in tritonserver\n" + "11# 0x01 in libc.so.6\n" * 20
+    )
+    assert log.last_lines(path) == "    what():  vector\n    Signal (6) received."

@@ -179,3 +179,12 @@ def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
     written = report.write(tmp_path, judgement, labels)
     assert all(Path(path).stat().st_size > 0 for path in written)
     assert "古典" in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("labels", [None, "xy", [1, 2], ["x"], ["\ud800", "x"], ["a\nb", "x"]])
+def test_a_checkpoint_with_labels_that_are_none(labels: object, trained: Trained, tmp_path: Path) -> None:
+    info = json.loads((trained.folder / "checkpoint.json").read_text(encoding="utf-8"))
+    (tmp_path / info["weights"]).write_bytes((trained.folder / info["weights"]).read_bytes())
+    (tmp_path / "checkpoint.json").write_text(json.dumps({**info, "labels": labels}))
+    with pytest.raises(CheckpointError, match="labels"):
+        load_network(tmp_path)

@@ -90,3 +90,8 @@ def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has GPUs")
 def test_a_host_without_gpus_trains_on_its_cpu_whatever_is_asked(tmp_path: Path) -> None:
     assert fit(Scripted([1.0]), tmp_path, max_epochs=1, devices=4).n_epochs == 1
+
+
+def test_an_out_folder_that_the_logs_cannot_name() -> None:
+    with pytest.raises(TrainingError, match="not UTF-8"):
+        fitting._require_text(Path("runs/\udcff"))

@@ -220,3 +220,12 @@ def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path, content: bytes) -> 
     (tmp_path / "m.csv").write_bytes(content)
     with pytest.raises(DataError, match="not text in UTF-8"):
         load_recordings(tmp_path / "m.csv")
+
+
+def test_a_folder_whose_name_is_no_text_is_named_in_text(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    (root / "rock").mkdir(parents=True)
+    (root / "rock" / "a.wav").touch()
+    load_recordings(root).source.encode()
+    (root / "manifest.csv").write_text("path,label\nrock/a.wav,rock\n")
+    load_recordings(root).source.encode()

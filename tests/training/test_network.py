@@ -94,7 +94,7 @@ def test_the_callers_values_win_over_the_backbones_over_the_presets() -> None:
     [
         ("huge", {}, "no preset 'huge'; there are: default, demo, tiny"),
         ("tiny", {"widht": 3}, "no hyper-parameter widht; there are: width, "),
-        ("tiny", {"width": 0}, "width is 0; it must be at least 1"),
+        ("tiny", {"width": 0}, "width is 0; expected 1 to 512"),
         ("tiny", {"dropout": 1.0}, "dropout is 1.0; it must be from 0 up to"),
         ("tiny", {"learning_rate": 0.0}, "learning_rate is 0.0"),
     ],

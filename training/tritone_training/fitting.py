@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tritone_training._exceptions import TrainingError
+from tritone_training.data.recordings import printable
 
 _LARGEST_SEED: Final = 2**32 - 1  # NumPy's
 # What Lightning and torch remark about small data sets and single processes, each known and intended.
@@ -72,6 +73,7 @@ def fit(
         TrainingError: training diverged, or there are fewer GPUs than asked for.
     """
     n_devices = _devices(devices)
+    _require_text(out)
     logs, best_folder = out / "logs", out / "lightning"
     for old in (logs, best_folder):  # the latter only where a run was killed
         shutil.rmtree(old, ignore_errors=True)
@@ -116,6 +118,15 @@ class _CountEpochs(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         pl_module.log(self.NAME, float(trainer.current_epoch + 1), sync_dist=True)
+
+
+def _require_text(out: Path) -> None:
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError as error:  # TensorBoard's writer would fail on it in the middle
+        raise TrainingError(
+            f"{printable(str(out))}: the path's bytes are not UTF-8, which the training logs need; choose another --out"
+        ) from error
 
 
 def _devices(n_wanted: int) -> int:

@@ -50,7 +50,7 @@ def lint(
         )
     else:
         for finding in report.findings:
-            typer.echo(str(finding))
+            console.print_line(str(finding))
         models = "1 model" if report.n_models == 1 else f"{report.n_models} models"
         findings = "1 finding" if len(report.findings) == 1 else f"{len(report.findings) or 'no'} findings"
         console.say(f"{models}, {findings}")

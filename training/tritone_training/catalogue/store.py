@@ -166,7 +166,7 @@ def load_catalogue(
     collections: tuple[str, ...] = COLLECTIONS,
     corpus: Path | None = None,
 ) -> Catalogue:
-    """Load the catalogue; build it first if it is missing or damaged (about half a minute on two cores).
+    """Load the catalogue; build it first if it is missing or damaged (a minute or two on two cores).
 
     Args:
         progress: show progress bars on stderr while building.

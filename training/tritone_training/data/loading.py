@@ -64,7 +64,7 @@ def _from_folders(root: Path) -> RecordingSet:
             f"or a {MANIFEST_NAME} with the columns path,label"
             + (f"; the first problem: {problems[0].message}" if problems else "")
         )
-    return RecordingSet(str(root), tuple(recordings), tuple(problems))
+    return RecordingSet(printable(str(root)), tuple(recordings), tuple(problems))
 
 
 def _visible_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tritone_client.constants import EMOTIONS
 from tritone_training._exceptions import DataError
-from tritone_training.data.recordings import Problem, Recording, RecordingSet
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
 
 _EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
 _EXPECTED: Final = "path,label[,fold][,artist][,emotion_*]"
@@ -37,7 +37,7 @@ def from_manifest(manifest: Path) -> RecordingSet:
             problems.append(Problem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
     if not recordings:
         raise DataError(f"{manifest}: no row can be used" + (f"; the first: {problems[0].message}" if problems else ""))
-    return RecordingSet(str(manifest), tuple(recordings.values()), tuple(problems))
+    return RecordingSet(printable(str(manifest)), tuple(recordings.values()), tuple(problems))
 
 
 class _RowError(Exception):

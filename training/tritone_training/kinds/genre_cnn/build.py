@@ -73,6 +73,7 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
+    _check_names(folder, info.get("labels"))
     try:
         network = build_network(
             GenreConfig(**info["config"]),
@@ -92,6 +93,17 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
             f"{folder}: weights and checkpoint.json do not belong together ({', '.join(wrong[:3])}); train again"
         )
     return network.eval(), info
+
+
+def _check_names(folder: Path, labels: object) -> None:
+    """The labels become a text file and metadata, long after the network was built."""
+    if labels is None:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames 'labels'; train again")
+    named = isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)
+    if not named or not "".join(labels).isprintable():  # type: ignore[arg-type]
+        raise CheckpointError(
+            f"{folder}: checkpoint.json has the labels {labels!r}; expected a list of two or more names; train again"
+        )
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:

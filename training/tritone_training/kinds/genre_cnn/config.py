@@ -29,7 +29,7 @@ class GenreConfig:
         variants: seeded renderings of each catalogue piece (embedded data only).
     """
 
-    width: int = 24
+    width: int = 16
     dropout: float = 0.3
     batch_size: int = 64
     crops_per_recording: int = 4
@@ -48,16 +48,16 @@ class GenreConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.name in _LEAST_WHOLE
+            whole = field.name in _WHOLE
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int if whole else int | float)
                 or not math.isfinite(value)
             ):
                 raise TrainingError(f"{field.name} is {value!r}; expected a {'whole ' * whole}number")
-        for name, least in _LEAST_WHOLE.items():
-            if getattr(self, name) < least:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, (least, most) in _WHOLE.items():
+            if not least <= getattr(self, name) <= most:
+                raise TrainingError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         for name in ("dropout", "label_smoothing", "mask_fraction", "average_from"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be from 0 up to, not including, 1")
@@ -68,13 +68,14 @@ class GenreConfig:
             raise TrainingError(f"learning_rate is {self.learning_rate}; it must be above 0")
 
 
-_LEAST_WHOLE: Final = {
-    "width": 1,
-    "batch_size": 2,
-    "crops_per_recording": 1,
-    "max_epochs": 1,
-    "patience": 1,
-    "variants": 1,
+# Smallest and largest; the largest keep a slip of the hand from asking for terabytes.
+_WHOLE: Final = {
+    "width": (1, 512),
+    "batch_size": (2, 65_536),
+    "crops_per_recording": (1, 1_000),
+    "max_epochs": (1, 100_000),
+    "patience": (1, 100_000),
+    "variants": (1, 1_000),
 }
 
 

@@ -16,7 +16,8 @@ from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
 from tritone_training.kinds.genre_cnn.network import GenreNetwork
 
-MONITOR = "valid_loss"
+MONITOR = "selection_loss"  # valid_loss, once the average has begun
+_NOT_YET = 1_000.0  # added before: epochs while the learning rate climbs look good or bad on few recordings by luck
 
 
 class GenreModule(lightning.LightningModule):
@@ -93,7 +94,8 @@ class GenreModule(lightning.LightningModule):
         truth = label.long()
         likelihood = probabilities.gather(1, truth[:, None]).clamp_min(1e-6)
         loss = -likelihood.log().mean() + self.config.emotion_weight * self._emotion_loss(felt, emotions)
-        self.log(MONITOR, loss, prog_bar=True, sync_dist=True)
+        self.log("valid_loss", loss, prog_bar=True, sync_dist=True)
+        self.log(MONITOR, loss if self._n_averaged > 1 else loss + _NOT_YET, sync_dist=True)
         self.log("valid_accuracy", (probabilities.argmax(1) == truth).float().mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
