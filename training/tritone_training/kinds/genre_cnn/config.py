@@ -82,7 +82,7 @@ _WHOLE: Final = {
 PRESETS: Final[Mapping[str, GenreConfig]] = {
     "default": GenreConfig(),
     # A first look at an idea, in a few minutes on two cores.
-    "demo": GenreConfig(width=12, max_epochs=20, patience=8, crops_per_recording=2, variants=2),
+    "demo": GenreConfig(width=16, max_epochs=20, crops_per_recording=2, label_smoothing=0.02, variants=2),
     # For tests.
     "tiny": GenreConfig(width=4, max_epochs=2, crops_per_recording=1, variants=1),
 }
