@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import pytest
@@ -36,7 +36,15 @@ class Scripted(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(module: Scripted, out: Path, *, max_epochs: int = 30, patience: int = 3, devices: int = 1) -> fitting.Fitted:
+def fit(
+    module: Scripted,
+    out: Path,
+    *,
+    max_epochs: int = 30,
+    patience: int = 3,
+    devices: int = 1,
+    keep: Literal["best", "last"] = "best",
+) -> fitting.Fitted:
     data = TensorDataset(torch.arange(5.0)[:, None])
     return fitting.fit(
         module,
@@ -49,6 +57,7 @@ def fit(module: Scripted, out: Path, *, max_epochs: int = 30, patience: int = 3,
         patience=patience,
         devices=devices,
         progress=False,
+        keep=keep,
     )
 
 
@@ -62,6 +71,11 @@ def test_the_best_epochs_weights_are_kept_and_it_stops_after_patience(tmp_path: 
 def test_it_ends_at_max_epochs_while_it_still_improves(tmp_path: Path) -> None:
     fitted = fit(Scripted([5.0 - i for i in range(4)]), tmp_path, max_epochs=4)
     assert (fitted.n_epochs, fitted.best_weights["n_epochs"].item()) == (4, 4)
+
+
+def test_the_last_epoch_is_kept_where_validation_is_no_judge(tmp_path: Path) -> None:
+    fitted = fit(Scripted([1, 5, 5, 5, 5, 5]), tmp_path, patience=2, max_epochs=6, keep="last")
+    assert (fitted.n_epochs, fitted.best_weights["n_epochs"].item(), fitted.best_score) == (6, 6, 5)
 
 
 def test_validation_sees_every_item_once_an_epoch_in_order(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from tritone_client.constants import EMOTIONS
 from tritone_training import checkpoint
 from tritone_training.api import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
+from tritone_training.kinds.genre_cnn import train as train_module
 from tritone_training.kinds.genre_cnn.build import load_network
+from tritone_training.kinds.genre_cnn.dataset import CropDataset
 
 
 def saved(folder: Path) -> checkpoint.Checkpoint:
@@ -95,6 +97,23 @@ def test_the_parts_are_disjoint_by_artist_and_complete(trained: Trained) -> None
     assert not artists("train") & artists("valid")
     assert not artists("train") & artists("test")
     assert not artists("valid") & artists("test")
+
+
+def test_refitting_learns_from_the_validation_part_too(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned_from: list[int] = []
+
+    class Counted(CropDataset):
+        def __init__(self, recordings: Any, *rest: Any, **options: Any) -> None:
+            super().__init__(recordings, *rest, **options)
+            learned_from.append(len(recordings))
+
+    monkeypatch.setattr(train_module, "CropDataset", Counted)
+    train(tmp_path, overrides={"refit": True})
+    splits = saved(tmp_path).info["splits"]
+    assert learned_from == [len(splits["train"]), len(splits["train"]) + len(splits["valid"])]
+    assert (tmp_path / "refit" / "logs" / "csv" / "metrics.csv").is_file()
 
 
 def test_logs_are_written_for_people_and_tools(trained: Trained) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import lightning
 import torch
@@ -38,7 +38,7 @@ class Fitted:
     """How training went.
 
     Attributes:
-        best_weights: state dict of the module at its best epoch.
+        best_weights: state dict of the module at the epoch that is kept.
         best_score: value of the monitored quantity there.
         n_epochs: epochs run.
     """
@@ -60,6 +60,7 @@ def fit(
     patience: int,
     devices: int,
     progress: bool,
+    keep: Literal["best", "last"] = "best",
 ) -> Fitted:
     """Train until the monitored loss stops falling and answer the weights of the best epoch.
 
@@ -67,6 +68,7 @@ def fit(
 
     Args:
         valid: judged in its own order, whole on every device, because the module judges runs of items together.
+        keep: `last` runs all epochs and keeps the end, for when `valid` is no judge because it is trained on too.
         devices: GPUs; a host without any trains on its CPU.
 
     Raises:
@@ -77,8 +79,15 @@ def fit(
     logs, best_folder = out / "logs", out / "lightning"
     for old in (logs, best_folder):  # the latter only where a run was killed
         shutil.rmtree(old, ignore_errors=True)
-    best = ModelCheckpoint(dirpath=best_folder, filename="best", monitor=monitor, enable_version_counter=False)
-    callbacks: list[Callback] = [EarlyStopping(monitor, patience=patience), _CountEpochs(), best]
+    best = ModelCheckpoint(
+        dirpath=best_folder,
+        filename=keep,
+        monitor=monitor if keep == "best" else None,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [_CountEpochs(), best]
+    if keep == "best":
+        callbacks.insert(0, EarlyStopping(monitor, patience=patience))
     if progress:
         callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
     with _quiet():
@@ -103,9 +112,10 @@ def fit(
         in_order: DistributedSampler[Any] = DistributedSampler(valid, num_replicas=1, rank=0, shuffle=False)
         trainer.fit(module, train, DataLoader(valid, batch_size=batch_size, sampler=in_order))
         n_epochs = int(trainer.callback_metrics[_CountEpochs.NAME])
+        last_score = float(trainer.callback_metrics[monitor])
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     shutil.rmtree(best_folder)  # what is kept of it goes into the checkpoint folder proper
-    score = float(state["callbacks"][best.state_key]["best_model_score"])
+    score = float(state["callbacks"][best.state_key]["best_model_score"]) if keep == "best" else last_score
     if not math.isfinite(score) or not all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values()):
         raise TrainingError(f"training diverged ({monitor} is {score}); lower the learning rate")
     return Fitted(state["state_dict"], score, n_epochs)

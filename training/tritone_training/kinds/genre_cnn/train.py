@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
@@ -22,7 +23,7 @@ from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dat
 from tritone_training.kinds.genre_cnn.features import Features, compute_features
 from tritone_training.kinds.genre_cnn.judge import Judgement, judge
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
-from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.kinds.genre_cnn.network import GenreNetwork, MelFeatures
 from tritone_training.progress import progress_bar
 
 _VALID_PARTS: Final = 8  # one eighth of what is trained on decides when to stop
@@ -103,55 +104,25 @@ class Trained:
 def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Trained:
     """Fit on all folds but the held-out one; an eighth of them decides when to stop.
 
+    With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
+    `valid` is judged before that, by the network that had not learned from it.
+
     Raises:
         DataError: there is no such fold, or too little is left beside it.
         TrainingError: training diverged, or the seed or devices cannot be had.
     """
     recordings = prepared.recordings
-    fitting.seed_everything(request.seed)
+    fitting.seed_everything(request.seed)  # refuses a bad seed before the data are split by it
     splits = _split(recordings, request)
-    labels = recordings.labels
     with_emotions = any(recording.emotions is not None for recording in splits["train"])
-    network = build.build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
-    on_spectrogram = isinstance(prepared.frontend, MelFeatures)
-    module = GenreModule(network, config, n_labels=len(labels), on_spectrogram=on_spectrogram)
-    n_units = prepared.frontend.n_units
-    fitted = fitting.fit(
-        module,
-        DataLoader(
-            CropDataset(
-                splits["train"],
-                prepared.features.by_name,
-                labels,
-                n_units=n_units,
-                n_crops=config.crops_per_recording,
-                random=True,
-            ),
-            batch_size=config.batch_size,
-            shuffle=True,
-            drop_last=len(splits["train"]) * config.crops_per_recording > config.batch_size,
-        ),
-        validation_dataset(splits["valid"], prepared.features.by_name, labels, n_units=n_units),
-        batch_size=config.batch_size,
-        out=request.out,
-        monitor=MONITOR,
-        max_epochs=config.max_epochs,
-        patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
-    )
-    best = {
-        name.removeprefix("averaged."): tensor
-        for name, tensor in fitted.best_weights.items()
-        if name.startswith("averaged.")
-    }
-    network.load_state_dict(best)
-    with progress_bar("judging held-out recordings", shown=request.progress) as on_progress:
-        judgements = {
-            name: judge(network.eval(), part, labels, on_progress=on_progress)
-            for name, part in splits.items()
-            if name != "train" and part
-        }
+    fitted, network, weights = _fit(request, config, prepared, splits["train"], splits["valid"], keep="best")
+    judgements = {"valid": _judge(request, network, recordings, splits["valid"], "validation")}
+    if config.refit:
+        longer = replace(config, max_epochs=fitted.n_epochs)
+        everything = (*splits["train"], *splits["valid"])
+        _, network, weights = _fit(request, longer, prepared, everything, splits["valid"], keep="last")
+    judgements["test"] = _judge(request, network, recordings, splits["test"], "held-out")
+    labels = recordings.labels
     info = {
         "command": request.command,
         "seed": request.seed,
@@ -167,7 +138,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "metrics": {name: _headline(judgement.metrics) for name, judgement in judgements.items()},
         "splits": {name: [recording.name for recording in part] for name, part in splits.items()},
     }
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(best))
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(weights))
     summary = {
         "checkpoint": str(request.out),
         "labels": list(labels),
@@ -178,6 +149,60 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "data": recordings.report(),
     }
     return Trained(summary, judgements)
+
+
+def _fit(
+    request: TrainRequest,
+    config: GenreConfig,
+    prepared: Prepared,
+    train_part: tuple[Recording, ...],
+    valid_part: tuple[Recording, ...],
+    *,
+    keep: Literal["best", "last"],
+) -> tuple[fitting.Fitted, GenreNetwork, dict[str, Tensor]]:
+    """One training; answers the network in eval mode and its weights beside how it went."""
+    fitting.seed_everything(request.seed)
+    labels = prepared.recordings.labels
+    with_emotions = any(recording.emotions is not None for recording in train_part)
+    network = build.build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
+    on_spectrogram = isinstance(prepared.frontend, MelFeatures)
+    module = GenreModule(network, config, n_labels=len(labels), on_spectrogram=on_spectrogram)
+    n_units = prepared.frontend.n_units
+    crops = CropDataset(
+        train_part,
+        prepared.features.by_name,
+        labels,
+        n_units=n_units,
+        n_crops=config.crops_per_recording,
+        random=True,
+    )
+    fitted = fitting.fit(
+        module,
+        DataLoader(crops, batch_size=config.batch_size, shuffle=True, drop_last=len(crops) > config.batch_size),
+        validation_dataset(valid_part, prepared.features.by_name, labels, n_units=n_units),
+        batch_size=config.batch_size,
+        out=request.out if keep == "best" else request.out / "refit",  # each has logs of its own
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+        keep=keep,
+    )
+    weights = {
+        name.removeprefix("averaged."): tensor
+        for name, tensor in fitted.best_weights.items()
+        if name.startswith("averaged.")
+    }
+    network.load_state_dict(weights)
+    return fitted, network.eval(), weights
+
+
+def _judge(
+    request: TrainRequest, network: GenreNetwork, recordings: RecordingSet, part: tuple[Recording, ...], what: str
+) -> Judgement:
+    with progress_bar(f"judging {what} recordings", shown=request.progress) as on_progress:
+        return judge(network, part, recordings.labels, on_progress=on_progress)
 
 
 def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:
