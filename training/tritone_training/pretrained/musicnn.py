@@ -83,17 +83,19 @@ class Musicnn(nn.Module):
     def _front(self, x: Tensor) -> Tensor:
         """(B, 1, T, M) -> (B, 561, T): timbre by tall filters, rhythm by long ones, pooled over frequency.
 
-        The norm after each convolution is per channel with a positive or negative gain, so it cannot be
-        moved behind the pooling; it is applied before, as in the original.
+        The original rectifies, normalises, then takes the maximum over frequency. Rectifying keeps the order of
+        numbers and a norm keeps or, where its gain is negative, turns it: so pooling first gives the same
+        and spares two passes over the largest maps, a third of the whole network's time.
         """
-        maps = [torch.relu(convolve(x)) for convolve in self.timbral]
+        maps = [convolve(x) for convolve in self.timbral]
         for n_frames, convolve in zip(_TEMPORAL_FRAMES, self.temporal, strict=True):
             # "Same" padding of an even kernel: the spare zero goes to the end.
-            padded = nn.functional.pad(x, (0, 0, (n_frames - 1) // 2, n_frames // 2))
-            maps.append(torch.relu(convolve(padded)))
-        return torch.cat(
-            [norm(m.flatten(2)).view_as(m).amax(3) for norm, m in zip(self.norms_front, maps, strict=True)], 1
-        )
+            maps.append(convolve(nn.functional.pad(x, (0, 0, (n_frames - 1) // 2, n_frames // 2))))
+        pooled = []
+        for norm, each in zip(self.norms_front, maps, strict=True):  # each (B, C, T, M')
+            gain: Tensor = norm.weight  # type: ignore[assignment]
+            pooled.append(norm(torch.relu(torch.where(gain[:, None] >= 0, each.amax(3), each.amin(3)))))
+        return torch.cat(pooled, 1)
 
 
 def from_tensorflow(variables: Mapping[str, npt.NDArray[np.float32]]) -> Musicnn:
