@@ -304,6 +304,13 @@ def test_dynamic_batching_without_a_batch_axis(tmp_path: Path) -> None:
     assert only(tmp_path).startswith(f"{config}:2: error: dynamic_batching needs a batch axis")
 
 
+def test_a_queue_limit_beside_a_single_instance(repository: Path) -> None:
+    config = repository / "genre_cnn" / "config.pbtxt"
+    rewrite(config, "  count: 2\n", "  count: 1\n")
+    expected = f"{config}:{line_of(config, 'instance_group')}: warning: a queue policy with a time-out or a size"
+    assert only(repository).startswith(expected)
+
+
 def test_other_backends_are_left_to_themselves(tmp_path: Path) -> None:
     for name, backend in (("scorer", "python"), ("all", "ensemble"), ("cf", "cf_ensemble")):
         model = tmp_path / name
@@ -320,7 +327,7 @@ def test_other_backends_are_left_to_themselves(tmp_path: Path) -> None:
 def test_several_unknown_fields_are_all_told(repository: Path) -> None:
     config = repository / "genre_cnn" / "config.pbtxt"
     rewrite(config, "    num_versions: 1", "    num_version: 1")
-    rewrite(config, "count: 1", "cuont: 1 # a comment { with: brackets }")
+    rewrite(config, "count: 2", "count: 2 cuont: 1 # a comment { with: brackets }")
     messages = [finding.message for finding in lint_repository(repository)]
     assert messages == ["unknown field 'num_version'", "unknown field 'cuont'"]
 

@@ -130,6 +130,7 @@ def _check_batching(file: ConfigFile, report: Reporter) -> None:
             "set max_batch_size, or remove dynamic_batching",
         )
         return
+    _check_lone_instance(file, report)
     for i, size in enumerate(batching.preferred_batch_size):
         if not 1 <= size <= config.max_batch_size:
             report.error(
@@ -138,3 +139,22 @@ def _check_batching(file: ConfigFile, report: Reporter) -> None:
                 f"preferred batch size {size} is not between 1 and max_batch_size {config.max_batch_size}",
                 "remove it, or raise max_batch_size",
             )
+
+
+def _check_lone_instance(file: ConfigFile, report: Reporter) -> None:
+    """A queue limit turns the batcher's prefetching off; it then waits for a free instance and misses the call.
+
+    Measured on 2.51: of two requests sent together, about every second one waits 0.5 s, the batcher's own
+    time-out. With two instances, or without a limit, none does.
+    """
+    config = file.config
+    policies = [config.dynamic_batching.default_queue_policy, *config.dynamic_batching.priority_queue_policy.values()]
+    limited = any(policy.max_queue_size or policy.default_timeout_microseconds for policy in policies)
+    n_instances = sum(max(group.count, 1) * max(len(group.gpus), 1) for group in config.instance_group) or 1
+    if limited and n_instances == 1:
+        report.warning(
+            file.path,
+            file.source.line("instance_group") if config.instance_group else file.source.line("dynamic_batching"),
+            "a queue policy with a time-out or a size beside a single instance: requests sent together stall for 0.5 s",
+            "use two instances, or remove the limits",
+        )

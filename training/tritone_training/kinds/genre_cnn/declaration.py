@@ -45,7 +45,9 @@ DECLARATION: Final = Declaration(
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
-        instances=Instances(n_cpu=1, n_gpu=1, n_intra_op_threads=0),
+        # Two, each free to use all cores: one copies while the other computes, and with one alone Triton's batcher
+        # stalls under a queue limit (lint says when).
+        instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=0),
         response_cache=True,
     ),
     parameters={"sample_rate_hz": str(SAMPLE_RATE_HZ), "window_samples": str(WINDOW_SAMPLES)},
