@@ -1,4 +1,4 @@
-"""The Tritone SDK: recordings in, typed results out.
+"""The Tritone SDK: recordings and scores in, typed results and music out.
 
 ```python
 from tritone_client import MusicClient
@@ -6,6 +6,8 @@ from tritone_client import MusicClient
 with MusicClient("localhost:8001") as music:
     result = music.classify("song.mp3")
     print(result.label, result.emotions)
+    piece = music.compose(prompt="tune.mid", bars=8, seed=7)
+    piece.save("more.wav")
 ```
 """
 
@@ -20,6 +22,7 @@ from tritone_client._exceptions import (
     ConnectionFailedError,
     InvalidAudioError,
     InvalidInputError,
+    InvalidScoreError,
     MissingExtraError,
     ModelNotFoundError,
     RequestRejectedError,
@@ -42,48 +45,74 @@ if TYPE_CHECKING:
         ReadyResponse,
         Request,
         Response,
+        StreamRequest,
         Transport,
     )
+    from tritone_client._predicting import Prediction
     from tritone_client._results import Classification, TimelineWindow
+    from tritone_client._sampling import Conditions
+    from tritone_client._streaming import AsyncPieceStream, PieceChunk, PieceStream
     from tritone_client.audio import Audio
+    from tritone_client.music.grid import Grid
+    from tritone_client.music.piece import Piece
+    from tritone_client.music.reading import to_grid
+    from tritone_client.music.writing import to_score
 
 # Looked up when first used: the errors alone are wanted by every package and by `tritone --help`, and
 # NumPy, libsndfile and soxr would cost each of them a tenth of a second.
 _LAZY = {
     "AsyncMusicClient": "_async_client",
+    "AsyncPieceStream": "_streaming",
     "AsyncTransport": "_messages",
     "Audio": "audio",
     "Classification": "_results",
+    "Conditions": "_sampling",
+    "Grid": "music.grid",
     "InferRequest": "_messages",
     "InferResponse": "_messages",
     "ModelRequest": "_messages",
     "ModelResponse": "_messages",
     "MusicClient": "_client",
+    "Piece": "music.piece",
+    "PieceChunk": "_streaming",
+    "PieceStream": "_streaming",
+    "Prediction": "_predicting",
     "ReadyRequest": "_messages",
     "ReadyResponse": "_messages",
     "Request": "_messages",
     "Response": "_messages",
+    "StreamRequest": "_messages",
     "TimelineWindow": "_results",
     "Transport": "_messages",
+    "to_grid": "music.reading",
+    "to_score": "music.writing",
 }
 
 __all__ = [
     "AccessDeniedError",
     "AsyncMusicClient",
+    "AsyncPieceStream",
     "AsyncTransport",
     "Audio",
     "Classification",
     "ClientError",
+    "Conditions",
     "ConnectionFailedError",
+    "Grid",
     "InferRequest",
     "InferResponse",
     "InvalidAudioError",
     "InvalidInputError",
+    "InvalidScoreError",
     "MissingExtraError",
     "ModelNotFoundError",
     "ModelRequest",
     "ModelResponse",
     "MusicClient",
+    "Piece",
+    "PieceChunk",
+    "PieceStream",
+    "Prediction",
     "ReadyRequest",
     "ReadyResponse",
     "Request",
@@ -92,9 +121,12 @@ __all__ = [
     "Response",
     "ServerBusyError",
     "ServerError",
+    "StreamRequest",
     "TimelineWindow",
     "Transport",
     "TritoneError",
+    "to_grid",
+    "to_score",
 ]
 
 

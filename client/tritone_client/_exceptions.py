@@ -4,7 +4,8 @@
 TritoneError                      everything that Tritone raises on purpose (all packages)
 └── ClientError                   everything that the SDK raises
     ├── InvalidInputError         what was passed in cannot be used
-    │   └── InvalidAudioError     ... as a recording: not audio, empty, silent, too short, non-finite
+    │   ├── InvalidAudioError     ... as a recording: not audio, empty, silent, too short, non-finite
+    │   └── InvalidScoreError     ... as a score: not MIDI, cut off, without notes, too long
     ├── ConnectionFailedError     the server cannot be reached, or went away during the call
     ├── RequestTimeoutError       no answer within `timeout_s`
     ├── MissingExtraError         a feature needs packages that an extra installs
@@ -64,6 +65,20 @@ class InvalidAudioError(InvalidInputError):
         path: the recording's path or a word for where it came from.
         reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite`, `out_of_range` or
             `bad_shape`.
+    """
+
+    def __init__(self, message: str, *, path: str, reason: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+
+
+class InvalidScoreError(InvalidInputError):
+    """The score cannot be used.
+
+    Attributes:
+        path: the score's path or a word for where it came from.
+        reason: `missing`, `unreadable`, `not_midi`, `truncated`, `empty`, `too_long` or `bad_shape`.
     """
 
     def __init__(self, message: str, *, path: str, reason: str) -> None:

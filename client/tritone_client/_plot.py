@@ -1,18 +1,23 @@
-"""A classification's timeline as a picture."""
+"""Pictures of what models heard in a recording or expected of a score."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from tritone_client._exceptions import InvalidInputError, MissingExtraError
+from tritone_client._files import replacing
 from tritone_client.constants import WINDOW_S
+from tritone_client.music.extras import INSTALL
+from tritone_client.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tritone_client._predicting import Prediction
     from tritone_client._results import Classification
 
 FORMATS: Final = (".png", ".svg", ".pdf")
@@ -21,39 +26,37 @@ N_LINES_MAX: Final = 8  # more lines than this nobody can tell apart
 
 def plot_timeline(result: Classification, path: Path) -> Path:
     """Draw and write the picture; see `Classification.plot`."""
+    return _written(lambda: _timeline(result), path)
+
+
+def plot_prediction(prediction: Prediction, path: Path) -> Path:
+    """Draw and write the picture; see `Prediction.plot`."""
+    return _written(lambda: _expectations(prediction), path)
+
+
+def _written(draw: Callable[[], Figure], path: Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         raise InvalidInputError(f"{path}: a picture's name ends in one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InvalidInputError(f"{path}: there is no folder {path.parent} to write the picture to")
-    figure = _drawn(result)
-    try:
-        # Beside the target, so that the last step is a rename and nobody sees half a picture.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix.lower())
-        os.close(handle)
-        written = Path(name)
-        try:
-            figure.savefig(written, dpi=150)
-            written.chmod(0o644)
-            written.replace(path)
-        finally:
-            written.unlink(missing_ok=True)
-    except OSError as error:
-        raise InvalidInputError(f"{path}: the picture cannot be written ({error})") from error
+    with replacing(path, "the picture") as written:
+        draw().savefig(written, dpi=150)
     return path
 
 
-def _drawn(result: Classification) -> Figure:
+def _canvas(width: float, height: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(
-            "drawing needs matplotlib, which is not installed: pip install 'tritone[train]'"
-        ) from error
+        raise MissingExtraError(f"drawing needs matplotlib, which is not installed: {INSTALL}") from error
 
     # Not through pyplot: it keeps global state that threads would share, and may look for a display.
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _timeline(result: Classification) -> Figure:
+    figure = _canvas(9, 3.6)
     axes = figure.add_subplot()
     middles_s = [
         min(window.start_s + WINDOW_S / 2, result.duration_s - min(WINDOW_S, result.duration_s) / 2)
@@ -74,4 +77,32 @@ def _drawn(result: Classification) -> Figure:
     axes.set_title(f"{result.label} — {result.model} version {result.model_version}")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def _expectations(prediction: Prediction) -> Figure:
+    """Above what was expected and what came, below how much each step surprised."""
+    grid = prediction.grid
+    figure = _canvas(min(24.0, 5.0 + grid.n_frames / 16), 5.0)
+    expected, surprise = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = (0, grid.n_frames, LOWEST_PITCH - 0.5, HIGHEST_PITCH + 0.5)
+    if prediction.probabilities is not None:
+        ahead = np.zeros((grid.n_frames, N_PITCHES), np.float32)
+        ahead[1:] = prediction.probabilities[:-1]  # row n is about frame n + 1
+        expected.imshow(ahead.T, origin="lower", aspect="auto", extent=edges, cmap="Blues", vmin=0, vmax=1)
+    steps, columns = np.nonzero(grid.frames)
+    expected.plot(steps + 0.5, columns + LOWEST_PITCH, ".", color="#d95f02", markersize=3)
+    low, high = int(columns.min()) + LOWEST_PITCH - 3, int(columns.max()) + LOWEST_PITCH + 3
+    expected.set_ylim(max(low, LOWEST_PITCH) - 0.5, min(high, HIGHEST_PITCH) + 0.5)
+    expected.set_ylabel("MIDI pitch")
+    expected.set_title(
+        f"{prediction.model} version {prediction.model_version}: {prediction.nll_per_frame:.2f} nats a step "
+        f"(blue: expected, orange: played)"
+    )
+    surprise.step(np.arange(grid.n_frames), prediction.nll, where="post", color="#31688e", linewidth=1)
+    surprise.set_xlim(0, grid.n_frames)
+    surprise.set_ylim(bottom=0)
+    surprise.set_ylabel("surprise, nats")
+    surprise.set_xlabel(f"time, {grid.frames_per_quarter} steps to a quarter")
+    surprise.grid(alpha=0.3)
     return figure

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tritone_client import (
+    AsyncMusicClient,
     ClientError,
     InferRequest,
     InferResponse,
     ModelNotFoundError,
     ModelRequest,
     ModelResponse,
+    MusicClient,
     ReadyResponse,
     Request,
     Response,
@@ -88,14 +93,48 @@ class FakeModel:
 class AsyncFake:
     """The same behind the asynchronous interface."""
 
-    def __init__(self, model: FakeModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
         return self.model.handle(request, timeout_s=timeout_s)
 
+    async def stream(self, request: Any, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        with closing(self.model.stream(request, timeout_s=timeout_s)) as responses:
+            for response in responses:
+                await asyncio.sleep(0)
+                yield response
+
     async def close(self) -> None:
         self.model.close()
+
+
+class Both:
+    """`ask("classify", audio)` on a client that lives as long as the test."""
+
+    def __init__(self, kind: str, transport: Any, **options: Any) -> None:
+        make: Any = AsyncMusicClient if kind == "async" else MusicClient
+        self.client = make(transport=transport, **options)
+        self.loop = asyncio.new_event_loop() if kind == "async" else None
+
+    def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(self.client, method)(*args, **kwargs)
+        return self.loop.run_until_complete(result) if self.loop else result
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest, model: Any, as_async: Any) -> Any:
+    made: list[Both] = []
+
+    def make(**options: Any) -> Both:
+        made.append(Both(request.param, as_async(model) if request.param == "async" else model, **options))
+        return made[-1]
+
+    yield make
+    for both in made:
+        if both.loop:
+            both.loop.run_until_complete(both.loop.shutdown_default_executor())
+            both.loop.close()
 
 
 def _classes(values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

@@ -8,11 +8,12 @@ import http.client
 import pickle
 import socket
 import ssl
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
 
 import tritone_client
 from tritone_client import (
@@ -33,37 +34,50 @@ from tritone_client import (
 )
 from tritone_client._endpoint import make_endpoint
 from tritone_client._transports import make_async_transport, make_transport
+from tritone_client._transports._grpc_wire import Connection
 
 INFER = InferRequest("genre_cnn", "id-7", {"audio": np.zeros((1, 4), np.float32)}, ("embedding",))
 REQUESTS = [INFER, ModelRequest("genre_cnn"), ReadyRequest(), ReadyRequest("genre_cnn")]
 
 
-def grpc(status: str | None, message: str | None) -> InferenceServerException:
-    return InferenceServerException(message, status and f"StatusCode.{status}")
+class RpcError(grpc.RpcError):  # type: ignore[misc]
+    """As a call raises it."""
+
+    def __init__(self, status: str, message: str | None) -> None:
+        super().__init__(status, message)
+        self._status, self._message = status, message
+
+    def code(self) -> Any:
+        return SimpleNamespace(name=self._status)  # as of grpc.StatusCode, which has no codes of the future
+
+    def details(self) -> str | None:
+        return self._message
 
 
 GRPC = [
-    (grpc("NOT_FOUND", "Request for unknown model: 'x' is not found"), ModelNotFoundError),
-    (grpc("UNAVAILABLE", "Request for unknown model: 'x' has no available versions"), ModelNotFoundError),
-    (grpc("INVALID_ARGUMENT", "unexpected shape"), RequestRejectedError),
-    (grpc("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"), RequestRejectedError),
-    (grpc("RESOURCE_EXHAUSTED", "quota"), ServerBusyError),
-    (grpc("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size"), ServerBusyError),
-    (grpc("UNAVAILABLE", "Request timeout expired"), ServerBusyError),
-    (grpc("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-x'"), AccessDeniedError),
-    (grpc("UNAUTHENTICATED", "who?"), AccessDeniedError),
-    (grpc("PERMISSION_DENIED", "no"), AccessDeniedError),
-    (grpc("UNAVAILABLE", "failed to connect to all addresses"), ConnectionFailedError),
-    (grpc("UNAVAILABLE", "Socket closed"), ConnectionFailedError),
-    (grpc("UNAVAILABLE", ""), ConnectionFailedError),
-    (grpc("UNAVAILABLE", None), ConnectionFailedError),
-    (grpc("CANCELLED", "Locally cancelled by application!"), ConnectionFailedError),
-    (grpc("DEADLINE_EXCEEDED", "Deadline Exceeded"), RequestTimeoutError),
-    (grpc("INTERNAL", "Stub process 'x' is not healthy."), ServerError),
-    (grpc("UNIMPLEMENTED", "unknown service"), ServerError),
-    (grpc("UNKNOWN", "?"), ServerError),
-    (grpc("A_CODE_OF_THE_FUTURE", "?"), ServerError),
-    (grpc(None, "got unexpected datatype"), InvalidInputError),
+    (RpcError("NOT_FOUND", "Request for unknown model: 'x' is not found"), ModelNotFoundError),
+    (RpcError("UNAVAILABLE", "Request for unknown model: 'x' has no available versions"), ModelNotFoundError),
+    (RpcError("INVALID_ARGUMENT", "unexpected shape"), RequestRejectedError),
+    (RpcError("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"), RequestRejectedError),
+    (RpcError("RESOURCE_EXHAUSTED", "quota"), ServerBusyError),
+    (RpcError("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size"), ServerBusyError),
+    (RpcError("UNAVAILABLE", "Request timeout expired"), ServerBusyError),
+    (
+        RpcError("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-x'"),
+        AccessDeniedError,
+    ),
+    (RpcError("UNAUTHENTICATED", "who?"), AccessDeniedError),
+    (RpcError("PERMISSION_DENIED", "no"), AccessDeniedError),
+    (RpcError("UNAVAILABLE", "failed to connect to all addresses"), ConnectionFailedError),
+    (RpcError("UNAVAILABLE", "Socket closed"), ConnectionFailedError),
+    (RpcError("UNAVAILABLE", ""), ConnectionFailedError),
+    (RpcError("UNAVAILABLE", None), ConnectionFailedError),
+    (RpcError("CANCELLED", "Locally cancelled by application!"), ConnectionFailedError),
+    (RpcError("DEADLINE_EXCEEDED", "Deadline Exceeded"), RequestTimeoutError),
+    (RpcError("INTERNAL", "Stub process 'x' is not healthy."), ServerError),
+    (RpcError("UNIMPLEMENTED", "unknown service"), ServerError),
+    (RpcError("UNKNOWN", "?"), ServerError),
+    (RpcError("A_CODE_OF_THE_FUTURE", "?"), ServerError),
     (ValueError("Cannot invoke RPC on closed channel!"), ClientError),
     (RuntimeError("?"), ClientError),
     (TypeError("?"), ClientError),
@@ -100,8 +114,8 @@ def check(caught: ClientError, kind: type, failure: Exception, request: Any) -> 
     assert caught.__cause__ is failure
     assert caught.model == request.model
     assert caught.request_id == getattr(request, "request_id", None)
-    if isinstance(failure, InferenceServerException) and failure.status() and kind is not RequestTimeoutError:
-        assert caught.status == failure.status().removeprefix("StatusCode.")
+    if isinstance(failure, RpcError) and kind is not RequestTimeoutError:
+        assert caught.status == failure.code().name
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
@@ -112,8 +126,9 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise copy.copy(failure) if isinstance(failure, ClientError) else failure
 
-    for method in ("infer", "get_model_metadata", "is_server_ready", "is_model_ready"):
-        monkeypatch.setattr(transport._client, method, fail)
+    stub = SimpleNamespace(**dict.fromkeys(("ModelMetadata", "ModelConfig", "ServerReady", "ModelReady"), fail))
+    connection = Connection(transport._connection.channel, stub, fail)
+    monkeypatch.setattr(transport, "_connection", connection)
     with pytest.raises(ClientError) as caught:
         transport.handle(request_, timeout_s=1)
     check(caught.value, kind, failure, request_)
@@ -121,10 +136,7 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 
     async def main() -> ClientError:
         transport: Any = make_async_transport(make_endpoint("localhost:1"))
-        with pytest.raises(ClientError):
-            await transport.handle(request_, timeout_s=0.001)  # opens the channel
-        for method in ("infer", "get_model_metadata", "is_server_ready", "is_model_ready"):
-            monkeypatch.setattr(transport._client, method, fail)
+        monkeypatch.setattr(transport, "_opened", Connection(transport._connection().channel, stub, fail))
         with pytest.raises(ClientError) as caught:
             await transport.handle(request_, timeout_s=1)
         await transport.close()
@@ -166,7 +178,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
 
 def test_every_error_hangs_on_the_one_root() -> None:
     kinds = [getattr(tritone_client, name) for name in tritone_client.__all__ if name.endswith("Error")]
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert all(issubclass(kind, TritoneError) for kind in kinds)
     assert issubclass(RequestTimeoutError, TimeoutError)
     assert issubclass(ConnectionFailedError, ConnectionError)

@@ -56,7 +56,7 @@ def test_the_client_works_without_anything_heavy() -> None:
         "async 127.0.0.1:1",
         "sync http://127.0.0.1:1",
         "async http://127.0.0.1:1",
-        "drawing needs matplotlib, which is not installed: pip install 'tritone[train]'",
+        "drawing needs matplotlib, which is not installed: pip install 'tritone[scores]'",
     ]
 
 
@@ -74,6 +74,34 @@ def test_errors_come_without_numpy_and_a_client_without_the_other_protocol() -> 
         print('aiohttp' in sys.modules, 'gevent' in sys.modules)
     """)
     assert output.splitlines() == ["[]", "['numpy', 'soundfile', 'soxr']", "False False"]
+
+
+def test_music_needs_no_extra_until_it_is_read_or_saved() -> None:
+    output = run(f"""
+        import sys
+        for name in {(*BLOCKED, "symusic", "pretty_midi")}:
+            sys.modules[name] = None
+        from tests.client.writers import FakeWriters
+        from tritone_client import *
+        with MusicClient(transport=FakeWriters()) as music:
+            piece = music.compose(bars=2, seed=7)
+            print(piece.grid.n_frames, len(piece.to_dict()["notes"]) > 0)
+            music.predict(piece)
+            music.harmonize(piece, highest=True)
+            music.interpolate(piece, piece)
+            with music.stream_compose(prompt=piece, bars=1) as stream:
+                print(len(list(stream)))
+            wanted = (
+                lambda: music.compose(prompt=b"MThd"), lambda: piece.save("x.mid"), lambda: piece.plot("x.png"),
+                lambda: music.predict(piece).plot("x.png"),
+            )
+            for call in wanted:
+                try:
+                    call()
+                except MissingExtraError as error:
+                    print("pip install 'tritone[" in str(error))
+    """)
+    assert output.splitlines() == ["32 True", "1", "True", "True", "True", "True"]
 
 
 def test_public_names() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import Classification, InvalidInputError, TimelineWindow
+from tritone_client import Classification, Grid, InvalidInputError, Prediction, TimelineWindow
 
 pytest.importorskip("matplotlib")
 
@@ -57,3 +57,16 @@ def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path
         result.plot(path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("with_probabilities", [True, False])
+def test_a_prediction(tmp_path: Path, with_probabilities: bool) -> None:
+    frames = np.zeros((24, 88), np.uint8)
+    frames[::2, 40] = 2
+    rng = np.random.default_rng(0)
+    expected = rng.random((24, 88), np.float32) if with_probabilities else None
+    prediction = Prediction(rng.random(24, np.float32), expected, Grid(frames, meter=(16, 0)), "polyphony_rnn", "1")
+    path = prediction.plot(tmp_path / "x.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidInputError, match="picture's name"):
+        prediction.plot(tmp_path / "x.mid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 import symusic
 
+from tritone_client.music import render as render_module
 from tritone_training._exceptions import DataError, MissingExtraError
 from tritone_training.catalogue import audio as audio_module
 from tritone_training.catalogue import render, write_audio
@@ -94,9 +96,9 @@ def cents_off(samples: npt.NDArray[np.float32], wanted_hz: float) -> tuple[float
     return 1200 * np.log2(found_hz / wanted_hz), float(audible * power[harmonic & heard].sum() / power[heard].sum())
 
 
-@pytest.mark.parametrize("program", audio_module.PROGRAMS)
+@pytest.mark.parametrize("program", render_module.PROGRAMS)
 def test_every_instrument_is_in_tune_on_every_key(program: int) -> None:
-    low, high = audio_module.KEYS
+    low, high = render_module.KEYS
     for pitch in range(low, high + 1):
         score = make_score(n_notes=1, quarters=2.4, pitch=pitch)
         score.tracks[0].program = program
@@ -147,18 +149,18 @@ def test_another_rate_gives_as_many_samples() -> None:
 
 def test_instruments_are_pitched_and_drawn_alike_for_every_score(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[int]] = []
-    synthesize = audio_module._synthesize
+    synthesize = audio_module.synthesize
 
-    def spy(notes: Any, programs: list[int], *rest: Any) -> Any:
+    def spy(notes: Any, programs: list[int], *rest: Any, **more: Any) -> Any:
         drawn.append(programs)
-        return synthesize(notes, programs, *rest)
+        return synthesize(notes, programs, *rest, **more)
 
-    monkeypatch.setattr(audio_module, "_synthesize", spy)
+    monkeypatch.setattr(audio_module, "synthesize", spy)
     for seed in range(30):
         render(make_score(pitch=40), seed=seed, duration_s=0.5)
         render(make_score(pitch=70), seed=seed, duration_s=0.5)
     assert drawn[0::2] == drawn[1::2]
-    assert len({programs[0] for programs in drawn}) == len(audio_module.PROGRAMS)
+    assert len({programs[0] for programs in drawn}) == len(render_module.PROGRAMS)
     assert max(program for programs in drawn for program in programs) < 96  # no effects, no percussion
 
 
@@ -200,7 +202,8 @@ def test_files_that_cannot_be_written_say_so(tmp_path: Path) -> None:
 
 
 def test_a_missing_soundfont_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_module, "find_spec", lambda name: None)
-    audio_module.find_soundfont.cache_clear()
+    monkeypatch.setattr(render_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(render_module, "_per_thread", threading.local())  # holds synthesizers that found theirs
+    render_module.find_soundfont.cache_clear()
     with pytest.raises(MissingExtraError, match=r"tritone\[train\]"):
-        audio_module.find_soundfont()
+        render(make_score(), seed=None, duration_s=1.0)

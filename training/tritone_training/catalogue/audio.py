@@ -1,4 +1,4 @@
-"""Scores to sound: symusic's synthesizer with the General MIDI SoundFont that pretty_midi ships.
+"""The catalogue as recordings: pieces rendered in many ways, for models that listen.
 
 ```
 samples = render(catalogue["bach/bwv269"], seed=7)
@@ -11,53 +11,32 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
+from tritone_client import InvalidScoreError
 from tritone_client.constants import SAMPLE_RATE_HZ
-from tritone_training._exceptions import DataError, MissingExtraError
-from tritone_training.catalogue.midi import require_symusic
+from tritone_client.music.render import (
+    PROGRAMS,
+    TAIL_S,
+    FloatArray,
+    Notes,
+    fold_into_keys,
+    sounding_notes,
+    synthesize,
+)
+from tritone_training._exceptions import DataError
+from tritone_training.catalogue.midi import naming_the_extra
 from tritone_training.catalogue.store import Track
 
-# symusic 0.5.9 plays most programs of this SoundFont at wrong pitches: its piano is 2 to 5 times too high,
-# by another factor from key to key (https://github.com/Yikai-Liao/symusic/issues/55 is of the same kind).
-# These are in tune and audible on every key of KEYS, which a test holds them to; all carry a chorale as
-# well as a reel, and every collection draws from the same list, so that the instrument tells nothing.
-PROGRAMS: Final = (10, 44, 56, 64, 68, 73)  # music box, tremolo strings, trumpet, soprano sax, oboe, flute
-PLAIN_PROGRAM: Final = 73  # stands for any program that is not in tune, the piano among them
-KEYS: Final = (36, 87)  # notes outside are moved by octaves
+# Every collection draws from the same instruments, `PROGRAMS`, so that the instrument tells nothing.
 TEMPO_FACTORS: Final = (0.8, 1.25)
 TRANSPOSITIONS: Final = (-6, 5)  # semitones, both ends included: every key once
 MAX_REST_S: Final = 1.0  # longer rests are shortened in a rendering of fixed length
-PEAK: Final = 0.9
 _GAIN_DB: Final = (-6.0, 0.0)
-_TAIL_S: Final = 1.0  # for the last note to die away
-_FADE_S: Final = 0.01  # a cut through a held note would click
-_QUALITY: Final = 4  # of symusic's interpolation, 0..6
-
-FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass
-class _Notes:
-    """Notes of all voices; each field (N,), times in seconds."""
-
-    onset_s: npt.NDArray[np.float64]
-    end_s: npt.NDArray[np.float64]
-    pitch: npt.NDArray[np.int64]
-    velocity: npt.NDArray[np.int64]
-    voice: npt.NDArray[np.int64]
-
-    def only(self, mask: npt.NDArray[np.bool_]) -> _Notes:
-        return _Notes(self.onset_s[mask], self.end_s[mask], self.pitch[mask], self.velocity[mask], self.voice[mask])
 
 
 def render(
@@ -94,12 +73,13 @@ def render(
         programs = _draw_programs(rng, len(programs))
         _vary(rng, notes)
         gain = float(10 ** (rng.uniform(*_GAIN_DB) / 20))
-    _fold_into_keys(notes)
+    fold_into_keys(notes)
     if duration_s is None:
-        duration_s = float(notes.end_s.max()) + _TAIL_S
+        duration_s = float(notes.end_s.max()) + TAIL_S
     else:
         notes = _window(notes, duration_s, rng)
-    return _synthesize(notes, programs, round(duration_s * rate_hz), rate_hz, gain)
+    with naming_the_extra():
+        return synthesize(notes, programs, round(duration_s * rate_hz), rate_hz, gain=gain)
 
 
 def write_audio(
@@ -145,23 +125,16 @@ def _check(seed: int | None, duration_s: float | None, rate_hz: int) -> None:
         raise DataError(f"rate_hz is {rate_hz}; expected 8,000 to 192,000")
 
 
-def _notes_of(score: Any) -> tuple[_Notes, list[int]]:
+def _notes_of(score: Any) -> tuple[Notes, list[int]]:
     """All pitched notes of a score, the first at 0 s, and the program of each voice."""
-    tracks = [t for t in score.to("second").tracks if not t.is_drum and len(t.notes)]
-    if not tracks:
-        raise DataError("the score has no notes to render (percussion is left out)")
-    columns = [track.notes.numpy() for track in tracks]
-    onset_s = np.concatenate([c["time"] for c in columns]).astype(np.float64)
-    onset_s -= onset_s.min()
-    duration_s = np.concatenate([c["duration"] for c in columns]).astype(np.float64)
-    notes = _Notes(
-        onset_s,
-        onset_s + np.maximum(duration_s, 0.02),
-        np.concatenate([c["pitch"] for c in columns]).astype(np.int64),
-        np.concatenate([c["velocity"] for c in columns]).astype(np.int64),
-        np.repeat(np.arange(len(tracks)), [len(t.notes) for t in tracks]),
-    )
-    return notes, [track.program if track.program in PROGRAMS else PLAIN_PROGRAM for track in tracks]
+    try:
+        notes, programs = sounding_notes(score)
+    except InvalidScoreError as error:
+        raise DataError(str(error)) from error
+    first_s = notes.onset_s.min()
+    notes.onset_s -= first_s
+    notes.end_s -= first_s
+    return notes, programs
 
 
 def _draw_programs(rng: np.random.Generator, n_voices: int) -> list[int]:
@@ -171,7 +144,7 @@ def _draw_programs(rng: np.random.Generator, n_voices: int) -> list[int]:
     return [int(drawn[0])] * n_voices if alike else [int(program) for program in drawn]
 
 
-def _vary(rng: np.random.Generator, notes: _Notes) -> None:
+def _vary(rng: np.random.Generator, notes: Notes) -> None:
     low, high = np.log(TEMPO_FACTORS)
     factor = float(np.exp(rng.uniform(low, high)))
     notes.onset_s /= factor
@@ -181,13 +154,7 @@ def _vary(rng: np.random.Generator, notes: _Notes) -> None:
     notes.velocity[:] = np.clip(loudness + rng.integers(-12, 13, size=notes.velocity.size), 1, 127)
 
 
-def _fold_into_keys(notes: _Notes) -> None:
-    low, high = KEYS
-    notes.pitch += 12 * np.maximum(0, -((notes.pitch - low) // 12))
-    notes.pitch -= 12 * np.maximum(0, -((high - notes.pitch) // 12))
-
-
-def _window(notes: _Notes, duration_s: float, rng: np.random.Generator | None) -> _Notes:
+def _window(notes: Notes, duration_s: float, rng: np.random.Generator | None) -> Notes:
     """Cut `duration_s` out of the piece, repeated as often as it takes; times then start at 0."""
     _shorten_rests(notes)
     period_s = float(notes.end_s.max())
@@ -199,7 +166,7 @@ def _window(notes: _Notes, duration_s: float, rng: np.random.Generator | None) -
         start_s = float(onsets_s[int(rng.integers(len(onsets_s)))])
     n_rounds = int(np.ceil((start_s + duration_s) / period_s))
     shift_s = np.repeat(np.arange(n_rounds) * period_s, notes.pitch.size) - start_s
-    repeated = _Notes(
+    repeated = Notes(
         np.tile(notes.onset_s, n_rounds) + shift_s,
         np.tile(notes.end_s, n_rounds) + shift_s,
         np.tile(notes.pitch, n_rounds),
@@ -212,61 +179,10 @@ def _window(notes: _Notes, duration_s: float, rng: np.random.Generator | None) -
     return heard
 
 
-def _shorten_rests(notes: _Notes) -> None:
+def _shorten_rests(notes: Notes) -> None:
     order = np.argsort(notes.onset_s, kind="stable")
     ends_s = np.maximum.accumulate(notes.end_s[order])
     rests_s = np.maximum(notes.onset_s[order][1:] - ends_s[:-1], 0.0)
     excess_s = np.concatenate([[0.0], np.cumsum(np.maximum(rests_s - MAX_REST_S, 0.0))])
     notes.onset_s[order] -= excess_s
     notes.end_s[order] -= excess_s
-
-
-def _synthesize(notes: _Notes, programs: list[int], n_samples: int, rate_hz: int, gain: float) -> FloatArray:
-    symusic = require_symusic()
-    score = symusic.Score(480, ttype="second")
-    for voice, program in enumerate(programs):
-        own = notes.only(notes.voice == voice)
-        track = symusic.Track("", program, False, ttype="second")
-        track.notes = symusic.Note.from_numpy(
-            time=own.onset_s.astype(np.float32),
-            duration=(own.end_s - own.onset_s).astype(np.float32),
-            pitch=own.pitch.astype(np.int8),
-            velocity=own.velocity.astype(np.int8),
-            ttype="second",
-        )
-        score.tracks.append(track)
-    sound = np.asarray(_synthesizer(rate_hz).render(score, stereo=False))[0]  # (S',), with the notes' release
-    samples = np.zeros(n_samples, np.float32)
-    n_copied = min(n_samples, sound.size)
-    samples[:n_copied] = sound[:n_copied]
-    n_fade = min(n_samples, round(_FADE_S * rate_hz))
-    samples[n_samples - n_fade :] *= np.linspace(1.0, 0.0, n_fade, dtype=np.float32)
-    peak = float(np.abs(samples).max(initial=0.0))
-    return samples if peak == 0.0 else samples * np.float32(PEAK * gain / peak)
-
-
-_per_thread = threading.local()  # a synthesizer is not made for two threads, and a lock would not survive a fork
-
-
-def _synthesizer(rate_hz: int) -> Any:
-    made: dict[int, Any] = _per_thread.__dict__.setdefault("synthesizers", {})
-    if rate_hz not in made:
-        made[rate_hz] = require_symusic().Synthesizer(str(find_soundfont()), rate_hz, _QUALITY)
-    return made[rate_hz]
-
-
-@lru_cache(maxsize=1)
-def find_soundfont() -> Path:
-    """pretty_midi's SoundFont, found without importing that package (which warns on import).
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    spec = find_spec("pretty_midi")
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(folder) / "TimGM6mb.sf2"
-        if path.is_file():
-            return path
-    raise MissingExtraError(
-        "rendering needs the SoundFont of the package pretty_midi; install it with: pip install 'tritone[train]'"
-    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tritone_client import MissingExtraError as ClientMissingExtraError
+from tritone_client.music import extras
 from tritone_training._exceptions import MissingExtraError
 from tritone_training.catalogue.reading import Piece
 
@@ -18,13 +22,21 @@ def require_symusic() -> Any:
     Raises:
         MissingExtraError: with the command that installs it.
     """
+    with naming_the_extra():
+        return extras.require_symusic()
+
+
+@contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """Turn the client's word on a missing package into this package's.
+
+    Raises:
+        MissingExtraError: a package was missing.
+    """
     try:
-        import symusic
-    except ImportError as error:
-        raise MissingExtraError(
-            f"scores and rendering need the package symusic ({error}); install it with: pip install 'tritone[train]'"
-        ) from error
-    return symusic
+        yield
+    except ClientMissingExtraError as error:
+        raise MissingExtraError(str(error)) from error
 
 
 def write_midi(piece: Piece, path: Path) -> None:

@@ -46,7 +46,7 @@ def load_recordings(path: Path) -> RecordingSet:
 def _from_folders(root: Path) -> RecordingSet:
     recordings: list[Recording] = []
     problems: list[Problem] = []
-    for file in _visible_files(root):
+    for file in visible_files(root):
         parts = file.relative_to(root).parts
         name = printable("/".join(parts))
         if file.suffix.lower() not in _SUFFIXES:
@@ -67,7 +67,7 @@ def _from_folders(root: Path) -> RecordingSet:
     return RecordingSet(printable(str(root)), tuple(recordings), tuple(problems))
 
 
-def _visible_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def visible_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """All files below a folder in a fixed order, but for what systems hide (.DS_Store, .git, ._song.wav)."""
     above = above | {folder.resolve()}
     for entry in sorted(folder.iterdir()):
@@ -75,6 +75,6 @@ def _visible_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterat
             continue
         if entry.is_dir():
             if entry.resolve() not in above:  # a link to a folder above would never end
-                yield from _visible_files(entry, above)
+                yield from visible_files(entry, above)
         else:
             yield entry

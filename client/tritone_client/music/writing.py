@@ -1,0 +1,70 @@
+"""A grid as a `symusic.Score`: what MIDI files are written from.
+
+```python
+to_score(grid).dump_midi("tune.mid")
+```
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+
+from tritone_client.music.extras import require_symusic
+from tritone_client.music.grid import UNKNOWN_METER, Grid, notes_of
+from tritone_client.music.reading import END_MARKER
+
+TICKS_PER_QUARTER: Final = 480
+VELOCITY: Final = 80
+_DENOMINATORS: Final = (4, 8, 16, 32, 64)
+
+
+def to_score(grid: Grid) -> Any:
+    """Write a grid as a score that reads back as the same grid.
+
+    A struck note lasts until its pitch is struck again or silent. Bars of unknown meter get no time signature; an
+    upbeat becomes a shorter first bar. A grid that ends with silence gets a marker there.
+
+    Returns:
+        A `symusic.Score` in ticks with one track (program 0, piano), loudness 80.
+
+    Raises:
+        MissingExtraError: symusic is not installed.
+    """
+    symusic = require_symusic()
+    # A step must be a whole number of ticks.
+    step = max(1, TICKS_PER_QUARTER // grid.frames_per_quarter)
+    score = symusic.Score(step * grid.frames_per_quarter)
+    score.tempos.append(symusic.Tempo(0, grid.tempo_qpm))
+    for at, numerator, denominator in _time_signatures(grid):
+        score.time_signatures.append(symusic.TimeSignature(at * step, numerator, denominator))
+    onset, end, pitch = notes_of(grid)
+    track = symusic.Track("", 0, False)
+    track.notes = symusic.Note.from_numpy(
+        time=(onset * step).astype(np.int32),
+        duration=((end - onset) * step).astype(np.int32),
+        pitch=pitch.astype(np.int8),
+        velocity=np.full(onset.size, VELOCITY, np.int8),
+    )
+    score.tracks.append(track)
+    if not grid.frames[-1].any():
+        score.markers.append(symusic.TextMeta(grid.n_frames * step, END_MARKER))
+    return score
+
+
+def _time_signatures(grid: Grid) -> list[tuple[int, int, int]]:
+    """(step, numerator, denominator) of each."""
+    length, index = grid.meter
+    if grid.meter == UNKNOWN_METER:
+        return []
+    bars = [(0, length)] if not index else [(0, length - index), (length - index, length)]
+    marks = []
+    for at, n_steps in bars:
+        quarters = Fraction(n_steps, grid.frames_per_quarter)
+        beats = next(((quarters * d / 4, d) for d in _DENOMINATORS if (quarters * d / 4).denominator == 1), None)
+        if beats is None or beats[0] > 255:
+            return []  # MIDI cannot say it
+        marks.append((at, int(beats[0]), beats[1]))
+    return marks

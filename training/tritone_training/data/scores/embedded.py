@@ -1,0 +1,100 @@
+"""The embedded catalogue as scores: a style for each collection, a voice for each part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_client import InvalidScoreError
+from tritone_client.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, Grid
+from tritone_client.music.reading import to_grid, to_steps
+from tritone_training.catalogue import Track, load_catalogue
+from tritone_training.data.recordings import Problem
+from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
+from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
+from tritone_training.progress import progress_bar
+
+LICENCE: Final = "music in the public domain; encodings from music21's corpus"
+
+
+def embedded_scores(*, progress: bool = True) -> ScoreSet:
+    """Every piece of the catalogue on a grid of sixteenths; movements of a work and settings of a tune share a portion.
+
+    Raises:
+        DataError: the catalogue cannot be built.
+        MissingExtraError: music21 or symusic is not installed.
+    """
+    catalogue = load_catalogue(progress=progress)
+    splits = hashed_splits([track.group for track in catalogue.tracks])
+    pieces: list[ScorePiece] = []
+    problems: list[Problem] = []
+    lost: Counter[str] = Counter()
+    with progress_bar("reading scores", shown=progress) as on_progress:
+        for track, split in zip(catalogue.tracks, splits, strict=True):
+            try:
+                piece, grid = _piece(track, split)
+            except InvalidScoreError as error:
+                problems.append(Problem(track.id, error.reason, f"{track.id}: {error}"))
+            else:
+                pieces.append(piece)
+                lost.update(grid.dropped)
+            on_progress(len(pieces) + len(problems), len(splits))
+    return ScoreSet(
+        source=f"embedded catalogue ({len(pieces)} pieces)",
+        pieces=tuple(pieces),
+        has_onsets=True,
+        frames_per_quarter=FRAMES_PER_QUARTER,
+        problems=tuple(problems),
+        licence=LICENCE,
+        notes={
+            "split": f"{SPLIT_NOTE}; by work and tune",
+            "dropped": dict(sorted(lost.items())),
+            "catalogue_fingerprint": catalogue.fingerprint,
+        },
+    )
+
+
+def _piece(track: Track, split: str) -> tuple[ScorePiece, Grid]:
+    score = track.score()
+    grid = to_grid(score)
+    scale = Fraction(FRAMES_PER_QUARTER, score.ticks_per_quarter)
+    parts = [_part(part.notes.numpy(), scale, grid.n_frames) for part in score.tracks]
+    voices = [part for part in parts if part is not None]
+    return ScorePiece(
+        name=track.id,
+        frames=grid.frames,
+        split=split,
+        style=track.collection,
+        meter=_meter(track, grid),
+        voices=np.stack(voices, axis=1) if len(voices) == len(parts) else None,
+    ), grid
+
+
+def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) -> npt.NDArray[np.int64] | None:
+    """(T,) the MIDI pitch that a part sounds, or -1; None if it ever sounds two.
+
+    Of two notes that fall on one step, as ornaments do, the later one counts.
+    """
+    time, duration, pitch = (np.asarray(notes[key], np.int64) for key in ("time", "duration", "pitch"))
+    order = np.argsort(time, kind="stable")
+    time, end, pitch = time[order], (time + duration)[order], pitch[order]
+    if (end[:-1] > time[1:]).any():
+        return None
+    onset, stop = to_steps(time, scale), to_steps(end, scale)
+    sounding = np.full(n_frames, -1, np.int64)
+    for first, last, key in zip(onset.tolist(), np.maximum(stop, onset + 1).tolist(), pitch.tolist(), strict=True):
+        sounding[first:last] = key if LOWEST_PITCH <= key <= HIGHEST_PITCH else -1
+    return sounding
+
+
+def _meter(track: Track, grid: Grid) -> tuple[int, int]:
+    """The MIDI file has the metre and no upbeat, the catalogue both."""
+    length, _ = grid.meter
+    pickup = Fraction(track.pickup_quarters).limit_denominator(96) * FRAMES_PER_QUARTER
+    if track.metre is None or not length or pickup.denominator != 1:
+        return (0, 0)
+    return length, int(-pickup % length)

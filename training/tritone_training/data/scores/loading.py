@@ -1,0 +1,46 @@
+"""Scores to learn from, whatever they come as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tritone_training._exceptions import DataError
+from tritone_training.data.scores.score_set import ScoreSet
+
+
+def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
+    """Read a data set of scores.
+
+    Args:
+        data: a folder of MIDI files (a subfolder is a style), a poly-music `.mat`, a JSB-style `.json`, or None for
+            the embedded catalogue.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: nothing usable is there; the message says what was expected.
+        MissingExtraError: a package of the `train` extra is not installed.
+    """
+    if data is None:
+        from tritone_training.data.scores.embedded import embedded_scores
+
+        return embedded_scores(progress=progress)
+    if data.is_dir():
+        from tritone_training.data.scores.midi_folder import from_midi_folder
+
+        return from_midi_folder(data, progress=progress)
+    if not data.is_file():
+        raise DataError(f"{data}: no such file or folder; expected a folder of MIDI files, a .mat or a .json")
+    suffix = data.suffix.lower()
+    if suffix == ".mat":
+        from tritone_training.data.scores.matlab import from_matlab
+
+        return from_matlab(data)
+    if suffix == ".json":
+        from tritone_training.data.scores.chorales import from_json
+
+        return from_json(data)
+    hint = "; give the folder that the MIDI files lie in" if suffix in (".mid", ".midi") else ""
+    raise DataError(
+        f"{data}: {suffix or 'a name without a suffix'} is no data set of scores; "
+        f"expected a folder of MIDI files, a .mat or a .json{hint}"
+    )

@@ -1,0 +1,86 @@
+"""A folder of MIDI files: the folder that a file lies in is its style."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tritone_client import InvalidScoreError
+from tritone_client.music.grid import FRAMES_PER_QUARTER
+from tritone_client.music.reading import to_grid
+from tritone_training._exceptions import DataError
+from tritone_training.data.loading import visible_files
+from tritone_training.data.recordings import Problem, printable
+from tritone_training.data.scores.score_set import ScorePiece, ScoreSet, notes_digest
+from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
+from tritone_training.progress import progress_bar
+
+SUFFIXES: Final = (".mid", ".midi")
+
+
+def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
+    """Read every MIDI file below a folder onto a grid of sixteenths.
+
+    A file in a folder of its own is of that folder's style (the uppermost counts), one that lies in `root` itself is
+    of the style `root` is called. What has the very notes of an earlier file is left out and reported.
+
+    Raises:
+        DataError: no file can be used.
+    """
+    try:
+        files = [(printable("/".join(file.relative_to(root).parts)), file) for file in visible_files(root)]
+    except OSError as error:
+        raise DataError(f"{root}: a folder cannot be read ({error})") from error
+    problems = [
+        Problem(name, "not_midi", f"{name}: {printable(file.suffix) or 'no suffix'} is not the name of a MIDI file")
+        for name, file in files
+        if file.suffix.lower() not in SUFFIXES
+    ]
+    files = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
+    pieces: dict[bytes, ScorePiece] = {}
+    lost: Counter[str] = Counter()
+    with progress_bar("reading scores", shown=progress) as on_progress:
+        for done, (name, file) in enumerate(files, 1):
+            style = _style(root, name)
+            if not style.isprintable():  # label files hold one style a line
+                problems.append(Problem(name, "bad_style", f"{name}: the style {style!r} holds unprintable characters"))
+                continue
+            try:
+                grid = to_grid(file)
+            except InvalidScoreError as error:
+                problems.append(Problem(name, error.reason, printable(str(error))))
+                continue
+            finally:
+                on_progress(done, len(files))
+            digest = notes_digest(grid.frames)
+            if digest in pieces:
+                problems.append(Problem(name, "duplicate", f"{name}: has the same notes as {pieces[digest].name}"))
+                continue
+            lost.update(grid.dropped)
+            pieces[digest] = ScorePiece(name, grid.frames, "", style, grid.meter)
+    if not pieces:
+        raise DataError(
+            f"{root}: holds no scores that can be used; expected .mid files, or <style>/<file>.mid (a .mat or .json "
+            f"is given by its own name)" + (f"; the first problem: {problems[0].message}" if problems else "")
+        )
+    return ScoreSet(
+        source=printable(str(root)),
+        pieces=tuple(_with_splits(list(pieces.values()))),
+        has_onsets=True,
+        frames_per_quarter=FRAMES_PER_QUARTER,
+        problems=tuple(problems),
+        notes={"split": SPLIT_NOTE, "dropped": dict(sorted(lost.items()))},
+    )
+
+
+def _style(root: Path, name: str) -> str:
+    above, _, _ = name.partition("/")
+    return above if "/" in name else printable(root.resolve().name)
+
+
+def _with_splits(pieces: list[ScorePiece]) -> Iterator[ScorePiece]:
+    splits = hashed_splits([piece.name for piece in pieces])
+    for piece, split in zip(pieces, splits, strict=True):
+        yield ScorePiece(piece.name, piece.frames, split, piece.style, piece.meter)

@@ -1,0 +1,136 @@
+"""What is known about a piece to learn from, and a data set with the report on what of it cannot be used.
+
+Letters: T time steps, 88 pitches (MIDI 21..108), V voices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_training._exceptions import DataError
+from tritone_training.data.recordings import Problem
+
+SPLITS: Final = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class ScorePiece:
+    """One piece.
+
+    Attributes:
+        name: the path as the data set writes it, a catalogue id, or `train/0007`; unique within a set.
+        frames: (T, 88) uint8 grid, T >= 1: 0 silent, 1 held on from the step before, 2 struck here. Where the data
+            set knows no onsets, a note is struck where its pitch begins to sound, and repeated notes are one.
+        split: `train`, `valid` or `test`.
+        style: a collection, a folder's or a file's name.
+        meter: (time steps in a bar, index within its bar of the first step); (0, 0) if unknown.
+        voices: (T, V) int64, the MIDI pitch that each voice sounds, or -1; None where notes have no voices.
+    """
+
+    name: str
+    frames: npt.NDArray[np.uint8] = field(repr=False)
+    split: str
+    style: str
+    meter: tuple[int, int] = (0, 0)
+    voices: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSet:
+    """The usable pieces of a data set and the report on the rest.
+
+    Attributes:
+        source: where they come from, for the model card.
+        has_onsets: whether repeated notes are told from held ones.
+        frames_per_quarter: time steps in a quarter note; 0 if unknown.
+        licence: the data's licence, if it is known.
+        notes: more facts for the report, such as how it was split.
+    """
+
+    source: str
+    pieces: tuple[ScorePiece, ...] = field(repr=False)
+    has_onsets: bool
+    frames_per_quarter: int
+    problems: tuple[Problem, ...] = ()
+    licence: str = "not stated"
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, name: str) -> tuple[ScorePiece, ...]:
+        """The pieces of one portion.
+
+        Raises:
+            DataError: there are none; the message names the portions there are.
+        """
+        pieces = tuple(piece for piece in self.pieces if piece.split == name)
+        if not pieces:
+            there = ", ".join(f"{split} ({n})" for split, n in self._split_sizes().items())
+            raise DataError(f"{self.source}: has no pieces in the portion {name!r}; there are: {there}")
+        return pieces
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles, sorted."""
+        return tuple(sorted({piece.style for piece in self.pieces}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every piece's notes and what is known about it."""
+        digest = hashlib.sha256(f"{self.has_onsets} {self.frames_per_quarter}".encode())
+        for piece in self.pieces:
+            digest.update(repr((piece.name, piece.split, piece.style, piece.meter, piece.frames.shape)).encode())
+            digest.update(np.ascontiguousarray(piece.frames).tobytes())
+            if piece.voices is not None:
+                digest.update(np.ascontiguousarray(piece.voices, "<i8").tobytes())
+        return digest.hexdigest()
+
+    def report(self) -> dict[str, Any]:
+        """Counts in and out and every problem, for people and the model card."""
+        return {
+            "source": self.source,
+            "licence": self.licence,
+            "fingerprint": self.fingerprint,
+            "n_in": len(self.pieces) + len(self.problems),
+            "n_used": len(self.pieces),
+            "splits": self._split_sizes(),
+            "n_frames": {
+                split: sum(len(piece.frames) for piece in self.pieces if piece.split == split)
+                for split in self._split_sizes()
+            },
+            "styles": dict(sorted(Counter(piece.style for piece in self.pieces).items())),
+            "has_onsets": self.has_onsets,
+            "frames_per_quarter": self.frames_per_quarter or None,
+            "problems": [{"path": p.name, "reason": p.reason, "message": p.message} for p in self.problems],
+            **self.notes,
+        }
+
+    def _split_sizes(self) -> dict[str, int]:
+        counts = Counter(piece.split for piece in self.pieces)
+        return {split: counts[split] for split in SPLITS if counts[split]}
+
+
+def count_repeats(pieces: Sequence[ScorePiece]) -> dict[str, int]:
+    """How many pieces have the very notes of an earlier one, by portion (`train and valid`: one in each).
+
+    For published data sets, whose portions must stay as they are.
+    """
+    first: dict[bytes, ScorePiece] = {}
+    repeats: Counter[str] = Counter()
+    for piece in pieces:
+        earlier = first.setdefault(notes_digest(piece.frames), piece)
+        if earlier is not piece:
+            same = earlier.split == piece.split
+            repeats[piece.split if same else f"{earlier.split} and {piece.split}"] += 1
+    return dict(repeats)
+
+
+def notes_digest(frames: npt.NDArray[np.uint8]) -> bytes:
+    """What two pieces share only if they have the same notes at the same steps."""
+    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).digest()
