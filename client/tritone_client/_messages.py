@@ -14,7 +14,7 @@ client = MusicClient(transport=Recorded())
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -58,6 +58,7 @@ class ModelResponse:
         inputs: shape by tensor name, the batch axis included, -1 where it varies.
         outputs: as `inputs`.
         max_batch_size: 0 if the model does not batch.
+        parameters: of its configuration, all as text.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ModelResponse:
     inputs: Mapping[str, tuple[int, ...]]
     outputs: Mapping[str, tuple[int, ...]]
     max_batch_size: int
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +104,35 @@ class InferResponse:
     outputs: Mapping[str, Array] = field(default_factory=dict)
 
 
-Request: TypeAlias = ReadyRequest | ModelRequest | InferRequest
+@dataclass(frozen=True, eq=False)
+class StreamRequest:
+    """Run a model that gives many answers to one request (a decoupled one).
+
+    Attributes:
+        inputs: as of `InferRequest`.
+        outputs: as of `InferRequest`; each answer has all of them.
+    """
+
+    model: str
+    request_id: str
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    idempotent: bool = True
+
+
+Request: TypeAlias = ReadyRequest | ModelRequest | InferRequest | StreamRequest
 Response: TypeAlias = ReadyResponse | ModelResponse | InferResponse
 
 
 class Transport(Protocol):
     """Carries requests to a server and may be used by many threads at once."""
+
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
+        """Answer one request many times, the next within `timeout_s` seconds; closing stops the server's work.
+
+        Raises:
+            ClientError: of the fitting kind; nothing else.
+        """
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """Answer one request within `timeout_s` seconds.
@@ -122,6 +147,13 @@ class Transport(Protocol):
 
 class AsyncTransport(Protocol):
     """Carries requests to a server from one event loop."""
+
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        """Answer one request many times, the next within `timeout_s` seconds; closing stops the server's work.
+
+        Raises:
+            ClientError: of the fitting kind; nothing else.
+        """
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
         """Answer one request within `timeout_s` seconds.
@@ -172,7 +204,7 @@ def model_of(request: Request) -> str | None:
 
 def id_of(request: Request) -> str | None:
     """The id that a request carries."""
-    return request.request_id if isinstance(request, InferRequest) else None
+    return request.request_id if isinstance(request, InferRequest | StreamRequest) else None
 
 
 def nonsense(request: Request, what: str) -> ServerError:

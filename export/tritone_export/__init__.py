@@ -1,7 +1,7 @@
 """From checkpoints to a model repository that Triton can load, and checks of such repositories.
 
 ```python
-from tritone_export import export_model, lint_repository, write_configs
+from tritone_export import export_kind, lint_repository, write_configs
 ```
 """
 
@@ -26,7 +26,7 @@ from tritone_export._exceptions import (
 )
 from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
 from tritone_export.parity import BatchParity, Parity
-from tritone_export.pipeline import ExportResult, export_model, write_configs
+from tritone_export.pipeline import ExportResult, companion_name, export_kind, export_model, write_configs
 
 __all__ = [
     "BatchParity",
@@ -52,6 +52,8 @@ __all__ = [
     "StaticAxisError",
     "ValueMismatchError",
     "check_repository",
+    "companion_name",
+    "export_kind",
     "export_model",
     "lint_repository",
     "write_configs",

@@ -52,19 +52,21 @@ def build_config(declaration: Declaration, *, name: str | None = None, profile: 
         an `inference.ModelConfig` message.
 
     Raises:
-        DeclarationError: batch sizes or counts that Triton would refuse.
+        DeclarationError: batch sizes, counts or a combination that Triton would refuse.
     """
     _check(declaration)
     serving = declaration.serving
     config = model_config_pb2.ModelConfig(
         name=name or declaration.name,
-        backend="onnxruntime",
+        backend=declaration.backend,
         default_model_filename=MODEL_FILENAME,
         max_batch_size=serving.batching.max_batch_size,
     )
     _add_tensors(config, declaration)
     _add_version_policy(config)
-    _add_dynamic_batching(config, serving)
+    _add_transaction_policy(config, declaration)
+    if not declaration.decoupled:  # such a backend takes each request at once and joins them by itself
+        _add_dynamic_batching(config, serving)
     _add_instance_group(config, serving.instances, profile)
     _add_optimization(config)
     _add_parameters(config, declaration, profile)
@@ -107,6 +109,11 @@ def _check(declaration: Declaration) -> None:
         raise DeclarationError(
             f"{declaration.name}: needs n_cpu >= 1, n_gpu >= 0 and n_intra_op_threads >= 0, got {instances}"
         )
+    if declaration.decoupled and (declaration.serving.response_cache or declaration.serving.warmup_batch_sizes):
+        raise DeclarationError(
+            f"{declaration.name}: is decoupled, so it can have neither response_cache nor warmup_batch_sizes; "
+            f"got {declaration.serving.response_cache} and {list(declaration.serving.warmup_batch_sizes)}"
+        )
 
 
 def _add_tensors(config: ModelConfig, declaration: Declaration) -> None:
@@ -136,6 +143,11 @@ def _reshape_scalar(item: Any, tensor: Tensor) -> None:
 def _add_version_policy(config: ModelConfig) -> None:
     # Older versions stay on disk for going back, and cost no memory.
     config.version_policy.latest.num_versions = 1
+
+
+def _add_transaction_policy(config: ModelConfig, declaration: Declaration) -> None:
+    if declaration.decoupled:
+        config.model_transaction_policy.decoupled = True
 
 
 def _add_dynamic_batching(config: ModelConfig, serving: Serving) -> None:

@@ -1,12 +1,12 @@
 """From a trained network to a version that Triton can load.
 
 ```python
-from tritone_export import export_model
+from tritone_export import export_kind
 from tritone_training.registry import get_kind
 
 kind = get_kind("genre_cnn")
-result = export_model(kind.export(checkpoint, None), kind, repository=Path("model_repository"))
-print(result.version, result.parity.max_abs_difference)
+for result in export_kind(kind.export(checkpoint, None), kind, repository=Path("model_repository")):
+    print(result.model, result.version, result.parity.max_abs_difference)
 ```
 """
 
@@ -23,7 +23,7 @@ from tritone_export.card import CARD_FILENAME, build_card, card_bytes, package_v
 from tritone_export.config import MODEL_FILENAME, config_files
 from tritone_export.convert import MAX_N_BYTES, add_metadata, to_onnx
 from tritone_export.labels import check_labels, label_text
-from tritone_export.parity import Parity, check_parity, draw_inputs, open_session, run_network
+from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, open_session, run_network
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.signature import check_signature
 
@@ -53,12 +53,51 @@ class ExportResult:
     seconds: float
 
 
+def export_kind(
+    exportable: Exportable,
+    kind: ModelKind,
+    *,
+    repository: Path,
+    name: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> tuple[ExportResult, ...]:
+    """Export all that a checkpoint serves: the kind's own model, then its companions.
+
+    Args:
+        name: of the kind's own model; companions are named after it.
+
+    Raises:
+        ExportError: as `export_model`; models before the one that failed are in place.
+    """
+    results = [export_model(exportable, kind, repository=repository, name=name, on_step=on_step)]
+    for companion, each in zip(kind.companions, exportable.companions, strict=True):
+        results.append(
+            export_model(
+                each,
+                kind,
+                repository=repository,
+                name=companion_name(kind.name, each.declaration.name, name),
+                example_inputs=companion.example_inputs,
+                on_step=on_step,
+            )
+        )
+    return tuple(results)
+
+
+def companion_name(kind_name: str, declared: str, name: str | None) -> str:
+    """What a companion is called when the kind's own model is called `name`."""
+    if name is None or name == kind_name:
+        return declared
+    return name + declared.removeprefix(kind_name) if declared.startswith(kind_name) else f"{name}_{declared}"
+
+
 def export_model(
     exportable: Exportable,
     kind: ModelKind,
     *,
     repository: Path,
     name: str | None = None,
+    example_inputs: Callable[[int, int], Arrays] | None = None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
@@ -66,7 +105,7 @@ def export_model(
 
     Args:
         exportable: a trained network, from `kind.export`.
-        kind: draws the inputs for the comparison.
+        kind: draws the inputs for the comparison, unless `example_inputs` does.
         repository: made if it is missing.
         name: the model's folder, if it differs from the declaration's name.
         lock_timeout_s: how long to wait for another export of the same model.
@@ -83,22 +122,25 @@ def export_model(
     labels = {file: label_text(file, names).encode() for file, names in exportable.label_files.items()}
     network = exportable.network.to("cpu").eval()
 
-    on_step("converting to ONNX")
-    example = draw_inputs(declaration, kind.example_inputs, _EXAMPLE_N_BATCH)
+    graph = exportable.graph or declaration
+    draw = exportable.example_inputs or example_inputs or kind.example_inputs
+
+    on_step(f"{name}: converting to ONNX")
+    example = draw_inputs(graph, draw, _EXAMPLE_N_BATCH)
     # What PyTorch itself answers otherwise than declared is told before the slow part.
-    answers = run_network(network, declaration, example)
+    answers = run_network(network, graph, example)
     widths = {output: answer.shape[-1] for output, answer in answers.items()}
-    check_labels(declaration, exportable.label_files, widths)
-    model = to_onnx(network, declaration, example)
+    check_labels(graph, exportable.label_files, widths)
+    model = to_onnx(network, graph, example)
     add_metadata(model, _metadata(exportable, kind, name))
     content = _serialised(model)
 
-    on_step("comparing with PyTorch")
+    on_step(f"{name}: comparing with PyTorch")
     session = open_session(content)
-    check_signature(session, declaration)
-    parity = check_parity(network, session, declaration, kind.example_inputs)
+    check_signature(session, graph)
+    parity = check_parity(network, session, graph, draw)
 
-    on_step("writing the version")
+    on_step(f"{name}: writing the version")
     files = {MODEL_FILENAME: content, **labels}
 
     def version_files(version: int) -> dict[str, bytes]:

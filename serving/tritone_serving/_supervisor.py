@@ -62,7 +62,7 @@ def main() -> int:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
             stopping = stopping or (lifeline in readable and not os.read(lifeline, 4096))
-        return _ended(server, float(order["stop_timeout_s"]))
+        return _ended(server, float(order["stop_timeout_s"]), Path(order["stop_file"]))
     finally:
         for region in Path(order["shared_memory"]).glob(f"{order['prefix']}*"):
             region.unlink(missing_ok=True)
@@ -90,8 +90,10 @@ def _before_exec() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _ended(server: subprocess.Popen[bytes], timeout_s: float) -> int:
+def _ended(server: subprocess.Popen[bytes], timeout_s: float, stop_file: Path) -> int:
     if server.poll() is None:
+        with contextlib.suppress(OSError):
+            stop_file.touch()
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(timeout_s)

@@ -20,6 +20,8 @@ from tritone_serving.installation import Installation, find_libpython
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  - where the kernel keeps POSIX shared memory
 OUR_BACKENDS: Final = Path(__file__).parent / "backends"
+# Names a file that is made when the server is asked to stop; a backend that streams looks for it.
+STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 _PREFIX: Final = "tritone-"
 
 
@@ -36,6 +38,7 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
     backends/onnxruntime/   link to our python-based backend, unless the installation has a native one
     bin/python3 lib/ pyvenv.cfg   an environment that sees what this process can import
     cwd/                    empty: Triton's stub imports from its working folder first
+    stopping                made when the server is asked to stop
     ```
 
     Returns:
@@ -48,7 +51,7 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
     backends.mkdir()
     (folder / "cwd").mkdir()
     _link_backends(backends, installation)
-    environment = dict(os.environ)
+    environment = {**os.environ, STOP_FILE_VARIABLE: str(folder / "stopping")}
     libraries = [str(path) for path in installation.libraries]
     if installation.stub is not None:
         _link_python(folder)

@@ -225,6 +225,7 @@ class TritonServer:
             "environment": environment,
             "cwd": str(folder / "cwd"),
             "folder": str(folder),
+            "stop_file": environment[runtime.STOP_FILE_VARIABLE],
             "prefix": folder.name,
             "shared_memory": str(runtime.SHARED_MEMORY),
             "log": str(self.log_path),

@@ -84,5 +84,6 @@ def kind(declaration: Declaration = DECLARATION, inputs: Any = example_inputs) -
         "score": "accuracy",
         "export": export,
         "example_inputs": inputs,
+        "companions": (),
     }
     return ModelKind(**{field.name: values.get(field.name, unused) for field in fields(ModelKind)})

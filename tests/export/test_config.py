@@ -85,6 +85,34 @@ def test_scalars_per_item_are_reshaped_and_free_axes_get_a_warm_up_size() -> Non
     assert pb.DataType.Name(config.output[0].data_type) == "TYPE_STRING"
 
 
+def streaming(**changed: Any) -> Declaration:
+    """`genre_cnn`'s declaration as a model that streams would have it."""
+    serving = replace(DECLARATION.serving, response_cache=False, warmup_batch_sizes=())
+    return replace(DECLARATION, backend="composer", decoupled=True, serving=replace(serving, **changed))
+
+
+def test_a_decoupled_model_has_a_backend_of_its_own_and_no_queue_cache_or_warm_up() -> None:
+    for text in config_files(streaming()).values():
+        config = parse(text)
+        assert (config.backend, config.default_model_filename) == ("composer", "model.onnx")
+        assert config.model_transaction_policy.decoupled
+        assert not config.HasField("dynamic_batching")
+        assert not config.HasField("response_cache")
+        assert not config.model_warmup
+    assert not parse(config_files(DECLARATION)["config.pbtxt"]).HasField("model_transaction_policy")
+
+
+def test_a_backend_of_ours_may_run_on_a_gpu() -> None:
+    gpu = parse(config_files(streaming())["configs/gpu.pbtxt"])
+    assert [group.kind for group in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
+
+
+@pytest.mark.parametrize("changed", [{"response_cache": True}, {"warmup_batch_sizes": (1,)}])
+def test_what_cannot_be_with_a_decoupled_model_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationError, match="is decoupled, so it can have neither response_cache nor warmup"):
+        config_files(streaming(**changed))
+
+
 @pytest.mark.parametrize(
     ("batching", "instances"),
     [

@@ -13,14 +13,28 @@ import pytest
 
 import tritone_serving
 
+BACKENDS = Path(tritone_serving.__file__).parent / "backends"
+
 
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Any]:
     """The backend's modules, imported as Triton's stub does: by their own names, from their folder."""
-    folder = str(Path(tritone_serving.__file__).parent / "backends" / "onnxruntime")
-    sys.path.append(folder)
+    yield from _imported("tritone_ort", ("batching", "contract", "session"), "onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def composer(backend: Any) -> Iterator[Any]:
+    """The modules of the `composer` backend, and those that it takes from its neighbour."""
+    parts = ("engine", "graph", "metrics", "options", "piece")
+    for found in _imported("tritone_composer", parts, "composer", "onnxruntime"):
+        yield SimpleNamespace(**vars(found), **vars(backend))
+
+
+def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:
+    paths = [str(BACKENDS / folder) for folder in folders]
+    sys.path += paths
     try:
-        names = ("batching", "contract", "session")
-        yield SimpleNamespace(**{name: importlib.import_module(f"tritone_ort_{name}") for name in names})
+        yield SimpleNamespace(**{part: importlib.import_module(f"{prefix}_{part}") for part in parts})
     finally:
-        sys.path.remove(folder)
+        for path in paths:
+            sys.path.remove(path)

@@ -88,6 +88,11 @@ class Declaration:
 
     Attributes:
         parameters: constants a caller may want (sample rate, window length), written to config.pbtxt.
+        backend: what runs the ONNX file: `onnxruntime`, or one of ours, which may stand between another
+            signature of the file (`Exportable.graph`) and this one.
+        decoupled: one request gets many answers, over gRPC's streaming call alone. Triton's response cache
+            leaves such models out; batching, limits and warm-up are the backend's, so of `serving` only
+            `max_batch_size` and `instances` count.
     """
 
     name: str
@@ -96,3 +101,5 @@ class Declaration:
     outputs: tuple[Tensor, ...]
     serving: Serving
     parameters: Mapping[str, str] = field(default_factory=dict)
+    backend: str = "onnxruntime"
+    decoupled: bool = False

@@ -27,6 +27,10 @@ class Exportable:
         label_files: file name -> class names in the order of that output's last axis.
         metadata: short strings for the ONNX file's own metadata.
         card: what the model card says besides parity: data, licences, metrics, seed, command.
+        graph: what the ONNX file takes and answers, where a backend of ours stands between it and the wire;
+            None if the file serves the declaration itself.
+        companions: what else this checkpoint serves, in the order of the kind's `companions`.
+        example_inputs: for the ONNX file, where a checkpoint's own sizes decide; the kind's or companion's if None.
     """
 
     network: torch.nn.Module
@@ -34,6 +38,9 @@ class Exportable:
     label_files: Mapping[str, Sequence[str]]
     metadata: Mapping[str, str]
     card: Mapping[str, Any]
+    graph: Declaration | None = None
+    companions: Sequence[Exportable] = ()
+    example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,19 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A further model that the same checkpoint serves under a name of its own (a sampler beside a scorer).
+
+    Attributes:
+        declaration: its name begins with the kind's unless a backend of ours gives it its own.
+        example_inputs: as `ModelKind.example_inputs`, for the ONNX file's own inputs.
+    """
+
+    declaration: Declaration
+    example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
+
+
+@dataclass(frozen=True)
 class ModelKind:
     """One kind of model; the registry holds one for each folder of `kinds/`.
 
@@ -86,6 +106,7 @@ class ModelKind:
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
         export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
+        companions: further models that each checkpoint serves.
     """
 
     name: str
@@ -99,6 +120,12 @@ class ModelKind:
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     export: Callable[[Path | None, str | None], Exportable]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
+    companions: Sequence[Companion] = ()
+
+    @property
+    def declarations(self) -> tuple[Declaration, ...]:
+        """Of every model that a checkpoint serves, the kind's own first."""
+        return (self.declaration, *(companion.declaration for companion in self.companions))
 
     def train(self, request: TrainRequest) -> Mapping[str, Any]:
         """Read the data and train once."""

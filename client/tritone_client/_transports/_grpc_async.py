@@ -1,61 +1,107 @@
-"""gRPC for one event loop, over tritonclient."""
+"""gRPC for one event loop."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
-import tritonclient.grpc.aio as triton
+import grpc.aio
 
-from tritone_client._deadline import Deadline
+from tritone_client._deadline import Deadline, timed_out
 from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ClientError, InvalidInputError
 from tritone_client._messages import (
     InferRequest,
+    InferResponse,
     ModelRequest,
-    ModelResponse,
     ReadyResponse,
     Request,
     Response,
+    StreamRequest,
 )
+from tritone_client._transports import _grpc_streaming as streaming
 from tritone_client._transports import _grpc_wire as wire
 
 
 class AsyncGrpcTransport:
-    """One channel; opened by the first request, because a channel belongs to a running event loop."""
+    """One channel, opened by the first request, as a channel belongs to a running event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._headers = wire.metadata_headers(endpoint)
-        self._client: Any = None
+        self._metadata = wire.call_metadata(endpoint)
+        self._opened: wire.Connection | None = None
+        self._closed = False
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `AsyncTransport.handle`."""
         try:
-            if self._client is None:
-                self._client = triton.InferenceServerClient(**wire.client_options(self._endpoint))
             return await self._answer(request, Deadline(timeout_s))
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 
+    async def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        """See `AsyncTransport.stream`."""
+        call: Any = None
+        try:
+            messages = iter((streaming.message(request),))
+            call = self._connection().stub.ModelStreamInfer(messages, metadata=self._metadata)
+            answers = aiter(call)
+            while (answer := await _next(answers, request, timeout_s)) is not None:
+                response = streaming.read_answer(request, answer)
+                if response is not None:
+                    yield response
+        except asyncio.CancelledError:
+            # gRPC raises this too when the channel is closed, and then the task goes on.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise wire.lost("CANCELLED", "", request, self._endpoint) from None
+        except Exception as error:
+            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+        finally:  # also when the caller stops in the middle, drops the stream, or is cancelled
+            if call is not None:
+                call.cancel()
+
     async def close(self) -> None:
         """See `AsyncTransport.close`."""
-        if self._client is not None:
-            await self._client.close()
+        self._closed = True
+        if self._opened is not None:
+            await self._opened.channel.close()
+
+    def _connection(self) -> wire.Connection:
+        if self._closed:
+            raise ClientError("this client is closed; make a new one")
+        if self._opened is None:
+            try:
+                self._opened = wire.connect(self._endpoint, grpc.aio)
+            except OSError as error:  # a certificate's file
+                raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        return self._opened
 
     async def _answer(self, request: Request, deadline: Deadline) -> Response:
-        client = self._client
+        connection = self._connection()
+        stub = connection.stub
         if isinstance(request, InferRequest):
-            arguments = wire.infer_arguments(request)
-            result = await client.infer(**arguments, headers=self._headers, client_timeout=deadline.check(request))
-            return wire.read_inference(request, result)
+            message = wire.infer_message(request)
+            return wire.read_inference(request, await self._call(connection.infer, message, request, deadline))
         if isinstance(request, ModelRequest):
-            return await self._model(request, deadline)
-        limits = {"headers": self._headers, "client_timeout": deadline.check(request)}
+            metadata = await self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
+            config = await self._call(stub.ModelConfig, wire.config_request(request), request, deadline)
+            return wire.read_model(metadata, config)
         if request.model is None:
-            return ReadyResponse(bool(await client.is_server_ready(**limits)))
-        return ReadyResponse(bool(await client.is_model_ready(request.model, **limits)))
+            return ReadyResponse((await self._call(stub.ServerReady, wire.SERVER_READY, request, deadline)).ready)
+        message = wire.ready_request(request.model)
+        return ReadyResponse((await self._call(stub.ModelReady, message, request, deadline)).ready)
 
-    async def _model(self, request: ModelRequest, deadline: Deadline) -> ModelResponse:
-        name, headers, client = request.model, self._headers, self._client
-        metadata = await client.get_model_metadata(name, headers=headers, client_timeout=deadline.check(request))
-        config = await client.get_model_config(name, headers=headers, client_timeout=deadline.check(request))
-        return wire.read_model(metadata, config)
+    async def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
+        return await method(message, metadata=self._metadata, timeout=deadline.check(request))
+
+
+async def _next(answers: Any, request: StreamRequest, timeout_s: float) -> Any:
+    """The next answer, None after the last."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await anext(answers, None)
+    except TimeoutError:
+        raise timed_out(request, timeout_s) from None

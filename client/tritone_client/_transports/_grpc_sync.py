@@ -1,29 +1,41 @@
-"""gRPC for threads, over tritonclient."""
+"""gRPC for threads."""
 
 from __future__ import annotations
 
-import tritonclient.grpc as triton
+import queue
+import threading
+from collections.abc import Generator
+from typing import Any
 
-from tritone_client._deadline import Deadline
+import grpc
+
+from tritone_client._deadline import Deadline, timed_out
 from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ClientError, InvalidInputError
 from tritone_client._messages import (
     InferRequest,
+    InferResponse,
     ModelRequest,
-    ModelResponse,
     ReadyResponse,
     Request,
     Response,
+    StreamRequest,
 )
+from tritone_client._transports import _grpc_streaming as streaming
 from tritone_client._transports import _grpc_wire as wire
 
 
 class GrpcTransport:
-    """One channel, which all threads share: tritonclient's unary gRPC calls are thread-safe."""
+    """One channel, which all threads share."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._headers = wire.metadata_headers(endpoint)
-        self._client = triton.InferenceServerClient(**wire.client_options(endpoint))
+        self._metadata = wire.call_metadata(endpoint)
+        self._closed = False
+        try:
+            self._connection = wire.connect(endpoint, grpc)
+        except OSError as error:  # a certificate's file
+            raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
@@ -32,25 +44,68 @@ class GrpcTransport:
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
+        """See `Transport.stream`."""
+        call: Any = None
+        try:
+            self._check_open()
+            messages = iter((streaming.message(request),))
+            call = self._connection.stub.ModelStreamInfer(messages, metadata=self._metadata)
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            # gRPC has no time limit for the next answer alone, so a thread waits for it.
+            threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
+            while (answer := _next(answers, request, timeout_s)) is not None:
+                if isinstance(answer, Exception):
+                    raise answer
+                response = streaming.read_answer(request, answer)
+                if response is not None:
+                    yield response
+        except Exception as error:
+            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+        finally:  # also when the caller stops in the middle, or drops the stream
+            if call is not None:
+                call.cancel()
+
     def close(self) -> None:
         """See `Transport.close`."""
-        self._client.close()
+        self._closed = True
+        self._connection.channel.close()
+
+    def _check_open(self) -> None:
+        if self._closed:  # gRPC's own word for it would be a ValueError
+            raise ClientError("this client is closed; make a new one")
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
-        client = self._client
+        self._check_open()
+        stub = self._connection.stub
         if isinstance(request, InferRequest):
-            arguments = wire.infer_arguments(request)
-            result = client.infer(**arguments, headers=self._headers, client_timeout=deadline.check(request))
-            return wire.read_inference(request, result)
+            message = wire.infer_message(request)
+            return wire.read_inference(request, self._call(self._connection.infer, message, request, deadline))
         if isinstance(request, ModelRequest):
-            return self._model(request, deadline)
-        limits = {"headers": self._headers, "client_timeout": deadline.check(request)}
+            metadata = self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
+            config = self._call(stub.ModelConfig, wire.config_request(request), request, deadline)
+            return wire.read_model(metadata, config)
         if request.model is None:
-            return ReadyResponse(bool(client.is_server_ready(**limits)))
-        return ReadyResponse(bool(client.is_model_ready(request.model, **limits)))
+            return ReadyResponse(self._call(stub.ServerReady, wire.SERVER_READY, request, deadline).ready)
+        return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)
 
-    def _model(self, request: ModelRequest, deadline: Deadline) -> ModelResponse:
-        name, headers = request.model, self._headers
-        metadata = self._client.get_model_metadata(name, headers=headers, client_timeout=deadline.check(request))
-        config = self._client.get_model_config(name, headers=headers, client_timeout=deadline.check(request))
-        return wire.read_model(metadata, config)
+    def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
+        return method(message, metadata=self._metadata, timeout=deadline.check(request))
+
+
+def _pass_on(call: Any, answers: queue.SimpleQueue[Any]) -> None:
+    """Put a call's answers into a queue, at the end None or the error that ended it."""
+    try:
+        for answer in call:
+            answers.put(answer)
+    except Exception as error:
+        answers.put(error)
+    else:
+        answers.put(None)
+
+
+def _next(answers: queue.SimpleQueue[Any], request: StreamRequest, timeout_s: float) -> Any:
+    try:
+        return answers.get(timeout=timeout_s)
+    except queue.Empty:
+        raise timed_out(request, timeout_s) from None

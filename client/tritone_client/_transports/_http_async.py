@@ -6,15 +6,16 @@ the audio twice, and aiohttp warns about each body over 1 MB.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiohttp
 
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
-from tritone_client._messages import Request, Response
+from tritone_client._messages import InferResponse, Request, Response, StreamRequest
 from tritone_client._transports import _http_wire as wire
+from tritone_client._transports._refusals import no_streaming
 
 
 class AsyncHttpTransport:
@@ -33,6 +34,10 @@ class AsyncHttpTransport:
             return wire.read(request, [await self._exchange(call, request, deadline) for call in calls])
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
+
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        """See `AsyncTransport.stream`: not over HTTP."""
+        raise no_streaming(self._endpoint, request)
 
     async def close(self) -> None:
         """See `AsyncTransport.close`."""

@@ -13,13 +13,15 @@ import select
 import socket
 import threading
 from collections import deque
+from collections.abc import Generator
 from typing import Any, Final
 
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
-from tritone_client._messages import Request, Response
+from tritone_client._messages import InferResponse, Request, Response, StreamRequest
 from tritone_client._transports import _http_wire as wire
+from tritone_client._transports._refusals import no_streaming
 
 N_IDLE_MAX: Final = 16  # connections kept for the next call
 
@@ -43,6 +45,10 @@ class HttpTransport:
             return wire.read(request, [self._exchange(call, deadline) for call in calls])
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
+
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
+        """See `Transport.stream`: not over HTTP."""
+        raise no_streaming(self._endpoint, request)
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -9,12 +9,13 @@ from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import (
     AccessDeniedError,
     ConnectionFailedError,
+    InvalidInputError,
     ModelNotFoundError,
     RequestRejectedError,
     ServerBusyError,
     ServerError,
 )
-from tritone_client._messages import Request, id_of, model_of
+from tritone_client._messages import Request, StreamRequest, id_of, model_of
 
 # Triton says some things with a status that also means something else, so its words decide first.
 _BY_WORDS: Final = (
@@ -41,7 +42,7 @@ def kind_by_words(message: str) -> type[ServerError] | None:
     return next((kind for pattern, kind in _BY_WORDS if pattern.search(message)), None)
 
 
-def refusal(kind: type[ServerError], message: str, request: Request, *, status: str) -> ServerError:
+def refusal(kind: type[ServerError], message: str, request: Request, *, status: str | None) -> ServerError:
     """The server's refusal as our error, with the remedy where there is one."""
     remedy = _REMEDIES.get(kind)
     text = f"the server answered: {message.strip() or 'nothing'}"
@@ -62,4 +63,15 @@ def unreachable(
         model=model_of(request),
         status=status,
         request_id=id_of(request),
+    )
+
+
+def no_streaming(endpoint: Endpoint, request: StreamRequest) -> InvalidInputError:
+    """The error for a stream over HTTP, where Triton has none."""
+    return InvalidInputError(
+        f"{endpoint.url} is HTTP, and model {request.model!r} streams its answers, which takes gRPC: give the client "
+        f"the server's gRPC address (grpc://{endpoint.host}:8001 unless it was told otherwise), or ask a model that "
+        f"answers once",
+        model=request.model,
+        request_id=request.request_id,
     )

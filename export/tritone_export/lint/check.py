@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritone_export._exceptions import RepositoryError
+from tritone_export.lint.backends import ONNX_BACKENDS, check_policy, wire_of
 from tritone_export.lint.files import backend_of, check_checksum, check_labels, check_versions, model_filename
 from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
@@ -72,6 +73,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     files = [file for file in (default, *others) if file is not None]
     for file in files:
         check_settings(file, path.name, report)
+        check_policy(file, backend_of(file.config), report)
     if default is not None:
         for file in others:
             check_agreement(file, default, report)
@@ -91,7 +93,8 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
             f"version_policy serves none of the versions {list(folder.versions)}",
             "name versions that exist",
         )
-    if backend_of(default.config) == "onnxruntime":
+    backend = backend_of(default.config)
+    if backend in ONNX_BACKENDS:
         for version in served:
             model = folder.path / str(version) / (model_filename(default.config) or "")
             if not model.is_file():
@@ -99,6 +102,7 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
             check_checksum(model, report)
             newest = read_graph(model, report)
             if newest is not None:
+                newest = wire_of(newest, backend, model, report)
                 for file in files:
                     check_tensors(file, newest, model, report)
     check_labels(folder, default, newest, report)

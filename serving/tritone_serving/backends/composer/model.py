@@ -1,0 +1,128 @@
+"""Triton's `composer` backend: streams a long piece bar by bar from a graph that writes a few frames at a time.
+
+A request is one piece. Its answers come while it is being written, the first after a few frames, then one for
+each bar; when the client cancels or goes away, the writing stops. Pieces that are under way together advance
+together, in one run of the graph (tritone_composer_engine).
+
+Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names, so
+nothing here may import from a package of ours. What opens ONNX files and reads requests is the same as in the
+`onnxruntime` backend, and is taken from its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# The folder that Triton knows is a link; beside the real one lies the other backend.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
+
+from tritone_composer_engine import Engine, Reason
+from tritone_composer_graph import ChunkGraph
+from tritone_composer_metrics import make_counters
+from tritone_composer_options import read_options
+from tritone_composer_piece import FIRST_FRAME, Piece
+from tritone_ort_batching import Failed, read_request
+from tritone_ort_session import SessionError, model_file, open_session
+
+Array = np.ndarray[Any, Any]
+
+# `tritone serve` makes this file when it stops the server: Triton itself tells a backend only after the last piece
+# has ended. (pb_utils.is_model_ready would say it, but crashes the stub of 2.51 when the answer is an error.)
+_STOP_FILE = Path(os.environ["TRITONE_STOP_FILE"]) if "TRITONE_STOP_FILE" in os.environ else None
+
+# Names in pb_utils.TritonError, which the stub fills in only after it has imported this file.
+_CODES = {
+    Reason.INVALID: "INVALID_ARG",
+    Reason.BUSY: "UNAVAILABLE",
+    Reason.LATE: "UNAVAILABLE",
+    Reason.CLOSING: "UNAVAILABLE",
+    Reason.CANCELLED: "CANCELLED",
+    Reason.BROKEN: "INTERNAL",
+}
+
+
+class TritonPythonModel:
+    """One instance of a model; Triton calls it from one thread, and the engine answers from its own."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session, hold the config against it, run it once, and start the engine's thread."""
+        config = json.loads(args["model_config"])
+        folder = f"{args['model_repository']}/{args['model_version']}"
+        try:
+            self._options = read_options(config)
+            path = model_file(folder, config)
+            session = open_session(
+                path,
+                config,
+                instance_kind=args["model_instance_kind"],
+                device_id=int(args["model_instance_device_id"]),
+                warn=pb_utils.Logger.log_warn,
+            )
+            self._graph = ChunkGraph(session, config, path)
+            self._graph.warm_up(self._options)
+        except (SessionError, Failed) as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        name = args["model_name"]
+        self._engine = Engine(
+            self._graph,
+            self._options,
+            make_counters(pb_utils, {"model": name, "version": args["model_version"]}),
+            is_stopping=_STOP_FILE.exists if _STOP_FILE else lambda: False,
+            warn=pb_utils.Logger.log_error,
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand each request to the engine, or refuse it; never waits for a run."""
+        for request in requests:
+            sender = Sender(request.get_response_sender())
+            try:
+                ready = read_request(0, request, self._graph.contract)
+                sender.wanted = ready.wanted
+                self._engine.add(Piece(ready.feed, self._options), sender)
+            except Failed as error:
+                sender.end(Reason.INVALID, str(error))
+
+    def finalize(self) -> None:
+        """End all pieces that are under way, and free the session."""
+        self._engine.close()
+        del self._engine
+        del self._graph
+
+
+class Sender:
+    """Answers one request, through Triton.
+
+    Attributes:
+        wanted: the outputs that the request asks for.
+    """
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+        self.wanted: tuple[str, ...] = ()
+
+    def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
+        """Send frames that follow those sent before; each output has the batch axis."""
+        arrays = {**outputs, FIRST_FRAME: np.array([first_frame], np.int64)}
+        tensors = [pb_utils.Tensor(name, arrays[name]) for name in self.wanted]
+        self._sender.send(
+            pb_utils.InferenceResponse(output_tensors=tensors),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0,
+        )
+
+    def end(self, reason: Reason, text: str) -> None:
+        """Say why there is no (further) answer."""
+        self._sender.send(
+            pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODES[reason]))),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether the client cancelled or went away."""
+        return bool(self._sender.is_cancelled())

@@ -1,0 +1,270 @@
+"""Writes all pieces that are under way, a few frames at a time, from a thread of its own.
+
+Pieces advance together: one run of the graph writes the next frames of each, so eight listeners cost little
+more than one. A piece joins between two runs and leaves between two runs.
+
+Letters: B pieces of a run, n frames.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from tritone_composer_graph import ChunkGraph, State
+from tritone_composer_metrics import Counters
+from tritone_composer_options import Options
+from tritone_composer_piece import Piece
+from tritone_ort_batching import Failed
+
+Array = np.ndarray[Any, Any]
+
+POLL_S = 0.05  # how often a piece's client is asked for; asking is a message to the server's process
+GRACE_S = 2.0  # what pieces under way get to finish in when the server stops
+CLOSING = "the model is being unloaded, or the server is stopping; ask again"
+
+
+class Reason(enum.Enum):
+    """Why a piece ends before its end."""
+
+    INVALID = enum.auto()
+    BUSY = enum.auto()
+    LATE = enum.auto()
+    CLOSING = enum.auto()
+    CANCELLED = enum.auto()
+    BROKEN = enum.auto()
+
+
+class Answers(Protocol):
+    """Takes a piece's answers to its client."""
+
+    def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
+        """Send frames (1, n, ...) that follow those sent before."""
+
+    def end(self, reason: Reason, text: str) -> None:
+        """Say why there is no (further) answer."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the client cancelled or went away."""
+
+
+class _Stream:
+    """A piece under way: `at` frames are written, those from `sent` on not yet sent."""
+
+    def __init__(self, piece: Piece, answers: Answers, state: State, deadline_s: float) -> None:
+        self.piece = piece
+        self.answers = answers
+        self.at = 0
+        self.sent = 0
+        self.cut = piece.next_cut(0)
+        self.written: list[dict[str, Array]] = []
+        # Row `row` of arrays that it may share with the pieces of its last run.
+        self.state = state
+        self.row = 0
+        self.deadline_s = deadline_s
+        self.polled_s = 0.0
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(array.shape[1:] for array in self.state.values())
+
+    @property
+    def is_done(self) -> bool:
+        return self.at == self.piece.n_frames
+
+
+class Engine:
+    """Starts its thread at once; `close` ends it."""
+
+    def __init__(
+        self,
+        graph: ChunkGraph,
+        options: Options,
+        counters: Counters,
+        *,
+        is_stopping: Callable[[], bool] = lambda: False,
+        warn: Callable[[str], Any] = print,
+    ) -> None:
+        """Start.
+
+        Args:
+            graph: writes the frames.
+            options: limits.
+            counters: are told what is done.
+            is_stopping: whether the server is about to end.
+            warn: takes what an operator should know.
+        """
+        self._graph = graph
+        self._options = options
+        self._counters = counters
+        self._is_stopping = is_stopping
+        self._stop_s: float | None = None
+        self._warn = warn
+        self._frame_s = 0.0  # what a frame took in the last run
+        self._streams: list[_Stream] = []  # the engine's thread alone; who waits longest comes first
+        self._newcomers: list[_Stream] = []
+        self._n_active = 0  # newcomers included
+        self._n_counted = 0
+        self._is_closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
+        self._thread.start()
+
+    def add(self, piece: Piece, answers: Answers) -> None:
+        """Begin a piece; refuses it if too many are under way. Does not wait."""
+        deadline_s = time.monotonic() + self._options.stream_timeout_seconds
+        stream = _Stream(piece, answers, self._graph.first_state(), deadline_s)
+        with self._changed:
+            closing, busy = self._is_closing, self._n_active >= self._options.max_streams
+            if not closing and not busy:
+                self._n_active += 1
+                self._newcomers.append(stream)
+                self._changed.notify()
+                return
+        if closing:
+            answers.end(Reason.CLOSING, CLOSING)
+        else:
+            answers.end(
+                Reason.BUSY, f"too many requests: {self._options.max_streams} pieces are being streamed already"
+            )
+
+    def close(self) -> None:
+        """End all pieces with an error, and the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._streams or self._newcomers or self._is_closing)
+                self._streams[:0] = self._newcomers
+                self._newcomers.clear()
+                closing = self._is_closing
+            self._count_active()
+            if closing:
+                self._end_all(Reason.CLOSING, CLOSING)
+                return
+            try:
+                self._weed()
+                if self._streams:
+                    self._step()
+            except Exception as error:  # a fault of ours must not leave clients waiting for ever
+                self._warn(f"composer: {type(error).__name__}: {error}")
+                self._end_all(Reason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
+
+    def _weed(self) -> None:
+        """Let go of pieces that nobody waits for any more, or that took too long."""
+        now_s = time.monotonic()
+        # Triton stops, as it unloads a model, only when the last request has ended, however long that takes. An
+        # unloaded model may take its time, and writes its pieces to their ends; a server that stops may not.
+        if self._is_stopping():
+            self._stop_s = self._stop_s or now_s + GRACE_S
+            if now_s >= self._stop_s:
+                self._end_all(Reason.CLOSING, CLOSING)
+        for stream in list(self._streams):
+            if now_s - stream.polled_s >= POLL_S:
+                stream.polled_s = now_s
+                if stream.answers.is_cancelled():
+                    self._counters.add_cancelled()
+                    self._end(stream, Reason.CANCELLED, "the request was cancelled")
+                elif now_s > stream.deadline_s:
+                    timeout_s = self._options.stream_timeout_seconds
+                    self._end(stream, Reason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s")
+
+    def _step(self) -> None:
+        """Write the next frames of those who wait longest, together."""
+        first = self._streams[0]
+        group = [stream for stream in self._streams if stream.shape == first.shape][: self._options.max_batch_streams]
+        # As long as a run may take, and not beyond anybody's next answer: it is waited for.
+        n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
+        n_frames = max(1, min(n_wanted, *(stream.cut - stream.at for stream in group)))
+        begun_s = time.perf_counter()
+        advanced = self._advance(group, n_frames)
+        self._frame_s = (time.perf_counter() - begun_s) / n_frames
+        if advanced:
+            self._counters.add_frames(n_frames * len(advanced))
+        members = {id(stream) for stream in advanced}
+        waiting = [stream for stream in self._streams if id(stream) not in members]
+        self._streams = waiting + advanced
+        for stream in advanced:
+            if stream.at == stream.cut:
+                self._answer(stream)
+
+    def _advance(self, group: list[_Stream], n_frames: int) -> list[_Stream]:
+        """Advance a group; answers who was. If the joint run fails, each runs alone: only what is wrong ends."""
+        try:
+            outputs, state = self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
+        except Failed as error:
+            if len(group) == 1:
+                self._end(group[0], Reason.BROKEN, str(error))
+                return []
+            return [stream for member in group for stream in self._advance([member], n_frames)]
+        for row, stream in enumerate(group):
+            stream.state, stream.row = state, row
+            stream.at += n_frames
+            stream.written.append({name: value[row : row + 1] for name, value in outputs.items()})
+        return group
+
+    def _answer(self, stream: _Stream) -> None:
+        """Send what is written; the piece leaves if that was its end."""
+        if stream.piece.ends_bar(stream.at):
+            self._counters.add_bar()
+        names = stream.written[0]
+        outputs = {name: np.concatenate([part[name] for part in stream.written], axis=1) for name in names}
+        first_frame, stream.sent = stream.sent, stream.at
+        stream.written.clear()
+        stream.cut = stream.piece.next_cut(stream.at)
+        if stream.is_done:
+            self._forget(stream)
+        try:
+            stream.answers.send(outputs, first_frame, last=stream.is_done)
+        except Exception as error:  # Triton's own; the others must not suffer from it
+            self._warn(f"composer: an answer could not be sent: {error}")
+            if not stream.is_done:
+                self._forget(stream)
+
+    def _end(self, stream: _Stream, reason: Reason, text: str) -> None:
+        self._forget(stream)
+        try:
+            stream.answers.end(reason, text)
+        except Exception as error:
+            self._warn(f"composer: the end of an answer could not be sent: {error}")
+
+    def _end_all(self, reason: Reason, text: str) -> None:
+        for stream in list(self._streams):
+            self._end(stream, reason, text)
+
+    def _forget(self, stream: _Stream) -> None:
+        self._streams = [other for other in self._streams if other is not stream]
+        with self._changed:
+            self._n_active -= 1
+        self._count_active()
+
+    def _count_active(self) -> None:
+        if len(self._streams) != self._n_counted:
+            self._n_counted = len(self._streams)
+            self._counters.set_active(self._n_counted)
+
+
+def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:
+    chunks = [stream.piece.chunk(stream.at, n_frames) for stream in group]
+    if len(chunks) == 1:
+        return chunks[0]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _joined_state(group: list[_Stream]) -> State:
+    """The states of a group: as the last run left them if that was the same group, else gathered."""
+    state = group[0].state
+    n_rows = len(next(iter(state.values())))
+    if n_rows == len(group) and all(stream.state is state and stream.row == row for row, stream in enumerate(group)):
+        return state
+    return {
+        name: np.concatenate([stream.state[name][stream.row : stream.row + 1] for stream in group]) for name in state
+    }

@@ -1,0 +1,129 @@
+"""The graph that writes a few frames of several pieces: what it takes, answers and carries on.
+
+Beside the inputs of config.pbtxt it takes states (`state_x`), all zeros at a piece's beginning, and answers
+what they are after its frames (`next_state_x`).
+
+Letters: B pieces of a run, n frames.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from tritone_composer_options import Options
+from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Piece
+from tritone_ort_batching import Failed
+from tritone_ort_contract import TYPES, Spec, read_contract
+from tritone_ort_session import SessionError
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]
+
+STATE = "state_"
+NEXT = "next_"
+
+
+class ChunkGraph:
+    """A session, held against its config.
+
+    Attributes:
+        contract: what requests are held against.
+        states: what is carried from run to run; a free axis begins at length 0.
+
+    Raises:
+        SessionError: config and file do not belong together; all that differs, in one message.
+    """
+
+    def __init__(self, session: Any, config: dict[str, Any], path: str) -> None:
+        self._session = session
+        takes = {node.name: node for node in session.get_inputs()}
+        answers = {node.name: node for node in session.get_outputs()}
+        self.states = _states(takes, answers, path)
+        carried = {spec.name for spec in self.states}
+        if FIRST_FRAME not in {tensor["name"] for tensor in config["output"]}:
+            raise SessionError(f"the config lacks output {FIRST_FRAME} (TYPE_INT64, dims [1], reshape {{}})")
+        # The backend counts this output by itself; the rest is held against the file as any model's would be.
+        wire = SimpleNamespace(
+            get_inputs=lambda: [node for name, node in takes.items() if name not in carried],
+            get_outputs=lambda: [
+                *(node for name, node in answers.items() if name.removeprefix(NEXT) not in carried),
+                SimpleNamespace(name=FIRST_FRAME, type="tensor(int64)", shape=["batch"]),
+            ],
+            get_overridable_initializers=list,
+        )
+        self.contract = read_contract(config, wire, path)
+        missing = {*GIVEN, NOISE, "meter"} - {spec.name for spec in self.contract.inputs}
+        if missing:
+            raise SessionError(
+                f"{path} lacks input {', '.join(sorted(missing))}, which backend composer cuts pieces by"
+            )
+        self._outputs = tuple(name for name in self.contract.outputs if name != FIRST_FRAME)
+
+    def first_state(self) -> State:
+        """The state of one piece before its first frame: zeros."""
+        return {spec.name: np.zeros([1, *(size or 0 for size in spec.dims[1:])], spec.dtype) for spec in self.states}
+
+    def advance(self, feed: dict[str, Array], state: State) -> tuple[dict[str, Array], State]:
+        """Write n frames of B pieces.
+
+        Args:
+            feed: arrays by input name, the batch as first axis.
+            state: of the same pieces.
+
+        Returns:
+            outputs (B, n, ...) by name, and the pieces' next state.
+
+        Raises:
+            Failed: the graph did not, or answered something else.
+        """
+        n_rows, n_frames = feed[NOISE].shape[:2]
+        names = [*self._outputs, *(NEXT + name for name in state)]
+        try:
+            values = self._session.run(names, {**feed, **state})
+        except Exception as error:  # onnxruntime's exceptions have no common root
+            raise Failed(f"the model failed on this piece: {' '.join(str(error).split())}") from error
+        answered = dict(zip(names, values, strict=True))
+        outputs = {name: answered[name] for name in self._outputs}
+        for name, value in outputs.items():
+            if value.shape[:2] != (n_rows, n_frames):
+                raise Failed(
+                    f"the model answered {name} with shape {list(value.shape)} for {n_frames} frames of "
+                    f"{n_rows} pieces; export it again"
+                )
+        return outputs, {name: answered[NEXT + name] for name in state}
+
+    def warm_up(self, options: Options) -> None:
+        """Write a few frames, as long as nobody waits: the first run of a session is slow.
+
+        Raises:
+            Failed: the graph cannot even do this.
+        """
+        n_frames = options.first_answer_frames
+        feed: dict[str, Array] = {}
+        for spec in self.contract.inputs:
+            sizes = [n_frames if size is None else size for size in spec.dims[1:]]
+            # Ones where zero means something else: no temperature, no choice left.
+            value = 1 if spec.name in ("temperature", "top_k", "top_p") else 0
+            feed[spec.name] = np.full([1, *sizes], value, spec.dtype)
+        state = self.first_state()
+        for n in (n_frames, 1):
+            _, state = self.advance(Piece(feed, options).chunk(0, n), state)
+
+
+def _states(takes: dict[str, Any], answers: dict[str, Any], path: str) -> tuple[Spec, ...]:
+    states = []
+    for name, node in takes.items():
+        if not name.startswith(STATE):
+            continue
+        after = answers.get(NEXT + name)
+        if after is None or after.type != node.type or len(after.shape) != len(node.shape) or node.type not in TYPES:
+            raise SessionError(
+                f"{path} takes {name} as {node.type} {node.shape} and has no {NEXT}{name} like it; export it again"
+            )
+        dims = tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape)
+        states.append(Spec(name, TYPES[node.type][1], dims))
+    if not states:
+        raise SessionError(f"{path} has no state (inputs named {STATE}...); is it a graph for backend onnxruntime?")
+    return tuple(states)
