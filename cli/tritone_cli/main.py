@@ -28,12 +28,19 @@ COMMANDS: Final = (
     "lint",
     "serve",
     "classify",
+    "compose",
+    "harmonize",
+    "infill",
+    "predict",
+    "reconstruct",
+    "interpolate",
+    "vary",
+    "sample",
 )
 # What the extras bring, by import name.
 EXTRA_OF: Final = {
-    **dict.fromkeys(
-        ("lightning", "matplotlib", "music21", "optuna", "pretty_midi", "sklearn", "symusic", "torch"), "train"
-    ),
+    **dict.fromkeys(("matplotlib", "pretty_midi", "symusic"), "scores"),
+    **dict.fromkeys(("lightning", "music21", "optuna", "scipy", "sklearn", "torch"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
 }
 

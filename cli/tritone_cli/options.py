@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+# --- training -----------------------------------------------------------------------------------
 
 Kind = Annotated[str, typer.Argument(help="Model kind, for example genre_cnn.", show_default=False)]
 Data = Annotated[
@@ -26,6 +29,50 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE re
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
 Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
+
+# --- asking a server ----------------------------------------------------------------------------
+Server = Annotated[
+    str, typer.Option(envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port.")
+]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set.")
+]
+CaFile = Annotated[Path | None, typer.Option(help="PEM with the authorities to trust, for TLS.")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for the whole call, retries included.")]
+Model = Annotated[str, typer.Option(help="Which model to ask.")]
+
+# --- written music ------------------------------------------------------------------------------
+Out = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write here, as the suffix says: .mid, .wav, .png, .svg or .pdf; repeatable. "
+        "Default: VERB-SEED.mid here, nothing with --json.",
+        show_default=False,
+    ),
+]
+PieceSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=2**63 - 1,
+        help="Same seed, same notes; drawn and told unless given.",
+        show_default=False,
+    ),
+]
+Temperature = Annotated[float, typer.Option(help="Below 1 the likely gets likelier, above 1 the unlikely.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Choose among so many of the likeliest notes.")]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Choose among the likeliest notes that reach this probability.", show_default=False),
+]
+Style = Annotated[str | None, typer.Option(help="One of the styles that the model knows.", show_default=False)]
+Tempo = Annotated[
+    float | None, typer.Option("--tempo", help="Quarters a minute; else the score's, or 120.", show_default=False)
+]
 
 
 def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
@@ -51,3 +98,30 @@ def command_line(argv: Sequence[str]) -> str:
     """The command as the user typed it, for the model card."""
     typed = shlex.join(["tritone", *argv[1:]])
     return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are no text
+
+
+def api_key(file: Path | None) -> str | None:
+    """The server's key, from a file or from the environment.
+
+    Raises:
+        typer.BadParameter: the file cannot be read.
+    """
+    if file is None:
+        return os.environ.get("TRITONE_API_KEY") or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"the key cannot be read ({error})", param_hint="--api-key-file") from error
+
+
+def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
+    """`"3/4"` -> `(3, 4)`; the SDK says which pairs it can use.
+
+    Raises:
+        typer.BadParameter: not two whole numbers.
+    """
+    try:
+        first, second = (int(part) for part in text.split(separator))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: expected for example {example}", param_hint=option) from error
+    return first, second

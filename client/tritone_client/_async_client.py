@@ -9,17 +9,20 @@ async with AsyncMusicClient("localhost:8001") as music:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from tritone_client._async_composing_calls import AsyncComposingCalls
+from tritone_client._async_latent_calls import AsyncLatentCalls
 from tritone_client._base import BaseClient
 from tritone_client._catalogue import Flow
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
-from tritone_client._messages import AsyncTransport, Request, Response
+from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
 from tritone_client._results import Classification
 from tritone_client._transports import make_async_transport
 from tritone_client.audio import Audio, FloatArray
@@ -33,10 +36,10 @@ class _Done(Generic[T]):
     result: T
 
 
-class AsyncMusicClient(BaseClient[AsyncTransport]):
+class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, BaseClient[AsyncTransport]):
     """Asks the music models of one server from one event loop, and keeps its connections open.
 
-    Recordings are decoded in asyncio's worker threads, so the loop stays free.
+    Recordings and scores are read in asyncio's worker threads, so the loop stays free.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -101,6 +104,23 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             except ClientError as error:
                 n_failed += 1
                 delay_s = self._delay_s(request, error, n_failed, deadline)
+            await asyncio.sleep(delay_s)
+
+    async def _stream(self, request: StreamRequest, timeout_s: float) -> AsyncIterator[InferResponse]:
+        """Answers as they come; only before the first one may the request be sent again."""
+        n_failed = 0
+        while True:
+            deadline = Deadline(timeout_s)
+            async with aclosing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
+                n_answers = 0
+                try:
+                    async for response in responses:
+                        n_answers += 1
+                        yield response
+                    return
+                except ClientError as error:
+                    n_failed += 1
+                    delay_s = self._stream_delay_s(request, error, n_failed, n_answers, deadline)
             await asyncio.sleep(delay_s)
 
     def _check_loop(self) -> None:

@@ -10,9 +10,16 @@ from typing import Final, Generic, TypeVar, cast
 from tritone_client._catalogue import Catalogue, Flow, check_model_name
 from tritone_client._deadline import Deadline, retry_delay_s, timed_out
 from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoint
-from tritone_client._exceptions import ClientError, InvalidInputError, RequestTimeoutError
+from tritone_client._exceptions import (
+    ClientError,
+    InvalidInputError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerError,
+)
+from tritone_client._generation_models import Writers
 from tritone_client._listening import classify_flow, embed_flow
-from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, Transport
+from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, StreamRequest, Transport
 from tritone_client._results import Classification
 from tritone_client.audio import Audio, FloatArray
 from tritone_client.constants import GENRE_MODEL
@@ -73,6 +80,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._genre_model = check_model_name(genre_model)
         self._endpoint = endpoint
         self._catalogue = Catalogue()
+        self._writers = Writers()
         self._closed = False
         self._transport: TRANSPORT = self._make_transport(endpoint) if transport is None else transport
 
@@ -109,6 +117,16 @@ class BaseClient(Generic[TRANSPORT]):
         if delay_s is None:
             raise error
         return delay_s
+
+    def _stream_delay_s(
+        self, request: StreamRequest, error: ClientError, n_failed: int, n_answers: int, deadline: Deadline
+    ) -> float:
+        """As `_delay_s`, for a stream: once it has begun, what failed stays failed."""
+        if isinstance(error, ServerError) and not isinstance(error, ServerBusyError):
+            self._writers.forget(request.model)  # it may have been replaced by one with other tensors
+        if n_answers:
+            raise error
+        return self._delay_s(request, error, n_failed, deadline)
 
 
 def _ready_flow(model: str | None) -> Flow[bool]:

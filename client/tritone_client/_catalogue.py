@@ -85,7 +85,7 @@ class Catalogue:
         if known is None:
             info = cast(ModelResponse, (yield ModelRequest(model)))
             _check_listens(info)
-            known = Remembered(info, _latest(info.versions))
+            known = Remembered(info, latest_version(info.versions))
             self._models[model] = known
         if labels and known.labels is None:
             known = yield from self._with_labels(known)
@@ -106,20 +106,20 @@ class Catalogue:
             n_classes=N_CLASSES_MAX,
         )
         response = cast(InferResponse, (yield request))
-        check_version(known, response)
+        check_version(known.version, response)
         labels = {name: _labels(name, response.outputs[name], known.info.model) for name in named}
         return replace(known, labels=labels, version=response.version)
 
 
-def check_version(known: Remembered, response: InferResponse) -> None:
-    """Hold a response's version against what is remembered.
+def check_version(known: str | None, response: InferResponse) -> None:
+    """Hold a response's version against the one that is remembered, if any is.
 
     Raises:
         VersionChangedError: if they differ.
     """
-    if known.version is not None and response.version != known.version:
+    if known is not None and response.version != known:
         raise VersionChangedError(
-            f"model {response.model!r} changed from version {known.version} to {response.version} during "
+            f"model {response.model!r} changed from version {known} to {response.version} during "
             f"the call, and again when it was repeated; call again when the roll-out is over",
             model=response.model,
             request_id=response.request_id,
@@ -137,6 +137,12 @@ def check_model_name(model: str) -> str:
             f"{model!r} cannot be a model's name; expected letters, digits, '_', '-' and '.', as in genre_cnn"
         )
     return model
+
+
+def latest_version(versions: tuple[str, ...]) -> str | None:
+    """The version that Triton asks by default: the highest number; None if there is none."""
+    numbers = [int(version) for version in versions if version.isdecimal()]
+    return str(max(numbers)) if numbers else None
 
 
 _counter = itertools.count(1)
@@ -159,11 +165,6 @@ def _check_listens(info: ModelResponse) -> None:
         f"(-1, window at {SAMPLE_RATE_HZ} Hz) with batching, and outputs probabilities, emotions, embedding",
         model=info.model,
     )
-
-
-def _latest(versions: tuple[str, ...]) -> str | None:
-    numbers = [int(version) for version in versions if version.isdecimal()]
-    return str(max(numbers)) if numbers else None
 
 
 def _test_tone(n_samples: int) -> Array:

@@ -3,21 +3,26 @@
 ```python
 with MusicClient("localhost:8001") as music:
     print(music.classify("song.mp3").label)
+    music.compose(bars=8).save("tune.mid")
 ```
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Self, TypeVar
 
 from tritone_client._base import BaseClient
 from tritone_client._catalogue import Flow
+from tritone_client._composing_calls import ComposingCalls
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
-from tritone_client._messages import Request, Response, Transport
+from tritone_client._latent_calls import LatentCalls
+from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
 from tritone_client._results import Classification
 from tritone_client._transports import make_transport
 from tritone_client.audio import Audio, FloatArray
@@ -25,7 +30,7 @@ from tritone_client.audio import Audio, FloatArray
 T = TypeVar("T")
 
 
-class MusicClient(BaseClient[Transport]):
+class MusicClient(ComposingCalls, LatentCalls, BaseClient[Transport]):
     """Asks the music models of one server; may be shared by threads, and keeps its connections open.
 
     Make it after a fork, not before.
@@ -132,4 +137,21 @@ class MusicClient(BaseClient[Transport]):
             except ClientError as error:
                 n_failed += 1
                 delay_s = self._delay_s(request, error, n_failed, deadline)
+            time.sleep(delay_s)
+
+    def _stream(self, request: StreamRequest, timeout_s: float) -> Iterator[InferResponse]:
+        """Answers as they come; only before the first one may the request be sent again."""
+        n_failed = 0
+        while True:
+            deadline = Deadline(timeout_s)
+            with closing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
+                n_answers = 0
+                try:
+                    for response in responses:
+                        n_answers += 1
+                        yield response
+                    return
+                except ClientError as error:
+                    n_failed += 1
+                    delay_s = self._stream_delay_s(request, error, n_failed, n_answers, deadline)
             time.sleep(delay_s)

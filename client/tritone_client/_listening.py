@@ -100,7 +100,7 @@ def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_
                 error.add_note(f"{heard.duration_s:.0f} s of the recording had been answered")
             raise
         heard.request_s += time.perf_counter() - began_s
-        check_version(known, response)
+        check_version(known.version, response)
         _check_numbers(response, outputs, len(windows))
         heard.answers.append(response)
         heard.starts_s += [window.start_s for window in windows]

@@ -33,3 +33,12 @@ EMOTIONS: Final = (
 # What `emotions` holds when the model was trained without emotion columns: impossible as a fraction,
 # and, unlike NaN, legal in JSON, so that a plain HTTP client can read it too.
 EMOTION_NOT_TRAINED: Final = -1.0
+
+# --- models of written music -------------------------------------------------------------------
+COMPOSE_MODEL: Final = "music_transformer"
+STREAM_MODEL: Final = "composer"
+PREDICT_MODEL: Final = "polyphony_rnn"
+LATENT_MODEL: Final = "music_vae"
+SAMPLE_MODEL: Final = "music_gan"
+# What music_vae moves a piece along, in the order of its decoder's input `attributes`.
+ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")

@@ -47,9 +47,13 @@ def test_a_missing_extra_is_named(words: list[str], extra: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_and_classify_need_no_extra(tmp_path: object) -> None:
+def test_help_and_the_clients_verbs_need_no_extra(tmp_path: object) -> None:
     assert run("--help").returncode == 0
     done = run("classify", "nothing.wav", "--server", "localhost:1")
     assert done.returncode == 1
     assert "nothing.wav" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("compose", "nothing.mid", "--server", "localhost:1")
+    assert done.returncode == 1
+    assert "no connection" in done.stderr
     assert "Traceback" not in done.stderr

@@ -32,34 +32,6 @@ from tritone_client import (
 from tritone_client.constants import EMOTIONS
 
 
-class Both:
-    """`ask("classify", audio)` on a client that lives as long as the test."""
-
-    def __init__(self, kind: str, transport: Any, **options: Any) -> None:
-        make: Any = AsyncMusicClient if kind == "async" else MusicClient
-        self.client = make(transport=transport, **options)
-        self.loop = asyncio.new_event_loop() if kind == "async" else None
-
-    def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(self.client, method)(*args, **kwargs)
-        return self.loop.run_until_complete(result) if self.loop else result
-
-
-@pytest.fixture(params=["sync", "async"])
-def connect(request: pytest.FixtureRequest, model: Any, as_async: Any) -> Any:
-    made: list[Both] = []
-
-    def make(**options: Any) -> Both:
-        made.append(Both(request.param, as_async(model) if request.param == "async" else model, **options))
-        return made[-1]
-
-    yield make
-    for both in made:
-        if both.loop:
-            both.loop.run_until_complete(both.loop.shutdown_default_executor())
-            both.loop.close()
-
-
 def test_a_recording_becomes_a_classification(connect: Any, model: Any, make_noise: Any) -> None:
     result = connect()("classify", make_noise(20))
     assert result.label == max(result.probabilities, key=result.probabilities.get)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tritone_cli import console
+from tritone_cli import console, options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,18 +30,12 @@ def register(app: typer.Typer) -> None:
 def classify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings, in any format libsndfile reads.")],
     *,
-    server: Annotated[
-        str,
-        typer.Option(envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port."),
-    ] = "localhost:8001",
+    server: options.Server = "localhost:8001",
     top: Annotated[int | None, typer.Option(min=1, help="How many labels to show; all unless given.")] = None,
-    model: Annotated[str, typer.Option(help="Which model to ask.")] = "genre_cnn",
+    model: options.Model = "genre_cnn",
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one recording, retries included.")] = 60.0,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set."),
-    ] = None,
-    ca_file: Annotated[Path | None, typer.Option(help="PEM with the authorities to trust, for TLS.")] = None,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the timeline of one recording here (.png, .svg or .pdf).")
     ] = None,
@@ -58,7 +52,7 @@ def classify(
     results: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     hopeless: ClientError | None = None  # an error that every further file would meet as well
-    with MusicClient(server, timeout_s=timeout, api_key=_api_key(api_key_file), ca_file=ca_file) as music:
+    with MusicClient(server, timeout_s=timeout, api_key=options.api_key(api_key_file), ca_file=ca_file) as music:
         for file in files:
             name = _printable(file)
             try:
@@ -87,15 +81,6 @@ def _listened(music: MusicClient, file: Path, name: str, model: str, top: int | 
 
     with console.people.status(f"listening to {escape(name)}"):
         return music.classify(file, model=model, top=top)
-
-
-def _api_key(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get("TRITONE_API_KEY") or None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"the key cannot be read ({error})", param_hint="--api-key-file") from error
 
 
 def _is_hopeless(error: ClientError) -> bool:

@@ -45,28 +45,30 @@ def export(
         return
     if kind is None:
         raise typer.BadParameter(f"which KIND? There are: {', '.join(_kind_names())}", param_hint="KIND")
-    result = _export(kind, checkpoint, repository, pretrained, name)
+    results = _export(kind, checkpoint, repository, pretrained, name)
     if json:
-        console.print_json(_as_json(kind, result))
+        first, *companions = (_as_json(kind, result) for result in results)
+        console.print_json({**first, "companions": companions})
         return
-    console.say(f"{result.path}: version {result.version} of {result.model}, {result.seconds:.1f} s")
-    for output, difference in result.parity.max_abs_difference.items():
-        tolerance = result.parity.tolerance[output]
-        console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
+    for result in results:
+        console.say(f"{result.path}: version {result.version} of {result.model}, {result.seconds:.1f} s")
+        for output, difference in result.parity.max_abs_difference.items():
+            tolerance = result.parity.tolerance[output]
+            console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
     console.say(f"serve it: tritone serve --repository {repository}")
 
 
 def _export(
     kind_name: str, checkpoint: Path | None, repository: Path, pretrained: str | None, name: str | None
-) -> ExportResult:
-    from tritone_export import export_model
+) -> tuple[ExportResult, ...]:
+    from tritone_export import export_kind
     from tritone_training.registry import get_kind
 
     kind = get_kind(kind_name)
     folder = _checkpoint_folder(kind_name, checkpoint, pretrained)
     with console.people.status("loading the checkpoint") as status:
         exportable = kind.export(folder, pretrained)
-        return export_model(exportable, kind, repository=repository, name=name, on_step=status.update)
+        return export_kind(exportable, kind, repository=repository, name=name, on_step=status.update)
 
 
 def _checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
@@ -85,7 +87,7 @@ def _checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | Non
 
 
 def _write_configs(kind: str | None, repository: Path, name: str | None, json: bool) -> None:
-    from tritone_export import write_configs
+    from tritone_export import companion_name, write_configs
     from tritone_training.registry import get_kind
 
     if name is not None and kind is None:
@@ -93,7 +95,8 @@ def _write_configs(kind: str | None, repository: Path, name: str | None, json: b
     written = [
         path
         for each in ((kind,) if kind else _kind_names())
-        for path in write_configs(get_kind(each).declaration, repository, name=name)
+        for declaration in get_kind(each).declarations
+        for path in write_configs(declaration, repository, name=companion_name(each, declaration.name, name))
     ]
     if json:
         console.print_json({"written": [str(path) for path in written]})

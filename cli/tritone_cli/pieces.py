@@ -1,0 +1,92 @@
+"""What the verbs that write music have in common: where pieces go, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from tritone_cli import console, options
+
+if TYPE_CHECKING:
+    from tritone_client import MusicClient, Piece
+
+SOUND: Final = ".wav"
+SCORES: Final = (".mid", ".midi", SOUND)
+PICTURES: Final = (".png", ".svg", ".pdf")
+
+
+def connect(server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None) -> MusicClient:
+    """A client as the options say."""
+    from tritone_client import MusicClient
+
+    return MusicClient(server, timeout_s=timeout, api_key=options.api_key(api_key_file), ca_file=ca_file)
+
+
+def check_outs(outs: Sequence[Path] | None) -> None:
+    """Find out before the server works, rather than after, that its answer cannot be written.
+
+    Raises:
+        typer.BadParameter: a suffix that says nothing, or a folder that is not there.
+    """
+    for out in outs or ():
+        if out.suffix.lower() not in (*SCORES, *PICTURES):
+            known = ", ".join((*SCORES, *PICTURES))
+            raise typer.BadParameter(f"{out}: expected a name that ends in {known}", param_hint="--out")
+        if not out.parent.is_dir():
+            raise typer.BadParameter(f"{out}: there is no folder {out.parent}", param_hint="--out")
+
+
+def hand_over(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None, *, as_json: bool) -> None:
+    """Write pieces and say so; several ones are numbered in their names."""
+    entries = []
+    for number, piece in enumerate(pieces, 1):
+        wanted = (_default(verb, piece),) if outs is None and not as_json else outs or ()
+        if not as_json:  # before anything is written: the seed must not be lost if that fails
+            _show(piece)
+        files = [_write(piece, _numbered(out, number, len(pieces))) for out in wanted]
+        written = [file for file in files if file]
+        if not as_json:
+            console.say(f"  written: {', '.join(written) or 'nothing'}")
+        entries.append({**piece.to_dict(), "dropped": dict(piece.grid.dropped), "files": written})
+    if as_json:
+        console.print_json(entries[0] if len(pieces) == 1 else {"pieces": entries})
+
+
+def _default(verb: str, piece: Piece) -> Path:
+    return Path(f"{verb}-{piece.seed}.mid")
+
+
+def _numbered(path: Path, number: int, n_pieces: int) -> Path:
+    digits = f"-{number:0{len(str(n_pieces))}d}" if n_pieces > 1 else ""
+    return path.with_name(f"{path.stem}{digits}{path.suffix}")
+
+
+def _write(piece: Piece, path: Path) -> str | None:
+    """None for the sound of a piece without notes, which is no reason to keep the others back."""
+    if path.suffix.lower() in PICTURES:
+        return str(piece.plot(path))
+    if path.suffix.lower() == SOUND and not piece.grid.n_notes:
+        console.say(f"{path}: not written, the piece has no notes")
+        return None
+    return str(piece.save(path))
+
+
+def _show(piece: Piece) -> None:
+    grid = piece.grid
+    console.say(
+        f"{piece.model} v{piece.model_version}, seed {piece.seed}: {_count(grid.n_bars, 'bar')}, "
+        f"{_count(grid.n_notes, 'note')}, {grid.duration_s:.1f} s at {grid.tempo_qpm:g} quarters a minute"
+    )
+    if grid.dropped:
+        console.say("  left out: " + ", ".join(f"{n} {_words(reason)}" for reason, n in grid.dropped.items()))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _words(reason: Any) -> str:
+    return str(reason).replace("_", " ")
