@@ -6,7 +6,7 @@ A new kind is covered by its line in the registry; only data that it cannot lear
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from tritone_client import constants
-from tritone_export import ExportResult, check_repository, export_model, write_configs
+from tritone_client.music.grid import Grid
+from tritone_client.music.writing import to_score
+from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
+from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
 from tritone_training.registry import get_kind, kind_names
 
@@ -29,7 +32,13 @@ class Exported:
     kind: ModelKind
     exportable: Exportable
     repository: Path
-    result: ExportResult
+    results: tuple[ExportResult, ...]
+
+    @property
+    def served(self) -> list[tuple[Declaration, Exportable, ExportResult]]:
+        """Every model of the kind: as declared, as trained, as exported."""
+        exportables = (self.exportable, *self.exportable.companions)
+        return list(zip(self.kind.declarations, exportables, self.results, strict=True))
 
 
 @pytest.fixture(params=kind_names())
@@ -52,8 +61,33 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of MIDI files in two styles, each eight bars of a walk through a scale over held basses."""
+    folder = tmp_path_factory.mktemp("scores")
+    rng = np.random.default_rng(0)
+    for style, every in (("slow", 4), ("quick", 2)):
+        (folder / style).mkdir()
+        for i in range(14):
+            frames = np.zeros((128, 88), np.uint8)
+            place = 7
+            for start in range(0, 128, every):
+                place = int(np.clip(place + rng.integers(-2, 3), 0, 13))
+                pitch = 39 + 12 * (place // 7) + (0, 2, 4, 5, 7, 9, 11)[place % 7]
+                frames[start, pitch] = 2
+                frames[start + 1 : start + every, pitch] = 1
+            for bar in range(8):
+                bass = 15 + int(rng.choice([0, 5, 7]))
+                frames[16 * bar, bass] = 2
+                frames[16 * bar + 1 : 16 * bar + 16, bass] = 1
+            to_score(Grid(frames, meter=(16, 0))).dump_midi(folder / style / f"{i}.mid")
+    return folder
+
+
 @pytest.fixture(scope="module", params=kind_names())
-def exported(request: pytest.FixtureRequest, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(
+    request: pytest.FixtureRequest, recordings: Path, scores: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """One tiny training and one export of each kind."""
     kind = get_kind(request.param)
     folder = tmp_path_factory.mktemp(kind.name)
@@ -61,15 +95,15 @@ def exported(request: pytest.FixtureRequest, recordings: Path, tmp_path_factory:
     kind.train(
         TrainRequest(
             out=folder / "run",
-            data=recordings if takes_audio else None,
+            data=recordings if takes_audio else scores,
             preset="tiny",
             max_epochs=1,
             progress=False,
         )
     )
     exportable = kind.export(folder / "run", None)
-    result = export_model(exportable, kind, repository=folder / "model_repository")
-    return Exported(kind, exportable, folder / "model_repository", result)
+    results = export_kind(exportable, kind, repository=folder / "model_repository")
+    return Exported(kind, exportable, folder / "model_repository", results)
 
 
 def test_the_kind_is_named_as_it_is_registered(kind: ModelKind) -> None:
@@ -91,56 +125,69 @@ def test_example_inputs_are_as_declared_and_reproducible(kind: ModelKind) -> Non
 
 
 @pytest.mark.parametrize("file", CONFIG_FILES)
-def test_the_committed_config_is_current(kind: ModelKind, file: str) -> None:
-    committed = (COMMITTED / kind.name / file).read_text(encoding="utf-8")
-    expected = config_files(kind.declaration)[file]
-    # As messages, because another protobuf release may lay out the text otherwise.
-    assert text_format.Parse(committed, model_config_pb2.ModelConfig()) == text_format.Parse(
-        expected, model_config_pb2.ModelConfig()
-    ), f"run `tritone export {kind.name} --configs-only` and commit what it writes"
+def test_the_committed_configs_are_current(kind: ModelKind, file: str) -> None:
+    for declaration in kind.declarations:
+        committed = (COMMITTED / declaration.name / file).read_text(encoding="utf-8")
+        expected = config_files(declaration)[file]
+        # As messages, because another protobuf release may lay out the text otherwise.
+        assert text_format.Parse(committed, model_config_pb2.ModelConfig()) == text_format.Parse(
+            expected, model_config_pb2.ModelConfig()
+        ), f"run `tritone export {kind.name} --configs-only` and commit what it writes"
 
 
 def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
     # Without the versions that this checkout's owner may have exported.
-    clone = tmp_path / "model_repository" / kind.name
-    shutil.copytree(COMMITTED / kind.name, clone, ignore=shutil.ignore_patterns("[0-9]*", ".*", "labels.txt"))
-    report = check_repository(clone.parent)
+    repository = tmp_path / "model_repository"
+    names = [declaration.name for declaration in kind.declarations]
+    for name in names:
+        ignored = shutil.ignore_patterns("[0-9]*", ".*", "labels.txt")
+        shutil.copytree(COMMITTED / name, repository / name, ignore=ignored)
+    report = check_repository(repository)
     assert [str(finding) for finding in report.findings] == []
-    assert report.notes == (f"{clone}: has no version yet; `tritone export {kind.name}` adds one",)
+    assert sorted(report.notes) == sorted(
+        f"{repository / name}: has no version yet; `tritone export {name}` adds one" for name in names
+    )
 
 
 def test_a_tiny_training_gets_through_to_the_repository(exported: Exported) -> None:
-    assert exported.result.version == 1
-    assert exported.result.path == exported.repository / exported.kind.name / "1"
+    for declaration, _, result in exported.served:
+        assert result.version == 1
+        assert result.path == exported.repository / declaration.name / "1"
     report = check_repository(exported.repository)
     assert [str(finding) for finding in report.findings] == []
     assert report.notes == ()
 
 
 def test_parity_holds_with_room(exported: Exported) -> None:
-    assert [batch.n_batch for batch in exported.result.parity.batches] == [1, 3, 16]
-    for tensor in exported.exportable.declaration.outputs:
-        assert exported.result.parity.max_abs_difference[tensor.name] <= tensor.tolerance / 2
+    for declaration, exportable, result in exported.served:
+        n_most = (exportable.graph or declaration).serving.batching.max_batch_size
+        assert [batch.n_batch for batch in result.parity.batches] == [n for n in (1, 3, 16) if n <= n_most]
+        for tensor in (exportable.graph or declaration).outputs:
+            assert result.parity.max_abs_difference[tensor.name] <= tensor.tolerance / 2
 
 
 def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -> None:
-    assert exported.exportable.declaration == exported.kind.declaration, "without --pretrained, the plain form"
-    for file in CONFIG_FILES:
-        written = (exported.repository / exported.kind.name / file).read_text(encoding="utf-8")
-        assert written == config_files(exported.kind.declaration)[file]
-    assert write_configs(exported.kind.declaration, exported.repository) == []
+    for declaration, exportable, result in exported.served:
+        # What a training decides about the wire (its styles, its grid) stands in the parameters alone.
+        assert replace(exportable.declaration, parameters={}) == replace(declaration, parameters={})
+        assert exportable.declaration.parameters.keys() >= declaration.parameters.keys()
+        for file in CONFIG_FILES:
+            written = (exported.repository / result.model / file).read_text(encoding="utf-8")
+            assert written == config_files(exportable.declaration)[file]
+        assert write_configs(exportable.declaration, exported.repository) == []
 
 
 def test_label_files_that_are_committed_are_those_that_export_writes(exported: Exported) -> None:
-    for file in exported.exportable.label_files:
-        committed = COMMITTED / exported.kind.name / file
-        fixed = [
-            tensor
-            for tensor in exported.kind.declaration.outputs
-            if tensor.label_file == file and tensor.axes[-1].size is not None
-        ]
-        if fixed:  # its names are the same for every training, so a clone brings them
-            assert committed.read_bytes() == (exported.repository / exported.kind.name / file).read_bytes()
+    for declaration, exportable, _ in exported.served:
+        for file in exportable.label_files:
+            fixed = [
+                tensor
+                for tensor in declaration.outputs
+                if tensor.label_file == file and tensor.axes[-1].size is not None
+            ]
+            if fixed:  # its names are the same for every training, so a clone brings them
+                committed = COMMITTED / declaration.name / file
+                assert committed.read_bytes() == (exported.repository / declaration.name / file).read_bytes()
 
 
 # --- the constants that the SDK and the declarations share --------------------------------------------------

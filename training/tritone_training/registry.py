@@ -10,6 +10,10 @@ from tritone_training.kind import ModelKind
 
 _MODULES: Final = {
     "genre_cnn": "tritone_training.kinds.genre_cnn",
+    "polyphony_rnn": "tritone_training.kinds.polyphony_rnn",
+    "music_transformer": "tritone_training.kinds.music_transformer",
+    "music_vae": "tritone_training.kinds.music_vae",
+    "music_gan": "tritone_training.kinds.music_gan",
 }
 
 

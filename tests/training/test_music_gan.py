@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tritone_client.music.lanes import HOLD, lanes_to_grid
+from tritone_client.music.noise import uniform_noise
+from tritone_export.convert import to_onnx
+from tritone_export.parity import open_session
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError, DataError, TrainingError
+from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kinds.music_gan import KIND
+from tritone_training.kinds.music_gan.build import build_network, exportable
+from tritone_training.kinds.music_gan.conditions import Conditions, SpanConditions, measure_conditions
+from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config
+from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
+from tritone_training.kinds.music_gan.judge import dream
+from tritone_training.kinds.music_gan.module import gradient_penalty
+from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller
+from tritone_training.kinds.music_gan.pool import draw_pool, draw_spans, style_shares
+from tritone_training.kinds.music_vae.build import build_network as build_vae
+from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
+from tritone_training.kinds.music_vae.decoder import allowed_values
+from tritone_training.kinds.music_vae.lanes import sounding_of
+from tritone_training.kinds.music_vae.spans import SpanSet
+
+N_SEEDS = 200
+
+
+@pytest.fixture(scope="module")
+def network() -> MusicGan:
+    """Random weights, sharp enough that the noise of the notes does not decide alone."""
+    torch.manual_seed(0)
+    vae = build_vae(VAE_PRESETS["tiny"])
+    with torch.no_grad():
+        vae.decoder.out.mul_(4)
+        vae.decoder.from_latent.weight.mul_(3)
+    network = build_network(PRESETS["tiny"], vae)
+    random = np.random.default_rng(0)
+    network.conditions.learn(
+        SpanConditions(
+            random.integers(0, 12, 500), random.integers(0, 2, 500), random.gamma(4, 0.5, 500).astype(np.float32)
+        )
+    )
+    torch.nn.init.normal_(network.generator.from_conditions, std=0.5)
+    for parameter in network.generator.correction[-1].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval().requires_grad_(False)
+
+
+def span_set(n_per_style: dict[str, int]) -> SpanSet:
+    """Spans of one note each; its pitch (30 + 10 * style) tells the style, its step the span."""
+    rows = [(style, i) for style, n in enumerate(n_per_style.values()) for i in range(n)]
+    lanes = np.zeros((len(rows), 32, 4), np.int64)
+    for row, (style, i) in enumerate(rows):
+        lanes[row, i % 32, 0] = 30 + 10 * style
+    styles = np.array([style for style, _ in rows])
+    return SpanSet(lanes, np.arange(len(rows)) // 4, styles, np.zeros(len(rows), bool), tuple(n_per_style), {})
+
+
+# --- noise and conditions -----------------------------------------------------------------------------------
+
+
+def test_uniform_noise_becomes_normal() -> None:
+    uniform = torch.from_numpy(uniform_noise(0, 20_000, 4))
+    normal = box_muller(uniform).double()
+    assert normal.isfinite().all()
+    torch.testing.assert_close(normal.mean(0), torch.zeros(4, dtype=torch.float64), atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.cov(normal.T), torch.eye(4, dtype=torch.float64), atol=0.04, rtol=0)
+    assert ((normal**4).mean(0) - 3).abs().max() < 0.3
+    edges = box_muller(torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]]))
+    assert edges.isfinite().all()
+
+
+def test_open_conditions_are_drawn_as_the_training_set_has_them(network: MusicGan) -> None:
+    random = np.random.default_rng(1)
+    mode = (random.random(4000) < 0.3).astype(np.int64)
+    density = np.where(mode == 0, random.uniform(1, 2, 4000), random.uniform(5, 9, 4000)).astype(np.float32)
+    conditions = Conditions()
+    conditions.learn(SpanConditions(random.integers(0, 12, 4000), mode, density))
+    chance = torch.from_numpy(uniform_noise(0, 5000, 3))
+    nothing = torch.full((5000,), -1)
+    keys, modes, densities = conditions.resolve(chance, nothing, nothing, nothing.float())
+    assert np.bincount(keys).min() > 5000 / 12 * 0.8
+    assert float((modes == 0).float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert densities[modes == 0].max() <= 2
+    assert densities[modes == 1].min() >= 5
+    assert float(densities[modes == 1].mean()) == pytest.approx(7, abs=0.2)
+
+
+def test_conditions_out_of_range_go_to_the_nearest() -> None:
+    conditions = Conditions()
+    conditions.learn(SpanConditions(np.arange(12), np.arange(12) % 2, np.linspace(1, 4, 12, dtype=np.float32)))
+    chance = torch.full((4, 3), 0.5)
+    keys, modes, densities = conditions.resolve(
+        chance,
+        torch.tensor([0, 11, 99, -7]),
+        torch.tensor([0, 1, 9, 0]),
+        torch.tensor([2.0, 100.0, 0.0, float("nan")]),
+    )
+    assert keys.tolist() == [0, 11, 11, 6]
+    assert modes.tolist() == [0, 1, 1, 0]
+    low, high = conditions.density_quantiles[1, 0], conditions.density_quantiles[1, -1]
+    assert densities[:3].tolist() == [2.0, float(high), float(low)]
+    assert 1 <= densities[3] <= 4
+    features = conditions(keys, modes, densities)
+    assert features.sum(1).tolist() == pytest.approx((2 + features[:, -1]).tolist())
+
+
+def test_conditions_of_spans_are_measured() -> None:
+    lanes = np.ones((2, 32, 4), np.int64)
+    lanes[0, 0] = (2 + 76 - 21, 2 + 72 - 21, 2 + 67 - 21, 2 + 48 - 21)  # C major
+    lanes[1] = 0
+    measured = measure_conditions(lanes)
+    assert (measured.key[0], measured.mode[0]) == (0, 0)
+    assert measured.density.tolist() == [0.5, 0]
+    assert (measured.key[1], measured.mode[1]) == (0, 0)
+
+
+# --- what is drawn from ------------------------------------------------------------------------------------
+
+
+def test_styles_come_in_their_shares_and_in_all_keys() -> None:
+    spans = span_set({"much": 400, "little": 100, "none": 0})
+    shares = style_shares(spans, 0.5)
+    np.testing.assert_allclose(shares, [2 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(style_shares(spans, 0), [0.8, 0.2, 0])
+    np.testing.assert_allclose(style_shares(spans, 1), [0.5, 0.5, 0])
+    drawn = draw_spans(spans, shares, 90, seed=0)
+    assert np.bincount(drawn.styles).tolist() == [60, 30]
+    strikes = drawn.lanes.max((1, 2))
+    assert set(strikes[drawn.styles == 0]) == set(range(24, 36))
+    assert len(draw_spans(spans, shares, 10_000, seed=0)) == 300, "no repeats: the little style is used up"
+    pool = draw_pool(spans, shares, 6000, seed=0)
+    assert np.bincount(pool.styles)[0] / 6000 == pytest.approx(2 / 3, abs=0.03)
+    again = draw_spans(spans, shares, 90, seed=0)
+    np.testing.assert_array_equal(drawn.lanes, again.lanes)
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+
+
+def test_the_generator_begins_as_the_fitted_normal_distribution() -> None:
+    random = torch.Generator().manual_seed(0)
+    features = torch.zeros(6000, 27)
+    features[torch.arange(6000), torch.randint(24, (6000,), generator=random)] = 1
+    mixing = torch.randn(6, 6, generator=random)
+    effect = torch.randn(27, 6, generator=random)
+    latents = 5 + features @ effect + torch.randn(6000, 6, generator=random) @ mixing
+    generator = Generator(n_latent=6, width=8, n_layers=2)
+    generator.fit_linear(latents, features)
+    made = generator(torch.randn(6000, 6, generator=random), features)
+    torch.testing.assert_close(made.mean(0), latents.mean(0), atol=0.2, rtol=0)
+    torch.testing.assert_close(torch.cov(made.T), torch.cov(latents.T), atol=0.6, rtol=0.1)
+    own = features[:, 3] == 1
+    torch.testing.assert_close(made[own].mean(0), latents[own].mean(0), atol=0.8, rtol=0)
+
+
+def test_the_penalty_is_zero_where_the_slope_is_one() -> None:
+    torch.manual_seed(0)
+    critic = Critic(n_latent=4, width=8, n_layers=1)
+    real, fake, features = torch.randn(32, 4), torch.randn(32, 4), torch.zeros(32, 27)
+    assert gradient_penalty(critic, real, fake, features) > 0
+    direction = torch.tensor([0.6, 0.8, 0, 0])
+    critic.forward = lambda scaled, features: scaled @ direction  # type: ignore[method-assign]
+    assert float(gradient_penalty(critic, real, fake, features)) == pytest.approx(0, abs=1e-10)
+
+
+def test_truncation_makes_latents_less_varied(network: MusicGan) -> None:
+    noise = torch.from_numpy(uniform_noise(0, 200, N_LATENT_NOISE))
+    key, density = torch.zeros(200, dtype=torch.int64), torch.full((200,), 2.0)
+    spreads = [
+        float(network.latent(noise, truncation=torch.full((200,), t), key=key, mode=key, density=density).std(0).mean())
+        for t in (1.0, 0.5, 0.1)
+    ]
+    assert spreads[0] > 1.5 * spreads[1] > 2 * spreads[2]
+
+
+def test_what_is_made_obeys_the_grammar(network: MusicGan) -> None:
+    lanes = dream(network, 40, seed=3)
+    assert not (lanes[:, 0] == HOLD).any()
+    sounding = sounding_of(torch.from_numpy(lanes))
+    before = torch.cat([torch.zeros_like(sounding[:, :1]), sounding[:, :-1]], dim=1)
+    assert torch.gather(allowed_values(before), 3, torch.from_numpy(lanes)[..., None]).all()
+    for span in lanes:
+        lanes_to_grid(span)
+    np.testing.assert_array_equal(lanes, dream(network, 40, seed=3))
+    assert (lanes != dream(network, 40, seed=4)).any()
+
+
+def test_presets_and_hyper_parameters() -> None:
+    assert PRESETS["default"] == GanConfig()
+    assert {"tiny", "demo", "default"} == set(PRESETS) == set(VAE_PRESETS)
+    for overrides, message in (
+        ({"depth": 3}, "no hyper-parameter depth; there are: width"),
+        ({"width": 0}, "expected 1 to"),
+        ({"critic_steps": 1.5}, "expected a whole number"),
+        ({"learning_rate": float("inf")}, "expected a number"),
+        ({"gradient_penalty": -1}, "must not be below 0"),
+        ({"average_decay": 1}, "not including, 1"),
+        ({"style_balance": -1}, "expected 0 to 1"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            build_config("tiny", overrides)
+    with pytest.raises(TrainingError, match="no preset 'huge'"):
+        build_config("huge", {})
+
+
+# --- the graph ----------------------------------------------------------------------------------------------
+
+
+def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
+    random = np.random.default_rng(seed)
+    return {
+        "latent_noise": uniform_noise(seed, 1, N_LATENT_NOISE, stream=1),
+        "truncation": random.uniform(0.3, 1, 1).astype(np.float32),
+        "key": random.integers(-1, 12, 1),
+        "mode": random.integers(-1, 2, 1),
+        "density": random.uniform(-1, 5, 1).astype(np.float32),
+        "noise": uniform_noise(seed, 1, 32, 4),
+        "temperature": random.uniform(0.3, 1.5, 1).astype(np.float32),
+        "top_k": random.integers(1, 91, 1),
+        "top_p": random.uniform(0.3, 1.0, 1).astype(np.float32),
+    }
+
+
+def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
+    session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
+    requests = [request_of(seed) for seed in range(N_SEEDS)]
+    batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+    with torch.inference_mode():
+        (expected,) = network(*(torch.from_numpy(array) for array in batch.values()))
+    alone = np.concatenate([session.run(["lanes"], request)[0] for request in requests])
+    np.testing.assert_array_equal(alone, expected.numpy())
+    for start in range(0, N_SEEDS, 8):
+        strangers = {name: array[start : start + 8] for name, array in batch.items()}
+        np.testing.assert_array_equal(session.run(["lanes"], strangers)[0], expected[start : start + 8])
+    assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
+
+
+# --- the whole path -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chorales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pieces of 64 sixteenths in the JSB form: four voices a step."""
+    random = np.random.default_rng(0)
+
+    def one() -> list[list[int]]:
+        voices = [np.repeat(random.integers(low, low + 12, 16), 4) for low in (64, 55, 48, 40)]
+        return np.stack(voices, axis=1).tolist()
+
+    path = tmp_path_factory.mktemp("chorales") / "chorales.json"
+    path.write_text(json.dumps({"train": [one() for _ in range(8)], "valid": [one() for _ in range(4)]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "music_gan"
+    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False))
+    assert summary["music_vae"] == str(out / "music_vae"), "it trained one of its own"
+    assert {"likeness", "frechet_ratio", "duplicate_rate"} <= summary["metrics"]["valid"].keys()
+    return out
+
+
+def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
+    request = EvaluateRequest(checkpoint=trained, data=chorales, report=tmp_path / "report", progress=False)
+    metrics = KIND.evaluate(request)
+    assert (metrics["n_samples"], metrics["n_held_out"], metrics["split"]) == (1000, 12, "valid")
+    assert metrics["frechet"]["n"] == 12
+    assert metrics["frechet"]["ratio"] == pytest.approx(metrics["frechet"]["distance"] / metrics["frechet"]["floor"])
+    assert metrics["measures"]["train"]["note_length"] > 3
+    assert set(metrics["measures"]) == {"generated", "held_out", "train"}
+    assert all(Path(path).stat().st_size > 1000 for path in metrics["report"])
+    served = exportable(trained, None)
+    assert served.declaration == DECLARATION
+    assert isinstance(served.network, MusicGan)
+    for ours, theirs in zip(dream(served.network, 3, seed=0), dream(served.network, 5, seed=0), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_vae_that_lies_beside_it_is_used(trained: Path, chorales: Path) -> None:
+    out = trained / "second"  # beside it lies trained/music_vae
+    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False))
+    assert summary["music_vae"] == str(trained / "music_vae")
+    assert not (out / "music_vae").exists()
+    ours, theirs = (checkpoint.load(each, kind="music_gan").info["vae"] for each in (out, trained))
+    assert ours == theirs
+
+
+def test_what_this_kind_does_not_have_is_said(trained: Path, tmp_path: Path) -> None:
+    request = TrainRequest(out=tmp_path, preset="tiny", progress=False)
+    with pytest.raises(TrainingError, match="no folds"):
+        KIND.trainer(replace(request, fold=1))
+    with pytest.raises(TrainingError, match="no pretrained backbone"):
+        KIND.trainer(replace(request, pretrained="musicnn"))
+    with pytest.raises(TrainingError, match="no folds"):
+        KIND.crossvalidate(request)
+    with pytest.raises(TrainingError, match="no folds; use --split"):
+        KIND.evaluate(EvaluateRequest(checkpoint=trained, fold=0))
+    with pytest.raises(CheckpointError, match="train first"):
+        exportable(None, None)
+
+
+def test_other_data_than_it_learnt_from_are_refused(trained: Path, chorales: Path, tmp_path: Path) -> None:
+    other = tmp_path / "tunes.json"
+    other.write_text(chorales.read_text())
+    with pytest.raises(DataError, match="has the styles tunes; the checkpoint learnt from chorales"):
+        KIND.evaluate(EvaluateRequest(checkpoint=trained, data=other, progress=False))
+
+
+@pytest.mark.parametrize("spoilt", ["config", "vae", "weights"])
+def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_path: Path, spoilt: str) -> None:
+    saved = checkpoint.load(trained, kind="music_gan")
+    info = {key: value for key, value in saved.info.items() if key not in ("format", "weights", "weights_sha256")}
+    weights = dict(saved.weights)
+    if spoilt == "config":
+        info["config"] = {**info["config"], "depth": 3}
+    elif spoilt == "vae":
+        info["vae"] = None
+    else:
+        weights.pop("generator.mean")
+    checkpoint.save(tmp_path / "run", kind="music_gan", info=info, weights=weights)
+    with pytest.raises(CheckpointError, match=r"misnames|do not belong together"):
+        exportable(tmp_path / "run", None)

@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tritone_client.music.lanes import HOLD, N_LANE_VALUES, REST, lanes_to_grid
+from tritone_client.music.noise import uniform_noise
+from tritone_export.convert import to_onnx
+from tritone_export.parity import open_session
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError, DataError, TrainingError
+from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kinds.music_vae import KIND, decoder_example_inputs, train
+from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, decode
+from tritone_training.kinds.music_vae.build import build_network, exportable
+from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig, build_config
+from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, N_LATENT
+from tritone_training.kinds.music_vae.decoder import allowed_values
+from tritone_training.kinds.music_vae.encoder import STEPS_PER_QUARTER
+from tritone_training.kinds.music_vae.judge import encode, judge, spherical
+from tritone_training.kinds.music_vae.lanes import marks_of, sounding_next, sounding_of, transposed
+from tritone_training.kinds.music_vae.module import elbo_parts
+from tritone_training.kinds.music_vae.network import DecoderGraph, MusicVae
+from tritone_training.kinds.music_vae.spans import SpanSet, cut_spans
+from tritone_training.musicality import measure_attributes, spans_to_frames
+
+N_SEEDS = 200
+
+
+def melody(pitches: list[int], *, length: int = 4) -> npt.NDArray[np.uint8]:
+    """A grid of equally long notes."""
+    frames = np.zeros((length * len(pitches), 88), np.uint8)
+    for index, pitch in enumerate(pitches):
+        frames[index * length : (index + 1) * length, pitch - 21] = 1
+        frames[index * length, pitch - 21] = 2
+    return frames
+
+
+def piece(name: str, frames: npt.NDArray[np.uint8], **facts: Any) -> ScorePiece:
+    return ScorePiece(name, frames, **{"split": "train", "style": "tunes", "meter": (16, 0), **facts})
+
+
+def score_set(*pieces: ScorePiece, frames_per_quarter: int = 4) -> ScoreSet:
+    return ScoreSet("test", pieces, has_onsets=True, frames_per_quarter=frames_per_quarter)
+
+
+@pytest.fixture(scope="module")
+def scores() -> ScoreSet:
+    """Two styles that differ in density and range, of four bars each, with a held-out part."""
+    random = np.random.default_rng(0)
+    pieces = []
+    for index in range(20):
+        slow = index % 2 == 0
+        pitches = random.integers(55, 60, 16) if slow else random.integers(48, 84, 32)
+        pieces.append(
+            piece(
+                f"{index}",
+                melody(pitches.tolist(), length=4 if slow else 2),
+                split="valid" if index >= 16 else "train",
+                style="slow" if slow else "fast",
+            )
+        )
+    return score_set(*pieces)
+
+
+@pytest.fixture(scope="module")
+def network() -> MusicVae:
+    """Random weights, sharp enough that the noise does not decide alone."""
+    torch.manual_seed(0)
+    network = build_network(PRESETS["tiny"]).eval()
+    with torch.no_grad():
+        network.decoder.out.mul_(4)
+        network.decoder.from_latent.weight.mul_(3)
+    torch.nn.init.normal_(network.attribute_vectors, std=0.3)
+    return network
+
+
+def lanes_of(network: MusicVae, n: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Spans that a network writes: they obey the grammar."""
+    latent = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, N_LATENT)).astype(np.float32))
+    return decode(network, latent, uniform_noise(seed, n, 32, 4))
+
+
+# --- lanes as tensors ---------------------------------------------------------------------------------------
+
+
+def test_what_sounds_is_what_the_client_makes_of_the_lanes() -> None:
+    random = np.random.default_rng(0)
+    lanes = np.where(random.random((20, 32, 4)) < 0.5, 1, random.integers(0, 90, (20, 32, 4)))
+    sounding = sounding_of(torch.from_numpy(lanes))
+    for span, voices in zip(lanes, sounding.numpy(), strict=True):
+        grid = lanes_to_grid(span)
+        for row, pitches in zip(grid, voices, strict=True):
+            assert set(np.flatnonzero(row)) == {p - 1 for p in pitches if p > 0}
+    step_by_step = torch.zeros(20, 4, dtype=torch.int64)
+    for step in range(32):
+        step_by_step = sounding_next(step_by_step, torch.from_numpy(lanes[:, step]))
+        assert torch.equal(step_by_step, sounding[:, step])
+    marks = marks_of(torch.from_numpy(lanes), sounding)
+    assert torch.equal(marks == REST, sounding == 0)
+
+
+def test_transposition_leaves_alone_what_would_not_fit() -> None:
+    lanes = torch.zeros(3, 2, 4, dtype=torch.int64)
+    lanes[:, 0, 0] = torch.tensor([2, 50, 89])
+    lanes[:, 1, 0] = HOLD
+    assert transposed(lanes, torch.tensor([-1, -1, -1]))[:, 0, 0].tolist() == [2, 49, 88]
+    assert transposed(lanes, torch.tensor([5, 5, 5]))[:, 0, 0].tolist() == [7, 55, 89]
+    assert torch.equal(transposed(lanes, torch.tensor([5, 5, 5]))[:, 1:], lanes[:, 1:])
+
+
+# --- spans --------------------------------------------------------------------------------------------------
+
+
+def test_a_span_begins_at_every_bar() -> None:
+    tune = melody(list(range(50, 66)))  # 64 steps: 4 bars
+    spans = cut_spans(score_set(piece("a", tune)), "train")
+    assert len(spans) == 3
+    assert [span[0, 0] - 2 + 21 for span in spans.lanes] == [50, 54, 58]
+    with_ends = cut_spans(score_set(piece("a", tune)), "train", with_ends=True)
+    assert with_ends.ends.tolist() == [False, False, False, True]
+    assert len(with_ends.whole()) == 3
+    assert not with_ends.lanes[3, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("meter", "firsts"),
+    [
+        ((16, 12), [51, 55]),  # an upbeat of a quarter
+        ((8, 4), [51, 55]),  # 2/4: pairs of bars
+        ((32, 0), [50, 54, 58]),  # 4/2: halves of bars
+        ((0, 0), [50, 54, 58]),
+    ],
+)
+def test_bars_are_the_scores_own(meter: tuple[int, int], firsts: list[int]) -> None:
+    spans = cut_spans(score_set(piece("a", melody(list(range(50, 66))), meter=meter)), "train")
+    assert [span[0, 0] - 2 + 21 for span in spans.lanes] == firsts
+
+
+def test_what_has_no_two_bars_is_told() -> None:
+    waltz = piece("waltz", melody([60] * 30), meter=(12, 0))
+    short = piece("short", melody([60] * 4))
+    silent = piece("silent", np.zeros((32, 88), np.uint8))
+    with pytest.raises(DataError, match=r"of 2 piece\(s\) 1 are in other meters and 1 shorter than 32"):
+        cut_spans(score_set(waltz, short), "train")
+    good = piece("good", melody([60] * 8))
+    assert cut_spans(score_set(waltz, short, silent, good), "train").report == {
+        "n_spans": 1,
+        "n_pieces": 4,
+        "n_pieces_in_other_meters": 1,
+        "n_pieces_too_short": 1,
+        "n_silent_spans": 1,
+    }
+    with pytest.raises(DataError, match="need sixteenths"):
+        cut_spans(score_set(good, frames_per_quarter=12), "train")
+
+
+def test_styles_can_be_evened_out(scores: ScoreSet) -> None:
+    spans = cut_spans(scores, "train")
+    some = spans.at_most(3)
+    assert np.bincount(some.styles).tolist() == [3, 3]
+    assert len(spans.at_most(10**6)) == len(spans)
+
+
+# --- network ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_obeys_the_grammar_and_becomes_a_score(network: MusicVae) -> None:
+    lanes = torch.from_numpy(lanes_of(network, 64))
+    sounding = sounding_of(lanes)
+    before = torch.cat([torch.zeros_like(sounding[:, :1]), sounding[:, :-1]], dim=1)
+    assert torch.gather(allowed_values(before), 3, lanes[..., None]).all()
+    assert (lanes == HOLD).any()
+    assert not (lanes[:, 0] == HOLD).any()
+    for span in lanes.numpy():
+        lanes_to_grid(span)
+
+
+def test_writing_follows_the_likelihoods_of_training(network: MusicVae) -> None:
+    """With the same latent, what `write` chooses as likeliest is what `logits` says, step by step."""
+    latent = torch.randn(16, N_LATENT, generator=torch.Generator().manual_seed(1))
+    one = torch.ones(16)
+    lanes = network.decoder.write(
+        latent, torch.full((16, 32, 4), 0.5), temperature=one, top_k=torch.ones(16, dtype=torch.int64), top_p=one
+    )
+    assert torch.equal(network.decoder.logits(latent, lanes).argmax(3), lanes)
+    assert len(lanes.unique()) > 3
+
+
+def test_lanes_below_hear_the_lanes_above_and_no_others(network: MusicVae) -> None:
+    latent = torch.randn(1, N_LATENT, generator=torch.Generator().manual_seed(1))
+    lanes = torch.from_numpy(lanes_of(network, 1))
+    logits = network.decoder.logits(latent, lanes)
+    changed = lanes.clone()
+    changed[0, 5, 1] = 40 if lanes[0, 5, 1] != 40 else 41
+    after = network.decoder.logits(latent, changed)
+    differs = (logits != after).any(3)[0]  # (N, V)
+    assert not differs[:5].any()
+    assert differs[5].tolist() == [False, False, True, True]
+    assert differs[6].all()
+
+
+def test_hidden_steps_hide_what_was_written(network: MusicVae) -> None:
+    latent = torch.randn(1, N_LATENT, generator=torch.Generator().manual_seed(1))
+    first, second = (torch.from_numpy(lanes_of(network, 1, seed)) for seed in (1, 2))
+    second[:, -1] = first[:, -1]
+    hidden = torch.ones(1, 32, dtype=torch.bool)
+    logits = [network.decoder.logits(latent, lanes, hidden_steps=hidden)[:, -1] for lanes in (first, second)]
+    holds = torch.stack([each[..., HOLD] for each in logits])  # the grammar still sees what sounds
+    assert torch.equal(logits[0][..., 2:], logits[1][..., 2:])
+    assert holds.shape == (2, 1, 4)
+    plain = [network.decoder.logits(latent, lanes)[:, -1] for lanes in (first, second)]
+    assert not torch.equal(plain[0][..., 2:], plain[1][..., 2:])
+
+
+def test_each_quarter_owns_a_part_of_the_latent(network: MusicVae) -> None:
+    lanes = torch.from_numpy(lanes_of(network, 1))
+    changed = lanes.clone()
+    changed[:, -STEPS_PER_QUARTER:] = 50
+    moved = (network(lanes)[0] - network(changed)[0]).abs().view(8, -1).mean(1)
+    assert moved.argmax() == 7
+
+
+def test_values_out_of_range_harm_nobody(network: MusicVae) -> None:
+    lanes = torch.from_numpy(lanes_of(network, 2))
+    wild = lanes.clone()
+    wild[1, 0, 0] = 10**9
+    wild[1, 1, 0] = -5
+    assert torch.equal(network(lanes)[0][0], network(wild)[0][0])
+    assert network(wild)[0].isfinite().all()
+
+
+def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
+    lanes = torch.from_numpy(lanes_of(network, 8))
+    torch.manual_seed(0)
+    reconstruction, divergence = elbo_parts(network, lanes)
+    mean, log_variance = network(lanes)
+    torch.manual_seed(0)
+    latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    chosen = torch.gather(network.decoder.logits(latent, lanes).log_softmax(3), 3, lanes[..., None])
+    torch.testing.assert_close(reconstruction, -chosen.sum((1, 2, 3)))
+    prior, posterior = torch.distributions.Normal(0, 1), torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    torch.testing.assert_close(divergence, torch.distributions.kl_divergence(posterior, prior), atol=1e-5, rtol=1e-4)
+
+
+def test_constructor_defaults_and_presets() -> None:
+    assert PRESETS["default"] == VaeConfig()
+    assert {"tiny", "demo", "default"} == set(PRESETS)
+    assert build_config("tiny", {"beta": 0.5}) == replace(PRESETS["tiny"], beta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"wdith": 3}, "no hyper-parameter wdith; there are: width"),
+        ({"width": 0}, "expected 2 to"),
+        ({"width": 3}, "must be even"),
+        ({"width": 2.5}, "expected a whole number"),
+        ({"beta": float("nan")}, "expected a number"),
+        ({"beta": -1}, "must not be below 0"),
+        ({"word_dropout": 1}, "not including, 1"),
+        ({"style_balance": 2}, "expected 0 to 1"),
+        ({"learning_rate": 0}, "must be above 0"),
+        ({"max_epochs": True}, "expected a whole number"),
+    ],
+)
+def test_hyper_parameters_are_checked(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        build_config("tiny", overrides)
+    with pytest.raises(TrainingError, match="no preset 'huge'; there are: default, demo, tiny"):
+        build_config("huge", {})
+
+
+# --- attributes, interpolation ------------------------------------------------------------------------------
+
+
+def test_attribute_vectors_tell_attributes_apart(network: MusicVae) -> None:
+    lanes = lanes_of(network, 300)
+    lanes[::3, :, 1:] = REST
+    lanes[::2, 1::4] = HOLD
+    styles = np.arange(300) % 5
+    spans = SpanSet(lanes, np.arange(300), styles, np.zeros(300, bool), tuple("abcde"), {})
+    measured = measure_attributes(spans_to_frames(lanes))
+    # A latent that is made of the attributes themselves, and of the style.
+    planted = np.zeros((300, 5))
+    planted[:, :3] = measured / measured.std(0)
+    planted[:, 3] = 10.0 * styles
+    vectors = attribute_vectors(planted, spans)
+    np.testing.assert_allclose(vectors[:, :3], np.eye(3), atol=0.02)
+    assert np.abs(vectors[:, 3]).max() < 1e-9
+    assert not vectors[:, 4].any()
+
+
+def test_control_is_measured_on_what_comes_out(network: MusicVae) -> None:
+    still = build_network(PRESETS["tiny"]).eval()  # its vectors are zero: nothing may change
+    noise = uniform_noise(0, 8, 32, 4)
+    means = np.random.default_rng(0).standard_normal((8, N_LATENT))
+    report = attribute_control(still, means, np.ones(3), noise)
+    assert {figures["gain"] for figures in report.values()} == {0.0}
+    assert {figures["correlation"] for figures in report.values()} == {0.0}
+    moved = attribute_control(network, means, np.ones(3), noise)
+    assert any(figures["gain"] != 0 for figures in moved.values())
+    assert all(len(figures["measured"]) == len(figures["amounts"]) == 5 for figures in moved.values())
+
+
+def test_spherical_interpolation_keeps_the_length() -> None:
+    first, second = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([[0.0, 1, 0], [1, 0, 0]])
+    np.testing.assert_allclose(spherical(first, second, 0.0), first)
+    np.testing.assert_allclose(spherical(first, second, 1.0), second, atol=1e-7)
+    np.testing.assert_allclose(spherical(first, second, 0.5), [[np.sqrt(0.5), np.sqrt(0.5), 0], [1, 0, 0]], atol=1e-6)
+
+
+def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = cut_spans(scores, "valid")
+
+    def perfect(lanes: torch.Tensor) -> torch.Tensor:
+        return 50.0 * torch.nn.functional.one_hot(lanes, N_LANE_VALUES).float()
+
+    monkeypatch.setattr(network.decoder, "logits", lambda latent, lanes, hidden_steps=None: perfect(lanes))
+    written = torch.from_numpy(spans.lanes)
+    monkeypatch.setattr(network.decoder, "write", lambda latent, noise, **_: written[: len(latent)])
+    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    for name in ("reconstruction_accuracy", "reconstruction_accuracy_teacher_forced", "strike_accuracy", "note_f1"):
+        assert metrics[name] == 1.0
+    assert metrics["elbo"]["reconstruction_nats"] == pytest.approx(0, abs=1e-3)
+    assert metrics["elbo"]["bound_nats"] == pytest.approx(metrics["elbo"]["kl_nats"], abs=1e-3)
+    half = written.clone()
+    half[:, 16:] = REST
+    monkeypatch.setattr(network.decoder, "write", lambda latent, noise, **_: half[: len(latent)])
+    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    assert metrics["strike_accuracy"] == pytest.approx(0.5, abs=0.01)
+    assert metrics["note_f1"] == pytest.approx(2 / 3, abs=0.01)
+    assert metrics["whole_span_accuracy"] == 0
+    assert metrics["reconstruction_accuracy"] > 0.8  # three lanes rest throughout: why the stricter ones are there
+
+
+# --- the graph ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def decoder_session(network: MusicVae) -> Any:
+    return open_session(
+        to_onnx(DecoderGraph(network).eval(), DECODER, decoder_example_inputs(2, 0)).SerializeToString()
+    )
+
+
+def settings_of_seed(seed: int) -> dict[str, npt.NDArray[Any]]:
+    """One request, with settings that differ from seed to seed."""
+    random = np.random.default_rng(seed)
+    return {
+        "latent": random.standard_normal((1, N_LATENT)).astype(np.float32),
+        "attributes": random.uniform(-2, 2, (1, 3)).astype(np.float32),
+        "noise": uniform_noise(seed, 1, 32, 4),
+        "temperature": random.uniform(0.3, 1.5, 1).astype(np.float32),
+        "top_k": random.integers(1, 91, 1),
+        "top_p": random.uniform(0.3, 1.0, 1).astype(np.float32),
+    }
+
+
+def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
+    network: MusicVae, decoder_session: Any
+) -> None:
+    requests = [settings_of_seed(seed) for seed in range(N_SEEDS)]
+    graph = DecoderGraph(network).eval()
+    with torch.inference_mode():
+        batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+        (expected,) = graph(*(torch.from_numpy(array) for array in batch.values()))
+    alone = np.concatenate([decoder_session.run(["lanes"], request)[0] for request in requests])
+    np.testing.assert_array_equal(alone, expected.numpy())
+    for start in range(0, N_SEEDS, 8):
+        strangers = {name: array[start : start + 8] for name, array in batch.items()}
+        np.testing.assert_array_equal(decoder_session.run(["lanes"], strangers)[0], expected[start : start + 8])
+    assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
+
+
+def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
+    session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
+    lanes = lanes_of(network, 9)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(lanes))
+    for ours, theirs in zip(session.run(["mean", "log_variance"], {"lanes": lanes}), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+# --- the whole path -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chorales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pieces of 64 sixteenths in the JSB form: four voices a step."""
+    random = np.random.default_rng(0)
+
+    def one() -> list[list[int]]:
+        voices = [np.repeat(random.integers(low, low + 12, 16), 4) for low in (64, 55, 48, 40)]
+        return np.stack(voices, axis=1).tolist()
+
+    path = tmp_path_factory.mktemp("chorales") / "chorales.json"
+    path.write_text(json.dumps({"train": [one() for _ in range(8)], "valid": [one() for _ in range(4)]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("music_vae") / "run"
+    request = TrainRequest(out=out, data=chorales, preset="tiny", progress=False, command="tritone train music_vae")
+    summary = KIND.train(request)
+    assert 0 < summary["metrics"]["valid"]["reconstruction_accuracy"] < 1
+    assert summary["data"]["spans"]["train"]["n_spans"] == 8 * 4
+    assert summary["data"]["spans"]["valid"]["n_spans"] == 4 * 3
+    return out
+
+
+def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
+    request = EvaluateRequest(
+        checkpoint=trained, data=chorales, split="valid", report=tmp_path / "report", progress=False
+    )
+    metrics = KIND.evaluate(request)
+    assert metrics["n_spans"] == 12
+    assert metrics == {**KIND.evaluate(replace(request, report=None)), "report": metrics["report"]}, "reproducible"
+    assert all(Path(path).stat().st_size > 1000 for path in metrics["report"])
+    assert KIND.evaluate(replace(request, split=None, report=None))["n_spans"] == 12 * 3
+    with pytest.raises(DataError, match="no pieces in the portion 'test'"):
+        KIND.evaluate(replace(request, split="test"))
+    served = exportable(trained, None)
+    assert [each.declaration.name for each in (served, *served.companions)] == [d.name for d in KIND.declarations]
+    vectors = np.array(served.card["attributes"]["vectors"])
+    assert isinstance(served.network, MusicVae)
+    np.testing.assert_allclose(vectors, served.network.attribute_vectors.numpy(), atol=1e-5)
+    assert vectors.any()
+
+
+def test_what_this_kind_does_not_have_is_said(trained: Path, tmp_path: Path) -> None:
+    request = TrainRequest(out=tmp_path, preset="tiny", progress=False)
+    with pytest.raises(TrainingError, match="no folds"):
+        KIND.trainer(replace(request, fold=1))
+    with pytest.raises(TrainingError, match="no pretrained backbone"):
+        KIND.trainer(replace(request, pretrained="musicnn"))
+    with pytest.raises(TrainingError, match="no folds"):
+        KIND.crossvalidate(request)
+    with pytest.raises(TrainingError, match="no folds; use --split"):
+        KIND.evaluate(EvaluateRequest(checkpoint=trained, fold=0))
+    with pytest.raises(CheckpointError, match="train first"):
+        exportable(None, None)
+
+
+@pytest.mark.parametrize("spoilt", ["config", "attributes", "weights"])
+def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_path: Path, spoilt: str) -> None:
+    saved = checkpoint.load(trained, kind="music_vae")
+    info = {key: value for key, value in saved.info.items() if key not in ("format", "weights", "weights_sha256")}
+    weights = dict(saved.weights)
+    if spoilt == "config":
+        info["config"] = {**info["config"], "depth": 3}
+    elif spoilt == "attributes":
+        info["attributes"] = {"mean": [0]}
+    else:
+        weights.pop(next(iter(weights)))
+    checkpoint.save(tmp_path / "run", kind="music_vae", info=info, weights=weights)
+    with pytest.raises(CheckpointError, match=r"misnames|do not belong together"):
+        exportable(tmp_path / "run", None)
+
+
+def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -> None:
+    """A few seconds are enough to tell the two styles apart; the untrained network is at chance."""
+    overrides = {"width": 32, "n_hidden": 32, "max_epochs": 3, "spans_per_epoch": 320, "learning_rate": 1e-2}
+    request = TrainRequest(out=tmp_path, preset="tiny", progress=False, overrides=overrides)
+    spans = cut_spans(scores, "train")
+    prepared = train.Prepared(scores, spans, cut_spans(scores, "valid"))
+    train.train_prepared(request, train.configure(request), prepared)
+    network = exportable(tmp_path, None).network
+    assert isinstance(network, MusicVae)
+    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    assert metrics["reconstruction_accuracy"] > 0.7
+    means = encode(network, spans.lanes)
+    assert means.shape == (len(spans), N_LATENT)
+
+
+def test_empty_sets_of_spans_are_no_excuse(network: MusicVae) -> None:
+    one = cut_spans(score_set(piece("only", melody([60] * 8))), "train")
+    assert judge(network, one, deviation=np.ones(3)).metrics["interpolation"] == {}

@@ -1,0 +1,42 @@
+"""One loop in two forms: plain Python for training and tests, one ONNX `Scan` node when exported.
+
+torch's scan compiles its body when it runs eagerly, which takes seconds; the plain loop computes the same.
+
+Letters: B batch, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = tuple[Tensor, ...]
+Step: TypeAlias = Callable[[State, State], tuple[State, State]]
+
+
+def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tuple[State, tuple[Tensor, ...]]:
+    """Carry a state through N steps.
+
+    Args:
+        step: (state, inputs of one step) -> (state, outputs of one step). States keep shape and type, and no
+            output may be the very tensor of a state or input (clone it): torch's scan forbids aliases.
+        state: tensors before the first step.
+        inputs: each (N, B, ...), sliced along its first axis.
+
+    Returns:
+        the state after the last step, and the outputs, each (N, B, ...).
+    """
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.scan import scan
+
+        exported: Any = scan(lambda carry, xs: step(tuple(carry), tuple(xs)), tuple(state), tuple(inputs), dim=0)
+        final, stacked = exported
+        return tuple(final), tuple(stacked)
+    outputs: list[State] = []
+    for n in range(inputs[0].shape[0]):
+        state, answer = step(state, tuple(each[n] for each in inputs))
+        outputs.append(answer)
+    return state, tuple(torch.stack(each) for each in zip(*outputs, strict=True))

@@ -1,0 +1,48 @@
+"""`music_gan`: two new bars of music from noise, in a key and as dense as asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_client.music.noise import uniform_noise
+from tritone_training.kind import ModelKind
+from tritone_training.kinds.music_gan.build import exportable
+from tritone_training.kinds.music_gan.config import PRESETS, suggest
+from tritone_training.kinds.music_gan.crossvalidate import crossvalidate
+from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
+from tritone_training.kinds.music_gan.evaluate import evaluate
+from tritone_training.kinds.music_gan.train import trainer
+from tritone_training.kinds.music_vae import sampling_example_inputs
+
+
+def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Requests with and without wishes, the first without any."""
+    random = np.random.default_rng(seed)
+    key, mode = random.integers(-1, 12, n_batch), random.integers(-1, 2, n_batch)
+    density = random.uniform(-1, 8, n_batch).astype(np.float32)
+    for wishes in (key, mode, density):
+        wishes[0] = -1
+    return {
+        "latent_noise": uniform_noise(seed, n_batch, N_LATENT_NOISE, stream=1),
+        "truncation": random.uniform(0.5, 1, n_batch).astype(np.float32),
+        "key": key,
+        "mode": mode,
+        "density": density,
+        **sampling_example_inputs(n_batch, seed),
+    }
+
+
+KIND = ModelKind(
+    name="music_gan",
+    summary=DECLARATION.summary,
+    declaration=DECLARATION,
+    presets=tuple(PRESETS),
+    trainer=trainer,
+    evaluate=evaluate,
+    crossvalidate=crossvalidate,
+    score="likeness",
+    suggest=suggest,
+    export=exportable,
+    example_inputs=example_inputs,
+)

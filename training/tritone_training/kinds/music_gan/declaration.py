@@ -1,0 +1,39 @@
+"""What `music_gan` takes and answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_training.kinds.music_vae.declaration import N_LATENT, SAMPLING, WRITTEN_LANES
+
+N_CHOICES: Final = 3  # the key, the mode and the density, where the caller leaves them open
+N_LATENT_NOISE: Final = N_CHOICES + N_LATENT
+LARGEST_DENSITY: Final = 16.0  # four voices of sixteenths
+
+DECLARATION: Final = Declaration(
+    name="music_gan",
+    summary="Makes two bars of music from noise, in a key and as dense as asked.",
+    inputs=(
+        Tensor(
+            "latent_noise",
+            "FP32",
+            (Axis("latent_noise", N_LATENT_NOISE),),
+            "uniform in 0 <= u < 1; the first three choose what is left open, the others the music",
+        ),
+        Tensor("truncation", "FP32", (), "0 < t <= 1; below 1 nearer to the average music, and less varied"),
+        Tensor("key", "INT64", (), "tonic, 0 C .. 11 B; -1 any"),
+        Tensor("mode", "INT64", (), "0 major, 1 minor; -1 any"),
+        Tensor("density", "FP32", (), "notes struck in a quarter; -1 any; taken to the nearest that was learnt"),
+        *SAMPLING,
+    ),
+    outputs=(WRITTEN_LANES,),
+    serving=Serving(
+        batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
+        queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
+        instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
+        response_cache=True,
+    ),
+    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
+)

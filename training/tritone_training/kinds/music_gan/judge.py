@@ -1,0 +1,209 @@
+"""What a `music_gan` is worth: how like real music its bars are, whether they are new, whether they do as asked.
+
+Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_client.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone_client.music.noise import uniform_noise
+from tritone_training._exceptions import TrainingError
+from tritone_training.kinds.music_gan.conditions import N_KEYS, N_MODES, measure_conditions
+from tritone_training.kinds.music_gan.declaration import N_CHOICES
+from tritone_training.kinds.music_gan.network import MusicGan
+from tritone_training.kinds.music_gan.pool import draw_spans
+from tritone_training.kinds.music_vae.attributes import decode
+from tritone_training.kinds.music_vae.judge import encode
+from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.musicality import (
+    ATTRIBUTES,
+    describe,
+    duplicate_rate,
+    estimate_keys,
+    frechet_distance,
+    frechet_floor,
+    interval_histogram,
+    length_histogram,
+    measure_attributes,
+    memorisation,
+    nearest_distances,
+    overlap_area,
+    relative_similarity,
+    spans_to_frames,
+)
+
+Lanes = npt.NDArray[np.int64]
+
+N_SAMPLES: Final = 1000
+ANY: Final = -1
+_BATCH: Final = 128
+_N_PER_KEY: Final = 10
+_N_PER_DENSITY: Final = 20
+_N_DENSITIES: Final = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Metrics, and what they were taken from: generated and held-out spans, (S, N, V) each."""
+
+    metrics: dict[str, Any]
+    generated: Lanes
+    held_out: Lanes
+
+
+def dream(
+    network: MusicGan,
+    n: int,
+    *,
+    seed: int,
+    key: npt.NDArray[Any] | int = ANY,
+    mode: npt.NDArray[Any] | int = ANY,
+    density: npt.NDArray[Any] | float = ANY,
+    truncation: float = 1.0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Lanes:
+    """Make spans: (n, N, V); conditions are one for all or (n,)."""
+    n_latent_noise = N_CHOICES + network.vae.n_latent
+    latent_noise = uniform_noise(seed, n, n_latent_noise, stream=0)
+    noise = uniform_noise(seed, n, SPAN_FRAMES, N_LANES, stream=1)
+    wishes = [
+        torch.from_numpy(np.broadcast_to(value, (n,)).astype(dtype))
+        for value, dtype in ((key, np.int64), (mode, np.int64), (density, np.float32))
+    ]
+    made = []
+    with torch.inference_mode():
+        for start in range(0, n, _BATCH):
+            part = slice(start, min(start + _BATCH, n))
+            ones = torch.ones(part.stop - start)
+            (lanes,) = network(
+                torch.from_numpy(latent_noise[part]),
+                truncation * ones,
+                *(wish[part] for wish in wishes),
+                torch.from_numpy(noise[part]),
+                ones,
+                torch.full((len(ones),), N_LANE_VALUES),
+                ones,
+            )
+            made.append(lanes.numpy())
+            on_progress(part.stop, n)
+    return np.concatenate(made)
+
+
+def judge(
+    network: MusicGan,
+    train: SpanSet,
+    held_out: SpanSet,
+    *,
+    shares: npt.NDArray[Any],
+    seed: int = 0,
+    n_samples: int = N_SAMPLES,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Judgement:
+    """Generate without any wishes and compare with held-out music; then with wishes.
+
+    Held-out and training music is drawn as the network learnt it: styles in their shares, in random keys.
+
+    Raises:
+        TrainingError: the network diverged in training.
+    """
+    if not all(tensor.isfinite().all() for tensor in network.parameters()):
+        raise TrainingError("the network's weights are not finite: it diverged; lower the learning rate")
+    generated = dream(network, n_samples, seed=seed, on_progress=on_progress)
+    theirs = draw_spans(held_out, shares, n_samples, seed=seed)
+    learnt = draw_spans(train, shares, len(theirs), seed=seed)
+    frames = {
+        "generated": spans_to_frames(generated),
+        "held_out": spans_to_frames(theirs.lanes),
+        "train": spans_to_frames(learnt.lanes),
+    }
+    lanes = {"generated": generated, "held_out": theirs.lanes, "train": learnt.lanes}
+    everything = spans_to_frames(train.lanes)
+    metrics = {
+        "n_samples": n_samples,
+        "n_held_out": len(theirs),
+        "frechet": _frechet(network, lanes, theirs.pieces),
+        "duplicate_rate": duplicate_rate(generated),
+        "memorisation": memorisation(
+            nearest_distances(frames["generated"], everything), nearest_distances(frames["held_out"], everything)
+        ),
+        "measures": {name: describe(each) for name, each in frames.items()},
+        "overlap": {name: _overlap(lanes[name], theirs.lanes) for name in ("generated", "train")},
+        "similarity": _similarity(frames["generated"], frames["held_out"]),
+        "conditions": _control(network, theirs.lanes, seed=seed),
+    }
+    return Judgement(metrics, generated, theirs.lanes)
+
+
+def _frechet(network: MusicGan, lanes: dict[str, Lanes], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """The distance of generated bars, encoded again, from held-out ones; and how far real music is from it.
+
+    Returns:
+        `distance`; `floor`, the distance of as many training spans from the same held-out ones; their `ratio`; and
+        `floor_between_pieces`, that of one half of the held-out pieces from the other, at `n_half` spans.
+    """
+    encoded = {name: encode(network.vae, each) for name, each in lanes.items()}
+    n = len(encoded["held_out"])
+    distance = frechet_distance(encoded["generated"][:n], encoded["held_out"])
+    floor = frechet_distance(encoded["train"][:n], encoded["held_out"])
+    report: dict[str, Any] = {"distance": distance, "floor": floor, "ratio": distance / max(floor, 1e-9), "n": n}
+    if len(np.unique(pieces)) > 1:
+        half_floor, n_half = frechet_floor(encoded["held_out"], pieces)
+        half = frechet_distance(encoded["generated"][:n_half], encoded["held_out"][:n_half])
+        report |= {"floor_between_pieces": half_floor, "n_half": n_half, "distance_at_half": half}
+    return report
+
+
+def _overlap(ours: Lanes, theirs: Lanes) -> dict[str, float]:
+    return {
+        "note_length": overlap_area(length_histogram(ours), length_histogram(theirs)),
+        "interval": overlap_area(interval_histogram(ours), interval_histogram(theirs)),
+    }
+
+
+def _similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, Any]:
+    first, second = measure_attributes(ours), measure_attributes(theirs)
+    if min(len(first), len(second)) < 2:
+        return {}
+    return {name: relative_similarity(first[:, i], second[:, i]) for i, name in enumerate(ATTRIBUTES)}
+
+
+def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]:
+    """Ask for every key and for densities from the lowest to the highest decile, and measure what comes.
+
+    Returns:
+        `key_accuracy`, `mode_accuracy` and `tonic_accuracy`, beside `key_accuracy_reconstructed`, that of held-out
+        spans after encoding and decoding, whose keys the estimate gives before; `density_correlation`, and the mean
+        measured at each density asked for.
+    """
+    asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
+    lanes = dream(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
+    key, mode = estimate_keys(spans_to_frames(lanes))
+    copies = decode(
+        network.vae,
+        torch.from_numpy(encode(network.vae, held_out)),
+        uniform_noise(seed, len(held_out), SPAN_FRAMES, N_LANES, stream=2),
+    )
+    before, after = measure_conditions(held_out), measure_conditions(copies)
+    quantiles = network.conditions.density_quantiles.mean(0).numpy()
+    wanted = np.interp(np.linspace(0.1, 0.9, _N_DENSITIES), np.linspace(0, 1, len(quantiles)), quantiles)
+    densities = np.repeat(wanted, _N_PER_DENSITY)
+    dense = dream(network, len(densities), seed=seed + 2, density=densities)
+    measured = measure_attributes(spans_to_frames(dense))[:, 0]
+    varied = min(densities.std(), measured.std()) > 0
+    return {
+        "tonic_accuracy": float((key == asked % N_KEYS).mean()),
+        "mode_accuracy": float((mode == asked // N_KEYS).mean()),
+        "key_accuracy": float(((key == asked % N_KEYS) & (mode == asked // N_KEYS)).mean()),
+        "key_accuracy_reconstructed": float(((before.key == after.key) & (before.mode == after.mode)).mean()),
+        "density_correlation": float(np.corrcoef(densities, measured)[0, 1]) if varied else 0.0,
+        "density_asked": wanted.tolist(),
+        "density_measured": measured.reshape(_N_DENSITIES, -1).mean(1).tolist(),
+    }

@@ -1,0 +1,120 @@
+"""How `music_gan` learns: a critic and a listener on real latents, a generator from both.
+
+Letters: B batch, S latents of the pool, Z latent, C width of the conditions' features.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tritone_training.kinds.music_gan.conditions import N_FEATURES, N_KEYS
+from tritone_training.kinds.music_gan.config import GanConfig
+from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
+from tritone_training.musicality import frechet_distance
+
+MONITOR: Final = "valid_frechet"
+_BETAS: Final = (0.5, 0.9)
+
+
+class GanModule(lightning.LightningModule):
+    """Trains a Generator; `averaged`, the running mean of its weights, is what is judged and kept.
+
+    Batches are lists of key (B,), mode (B,), latent (B, Z), features (B, C), all of real spans.
+    """
+
+    def __init__(self, generator: Generator, config: GanConfig) -> None:
+        super().__init__()
+        n_latent = len(generator.mean)
+        self.generator = generator
+        self.averaged = copy.deepcopy(generator).requires_grad_(False)
+        self.config = config
+        self.critic = Critic(n_latent=n_latent, width=config.critic_width, n_layers=config.n_layers)
+        self.listener = Listener(n_latent=n_latent, width=config.critic_width)
+        # Lightning steps the generator alone; the other two learn within its step.
+        self._others = torch.optim.Adam(
+            [*self.critic.parameters(), *self.listener.parameters()], lr=2 * config.learning_rate, betas=_BETAS
+        )
+        self._valid: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        """Steps of critic and listener on slices of the batch, then the generator's loss on the last slice."""
+        slices = [list(parts) for parts in zip(*(each.chunk(self.config.critic_steps) for each in batch), strict=True)]
+        for key, mode, latent, features in slices:
+            self._teach_others(key, mode, latent, features)
+        key, mode, latent, features = slices[-1]
+        self.critic.requires_grad_(False)
+        self.listener.requires_grad_(False)
+        scaled = self._scaled(self.generator(torch.randn_like(latent), features))
+        wasserstein = -self.critic(scaled, features).mean()
+        heeded = listening_loss(self.listener, scaled, key, mode, features)
+        self.critic.requires_grad_(True)
+        self.listener.requires_grad_(True)
+        self.log("train_generator", wasserstein, on_step=False, on_epoch=True)
+        self.log("train_conditions", heeded, prog_bar=True, on_step=False, on_epoch=True)
+        loss: Tensor = wasserstein + self.config.condition_weight * heeded
+        return loss
+
+    def _teach_others(self, key: Tensor, mode: Tensor, latent: Tensor, features: Tensor) -> None:
+        real = self._scaled(latent)
+        with torch.no_grad():
+            fake = self._scaled(self.generator(torch.randn_like(latent), features))
+        distance = self.critic(real, features).mean() - self.critic(fake, features).mean()
+        penalty = gradient_penalty(self.critic, real, fake, features)
+        loss = self.config.gradient_penalty * penalty - distance
+        loss = loss + listening_loss(self.listener, real, key, mode, features)
+        self._others.zero_grad()
+        loss.backward()
+        self._others.step()
+        self.log("train_distance", distance.detach(), prog_bar=True, on_step=False, on_epoch=True)
+
+    def _scaled(self, latent: Tensor) -> Tensor:
+        return (latent - self.generator.mean) / self.generator.deviation
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average on."""
+        decay = min(self.config.average_decay, self.global_step / (self.global_step + 9))
+        for ours, theirs in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
+            ours.lerp_(theirs.detach(), 1 - decay)
+
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
+        """Latents under the conditions of held-out spans, beside theirs."""
+        _key, _mode, latent, features = batch
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(len(self._valid))).to(latent.device)
+        self._valid.append((self._scaled(self.averaged(noise, features)), self._scaled(latent)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge by the Fréchet distance, before decoding."""
+        ours, theirs = (torch.cat(part).double().cpu().numpy() for part in zip(*self._valid, strict=True))
+        self._valid.clear()
+        finite = np.isfinite(ours).all()
+        self.log(MONITOR, frechet_distance(ours, theirs) if finite else float("inf"), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam, as for WGAN-GP."""
+        return torch.optim.Adam(self.generator.parameters(), lr=self.config.learning_rate, betas=_BETAS)
+
+
+def listening_loss(listener: Listener, scaled: Tensor, key: Tensor, mode: Tensor, features: Tensor) -> Tensor:
+    """How far what is heard is from what was asked: latents (B, Z), key (B,), mode (B,), features (B, C) -> ()."""
+    keys, density = listener(scaled)
+    asked = features[:, N_FEATURES - 1]
+    return nn.functional.cross_entropy(keys, key + N_KEYS * mode) + nn.functional.mse_loss(density, asked)
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, features: Tensor) -> Tensor:
+    """How far the critic's slope is from 1 between real and fake latents: (B, Z) twice, (B, C) -> ().
+
+    Gulrajani et al. 2017, "Improved training of Wasserstein GANs", arXiv:1704.00028.
+    """
+    share = torch.rand(len(real), 1, device=real.device)
+    between = (share * real + (1 - share) * fake).requires_grad_(True)
+    scores = critic(between, features).sum()
+    (slope,) = torch.autograd.grad(scores, between, create_graph=True)
+    penalty: Tensor = ((slope.norm(dim=1) - 1) ** 2).mean()
+    return penalty

@@ -1,0 +1,182 @@
+"""Training `music_gan`: scores, a `music_vae`, its latents, fit, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import CheckpointError, TrainingError
+from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.music_gan import build
+from tritone_training.kinds.music_gan.conditions import measure_conditions
+from tritone_training.kinds.music_gan.config import GanConfig, build_config, to_dict
+from tritone_training.kinds.music_gan.judge import judge
+from tritone_training.kinds.music_gan.module import MONITOR, GanModule
+from tritone_training.kinds.music_gan.pool import as_tensors, draw_pool, draw_spans, style_shares
+from tritone_training.kinds.music_vae import build as vae_build
+from tritone_training.kinds.music_vae import train as vae_train
+from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
+from tritone_training.kinds.music_vae.network import MusicVae
+from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.progress import progress_bar
+
+_N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Data and the autoencoder, shared between trials.
+
+    Attributes:
+        vae_folder: its checkpoint.
+        vae_info: the checkpoint's own words.
+    """
+
+    scores: ScoreSet
+    train: SpanSet
+    valid: SpanSet
+    vae: MusicVae
+    vae_folder: Path
+    vae_info: Mapping[str, Any]
+
+
+def configure(request: TrainRequest) -> GanConfig:
+    """The hyper-parameters that a request asks for.
+
+    Raises:
+        TrainingError: unknown or out of range, or the request asks for what this kind does not have.
+    """
+    if request.fold is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no folds: scores are split into train, valid and test by piece")
+    if request.pretrained is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbone; leave --pretrained out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides)
+
+
+def prepare(request: TrainRequest) -> Prepared:
+    """Read the scores; find a `music_vae` of the same data and preset, or train one.
+
+    It is looked for in `OUT/music_vae` and beside OUT (`runs/music_vae` for `runs/music_gan`), and trained into the
+    former.
+
+    Raises:
+        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
+    """
+    scores = load_scores(request.data, progress=request.progress)
+    prepared = vae_train.prepare_scores(scores, progress=request.progress)
+    own = request.out / vae_build.KIND_NAME
+    folder = next(
+        (each for each in (own, request.out.parent / vae_build.KIND_NAME) if _fits(each, request, scores)), None
+    )
+    if folder is None:
+        folder = own
+        vae_request = replace(request, out=own, overrides={}, max_epochs=_vae_epochs(request))
+        vae_train.train_prepared(vae_request, vae_train.configure(vae_request), prepared)
+    vae, info = vae_build.load_network(folder)
+    return Prepared(scores, prepared.train.whole(), prepared.valid, vae, folder, info)
+
+
+def _vae_epochs(request: TrainRequest) -> int | None:
+    """A limit on the GAN's epochs is one for the autoencoder's, too, unless it has fewer of its own."""
+    if request.max_epochs is None:
+        return None
+    return min(request.max_epochs, VAE_PRESETS[request.preset].max_epochs)
+
+
+def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:
+    try:
+        info = checkpoint.load(folder, kind=vae_build.KIND_NAME).info
+    except CheckpointError:
+        return False
+    data = info.get("data", {})
+    return (info.get("preset"), data.get("fingerprint")) == (request.preset, scores.fingerprint)
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that trains on them as another request says."""
+    configure(request)  # before minutes are spent on reading
+    prepared = prepare(request)
+    return lambda each: train_prepared(each, configure(each), prepared)
+
+
+def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared) -> Mapping[str, Any]:
+    """Train once and write the checkpoint; answers the summary."""
+    fitting.seed_everything(request.seed)
+    network = build.build_network(config, prepared.vae)
+    shares = style_shares(prepared.train, config.style_balance)
+    pool = draw_pool(prepared.train, shares, config.pool_size, seed=request.seed).lanes
+    network.conditions.learn(measure_conditions(pool))
+    tensors = as_tensors(prepared.vae, network.conditions, pool)
+    network.generator.fit_linear(tensors[2], tensors[3])
+    watched = draw_spans(prepared.valid, shares, _N_WATCHED, seed=request.seed).lanes
+    fitted = fitting.fit(
+        GanModule(network.generator, config),
+        _loader(tensors, config),
+        TensorDataset(*as_tensors(prepared.vae, network.conditions, watched)),
+        batch_size=len(watched),
+        out=request.out,
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=1,  # the critic learns within the generator's step, unseen by other processes
+        progress=request.progress,
+    )
+    prefix = "averaged."
+    network.generator.load_state_dict(
+        {n.removeprefix(prefix): tensor for n, tensor in fitted.best_weights.items() if n.startswith(prefix)}
+    )
+    network.eval()
+    with progress_bar("judging generated bars", shown=request.progress) as on_progress:
+        judgement = judge(network, prepared.train, prepared.valid, shares=shares, on_progress=on_progress)
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "n_epochs": fitted.n_epochs,
+        "style_shares": dict(zip(prepared.train.style_names, shares.tolist(), strict=True)),
+        "vae": {key: prepared.vae_info[key] for key in ("config", "seed", "preset", "weights_sha256")},
+        "data": {**prepared.scores.report(), "spans": {"train": len(prepared.train), "valid": len(prepared.valid)}},
+        "metrics": {"valid": judgement.metrics},
+    }
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    return {
+        "checkpoint": str(request.out),
+        "music_vae": str(prepared.vae_folder),
+        "n_train": len(prepared.train),
+        "n_epochs": fitted.n_epochs,
+        "metrics": {"valid": headline(judgement.metrics)},
+        "data": info["data"],
+    }
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that matter most; `likeness` is what `tune` maximises."""
+    return {
+        "likeness": -float(metrics["frechet"]["ratio"]),
+        "frechet_ratio": metrics["frechet"]["ratio"],
+        "duplicate_rate": metrics["duplicate_rate"],
+        "copy_rate": metrics["memorisation"]["copy_rate"],
+        "held_out_copy_rate": metrics["memorisation"]["held_out_copy_rate"],
+        "key_accuracy": metrics["conditions"]["key_accuracy"],
+        "density_correlation": metrics["conditions"]["density_correlation"],
+    }
+
+
+def _loader(tensors: tuple[torch.Tensor, ...], config: GanConfig) -> DataLoader[Any]:
+    """Batches for a step of the generator and all the critic's steps before it."""
+    n_batch = config.batch_size * config.critic_steps
+    sampler = torch.utils.data.RandomSampler(
+        TensorDataset(*tensors), replacement=True, num_samples=n_batch * config.steps_per_epoch
+    )
+    return DataLoader(TensorDataset(*tensors), batch_size=n_batch, sampler=sampler)

@@ -1,0 +1,27 @@
+"""`music_transformer`: composes, continues, harmonises and fills in scores."""
+
+from __future__ import annotations
+
+from tritone_training.kind import Companion, ModelKind
+from tritone_training.kinds.music_transformer.build import exportable
+from tritone_training.kinds.music_transformer.config import PRESETS, suggest
+from tritone_training.kinds.music_transformer.crossvalidate import crossvalidate
+from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION
+from tritone_training.kinds.music_transformer.evaluate import evaluate
+from tritone_training.kinds.music_transformer.examples import default_chunk_inputs, example_inputs
+from tritone_training.kinds.music_transformer.train import trainer
+
+KIND = ModelKind(
+    name="music_transformer",
+    summary=DECLARATION.summary,
+    declaration=DECLARATION,
+    presets=tuple(PRESETS),
+    trainer=trainer,
+    evaluate=evaluate,
+    crossvalidate=crossvalidate,
+    score="log_likelihood_per_frame",
+    suggest=suggest,
+    export=exportable,
+    example_inputs=example_inputs,
+    companions=(Companion(COMPOSER, default_chunk_inputs),),
+)

@@ -1,0 +1,190 @@
+"""Attention over a window of the past: for whole sequences in training, for one frame after another in generation.
+
+Distances have a learned bias of their own for each head, after T5 (Raffel et al. 2020, arXiv:1910.10683) but without
+its buckets: in music, "sixteen steps ago" is another thing than "fifteen steps ago". Keys carry no positions, so
+those of past frames can be kept as they are.
+
+Letters: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+UNSEEN: Final = -1e9  # a score that softmax turns into 0; finite, so that a row of it stays a number
+
+
+def window_weights(query: Tensor, key: Tensor, bias: Tensor, *, nearest: int, nothing: Tensor | None = None) -> Tensor:
+    """How much each frame attends to each frame of the window behind it.
+
+    Work grows with T x W, not T x T: frames stand in blocks that see themselves and the block before.
+
+    Args:
+        query: (B, H, T, E).
+        key: (B, H, T, E).
+        bias: (H, W) of each distance, the nearest first.
+        nearest: distance at which the window begins; 0: a frame sees itself.
+        nothing: (H,) score of attending to nothing.
+
+    Returns:
+        (B, H, n, w, w or 2w), to be used with `mix`.
+    """
+    n_frames, n_window = query.shape[2], bias.shape[1]
+    width = min(n_frames, n_window)
+    query, key = _blocks(query, width), _with_block_before(_blocks(key, width))
+    n_blocks, n_keys = key.shape[2], key.shape[3]
+    column = torch.arange(n_keys, device=key.device)
+    row = torch.arange(width, device=key.device) + n_keys - width
+    rank = row[:, None] - column[None, :] - nearest
+    seen = (rank >= 0) & (rank < n_window)
+    if n_blocks > 1:  # the first block has none before it
+        later = torch.arange(n_blocks, device=key.device) > 0
+        seen = seen & (later[:, None, None] | (column >= width))
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    scores = scores + bias[:, rank.clamp(0, n_window - 1)][:, None]
+    scores = scores.masked_fill(~seen, UNSEEN)
+    if nothing is None:
+        return torch.softmax(scores, -1)
+    aside = nothing[:, None, None, None].expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, aside], -1), -1)[..., :-1]
+
+
+def mix(weights: Tensor, value: Tensor) -> Tensor:
+    """Sum values by weight.
+
+    Args:
+        weights: from `window_weights`.
+        value: (B, H or 1, T, E).
+
+    Returns:
+        (B, H, T, E).
+    """
+    n_frames = value.shape[2]
+    mixed = weights @ _with_block_before(_blocks(value, weights.shape[3]))
+    return mixed.flatten(2, 3)[:, :, :n_frames]
+
+
+def _blocks(x: Tensor, width: int) -> Tensor:
+    """(B, H, T, E) -> (B, H, n, w, E), zeros behind the end."""
+    missing = -x.shape[2] % width
+    return torch.unflatten(nn.functional.pad(x, (0, 0, 0, missing)), 2, (-1, width))
+
+
+def _with_block_before(x: Tensor) -> Tensor:
+    """(B, H, n, w, E) -> (B, H, n, 2w, E), or the same where there is one block."""
+    if x.shape[2] == 1:
+        return x
+    before = nn.functional.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0))
+    return torch.cat([before, x], dim=3)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention over the window that ends with the frame itself, then a feed-forward layer."""
+
+    def __init__(self, *, width: int, n_heads: int, window: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_width = width // n_heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(n_heads, window))
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        query, key, value = self._heads(x).permute(2, 0, 3, 1, 4)  # (B, H, T, E) each
+        weights = window_weights(query, key, self.bias, nearest=0)
+        return self._rest(x, mix(weights, value).transpose(1, 2).flatten(2))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame.
+
+        Args:
+            x: (B, 1, D).
+            keys: (B, H, W, E) of the frames before, the last one last.
+            values: as `keys`.
+            unseen: (B, 1, 1, W) added to the scores: UNSEEN for frames before the beginning, the present one last.
+
+        Returns:
+            (B, 1, D), and keys and values with this frame's behind them and without the oldest.
+        """
+        query, key, value = self._heads(x).permute(2, 0, 3, 1, 4)  # (B, H, 1, E) each
+        keys = torch.cat([keys[:, :, 1:], key], dim=2)
+        values = torch.cat([values[:, :, 1:], value], dim=2)
+        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
+        mixed = torch.softmax(scores, -1) @ values
+        return self._rest(x, mixed.transpose(1, 2).flatten(2)), keys, values
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, 3, H, E)."""
+        projected: Tensor = self.query_key_value(self.attention_norm(x))
+        return torch.unflatten(projected, -1, (3, self.n_heads, self.head_width))
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention_out(mixed))
+        wide = self.dropout(nn.functional.gelu(self.wide(self.feed_forward_norm(x))))
+        rest: Tensor = x + self.dropout(self.narrow(wide))
+        return rest
+
+
+class CopyHeads(nn.Module):
+    """Looks back for moments like the present one and shows which notes stood there, pitch by pitch.
+
+    What repeats can so be copied rather than remembered (a pointer over the past, after Vinyals et al. 2015,
+    arXiv:1506.03134).
+    """
+
+    def __init__(self, *, width: int, n_heads: int, head_width: int, window: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_width = head_width
+        self.query = nn.Linear(width, n_heads * head_width)
+        self.key = nn.Linear(width, n_heads * head_width)
+        self.bias = nn.Parameter(torch.zeros(n_heads, window))
+        self.nothing = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, x: Tensor, notes: Tensor) -> Tensor:
+        """Show past notes.
+
+        Args:
+            x: (B, T, D) of the frame decoder.
+            notes: (B, T, 2P) of the same frames; each frame sees those before it.
+
+        Returns:
+            (B, T, H, 2P), from 0 to 1.
+        """
+        query, key = (self._heads(layer, x) for layer in (self.query, self.key))
+        weights = window_weights(query, key, self.bias, nearest=1, nothing=self.nothing)
+        return mix(weights, notes[:, None]).transpose(1, 2)
+
+    def step(self, x: Tensor, keys: Tensor, notes: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """One frame.
+
+        Args:
+            x: (B, 1, D).
+            keys: (B, H, W, E) of the frames before, the last one last.
+            notes: (B, W, 2P) of the frames before.
+            unseen: (B, 1, 1, W) added to the scores, UNSEEN for frames before the beginning.
+
+        Returns:
+            (B, 1, H, 2P), and the keys with this frame's behind them and without the oldest.
+        """
+        query, key = (self._heads(layer, x) for layer in (self.query, self.key))
+        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
+        aside = self.nothing[:, None, None].expand(x.shape[0], -1, 1, 1)
+        weights = torch.softmax(torch.cat([scores, aside], -1), -1)[..., :-1]
+        shown = weights @ notes[:, None]
+        return shown.transpose(1, 2), torch.cat([keys[:, :, 1:], key], dim=2)
+
+    def _heads(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, E)."""
+        projected: Tensor = layer(x)
+        return torch.unflatten(projected, -1, (self.n_heads, self.head_width)).transpose(1, 2)

@@ -1,0 +1,247 @@
+"""Pieces into batches: transposed, cut into stretches, with a task for each.
+
+Letters: B stretches, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tritone_client.music.grid import N_PITCHES
+from tritone_training.data.scores import ScorePiece
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, Setting
+from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
+from tritone_training.kinds.music_transformer.vocabulary import PADDING, Frames, readable, words_of
+
+TRANSPOSITIONS: Final = range(-6, 6)  # every key once
+_SHORTEST_STRETCH: Final = 32  # frames; shorter rests of a piece go with the stretch before
+_GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
+
+
+class Batch(NamedTuple):
+    """Stretches of pieces, padded to the longest.
+
+    Attributes:
+        shown: (B, R + T, P) uint8 readable frames, the R before the stretch first.
+        words: (B, T, K) int64.
+        given: (B, T + A, P) uint8.
+        mode: (B, T + A) uint8.
+        meter: (B, 2) int64.
+        style: (B,) int64.
+        n_before: (B,) int64.
+        counted: (B, T) bool, the frames to learn from.
+    """
+
+    shown: Tensor
+    words: Tensor
+    given: Tensor
+    mode: Tensor
+    meter: Tensor
+    style: Tensor
+    n_before: Tensor
+    counted: Tensor
+
+    @property
+    def setting(self) -> Setting:
+        """As the network takes it; a stretch that begins with given frames counts them as its prompt."""
+        return Setting(self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before))
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Part of a piece.
+
+    Attributes:
+        frames: (n, P) readable frames of the whole piece.
+        start, stop: of the stretch, in frames.
+        mode: (n,) uint8 of the whole piece, see `network`.
+    """
+
+    frames: Frames
+    start: int
+    stop: int
+    meter: tuple[int, int]
+    style: int
+    mode: npt.NDArray[np.uint8]
+
+
+def whole(piece: ScorePiece, styles: Sequence[str], *, onsets: bool) -> Stretch:
+    """A piece from beginning to end, nothing given; a style that is not among `styles` is any."""
+    frames = readable(piece.frames, onsets=onsets)
+    style = styles.index(piece.style) + 1 if piece.style in styles else 0
+    return Stretch(frames, 0, len(frames), piece.meter, style, np.full(len(frames), WRITE, np.uint8))
+
+
+def collate(stretches: Sequence[Stretch]) -> Batch:
+    """Pad stretches to a batch."""
+    n_frames = max(each.stop - each.start for each in stretches)
+    spelled = [words_of(each.frames[each.start : each.stop]) for each in stretches]
+    n_words = max(words.shape[1] for words in spelled)
+    n = len(stretches)
+    shown = np.zeros((n, N_RECENT + n_frames, N_PITCHES), np.uint8)
+    words = np.full((n, n_frames, n_words), PADDING, np.int64)
+    given = np.zeros((n, n_frames + LOOK_AHEAD, N_PITCHES), np.uint8)
+    mode = np.full((n, n_frames + LOOK_AHEAD), WRITE, np.uint8)
+    counted = np.zeros((n, n_frames), np.bool_)
+    for row, (each, spelling) in enumerate(zip(stretches, spelled, strict=True)):
+        length, before = len(spelling), min(each.start, N_RECENT)
+        shown[row, N_RECENT - before : N_RECENT + length] = each.frames[each.start - before : each.stop]
+        words[row, :length, : spelling.shape[1]] = spelling
+        modes = each.mode[each.start : each.stop + LOOK_AHEAD]
+        mode[row, : len(modes)] = modes
+        given[row, : len(modes)] = each.frames[each.start : each.stop + LOOK_AHEAD] * (modes != WRITE)[:, None]
+        in_prompt = np.logical_and.accumulate(modes[:length] == GIVEN)
+        counted[row, :length] = (modes[:length] != GIVEN) | in_prompt
+    return Batch(
+        shown=torch.from_numpy(shown),
+        words=torch.from_numpy(words),
+        given=torch.from_numpy(given),
+        mode=torch.from_numpy(mode),
+        meter=torch.tensor([each.meter for each in stretches]),
+        style=torch.tensor([each.style for each in stretches]),
+        n_before=torch.tensor([each.start for each in stretches]),
+        counted=torch.from_numpy(counted),
+    )
+
+
+def batched(stretches: Sequence[Stretch], batch_frames: int) -> list[list[Stretch]]:
+    """Neighbours into batches of at most so many frames, padding included; longer ones stand alone."""
+    batches: list[list[Stretch]] = []
+    longest = 0
+    for each in stretches:
+        length = each.stop - each.start
+        longest = max(longest, length)
+        if not batches or longest * (len(batches[-1]) + 1) > batch_frames:
+            batches.append([])
+            longest = length
+        batches[-1].append(each)
+    return batches
+
+
+class WholePieces(Dataset[Any]):
+    """Pieces from beginning to end with nothing given, to be judged; one item is one batch."""
+
+    def __init__(self, pieces: Sequence[ScorePiece], styles: Sequence[str], *, onsets: bool, batch_frames: int) -> None:
+        stretches = [whole(piece, styles, onsets=onsets) for piece in pieces]
+        self.order = tuple(sorted(range(len(stretches)), key=lambda index: stretches[index].stop))
+        self._batches = batched([stretches[index] for index in self.order], batch_frames)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return collate(self._batches[index])
+
+
+class TrainingStretches(Dataset[Any]):
+    """One item is one batch; whichever is asked for, it is the next. Each pass draws keys, cuts and tasks anew."""
+
+    def __init__(
+        self,
+        pieces: Sequence[ScorePiece],
+        styles: Sequence[str],
+        *,
+        onsets: bool,
+        n_frames: int,
+        n_stretches: int,
+        batch_frames: int,
+        epoch_frames: int,
+        transpose: bool,
+        given_share: float,
+        unknown_share: float,
+        seed: int,
+    ) -> None:
+        """Take pieces.
+
+        Args:
+            n_frames: longest stretch.
+            n_stretches: most of one piece in a pass.
+            batch_frames: of a batch, padding included.
+            epoch_frames: of an epoch, however many times the pieces that is.
+            given_share: of the stretches, half with the highest voice given and half with a gap to fill in.
+            unknown_share: of the stretches, whose style, and of those, whose meter is not told.
+        """
+        self._pieces = [whole(piece, styles, onsets=onsets) for piece in pieces]
+        self._n_frames = n_frames
+        self._n_stretches = n_stretches
+        self._batch_frames = batch_frames
+        self._transpose = transpose
+        self._given_share = given_share
+        self._unknown_share = unknown_share
+        self._seed = seed
+        self._n_passes = 0
+        self._random = np.random.default_rng(seed)
+        self._batches: list[list[Stretch]] = self._draw()
+        n_frames_of_pass = sum(part.stop - part.start for batch in self._batches for part in batch)
+        self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self._batches)))
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+    def __getitem__(self, _: int) -> Batch:
+        if not self._batches:
+            self._batches = self._draw()
+        return collate(self._batches.pop())
+
+    def _draw(self) -> list[list[Stretch]]:
+        """Batches that hold every piece, or as much of it as it may have."""
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0  # each GPU draws its own
+        self._random = np.random.default_rng((self._seed, rank, self._n_passes))
+        self._n_passes += 1
+        stretches = [part for piece in self._pieces for part in self._cut(self._varied(piece))]
+        # Alike in length, but not always with the same others.
+        lengths = np.array([each.stop - each.start for each in stretches])
+        order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
+        batches = batched([stretches[index] for index in order], self._batch_frames)
+        return [batches[index] for index in self._random.permutation(len(batches))]
+
+    def _varied(self, piece: Stretch) -> Stretch:
+        """In another key, and perhaps without telling its style and meter."""
+        sounding = np.flatnonzero(piece.frames.any(0))
+        if self._transpose and len(sounding):
+            room = range(-int(sounding[0]), N_PITCHES - int(sounding[-1]))
+            keys = [semitones for semitones in TRANSPOSITIONS if semitones in room]
+            piece = replace(piece, frames=np.roll(piece.frames, self._random.choice(keys), axis=1))
+        if self._random.random() < self._unknown_share:
+            piece = replace(piece, style=0)
+        if self._random.random() < self._unknown_share:
+            piece = replace(piece, meter=(0, 0))
+        return piece
+
+    def _cut(self, piece: Stretch) -> list[Stretch]:
+        """Stretches of at most `n_frames`, cut elsewhere each time, each with a task."""
+        end, length = piece.stop, self._n_frames
+        cuts = [0]
+        if end > length:
+            cuts = [0, *range(int(self._random.integers(_SHORTEST_STRETCH, length + 1)), end, length)]
+            if end - cuts[-1] < _SHORTEST_STRETCH:
+                cuts.pop()
+        parts = list(zip(cuts, [*cuts[1:], end], strict=True))
+        chosen = self._random.permutation(len(parts))[: self._n_stretches]
+        return [
+            replace(piece, start=start, stop=stop, mode=self._task(piece.mode, start, stop))
+            for start, stop in (parts[index] for index in chosen)
+        ]
+
+    def _task(self, mode: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray[np.uint8]:
+        which = self._random.random()
+        if which >= self._given_share:
+            return mode
+        mode = mode.copy()
+        if which < self._given_share / 2:
+            mode[:] = TOP_GIVEN
+            return mode
+        mode[:] = GIVEN
+        low, high = _GAP
+        length = int(self._random.integers(low, high + 1))
+        begin = int(self._random.integers(start, max(start + 1, stop - low)))
+        mode[begin : begin + length] = WRITE
+        return mode

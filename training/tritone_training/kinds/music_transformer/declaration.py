@@ -1,0 +1,153 @@
+"""What `music_transformer` and its streaming companion take and answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from tritone_client.music.grid import FRAMES_PER_QUARTER, N_PITCHES
+from tritone_training.catalogue import COLLECTIONS
+from tritone_training.declaration import Axis, Batching, Declaration, DType, Instances, QueuePolicy, Serving, Tensor
+from tritone_training.kinds.music_transformer.config import TransformerConfig
+from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
+from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES
+from tritone_training.kinds.music_transformer.writer import STATE_NAMES
+
+ANY_STYLE: Final = "any"
+STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
+NEXT: Final = "next_"  # and this, before that, the names of what they have become
+
+_FRAME: Final = Axis("frame")
+_PITCH: Final = Axis("pitch", N_PITCHES)
+_FRAME_AND_AHEAD: Final = Axis("frame_and_ahead")
+_NLL_TOLERANCE: Final = 1e-3  # a frame's nats are a sum over its notes
+
+_GIVEN: Final = (
+    Tensor("given", "UINT8", (_FRAME, _PITCH), "grid of what is given: 0 silent, 1 held on, 2 struck; pitches 21..108"),
+    Tensor(
+        "given_mode",
+        "UINT8",
+        (_FRAME,),
+        "0 write this frame; 1 it is given whole; 2 its highest note (or its silence) is given, write the rest",
+    ),
+)
+_ASKED: Final = (
+    Tensor("meter", "INT64", (Axis("part", 2),), "frames in a bar, index in its bar of the first frame; 0, 0 unknown"),
+    Tensor("style", "INT64", (), "index into the parameter `styles`; 0 is any"),
+    Tensor("noise", "FP32", (_FRAME, Axis("note", MAX_NOTES)), "uniform 0 <= u < 1; equal noise, equal notes"),
+    Tensor("temperature", "FP32", (), "above 0; 1 as learned"),
+    Tensor("top_k", "INT64", (), "choose among so many words at most; 177 for all"),
+    Tensor("top_p", "FP32", (), "choose among the likeliest that together reach this probability; 1 for all"),
+)
+INPUTS: Final = (*_GIVEN, *_ASKED)
+OUTPUTS: Final = (
+    # Notes are equal or they are not.
+    Tensor("frames", "UINT8", (_FRAME, _PITCH), "grid of what stands in each frame", tolerance=0.0),
+    Tensor(
+        "nll",
+        "FP32",
+        (_FRAME,),
+        "nats of what stands in each frame given all before it, at temperature 1; without what mode 2 gives",
+        tolerance=_NLL_TOLERANCE,
+    ),
+)
+MAX_FRAMES: Final = 4_096  # of one call: 256 bars of 4/4, half a minute's work for a core; `composer` takes more
+
+
+def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, str]:
+    """What differs between data sets, for config.pbtxt.
+
+    Args:
+        frames_per_quarter: 0 if unknown.
+        styles: those that the network was told, in its order.
+    """
+    return {"frames_per_quarter": str(frames_per_quarter), "styles": json.dumps([ANY_STYLE, *styles])}
+
+
+_PARAMETERS: Final = {
+    **parameters(frames_per_quarter=FRAMES_PER_QUARTER, styles=sorted(COLLECTIONS)),  # the embedded catalogue's
+    "max_notes": str(MAX_NOTES),
+}
+
+DECLARATION: Final = Declaration(
+    name="music_transformer",
+    summary="Composes, continues, harmonises and fills in scores.",
+    inputs=INPUTS,
+    outputs=OUTPUTS,
+    serving=Serving(
+        batching=Batching(max_batch_size=16, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
+        queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
+        # The loop is a chain of small steps: a second thread has nothing to do, a second instance has.
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        response_cache=True,
+    ),
+    parameters={**_PARAMETERS, "max_frames": str(MAX_FRAMES)},
+)
+
+COMPOSER: Final = Declaration(
+    name="composer",
+    summary="Writes what music_transformer writes, and answers it bar after bar.",
+    inputs=INPUTS,
+    outputs=(*OUTPUTS, Tensor("first_frame", "INT64", (), "index in the piece of this answer's first frame")),
+    serving=Serving(
+        batching=Batching(max_batch_size=1, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
+        instances=Instances(n_cpu=1, n_gpu=0, n_intra_op_threads=1),
+        response_cache=False,
+        warmup_batch_sizes=(),
+    ),
+    parameters={**_PARAMETERS, "lookahead_frames": str(LOOK_AHEAD)},
+    backend="composer",
+    decoupled=True,
+)
+
+
+def chunk_graph(config: TransformerConfig) -> Declaration:
+    """The ONNX file behind `composer`: the next frames of a piece, and its state before and behind them.
+
+    All states are zero at the beginning. `given` and `given_mode` go on for `lookahead_frames` behind the frames to
+    write, with zeros behind the end of the piece; `meter` is the whole piece's.
+    """
+    past = Axis("past", config.copy_window)
+    axes: dict[str, tuple[Axis, ...]] = {
+        "memory": (
+            Axis("layer", config.n_layers),
+            Axis("key_or_value", 2),
+            Axis("head", config.n_heads),
+            Axis("past", config.window),
+            Axis("feature", config.width // config.n_heads),
+        ),
+        "copy_keys": (Axis("head", config.n_copies), past, Axis("feature", config.copy_width)),
+        "written": (past, _PITCH),
+        "n_before": (),
+        "past_prompt": (),
+    }
+    told: dict[str, tuple[DType, str]] = {
+        "memory": ("FP32", "keys and values of the frames before"),
+        "copy_keys": ("FP32", "keys of the heads that copy"),
+        "written": ("UINT8", "grid of the frames before, as the network reads it"),
+        "n_before": ("INT64", "frames of the piece before these"),
+        "past_prompt": ("INT64", "0 as long as all frames so far were given whole, then 1"),
+    }
+    states = tuple(Tensor(STATE + name, told[name][0], axes[name], told[name][1]) for name in STATE_NAMES)
+    given, mode = _GIVEN
+    return replace(
+        COMPOSER,
+        inputs=(
+            replace(given, axes=(_FRAME_AND_AHEAD, _PITCH)),
+            replace(mode, axes=(_FRAME_AND_AHEAD,)),
+            *_ASKED,
+            *states,
+        ),
+        outputs=(
+            *OUTPUTS,
+            *(replace(state, name=NEXT + state.name, tolerance=_state_tolerance(state)) for state in states),
+        ),
+        serving=DECLARATION.serving,  # parity looks at several batch sizes; the backend joins pieces itself
+    )
+
+
+def _state_tolerance(state: Tensor) -> float:
+    return 1e-3 if state.dtype == "FP32" else 0.0

@@ -1,0 +1,74 @@
+"""How `music_transformer` learns: the likelihood of frames, optimiser, a running average of the weights.
+
+Letters: B stretches, M frames that count.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+import lightning
+import torch
+from torch import Tensor
+
+from tritone_training.kinds.music_transformer.config import TransformerConfig
+from tritone_training.kinds.music_transformer.dataset import Batch
+from tritone_training.kinds.music_transformer.network import MusicTransformer
+
+MONITOR: Final = "valid_nll"
+_WARM_UP_STEPS: Final = 10  # of the average: at first it follows closely, or the random beginning would stay in it
+
+
+class TransformerModule(lightning.LightningModule):
+    """Trains a MusicTransformer; what is validated and kept is `averaged`, an exponential mean over its steps."""
+
+    def __init__(self, network: MusicTransformer, config: TransformerConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
+        self.config = config
+        self._n_steps = 0
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Mean nats of the frames that count."""
+        loss = frame_nll(self.network, batch).mean()
+        self.log("train_nll", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average on."""
+        self._n_steps += 1
+        weight = max(self.config.average_weight, 1 / (1 + self._n_steps / _WARM_UP_STEPS))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Judge the average; the mean over the epoch weighs every frame alike."""
+        self.averaged.eval()
+        nll = frame_nll(self.averaged, Batch(*(tensor[0] for tensor in batch)))
+        self.log(MONITOR, nll.mean(), prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(nll))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120); vectors do not decay."""
+        parameters = list(self.network.parameters())
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.config.learning_rate,
+            total_steps=max(int(self.trainer.estimated_stepping_batches), 10),
+            pct_start=0.15,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def frame_nll(network: MusicTransformer, batch: Batch) -> Tensor:
+    """(M,) nats."""
+    return network.nll(batch.shown, batch.words, batch.setting, batch.counted)

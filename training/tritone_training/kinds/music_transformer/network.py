@@ -1,0 +1,226 @@
+"""The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
+
+The likelihood of a frame is the product over its words, so it is exact, whatever the number of notes.
+
+Letters: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame, D width, M frames
+that count, of all sequences together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from tritone_client.music.grid import N_PITCHES
+from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone_training.kinds.music_transformer.attention import CopyHeads, DecoderLayer
+from tritone_training.kinds.music_transformer.notes import FrameView, NoteLevel
+from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD, Reader
+from tritone_training.kinds.music_transformer.vocabulary import multi_hot
+
+WRITE: Final = 0  # values of `given_mode`: nothing of this frame is given,
+GIVEN: Final = 1  # all of it is,
+TOP_GIVEN: Final = 2  # its highest note is, or its silence
+N_RECENT: Final = 2  # frames whose notes the note level sees as they are
+LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked of a stretch of T frames, apart from what stands before it.
+
+    Attributes:
+        given: (B, T + A, P) uint8 grid values, the frames behind the stretch included.
+        mode: (B, T + A) uint8.
+        meter: (B, 2) int64 frames in a bar, index within its bar of the piece's first frame; (0, 0) unknown.
+        style: (B,) int64; 0 any.
+        n_before: (B,) int64 frames of the piece before this stretch.
+        past_prompt: (B,) int64, 0 as long as all frames so far were given whole.
+    """
+
+    given: Tensor
+    mode: Tensor
+    meter: Tensor
+    style: Tensor
+    n_before: Tensor
+    past_prompt: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be known of T frames before any is written.
+
+    Attributes:
+        context: (B, T, D).
+        next_given: (B, T, 2P) notes of the next frame as far as it is given, 0 elsewhere.
+        past_prompt: (B, T) int64, as in `Setting`, behind each frame.
+    """
+
+    context: Tensor
+    next_given: Tensor
+    past_prompt: Tensor
+
+
+class MusicTransformer(nn.Module):
+    """Frames from the past, notes from above, and what is given from the future."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        n_layers: int,
+        n_heads: int,
+        window: int,
+        n_copies: int,
+        copy_width: int,
+        copy_window: int,
+        note_width: int,
+        n_channels: int,
+        reader_width: int,
+        n_styles: int,
+        onsets: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.onsets = onsets
+        self.n_styles = n_styles
+        self.frame = nn.Linear(2 * N_PITCHES, width, bias=False)
+        nn.init.normal_(self.frame.weight, std=0.3)
+        self.first = nn.Parameter(torch.zeros(width))
+        self.phase = nn.Embedding(LONGEST_BAR + 1, width, padding_idx=0)
+        self.bar_length = nn.Embedding(LONGEST_BAR + 1, width, padding_idx=0)
+        self.style = nn.Embedding(n_styles + 1, width, padding_idx=0)
+        self.top = nn.Linear(2 * N_PITCHES, width, bias=False)
+        self.reader = Reader(width=width, reader_width=reader_width, dropout=dropout)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width=width, n_heads=n_heads, window=window, dropout=dropout) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.copies = CopyHeads(width=width, n_heads=n_copies, head_width=copy_width, window=copy_window)
+        self.notes = NoteLevel(
+            width=width,
+            note_width=note_width,
+            n_channels=n_channels,
+            n_views=(1 + onsets) * (N_RECENT + n_copies + 1),
+            onsets=onsets,
+            dropout=dropout,
+        )
+
+    @property
+    def decoder_layers(self) -> tuple[DecoderLayer, ...]:
+        """The layers over frames, in order."""
+        return tuple(cast(DecoderLayer, layer) for layer in self.layers)
+
+    def plan(self, setting: Setting) -> Plan:
+        """Everything about a stretch that does not depend on what will be written there."""
+        n_frames = setting.mode.shape[1] - LOOK_AHEAD
+        not_whole = (setting.mode != GIVEN).to(torch.int64)
+        past_prompt = (not_whole.cumsum(1) + setting.past_prompt[:, None]).clamp_max(1)
+        # The prompt is known from the past; reading it ahead as well would tie a piece to how it is cut into chunks.
+        whole = ((setting.mode == GIVEN) & (past_prompt > 0)).to(torch.float32)
+        topped = (setting.mode == TOP_GIVEN).to(torch.float32)
+        notes = self.given_notes(setting.given)
+        whole_notes, top_notes = notes * whole[..., None], highest(notes) * topped[..., None]
+        ahead = whole_notes + top_notes
+        context = self.reader(whole_notes, top_notes, whole + topped)
+        context = context + self.top(top_notes[:, :n_frames])
+        context = context + self._beat(setting, n_frames)
+        context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
+        return Plan(context, ahead[:, 1 : n_frames + 1], past_prompt[:, :n_frames])
+
+    def given_notes(self, given: Tensor) -> Tensor:
+        """(..., P) grid values -> (..., 2P) notes as this network reads them."""
+        if self.onsets:
+            return multi_hot(given)
+        return multi_hot((given > 0).to(given.dtype) * STRUCK_VALUE)
+
+    def _beat(self, setting: Setting, n_frames: int) -> Tensor:
+        """(B, T, D) where in its bar each frame is, and how long that bar; 0 where unknown."""
+        length = setting.meter[:, :1].clamp_min(0)
+        index = setting.meter[:, 1:].clamp_min(0) + setting.n_before[:, None]
+        steps = torch.arange(n_frames, device=length.device)
+        phase = (index + steps) % length.clamp_min(1)
+        known = (length > 0).to(torch.int64)
+        phases = (phase.clamp_max(LONGEST_BAR - 1) + 1) * known
+        answer: Tensor = self.phase(phases) + self.bar_length(length.clamp_max(LONGEST_BAR))
+        return answer
+
+    def enter(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+        """What goes into the layers.
+
+        Args:
+            before: (B, T, 2P) notes of the frame before each.
+            is_first: (B, T) float, 1 at the piece's first frame.
+            context: (B, T, D).
+        """
+        entered: Tensor = self.frame(before) + is_first[..., None] * self.first + context
+        return entered
+
+    def decode(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+        """(B, T, ...) as `enter` -> (B, T, D), each frame told of the window before it."""
+        x = self.enter(before, is_first, context)
+        for layer in self.layers:
+            x = layer(x)
+        answer: Tensor = self.norm(x)
+        return answer
+
+    def nll(self, shown: Tensor, words: Tensor, setting: Setting, counted: Tensor) -> Tensor:
+        """The likelihood of frames, teacher-forced.
+
+        Args:
+            shown: (B, R + T, P) uint8 readable frames; the first R stand before the stretch, silent before the piece.
+            words: (B, T, K) of the T frames.
+            counted: (B, T) bool, false for padding.
+
+        Returns:
+            (M,) nats of each frame that counts, in order; the given highest note of a frame is not counted.
+        """
+        notes = multi_hot(shown)
+        before, present = notes[:, N_RECENT - 1 : -1], notes[:, N_RECENT:]
+        n_frames = present.shape[1]
+        plan = self.plan(setting)
+        steps = torch.arange(n_frames, device=shown.device)
+        is_first = (setting.n_before[:, None] + steps == 0).to(notes.dtype)
+        x = self.decode(before, is_first, plan.context)
+        recent = torch.stack([notes[:, N_RECENT - 1 - r : N_RECENT - 1 - r + n_frames] for r in range(N_RECENT)], 2)
+        others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None]], dim=2)
+        counts = words >= 0
+        counts[:, :, 0] &= setting.mode[:, :n_frames] != TOP_GIVEN
+        told = [each[counted] for each in (x, before, others, words, counts)]
+        return torch.cat(
+            [self._nll(*(each[part] for each in told)) for part in torch.split(torch.arange(len(told[0])), 8192)]
+        )
+
+    def _nll(self, x: Tensor, before: Tensor, others: Tensor, words: Tensor, counts: Tensor) -> Tensor:
+        """(M, ...) each -> (M,) nats."""
+        nll = torch.zeros_like(x[:, 0])
+        # Frames of as many words at a time: padded to the fullest, most of the work would be for nothing.
+        n_words = (words >= 0).sum(1)
+        for n in torch.unique(n_words).tolist():
+            rows = torch.nonzero(n_words == n)[:, 0]
+            view = self.view(x[rows], before[rows], others[rows])
+            nll = nll.index_put((rows,), self.notes.nll(view, words[rows, :n], counts[rows, :n]))
+        return nll
+
+    def view(self, x: Tensor, before: Tensor, others: Tensor) -> FrameView:
+        """Prepare the notes of M frames.
+
+        Args:
+            x: (M, D) from the layers.
+            before: (M, 2P).
+            others: (M, R + copies + 1, 2P): recent frames, the latest first, copied notes, the next frame's given ones.
+        """
+        if not self.onsets:
+            others = others[..., :N_PITCHES]  # nothing is ever held
+        return self.notes.view(x, before, torch.unflatten(others.flatten(1), 1, (-1, N_PITCHES)))
+
+
+def highest(notes: Tensor) -> Tensor:
+    """(..., 2P) notes -> (..., 2P), all but the highest removed."""
+    either = notes[..., :N_PITCHES] + notes[..., N_PITCHES:]
+    pitches = torch.arange(N_PITCHES, device=notes.device)
+    top = torch.where(either > 0, pitches, -1).amax(-1, keepdim=True)
+    return notes * torch.cat([pitches == top, pitches == top], dim=-1)

@@ -1,0 +1,143 @@
+"""The notes of one frame, each given those above it.
+
+Three views add up to a note's score: where it lies (absolute pitch), how far it lies from the note above it (interval)
+and what stood around that pitch lately (pitch map). The last two say the same in every key.
+
+Letters: M frames, K words, P 88 pitches, V 177 words, D width of the frame decoder, U note width, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from tritone_client.music.grid import N_PITCHES
+from tritone_training.kinds.music_transformer.vocabulary import BEGIN, N_WORDS, may_follow, pitch_of_word
+
+NEVER: Final = -1e9  # the score of what the grammar forbids
+_OCTAVE_EACH_WAY: Final = 25
+_THIRD_EACH_WAY: Final = 7
+_N_INTERVALS: Final = 2 * N_PITCHES - 1
+_MIDDLE: Final = 39  # middle C; what the first note is measured from after a silence
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """What a frame's notes are told about it.
+
+    Attributes:
+        context: (M, U).
+        pitch_map: (M, C, P).
+        top: (M,) the highest pitch of the frame before.
+        possible: (M, V) bool, false for notes that cannot be held on because they did not sound.
+    """
+
+    context: Tensor
+    pitch_map: Tensor
+    top: Tensor
+    possible: Tensor
+
+
+class NoteLevel(nn.Module):
+    """An autoregression over the notes of a frame (after NADE: Larochelle & Murray 2011)."""
+
+    def __init__(
+        self, *, width: int, note_width: int, n_channels: int, n_views: int, onsets: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.context = nn.Linear(width, note_width)
+        self.before = nn.Linear(2 * N_PITCHES, note_width, bias=False)
+        self.map_in = nn.Conv1d(n_views, n_channels, _OCTAVE_EACH_WAY, padding="same")
+        self.map_context = nn.Linear(width, n_channels)
+        self.map_out = nn.Conv1d(n_channels, n_channels, _THIRD_EACH_WAY, padding="same")
+        self.word = nn.Embedding(N_WORDS + 1, note_width)  # of the note above
+        self.written = nn.Embedding(N_WORDS, note_width)  # summed over all notes above
+        self.norm = nn.LayerNorm(note_width)
+        self.hidden = nn.Linear(note_width, note_width)
+        self.out = nn.Linear(note_width, N_WORDS + 2 * _N_INTERVALS + 2 * n_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.channel_dropout = nn.Dropout1d(dropout)
+        for embedding in (self.word, self.written):
+            nn.init.normal_(embedding.weight, std=0.1)
+        self.register_buffer("pitch_of_word", pitch_of_word(), persistent=False)
+        self.register_buffer("may_follow", may_follow(), persistent=False)
+        columns = torch.arange(2 * N_PITCHES)
+        # Where the interval of each note below a pitch stands, less that pitch.
+        start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
+        self.register_buffer("interval_start", start, persistent=False)
+        always = torch.ones(1 + N_PITCHES, dtype=torch.bool)
+        self.register_buffer("always", always, persistent=False)
+        self.pitch_of_word: Tensor
+        self.may_follow: Tensor
+        self.interval_start: Tensor
+        self.always: Tensor
+        self.onsets = onsets
+
+    def view(self, frame: Tensor, before: Tensor, views: Tensor) -> FrameView:
+        """Prepare a frame's notes.
+
+        Args:
+            frame: (M, D) of the frame decoder.
+            before: (M, 2P) notes of the frame before.
+            views: (M, n_views, P) notes of other frames, pitch by pitch.
+        """
+        frame = self.dropout(frame)
+        pitch_map = nn.functional.gelu(self.map_in(views) + self.map_context(frame)[:, :, None])
+        pitch_map = pitch_map + nn.functional.gelu(self.map_out(pitch_map))
+        sounded = (before[:, :N_PITCHES] + before[:, N_PITCHES:]) > 0
+        pitches = torch.arange(N_PITCHES, device=frame.device)
+        top = torch.where(sounded, pitches, -1).amax(1)
+        holds = sounded if self.onsets else torch.zeros_like(sounded)
+        return FrameView(
+            context=self.context(frame) + self.before(before),
+            pitch_map=self.channel_dropout(pitch_map),
+            top=torch.where(top < 0, _MIDDLE, top),
+            possible=torch.cat([self.always.expand(frame.shape[0], -1), holds], dim=1),
+        )
+
+    def scores(self, view: FrameView, above: Tensor, written: Tensor) -> Tensor:
+        """Score every word.
+
+        Args:
+            above: (M, K) the word before each, BEGIN before the first.
+            written: (M, K, U) sum of `written` over the words before each.
+
+        Returns:
+            (M, K, V), NEVER for what the grammar forbids.
+        """
+        hidden = nn.functional.gelu(view.context[:, None] + written + self.word(above))
+        hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
+        end, notes, intervals, channels = self.out(hidden).split(
+            [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels], dim=-1
+        )
+        anchor = torch.where(above == BEGIN, view.top[:, None], self.pitch_of_word[above])
+        notes = notes + intervals.gather(2, anchor[:, :, None] + self.interval_start)
+        query = torch.unflatten(channels, 2, (2, self.n_channels)).flatten(1, 2)  # (M, 2K, C)
+        found = query @ view.pitch_map / math.sqrt(self.n_channels)  # (M, 2K, P)
+        notes = notes + torch.unflatten(found, 1, (-1, 2)).flatten(2)
+        allowed = self.may_follow[above] & view.possible[:, None]
+        return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
+
+    def nll(self, view: FrameView, words: Tensor, counted: Tensor) -> Tensor:
+        """The exact likelihood of whole frames.
+
+        Args:
+            words: (M, K) each frame's words; anything behind its END.
+            counted: (M, K) bool, which words count: none behind the END.
+
+        Returns:
+            (M,) nats.
+        """
+        words = words.clamp_min(0)
+        above = torch.cat([torch.full_like(words[:, :1], BEGIN), words[:, :-1]], dim=1)
+        embedded = self.written(words)
+        written = embedded.cumsum(1) - embedded
+        surprise = nn.functional.cross_entropy(
+            self.scores(view, above, written).transpose(1, 2), words, reduction="none"
+        )
+        return (surprise * counted).sum(1)

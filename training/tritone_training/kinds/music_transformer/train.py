@@ -1,0 +1,116 @@
+"""Training `music_transformer`: scores, portions, fit, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import TrainingError
+from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.music_transformer import build
+from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
+from tritone_training.kinds.music_transformer.dataset import TrainingStretches, WholePieces
+from tritone_training.kinds.music_transformer.judge import judge
+from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
+from tritone_training.progress import progress_bar
+
+_AVERAGED = "averaged."
+_HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_frames", "n")
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that trains on them as another request says."""
+    configure(request)  # what is wrong with it is told before the data are read
+    scores = load_scores(request.data, progress=request.progress)
+    return lambda each: train_on(each, configure(each), scores)
+
+
+def configure(request: TrainRequest) -> TransformerConfig:
+    """Preset and the caller's changes.
+
+    Raises:
+        TrainingError: something was asked for that this kind does not have.
+    """
+    if request.fold is not None:
+        raise TrainingError("music_transformer learns from portions, not from folds; leave --fold out")
+    if request.pretrained is not None:
+        raise TrainingError("music_transformer has no pretrained weights; leave --pretrained out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides=overrides)
+
+
+def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:
+    """Fit on the portion `train`; the portion `valid` decides when to stop and which epoch is kept.
+
+    Raises:
+        DataError: one of the two is missing.
+        TrainingError: training diverged, or the seed or devices cannot be had.
+    """
+    fitting.seed_everything(request.seed)
+    train, valid = scores.split("train"), scores.split("valid")
+    styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
+    network = build.build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
+    stretches = TrainingStretches(
+        train,
+        styles,
+        onsets=scores.has_onsets,
+        n_frames=config.stretch_frames,
+        n_stretches=config.most_stretches,
+        batch_frames=config.batch_frames,
+        epoch_frames=config.epoch_frames,
+        transpose=bool(config.transpose),
+        given_share=config.given_share,
+        unknown_share=config.unknown_share,
+        seed=request.seed,
+    )
+    fitted = fitting.fit(
+        TransformerModule(network, config),
+        DataLoader(stretches, batch_size=None),
+        WholePieces(valid, styles, onsets=scores.has_onsets, batch_frames=4 * config.batch_frames),
+        batch_size=1,
+        out=request.out,
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+    )
+    best = {
+        name.removeprefix(_AVERAGED): tensor
+        for name, tensor in fitted.best_weights.items()
+        if name.startswith(_AVERAGED)
+    }
+    network.load_state_dict(best)
+    with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
+        metrics = judge(network.eval(), valid, styles, on_progress=on_progress).metrics
+    headline = {name: metrics[name] for name in _HEADLINE}
+    report = scores.report()
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "styles": list(styles),
+        "has_onsets": scores.has_onsets,
+        "frames_per_quarter": scores.frames_per_quarter,
+        "n_epochs": fitted.n_epochs,
+        "n_parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "data": report,
+        "metrics": {"valid": headline},
+        "splits": {"train": [piece.name for piece in train], "valid": [piece.name for piece in valid]},
+    }
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
+    return {
+        "checkpoint": str(request.out),
+        "styles": list(styles),
+        "n_train": len(train),
+        "n_epochs": fitted.n_epochs,
+        "metrics": info["metrics"],
+        "data": report,
+    }

@@ -1,0 +1,301 @@
+"""Writing music inside the graph: one loop over frames, at most eight notes in each, all randomness an input.
+
+`Writer` writes whole pieces. `ChunkWriter` writes the next frames of a piece and hands over what it remembers; the
+chunks of a piece are, bit for bit, the piece that `Writer` writes from the same noise.
+
+Letters: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
+W window, L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from tritone_client.music.grid import HELD as HELD_VALUE
+from tritone_client.music.grid import N_PITCHES
+from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone_training.generation import choose, unrolled_or_scan
+from tritone_training.kinds.music_transformer.attention import UNSEEN
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
+from tritone_training.kinds.music_transformer.notes import NEVER, FrameView
+from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
+from tritone_training.kinds.music_transformer.vocabulary import (
+    BEGIN,
+    END,
+    HELD,
+    MAX_NOTES,
+    STRUCK,
+    multi_hot,
+    notes_of,
+)
+
+_ALLOWED: Final = NEVER / 2  # scores below are the grammar's
+Carried: TypeAlias = tuple[Tensor, ...]
+STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `beginning`
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to choose among words.
+
+    Attributes:
+        temperature: (B,).
+        top_k: (B,) int64.
+        top_p: (B,).
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+
+
+class ChunkWriter(nn.Module):
+    """Writes N frames more of a piece."""
+
+    def __init__(self, network: MusicTransformer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
+        self,
+        given: Tensor,
+        given_mode: Tensor,
+        meter: Tensor,
+        style: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        memory: Tensor,
+        copy_keys: Tensor,
+        written: Tensor,
+        n_before: Tensor,
+        past_prompt: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Write.
+
+        Args:
+            given: (B, N + A, P) uint8 grid values, those of the A frames behind these included; 0 behind the end.
+            given_mode: (B, N + A) uint8.
+            meter: (B, 2) int64, of the whole piece.
+            style: (B,) int64.
+            noise: (B, N, S) uniform in 0 <= u < 1.
+            temperature: (B,).
+            top_k: (B,) int64.
+            top_p: (B,).
+            memory: (B, L, 2, H, W, E) keys and values of the frames before; like all that follow 0 at the beginning.
+            copy_keys: (B, H, W, E).
+            written: (B, W, P) uint8 grid values of the frames before.
+            n_before: (B,) int64 frames of the piece before these.
+            past_prompt: (B,) int64, 0 as long as all frames so far were given whole.
+
+        Returns:
+            frames (B, N, P) uint8, nll (B, N), and the last five as they are behind these frames.
+        """
+        # An index, unlike a slice, tells the exporter that these are as many as `noise` says.
+        span = torch.arange(noise.shape[1] + LOOK_AHEAD, device=noise.device)
+        setting = Setting(
+            given=given[:, span],
+            mode=given_mode[:, span],
+            meter=meter,
+            style=style,
+            n_before=n_before,
+            past_prompt=past_prompt,
+        )
+        return write(self.network, setting, noise, Choice(temperature, top_k, top_p), (memory, copy_keys, written))
+
+
+class Writer(nn.Module):
+    """Writes whole pieces."""
+
+    def __init__(self, network: MusicTransformer) -> None:
+        super().__init__()
+        self.chunk = ChunkWriter(network)
+
+    def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
+        self,
+        given: Tensor,
+        given_mode: Tensor,
+        meter: Tensor,
+        style: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """As `ChunkWriter` from the beginning; answers frames (B, N, P) uint8 and nll (B, N)."""
+        given = nn.functional.pad(given, (0, 0, 0, LOOK_AHEAD))
+        given_mode = nn.functional.pad(given_mode, (0, LOOK_AHEAD))
+        state = beginning(self.chunk.network, given.shape[0])
+        frames, nll, *_ = self.chunk(given, given_mode, meter, style, noise, temperature, top_k, top_p, *state)
+        return frames, nll
+
+
+def beginning(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
+    """What is remembered before the first frame: zeros in the shapes of `STATE_NAMES`."""
+    layer, copies = network.decoder_layers[0], network.copies
+    window, copy_window = layer.bias.shape[1], copies.bias.shape[1]
+    return (
+        torch.zeros(n_batch, len(network.decoder_layers), 2, layer.n_heads, window, layer.head_width),
+        torch.zeros(n_batch, copies.n_heads, copy_window, copies.head_width),
+        torch.zeros(n_batch, copy_window, N_PITCHES, dtype=torch.uint8),
+        torch.zeros(n_batch, dtype=torch.int64),
+        torch.zeros(n_batch, dtype=torch.int64),
+    )
+
+
+def write(
+    network: MusicTransformer,
+    setting: Setting,
+    noise: Tensor,
+    choice: Choice,
+    state: Carried,
+) -> tuple[Tensor, ...]:
+    """Write N frames; shapes as in `ChunkWriter`, the state being its first three."""
+    memory, copy_keys, written = state
+    n_frames = noise.shape[1]
+    plan = network.plan(setting)
+    given, mode = setting.given[:, :n_frames], setting.mode[:, :n_frames]
+    index = setting.n_before[:, None] + torch.arange(n_frames, device=noise.device)  # (B, N)
+    inputs = (
+        plan.context,
+        plan.next_given,
+        network.given_notes(given),
+        (mode == GIVEN).to(noise.dtype)[..., None],
+        *_forced(network, given, mode),
+        noise,
+        (index == 0).to(noise.dtype),
+        _unseen(index, memory.shape[4], nearest=0),
+        _unseen(index, copy_keys.shape[2], nearest=1),
+    )
+    layers = [memory[:, layer, which].contiguous() for layer in range(memory.shape[1]) for which in (0, 1)]
+
+    def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+        return _write_frame(network, choice, state, inputs)
+
+    state, (notes, nll) = unrolled_or_scan(step, (multi_hot(written), copy_keys, *layers), _by_step(inputs))
+    ring, copy_keys, *layers = state
+    values = grid_values(notes.transpose(0, 1))  # (B, N, P)
+    before = torch.cat([written[:, -1:], values[:, :-1]], dim=1)
+    # Without onsets, what sounds on from the frame before counts as held on.
+    shown = values if network.onsets else torch.where((values > 0) & (before > 0), HELD_VALUE, values)
+    memory = torch.stack([torch.stack(layers[i : i + 2], 1) for i in range(0, len(layers), 2)], 1)
+    return (
+        torch.where((mode == GIVEN)[..., None], given, shown.to(torch.uint8)),
+        nll.transpose(0, 1),
+        memory,
+        copy_keys,
+        grid_values(ring),
+        setting.n_before + n_frames,
+        plan.past_prompt[:, -1],
+    )
+
+
+def grid_values(notes: Tensor) -> Tensor:
+    """(..., 2P) notes -> (..., P) uint8 grid values."""
+    struck, held = notes[..., :N_PITCHES], notes[..., N_PITCHES:]
+    return (STRUCK_VALUE * struck + HELD_VALUE * held).to(torch.uint8)
+
+
+def _unseen(index: Tensor, window: int, *, nearest: int) -> Tensor:
+    """(B, N) index of each frame -> (B, N, W) what to add to its scores of the window's frames, the latest last."""
+    distance = torch.arange(window - 1, -1, -1, device=index.device) + nearest
+    return torch.where(distance > index[..., None], UNSEEN, 0.0)
+
+
+def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is not to be chosen.
+
+    Returns:
+        words (B, N, S) of what is given, the highest first; (B, N, S) bool, which of them to take; (B, N, S + 1) which
+        words' likelihood counts: not that of a highest note that is given, nor of an END where notes are left over.
+    """
+    pitches = torch.arange(N_PITCHES, device=given.device)
+    ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
+    values = given.gather(2, ranked.clamp_min(0)).to(torch.int64)
+    is_held = (values == HELD_VALUE) & network.onsets
+    words = torch.where(ranked < 0, END, ranked + torch.where(is_held, HELD, STRUCK))
+    place = torch.arange(MAX_NOTES + 1, device=given.device)
+    top_given = (mode == TOP_GIVEN)[..., None] & (place == 0)
+    taken = (mode == GIVEN)[..., None] | top_given[..., :MAX_NOTES]
+    too_many = (mode == GIVEN) & ((given > 0).sum(-1) > MAX_NOTES)
+    counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
+    return words, taken, counted.to(torch.float32)
+
+
+def _write_frame(network: MusicTransformer, choice: Choice, state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+    """One frame: remember, look, choose its notes; the loop's step."""
+    ring, copy_keys, *layers = state
+    context, next_given, given, is_given, forced, taken, counted, noise, is_first, unseen, copy_unseen = inputs
+    before = ring[:, -1]
+    x = network.enter(before[:, None], is_first[:, None], context[:, None])
+    carried: list[Tensor] = []
+    for layer, keys, values in zip(network.decoder_layers, layers[::2], layers[1::2], strict=True):
+        x, keys, values = layer.step(x, keys, values, unseen[:, None, None])  # noqa: PLW2901
+        carried += [keys, values]
+    x = network.norm(x)
+    copied, copy_keys = network.copies.step(x, copy_keys, ring, copy_unseen[:, None, None])
+    recent = torch.stack([ring[:, -1 - r] for r in range(N_RECENT)], dim=1)
+    others = torch.cat([recent, copied[:, 0], next_given[:, None]], dim=1)
+
+    sounded = before[:, :N_PITCHES] + before[:, N_PITCHES:]
+    words, nll = _choose_notes(network, choice, network.view(x[:, 0], before, others), (forced, taken, noise), counted)
+    struck, held = given.chunk(2, dim=1)
+    whole = torch.cat([torch.maximum(struck, held * (1 - sounded)), held * sounded], dim=1)
+    notes = is_given * whole + (1 - is_given) * notes_of(words)
+    ring = torch.cat([ring[:, 1:], notes[:, None]], dim=1)
+    return (ring, copy_keys, *carried), (notes, nll)
+
+
+def _choose_notes(
+    network: MusicTransformer, choice: Choice, view: FrameView, given: Carried, counted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The words of one frame.
+
+    Args:
+        given: of each of S places: the word given (B, S), whether to take it (B, S), noise to choose another (B, S).
+        counted: (B, S + 1) which words' likelihood counts.
+
+    Returns:
+        words (B, S), nats (B,).
+    """
+    level = network.notes
+    forced, taken, noise = given
+    # What is given as held on from silence is struck.
+    forced = torch.where(view.possible.gather(1, forced), forced, forced - N_PITCHES)
+
+    def place(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+        above, written = state
+        forced, taken, noise = inputs
+        scores = level.scores(view, above, written)[:, 0]
+        chosen = choose(
+            scores,
+            noise,
+            temperature=choice.temperature,
+            top_k=choice.top_k,
+            top_p=choice.top_p,
+            allowed=scores > _ALLOWED,
+        )
+        word = torch.where(taken, forced, chosen)[:, None]
+        return (word, written + level.written(word)), (word[:, 0].clone(), _surprise(scores, word))
+
+    above = torch.full_like(forced[:, :1], BEGIN)
+    written = torch.zeros_like(view.context)[:, None]
+    (above, written), (words, nats) = unrolled_or_scan(place, (above, written), _by_step((forced, taken, noise)))
+    # That the frame ends where all places are taken is a word as well.
+    last = _surprise(level.scores(view, above, written)[:, 0], torch.full_like(above, END))
+    return words.transpose(0, 1), (torch.cat([nats, last[None]]).transpose(0, 1) * counted).sum(1)
+
+
+def _surprise(scores: Tensor, word: Tensor) -> Tensor:
+    """(B, V) scores and (B, 1) words -> (B,) nats."""
+    return torch.logsumexp(scores, 1) - scores.gather(1, word)[:, 0]
+
+
+def _by_step(tensors: Carried) -> list[Tensor]:
+    """(B, N, ...) each -> (N, B, ...), as the loop wants them."""
+    return [tensor.transpose(0, 1).contiguous() for tensor in tensors]

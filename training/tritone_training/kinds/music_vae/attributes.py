@@ -1,0 +1,115 @@
+"""Directions in the latent space along which a span's attributes change, and whether moving along them works.
+
+MusicVAE subtracts the mean latent of spans without an attribute from that of spans with it (Roberts et al. 2018,
+arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes at once, so that each vector is what
+changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
+"a chorale".
+
+Letters: S spans, Z latent, A = 3 attributes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_client.music.lanes import N_LANE_VALUES
+from tritone_training.kinds.music_vae.network import MusicVae
+from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.musicality import ATTRIBUTES, measure_attributes, spans_to_frames
+
+FloatMatrix = npt.NDArray[np.float64]
+
+AMOUNTS: Final = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations by which `vary` is tried
+_RIDGE: Final = 1e-4  # of an attribute that does not vary, the vector is zero
+
+
+def attribute_statistics(spans: SpanSet) -> tuple[FloatMatrix, FloatMatrix]:
+    """Mean and standard deviation of each attribute, (A,) each."""
+    measured = measure_attributes(spans_to_frames(spans.lanes))
+    return measured.mean(0), np.maximum(measured.std(0), 1e-9)
+
+
+def attribute_vectors(means: npt.NDArray[Any], spans: SpanSet) -> FloatMatrix:
+    """How the latent changes with one standard deviation of each attribute.
+
+    Args:
+        means: (S, Z) of the spans' posteriors.
+
+    Returns:
+        (A, Z)
+    """
+    _, deviation = attribute_statistics(spans)
+    scaled = measure_attributes(spans_to_frames(spans.lanes)) / deviation
+    latents = means.astype(np.float64)
+    for style in np.unique(spans.styles):
+        own = spans.styles == style
+        scaled[own] -= scaled[own].mean(0)
+        latents[own] -= latents[own].mean(0)
+    covariance = scaled.T @ scaled / len(scaled) + _RIDGE * np.eye(len(ATTRIBUTES))
+    vectors: FloatMatrix = np.linalg.solve(covariance, scaled.T @ latents / len(scaled))
+    return vectors
+
+
+@torch.inference_mode()
+def attribute_control(
+    network: MusicVae, means: npt.NDArray[Any], deviation: npt.NDArray[Any], noise: npt.NDArray[Any]
+) -> dict[str, Any]:
+    """Move spans along each attribute and measure what comes out.
+
+    Args:
+        means: (S, Z) of held-out spans.
+        deviation: (A,) of the attributes over the training set.
+        noise: (S, N, V) the same for every amount, so that only the amount differs.
+
+    Returns:
+        By attribute: `measured`, its mean at each of `amounts`; `gain`, standard deviations of change for each one
+        asked for; `correlation` between amount and change over all spans; `n_rising`, at how many of the steps between
+        amounts the mean rises.
+    """
+    report: dict[str, Any] = {}
+    latent = torch.from_numpy(np.asarray(means, np.float32))
+    for index, name in enumerate(ATTRIBUTES):
+        values = []
+        for amount in AMOUNTS:
+            attributes = torch.zeros(len(latent), len(ATTRIBUTES))
+            attributes[:, index] = amount
+            lanes = decode(network, network.moved(latent, attributes), noise)
+            values.append(measure_attributes(spans_to_frames(lanes))[:, index])
+        measured = np.stack(values, axis=1)  # (S, amounts)
+        change = (measured - measured[:, [AMOUNTS.index(0.0)]]) / deviation[index]
+        mean = measured.mean(0)
+        report[name] = {
+            "amounts": list(AMOUNTS),
+            "measured": mean.tolist(),
+            "gain": float(np.polyfit(AMOUNTS, change.mean(0), 1)[0]),
+            "correlation": _correlation(np.broadcast_to(AMOUNTS, change.shape).ravel(), change.ravel()),
+            "n_rising": int((np.diff(mean) > 0).sum()),
+        }
+    return report
+
+
+@torch.inference_mode()
+def decode(
+    network: MusicVae, latent: torch.Tensor, noise: npt.NDArray[Any], *, temperature: float = 1.0
+) -> npt.NDArray[np.int64]:
+    """Sample from all values: latent (S, Z), noise (S, N, V) -> lanes (S, N, V)."""
+    ones = torch.ones(len(latent))
+    lanes = network.decoder.write(
+        latent,
+        torch.from_numpy(np.array(noise, np.float32)),
+        temperature=temperature * ones,
+        top_k=torch.full((len(latent),), N_LANE_VALUES),
+        top_p=ones,
+    )
+    answer: npt.NDArray[np.int64] = lanes.numpy()
+    return answer
+
+
+def _correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    if min(first.std(), second.std()) == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])

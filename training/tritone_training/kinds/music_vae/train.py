@@ -1,0 +1,155 @@
+"""Training `music_vae`: scores, spans, fit, the attributes' directions, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import TrainingError
+from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.music_vae import build
+from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors
+from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict
+from tritone_training.kinds.music_vae.judge import encode, judge
+from tritone_training.kinds.music_vae.module import MONITOR, VaeModule
+from tritone_training.kinds.music_vae.network import MusicVae
+from tritone_training.kinds.music_vae.spans import SpanSet, cut_spans
+from tritone_training.musicality import ATTRIBUTES
+from tritone_training.progress import progress_bar
+
+_N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
+_HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Data, shared between trials."""
+
+    scores: ScoreSet
+    train: SpanSet
+    valid: SpanSet
+
+
+def prepare(request: TrainRequest) -> Prepared:
+    """Read the scores and cut them into spans.
+
+    Raises:
+        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
+    """
+    return prepare_scores(load_scores(request.data, progress=request.progress), progress=request.progress)
+
+
+def prepare_scores(scores: ScoreSet, *, progress: bool) -> Prepared:
+    """Cut scores into spans.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    with progress_bar("cutting spans", shown=progress) as on_progress:
+        train = cut_spans(scores, "train", with_ends=True, on_progress=on_progress)
+    with progress_bar("cutting held-out spans", shown=progress) as on_progress:
+        valid = cut_spans(scores, "valid", on_progress=on_progress)
+    return Prepared(scores, train, valid)
+
+
+def configure(request: TrainRequest) -> VaeConfig:
+    """The hyper-parameters that a request asks for.
+
+    Raises:
+        TrainingError: unknown or out of range, or the request asks for what this kind does not have.
+    """
+    if request.fold is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no folds: scores are split into train, valid and test by piece")
+    if request.pretrained is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbone; leave --pretrained out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides)
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that trains on them as another request says."""
+    configure(request)  # before minutes are spent on reading
+    prepared = prepare(request)
+    return lambda each: train_prepared(each, configure(each), prepared)
+
+
+def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared) -> Mapping[str, Any]:
+    """Train once and write the checkpoint; answers the summary."""
+    fitting.seed_everything(request.seed)
+    network = build.build_network(config)
+    watched = prepared.valid.at_most(_N_VALID_PER_STYLE)
+    fitted = fitting.fit(
+        VaeModule(network, config),
+        _loader(prepared.train, config),
+        TensorDataset(torch.from_numpy(watched.lanes)),
+        batch_size=4 * config.batch_size,
+        out=request.out,
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+    )
+    network.load_state_dict(_averaged(fitted.best_weights))
+    network.eval()
+    statistics = _measure_attributes(network, prepared.train)
+    with progress_bar("judging held-out spans", shown=request.progress) as on_progress:
+        judgement = judge(network, watched, deviation=np.array(statistics["deviation"]), on_progress=on_progress)
+    data = {
+        **prepared.scores.report(),
+        "spans": {"train": prepared.train.report, "valid": prepared.valid.report},
+    }
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "n_epochs": fitted.n_epochs,
+        "attributes": statistics,
+        "data": data,
+        "metrics": {"valid": judgement.metrics},
+    }
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    return {
+        "checkpoint": str(request.out),
+        "n_train": len(prepared.train),
+        "n_epochs": fitted.n_epochs,
+        "metrics": {"valid": {name: judgement.metrics[name] for name in _HEADLINE}},
+        "data": data,
+    }
+
+
+def _loader(spans: SpanSet, config: VaeConfig) -> DataLoader[Any]:
+    counts = np.bincount(spans.styles, minlength=len(spans.style_names))
+    weights = counts[spans.styles].astype(np.float64) ** -config.style_balance
+    sampler = WeightedRandomSampler(weights.tolist(), config.spans_per_epoch, replacement=True)
+    return DataLoader(
+        TensorDataset(torch.from_numpy(spans.lanes)), batch_size=config.batch_size, sampler=sampler, drop_last=True
+    )
+
+
+def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = "averaged."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
+    """Put the attributes' directions into the network; answers what the model card says about them."""
+    mean, deviation = attribute_statistics(spans)
+    vectors = attribute_vectors(encode(network, spans.lanes), spans)
+    network.attribute_vectors.copy_(torch.from_numpy(vectors))
+    return {
+        "names": list(ATTRIBUTES),
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+        "vectors": np.round(vectors, 6).tolist(),
+    }

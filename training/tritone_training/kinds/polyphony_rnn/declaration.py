@@ -1,0 +1,72 @@
+"""What `polyphony_rnn` and its sampler take and answer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+
+# What the embedded catalogue and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
+# and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
+FRAMES_PER_QUARTER: Final = 2
+
+_PITCH: Final = Axis("pitch", N_PITCHES)
+
+FRAMES: Final = Tensor(
+    "frames",
+    "UINT8",
+    (Axis("frame"), _PITCH),
+    "a row a frame, MIDI pitches 21..108; 0 is silent, anything else sounds",
+)
+NLL: Final = Tensor(
+    "nll",
+    "FP32",
+    (Axis("frame"),),
+    "negative log-likelihood of each frame given those before it, in nats, notes taken independently",
+    tolerance=1e-3,
+)
+PROBABILITIES: Final = Tensor(
+    "probabilities", "FP32", (Axis("frame"), _PITCH), "that a pitch sounds in the frame after each frame"
+)
+PROMPT: Final = Tensor(
+    "prompt", "UINT8", (Axis("prompt_frame"), _PITCH), "the frames to continue, at least one; as `frames`"
+)
+NOISE: Final = Tensor(
+    "noise",
+    "FP32",
+    (Axis("frame"), _PITCH),
+    "uniform in [0, 1), a row for each frame to write; equal noise, equal notes",
+)
+TEMPERATURE: Final = Tensor("temperature", "FP32", (), "above 0; below 1 the likely gets likelier")
+TOP_K: Final = Tensor("top_k", "INT64", (), "only so many of the likeliest pitches may sound in a frame; 88 for all")
+TOP_P: Final = Tensor("top_p", "FP32", (), "a pitch less likely than 1 - top_p never sounds; 1 for all")
+WRITTEN: Final = Tensor(
+    "frames", "UINT8", (Axis("frame"), _PITCH), "the frames after the prompt; 1 sounds", tolerance=0.0
+)
+
+_PARAMETERS: Final = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "lowest_pitch": str(LOWEST_PITCH)}
+
+DECLARATION: Final = Declaration(
+    name="polyphony_rnn",
+    summary="Follows a piece frame by frame: how surprising each frame is, and which notes to expect next.",
+    inputs=(FRAMES,),
+    outputs=(NLL, PROBABILITIES),
+    serving=Serving(
+        batching=Batching(max_batch_size=32, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=1_000),
+        queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
+        # A loop of small steps: more threads, or a GPU, would wait for each other most of the time. Two copies, because
+        # Triton 2.51 holds up requests that are sent together where a model has limits and one instance.
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        response_cache=True,
+    ),
+    parameters=_PARAMETERS,
+)
+SAMPLER: Final = Declaration(
+    name="polyphony_rnn_sampler",
+    summary="Continues a piece by as many frames as it gets noise for, in one call.",
+    inputs=(PROMPT, NOISE, TEMPERATURE, TOP_K, TOP_P),
+    outputs=(WRITTEN,),
+    serving=DECLARATION.serving,
+    parameters=_PARAMETERS,
+)

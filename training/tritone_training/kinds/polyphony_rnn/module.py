@@ -1,0 +1,83 @@
+"""How `polyphony_rnn` learns: likelihood, optimiser, a running average of the weights.
+
+Letters: B excerpts, T frames.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
+from tritone_training.kinds.polyphony_rnn.dataset import Batch
+from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, frame_nll
+
+MONITOR = "valid_nll_per_frame"
+
+
+class PolyphonyModule(lightning.LightningModule):
+    """Trains a PolyphonyNetwork; validation looks at `averaged`, the running mean of its weights over the steps."""
+
+    def __init__(self, network: PolyphonyNetwork, config: PolyphonyConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
+        self.config = config
+        self._n_averaged = 0
+        self._valid = (0.0, 0.0)  # nats, frames
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Mean nats a frame of one batch."""
+        nll = frame_nll(self.network(batch.pitch, batch.frame), batch.notes)  # (B, T)
+        n_frames = batch.counts.sum().clamp_min(1)
+        loss = (nll * batch.counts).sum() / n_frames
+        self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average on: a plain mean at first, an exponential one later."""
+        self._n_averaged += 1
+        keeps = min(self.config.average_keeps, (1 + self._n_averaged) / (10 + self._n_averaged))
+        with torch.no_grad():
+            for ours, theirs in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+                ours.lerp_(theirs, 1 - keeps)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new sum."""
+        self.averaged.eval()
+        self._valid = (0.0, 0.0)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Whole pieces; the loader adds an axis before the batch's own."""
+        notes, pitch, frame, counts = (part[0] for part in batch)
+        nll = frame_nll(self.averaged(pitch, frame), notes) * counts
+        nats, n_frames = self._valid
+        self._valid = (nats + float(nll.sum()), n_frames + float(counts.sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean over all frames of the portion, as `evaluate` takes it."""
+        nats, n_frames = self._valid
+        self.log(MONITOR, nats / n_frames, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120); only matrices decay."""
+        parameters = list(self.network.parameters())
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.config.learning_rate,
+            total_steps=max(int(self.trainer.estimated_stepping_batches), 10),
+            pct_start=0.15,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

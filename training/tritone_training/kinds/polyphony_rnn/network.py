@@ -1,0 +1,231 @@
+"""The network: what was heard so far in, how likely each pitch sounds next out.
+
+One recurrent network with one set of weights listens at each of the 88 pitches (tied parallel networks, Johnson 2017,
+EvoMUSART), so that what it learns in one key it knows in all. It sees its surroundings through a convolution
+along the pitches, the harmony as pitch classes counted from its own, and what is the same for the whole frame.
+
+Letters: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
+recurrent layer.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tritone_client.music.grid import N_PITCHES
+from tritone_training.generation import choose_each, unrolled_or_scan
+from tritone_training.kinds.polyphony_rnn.hearing import (
+    FIRST_TRACE,
+    N_FRAME_FEATURES,
+    N_PITCH_FEATURES,
+    Features,
+    Heard,
+    Hearing,
+)
+
+N_PITCH_CLASSES: Final = 12
+N_OCTAVES: Final = 8  # the last one has four pitches
+_HARMONY_TRACES: Final = slice(FIRST_TRACE + 1, FIRST_TRACE + 3)  # of the last bar or so, and of the last phrase
+
+
+class State(NamedTuple):
+    """All that the network knows after some frames.
+
+    Attributes:
+        hidden: (B, 88, H) of the recurrent layer.
+        logits: (B, 88) of each pitch sounding next.
+    """
+
+    heard: Heard
+    hidden: Tensor
+    logits: Tensor
+
+
+class PolyphonyNetwork(nn.Module):
+    """Predicts the next frame, each pitch independently of the others in it."""
+
+    def __init__(self, *, units: int = 64, hidden: int = 64, reach: int = 16, dropout: float = 0.3) -> None:
+        """Create with random weights.
+
+        Args:
+            units: M.
+            hidden: H.
+            reach: how many semitones to either side the convolution sees.
+            dropout: of what goes into the recurrent layer and what comes out.
+        """
+        super().__init__()
+        self.hearing = Hearing()
+        self.surroundings = nn.Conv1d(N_PITCH_FEATURES, units, 2 * reach + 1, padding=reach)
+        self.harmony = nn.Linear(2 * N_PITCH_CLASSES, units, bias=False)
+        self.frame = nn.Linear(N_FRAME_FEATURES, units, bias=False)
+        self.height = nn.Parameter(torch.zeros(N_PITCHES, units))
+        self.recurrent = nn.GRU(units, hidden, batch_first=True)
+        self.past_it = nn.Linear(units, hidden)
+        self.out = nn.Linear(hidden, 1)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.constant_(self.out.bias, -3.0)  # few of the 88 pitches sound at once
+        classes = torch.arange(N_PITCH_CLASSES)
+        self.register_buffer("turns", (classes[:, None] + classes) % N_PITCH_CLASSES, persistent=False)  # (12, 12)
+        self.register_buffer("classes", torch.arange(N_PITCHES) % N_PITCH_CLASSES, persistent=False)  # (88,)
+        self.turns: Tensor
+        self.classes: Tensor
+
+    def forward(self, pitch: Tensor, frame: Tensor) -> Tensor:
+        """Whole sequences, for training.
+
+        Args:
+            pitch: (B, T, C, 88) features before each frame.
+            frame: (B, T, G).
+
+        Returns:
+            (B, T, 88) logits of each frame.
+        """
+        n_batch, n_frames = frame.shape[:2]
+        seen = self.see(Features(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
+        seen = seen.reshape(n_batch, n_frames, N_PITCHES, -1).transpose(1, 2).flatten(0, 1)  # (B * 88, T, M)
+        seen = self.dropout(seen)
+        hidden, _ = self.recurrent(seen)
+        return self.tell(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
+
+    def see(self, features: Features) -> Tensor:
+        """What each pitch sees: (B, C, 88) and (B, G) -> (B, 88, M)."""
+        around = self.surroundings(features.pitch).transpose(1, 2)  # (B, 88, M)
+        traces = features.pitch[:, _HARMONY_TRACES]  # (B, 2, 88)
+        octaves = nn.functional.pad(traces, (0, -N_PITCHES % N_PITCH_CLASSES)).reshape(
+            -1, 2, N_OCTAVES, N_PITCH_CLASSES
+        )
+        turned = octaves.sum(2)[:, :, self.turns].transpose(1, 2).flatten(2)  # (B, 12, 24) as heard from each class
+        harmony = self.harmony(turned)[:, self.classes]  # (B, 88, M)
+        return torch.relu(around + harmony + self.frame(features.frame)[:, None] + self.height)
+
+    def tell(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """(..., H), (..., M) -> (...) logits."""
+        logits: Tensor = self.out(self.dropout(hidden + torch.relu(self.past_it(seen))))[..., 0]
+        return logits
+
+    def start(self, like: Tensor) -> State:
+        """Before the first frame.
+
+        Args:
+            like: (B, 88) float; its batch size and device count.
+        """
+        heard, features = self.hearing.silence(like)
+        hidden = heard.age[:, :, None].expand(-1, -1, self.recurrent.hidden_size).clone()
+        hidden, logits = self._advance(features, hidden)
+        return State(heard, hidden, logits)
+
+    def listen(self, state: State, notes: Tensor) -> State:
+        """Hear one more frame.
+
+        Args:
+            notes: (B, 88) float, 1 for what sounds.
+        """
+        heard, features = self.hearing(state.heard, notes)
+        hidden, logits = self._advance(features, state.hidden)
+        return State(heard, hidden, logits)
+
+    def _advance(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the recurrent layer, and what it predicts: (B, 88, H), (B, 88)."""
+        seen = self.see(features)
+        hidden = self._recur(seen, hidden)
+        return hidden, self.tell(hidden, seen)
+
+    def _recur(self, seen: Tensor, hidden: Tensor) -> Tensor:
+        """The equations of `torch.nn.GRU`, written out: inside a loop there is no layer that takes one step."""
+        weight_in, weight_back, bias_in, bias_back = self.recurrent.all_weights[0]
+        ours = nn.functional.linear(seen, weight_in, bias_in)
+        theirs = nn.functional.linear(hidden, weight_back, bias_back)
+        reset_in, update_in, new_in = ours.chunk(3, dim=2)
+        reset_back, update_back, new_back = theirs.chunk(3, dim=2)
+        update = torch.sigmoid(update_in + update_back)
+        new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_back) * new_back)
+        return new + update * (hidden - new)
+
+
+class Scorer(nn.Module):
+    """Follows a piece: how surprising each frame is, and what to expect after it."""
+
+    def __init__(self, network: PolyphonyNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Score a piece.
+
+        Args:
+            frames: (B, N, 88) uint8; what is not 0 sounds.
+
+        Returns:
+            (B, N) negative log-likelihood of each frame given those before it, in nats;
+            (B, N, 88) probability that a pitch sounds in the next frame.
+        """
+        notes = (frames > 0).to(torch.float32).transpose(0, 1)  # (N, B, 88)
+
+        def step(
+            state: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+        ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            before = _unpacked(state)
+            after = self.network.listen(before, inputs[0])
+            return _packed(after), (frame_nll(before.logits, inputs[0]), torch.sigmoid(after.logits))
+
+        start = _packed(self.network.start(notes[0]))
+        _, (nll, probabilities) = unrolled_or_scan(step, start, (notes,))
+        return nll.transpose(0, 1), probabilities.transpose(0, 1)
+
+
+class Sampler(nn.Module):
+    """Continues a piece."""
+
+    def __init__(self, network: PolyphonyNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, prompt: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+    ) -> tuple[Tensor]:
+        """Hear the prompt, then write as many frames as there is noise for.
+
+        Args:
+            prompt: (B, P, 88) uint8, P >= 1; what is not 0 sounds.
+            noise: (B, N, 88) uniform in 0 <= u < 1.
+            temperature: (B,) above 0; below 1 the likely gets likelier.
+            top_k: (B,) int64, at most so many pitches sound at once, except that equally likely ones count as one.
+            top_p: (B,) a pitch less likely than 1 - p never sounds.
+
+        Returns:
+            (B, N, 88) uint8, 1 for what sounds.
+        """
+        given = (prompt > 0).to(torch.float32)  # (B, P, 88)
+        # One loop over both: a frame that is given is heard, the others are chosen.
+        notes = torch.cat([given, torch.zeros_like(noise)], 1).transpose(0, 1)  # (P + N, B, 88)
+        is_given = torch.cat([torch.ones_like(given), torch.zeros_like(noise)], 1).transpose(0, 1)
+        draws = torch.cat([torch.zeros_like(given), noise], 1).transpose(0, 1)
+
+        def step(
+            state: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+        ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            before, (note, known, draw) = _unpacked(state), inputs
+            chosen = choose_each(before.logits, draw, temperature=temperature, top_k=top_k, top_p=top_p)
+            heard = torch.where(known > 0, note, chosen.to(torch.float32))
+            return _packed(self.network.listen(before, heard)), (heard.to(torch.uint8),)
+
+        start = _packed(self.network.start(notes[0]))
+        _, (written,) = unrolled_or_scan(step, start, (notes, is_given, draws))
+        return (written.transpose(0, 1)[:, prompt.shape[1] :],)
+
+
+def frame_nll(logits: Tensor, notes: Tensor) -> Tensor:
+    """Negative log-likelihood of frames of independent notes, in nats: (..., 88), (..., 88) -> (...)."""
+    # log(1 + exp(x)) - x y, in the form that overflows at neither end.
+    return (logits.clamp_min(0) - logits * notes + torch.log1p(torch.exp(-logits.abs()))).sum(-1)
+
+
+def _packed(state: State) -> tuple[Tensor, ...]:
+    return (*state.heard, state.hidden, state.logits)
+
+
+def _unpacked(state: tuple[Tensor, ...]) -> State:
+    return State(Heard(*state[:-2]), state[-2], state[-1])

@@ -1,0 +1,144 @@
+"""Training `polyphony_rnn`: data, features, fit, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, RandomSampler
+
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import DataError, TrainingError
+from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.polyphony_rnn import build
+from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
+from tritone_training.kinds.polyphony_rnn.dataset import (
+    Excerpts,
+    HeardPiece,
+    LengthBatches,
+    Piece,
+    WholePieces,
+    frames_per_quarter_of,
+    hear_pieces,
+    n_frames_of,
+    padded,
+    pieces_of,
+)
+from tritone_training.kinds.polyphony_rnn.judge import judge
+from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
+from tritone_training.progress import progress_bar
+
+_VALID_BATCH = 8
+# The test portion is measured by `tritone evaluate` alone, so that nothing is chosen by it.
+_PORTIONS = ("train", "valid")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data and features, shared between trials.
+
+    Attributes:
+        frames_per_quarter: of the frames that are learnt; 0 if unknown.
+        pieces: by portion.
+        heard: by portion, with features.
+    """
+
+    scores: ScoreSet
+    frames_per_quarter: int
+    pieces: Mapping[str, tuple[Piece, ...]]
+    heard: Mapping[str, list[HeardPiece]]
+
+
+def prepare(request: TrainRequest) -> Prepared:
+    """Load the data set and hear every piece of its training and validation portions.
+
+    Raises:
+        DataError: the data cannot be used, or lack a portion.
+    """
+    scores = load_scores(request.data, progress=request.progress)
+    frames_per_quarter = frames_per_quarter_of(scores)
+    pieces = {
+        name: pieces_of(scores.split(name), own=scores.frames_per_quarter, wanted=frames_per_quarter)
+        for name in _PORTIONS
+    }
+    if not any(bool(piece.notes.any()) for piece in pieces["train"]):
+        raise DataError(f"{scores.source}: not one note sounds in the portion 'train'; there is nothing to learn")
+    heard = {}
+    for name in _PORTIONS:
+        with progress_bar(f"hearing the portion {name}", shown=request.progress) as on_progress:
+            heard[name] = hear_pieces(pieces[name], on_progress=on_progress)
+    return Prepared(scores, frames_per_quarter, pieces, heard)
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that trains on them as another request says."""
+    configure(request)  # what is wrong with it is told before the slow part
+    prepared = prepare(request)
+    return lambda each: train_prepared(each, configure(each), prepared)
+
+
+def configure(request: TrainRequest) -> PolyphonyConfig:
+    """Preset, then the caller's changes.
+
+    Raises:
+        TrainingError: a value is out of range, or something is asked for that this kind has not.
+    """
+    if request.pretrained is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
+    if request.fold is not None:
+        raise TrainingError("scores have no folds: the data set's own portions are used; leave --fold out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides=overrides)
+
+
+def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Prepared) -> Mapping[str, Any]:
+    """Fit on the training portion; the validation portion decides which epoch is kept.
+
+    Raises:
+        TrainingError: training diverged, or the seed or devices cannot be had.
+    """
+    fitting.seed_everything(request.seed)
+    network = build.build_network(config)
+    excerpts = Excerpts(prepared.heard["train"], config)
+    batches = LengthBatches(RandomSampler(excerpts), config.batch_size, False, excerpts.n_frames)
+    fitted = fitting.fit(
+        PolyphonyModule(network, config),
+        DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
+        WholePieces(prepared.heard["valid"], batch_size=_VALID_BATCH),
+        batch_size=1,  # each item is a batch already
+        out=request.out,
+        monitor=MONITOR,
+        max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+    )
+    prefix = "averaged."
+    best = {name.removeprefix(prefix): value for name, value in fitted.best_weights.items() if name.startswith(prefix)}
+    network.load_state_dict(best)
+    with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
+        judgement = judge(network.eval(), prepared.pieces["valid"], on_progress=on_progress)
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "frames_per_quarter": prepared.frames_per_quarter,
+        "n_epochs": fitted.n_epochs,
+        "data": prepared.scores.report(),
+        "metrics": {"valid": judgement.metrics},
+    }
+    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
+    return {
+        "checkpoint": str(request.out),
+        "frames_per_quarter": prepared.frames_per_quarter or None,
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_train": len(prepared.pieces["train"]),
+        "n_epochs": fitted.n_epochs,
+        "metrics": info["metrics"],
+        "data": info["data"],
+    }
