@@ -205,5 +205,5 @@ def test_a_missing_soundfont_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(render_module, "find_spec", lambda name: None)
     monkeypatch.setattr(render_module, "_per_thread", threading.local())  # holds synthesizers that found theirs
     render_module.find_soundfont.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"tritone\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"tritone\[scores\]"):
         render(make_score(), seed=None, duration_s=1.0)

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone_training.musicality.spans import Integers, is_sounding
 
-MAJOR: Final = 0
-MINOR: Final = 1
-KEY_NAMES: Final = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+N_KEYS: Final = 12
+N_MODES: Final = 2  # 0 major, 1 minor
 
 _MAJOR_PROFILE: Final = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 _MINOR_PROFILE: Final = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
@@ -44,14 +43,17 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     durations = pitch_class_durations(frames)
     centred = durations - durations.mean(1, keepdims=True)
     spread = np.linalg.norm(centred, axis=1)
-    best = (centred @ _profiles().T).argmax(1)
+    best = (centred @ key_profiles().T).argmax(1)
     known = spread > 0
-    return np.where(known, best % 12, -1), np.where(known, best // 12, -1)
+    return np.where(known, best % N_KEYS, -1), np.where(known, best // N_KEYS, -1)
 
 
-def _profiles() -> npt.NDArray[np.float64]:
-    """(24, 12): of length 1 around a mean of 0, so that products with centred durations rank as correlations do."""
-    rows = [np.roll(profile, tonic) for profile in (_MAJOR_PROFILE, _MINOR_PROFILE) for tonic in range(12)]
+def key_profiles() -> npt.NDArray[np.float64]:
+    """The 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
+
+    They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
+    """
+    rows = [np.roll(profile, tonic) for profile in (_MAJOR_PROFILE, _MINOR_PROFILE) for tonic in range(N_KEYS)]
     profiles = np.array(rows) - np.mean(rows, axis=1, keepdims=True)
     normalised: npt.NDArray[np.float64] = profiles / np.linalg.norm(profiles, axis=1, keepdims=True)
     return normalised

@@ -89,9 +89,11 @@ _WHOLE: Final = {
 PRESETS: Final[Mapping[str, GenreConfig]] = {
     "default": GenreConfig(),
     # A first look at an idea, in a few minutes on two cores.
-    "demo": GenreConfig(width=16, max_epochs=20, crops_per_recording=2, label_smoothing=0.02, refit=False, variants=2),
+    "demo": GenreConfig(
+        width=16, max_epochs=20, crops_per_recording=2, gain_db=3.0, label_smoothing=0.02, refit=False, variants=2
+    ),
     # For tests.
-    "tiny": GenreConfig(width=4, max_epochs=2, crops_per_recording=1, refit=False, variants=1),
+    "tiny": GenreConfig(width=4, max_epochs=2, crops_per_recording=1, gain_db=3.0, refit=False, variants=1),
 }
 # A backbone's features are few and strong: small steps, more crops, no masks.
 PRETRAINED_CHANGES: Final[Mapping[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What music may be asked to be: its key, its mode, its density; and what stands for "any".
+"""What music may be asked to be, beside its key: its mode and its density; and what stands for "any".
 
 What the caller leaves open is drawn inside the graph from what the training set has, so the generator always works
 under full conditions and "any" is as varied as the training set is.
@@ -17,35 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from tritone_training.musicality import estimate_keys, measure_attributes, spans_to_frames
+from tritone_training.musicality.key import N_MODES
 
-N_KEYS: Final = 12
-N_MODES: Final = 2
-N_FEATURES: Final = N_KEYS * N_MODES + N_MODES + 1  # key with mode, mode, density
+N_FEATURES: Final = N_MODES + 1  # the mode, the density
 _N_QUANTILES: Final = 33
 
 
 @dataclass(frozen=True, eq=False)
 class SpanConditions:
-    """What spans turn out to be, by measurement: key (S,), mode (S,), density (S,)."""
+    """What spans turn out to be, by measurement: mode (S,), density (S,)."""
 
-    key: npt.NDArray[np.int64]
     mode: npt.NDArray[np.int64]
     density: npt.NDArray[np.float32]
 
-    def take(self, indices: npt.NDArray[np.int64]) -> SpanConditions:
-        """Some of the spans."""
-        return SpanConditions(self.key[indices], self.mode[indices], self.density[indices])
-
 
 def measure_conditions(lanes: npt.NDArray[Any]) -> SpanConditions:
-    """Key and mode after Krumhansl & Schmuckler, struck notes in a quarter: lanes (S, N, V).
-
-    Spans without a key (silence) count as C major.
-    """
+    """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter: lanes (S, N, V)."""
     frames = spans_to_frames(lanes)
-    key, mode = estimate_keys(frames)
-    density = measure_attributes(frames)[:, 0].astype(np.float32)
-    return SpanConditions(np.maximum(key, 0), np.maximum(mode, 0), density)
+    _, mode = estimate_keys(frames)
+    return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32))
 
 
 class Conditions(nn.Module):
@@ -77,32 +67,28 @@ class Conditions(nn.Module):
         self.density_mean.fill_(float(measured.density.mean()))
         self.density_deviation.fill_(max(float(measured.density.std()), 1e-3))
 
-    def resolve(self, chance: Tensor, key: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def resolve(self, chance: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
         """Draw what is open, and take what is out of range to the nearest that was learnt.
 
         Args:
-            chance: (B, 3) uniform in 0 <= u < 1.
-            key, mode: (B,) int64, below 0 open.
+            chance: (B, 2) uniform in 0 <= u < 1.
+            mode: (B,) int64, below 0 open.
             density: (B,) float, below 0 (or no number) open.
 
         Returns:
-            key (B,), mode (B,), density (B,).
+            mode (B,), density (B,).
         """
-        any_key = (chance[:, 0] * N_KEYS).floor().to(torch.int64).clamp(0, N_KEYS - 1)
-        key = torch.where(key < 0, any_key, key.clamp_max(N_KEYS - 1))
-        any_mode = (chance[:, 1] >= self.major_share).to(torch.int64)
+        any_mode = (chance[:, 0] >= self.major_share).to(torch.int64)
         mode = torch.where(mode < 0, any_mode, mode.clamp_max(N_MODES - 1))
         quantiles = self.density_quantiles[mode]  # (B, D)
-        place = chance[:, 2:].clamp(0.0, 1.0) * (_N_QUANTILES - 1)  # (B, 1)
+        place = chance[:, 1:].clamp(0.0, 1.0) * (_N_QUANTILES - 1)  # (B, 1)
         left = place.floor().to(torch.int64).clamp(0, _N_QUANTILES - 2)
         low, high = torch.gather(quantiles, 1, left), torch.gather(quantiles, 1, left + 1)
         any_density = (low + (high - low) * (place - left.to(place.dtype)))[:, 0]
         learnt = torch.maximum(torch.minimum(density, quantiles[:, -1]), quantiles[:, 0])
-        return key, mode, torch.where(density >= 0, learnt, any_density)
+        return mode, torch.where(density >= 0, learnt, any_density)
 
-    def forward(self, key: Tensor, mode: Tensor, density: Tensor) -> Tensor:
+    def forward(self, mode: Tensor, density: Tensor) -> Tensor:
         """(B,) each -> (B, C)."""
-        together = nn.functional.one_hot(key + N_KEYS * mode, N_KEYS * N_MODES)
-        alone = nn.functional.one_hot(mode, N_MODES)
         scaled = (density - self.density_mean) / self.density_deviation
-        return torch.cat([together.to(scaled.dtype), alone.to(scaled.dtype), scaled[:, None]], dim=1)
+        return torch.cat([nn.functional.one_hot(mode, N_MODES).to(scaled.dtype), scaled[:, None]], dim=1)

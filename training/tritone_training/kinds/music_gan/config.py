@@ -23,8 +23,8 @@ class GanConfig:
         critic_width: of the critic's layers.
         critic_steps: of the critic for each one of the generator.
         gradient_penalty: weight of the penalty that keeps the critic's slope near 1 (Gulrajani et al. 2017).
-        condition_weight: of the loss that makes the music keep to the key and the density asked for.
-        pool_size: latents of training spans in random keys that are drawn from, encoded once.
+        condition_weight: of the loss that makes the music keep to the mode and the density asked for.
+        pool_size: how many training spans are drawn, style by style, and encoded; batches come from these.
         steps_per_epoch: generator steps between two looks at held-out music.
         style_balance: as in `music_vae`: 0 draws all spans equally often, 1 all styles.
         average_decay: of the running average of the generator, which is what is kept.

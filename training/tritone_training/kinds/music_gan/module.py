@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_gan.conditions import N_FEATURES, N_KEYS
+from tritone_training.kinds.music_gan.conditions import N_FEATURES
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
 from tritone_training.musicality import frechet_distance
@@ -25,7 +25,7 @@ _BETAS: Final = (0.5, 0.9)
 class GanModule(lightning.LightningModule):
     """Trains a Generator; `averaged`, the running mean of its weights, is what is judged and kept.
 
-    Batches are lists of key (B,), mode (B,), latent (B, Z), features (B, C), all of real spans.
+    Batches are lists of mode (B,), latent (B, Z), features (B, C), all of real spans.
     """
 
     def __init__(self, generator: Generator, config: GanConfig) -> None:
@@ -45,14 +45,14 @@ class GanModule(lightning.LightningModule):
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         """Steps of critic and listener on slices of the batch, then the generator's loss on the last slice."""
         slices = [list(parts) for parts in zip(*(each.chunk(self.config.critic_steps) for each in batch), strict=True)]
-        for key, mode, latent, features in slices:
-            self._teach_others(key, mode, latent, features)
-        key, mode, latent, features = slices[-1]
+        for mode, latent, features in slices:
+            self._teach_others(mode, latent, features)
+        mode, latent, features = slices[-1]
         self.critic.requires_grad_(False)
         self.listener.requires_grad_(False)
         scaled = self._scaled(self.generator(torch.randn_like(latent), features))
         wasserstein = -self.critic(scaled, features).mean()
-        heeded = listening_loss(self.listener, scaled, key, mode, features)
+        heeded = listening_loss(self.listener, scaled, mode, features)
         self.critic.requires_grad_(True)
         self.listener.requires_grad_(True)
         self.log("train_generator", wasserstein, on_step=False, on_epoch=True)
@@ -60,14 +60,14 @@ class GanModule(lightning.LightningModule):
         loss: Tensor = wasserstein + self.config.condition_weight * heeded
         return loss
 
-    def _teach_others(self, key: Tensor, mode: Tensor, latent: Tensor, features: Tensor) -> None:
+    def _teach_others(self, mode: Tensor, latent: Tensor, features: Tensor) -> None:
         real = self._scaled(latent)
         with torch.no_grad():
             fake = self._scaled(self.generator(torch.randn_like(latent), features))
         distance = self.critic(real, features).mean() - self.critic(fake, features).mean()
         penalty = gradient_penalty(self.critic, real, fake, features)
         loss = self.config.gradient_penalty * penalty - distance
-        loss = loss + listening_loss(self.listener, real, key, mode, features)
+        loss = loss + listening_loss(self.listener, real, mode, features)
         self._others.zero_grad()
         loss.backward()
         self._others.step()
@@ -84,7 +84,7 @@ class GanModule(lightning.LightningModule):
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Latents under the conditions of held-out spans, beside theirs."""
-        _key, _mode, latent, features = batch
+        _mode, latent, features = batch
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(len(self._valid))).to(latent.device)
         self._valid.append((self._scaled(self.averaged(noise, features)), self._scaled(latent)))
 
@@ -100,11 +100,10 @@ class GanModule(lightning.LightningModule):
         return torch.optim.Adam(self.generator.parameters(), lr=self.config.learning_rate, betas=_BETAS)
 
 
-def listening_loss(listener: Listener, scaled: Tensor, key: Tensor, mode: Tensor, features: Tensor) -> Tensor:
-    """How far what is heard is from what was asked: latents (B, Z), key (B,), mode (B,), features (B, C) -> ()."""
-    keys, density = listener(scaled)
-    asked = features[:, N_FEATURES - 1]
-    return nn.functional.cross_entropy(keys, key + N_KEYS * mode) + nn.functional.mse_loss(density, asked)
+def listening_loss(listener: Listener, scaled: Tensor, mode: Tensor, features: Tensor) -> Tensor:
+    """How far what is heard is from what was asked: latents (B, Z), mode (B,), features (B, C) -> ()."""
+    modes, density = listener(scaled)
+    return nn.functional.cross_entropy(modes, mode) + nn.functional.mse_loss(density, features[:, N_FEATURES - 1])
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, features: Tensor) -> Tensor:

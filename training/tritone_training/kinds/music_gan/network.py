@@ -2,7 +2,7 @@
 
 A GAN in the latent space of a trained `music_vae`, whose frozen decoder turns points into music (latent constraints:
 Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents best, and
-learns what is not normal about them.
+learns what is not normal about them. The key needs no learning: what was written is moved to it.
 
 Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, C width of the conditions' features.
 """
@@ -16,9 +16,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_gan.conditions import N_FEATURES, N_KEYS, N_MODES, Conditions
+from tritone_training.kinds.music_gan.conditions import N_FEATURES, Conditions
 from tritone_training.kinds.music_gan.declaration import N_CHOICES
+from tritone_training.kinds.music_gan.tonality import KeyEstimate, nearest_shift
+from tritone_training.kinds.music_vae.lanes import to_absolute
 from tritone_training.kinds.music_vae.network import MusicVae
+from tritone_training.musicality.key import N_KEYS, N_MODES
 
 _LEAST_TRUNCATION: Final = 1e-3
 _LEAST_UNIFORM: Final = 1e-7  # whose logarithm is a number
@@ -36,7 +39,7 @@ class Generator(nn.Module):
 
     def __init__(self, *, n_latent: int, width: int, n_layers: int) -> None:
         super().__init__()
-        self.register_buffer("from_noise", torch.eye(n_latent))
+        self.register_buffer("from_noise", torch.eye(n_latent))  # (Z, Z)
         self.register_buffer("from_conditions", torch.zeros(N_FEATURES, n_latent))
         self.register_buffer("mean", torch.zeros(n_latent))
         self.register_buffer("deviation", torch.ones(n_latent))
@@ -88,14 +91,14 @@ class Critic(nn.Module):
 
 
 class Listener(nn.Module):
-    """Tells key, mode and density from a latent: learns from real ones, teaches the generator."""
+    """Tells mode and density from a latent: learns from real ones, teaches the generator."""
 
     def __init__(self, *, n_latent: int, width: int) -> None:
         super().__init__()
-        self.layers = layers(n_latent, N_KEYS * N_MODES + 1, width=width, n_layers=1)
+        self.layers = layers(n_latent, N_MODES + 1, width=width, n_layers=2)
 
     def forward(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised latents (B, Z) -> logits of the 24 keys (B, 24), scaled density (B,)."""
+        """Standardised latents (B, Z) -> logits of the modes (B, 2), scaled density (B,)."""
         answer = self.layers(scaled)
         return answer[:, :-1], answer[:, -1]
 
@@ -113,12 +116,14 @@ class MusicGan(nn.Module):
         self.vae = vae.requires_grad_(False)
         self.conditions = Conditions()
         self.generator = Generator(n_latent=vae.n_latent, width=width, n_layers=n_layers)
+        self.estimate_key = KeyEstimate()
 
-    def latent(self, latent_noise: Tensor, *, truncation: Tensor, key: Tensor, mode: Tensor, density: Tensor) -> Tensor:
-        """Points of the latent space: uniform noise (B, 3 + Z), wishes (B,) each -> (B, Z)."""
-        key, mode, density = self.conditions.resolve(latent_noise[:, :N_CHOICES], key, mode, density)
-        normal = box_muller(latent_noise[:, N_CHOICES:]) * truncation.clamp(_LEAST_TRUNCATION, 1.0)[:, None]
-        latent: Tensor = self.generator(normal, self.conditions(key, mode, density))
+    def latent(self, latent_noise: Tensor, *, truncation: Tensor, mode: Tensor, density: Tensor) -> Tensor:
+        """Points of the latent space: uniform noise (B, 2 + Z), truncation and wishes (B,) each -> (B, Z)."""
+        mode, density = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
+        normal = box_muller(latent_noise[:, N_CHOICES:])[:, : self.vae.n_latent]
+        normal = normal * truncation.clamp(_LEAST_TRUNCATION, 1.0)[:, None]
+        latent: Tensor = self.generator(normal, self.conditions(mode, density))
         return latent
 
     def forward(  # noqa: PLR0917 - the order of the graph's inputs
@@ -133,9 +138,13 @@ class MusicGan(nn.Module):
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
-        """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
-        latent = self.latent(latent_noise, truncation=truncation, key=key, mode=mode, density=density)
-        return (self.vae.decoder.write(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p),)
+        """(B, 2 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
+        decoder = self.vae.decoder
+        latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
+        relative = decoder.write_relative(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        level = decoder.level(latent)
+        tonic = self.estimate_key(to_absolute(relative, level), mode)
+        return (to_absolute(relative, level + nearest_shift(tonic, key.clamp_max(N_KEYS - 1))),)
 
 
 def box_muller(uniform: Tensor) -> Tensor:

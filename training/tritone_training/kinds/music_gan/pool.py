@@ -1,4 +1,4 @@
-"""Real spans as a GAN sees them: drawn by style, in random keys, as points of the latent space.
+"""Real spans as a GAN sees them: drawn by style, as points of the latent space.
 
 Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 """
@@ -6,16 +6,13 @@ Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training.kinds.music_gan.conditions import Conditions, SpanConditions, measure_conditions
+from tritone_training.kinds.music_gan.conditions import Conditions, measure_conditions
 from tritone_training.kinds.music_vae.judge import encode
-from tritone_training.kinds.music_vae.lanes import transposed
-from tritone_training.kinds.music_vae.module import TRANSPOSITIONS
 from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.kinds.music_vae.spans import SpanSet
 
@@ -37,7 +34,7 @@ def style_shares(spans: SpanSet, balance: float) -> Shares:
 
 
 def draw_spans(spans: SpanSet, shares: Sequence[float] | Shares, n_wanted: int, *, seed: int) -> SpanSet:
-    """Draw spans without repeats, every style in its share, each moved to a random key.
+    """Draw spans without repeats, every style in its share.
 
     Fewer come where a style has too few; styles without any spans are left out.
     """
@@ -51,33 +48,20 @@ def draw_spans(spans: SpanSet, shares: Sequence[float] | Shares, n_wanted: int, 
     ends = np.round(np.cumsum(parts[used]) * int(n_drawn)).astype(np.int64)
     counts = np.diff(ends, prepend=0)
     chosen = [own[style][:count] for style, count in zip(used, counts, strict=True)]
-    drawn = spans.take(random.permutation(np.concatenate(chosen)))
-    return moved(drawn, random)
+    return spans.take(random.permutation(np.concatenate(chosen)))
 
 
 def draw_pool(spans: SpanSet, shares: Shares, n_wanted: int, *, seed: int) -> SpanSet:
-    """Draw spans with repeats, each time in another random key."""
+    """Draw spans with repeats, every style in its share."""
     random = np.random.default_rng(seed)
     counts = np.bincount(spans.styles, minlength=len(spans.style_names))
     weights = shares[spans.styles] / np.maximum(counts[spans.styles], 1)
-    chosen = random.choice(len(spans), n_wanted, p=weights / weights.sum())
-    return moved(spans.take(chosen), random)
-
-
-def moved(spans: SpanSet, random: np.random.Generator) -> SpanSet:
-    """Every span in a random key."""
-    semitones = torch.from_numpy(random.integers(*TRANSPOSITIONS, len(spans)))
-    lanes = transposed(torch.from_numpy(spans.lanes), semitones).numpy()
-    return SpanSet(lanes, spans.pieces, spans.styles, spans.ends, spans.style_names, spans.report)
+    return spans.take(random.choice(len(spans), n_wanted, p=weights / weights.sum()))
 
 
 def as_tensors(vae: MusicVae, conditions: Conditions, lanes: Lanes) -> tuple[torch.Tensor, ...]:
-    """What the GAN learns from: key (S,), mode (S,), latent (S, Z), features (S, C)."""
-    return to_tensors(conditions, encode(vae, lanes), measure_conditions(lanes))
-
-
-def to_tensors(conditions: Conditions, latents: npt.NDArray[Any], measured: SpanConditions) -> tuple[torch.Tensor, ...]:
-    """As `as_tensors`, where latents and conditions are known already."""
-    key, mode, density = (torch.from_numpy(each) for each in (measured.key, measured.mode, measured.density))
+    """What the GAN learns from: mode (S,), latent (S, Z), features (S, C)."""
+    measured = measure_conditions(lanes)
+    mode, density = torch.from_numpy(measured.mode), torch.from_numpy(measured.density)
     with torch.no_grad():
-        return key, mode, torch.from_numpy(latents), conditions(key, mode, density)
+        return mode, torch.from_numpy(encode(vae, lanes)), conditions(mode, density)

@@ -117,7 +117,7 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
     pool = draw_pool(prepared.train, shares, config.pool_size, seed=request.seed).lanes
     network.conditions.learn(measure_conditions(pool))
     tensors = as_tensors(prepared.vae, network.conditions, pool)
-    network.generator.fit_linear(tensors[2], tensors[3])
+    network.generator.fit_linear(tensors[1], tensors[2])
     watched = draw_spans(prepared.valid, shares, _N_WATCHED, seed=request.seed).lanes
     fitted = fitting.fit(
         GanModule(network.generator, config),

@@ -48,14 +48,14 @@ class TransformerConfig:
     note_width: int = 192
     n_channels: int = 16
     reader_width: int = 64
-    dropout: float = 0.2
-    stretch_frames: int = 512
+    dropout: float = 0.1
+    stretch_frames: int = 384
     most_stretches: int = 1
-    batch_frames: int = 1024
+    batch_frames: int = 512
     epoch_frames: int = 100_000
-    max_epochs: int = 20
+    max_epochs: int = 12
     patience: int = 20
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 5e-2
     average_weight: float = 5e-3
     transpose: int = 1
@@ -113,8 +113,15 @@ _NETWORK: Final = (
     "reader_width", "dropout",
 )  # fmt: skip
 
+_DEFAULT: Final = TransformerConfig()
+
 PRESETS: Final[Mapping[str, TransformerConfig]] = {
-    "default": TransformerConfig(),
+    "default": _DEFAULT,
+    # Something to listen to, in a few minutes on two cores.
+    "demo": replace(_DEFAULT, n_layers=2, epoch_frames=40_000, max_epochs=4, learning_rate=2e-3),
+    # For the benchmarks of those names, whose figure is for composing alone.
+    "jsb": replace(_DEFAULT, dropout=0.25, given_share=0.0, learning_rate=1e-3),
+    "nottingham": replace(_DEFAULT, stretch_frames=256, most_stretches=1_000, given_share=0.0, max_epochs=14),
     # For tests.
     "tiny": TransformerConfig(
         width=16, n_layers=1, n_heads=2, window=8, n_copies=1, copy_width=4, copy_window=12, note_width=16,

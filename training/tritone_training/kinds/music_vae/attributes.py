@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.lanes import N_LANE_VALUES
+from tritone_training.kinds.music_vae.lanes import N_RELATIVE
 from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.kinds.music_vae.spans import SpanSet
 from tritone_training.musicality import ATTRIBUTES, measure_attributes, spans_to_frames
@@ -102,7 +102,7 @@ def decode(
         latent,
         torch.from_numpy(np.array(noise, np.float32)),
         temperature=temperature * ones,
-        top_k=torch.full((len(latent),), N_LANE_VALUES),
+        top_k=torch.full((len(latent),), N_RELATIVE),
         top_p=ones,
     )
     answer: npt.NDArray[np.int64] = lanes.numpy()

@@ -4,7 +4,7 @@ The latent vector becomes one vector of features for each step; a GRU adds what 
 a hold only where the lane sounds, so every answer is a span. All is written relative to the level, which the latent
 vector holds by itself.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, K = 99 values of a relative lane, Q = 8 quarters, Z latent, D width,
+Letters: B batch, N = 32 time steps, V = 4 lanes, K = 89 values of a relative lane, Q = 8 quarters, Z latent, D width,
 F features of a step, E width of an embedding, H hidden, W width of a head.
 """
 
@@ -125,6 +125,13 @@ class SpanDecoder(nn.Module):
         Returns:
             (B, N, V) int64.
         """
+        relative = self.write_relative(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        return to_absolute(relative, self.level(latent))
+
+    def write_relative(
+        self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor
+    ) -> Tensor:
+        """As `write`, but the answer is relative."""
 
         def step(state: State, inputs: State) -> tuple[State, State]:
             hidden, sounding, marks = state
@@ -155,7 +162,7 @@ class SpanDecoder(nn.Module):
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
         features = self.step_features(latent).transpose(0, 1)  # (N, B, F)
         _, (written,) = unrolled_or_scan(step, state, (features, noise.transpose(0, 1)))
-        return to_absolute(written.transpose(0, 1), self.level(latent))
+        return written.transpose(0, 1)
 
     def _embedded(self, sounding: Tensor, marks: Tensor) -> Tensor:
         """(..., V) each -> (..., V * E)."""

@@ -1,7 +1,7 @@
 """Lanes as tensors: relative to a span's level, so that what is learnt in one key holds in all.
 
 A relative span has the same form as a span, but its strikes count semitones from the level, the mean pitch: value
-50 strikes the level itself, 2 four octaves below, 98 four octaves above.
+45 strikes the level itself, 2 is 43 semitones below it, 88 as many above.
 
 Letters: B batch, N time steps, V lanes.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from tritone_client.music.grid import N_PITCHES
 from tritone_client.music.lanes import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST
 
-REACH: Final = 48  # semitones below and above the level; notes farther off come nearer by octaves
+REACH: Final = 43  # semitones below and above the level; notes farther off come nearer by octaves
 N_RELATIVE: Final = FIRST_STRIKE + 2 * REACH + 1  # values of a relative lane
 N_SOUNDING: Final = N_RELATIVE - 1  # silence, and each of the pitches
 N_MARKS: Final = 3  # rest, hold, strike
