@@ -126,7 +126,7 @@ def in_pytorch(exportable: Any, requests: list[InferRequest]) -> dict[str, Array
 
 WAYS: dict[str, Callable[[MusicClient, int], Any]] = {
     "music_transformer": lambda music, seed: music.compose(bars=1, seed=seed, style="chorale"),
-    "polyphony_rnn_sampler": lambda music, seed: music.compose(bars=2, seed=seed, model="polyphony_rnn", top_p=0.9),
+    "polyphony_rnn_sampler": lambda music, seed: music.compose(bars=2, seed=seed, model="polyphony_rnn", top_k=40),
     "music_vae_decoder": lambda music, seed: music.sample("music_vae", 1, seed, note_density=1.0),
     "music_gan": lambda music, seed: music.sample("music_gan", 1, seed, key=seed % 12, mode="minor", truncation=0.9),
 }
