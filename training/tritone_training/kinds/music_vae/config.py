@@ -35,16 +35,16 @@ class VaeConfig:
     """
 
     width: int = 192
-    n_hidden: int = 256
-    embedding_width: int = 48
+    n_hidden: int = 128
+    embedding_width: int = 32
     head_width: int = 128
     batch_size: int = 64
     spans_per_epoch: int = 8192
     max_epochs: int = 36
     patience: int = 36
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    beta: float = 0.2
+    beta: float = 0.1
     free_nats: float = 0.0
     warmup: float = 0.2
     word_dropout: float = 0.5
@@ -94,7 +94,7 @@ _WHOLE: Final = {
 PRESETS: Final[Mapping[str, VaeConfig]] = {
     "default": VaeConfig(),
     # Still musical, in two or three minutes on one core.
-    "demo": VaeConfig(width=128, n_hidden=128, head_width=96, max_epochs=10, spans_per_epoch=6144),
+    "demo": VaeConfig(width=128, n_hidden=96, head_width=96, max_epochs=10, spans_per_epoch=8192),
     # For tests.
     "tiny": VaeConfig(
         width=16,
