@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 from google.protobuf import text_format
+from tests import music_models
 from tritonclient.grpc import model_config_pb2
 
 from tritone_client import constants
-from tritone_client.music.grid import Grid
-from tritone_client.music.writing import to_score
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_training.declaration import Declaration
@@ -61,46 +60,15 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of MIDI files in two styles, each eight bars of a walk through a scale over held basses."""
-    folder = tmp_path_factory.mktemp("scores")
-    rng = np.random.default_rng(0)
-    for style, every in (("slow", 4), ("quick", 2)):
-        (folder / style).mkdir()
-        for i in range(14):
-            frames = np.zeros((128, 88), np.uint8)
-            place = 7
-            for start in range(0, 128, every):
-                place = int(np.clip(place + rng.integers(-2, 3), 0, 13))
-                pitch = 39 + 12 * (place // 7) + (0, 2, 4, 5, 7, 9, 11)[place % 7]
-                frames[start, pitch] = 2
-                frames[start + 1 : start + every, pitch] = 1
-            for bar in range(8):
-                bass = 15 + int(rng.choice([0, 5, 7]))
-                frames[16 * bar, bass] = 2
-                frames[16 * bar + 1 : 16 * bar + 16, bass] = 1
-            to_score(Grid(frames, meter=(16, 0))).dump_midi(folder / style / f"{i}.mid")
-    return folder
-
-
 @pytest.fixture(scope="module", params=kind_names())
-def exported(
-    request: pytest.FixtureRequest, recordings: Path, scores: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
-    """One tiny training and one export of each kind."""
+def exported(request: pytest.FixtureRequest, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One tiny training and one export of each kind; of those that write music, the one that all tests share."""
     kind = get_kind(request.param)
+    if not any(tensor.name == "audio" for tensor in kind.declaration.inputs):
+        shared = music_models.served(kind.name)
+        return Exported(kind, shared.exportable, shared.repository, shared.results)
     folder = tmp_path_factory.mktemp(kind.name)
-    takes_audio = any(tensor.name == "audio" for tensor in kind.declaration.inputs)
-    kind.train(
-        TrainRequest(
-            out=folder / "run",
-            data=recordings if takes_audio else scores,
-            preset="tiny",
-            max_epochs=1,
-            progress=False,
-        )
-    )
+    kind.train(TrainRequest(out=folder / "run", data=recordings, preset="tiny", max_epochs=1, progress=False))
     exportable = kind.export(folder / "run", None)
     results = export_kind(exportable, kind, repository=folder / "model_repository")
     return Exported(kind, exportable, folder / "model_repository", results)

@@ -42,7 +42,7 @@ def network() -> MusicGan:
     torch.manual_seed(0)
     vae = build_vae(VAE_PRESETS["tiny"])
     with torch.no_grad():
-        vae.decoder.out.mul_(4)
+        vae.decoder.out.weight.mul_(4)
         vae.decoder.from_latent.weight.mul_(3)
     network = build_network(PRESETS["tiny"], vae)
     random = np.random.default_rng(0)

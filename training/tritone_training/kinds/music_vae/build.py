@@ -22,6 +22,7 @@ def build_network(config: VaeConfig) -> MusicVae:
     return MusicVae(
         n_latent=N_LATENT,
         width=config.width,
+        step_width=config.step_width,
         n_hidden=config.n_hidden,
         embedding_width=config.embedding_width,
         head_width=config.head_width,

@@ -18,7 +18,8 @@ class VaeConfig:
     """What a training run is made of.
 
     Attributes:
-        width: of the encoder's time steps; quarters have twice as much.
+        width: of a quarter note of a lane, in encoder and decoder.
+        step_width: of a time step of a lane.
         n_hidden: of the decoder's GRU.
         embedding_width: of what the GRU is told about each lane.
         head_width: of each lane's last layer.
@@ -34,17 +35,18 @@ class VaeConfig:
         patience: epochs without improvement before training stops.
     """
 
-    width: int = 192
+    width: int = 128
+    step_width: int = 48
     n_hidden: int = 128
-    embedding_width: int = 32
-    head_width: int = 128
+    embedding_width: int = 24
+    head_width: int = 96
     batch_size: int = 64
     spans_per_epoch: int = 8192
-    max_epochs: int = 36
-    patience: int = 36
+    max_epochs: int = 24
+    patience: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    beta: float = 0.1
+    beta: float = 0.25
     free_nats: float = 0.0
     warmup: float = 0.2
     word_dropout: float = 0.5
@@ -74,13 +76,12 @@ class VaeConfig:
             raise TrainingError(f"style_balance is {self.style_balance}; expected 0 to 1")
         if self.learning_rate <= 0:
             raise TrainingError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if self.width % 2:
-            raise TrainingError(f"width is {self.width}; it must be even")
 
 
 # Smallest and largest; the largest keep a slip of the hand from asking for terabytes.
 _WHOLE: Final = {
-    "width": (2, 4_096),
+    "width": (1, 4_096),
+    "step_width": (1, 4_096),
     "n_hidden": (1, 8_192),
     "embedding_width": (1, 1_024),
     "head_width": (1, 4_096),
@@ -94,10 +95,11 @@ _WHOLE: Final = {
 PRESETS: Final[Mapping[str, VaeConfig]] = {
     "default": VaeConfig(),
     # Still musical, in two or three minutes on one core.
-    "demo": VaeConfig(width=128, n_hidden=96, head_width=96, max_epochs=10, spans_per_epoch=8192),
+    "demo": VaeConfig(width=96, n_hidden=96, head_width=64, max_epochs=4, spans_per_epoch=4096),
     # For tests.
     "tiny": VaeConfig(
         width=16,
+        step_width=8,
         n_hidden=16,
         embedding_width=8,
         head_width=16,

@@ -11,7 +11,7 @@ from tritone_training.musicality import ATTRIBUTES
 STEP: Final = Axis("step", SPAN_FRAMES)
 LANE: Final = Axis("lane", N_LANES)
 # The same for every training, so that clients and other models can rely on it.
-N_LATENT: Final = 193  # the level, and 24 for each quarter
+N_LATENT: Final = 193  # the level, and 6 for each quarter of each lane
 LATENT: Final = Axis("latent", N_LATENT)
 
 LANES_TEXT: Final = (

@@ -1,31 +1,41 @@
 """A latent vector in, lanes out: step by step in time, and within a step from the highest voice down.
 
-The latent vector becomes one vector of features for each step; a GRU adds what was written so far. A grammar allows
-a hold only where the lane sounds, so every answer is a span. All is written relative to the level, which the latent
-vector holds by itself.
+The latent vector becomes features of each step of each lane; a GRU adds what was written so far. From the features
+alone comes the place, a pitch around which the values lie, so that rare pitches need not be learnt one by one. A
+grammar allows a hold only where the lane sounds, so every answer is a span. All is written relative to the level,
+which the latent vector holds by itself.
 
 Letters: B batch, N = 32 time steps, V = 4 lanes, K = 89 values of a relative lane, Q = 8 quarters, Z latent, D width,
-F features of a step, E width of an embedding, H hidden, W width of a head.
+F features of a step of a lane, E width of an embedding, H hidden, W width of a head.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.lanes import HOLD, N_LANES
+from tritone_client.music.lanes import FIRST_STRIKE, HOLD, N_LANES
 from tritone_training.generation import choose, unrolled_or_scan
 from tritone_training.generation.loop import State
-from tritone_training.kinds.music_vae.encoder import LEVEL_SCALE, N_QUARTERS, STEPS_PER_QUARTER, ConvBlock, FeedForward
+from tritone_training.kinds.music_vae.encoder import (
+    LEVEL_SCALE,
+    N_PARTS,
+    N_QUARTERS,
+    PITCH_SCALE,
+    STEPS_PER_QUARTER,
+    ConvBlock,
+    FeedForward,
+    MixLanes,
+)
 from tritone_training.kinds.music_vae.lanes import (
     MIDDLE_LEVEL,
     N_MARKS,
     N_RELATIVE,
     N_SOUNDING,
+    REACH,
     SILENCE,
     before,
     marks_of,
@@ -38,46 +48,62 @@ _HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout
 _HIDDEN_MARK: Final = N_MARKS
 _NEVER: Final = -1e9
 _LEVEL_DEVIATION: Final = 0.3  # semitones
+_PLACE_SCALE: Final = 4.0  # the layer's answer 1 is 24 semitones from the level
+_FIRST_SLOPE: Final = 2.0  # begin with some two nats for six semitones
 
 
 class SpanDecoder(nn.Module):
     """Latent vectors to lanes.
 
     Args:
-        n_latent: Z, one more than a multiple of 8.
-        width: F is half of it, D of a quarter twice.
+        n_latent: Z, one more than a multiple of 32.
+        width: D of a quarter of a lane.
+        step_width: F.
         n_hidden: H of the GRU.
         embedding_width: E.
         head_width: W.
     """
 
-    def __init__(self, *, n_latent: int, width: int, n_hidden: int, embedding_width: int, head_width: int) -> None:
+    def __init__(
+        self, *, n_latent: int, width: int, step_width: int, n_hidden: int, embedding_width: int, head_width: int
+    ) -> None:
         super().__init__()
-        self.n_features = width // 2
-        self.head_width = head_width
-        self.from_latent = nn.Linear((n_latent - 1) // N_QUARTERS, 2 * width)
-        self.quarter = nn.Parameter(0.02 * torch.randn(N_QUARTERS, 2 * width))
-        self.quarters = nn.Sequential(ConvBlock(2 * width), FeedForward(2 * width), nn.LayerNorm(2 * width))
-        self.to_steps = nn.Linear(2 * width, STEPS_PER_QUARTER * self.n_features)
-        self.sounding = nn.ModuleList(nn.Embedding(N_SOUNDING + 1, embedding_width) for _ in range(N_LANES))
-        self.mark = nn.ModuleList(nn.Embedding(N_MARKS + 1, embedding_width) for _ in range(N_LANES))
-        self.gru = nn.GRU(self.n_features + N_LANES * embedding_width, n_hidden, batch_first=True)
-        self.to_heads = nn.Linear(n_hidden + self.n_features, N_LANES * head_width)
-        self.own_sounding = nn.ModuleList(nn.Embedding(N_SOUNDING + 1, head_width) for _ in range(N_LANES))
+        self.from_latent = nn.Linear((n_latent - 1) // N_PARTS, width)
+        self.lane = nn.Parameter(0.02 * torch.randn(N_LANES, 1, width))
+        self.quarter = nn.Parameter(0.02 * torch.randn(N_QUARTERS, width))
+        self.quarters = nn.Sequential(FeedForward(width), ConvBlock(width))
+        self.lanes = nn.Sequential(MixLanes(width), FeedForward(width), nn.LayerNorm(width))
+        self.to_steps = nn.Linear(width, STEPS_PER_QUARTER * step_width)
+        self.place = nn.Linear(step_width, 2)
+        self.sounding = nn.Embedding(N_SOUNDING + 1, embedding_width)
+        self.mark = nn.Embedding(N_MARKS + 1, embedding_width)
+        self.embedded_lane = nn.Parameter(0.02 * torch.randn(N_LANES, embedding_width))
+        self.gru = nn.GRU(N_LANES * (step_width + embedding_width), n_hidden, batch_first=True)
+        self.from_hidden = nn.Linear(n_hidden, N_LANES * head_width)
+        self.from_features = nn.Linear(step_width, head_width)
+        self.own_sounding = nn.Embedding(N_SOUNDING + 1, head_width)
         # What a lane's value says to each of the lanes below.
         self.to_lower = nn.ModuleList(
             nn.Embedding(N_RELATIVE, (N_LANES - 1 - lane) * head_width) for lane in range(N_LANES - 1)
         )
-        self.out = nn.Parameter(torch.randn(N_LANES, head_width, N_RELATIVE) / math.sqrt(head_width))
-        self.out_bias = nn.Parameter(torch.zeros(N_LANES, N_RELATIVE))
+        self.out = nn.Linear(head_width, N_RELATIVE)
+        self.lane_bias = nn.Parameter(torch.zeros(N_LANES, N_RELATIVE))
+        self.register_buffer("pitches", (torch.arange(2 * REACH + 1) - REACH) / PITCH_SCALE, persistent=False)
+        self.pitches: Tensor
 
     def step_features(self, latent: Tensor) -> Tensor:
-        """What the latent vector says about each step: (B, Z) -> (B, N, F)."""
-        quarters = self.quarters(
-            self.from_latent(latent[:, :-1].reshape(latent.shape[0], N_QUARTERS, -1)) + self.quarter
-        )
-        steps: Tensor = self.to_steps(quarters).unflatten(2, (STEPS_PER_QUARTER, self.n_features)).flatten(1, 2)
+        """What the latent vector says about each step of each lane: (B, Z) -> (B, N, V, F)."""
+        parts = latent[:, :-1].reshape(-1, N_QUARTERS, N_LANES, (latent.shape[1] - 1) // N_PARTS).transpose(1, 2)
+        x = self.quarters((self.from_latent(parts) + self.lane + self.quarter).flatten(0, 1))
+        x = self.lanes(x.unflatten(0, (-1, N_LANES)))  # (B, V, Q, D)
+        steps: Tensor = self.to_steps(x).unflatten(3, (STEPS_PER_QUARTER, -1)).flatten(2, 3).transpose(1, 2)
         return steps
+
+    def nearness(self, features: Tensor) -> Tensor:
+        """How near each value's pitch lies to the place that the features name: (..., F) -> (..., K), 0 at most."""
+        place, slope = self.place(features).split(1, dim=-1)
+        distance = (self.pitches - _PLACE_SCALE * place).abs()
+        return nn.functional.pad(-nn.functional.softplus(slope + _FIRST_SLOPE) * distance, (FIRST_STRIKE, 0))
 
     def level(self, latent: Tensor) -> Tensor:
         """The level that a latent vector means: (B, Z) -> (B,) int64, a column of the grid."""
@@ -106,12 +132,11 @@ class SpanDecoder(nn.Module):
         if hidden_steps is not None:
             shown = torch.where(hidden_steps[:, :, None], _HIDDEN_SOUNDING, past)
             shown_marks = torch.where(hidden_steps[:, :, None], _HIDDEN_MARK, past_marks)
-        states, _ = self.gru(torch.cat([features, self._embedded(shown, shown_marks)], dim=2))
+        states, _ = self.gru(self._heard(features, shown, shown_marks))
         heads = self._heads(states, features, shown)
         for lane in range(N_LANES - 1):
             self._tell_lower(heads, lane, lanes[..., lane])
-        hidden = nn.functional.silu(torch.stack(heads, dim=2))  # (B, N, V, W)
-        logits = torch.einsum("bnvw,vwk->bnvk", hidden, self.out) + self.out_bias
+        logits = self.out(nn.functional.silu(torch.stack(heads, dim=2))) + self.lane_bias + self.nearness(features)
         return torch.where(allowed_values(past), logits, _NEVER)
 
     def write(self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
@@ -135,15 +160,15 @@ class SpanDecoder(nn.Module):
 
         def step(state: State, inputs: State) -> tuple[State, State]:
             hidden, sounding, marks = state
-            features, uniform = inputs  # (B, F), (B, V)
-            hidden = self._gru_step(torch.cat([features, self._embedded(sounding, marks)], dim=1), hidden)
+            features, nearness, uniform = inputs  # (B, V, F), (B, V, K), (B, V)
+            hidden = self._gru_step(self._heard(features, sounding, marks), hidden)
             heads = self._heads(hidden, features, sounding)
             allowed = allowed_values(sounding)
             values: list[Tensor] = []
             for lane in range(N_LANES):
-                logits = nn.functional.silu(heads[lane]) @ self.out[lane] + self.out_bias[lane]
+                logits = self.out(nn.functional.silu(heads[lane])) + self.lane_bias[lane]
                 value = choose(
-                    logits,
+                    logits + nearness[:, lane],
                     uniform[:, lane],
                     temperature=temperature,
                     top_k=top_k,
@@ -160,28 +185,23 @@ class SpanDecoder(nn.Module):
         n_batch = latent.shape[0]
         silence = torch.zeros(n_batch, N_LANES, dtype=torch.int64, device=latent.device)
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
-        features = self.step_features(latent).transpose(0, 1)  # (N, B, F)
-        _, (written,) = unrolled_or_scan(step, state, (features, noise.transpose(0, 1)))
+        features = self.step_features(latent).transpose(0, 1)  # (N, B, V, F)
+        _, (written,) = unrolled_or_scan(step, state, (features, self.nearness(features), noise.transpose(0, 1)))
         return written.transpose(0, 1)
 
-    def _embedded(self, sounding: Tensor, marks: Tensor) -> Tensor:
-        """(..., V) each -> (..., V * E)."""
-        return torch.cat(
-            [
-                embed_sounding(sounding[..., lane]) + embed_mark(marks[..., lane])
-                for lane, (embed_sounding, embed_mark) in enumerate(zip(self.sounding, self.mark, strict=True))
-            ],
-            dim=-1,
-        )
+    def _heard(self, features: Tensor, sounding: Tensor, marks: Tensor) -> Tensor:
+        """What the GRU is told: (..., V, F), (..., V), (..., V) -> (..., V * (F + E))."""
+        embedded = self.sounding(sounding) + self.mark(marks) + self.embedded_lane
+        return torch.cat([features.flatten(-2), embedded.flatten(-2)], dim=-1)
 
     def _heads(self, states: Tensor, features: Tensor, sounding: Tensor) -> list[Tensor]:
-        """(..., H), (..., F), (..., V) -> for each lane (..., W), which lacks only what the lanes above say."""
-        shared = self.to_heads(torch.cat([states, features], dim=-1)).split(self.head_width, dim=-1)
-        return [part + self.own_sounding[lane](sounding[..., lane]) for lane, part in enumerate(shared)]
+        """(..., H), (..., V, F), (..., V) -> for each lane (..., W), which lacks only what the lanes above say."""
+        shared = self.from_hidden(states).unflatten(-1, (N_LANES, -1))
+        return list((shared + self.from_features(features) + self.own_sounding(sounding)).unbind(-2))
 
     def _tell_lower(self, heads: list[Tensor], lane: int, values: Tensor) -> None:
         """Add to the heads of the lanes below what a lane's values (...) say to them."""
-        for below, said in enumerate(self.to_lower[lane](values).split(self.head_width, dim=-1), start=lane + 1):
+        for below, said in enumerate(self.to_lower[lane](values).split(heads[lane].shape[-1], dim=-1), start=lane + 1):
             heads[below] = heads[below] + said
 
     def _gru_step(self, x: Tensor, hidden: Tensor) -> Tensor:

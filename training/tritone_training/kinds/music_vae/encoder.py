@@ -1,10 +1,12 @@
 """Lanes in, a normal distribution over the latent space out.
 
-The last number of the latent vector is the level, the span's mean pitch; of the rest, each quarter note owns an
-eighth. So what is learnt in one key holds in all, and what is learnt about one quarter holds for all eight, and a few
-thousand spans suffice. Convolutions and the mixing of quarters let each part know of its neighbours.
+The last number of the latent vector is the level, the span's mean pitch. Of the rest, each lane owns a part of each
+quarter note: four voices times eight quarters, 32 equal parts, all made by the same layers. So what is learnt in one
+key holds in all, and what is learnt about one quarter of one voice holds for all 32; some thousand spans suffice, and
+a melody teaches what a fugue's voices need. Convolutions over quarters and the mixing of lanes let each part know of
+its neighbours.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, Q = 8 quarters, D width, Z latent.
+Letters: B batch, N = 32 time steps, V = 4 lanes, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from tritone_training.kinds.music_vae.lanes import (
     MIDDLE_LEVEL,
     N_MARKS,
     N_SOUNDING,
+    REACH,
+    SILENCE,
     level_of,
     marks_of,
     sounding_of,
@@ -28,6 +32,8 @@ from tritone_training.kinds.music_vae.lanes import (
 
 N_QUARTERS: Final = 8
 STEPS_PER_QUARTER: Final = SPAN_FRAMES // N_QUARTERS
+N_PARTS: Final = N_QUARTERS * N_LANES
+PITCH_SCALE: Final = 6.0  # semitones
 _LOG_VARIANCE_RANGE: Final = (-8.0, 4.0)
 _FIRST_LOG_VARIANCE: Final = -4.0  # begin with little noise: a decoder that cannot hear the latent learns to ignore it
 # The level is not learnt: it is a standard deviation of the prior for every eight semitones, give or take a quarter
@@ -67,17 +73,19 @@ class FeedForward(nn.Module):
         return added
 
 
-class MixQuarters(nn.Module):
-    """(B, Q, D) -> (B, Q, D): every quarter hears every other."""
+class MixLanes(nn.Module):
+    """(B, V, Q, D) -> (B, V, Q, D): every lane hears the others."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(N_QUARTERS, N_QUARTERS)
+        self.mix = nn.Linear(N_LANES * width, width)
+        self.out = nn.Linear(width, N_LANES * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, D) -> (B, Q, D)."""
-        added: Tensor = x + self.mix(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        """(B, V, Q, D) -> (B, V, Q, D)."""
+        together = nn.functional.silu(self.mix(self.norm(x).transpose(1, 2).flatten(2)))
+        added: Tensor = x + self.out(together).unflatten(2, (N_LANES, -1)).transpose(1, 2)
         return added
 
 
@@ -85,21 +93,26 @@ class SpanEncoder(nn.Module):
     """Lanes to mean and log variance.
 
     Args:
-        n_latent: Z, one more than a multiple of 8.
-        width: D of a time step; a quarter has twice as much.
+        n_latent: Z, one more than a multiple of 32.
+        width: D of a quarter of a lane.
+        step_width: E of a time step of a lane.
     """
 
-    def __init__(self, *, n_latent: int, width: int) -> None:
+    def __init__(self, *, n_latent: int, width: int, step_width: int) -> None:
         super().__init__()
-        self.sounding = nn.ModuleList(nn.Embedding(N_SOUNDING, width) for _ in range(N_LANES))
-        self.mark = nn.ModuleList(nn.Embedding(N_MARKS, width) for _ in range(N_LANES))
-        self.step = nn.Parameter(0.02 * torch.randn(SPAN_FRAMES, width))
-        self.steps = ConvBlock(width)
-        self.to_quarters = nn.Linear(STEPS_PER_QUARTER * width, 2 * width)
-        self.quarters = nn.Sequential(ConvBlock(2 * width), MixQuarters(2 * width), FeedForward(2 * width))
-        self.norm = nn.LayerNorm(2 * width)
-        self.mean = nn.Linear(2 * width, (n_latent - 1) // N_QUARTERS)
-        self.log_variance = nn.Linear(2 * width, (n_latent - 1) // N_QUARTERS)
+        self.sounding = nn.Embedding(N_SOUNDING, step_width)
+        self.mark = nn.Embedding(N_MARKS, step_width)
+        self.lane = nn.Parameter(0.02 * torch.randn(N_LANES, 1, step_width))
+        self.step = nn.Parameter(0.02 * torch.randn(SPAN_FRAMES, step_width))
+        self.steps = ConvBlock(step_width)
+        self.to_quarters = nn.Linear(STEPS_PER_QUARTER * step_width, width)
+        self.quarters = ConvBlock(width)
+        self.lanes = nn.Sequential(MixLanes(width), FeedForward(width), nn.LayerNorm(width))
+        self.mean = nn.Linear(width, (n_latent - 1) // N_PARTS)
+        self.log_variance = nn.Linear(width, (n_latent - 1) // N_PARTS)
+        with torch.no_grad():  # pitches that are near begin near
+            self.sounding.weight[1:, 0] = (torch.arange(N_SOUNDING - 1) - REACH) / PITCH_SCALE
+            self.sounding.weight[SILENCE, 0] = 0
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, _FIRST_LOG_VARIANCE)
 
@@ -116,13 +129,10 @@ class SpanEncoder(nn.Module):
         level = level_of(lanes)
         lanes = to_relative(lanes, level)
         sounding = sounding_of(lanes)
-        marks = marks_of(lanes, sounding)
-        x = self.step + sum(
-            embed_sounding(sounding[..., lane]) + embed_mark(marks[..., lane])
-            for lane, (embed_sounding, embed_mark) in enumerate(zip(self.sounding, self.mark, strict=True))
-        )
-        x = self.to_quarters(self.steps(x).unflatten(1, (N_QUARTERS, STEPS_PER_QUARTER)).flatten(2))  # (B, Q, 2D)
-        x = self.norm(self.quarters(x))
+        embedded = (self.sounding(sounding) + self.mark(marks_of(lanes, sounding))).transpose(1, 2)  # (B, V, N, E)
+        x = self.steps((embedded + self.lane + self.step).flatten(0, 1))
+        x = self.to_quarters(x.unflatten(1, (N_QUARTERS, STEPS_PER_QUARTER)).flatten(2))  # (B * V, Q, D)
+        x = self.lanes(self.quarters(x).unflatten(0, (-1, N_LANES))).transpose(1, 2)  # (B, Q, V, D)
         log_variance = self.log_variance(x).flatten(1).clamp(*_LOG_VARIANCE_RANGE)
         level_mean = (level - MIDDLE_LEVEL).to(x.dtype)[:, None] / LEVEL_SCALE
         return (

@@ -19,13 +19,16 @@ class MusicVae(nn.Module):
     `attribute_vectors` (A, Z) are measured after training, see `attributes`; until then moving along them stays.
     """
 
-    def __init__(self, *, n_latent: int, width: int, n_hidden: int, embedding_width: int, head_width: int) -> None:
+    def __init__(
+        self, *, n_latent: int, width: int, step_width: int, n_hidden: int, embedding_width: int, head_width: int
+    ) -> None:
         super().__init__()
         self.n_latent = n_latent
-        self.encoder = SpanEncoder(n_latent=n_latent, width=width)
+        self.encoder = SpanEncoder(n_latent=n_latent, width=width, step_width=step_width)
         self.decoder = SpanDecoder(
             n_latent=n_latent,
             width=width,
+            step_width=step_width,
             n_hidden=n_hidden,
             embedding_width=embedding_width,
             head_width=head_width,
