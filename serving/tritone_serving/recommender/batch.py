@@ -1,0 +1,84 @@
+"""Questions made into arrays: what every member scores.
+
+Letters: B questions, I items, U stored users, L entries of all histories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.question import MOODS, Floats, Question, Unknown
+from tritone_serving.recommender.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Resolved questions.
+
+    Attributes:
+        users: (B,) row of the stored user, -1 if unknown or not given.
+        history: (B, I) rows, weighted as in training; what was skipped is below 0.
+        heard: (B, I) rows of what was heard, skips and weights of 0 left out; the values mean nothing.
+        friends: (B, U) rows of friends that are known, stored and given ones.
+        embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
+        moods: (B,) place in `MOODS`, -1 without.
+        unknown: ids that were passed over.
+        friend_ids: by question, stored user row -> the id by which the question named that friend.
+    """
+
+    users: npt.NDArray[np.int64]
+    history: Rows
+    heard: Rows
+    friends: Rows
+    embeddings: Floats | None
+    moods: npt.NDArray[np.int64]
+    unknown: Sequence[Unknown]
+    friend_ids: Sequence[Mapping[int, str]]
+
+    @property
+    def n(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_history(self) -> npt.NDArray[np.int64]:
+        """(B,) how many known items each history holds that were not skipped."""
+        return np.diff(self.heard.starts)
+
+
+def weigh(plays: npt.NDArray[np.floating], weighting: Mapping[str, Any]) -> Floats:
+    """Plays of one user to the weights that members see: `(plays / mean) ** power`, so a mean listen counts 1.
+
+    Args:
+        plays: (n,) of one user, above 0.
+        weighting: `power`, 0 to 1: at 0 it only counts that an item was heard.
+    """
+    power = float(weighting["power"])
+    if power == 0 or not len(plays):
+        return np.ones(len(plays), np.float32)
+    logged = np.asarray(plays, np.float64)
+    # The largest first, so that numbers near the end of the float range do not overflow in the mean.
+    relative = logged / logged.max()
+    return ((relative / relative.mean()) ** power).astype(np.float32)
+
+
+def embedding_rows(questions: Sequence[Question]) -> Floats | None:
+    """(B, 256) of length 1, or None if no question has one."""
+    if all(question.embedding is None for question in questions):
+        return None
+    size = next(len(question.embedding) for question in questions if question.embedding is not None)
+    rows = np.zeros((len(questions), size), np.float32)
+    for row, question in zip(rows, questions, strict=True):
+        if question.embedding is not None:
+            wide = np.asarray(question.embedding, np.float64)
+            row[:] = wide / np.linalg.norm(wide)
+    return rows
+
+
+def mood_rows(questions: Sequence[Question]) -> npt.NDArray[np.int64]:
+    """(B,) place in `MOODS`, -1 without."""
+    return np.array([-1 if q.mood is None else MOODS.index(q.mood) for q in questions], np.int64)

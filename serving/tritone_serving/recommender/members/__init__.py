@@ -1,0 +1,40 @@
+"""The ensemble's members: each knows one way to score every item for a batch of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tritone_serving.recommender._exceptions import ArtifactError
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.members.base import Member, Part
+from tritone_serving.recommender.members.item_item import ItemItem
+from tritone_serving.recommender.members.popularity import Popularity
+
+# By the `kind` that the manifest gives a member.
+_KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], Member]]] = {
+    "popularity": Popularity.open,
+    "item_item": ItemItem.open,
+}
+
+__all__ = ["Member", "Part", "open_members"]
+
+
+def open_members(artifact: Artifact) -> dict[str, Member]:
+    """Every member of an artifact, by name.
+
+    Raises:
+        ArtifactError: of a kind that this version does not know, or its arrays are missing.
+    """
+    members: dict[str, Member] = {}
+    for name, described in artifact.manifest["members"].items():
+        kind = described.get("kind")
+        if kind == "taste":  # asked of another model
+            continue
+        if kind not in _KINDS:
+            raise ArtifactError(f"{artifact.folder}: member {name!r} is of kind {kind!r}; known are {', '.join(_KINDS)}")
+        try:
+            members[name] = _KINDS[kind](artifact, name, described)
+        except KeyError as error:
+            raise ArtifactError(f"{artifact.folder}: member {name!r} lacks {error}; train and export again") from error
+    return members

@@ -1,0 +1,99 @@
+"""`taste_vae`: a network that another model runs; here is what it is asked, and what comes of its answer.
+
+Letters: B questions, L items of the longest history, T items that it knows, I all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.members.base import Part, whole
+from tritone_serving.recommender.rows import Floats
+
+TASTE: Final = "taste_vae"
+
+
+@dataclass(frozen=True, eq=False)
+class TasteInputs:
+    """`taste_vae`'s input tensors.
+
+    Attributes:
+        items: (B, L) int64 places of history items among the first T; padding is 0 with weight 0.
+        weights: (B, L) float32.
+    """
+
+    items: npt.NDArray[np.int64]
+    weights: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Taste:
+    """score = what the network answers (log-probabilities, shifted so that its mean is 0) times `scale`.
+
+    Attributes:
+        n_known: T; the network knows the first T items, to the others it says nothing.
+        fingerprint: of the network that belongs to this artifact.
+    """
+
+    name: str
+    n_known: int
+    n_items: int
+    scale: float
+    fingerprint: str
+
+    def inputs(self, batch: Batch) -> TasteInputs:
+        """What to ask for a batch; rows without history are all padding."""
+        keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
+        rows = batch.history.row_numbers()[keep]
+        counts = np.bincount(rows, minlength=batch.n)
+        longest = max(1, int(counts.max(initial=0)))
+        items, weights = np.zeros((batch.n, longest), np.int64), np.zeros((batch.n, longest), np.float32)
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items[rows, place] = batch.history.columns[keep]
+        weights[rows, place] = batch.history.values[keep]
+        return TasteInputs(items, weights)
+
+    def ask(self, batch: Batch, taste: Callable[[TasteInputs], Callable[[], Floats]]) -> Callable[[], Floats]:
+        """Begin; the answered function waits and gives (B, I)."""
+        wait = taste(self.inputs(batch))
+
+        def finish() -> Floats:
+            answered = np.asarray(wait(), np.float32)
+            scores = np.zeros((batch.n, self.n_items), np.float32)
+            scores[:, : self.n_known] = (answered - answered.mean(1, keepdims=True)) * self.scale
+            scores[~self.knows(batch)] = 0
+            return scores
+
+        return finish
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.n_history > 0
+
+    def score(self, batch: Batch) -> Floats:
+        raise NotImplementedError(f"{self.name} is asked of another model, see `ask`")
+
+    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        return []
+
+
+def open_taste(artifact: Artifact) -> dict[str, Taste]:
+    """The members of an artifact that another model scores for."""
+    return {
+        name: Taste(
+            name, int(each["n_known"]), artifact.n_items, float(each["scale"]), str(each.get("fingerprint", ""))
+        )
+        for name, each in artifact.manifest["members"].items()
+        if each.get("kind") == "taste"
+    }
+
+
+def whole_taste(scores: Floats) -> Part:
+    """A network's scores cannot be divided among the items of a history."""
+    return whole("history", scores)

@@ -1,0 +1,98 @@
+"""The best items of a row of scores, plainly or with diversity and novelty.
+
+Letters: I items, k of them wanted, P in the pool that is re-ranked, D size of an item's vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.rows import Floats
+
+_POOL_PER_ITEM: Final = 10  # so many candidates for each wanted item are re-ranked
+_SMALLEST_POOL: Final = 100
+_LARGEST_POOL: Final = 2_000
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Chosen items, best first.
+
+    Attributes:
+        items: (k,).
+        scores: (k,) what they were ranked by: relevance + novelty + diversity.
+        novelty: (k,) what novelty gave.
+        diversity: (k,) what likeness to items above took away, 0 or less.
+    """
+
+    items: Places
+    scores: Floats
+    novelty: Floats
+    diversity: Floats
+
+
+def top(scores: Floats, k: int) -> Places:
+    """The k best items that are not -inf, best first; ties go to the better known item, which comes first.
+
+    Args:
+        scores: (I,).
+    """
+    k = min(k, len(scores))
+    if k < len(scores):
+        # Everything that ties with the k-th, so that ties are not cut at random.
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        candidates = np.flatnonzero(scores >= threshold)
+    else:
+        candidates = np.arange(len(scores))
+    order = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+    return order[scores[order] > -np.inf]
+
+
+def rank(
+    scores: Floats, k: int, *, diversity: float, novelty: float, popularity: Floats, vectors: Floats | None
+) -> Ranked:
+    """Choose k items: maximal marginal relevance (Carbonell & Goldstein 1998) with a bonus for the little known.
+
+    Args:
+        scores: (I,) relevance, -inf for what must not come.
+        popularity: (I,) 0..1.
+        vectors: (I, D) of length 1; without them diversity has no effect.
+    """
+    if diversity == 0 and novelty == 0:
+        items = top(scores, k)
+        none = np.zeros(len(items), np.float32)
+        return Ranked(items, scores[items], none, none)
+    pool = top(scores, min(max(k * _POOL_PER_ITEM, _SMALLEST_POOL), max(k, _LARGEST_POOL)))
+    relevance = scores[pool]
+    spread = float(relevance[0] - relevance[-1]) if len(pool) else 0.0  # the unit of both bonuses
+    bonus = (novelty * spread * (1 - popularity[pool])).astype(np.float32)
+    if diversity == 0 or vectors is None:
+        order = np.argsort(-(relevance + bonus), kind="stable")[:k]
+        return Ranked(pool[order], (relevance + bonus)[order], bonus[order], np.zeros(len(order), np.float32))
+    order, penalty = _marginal(relevance + bonus, np.asarray(vectors[pool], np.float32), k, diversity * spread)
+    return Ranked(pool[order], (relevance + bonus)[order] + penalty, bonus[order], penalty)
+
+
+def _marginal(values: Floats, vectors: Floats, k: int, unit: float) -> tuple[Places, Floats]:
+    """Greedy: the best value less the likeness to the most alike item chosen before.
+
+    Returns:
+        (k,) places, and (k,) what likeness took away from each.
+    """
+    nearest = np.zeros(len(values), np.float32)
+    open_ = values.astype(np.float32).copy()
+    chosen: list[int] = []
+    penalties: list[float] = []
+    for _ in range(min(k, len(values))):
+        best = int(np.argmax(open_ - unit * nearest))
+        chosen.append(best)
+        penalties.append(-unit * float(nearest[best]))
+        open_[best] = -np.inf
+        nearest = np.maximum(nearest, vectors @ vectors[best])
+    return np.array(chosen, np.int64), np.array(penalties, np.float32)

@@ -1,0 +1,86 @@
+"""Why an item was recommended: summands that add up to its score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.members.base import Part
+from tritone_serving.recommender.members.taste import Taste, whole_taste
+from tritone_serving.recommender.question import Floats, Reason
+from tritone_serving.recommender.ranking import Ranked
+
+if TYPE_CHECKING:
+    from tritone_serving.recommender.recommender import Recommender
+
+_ENSEMBLE: Final = "ensemble"
+
+
+def reasons_of(
+    recommender: Recommender,
+    batch: Batch,
+    row: int,
+    ranked: Ranked,
+    scores: Mapping[str, Floats],
+    weights: Floats,
+) -> tuple[tuple[Reason, ...], ...]:
+    """Reasons for one question's answer, by item, the weightiest first.
+
+    A friend is named only if the question named them: stored friends are summed up without a name.
+
+    Args:
+        scores: member -> (B, I).
+        weights: (M,) of the members in the order of `scores`.
+    """
+    found: list[list[Reason]] = [[] for _ in ranked.items]
+    for (name, member_scores), weight in zip(scores.items(), weights.tolist(), strict=True):
+        if weight == 0:
+            continue
+        member = recommender.members[name]
+        if isinstance(member, Taste):
+            parts = [whole_taste(member_scores[row, ranked.items])]
+        else:
+            parts = list(member.parts(batch, row, ranked.items))
+        for part in parts:
+            _add(found, recommender, batch, row, name, part, weight)
+    for place, reasons in enumerate(found):
+        for because, amounts in (("novelty", ranked.novelty), ("diversity", ranked.diversity)):
+            if amounts[place]:
+                reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
+    return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+
+
+def _add(
+    found: list[list[Reason]],
+    recommender: Recommender,
+    batch: Batch,
+    row: int,
+    name: str,
+    part: Part,
+    weight: float,
+) -> None:
+    names = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
+    for reasons, amounts in zip(found, np.asarray(part.amounts, np.float64) * weight, strict=True):
+        nameless = 0.0
+        for cause, amount in zip(names, amounts.tolist(), strict=True):
+            if not cause:
+                nameless += amount
+            elif amount:
+                reasons.append(Reason(name, part.because, cause, amount))
+        if nameless:
+            reasons.append(Reason(name, part.because, "", nameless))
+
+
+def _name(recommender: Recommender, batch: Batch, row: int, because: str, cause: int) -> str:
+    if cause < 0:
+        return ""
+    if because == "history":
+        return recommender.item_ids[cause]
+    if because == "friend":
+        return batch.friend_ids[row].get(cause, "")
+    if because == "tag":
+        return recommender.tags[cause]
+    return ""

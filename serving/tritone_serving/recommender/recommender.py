@@ -1,0 +1,216 @@
+"""The recommender: questions in, answers out, all of one call scored together.
+
+```python
+from pathlib import Path
+from tritone_serving.recommender import Question, Recommender, read_key
+
+recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_key(Path("recommender.key")))
+[answer] = recommender.answer([Question(user="42", k=10)], taste=None)
+print(answer.items, answer.scores, answer.rung)
+```
+Letters: B questions, M members, I items, T items that `taste_vae` knows (the first T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender._exceptions import ArtifactError, QuestionError
+from tritone_serving.recommender.arms import arm_of
+from tritone_serving.recommender.artifact import Artifact, open_artifact
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.ensemble import Ensemble, blend
+from tritone_serving.recommender.members import Member, open_members
+from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.question import Answer, Floats, Question, Rung
+from tritone_serving.recommender.ranking import rank
+from tritone_serving.recommender.reasons import reasons_of
+from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.recommender.similar import Similar, similar_items
+
+# Begins a question to taste_vae; the function that it answers waits for its scores (B, T).
+AskTaste = Callable[[TasteInputs], Callable[[], Floats]]
+_NEVER: Final = np.float32(-np.inf)
+
+
+class Recommender:
+    """One artifact, opened. Safe to use from several threads: nothing changes after `open`.
+
+    Attributes:
+        artifact: its manifest and arrays.
+        item_ids: (I,) in the artifact's order.
+        tags: their names, for reasons.
+        members: by name; `taste_vae` is among them though another model scores for it.
+    """
+
+    def __init__(self, artifact: Artifact, resolver: Resolver, members: Mapping[str, Member]) -> None:
+        self.artifact = artifact
+        self.members = members
+        self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
+        self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
+        self.resolver = resolver
+        self._ensembles = {
+            arm: Ensemble.from_manifest(described) for arm, described in artifact.manifest["ensembles"].items()
+        }
+        self._ab: Mapping[str, Any] = artifact.manifest.get("ab") or {
+            "salt": "",
+            "shares": {next(iter(self._ensembles)): 1.0},
+        }
+        self._popularity = artifact.arrays["popularity.shares"]
+        self._vectors = artifact.arrays.get("vectors")
+
+    @classmethod
+    def open(cls, folder: Path, *, key: bytes) -> Recommender:
+        """Map an artifact into memory.
+
+        Raises:
+            ArtifactError: it is missing, damaged, of another version, or was made with another key.
+        """
+        artifact = open_artifact(folder)
+        if artifact.manifest["key_check"] != key_check(key):
+            raise ArtifactError(
+                f"{folder}: was made with another key than the one given, so no user would be known; "
+                f"give the key file that was used at training"
+            )
+        return cls(artifact, Resolver(artifact, key), {**open_members(artifact), **open_taste(artifact)})
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def answer(
+        self, questions: Sequence[Question], *, taste: AskTaste | None = None
+    ) -> list[Answer | QuestionError]:
+        """Answer questions, each in its place; what cannot be answered becomes an error in its place.
+
+        Args:
+            taste: begins a question to `taste_vae`; without it that member has no say.
+        """
+        batch, errors = self.resolver.batch(questions)
+        kept = [question for place, question in enumerate(questions) if place not in errors]
+        answers = iter(self._answer(kept, batch, taste) if kept else ())
+        return [errors[place] if place in errors else next(answers) for place in range(len(questions))]
+
+    def score(
+        self, questions: Sequence[Question], *, taste: AskTaste | None = None
+    ) -> tuple[dict[str, Floats], Floats, Batch]:
+        """Every member's scores and the ensemble's, for evaluation: nothing is filtered or cut.
+
+        Returns:
+            member -> (B, I); the ensemble's (B, I); the batch.
+
+        Raises:
+            QuestionError: one of the questions cannot be answered.
+        """
+        batch, errors = self.resolver.batch(questions)
+        for error in errors.values():
+            raise error
+        scores = self.score_members(batch, taste)
+        weights, _ = self._weights(questions, batch, tuple(scores))
+        return scores, blend(scores, weights, self.artifact.n_items), batch
+
+    def score_members(self, batch: Batch, taste: AskTaste | None) -> dict[str, Floats]:
+        """Every member's scores: name -> (B, I); `taste_vae` is asked first and awaited last."""
+        asked: dict[str, Callable[[], Floats]] = {}
+        for name, member in self.members.items():
+            if isinstance(member, Taste) and taste is not None and member.knows(batch).any():
+                asked[name] = member.ask(batch, taste)
+        scores = {name: member.score(batch) for name, member in self.members.items() if not isinstance(member, Taste)}
+        return {**scores, **{name: wait() for name, wait in asked.items()}}
+
+    def _answer(self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None) -> list[Answer]:
+        scores = self.score_members(batch, taste)
+        weights, arms = self._weights(questions, batch, tuple(scores))
+        total = blend(scores, weights, self.artifact.n_items)
+        answers = []
+        for row, question in enumerate(questions):
+            n_heard = self._mask(total[row], question, batch, row)
+            ranked = rank(
+                total[row],
+                question.k,
+                diversity=question.diversity,
+                novelty=question.novelty,
+                popularity=self._popularity,
+                vectors=self._vectors,
+            )
+            answers.append(
+                Answer(
+                    items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
+                    scores=ranked.scores,
+                    rung=self._rung(question, batch, row),
+                    reasons=reasons_of(self, batch, row, ranked, scores, weights[row]) if question.explain else (),
+                    unknown=batch.unknown[row],
+                    arm=arms[row],
+                    heard=n_heard,
+                )
+            )
+        return answers
+
+    def _weights(
+        self, questions: Sequence[Question], batch: Batch, members: tuple[str, ...]
+    ) -> tuple[Floats, list[str]]:
+        """(B, M) weights, and each question's arm."""
+        arms = [arm_of(q.user, salt=self._ab["salt"], shares=self._ab["shares"]) for q in questions]
+        weights = np.zeros((batch.n, len(members)), np.float32)
+        for arm in set(arms):
+            ensemble = self._ensembles[arm]
+            table = ensemble.table(members)[ensemble.segments(batch)]
+            mine = np.array([each == arm for each in arms])
+            weights[mine] = table[mine]
+        return weights, arms
+
+    def _mask(self, scores: Floats, question: Question, batch: Batch, row: int) -> int:
+        """Put -inf where an item must not come; answers how many were left out as heard."""
+        heard = batch.heard.row(row)[0]
+        history, weights = batch.history.row(row)
+        scores[history[weights < 0]] = _NEVER
+        if question.exclude:
+            scores[self.resolver.items(question.exclude)[0]] = _NEVER
+        if not question.filter_heard:
+            return 0
+        scores[heard] = _NEVER
+        return len(heard)
+
+    def _rung(self, question: Question, batch: Batch, row: int) -> Rung:
+        if batch.n_history[row]:
+            return "user" if batch.users[row] >= 0 else "history"
+        if len(batch.friends.row(row)[0]):
+            return "friends"
+        if question.embedding is not None and "items.embeddings" in self.artifact.arrays:
+            return "recording"
+        if question.mood is not None and "items.moods" in self.artifact.arrays:
+            return "mood"
+        return "popularity"
+
+    # --- alike ---------------------------------------------------------------------------------
+
+    def similar(
+        self,
+        item: str | None = None,
+        *,
+        embedding: npt.NDArray[np.floating] | None = None,
+        by: str = "both",
+        n: int = 10,
+    ) -> list[Similar]:
+        """Items that are listened to by the same people, sound alike, or both.
+
+        Args:
+            item: an item's id, or
+            embedding: (256,) of a recording.
+            by: `listening`, `sound` or `both`.
+            n: how many, best first.
+
+        Raises:
+            QuestionError: the item is unknown, or nothing of the kind is known about it.
+        """
+        place = None
+        if item is not None:
+            place = self.resolver.item(item)
+            if place is None:
+                raise QuestionError(f"item {item!r} is not known")
+        found = similar_items(self.artifact, place, embedding, by=by, n=n)
+        return [Similar(self.item_ids[each], score) for each, score in found]

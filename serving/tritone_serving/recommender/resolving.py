@@ -1,0 +1,174 @@
+"""Ids to places in the artifact: users by their pseudonyms, items by name; what is unknown is reported.
+
+Letters: B questions, I items, U stored users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.pseudonyms import pseudonym
+from tritone_serving.recommender.question import Floats, Question, Unknown
+from tritone_serving.recommender.rows import Rows
+
+_NOBODY: Final = -1
+
+
+@dataclass(frozen=True, eq=False)
+class _Resolved:
+    """One question's ids as places."""
+
+    user: int
+    history: npt.NDArray[np.int64]
+    weights: Floats
+    heard: npt.NDArray[np.int64]
+    friends: npt.NDArray[np.int64]
+    unknown: Unknown
+    friend_ids: Mapping[int, str]
+
+
+class Resolver:
+    """Looks ids up in one artifact."""
+
+    def __init__(self, artifact: Artifact, key: bytes) -> None:
+        self._key = key
+        self._items = {name: place for place, name in enumerate(artifact.texts("items"))}
+        self._users = artifact.arrays["users"]
+        self._history = artifact.rows("history")
+        self._friends = artifact.rows("friends")
+        self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
+
+    def item(self, name: str) -> int | None:
+        """An item's place."""
+        return self._items.get(name)
+
+    def user(self, raw: str) -> int:
+        """A user's row, -1 if nobody of that id is stored."""
+        digest = pseudonym(self._key, raw)
+        high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+        place = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
+        while place < len(self._users) and int(self._users[place, 0]) == high:
+            if int(self._users[place, 1]) == low:
+                return place
+            place += 1
+        return _NOBODY
+
+    def items(self, names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+        """Places of the known ones, and the names of the others."""
+        known, unknown = [], []
+        for name in names:
+            place = self._items.get(name)
+            if place is None:
+                unknown.append(name)
+            else:
+                known.append(place)
+        return known, tuple(dict.fromkeys(unknown))
+
+    def batch(self, questions: Sequence[Question]) -> tuple[Batch, dict[int, QuestionError]]:
+        """Resolve questions together.
+
+        Returns:
+            the batch of those that can be answered, in order, and what is wrong with the others by their place.
+        """
+        resolved: list[_Resolved] = []
+        kept: list[Question] = []
+        errors: dict[int, QuestionError] = {}
+        for place, question in enumerate(questions):
+            try:
+                question.check()
+                resolved.append(self._resolve(question))
+                kept.append(question)
+            except QuestionError as error:
+                errors[place] = error
+        batch = Batch(
+            users=np.array([each.user for each in resolved], np.int64),
+            history=Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved]),
+            heard=Rows.from_lists([r.heard for r in resolved], [np.ones(len(r.heard), np.float32) for r in resolved]),
+            friends=Rows.from_lists(
+                [r.friends for r in resolved], [np.ones(len(r.friends), np.float32) for r in resolved]
+            ),
+            embeddings=embedding_rows(kept),
+            moods=mood_rows(kept),
+            unknown=[each.unknown for each in resolved],
+            friend_ids=[each.friend_ids for each in resolved],
+        )
+        return batch, errors
+
+    def _resolve(self, question: Question) -> _Resolved:
+        user = _NOBODY if question.user is None else self.user(question.user)
+        plays, unknown_history = self._plays(question, user)
+        skipped, unknown_skipped = self.items(question.skipped)
+        friends, friend_ids, unknown_friends = self._friends_of(question, user)
+        _, unknown_exclude = self.items(question.exclude)
+        unknown = Unknown(
+            user=question.user is not None and user == _NOBODY,
+            history=unknown_history,
+            skipped=unknown_skipped,
+            friends=unknown_friends,
+            exclude=unknown_exclude,
+        )
+        known = bool(plays or skipped or len(friends) or question.embedding is not None or question.mood)
+        if not known and user == _NOBODY and (unknown_history or unknown_friends):
+            named = [*unknown_history, *unknown_friends]
+            raise QuestionError(
+                f"none of the ids is known ({', '.join(map(repr, named[:3]))}{' ...' * (len(named) > 3)}), and nothing "
+                f"else is given; leave them out for what is popular"
+            )
+        turned_away = set(skipped)
+        places = np.array(sorted(plays.keys() - turned_away), np.int64)
+        weights = weigh(np.array([plays[place] for place in places.tolist()], np.float64), self._weighting)
+        aside = np.array(sorted(turned_away), np.int64)
+        order = np.argsort(np.concatenate([places, aside]), kind="stable")
+        minus = np.full(len(aside), -float(self._weighting["skip"]), np.float32)
+        return _Resolved(
+            user=user,
+            history=np.concatenate([places, aside])[order],
+            weights=np.concatenate([weights, minus])[order],
+            heard=places,
+            friends=friends,
+            unknown=unknown,
+            friend_ids=friend_ids,
+        )
+
+    def _plays(self, question: Question, user: int) -> tuple[dict[int, float], tuple[str, ...]]:
+        """Stored and given plays by item."""
+        plays: dict[int, float] = {}
+        if user != _NOBODY:
+            columns, values = self._history.row(user)
+            plays = dict(zip(columns.tolist(), values.tolist(), strict=True))
+        unknown: list[str] = []
+        given = [1.0] * len(question.history) if question.weights is None else [float(w) for w in question.weights]
+        for name, weight in zip(question.history, given, strict=True):
+            place = self._items.get(name)
+            if place is None:
+                unknown.append(name)
+            elif weight > 0:
+                plays[place] = plays.get(place, 0.0) + weight
+        return plays, tuple(dict.fromkeys(unknown))
+
+    def _friends_of(
+        self, question: Question, user: int
+    ) -> tuple[npt.NDArray[np.int64], dict[int, str], tuple[str, ...]]:
+        """Stored and given friends: rows, the names that the question used, and who is unknown."""
+        rows: set[int] = set()
+        if user != _NOBODY:
+            rows.update(self._friends.row(user)[0].tolist())
+        names: dict[int, str] = {}
+        unknown: list[str] = []
+        for name in question.friends:
+            row = self.user(name)
+            if row == _NOBODY:
+                unknown.append(name)
+            else:
+                names[row] = name
+        rows.update(names)
+        rows.discard(user)  # nobody is their own friend
+        return np.array(sorted(rows), np.int64), names, tuple(dict.fromkeys(unknown))

@@ -1,0 +1,86 @@
+"""Items that are alike: by who listens to them, by how they sound, or by both.
+
+Letters: I items, D size of a vector by listening.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.question import EMBEDDING_SIZE, MOST_ITEMS, Floats
+from tritone_serving.recommender.ranking import top
+
+WAYS: Final = ("listening", "sound", "both")
+
+
+@dataclass(frozen=True)
+class Similar:
+    """An item that is like another.
+
+    Attributes:
+        score: cosine, -1..1; with `both` the mean of the two where both are known.
+    """
+
+    item: str
+    score: float
+
+
+def similar_items(
+    artifact: Artifact,
+    item: int | None,
+    embedding: npt.NDArray[np.floating] | None,
+    *,
+    by: str,
+    n: int,
+) -> list[tuple[int, float]]:
+    """(item, cosine) of the n most alike, best first.
+
+    Raises:
+        QuestionError: as `Recommender.similar`.
+    """
+    if by not in WAYS:
+        raise QuestionError(f"by is {by!r}; expected one of {', '.join(WAYS)}")
+    if not 1 <= n <= MOST_ITEMS:
+        raise QuestionError(f"n is {n}; expected 1 to {MOST_ITEMS}")
+    if (item is None) == (embedding is None):
+        raise QuestionError("give an item or an embedding, and not both")
+    ways = [way for way in (_by_listening, _by_sound) if by in ("both", way.__name__.removeprefix("_by_"))]
+    found = [scores for way in ways if (scores := way(artifact, item, embedding)) is not None]
+    if not found:
+        raise QuestionError(f"nothing is known by {by} about what is asked for; try another `by`")
+    scores = np.mean(found, axis=0).astype(np.float32)
+    if item is not None:
+        scores[item] = -np.inf
+    best = top(scores, n)
+    return [(int(each), float(scores[each])) for each in best]
+
+
+def _by_listening(
+    artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating] | None
+) -> Floats | None:
+    vectors = artifact.arrays.get("vectors")
+    if vectors is None or item is None or not vectors[item].any():
+        return None
+    return np.asarray(vectors, np.float32) @ np.asarray(vectors[item], np.float32)
+
+
+def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating] | None) -> Floats | None:
+    sounds = artifact.arrays.get("items.embeddings")
+    if sounds is None:
+        return None
+    if embedding is None:
+        wanted = np.asarray(sounds[item], np.float32)
+    else:
+        wanted = np.asarray(embedding, np.float32)
+        if wanted.shape != (EMBEDDING_SIZE,):
+            raise QuestionError(f"embedding has shape {wanted.shape}; expected ({EMBEDDING_SIZE},)")
+    length = float(np.linalg.norm(wanted))
+    if not np.isfinite(length) or length == 0:
+        return None
+    return sounds @ (wanted / length)
