@@ -59,7 +59,7 @@ def build_config(declaration: Declaration, *, name: str | None = None, profile: 
     config = model_config_pb2.ModelConfig(
         name=name or declaration.name,
         backend=declaration.backend,
-        default_model_filename=MODEL_FILENAME,
+        default_model_filename=declaration.filename,
         max_batch_size=serving.batching.max_batch_size,
     )
     _add_tensors(config, declaration)
@@ -119,6 +119,7 @@ def _check(declaration: Declaration) -> None:
 def _add_tensors(config: ModelConfig, declaration: Declaration) -> None:
     for tensor in declaration.inputs:
         item = config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
+        item.optional, item.allow_ragged_batch = tensor.optional, tensor.ragged
         _reshape_scalar(item, tensor)
     for tensor in declaration.outputs:
         item = config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))

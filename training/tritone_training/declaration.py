@@ -35,6 +35,9 @@ class Tensor:
         label_file: name of the file that names this output's classes, for Triton's classification
             extension and for the SDK.
         tolerance: largest absolute difference from PyTorch that parity accepts (outputs only).
+        optional: a request may leave this input out.
+        ragged: requests that differ in the sizes of this input may be answered together; only a backend of ours can,
+            since nothing is padded.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Tensor:
     description: str
     label_file: str | None = None
     tolerance: float = 1e-4
+    optional: bool = False
+    ragged: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Declaration:
         decoupled: one request gets many answers, over gRPC's streaming call alone. Triton's response cache
             leaves such models out; batching, limits and warm-up are the backend's, so of `serving` only
             `max_batch_size` and `instances` count.
+        filename: what a version folder has to hold for the backend to load it.
     """
 
     name: str
@@ -103,3 +109,4 @@ class Declaration:
     parameters: Mapping[str, str] = field(default_factory=dict)
     backend: str = "onnxruntime"
     decoupled: bool = False
+    filename: str = "model.onnx"

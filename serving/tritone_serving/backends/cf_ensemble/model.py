@@ -1,0 +1,152 @@
+"""Triton's `cf_ensemble` backend: recommends from an artifact that lies in the version folder.
+
+All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
+into a log: what is wrong with a question is told to its sender alone.
+
+Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
+itself is `tritone_serving.recommender`, which offline evaluation calls too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+import tritone_cf_package
+
+tritone_cf_package.make_importable()
+
+from tritone_cf_answers import Row, Tensors, row_of, row_of_similar
+from tritone_cf_loading import LoadError, load, taste_of
+from tritone_cf_metrics import Counts, Coverage, Reporter
+from tritone_cf_questions import Asked, Likeness, read_questions
+from tritone_cf_taste import TasteError
+from tritone_serving.recommender import Answer, Question, QuestionError
+
+# `tritone serve` gives each server a folder of its own, which goes when the server does.
+_FOLDER = Path(os.environ["TRITONE_STOP_FILE"]).parent if "TRITONE_STOP_FILE" in os.environ else None
+
+
+class TritonPythonModel:
+    """One instance of a model; Triton calls each instance from one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Map the artifact, and answer once, so that the first request finds everything in place."""
+        config = json.loads(args["model_config"])
+        self._counts = Counts()
+        try:
+            self._recommender = load(
+                Path(args["model_repository"]) / args["model_version"], config, on_member=self._member_took
+            )
+        except LoadError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._taste = taste_of(self._recommender, config, pb_utils)
+        self._tensors = Tensors(self._recommender)
+        self._outputs = [output["name"] for output in config["output"]]
+        self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
+        self._counts.take()  # that was nobody's
+        self._coverage = Coverage(
+            tuple(self._recommender.artifact.manifest["ensembles"]),
+            self._recommender.artifact.n_items,
+            self._recommender.resolver.item,
+            _FOLDER and _FOLDER / f"coverage-{args['model_name']}-{args['model_version']}",
+        )
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        try:
+            self._reporter: Reporter | None = Reporter(pb_utils, self._counts, self._coverage, labels)
+        except pb_utils.TritonModelException as error:
+            pb_utils.Logger.log_warn(f"cf_ensemble: no metrics: {error}")
+            self._reporter = None
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer R requests, each row of each a question; all are scored together."""
+        began_s = time.perf_counter()
+        read = [_read(request) for request in requests]
+        asked = [question for questions in read if not isinstance(questions, QuestionError) for question in questions]
+        answered = iter(self._answer(asked))
+        responses = []
+        for request, questions in zip(requests, read, strict=True):
+            if isinstance(questions, QuestionError):
+                self._counts.add("refused_total")
+                responses.append(_refusal(questions))
+            else:
+                responses.append(self._response(request, [next(answered) for _ in questions]))
+        self._counts.add("calls_total")
+        self._counts.add("seconds_total", time.perf_counter() - began_s)
+        return responses
+
+    def finalize(self) -> None:
+        """Tell the last counts, and let go of the artifact."""
+        if self._reporter is not None:
+            self._reporter.close()
+        if self._taste is not None:
+            self._taste.close()
+
+    def _answer(self, asked: list[Asked]) -> list[Row | QuestionError]:
+        recommended = iter(self._recommend([question for question in asked if isinstance(question, Question)]))
+        rows: list[Row | QuestionError] = []
+        for question in asked:
+            answer = self._similar(question) if isinstance(question, Likeness) else next(recommended)
+            if isinstance(answer, Answer):
+                self._counts.add("answers_total", rung=answer.rung, arm=answer.arm)
+                self._coverage.add(answer.arm, answer.items)
+                rows.append(row_of(answer))
+            else:
+                rows.append(answer)
+        return rows
+
+    def _recommend(self, questions: list[Question]) -> list[Answer | QuestionError]:
+        if not questions:
+            return []
+        taste = self._taste
+        if taste is not None and not taste.is_paused:
+            try:
+                return self._recommender.answer(questions, taste=taste.ask)
+            except TasteError as error:
+                taste.pause()
+                pb_utils.Logger.log_warn(f"cf_ensemble: answers without {taste.model} for a while: {error}")
+        if taste is not None:
+            self._counts.add("taste_fallbacks_total")
+        return self._recommender.answer(questions)
+
+    def _similar(self, question: Likeness) -> Row | QuestionError:
+        try:
+            found = self._recommender.similar(
+                question.item, embedding=question.embedding, by=question.by, n=question.k
+            )
+        except QuestionError as error:
+            return error
+        row = row_of_similar(found)
+        self._counts.add("answers_total", rung=row.rung, arm=row.arm)
+        return row
+
+    def _response(self, request: Any, answers: list[Row | QuestionError]) -> Any:
+        rows = []
+        for place, answer in enumerate(answers):
+            if isinstance(answer, QuestionError):
+                self._counts.add("refused_total")
+                return _refusal(QuestionError(f"row {place}: {answer}") if len(answers) > 1 else answer)
+            rows.append(answer)
+        wanted = request.requested_output_names() or self._outputs
+        return pb_utils.InferenceResponse(
+            output_tensors=[pb_utils.Tensor(name, self._tensors.make(name, rows)) for name in wanted]
+        )
+
+    def _member_took(self, member: str, seconds: float) -> None:
+        self._counts.add("member_seconds_total", seconds, member=member)
+        self._counts.add("member_calls_total", member=member)
+
+
+def _read(request: Any) -> list[Asked] | QuestionError:
+    try:
+        return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+    except QuestionError as error:
+        return error
+
+
+def _refusal(error: QuestionError) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))

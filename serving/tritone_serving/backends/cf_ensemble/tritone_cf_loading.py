@@ -1,0 +1,59 @@
+"""Opens a version's artifact as its config says."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tritone_cf_taste import Taste
+from tritone_serving.recommender import Recommender, RecommenderError, open_artifact, read_key
+from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
+
+KEY_PARAMETER = "key_file"
+TASTE_PARAMETER = "taste_model"
+
+
+class LoadError(Exception):
+    """The model cannot be served; the text says why and is meant for people."""
+
+
+def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, float], None]) -> Recommender:
+    """Open the artifact with the key that belongs to it.
+
+    Args:
+        folder: the version's.
+        config: the model's, as Triton hands it to a backend.
+        on_member: told how many seconds each member took.
+
+    Raises:
+        LoadError: the artifact or its key is missing, damaged, or does not fit.
+    """
+    try:
+        check = str(open_artifact(folder).manifest["key_check"])
+        path = find_key(_parameter(config, KEY_PARAMETER), check)
+        if not path.is_file():
+            raise LoadError(
+                f"the key of the users' pseudonyms is missing: there is no file {path}; name it in the config's "
+                f"parameter {KEY_PARAMETER} or in {KEY_VARIABLE}, or put it there: `tritone export recommender` "
+                f"copies it to {key_folder()}"
+            )
+        if "on_member" not in inspect.signature(Recommender.open).parameters:
+            return Recommender.open(folder, key=read_key(path))
+        return Recommender.open(folder, key=read_key(path), on_member=on_member)
+    except (RecommenderError, ValueError) as error:
+        raise LoadError(str(error)) from error
+
+
+def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> Taste | None:
+    """What asks `taste_vae`, if the artifact has that member."""
+    members = recommender.artifact.manifest["members"].values()
+    n_known = next((int(each["n_known"]) for each in members if each.get("kind") == "taste"), None)
+    if n_known is None:
+        return None
+    return Taste(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
+
+
+def _parameter(config: dict[str, Any], name: str) -> str:
+    return str(config.get("parameters", {}).get(name, {}).get("string_value", ""))

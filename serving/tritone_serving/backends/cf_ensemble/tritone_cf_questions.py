@@ -1,0 +1,105 @@
+"""Reads requests: tensors become questions, one for each row.
+
+Letters: B rows of a request, L ids of the longest list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tritone_serving.recommender import Question, QuestionError
+
+Array = np.ndarray[Any, Any]
+
+DEFAULT_K = 10
+_LISTS = ("history", "skipped", "friends", "exclude")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """The question what is like an item or a recording; `by` is as in `Recommender.similar`."""
+
+    item: str | None
+    embedding: Array | None
+    by: str
+    k: int
+
+
+Asked = Question | Likeness
+
+
+def read_questions(tensors: dict[str, Array]) -> list[Asked]:
+    """One question for each row.
+
+    Lists of different lengths are filled up with empty ids, which are passed over with their weights.
+
+    Args:
+        tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
+            only if the sender made a mistake that Triton lets through.
+
+    Raises:
+        QuestionError: text that is not UTF-8, or rows that do not fit one another.
+    """
+    sizes = {array.shape[0] for array in tensors.values()}
+    if len(sizes) > 1:
+        raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
+    n_rows = sizes.pop() if sizes else 1
+    if n_rows == 1:
+        return [_question(tensors, 0)]
+    asked: list[Asked] = []
+    for row in range(n_rows):
+        try:
+            asked.append(_question(tensors, row))
+        except QuestionError as error:
+            raise QuestionError(f"row {row}: {error}") from None
+    return asked
+
+
+def _question(tensors: dict[str, Array], row: int) -> Asked:
+    similar_to = _text(tensors, "similar_to", row)
+    by = _text(tensors, "by", row)
+    embedding = tensors["embedding"][row] if "embedding" in tensors else None
+    k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
+    if similar_to is not None or by is not None:
+        return Likeness(similar_to, embedding, by or "both", k)
+    given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
+    if "weights" in tensors:
+        given["weights"] = _weights(tensors["weights"][row], tensors.get("history"), row)
+    for name, kind in (("filter_heard", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
+        if name in tensors:
+            given[name] = kind(tensors[name][row, 0])
+    return Question(
+        user=_text(tensors, "user_id", row), embedding=embedding, mood=_text(tensors, "mood", row), k=k, **given
+    )
+
+
+def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:
+    """A text, None if it is left out or empty."""
+    array = tensors.get(name)
+    if array is None or not array[row, 0]:
+        return None
+    try:
+        text: str = array[row, 0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise QuestionError(f"{name} holds bytes that are not UTF-8 text") from None
+    return text
+
+
+def _texts(values: Array, name: str) -> list[str]:
+    """Ids, without the empty ones."""
+    try:
+        return [value.decode("utf-8") for value in values.tolist() if value]
+    except UnicodeDecodeError as error:
+        place = values.tolist().index(error.object)
+        raise QuestionError(f"{name}[{place}] holds bytes that are not UTF-8 text") from None
+
+
+def _weights(weights: Array, history: Array | None, row: int) -> Array:
+    """Weights of the ids that are not empty."""
+    ids = [] if history is None else history[row].tolist()
+    if len(ids) != len(weights):
+        raise QuestionError(f"weights holds {len(weights)} numbers for {len(ids)} history items")
+    return weights if all(ids) else weights[[bool(each) for each in ids]]
+

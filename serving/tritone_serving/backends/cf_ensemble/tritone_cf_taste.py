@@ -1,0 +1,80 @@
+"""Asks the model `taste_vae` of the same server, while the other members score.
+
+Letters: B questions, L items of the longest history, T items that the network knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tritone_serving.recommender import TasteInputs
+
+Array = np.ndarray[Any, Any]
+
+PAUSE_S = 2.0  # after a failure it is not asked for so long: an error costs as much as an answer
+_N_THREADS = 2
+
+
+class TasteError(Exception):
+    """`taste_vae` did not answer as it should."""
+
+
+class Taste:
+    """Asks through Triton's business logic scripting; a thread waits for the answer, which blocks nobody.
+
+    Attributes:
+        model: the model's name on this server.
+    """
+
+    def __init__(self, pb_utils: Any, model: str, n_known: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.model = model
+        self._pb_utils = pb_utils
+        self._n_known = n_known
+        self._clock = clock
+        self._paused_until_s = 0.0
+        self._pool = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="taste")
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it failed a moment ago."""
+        return self._clock() < self._paused_until_s
+
+    def pause(self) -> None:
+        """It failed: leave it alone for a while."""
+        self._paused_until_s = self._clock() + PAUSE_S
+
+    def ask(self, inputs: TasteInputs) -> Callable[[], Array]:
+        """Begin; the answered function waits for the scores (B, T) and raises TasteError."""
+        pb_utils = self._pb_utils
+        request = pb_utils.InferenceRequest(
+            model_name=self.model,
+            requested_output_names=["scores"],
+            inputs=[pb_utils.Tensor("items", inputs.items), pb_utils.Tensor("weights", inputs.weights)],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
+        )
+        future = self._pool.submit(request.exec)
+
+        def wait() -> Array:
+            try:
+                response = future.result()
+            except pb_utils.TritonModelException as error:
+                raise TasteError(str(error)) from error
+            if response.has_error():
+                raise TasteError(response.error().message())
+            scores: Array = pb_utils.get_output_tensor_by_name(response, "scores").as_numpy()
+            expected = (len(inputs.items), self._n_known)
+            if scores.shape != expected:
+                raise TasteError(f"scores have shape {scores.shape}, expected {expected}; export both models together")
+            if not np.isfinite(scores).all():
+                raise TasteError("scores hold NaN or infinity")
+            return scores
+
+        return wait
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,101 @@
+"""What `recommender` takes and answers, and the models that join it with others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tritone_client.constants import EMBEDDING_SIZE
+from tritone_training.declaration import Axis, Batching, Declaration, DType, Instances, QueuePolicy, Serving, Tensor
+
+MANIFEST_FILENAME: Final = "recommender.json"
+TASTE_MODEL_PARAMETER: Final = "taste_model"
+
+
+def _list(name: str, dtype: DType, description: str) -> Tensor:
+    return Tensor(name, dtype, (Axis(name),), description, optional=True, ragged=True)
+
+
+def _one(name: str, dtype: DType, description: str) -> Tensor:
+    return Tensor(name, dtype, (Axis(name, 1),), description, optional=True)
+
+
+def _answer(name: str, dtype: DType, description: str) -> Tensor:
+    return Tensor(name, dtype, (Axis("item"),), description)
+
+
+USER_ID: Final = _one("user_id", "BYTES", "as in the log; its history and friends are used if it is known")
+HISTORY: Final = _list("history", "BYTES", "ids of items heard, the last ones included")
+WEIGHTS: Final = _list("weights", "FP32", "how much each item of `history` was heard, in plays; all 1 if left out")
+SKIPPED: Final = _list("skipped", "BYTES", "ids of items turned away")
+FRIENDS: Final = _list("friends", "BYTES", "ids of users")
+EMBEDDING: Final = Tensor(
+    "embedding", "FP32", (Axis("feature", EMBEDDING_SIZE),), "of a recording, by genre_cnn", optional=True
+)
+MOOD: Final = _one("mood", "BYTES", "one of the nine emotions")
+K: Final = _one("k", "INT32", "how many items are wanted; 10 if left out")
+EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not come")
+FILTER_HEARD: Final = _one("filter_heard", "BOOL", "leave out what was heard; true if left out")
+DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out")
+NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out")
+EXPLAIN: Final = _one("explain", "BOOL", "answer reasons; false if left out")
+SIMILAR_TO: Final = _one("similar_to", "BYTES", "an item's id: the question is what is like it")
+BY: Final = _one("by", "BYTES", "listening, sound or both: the question is what is like `similar_to` or `embedding`")
+
+ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; where rows differ in length, empty ids fill up")
+SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of likeness the cosine")
+TITLES: Final = _answer("titles", "BYTES", "of each item, empty where unknown")
+ARTISTS: Final = _answer("artists", "BYTES", "of each item, empty where unknown")
+REASONS: Final = _answer(
+    "reasons",
+    "BYTES",
+    'JSON for each item: [{"member", "because", "id", "amount"}, ...], whose amounts add up to the score; empty '
+    "without `explain`",
+)
+RUNG: Final = Tensor(
+    "rung", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, recording, mood, popularity"
+)
+ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "which ensemble of an A/B test answered")
+UNKNOWN: Final = Tensor(
+    "unknown",
+    "BYTES",
+    (Axis("one", 1),),
+    'JSON of ids that were passed over: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
+    '"exclude": [...]}',
+)
+
+DECLARATION: Final = Declaration(
+    name="recommender",
+    summary="What to play next, for a known user, a newcomer, a recording or nobody; and what is like an item.",
+    inputs=(
+        USER_ID,
+        HISTORY,
+        WEIGHTS,
+        SKIPPED,
+        FRIENDS,
+        EMBEDDING,
+        MOOD,
+        K,
+        EXCLUDE,
+        FILTER_HEARD,
+        DIVERSITY,
+        NOVELTY,
+        EXPLAIN,
+        SIMILAR_TO,
+        BY,
+    ),
+    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, RUNG, ARM, UNKNOWN),
+    serving=Serving(
+        batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        # An answer may not outlive the version that gave it, least of all one that forgot the user; and an arm is
+        # to be counted each time.
+        response_cache=False,
+        warmup_batch_sizes=(),  # the backend asks itself when it loads
+    ),
+    # The key of the users' pseudonyms: a path. Empty: TRITONE_RECOMMENDER_KEY names the file, else it lies in the
+    # state folder of the server's user, where `tritone export` puts it.
+    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": ""},
+    backend="cf_ensemble",
+    filename=MANIFEST_FILENAME,
+)
