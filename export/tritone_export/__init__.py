@@ -26,7 +26,15 @@ from tritone_export._exceptions import (
 )
 from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
 from tritone_export.parity import BatchParity, Parity
-from tritone_export.pipeline import ExportResult, companion_name, export_kind, export_model, write_configs
+from tritone_export.pipeline import (
+    ExportResult,
+    companion_name,
+    export_artifact,
+    export_kind,
+    export_model,
+    write_configs,
+    write_kind_configs,
+)
 
 __all__ = [
     "BatchParity",
@@ -53,8 +61,10 @@ __all__ = [
     "ValueMismatchError",
     "check_repository",
     "companion_name",
+    "export_artifact",
     "export_kind",
     "export_model",
     "lint_repository",
     "write_configs",
+    "write_kind_configs",
 ]

@@ -9,6 +9,7 @@ import math
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from tritone_export.parity import Parity
     from tritone_training.declaration import Tensor
-    from tritone_training.kind import Exportable
+    from tritone_training.kind import ArtifactExport, Exportable
 
 CARD_FILENAME: Final = "model_card.json"
 _PACKAGES: Final = ("tritone", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -50,8 +51,8 @@ def build_card(
         "version": version,
         "summary": declaration.summary,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": [_describe(tensor) for tensor in declaration.inputs],
-        "outputs": [_describe(tensor) for tensor in declaration.outputs],
+        "inputs": [describe_tensor(tensor) for tensor in declaration.inputs],
+        "outputs": [describe_tensor(tensor) for tensor in declaration.outputs],
         "labels": {file: list(labels) for file, labels in exportable.label_files.items()},
         "parity": describe_parity(parity),
         "onnx": {
@@ -59,16 +60,39 @@ def build_card(
             "ir_version": model.ir_version,
             "n_nodes": len(model.graph.node),
         },
-        "files": {
-            file: {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
-            for file, content in files.items()
-        },
+        "files": {file: _checksum(content) for file, content in files.items()},
         "versions": {"python": platform.python_version(), **package_versions()},
     }
     own = {key: value for key, value in exportable.card.items() if key not in card}
     # What both know (versions of packages, at training and now) is kept apart, not overwritten.
     both = {key: value for key, value in exportable.card.items() if key in card and value != card[key]}
     return {**card, **own, **({"at_training": both} if both else {})}
+
+
+def build_artifact_card(
+    artifact: ArtifactExport, *, kind: str, name: str, version: int, files: Mapping[str, bytes | Path]
+) -> dict[str, Any]:
+    """Gather the card of a version that holds data and no network; see `build_card`."""
+    declaration = artifact.declaration
+    return {
+        "model": name,
+        "kind": kind,
+        "version": version,
+        "summary": declaration.summary,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": [describe_tensor(tensor) for tensor in declaration.inputs],
+        "outputs": [describe_tensor(tensor) for tensor in declaration.outputs],
+        **artifact.card,
+        "files": {file: _checksum(content) for file, content in files.items()},
+        "versions": {"python": platform.python_version(), **package_versions()},
+    }
+
+
+def _checksum(content: bytes | Path) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
+    with content.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "n_bytes": content.stat().st_size}
 
 
 def card_bytes(card: Mapping[str, Any]) -> bytes:
@@ -97,11 +121,12 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _describe(tensor: Tensor) -> dict[str, Any]:
+def describe_tensor(tensor: Tensor, *, batched: bool = True) -> dict[str, Any]:
+    """A tensor as the card says it."""
     described: dict[str, Any] = {
         "name": tensor.name,
         "dtype": tensor.dtype,
-        "axes": {"batch": None, **{axis.name: axis.size for axis in tensor.axes}},
+        "axes": {**({"batch": None} if batched else {}), **{axis.name: axis.size for axis in tensor.axes}},
         "description": tensor.description,
     }
     if tensor.label_file:

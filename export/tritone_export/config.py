@@ -183,12 +183,11 @@ def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Prof
     instances = declaration.serving.instances
     # On a GPU a pool of spinning CPU threads per instance would only take cores from the server.
     n_threads = 1 if _on_gpu(instances, profile) else instances.n_intra_op_threads
-    parameters = {
-        # The native backend looks up the names that it knows and ignores all others.
-        **declaration.parameters,
-        "intra_op_thread_count": str(n_threads),
-        "inter_op_thread_count": "1",  # graphs run sequentially: a second pool would idle
-    }
+    # The native backend looks up the names that it knows and ignores all others.
+    parameters = dict(declaration.parameters)
+    if declaration.filename == MODEL_FILENAME:
+        parameters["intra_op_thread_count"] = str(n_threads)
+        parameters["inter_op_thread_count"] = "1"  # graphs run sequentially: a second pool would idle
     if _on_gpu(instances, profile):
         parameters["cudnn_conv_algo_search"] = _CUDNN_HEURISTIC
     for key, value in sorted(parameters.items()):

@@ -13,19 +13,22 @@ for result in export_kind(kind.export(checkpoint, None), kind, repository=Path("
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritone_export._exceptions import ModelTooLargeError
-from tritone_export.card import CARD_FILENAME, build_card, card_bytes, package_versions
+from tritone_export._exceptions import ExportError, ModelTooLargeError
+from tritone_export.card import CARD_FILENAME, build_artifact_card, build_card, card_bytes, package_versions
 from tritone_export.config import MODEL_FILENAME, config_files
 from tritone_export.convert import MAX_N_BYTES, add_metadata, to_onnx
+from tritone_export.ensembles import publish_ensemble, write_ensemble_configs
 from tritone_export.labels import check_labels, label_text
 from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, open_session, run_network
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.signature import check_signature
+from tritone_serving.recommender_keys import install_key
+from tritone_training.kind import ArtifactExport
 
 if TYPE_CHECKING:
     import onnx
@@ -42,26 +45,26 @@ class ExportResult:
 
     Attributes:
         path: the version's folder.
-        parity: how far it is from PyTorch.
+        parity: how far it is from PyTorch; None where there is no network.
         seconds: how long the whole export took.
     """
 
     model: str
     version: int
     path: Path
-    parity: Parity
+    parity: Parity | None
     seconds: float
 
 
 def export_kind(
-    exportable: Exportable,
+    exportable: Exportable | ArtifactExport,
     kind: ModelKind,
     *,
     repository: Path,
     name: str | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[ExportResult, ...]:
-    """Export all that a checkpoint serves: the kind's own model, then its companions.
+    """Export all that a checkpoint serves: the kind's own model, its companions, the ensembles that it is a part of.
 
     Args:
         name: of the kind's own model; companions are named after it.
@@ -69,7 +72,10 @@ def export_kind(
     Raises:
         ExportError: as `export_model`; models before the one that failed are in place.
     """
-    results = [export_model(exportable, kind, repository=repository, name=name, on_step=on_step)]
+    if isinstance(exportable, ArtifactExport):
+        results = [export_artifact(exportable, kind, repository=repository, name=name, on_step=on_step)]
+    else:
+        results = [export_model(exportable, kind, repository=repository, name=name, on_step=on_step)]
     for companion, each in zip(kind.companions, exportable.companions, strict=True):
         results.append(
             export_model(
@@ -81,7 +87,44 @@ def export_kind(
                 on_step=on_step,
             )
         )
+    for ensemble in kind.ensembles:
+        start_s = time.monotonic()
+        on_step(f"{ensemble.name}: writing the version")
+        path = publish_ensemble(
+            ensemble,
+            repository,
+            rename=lambda model: name if name and model == kind.name else model,
+            name=companion_name(kind.name, ensemble.name, name),
+        )
+        results.append(ExportResult(path.parent.name, int(path.name), path, None, time.monotonic() - start_s))
     return tuple(results)
+
+
+def write_kind_configs(kind: ModelKind, repository: Path, *, name: str | None = None) -> list[Path]:
+    """Write the configs of all that a kind serves where they differ; needs no checkpoint.
+
+    Args:
+        name: of the kind's own model, as in `export_kind`.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        DeclarationError: Triton would refuse one.
+        RepositoryError: a folder cannot be written.
+    """
+    written = []
+    for declaration in kind.declarations:
+        own = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
+        written += write_configs(own, repository, name=companion_name(kind.name, declaration.name, name))
+    for ensemble in kind.ensembles:
+        written += write_ensemble_configs(
+            ensemble,
+            repository,
+            rename=lambda model: name if name and model == kind.name else model,
+            name=companion_name(kind.name, ensemble.name, name),
+        )
+    return written
 
 
 def companion_name(kind_name: str, declared: str, name: str | None) -> str:
@@ -158,6 +201,49 @@ def export_model(
     return ExportResult(name, int(path.name), path, parity, time.monotonic() - start_s)
 
 
+def export_artifact(
+    artifact: ArtifactExport,
+    kind: ModelKind,
+    *,
+    repository: Path,
+    name: str | None = None,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> ExportResult:
+    """Add data that is served without a network as the next version.
+
+    Its key, if it needs one, goes to where the server of this user looks for it.
+
+    Raises:
+        ExportError: its subclass says what is wrong; the repository is as it was before.
+    """
+    start_s = time.monotonic()
+    declaration = artifact.declaration
+    declaration = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
+    name = name or declaration.name
+    check_model_name(name)
+    configs = config_files(declaration, name=name)
+    on_step(f"{name}: writing the version")
+
+    def version_files(version: int) -> dict[str, bytes | Path]:
+        card = build_artifact_card(artifact, kind=kind.name, name=name, version=version, files=artifact.files)
+        return {**artifact.files, CARD_FILENAME: card_bytes(card)}
+
+    path = publish(
+        repository / name,
+        version_files=version_files,
+        model_files={file: text.encode() for file, text in configs.items()},
+        lock_timeout_s=lock_timeout_s,
+    )
+    if artifact.key is not None:
+        check, file = artifact.key
+        try:
+            install_key(file, check)
+        except OSError as error:
+            raise ExportError(f"{file}: the key cannot be put where the server looks for it ({error})") from error
+    return ExportResult(name, int(path.name), path, None, time.monotonic() - start_s)
+
+
 def write_configs(declaration: Declaration, repository: Path, *, name: str | None = None) -> list[Path]:
     """Write a declaration's config.pbtxt and configs/gpu.pbtxt where they differ; needs no checkpoint.
 
@@ -172,6 +258,14 @@ def write_configs(declaration: Declaration, repository: Path, *, name: str | Non
     check_model_name(name)
     files = {file: text.encode() for file, text in config_files(declaration, name=name).items()}
     return update(repository / name, files)
+
+
+def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:
+    """A config's parameters, with companions that they name called as they are beside a model called `name`."""
+    names = {companion.declaration.name for companion in kind.companions}
+    return {
+        key: companion_name(kind.name, value, name) if value in names else value for key, value in parameters.items()
+    }
 
 
 def _metadata(exportable: Exportable, kind: ModelKind, name: str) -> dict[str, str]:

@@ -34,6 +34,7 @@ STAGING_PREFIX: Final = ".staging-"
 LOCK_FILENAME: Final = ".export.lock"
 LOCK_TIMEOUT_S: Final = 60.0
 _LOCK_POLL_S: Final = 0.1
+_COPIED_BYTES: Final = 4 << 20  # at once
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -54,7 +55,7 @@ def check_model_name(name: str) -> None:
 def publish(
     model_folder: Path,
     *,
-    version_files: Callable[[int], Mapping[str, bytes]],
+    version_files: Callable[[int], Mapping[str, bytes | Path]],
     model_files: Mapping[str, bytes],
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Path:
@@ -62,7 +63,8 @@ def publish(
 
     Args:
         model_folder: made if it is missing.
-        version_files: version number -> the version's files, by path inside its folder.
+        version_files: version number -> the version's files, by path inside its folder: their content, or a file
+            to copy.
         model_files: files beside the versions, by path inside the model's folder; written if they differ.
         lock_timeout_s: how long to wait for another export of the same model.
 
@@ -130,7 +132,7 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write and sync files, and the folders that hold their names."""
     folder.mkdir()
     folders = {folder}
@@ -139,7 +141,11 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         folders.add(path.parent)
         with path.open("wb") as file:
-            file.write(content)
+            if isinstance(content, Path):
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, _COPIED_BYTES)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
     for written in folders:

@@ -110,3 +110,36 @@ class Declaration:
     backend: str = "onnxruntime"
     decoupled: bool = False
     filename: str = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model of an ensemble.
+
+    Attributes:
+        inputs: the model's input -> the ensemble's tensor.
+        outputs: the model's output -> the ensemble's tensor.
+    """
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EnsembleDeclaration:
+    """Models that one request goes through, on the server.
+
+    Attributes:
+        inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
+        steps: in any order; tensors that are neither input nor output join them.
+        response_cache: an answer may outlive the versions of the steps that gave it, so whoever publishes a step
+            publishes the ensemble too.
+    """
+
+    name: str
+    summary: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+    response_cache: bool = True

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training.declaration import Declaration
+from tritone_training.declaration import Declaration, EnsembleDeclaration
 
 if TYPE_CHECKING:
     import optuna
@@ -41,6 +41,24 @@ class Exportable:
     graph: Declaration | None = None
     companions: Sequence[Exportable] = ()
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]] | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactExport:
+    """Data that a backend of ours serves by itself, without a network, and all that travels with it.
+
+    Attributes:
+        files: name in the version folder -> the file to copy, or its content.
+        card: as `Exportable.card`.
+        companions: as `Exportable.companions`.
+        key: (its check value, its file), if the data can only be read with a key that must not travel with it.
+    """
+
+    declaration: Declaration
+    files: Mapping[str, Path | bytes]
+    card: Mapping[str, Any]
+    companions: Sequence[Exportable] = ()
+    key: tuple[str, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,7 @@ class ModelKind:
         export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         companions: further models that each checkpoint serves.
+        ensembles: models on the server that join this kind's own with others.
     """
 
     name: str
@@ -118,9 +137,10 @@ class ModelKind:
     crossvalidate: Callable[[TrainRequest], Mapping[str, Any]]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
-    export: Callable[[Path | None, str | None], Exportable]
+    export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
     companions: Sequence[Companion] = ()
+    ensembles: Sequence[EnsembleDeclaration] = ()
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:

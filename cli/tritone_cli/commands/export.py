@@ -52,6 +52,8 @@ def export(
         return
     for result in results:
         console.say(f"{result.path}: version {result.version} of {result.model}, {result.seconds:.1f} s")
+        if result.parity is None:
+            continue
         for output, difference in result.parity.max_abs_difference.items():
             tolerance = result.parity.tolerance[output]
             console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
@@ -87,7 +89,7 @@ def _checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | Non
 
 
 def _write_configs(kind: str | None, repository: Path, name: str | None, json: bool) -> None:
-    from tritone_export import companion_name, write_configs
+    from tritone_export import write_kind_configs
     from tritone_training.registry import get_kind
 
     if name is not None and kind is None:
@@ -95,8 +97,7 @@ def _write_configs(kind: str | None, repository: Path, name: str | None, json: b
     written = [
         path
         for each in ((kind,) if kind else _kind_names())
-        for declaration in get_kind(each).declarations
-        for path in write_configs(declaration, repository, name=companion_name(each, declaration.name, name))
+        for path in write_kind_configs(get_kind(each), repository, name=name)
     ]
     if json:
         console.print_json({"written": [str(path) for path in written]})
@@ -120,7 +121,8 @@ def _as_json(kind: str, result: ExportResult) -> dict[str, object]:
         "version": result.version,
         "path": str(result.path),
         "seconds": round(result.seconds, 3),
-        "parity": {
+        "parity": result.parity
+        and {
             "tolerance": result.parity.tolerance,
             "max_abs_difference": {str(batch.n_batch): batch.max_abs_difference for batch in result.parity.batches},
         },

@@ -20,11 +20,13 @@ import tritone_cf_package
 
 tritone_cf_package.make_importable()
 
+# ruff: noqa: E402  - nothing of the recommender can be imported before
 from tritone_cf_answers import Row, Tensors, row_of, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
+
 from tritone_serving.recommender import Answer, Question, QuestionError
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -115,9 +117,7 @@ class TritonPythonModel:
 
     def _similar(self, question: Likeness) -> Row | QuestionError:
         try:
-            found = self._recommender.similar(
-                question.item, embedding=question.embedding, by=question.by, n=question.k
-            )
+            found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
         except QuestionError as error:
             return error
         row = row_of_similar(found)

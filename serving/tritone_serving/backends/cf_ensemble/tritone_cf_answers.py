@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tritone_serving.recommender import Answer, Recommender, Similar, Unknown
 
 Array = np.ndarray[Any, Any]

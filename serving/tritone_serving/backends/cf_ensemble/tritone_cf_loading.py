@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tritone_cf_taste import Taste
+
 from tritone_serving.recommender import Recommender, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
 

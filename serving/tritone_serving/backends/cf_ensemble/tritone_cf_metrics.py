@@ -60,9 +60,7 @@ class Coverage:
     A file that the instances of a model map together, so that what two of them recommended counts once.
     """
 
-    def __init__(
-        self, arms: Sequence[str], n_items: int, place_of: Callable[[str], int], shared: Path | None
-    ) -> None:
+    def __init__(self, arms: Sequence[str], n_items: int, place_of: Callable[[str], int], shared: Path | None) -> None:
         """Begin with what the other instances have recommended.
 
         Args:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tritone_serving.recommender import Question, QuestionError
 
 Array = np.ndarray[Any, Any]
@@ -102,4 +103,3 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
     if len(ids) != len(weights):
         raise QuestionError(f"weights holds {len(weights)} numbers for {len(ids)} history items")
     return weights if all(ids) else weights[[bool(each) for each in ids]]
-

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
 from tritone_serving.recommender import TasteInputs
 
 Array = np.ndarray[Any, Any]

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import EMBEDDING_SIZE
-from tritone_training.declaration import Axis, Batching, Declaration, DType, Instances, QueuePolicy, Serving, Tensor
+from tritone_client.constants import EMBEDDING_SIZE, GENRE_MODEL, WINDOW_SAMPLES
+from tritone_training.declaration import (
+    Axis,
+    Batching,
+    Declaration,
+    DType,
+    EnsembleDeclaration,
+    Instances,
+    QueuePolicy,
+    Serving,
+    Step,
+    Tensor,
+)
 
 MANIFEST_FILENAME: Final = "recommender.json"
 TASTE_MODEL_PARAMETER: Final = "taste_model"
@@ -98,4 +109,39 @@ DECLARATION: Final = Declaration(
     parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": ""},
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
+)
+
+POOLING_MODEL: Final = "recording_embedding"  # the mean direction of the windows' embeddings
+
+_ROW: Final = Axis("row", 1)
+
+
+def _row(tensor: Tensor) -> Tensor:
+    """A tensor of one question, its batch axis written out."""
+    return Tensor(tensor.name, tensor.dtype, (_ROW, *tensor.axes), tensor.description)
+
+
+# From sound to suggestion in one request; cacheable, since nobody's history is in it.
+RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
+    name="recording_recommender",
+    summary="What to play next for somebody of whom a recording is all that is known.",
+    inputs=(
+        Tensor(
+            "audio",
+            "FP32",
+            (Axis("window"), Axis("sample", WINDOW_SAMPLES)),
+            "one recording: windows of 3 s of mono PCM at 22,050 Hz, -1..1, at most 64",
+        ),
+        _row(K),
+    ),
+    outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)),
+    steps=(
+        Step(GENRE_MODEL, {"audio": "audio"}, {"embedding": "window_embeddings"}),
+        Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
+        Step(
+            "recommender",
+            {"embedding": "recording_embedding", "k": "k"},
+            {tensor.name: tensor.name for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)},
+        ),
+    ),
 )

@@ -1,0 +1,183 @@
+"""Models that join others on the server: Triton ensembles, and the small graph that pools windows for one.
+
+An ensemble of ours has no batch axis, so that one request may be many windows for one step and one question for the
+next: Triton holds the whole shape of a tensor against the steps', batch axes included. The graph in between turns
+the embeddings of a recording's windows into one; it is written node by node, since nothing in it is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tritonclient.grpc import model_config_pb2
+
+from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
+from tritone_export.config import CONFIG_FILES, ModelConfig, config_text
+from tritone_export.convert import MAX_IR_VERSION, OPSET
+from tritone_export.dtypes import DTYPES
+from tritone_export.repository import check_model_name, publish, update, versions
+
+if TYPE_CHECKING:
+    from tritone_training.declaration import EnsembleDeclaration, Tensor
+
+POOLING_MODEL: Final = "recording_embedding"
+_ONNX: Final = "model.onnx"
+_NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
+
+
+def publish_ensemble(
+    declaration: EnsembleDeclaration,
+    repository: Path,
+    *,
+    rename: Callable[[str], str] = lambda model: model,
+    name: str | None = None,
+) -> Path:
+    """Add the next version of an ensemble, and the graphs of ours that it passes through, if they are not there.
+
+    Every new version of one of its steps asks for one: Triton's cache knows answers by the ensemble's version.
+
+    Args:
+        rename: the name of each step's model in this repository.
+        name: of the ensemble, if it differs from the declaration's.
+
+    Returns:
+        the version's folder, which holds nothing but its card.
+    """
+    name = name or declaration.name
+    check_model_name(name)
+    if any(step.model == POOLING_MODEL for step in declaration.steps):
+        _publish_pooling(repository)
+    declaration = _renamed(declaration, rename)
+
+    def version_files(version: int) -> dict[str, bytes]:
+        return {CARD_FILENAME: card_bytes(_card(declaration, name, version))}
+
+    configs = {file: text.encode() for file, text in ensemble_configs(declaration, name=name).items()}
+    return publish(repository / name, version_files=version_files, model_files=configs)
+
+
+def write_ensemble_configs(
+    declaration: EnsembleDeclaration,
+    repository: Path,
+    *,
+    rename: Callable[[str], str] = lambda model: model,
+    name: str | None = None,
+) -> list[Path]:
+    """Write an ensemble's configs, and those of our graphs in it, where they differ.
+
+    Returns:
+        the files that were written.
+    """
+    name = name or declaration.name
+    files = {name: ensemble_configs(_renamed(declaration, rename), name=name)}
+    if any(step.model == POOLING_MODEL for step in declaration.steps):
+        files[POOLING_MODEL] = pooling_configs()
+    return [
+        path
+        for model, texts in files.items()
+        for path in update(repository / model, {file: text.encode() for file, text in texts.items()})
+    ]
+
+
+def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = None) -> dict[str, str]:
+    """Both configuration files, which are alike: path inside the model's folder -> text."""
+    config = model_config_pb2.ModelConfig(name=name or declaration.name, platform="ensemble", max_batch_size=0)
+    for tensor in declaration.inputs:
+        _add_tensor(config.input, tensor)
+    for tensor in declaration.outputs:
+        _add_tensor(config.output, tensor)
+    config.version_policy.latest.num_versions = 1
+    for step in declaration.steps:
+        item = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
+        for key, value in step.inputs.items():
+            item.input_map[key] = value
+        for key, value in step.outputs.items():
+            item.output_map[key] = value
+    if declaration.response_cache:
+        config.response_cache.enable = True
+    return dict.fromkeys(CONFIG_FILES, config_text(config))
+
+
+def pooling_configs() -> dict[str, str]:
+    """Configs of the graph that pools windows; without a batch axis, and on the CPU in both."""
+    config: ModelConfig = model_config_pb2.ModelConfig(
+        name=POOLING_MODEL, backend="onnxruntime", default_model_filename=_ONNX, max_batch_size=0
+    )
+    config.input.add(name="embeddings", data_type=model_config_pb2.TYPE_FP32, dims=[-1, -1])
+    config.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[1, -1])
+    config.version_policy.latest.num_versions = 1
+    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    return dict.fromkeys(CONFIG_FILES, config_text(config))
+
+
+def pooling_graph() -> bytes:
+    """The graph: embeddings (W, E) of a recording's windows -> embedding (1, E), the unit vector of their mean."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["embeddings", "windows"], ["mean"], keepdims=1),
+            helper.make_node("ReduceL2", ["mean", "features"], ["length"], keepdims=1),
+            helper.make_node("Max", ["length", "least"], ["divisor"]),
+            helper.make_node("Div", ["mean", "divisor"], ["embedding"]),
+        ],
+        POOLING_MODEL,
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["window", "feature"])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, "feature"])],
+        [
+            numpy_helper.from_array(np.array([0], np.int64), "windows"),
+            numpy_helper.from_array(np.array([1], np.int64), "features"),
+            numpy_helper.from_array(np.array(_NO_LENGTH, np.float32), "least"),
+        ],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=MAX_IR_VERSION, producer_name="tritone"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _publish_pooling(repository: Path) -> None:
+    """A new version only where the newest is another graph."""
+    folder, content = repository / POOLING_MODEL, pooling_graph()
+    configs = {file: text.encode() for file, text in pooling_configs().items()}
+    there = versions(folder) if folder.is_dir() else []
+    if there and (newest := folder / str(there[-1]) / _ONNX).is_file() and newest.read_bytes() == content:
+        update(folder, configs)
+        return
+    publish(folder, version_files=lambda version: {_ONNX: content}, model_files=configs)
+
+
+def _renamed(declaration: EnsembleDeclaration, rename: Callable[[str], str]) -> EnsembleDeclaration:
+    return replace(declaration, steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps))
+
+
+def _add_tensor(tensors: Any, tensor: Tensor) -> None:
+    data_type = model_config_pb2.DataType.Value(DTYPES[tensor.dtype].triton)
+    tensors.add(
+        name=tensor.name,
+        data_type=data_type,
+        dims=[-1 if axis.size is None else axis.size for axis in tensor.axes],
+        **({"label_filename": tensor.label_file} if tensor.label_file else {}),
+    )
+
+
+def _card(declaration: EnsembleDeclaration, name: str, version: int) -> Mapping[str, Any]:
+    return {
+        "model": name,
+        "kind": "ensemble",
+        "version": version,
+        "summary": declaration.summary,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": [describe_tensor(tensor, batched=False) for tensor in declaration.inputs],
+        "outputs": [describe_tensor(tensor, batched=False) for tensor in declaration.outputs],
+        "steps": [step.model for step in declaration.steps],
+    }
