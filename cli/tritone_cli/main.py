@@ -36,6 +36,7 @@ COMMANDS: Final = (
     "interpolate",
     "vary",
     "sample",
+    "forget",
 )
 # What the extras bring, by import name.
 EXTRA_OF: Final = {

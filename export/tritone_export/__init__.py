@@ -11,6 +11,7 @@ from tritone_export._exceptions import (
     DiskFullError,
     DTypeMismatchError,
     ExportError,
+    ForgettingError,
     InvalidModelNameError,
     LabelError,
     ModelTooLargeError,
@@ -24,6 +25,7 @@ from tritone_export._exceptions import (
     StaticAxisError,
     ValueMismatchError,
 )
+from tritone_export.forgetting import Forgotten, forget_in_checkpoint, forget_user
 from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
@@ -45,6 +47,8 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "Finding",
+    "ForgettingError",
+    "Forgotten",
     "InvalidModelNameError",
     "LabelError",
     "LintReport",
@@ -64,6 +68,8 @@ __all__ = [
     "export_artifact",
     "export_kind",
     "export_model",
+    "forget_in_checkpoint",
+    "forget_user",
     "lint_repository",
     "write_configs",
     "write_kind_configs",

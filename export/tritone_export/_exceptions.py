@@ -15,6 +15,7 @@ ExportError
 │   ├── ShapeMismatchError       ... in the size of an axis
 │   ├── ValueMismatchError       ... in the numbers
 │   └── NonFiniteError           NaN or infinity came out
+├── ForgettingError              a user cannot be removed
 └── RepositoryError              the repository cannot be written
     ├── DiskFullError            no room (or a quota or file size limit)
     └── RepositoryBusyError      another export held the model for too long
@@ -132,6 +133,10 @@ class NonFiniteError(ParityError):
         super().__init__(message, tensor=tensor)
         self.source = source
         self.index = index
+
+
+class ForgettingError(ExportError):
+    """A user cannot be removed from the recommender."""
 
 
 class RepositoryError(ExportError):

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import onnx
 
     from tritone_export.parity import Parity
+    from tritone_training.artifact_export import ArtifactExport
     from tritone_training.declaration import Tensor
-    from tritone_training.kind import ArtifactExport, Exportable
+    from tritone_training.kind import Exportable
 
 CARD_FILENAME: Final = "model_card.json"
 _PACKAGES: Final = ("tritone", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -60,7 +61,7 @@ def build_card(
             "ir_version": model.ir_version,
             "n_nodes": len(model.graph.node),
         },
-        "files": {file: _checksum(content) for file, content in files.items()},
+        "files": {file: checksum(content) for file, content in files.items()},
         "versions": {"python": platform.python_version(), **package_versions()},
     }
     own = {key: value for key, value in exportable.card.items() if key not in card}
@@ -83,12 +84,13 @@ def build_artifact_card(
         "inputs": [describe_tensor(tensor) for tensor in declaration.inputs],
         "outputs": [describe_tensor(tensor) for tensor in declaration.outputs],
         **artifact.card,
-        "files": {file: _checksum(content) for file, content in files.items()},
+        "files": {file: checksum(content) for file, content in files.items()},
         "versions": {"python": platform.python_version(), **package_versions()},
     }
 
 
-def _checksum(content: bytes | Path) -> dict[str, Any]:
+def checksum(content: bytes | Path) -> dict[str, Any]:
+    """What a card says of a file: of its content, or of one on disk."""
     if isinstance(content, bytes):
         return {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
     with content.open("rb") as file:

@@ -28,7 +28,7 @@ from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, ope
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.signature import check_signature
 from tritone_serving.recommender_keys import install_key
-from tritone_training.kind import ArtifactExport
+from tritone_training.artifact_export import ArtifactExport
 
 if TYPE_CHECKING:
     import onnx

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tritone_serving._exceptions import RepositoryError
@@ -13,7 +14,8 @@ _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
 def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """Names of the models that have at least one version.
 
-    A model without a version is passed over: its config is committed before its first weights are made.
+    A model without a version is passed over: its config is committed before its first weights are made. So is an
+    ensemble with such a model among its steps.
 
     Args:
         repository: folder of models.
@@ -26,15 +28,32 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
     if not repository.is_dir():
         what = "is a file" if repository.exists() else "does not exist"
         raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
-    models = tuple(sorted(folder.name for folder in repository.iterdir() if _versions(folder)))
+    filled = {folder.name: folder for folder in repository.iterdir() if _versions(folder)}
+    models = tuple(sorted(name for name, folder in filled.items() if _steps(folder) <= filled.keys()))
     if not models:
         raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
     missing = [name for name in wanted or () if name not in models]
     if missing:
         raise RepositoryError(
-            f"{repository} holds no version of {', '.join(missing)}; there are: {', '.join(models)}; {remedy}"
+            f"{repository} holds no version of {', '.join(missing)}{_lacking(filled, missing)}; there are: "
+            f"{', '.join(models)}; {remedy}"
         )
     return models if wanted is None else tuple(wanted)
+
+
+def _lacking(filled: Mapping[str, Path], missing: Sequence[str]) -> str:
+    lacking = sorted({step for name in missing if name in filled for step in _steps(filled[name]) - filled.keys()})
+    return f" (which pass requests on to {', '.join(lacking)})" if lacking else ""
+
+
+def _steps(folder: Path) -> set[str]:
+    """Names of the models that an ensemble joins; of any other model none."""
+    try:
+        text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()  # Triton says what is wrong with it
+    # Only a step of an ensemble has this field; and the protobuf's parser is not a dependency of serving.
+    return set(re.findall(r"""\bmodel_name\s*:\s*["']([^"']*)["']""", text))
 
 
 def _versions(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
 
 if TYPE_CHECKING:
@@ -41,24 +42,6 @@ class Exportable:
     graph: Declaration | None = None
     companions: Sequence[Exportable] = ()
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]] | None = None
-
-
-@dataclass(frozen=True)
-class ArtifactExport:
-    """Data that a backend of ours serves by itself, without a network, and all that travels with it.
-
-    Attributes:
-        files: name in the version folder -> the file to copy, or its content.
-        card: as `Exportable.card`.
-        companions: as `Exportable.companions`.
-        key: (its check value, its file), if the data can only be read with a key that must not travel with it.
-    """
-
-    declaration: Declaration
-    files: Mapping[str, Path | bytes]
-    card: Mapping[str, Any]
-    companions: Sequence[Exportable] = ()
-    key: tuple[str, Path] | None = None
 
 
 @dataclass(frozen=True)

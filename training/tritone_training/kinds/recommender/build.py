@@ -10,7 +10,8 @@ from typing import Any, Final
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
 from tritone_serving.recommender.artifact import files_of
 from tritone_training._exceptions import CheckpointError
-from tritone_training.kind import ArtifactExport, Exportable
+from tritone_training.artifact_export import ArtifactExport
+from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.declaration import DECLARATION
 
 ARTIFACT_FOLDER: Final = "artifact"

@@ -1,0 +1,31 @@
+"""What is exported where nothing is converted; apart from `kind`, so that publishing does not have to import PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritone_training.declaration import Declaration
+
+if TYPE_CHECKING:
+    from tritone_training.kind import Exportable
+
+
+@dataclass(frozen=True)
+class ArtifactExport:
+    """Data that a backend of ours serves by itself, without a network, and all that travels with it.
+
+    Attributes:
+        files: name in the version folder -> the file to copy, or its content.
+        card: as `Exportable.card`.
+        companions: as `Exportable.companions`.
+        key: (its check value, its file), if the data can only be read with a key that must not travel with it.
+    """
+
+    declaration: Declaration
+    files: Mapping[str, Path | bytes]
+    card: Mapping[str, Any]
+    companions: Sequence[Exportable] = ()
+    key: tuple[str, Path] | None = None
