@@ -125,7 +125,7 @@ def _exported(checkpoint: Path, info: dict[str, Any], repository: Path) -> str:
     """Export, unless the newest version already is this checkpoint."""
     import json
 
-    from tritone_export import export_model
+    from tritone_export import export_kind
     from tritone_training.api import get_kind
 
     versions = sorted((int(p.name) for p in (repository / KIND).glob("[0-9]*") if p.name.isdigit()), reverse=True)
@@ -134,8 +134,9 @@ def _exported(checkpoint: Path, info: dict[str, Any], repository: Path) -> str:
         if card.is_file() and json.loads(card.read_text()).get("weights_sha256") == info["weights_sha256"]:
             return f"already there: {card.parent}"
     kind = get_kind(KIND)
-    result = export_model(kind.export(checkpoint, None), kind, repository=repository)
-    return f"{result.path}, largest difference from PyTorch {max(result.parity.max_abs_difference.values()):.1e}"
+    result = export_kind(kind.export(checkpoint, None), kind, repository=repository)[0]
+    differences = result.parity.max_abs_difference.values() if result.parity else ()
+    return f"{result.path}, largest difference from PyTorch {max(differences, default=0.0):.1e}"
 
 
 def _held_out(catalogue: Catalogue, info: dict[str, Any]) -> dict[str, Track]:
