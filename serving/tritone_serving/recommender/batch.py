@@ -44,6 +44,20 @@ class Batch:
     def n(self) -> int:
         return len(self.users)
 
+    def only(self, question: int) -> Batch:
+        """One question as a batch of its own."""
+        row = np.array([question])
+        return Batch(
+            self.users[row],
+            self.history.take(row),
+            self.heard.take(row),
+            self.friends.take(row),
+            None if self.embeddings is None else self.embeddings[row],
+            self.moods[row],
+            [self.unknown[question]],
+            [self.friend_ids[question]],
+        )
+
     @property
     def n_history(self) -> npt.NDArray[np.int64]:
         """(B,) how many known items each history holds that were not skipped."""

@@ -44,6 +44,17 @@ class Ensemble:
         return np.array([[self.weights[s].get(name, 0.0) for name in members] for s in SEGMENTS], np.float32)
 
 
+def loud(scores: Floats, scale: float) -> Floats:
+    """`log(1 + score / scale)`, 0 where a member has nothing good to say: the blend is nearly a product of members.
+
+    Args:
+        scale: the member's own unit, from training; 0 leaves its scores as they are.
+    """
+    if scale == 0:
+        return scores
+    return np.log(np.maximum(scores, 0) * np.float32(1 / scale) + np.float32(1))
+
+
 def blend(scores: Mapping[str, Floats], weights: Floats, n_items: int) -> Floats:
     """Weighted sum of members' scores.
 

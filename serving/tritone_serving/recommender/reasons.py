@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tritone_serving.recommender.recommender import Recommender
 
 _ENSEMBLE: Final = "ensemble"
+_NOTHING: Final = 1e-12
 
 
 def reasons_of(
@@ -32,7 +33,7 @@ def reasons_of(
     A friend is named only if the question named them: stored friends are summed up without a name.
 
     Args:
-        scores: member -> (B, I).
+        scores: member -> (B, I) as the ensemble adds them up.
         weights: (M,) of the members in the order of `scores`.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
@@ -44,13 +45,20 @@ def reasons_of(
             parts = [whole_taste(member_scores[row, ranked.items])]
         else:
             parts = list(member.parts(batch, row, ranked.items))
-        for part in parts:
+        for part in _shared(parts, member_scores[row, ranked.items]):
             _add(found, recommender, batch, row, name, part, weight)
     for place, reasons in enumerate(found):
         for because, amounts in (("novelty", ranked.novelty), ("diversity", ranked.diversity)):
             if amounts[place]:
                 reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+
+
+def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
+    """Divide what the ensemble heard of a member (n,) among its causes, in proportion to their amounts."""
+    total = np.sum([part.amounts.astype(np.float64).sum(1) for part in parts], axis=0) if parts else np.zeros(0)
+    factors = np.divide(heard, total, out=np.zeros(len(total)), where=np.abs(total) > _NOTHING)
+    return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 
 def _add(

@@ -24,7 +24,7 @@ from tritone_serving.recommender._exceptions import ArtifactError, QuestionError
 from tritone_serving.recommender.arms import arm_of
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import Ensemble, blend
+from tritone_serving.recommender.ensemble import Ensemble, blend, loud
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
 from tritone_serving.recommender.pseudonyms import key_check
@@ -46,6 +46,7 @@ class Recommender:
         artifact: its manifest and arrays.
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
+        scales: each member's unit, see `ensemble.loud`.
         members: by name; `taste_vae` is among them though another model scores for it.
     """
 
@@ -55,6 +56,7 @@ class Recommender:
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
+        self.scales = {name: float(each.get("scale", 0.0)) for name, each in artifact.manifest["members"].items()}
         self._ensembles = {
             arm: Ensemble.from_manifest(described) for arm, described in artifact.manifest["ensembles"].items()
         }
@@ -111,7 +113,7 @@ class Recommender:
             raise error
         scores = self.score_members(batch, taste)
         weights, _ = self._weights(questions, batch, tuple(scores))
-        return scores, blend(scores, weights, self.artifact.n_items), batch
+        return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items), batch
 
     def score_members(self, batch: Batch, taste: AskTaste | None) -> dict[str, Floats]:
         """Every member's scores: name -> (B, I); `taste_vae` is asked first and awaited last."""
@@ -122,10 +124,15 @@ class Recommender:
         scores = {name: member.score(batch) for name, member in self.members.items() if not isinstance(member, Taste)}
         return {**scores, **{name: wait() for name, wait in asked.items()}}
 
+    def heard_scores(self, scores: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Members' scores as the ensemble adds them up."""
+        return {name: loud(each, self.scales[name]) for name, each in scores.items()}
+
     def _answer(self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None) -> list[Answer]:
         scores = self.score_members(batch, taste)
         weights, arms = self._weights(questions, batch, tuple(scores))
-        total = blend(scores, weights, self.artifact.n_items)
+        heard = self.heard_scores(scores)
+        total = blend(heard, weights, self.artifact.n_items)
         answers = []
         for row, question in enumerate(questions):
             n_heard = self._mask(total[row], question, batch, row)
@@ -142,7 +149,7 @@ class Recommender:
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
                     rung=self._rung(question, batch, row),
-                    reasons=reasons_of(self, batch, row, ranked, scores, weights[row]) if question.explain else (),
+                    reasons=reasons_of(self, batch, row, ranked, heard, weights[row]) if question.explain else (),
                     unknown=batch.unknown[row],
                     arm=arms[row],
                     heard=n_heard,

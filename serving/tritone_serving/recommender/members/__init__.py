@@ -8,13 +8,20 @@ from typing import Any, Final
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.members.base import Member, Part
+from tritone_serving.recommender.members.content import Mood, Sound, Tags
 from tritone_serving.recommender.members.item_item import ItemItem
+from tritone_serving.recommender.members.neighbours import Social, UserKnn
 from tritone_serving.recommender.members.popularity import Popularity
 
 # By the `kind` that the manifest gives a member.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], Member]]] = {
     "popularity": Popularity.open,
     "item_item": ItemItem.open,
+    "user_knn": UserKnn.open,
+    "social": Social.open,
+    "tags": Tags.open,
+    "sound": Sound.open,
+    "mood": Mood.open,
 }
 
 __all__ = ["Member", "Part", "open_members"]
@@ -35,6 +42,6 @@ def open_members(artifact: Artifact) -> dict[str, Member]:
             raise ArtifactError(f"{artifact.folder}: member {name!r} is of kind {kind!r}; known are {', '.join(_KINDS)}")
         try:
             members[name] = _KINDS[kind](artifact, name, described)
-        except KeyError as error:
-            raise ArtifactError(f"{artifact.folder}: member {name!r} lacks {error}; train and export again") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{artifact.folder}: member {name!r} lacks or misnames {error}; train and export again") from error
     return members

@@ -1,4 +1,4 @@
-"""Items that go with the items of a history: EASE, item-kNN, likeness by tags. One table of neighbours each.
+"""Items that go with the items of a history: EASE, item-kNN, a graph filter. One table of neighbours each.
 
 Letters: B questions, I items, N neighbours of an item, L entries of all histories.
 """
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part
+from tritone_serving.recommender.members.own import OwnTags
 from tritone_serving.recommender.rows import Floats, Rows, scatter
 
 
@@ -32,6 +33,7 @@ class ItemItem:
     neighbours: npt.NDArray[np.int32]
     strengths: Floats
     damping: float
+    own: OwnTags
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> ItemItem:
@@ -40,6 +42,7 @@ class ItemItem:
             artifact.arrays[f"{name}.neighbours"],
             artifact.arrays[f"{name}.strengths"],
             float(described["damping"]),
+            OwnTags.open(artifact, name),
         )
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
@@ -48,12 +51,14 @@ class ItemItem:
     def score(self, batch: Batch) -> Floats:
         history = batch.history
         weights = history.values * np.repeat(self._scale(history), np.diff(history.starts))
-        return scatter(
+        scores = scatter(
             np.broadcast_to(history.row_numbers()[:, None], (len(weights), self.neighbours.shape[1])),
             self.neighbours[history.columns],
             self.strengths[history.columns] * weights[:, None],
             (batch.n, len(self.neighbours)),
         )
+        self.own.apply(scores, batch)
+        return scores
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
         columns, values = batch.history.row(question)
@@ -62,6 +67,7 @@ class ItemItem:
         for cause, (column, value) in enumerate(zip(columns, values, strict=True)):
             hits = self.neighbours[column][None, :] == items[:, None]
             amounts[:, cause] = (hits * self.strengths[column]).sum(1) * value * scale
+        amounts *= self.own.of(batch, question, items)[:, None]
         return [Part("history", columns.astype(np.int64), amounts)]
 
     def _scale(self, history: Rows) -> Floats:

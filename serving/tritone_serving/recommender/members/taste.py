@@ -35,7 +35,7 @@ class TasteInputs:
 
 @dataclass(frozen=True, eq=False)
 class Taste:
-    """score = what the network answers (log-probabilities, shifted so that its mean is 0) times `scale`.
+    """score = the probability that the network gives each item, times the number of items that it knows.
 
     Attributes:
         n_known: T; the network knows the first T items, to the others it says nothing.
@@ -45,7 +45,6 @@ class Taste:
     name: str
     n_known: int
     n_items: int
-    scale: float
     fingerprint: str
 
     def inputs(self, batch: Batch) -> TasteInputs:
@@ -67,7 +66,8 @@ class Taste:
         def finish() -> Floats:
             answered = np.asarray(wait(), np.float32)
             scores = np.zeros((batch.n, self.n_items), np.float32)
-            scores[:, : self.n_known] = (answered - answered.mean(1, keepdims=True)) * self.scale
+            likely = np.exp(answered - answered.max(1, keepdims=True))
+            scores[:, : self.n_known] = likely * (self.n_known / likely.sum(1, keepdims=True))
             scores[~self.knows(batch)] = 0
             return scores
 
@@ -87,7 +87,7 @@ def open_taste(artifact: Artifact) -> dict[str, Taste]:
     """The members of an artifact that another model scores for."""
     return {
         name: Taste(
-            name, int(each["n_known"]), artifact.n_items, float(each["scale"]), str(each.get("fingerprint", ""))
+            name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", ""))
         )
         for name, each in artifact.manifest["members"].items()
         if each.get("kind") == "taste"

@@ -1,0 +1,176 @@
+"""People who listen alike: user-kNN, and friends. Both read what other people listen to.
+
+Letters: B questions, I items, U stored users, E entries of all listening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.members.base import Part, whole
+from tritone_serving.recommender.rows import Floats, Rows, ranges, scatter
+
+
+@dataclass(frozen=True, eq=False)
+class Listeners:
+    """What stored users listen to.
+
+    Attributes:
+        by_user: (U, I) weights.
+        by_item: (I, U) the same by item, as likeness sees it: weighted by rarity, each user of length 1.
+        rarity: (I,) how much an item tells about taste.
+    """
+
+    by_user: Rows
+    by_item: Rows
+    rarity: Floats
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> Listeners:
+        return cls(
+            artifact.rows("listening"), artifact.rows("listeners"), np.asarray(artifact.arrays["listeners.rarity"])
+        )
+
+    @property
+    def n_users(self) -> int:
+        return self.by_user.n_rows
+
+    def likeness(self, batch: Batch, question: int) -> Floats:
+        """(U,) cosine with one question's history; oneself 0."""
+        items, weights = batch.history.row(question)
+        rare = weights * self.rarity[items]
+        length = float(np.sqrt((rare * rare).sum()))
+        if length == 0:
+            return np.zeros(self.n_users, np.float32)
+        counts = self.by_item.starts[items + 1] - self.by_item.starts[items]
+        entries = ranges(self.by_item.starts[items], counts)
+        alike = np.bincount(
+            self.by_item.columns[entries],
+            self.by_item.values[entries] * np.repeat(rare / length, counts),
+            self.n_users,
+        ).astype(np.float32)
+        if batch.users[question] >= 0:
+            alike[batch.users[question]] = 0
+        return alike
+
+    def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
+        """(B, I) what given people listen to, weighted."""
+        counts = [len(each) for each in people]
+        taken = self.by_user.take(np.concatenate([np.zeros(0, np.int64), *people]))
+        rows = np.repeat(np.repeat(np.arange(len(counts)), counts), np.diff(taken.starts))
+        weights = np.repeat(np.concatenate([np.zeros(0, np.float32), *strengths]), np.diff(taken.starts))
+        return scatter(rows, taken.columns, taken.values * weights, (len(people), n_items))
+
+
+@dataclass(frozen=True, eq=False)
+class UserKnn:
+    """What the most alike people listen to; the well-known is held back by `popularity ** -damping`.
+
+    Attributes:
+        metric: `cosine`, `pearson` (cosine of deviations from each user's mean over all items) or `euclidean`.
+        n_neighbours: of each user.
+        sharpness: likeness to this power.
+        held_back: (I,).
+        means: (U,) mean of each user's vector over all items, for `pearson`.
+    """
+
+    name: str
+    listeners: Listeners
+    metric: str
+    n_neighbours: int
+    sharpness: float
+    held_back: Floats
+    means: Floats
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> UserKnn:
+        return cls(
+            name,
+            Listeners.open(artifact),
+            str(described["metric"]),
+            int(described["n_neighbours"]),
+            float(described["sharpness"]),
+            np.asarray(artifact.arrays[f"{name}.held_back"]),
+            np.asarray(artifact.arrays[f"{name}.means"]),
+        )
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.n_history > 0
+
+    def score(self, batch: Batch) -> Floats:
+        people, strengths = [], []
+        for question in range(batch.n):
+            near = self._strengths(batch, question)
+            who = np.flatnonzero(near)
+            if len(who) > self.n_neighbours:
+                who = who[np.argpartition(-near[who], self.n_neighbours - 1)[: self.n_neighbours]]
+            people.append(who)
+            strengths.append(near[who])
+        return self.listeners.add_up(people, strengths, len(self.held_back)) * self.held_back
+
+    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        # Whose listening it was stays unsaid: they did not agree to be named.
+        one = batch.only(question)
+        return [whole("listeners", self.score(one)[0, items])]
+
+    def _strengths(self, batch: Batch, question: int) -> Floats:
+        cosine = self.listeners.likeness(batch, question)
+        near = cosine > 0
+        if self.metric == "euclidean":  # both of length 1: distance ** 2 = 2 - 2 cosine
+            cosine = np.where(near, 1 / (1 + np.sqrt(np.maximum(2 - 2 * cosine, 0))), 0) - 1 / (1 + np.sqrt(2))
+        elif self.metric == "pearson":
+            items, weights = batch.history.row(question)
+            rare = weights * self.listeners.rarity[items]
+            n = len(self.held_back)
+            mean = float(rare.sum() / max(np.sqrt((rare * rare).sum()), 1e-9)) / n
+            deviation = np.sqrt(np.maximum((1 - n * mean * mean) * (1 - n * self.means**2), 1e-9))
+            cosine = np.where(near, (cosine - n * mean * self.means) / deviation, 0)
+        strengths: Floats = (np.maximum(cosine, 0) ** self.sharpness).astype(np.float32)
+        return strengths
+
+
+@dataclass(frozen=True, eq=False)
+class Social:
+    """What friends listen to; friends of like taste count more.
+
+    Attributes:
+        base: what a friend counts whose taste is not alike at all.
+    """
+
+    name: str
+    listeners: Listeners
+    base: float
+    n_items: int
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Social:
+        return cls(name, Listeners.open(artifact), float(described["base"]), artifact.n_items)
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return np.diff(batch.friends.starts) > 0
+
+    def score(self, batch: Batch) -> Floats:
+        people = [batch.friends.row(question)[0].astype(np.int64) for question in range(batch.n)]
+        strengths = [self._strengths(batch, question, who) for question, who in enumerate(people)]
+        return self.listeners.add_up(people, strengths, self.n_items)
+
+    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        who = batch.friends.row(question)[0].astype(np.int64)
+        if not len(who):
+            return []
+        strengths = self._strengths(batch, question, who)
+        each = self.listeners.add_up(list(who[:, None]), list(strengths[:, None]), self.n_items)
+        return [Part("friend", who, each[:, items].T)]
+
+    def _strengths(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
+        if not len(who) or not batch.n_history[question]:
+            return np.full(len(who), self.base, np.float32)
+        strengths: Floats = np.maximum(self.listeners.likeness(batch, question)[who], 0) + np.float32(self.base)
+        return strengths

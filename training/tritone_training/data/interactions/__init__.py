@@ -1,0 +1,29 @@
+"""Listening logs: read from any table, cleaned with a report, split; friends, tags and metadata beside them.
+
+```python
+log = load_log(Path("plays.tsv"), Columns(user="userID", item="artistID", plays="weight"))
+log.report                       # rows in, rows out, and why the others were left out
+train, held_out = split_log(log, fraction=0.1, seed=0)
+```
+"""
+
+from tritone_training.data.interactions.cleaning import CleaningRules
+from tritone_training.data.interactions.log import Log, TagTable
+from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
+from tritone_training.data.interactions.splits import split_log
+
+__all__ = [
+    "SIMULATED",
+    "CleaningRules",
+    "Columns",
+    "Log",
+    "SimulatedWorld",
+    "TagTable",
+    "load_friends",
+    "load_log",
+    "load_metadata",
+    "load_tags",
+    "simulated_world",
+    "split_log",
+]

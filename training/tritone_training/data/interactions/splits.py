@@ -1,0 +1,52 @@
+"""Held-out listens: the latest where times are known, else some of each user's at random.
+
+Nothing of the held-out part may be seen in training; see `tritone_training.kinds.recommender`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tritone_training._exceptions import DataError
+from tritone_training.data.interactions.log import Log
+
+
+def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
+    """(the rest, the held-out part).
+
+    With times: everything after the moment that leaves `fraction` of the pairs behind it, for all users alike, so
+    that nothing is predicted from its future. Without: that fraction of each user's items, drawn at random; whoever
+    has a single item keeps it.
+
+    Raises:
+        DataError: nothing would be left on one of the sides.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction is {fraction}; expected a number between 0 and 1")
+    held_out = _latest(log, fraction) if log.time is not None else _random(log, fraction, seed)
+    if held_out.all() or not held_out.any():
+        raise DataError(
+            f"{log.source}: {len(log)} listens of {len(log.users)} users cannot be split: one side would be empty; "
+            f"expected users with several items each"
+        )
+    return log.take(~held_out), log.take(held_out)
+
+
+def _latest(log: Log, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    assert log.time is not None  # noqa: S101 - the caller looked
+    return np.asarray(log.time > np.quantile(log.time, 1 - fraction))
+
+
+def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(log))
+    order = shuffled[np.argsort(log.user[shuffled], kind="stable")]  # user by user, each in random order
+    counts = np.bincount(log.user, minlength=len(log.users))
+    firsts = np.cumsum(counts) - counts
+    place = np.arange(len(log)) - np.repeat(firsts, counts)
+    # Rounded at random, so that short histories hold out their share on average.
+    wanted = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
+    wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
+    held_out = np.zeros(len(log), np.bool_)
+    held_out[order] = place < np.repeat(wanted, counts)
+    return held_out
