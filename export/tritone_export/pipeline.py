@@ -223,6 +223,12 @@ def export_artifact(
     name = name or declaration.name
     check_model_name(name)
     configs = config_files(declaration, name=name)
+    if artifact.key is not None:
+        check, file = artifact.key
+        try:
+            install_key(file, check)
+        except OSError as error:
+            raise ExportError(f"{file}: the key cannot be put where the server looks for it ({error})") from error
     on_step(f"{name}: writing the version")
 
     def version_files(version: int) -> dict[str, bytes | Path]:
@@ -235,12 +241,6 @@ def export_artifact(
         model_files={file: text.encode() for file, text in configs.items()},
         lock_timeout_s=lock_timeout_s,
     )
-    if artifact.key is not None:
-        check, file = artifact.key
-        try:
-            install_key(file, check)
-        except OSError as error:
-            raise ExportError(f"{file}: the key cannot be put where the server looks for it ({error})") from error
     return ExportResult(name, int(path.name), path, None, time.monotonic() - start_s)
 
 

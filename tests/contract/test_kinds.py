@@ -19,6 +19,8 @@ from tritonclient.grpc import model_config_pb2
 from tritone_client import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
+from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
+from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
 from tritone_training.registry import get_kind, kind_names
@@ -29,15 +31,24 @@ COMMITTED = Path(__file__).parents[2] / "model_repository"
 @dataclass(frozen=True)
 class Exported:
     kind: ModelKind
-    exportable: Exportable
+    exportable: Exportable | ArtifactExport
     repository: Path
     results: tuple[ExportResult, ...]
 
     @property
-    def served(self) -> list[tuple[Declaration, Exportable, ExportResult]]:
-        """Every model of the kind: as declared, as trained, as exported."""
+    def served(self) -> list[tuple[Declaration, Exportable | ArtifactExport, ExportResult]]:
+        """Every model of the kind, but for ensembles: as declared, as trained, as exported."""
         exportables = (self.exportable, *self.exportable.companions)
-        return list(zip(self.kind.declarations, exportables, self.results, strict=True))
+        return list(zip(self.kind.declarations, exportables, self.results[: len(exportables)], strict=True))
+
+    @property
+    def converted(self) -> list[tuple[Declaration, Exportable, ExportResult]]:
+        """Those of them that are networks."""
+        return [
+            (declaration, exportable, result)
+            for declaration, exportable, result in self.served
+            if isinstance(exportable, Exportable)
+        ]
 
 
 @pytest.fixture(params=kind_names())
@@ -94,9 +105,14 @@ def test_example_inputs_are_as_declared_and_reproducible(kind: ModelKind) -> Non
 
 @pytest.mark.parametrize("file", CONFIG_FILES)
 def test_the_committed_configs_are_current(kind: ModelKind, file: str) -> None:
-    for declaration in kind.declarations:
-        committed = (COMMITTED / declaration.name / file).read_text(encoding="utf-8")
-        expected = config_files(declaration)[file]
+    served = {declaration.name: config_files(declaration) for declaration in kind.declarations}
+    for ensemble in kind.ensembles:
+        served[ensemble.name] = ensemble_configs(ensemble)
+        if POOLING_MODEL in {step.model for step in ensemble.steps}:
+            served[POOLING_MODEL] = pooling_configs()
+    for name, files in served.items():
+        committed = (COMMITTED / name / file).read_text(encoding="utf-8")
+        expected = files[file]
         # As messages, because another protobuf release may lay out the text otherwise.
         assert text_format.Parse(committed, model_config_pb2.ModelConfig()) == text_format.Parse(
             expected, model_config_pb2.ModelConfig()
@@ -127,7 +143,8 @@ def test_a_tiny_training_gets_through_to_the_repository(exported: Exported) -> N
 
 
 def test_parity_holds_with_room(exported: Exported) -> None:
-    for declaration, exportable, result in exported.served:
+    for declaration, exportable, result in exported.converted:
+        assert result.parity is not None
         n_most = (exportable.graph or declaration).serving.batching.max_batch_size
         assert [batch.n_batch for batch in result.parity.batches] == [n for n in (1, 3, 16) if n <= n_most]
         for tensor in (exportable.graph or declaration).outputs:
@@ -146,7 +163,7 @@ def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -
 
 
 def test_label_files_that_are_committed_are_those_that_export_writes(exported: Exported) -> None:
-    for declaration, exportable, _ in exported.served:
+    for declaration, exportable, _ in exported.converted:
         for file in exportable.label_files:
             fixed = [
                 tensor

@@ -53,9 +53,7 @@ def whole_repository(
 
 @pytest.fixture(scope="module")
 def live(whole_repository: Path) -> Iterator[TritonServer]:
-    options = ServerOptions(
-        repository=whole_repository, http_port=0, grpc_port=0, metrics_port=0, log_verbose=1
-    )
+    options = ServerOptions(repository=whole_repository, http_port=0, grpc_port=0, metrics_port=0, log_verbose=1)
     with TritonServer.start(options) as running:
         yield running
 
@@ -172,9 +170,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     assert known == [user != gone for user in USERS]
 
 
-def test_no_raw_id_lies_anywhere(
-    live: TritonServer, whole_repository: Path, checkpoint: Path, key_file: Path
-) -> None:
+def test_no_raw_id_lies_anywhere(live: TritonServer, whole_repository: Path, checkpoint: Path, key_file: Path) -> None:
     client = Client(live)
     secret_history = ["track-77", "track-78", "no-such-track-zq"]
     for user in USERS:

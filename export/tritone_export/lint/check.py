@@ -13,7 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritone_export._exceptions import RepositoryError
+from tritone_export.lint.artifact import ARTIFACT_BACKEND, check_artifact
 from tritone_export.lint.backends import ONNX_BACKENDS, check_policy, wire_of
+from tritone_export.lint.ensembles import check_steps
 from tritone_export.lint.files import backend_of, check_checksum, check_labels, check_versions, model_filename
 from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
@@ -74,6 +76,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     for file in files:
         check_settings(file, path.name, report)
         check_policy(file, backend_of(file.config), report)
+        check_steps(file, repository, report)
     if default is not None:
         for file in others:
             check_agreement(file, default, report)
@@ -94,6 +97,9 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
             "name versions that exist",
         )
     backend = backend_of(default.config)
+    if backend == ARTIFACT_BACKEND:
+        for version in served:
+            check_artifact(folder.path / str(version), report)
     if backend in ONNX_BACKENDS:
         for version in served:
             model = folder.path / str(version) / (model_filename(default.config) or "")

@@ -13,7 +13,12 @@ from tritone_export.lint.graph import Graph
 from tritone_export.lint.layout import ModelFolder
 from tritone_export.lint.pbtxt import ConfigFile
 
-_DEFAULT_FILENAME: Final = {"onnxruntime": "model.onnx", "composer": "model.onnx", "python": "model.py"}
+_DEFAULT_FILENAME: Final = {
+    "onnxruntime": "model.onnx",
+    "composer": "model.onnx",
+    "cf_ensemble": "recommender.json",
+    "python": "model.py",
+}
 
 
 def backend_of(config: Any) -> str:

@@ -25,7 +25,10 @@ _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "friend": ("friendid", "friend", "followee", "otherid"),
     "tag": ("tagid", "tag", "tagvalue", "label", "genre"),
 }
-_NAMES: Final = {"title": ("title", "name", "track", "song"), "artist": ("artist", "artistname", "composer", "performer")}
+_NAMES: Final = {
+    "title": ("title", "name", "track", "song"),
+    "artist": ("artist", "artistname", "composer", "performer"),
+}
 
 
 @dataclass(frozen=True)

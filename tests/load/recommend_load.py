@@ -1,0 +1,223 @@
+"""What a recommendation costs through the server: one client after the other, then 32 at once from perf_analyzer.
+
+    .venv/bin/python tests/load/recommend_load.py [--repository DIR] [--users N] [--items N] [--rounds N] [--json]
+
+Without --repository it serves an artifact of simulated listeners that it makes first (2,000 x 17,000; the scores
+mean nothing, their cost does), with a small network in the place of `taste_vae`. With one, it asks about the ids of
+--user-ids, one a line. Reports; asserts nothing. perf_analyzer comes with `pip install 'tritonclient[all]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests import recommender_models as models
+
+from tritone_serving import ServerOptions, TritonServer
+from tritone_serving.installation import find_installation
+
+MODEL = "recommender"
+OUTPUTS = ("item_ids", "scores", "rung", "arm", "unknown")  # what the SDK asks for
+K = 10
+CONCURRENCY = 32
+N_WARM_UP = 50
+N_PERF_USERS = 256
+
+
+def main() -> None:
+    """Measure and print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path)
+    parser.add_argument("--user-ids", type=Path, help="with --repository: known users, one a line")
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=17_000)
+    parser.add_argument("--taste", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of perf_analyzer's windows")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if (arguments.repository is None) != (arguments.user_ids is None):
+        parser.error("--repository and --user-ids go together")
+    with tempfile.TemporaryDirectory(prefix="tritone-load-") as temporary:
+        folder = Path(temporary)
+        if arguments.repository is None:
+            os.environ["XDG_STATE_HOME"] = str(folder / "state")  # the simulated log's key is nobody's
+            repository, users = simulated(folder, arguments)
+        else:
+            repository, users = arguments.repository, arguments.user_ids.read_text(encoding="utf-8").split()
+        result = measure(repository, users, arguments, folder)
+    if arguments.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return
+    one, many = result["one_client"], result["perf_analyzer"]
+    print(f"{MODEL}, {result['n_items']:,} items, {result['n_users']:,} users, known user, k = {K}")
+    print(f"one client, gRPC: p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms ({one['n']} requests)")
+    if many is None:
+        print("perf_analyzer is not installed or does not start; 32 clients were not measured")
+    else:
+        print(
+            f"{CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
+            f"p99 {many['p99_ms']:.1f} ms, {result['questions_a_call']:.1f} questions scored together"
+        )
+    print(f"memory of the backend's processes: {result['memory_mb']:.0f} MB (what they share counted once)")
+    print(f"server start to ready: {result['ready_s']:.2f} s")
+
+
+def simulated(folder: Path, arguments: argparse.Namespace) -> tuple[Path, list[str]]:
+    """A repository with a simulated recommender, and its users."""
+    n_taste = arguments.items if arguments.taste else None
+    artifact = models.make_artifact(
+        folder / "artifact",
+        folder / "recommender.key",
+        n_users=arguments.users,
+        n_items=arguments.items,
+        n_neighbours=200,
+        n_plays=40,
+        n_taste=n_taste,
+    )
+    repository = folder / "repository"
+    if n_taste is not None:
+        models.make_taste(repository, n_taste)
+    models.publish(artifact, folder / "recommender.key", repository, ensembles=False)
+    return repository, [models.user_id(number) for number in range(arguments.users)]
+
+
+def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Start a server and measure it."""
+    served = tuple(name for name in (MODEL, "taste_vae") if list((repository / name).glob("[0-9]*")))
+    options = ServerOptions(repository=repository, models=served, http_port=0, grpc_port=0, metrics_port=0)
+    with TritonServer.start(options) as server:
+        times = one_client(server, users, arguments.rounds)
+        before = counted(server)
+        many = perf_analyzer(server, users, arguments.seconds, folder)
+        time.sleep(0.6)  # the backend tells its counts a few times a second
+        after = counted(server)
+        memory_mb = backend_memory_mb(server)
+        manifest = json.loads((newest(repository / MODEL) / "recommender.json").read_text(encoding="utf-8"))
+        return {
+            "n_users": manifest["n_users"],
+            "n_items": manifest["n_items"],
+            "one_client": {
+                "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
+                "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
+                "n": len(times),
+            },
+            "perf_analyzer": many,
+            "questions_a_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
+            "memory_mb": memory_mb,
+            "ready_s": server.ready_s,
+        }
+
+
+def one_client(server: TritonServer, users: Sequence[str], n_rounds: int) -> list[float]:
+    """Seconds of each request, one after the other."""
+    client = triton.InferenceServerClient(server.grpc_url)
+    outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+    times = []
+    for index in range(N_WARM_UP + n_rounds):
+        user = triton.InferInput("user_id", [1, 1], "BYTES")
+        user.set_data_from_numpy(np.array([[users[index % len(users)].encode()]], np.object_))
+        k = triton.InferInput("k", [1, 1], "INT32")
+        k.set_data_from_numpy(np.array([[K]], np.int32))
+        began = time.perf_counter()
+        client.infer(MODEL, [user, k], outputs=outputs)
+        if index >= N_WARM_UP:
+            times.append(time.perf_counter() - began)
+    client.close()
+    return times
+
+
+def perf_analyzer(server: TritonServer, users: Sequence[str], window_s: float, folder: Path) -> dict[str, float] | None:
+    """32 clients at once; None where perf_analyzer is not there or does not start."""
+    beside = Path(sys.executable).with_name("perf_analyzer")
+    binary = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
+    if binary is None:
+        return None
+    questions = [{"user_id": [user], "k": [K]} for user in users[:N_PERF_USERS]]
+    data, table = folder / "questions.json", folder / "perf.csv"
+    data.write_text(json.dumps({"data": questions}))
+    command = [binary, "-m", MODEL, "-u", server.grpc_url, "-i", "grpc", "--concurrency-range", str(CONCURRENCY)]
+    command += ["--input-data", str(data), "-f", str(table), "--percentile=99", "-s", "50", "-r", "6"]
+    command += ["--measurement-interval", str(round(1e3 * window_s))]
+    done = subprocess.run(
+        command, env=_with_libraries(folder), capture_output=True, text=True, timeout=20 + 8 * window_s, check=False
+    )
+    if not table.is_file():
+        sys.stderr.write(f"perf_analyzer: {(done.stderr or done.stdout).strip()[-600:]}\n")
+        return None
+    with table.open(newline="") as file:
+        row = next(csv.DictReader(file))
+    return {
+        "per_s": float(row["Inferences/Second"]),
+        "p50_ms": float(row["p50 latency"]) / 1e3,
+        "p99_ms": float(row["p99 latency"]) / 1e3,
+    }
+
+
+def _with_libraries(folder: Path) -> dict[str, str]:
+    """The environment for perf_analyzer: the two libraries that its wheel expects of the system, from the server's."""
+    links = folder / "libraries"
+    links.mkdir(exist_ok=True)
+    for place in find_installation().libraries:
+        for path in place.glob("*.so*"):
+            for wanted in ("libb64.so.0d", "libcudart.so.12"):
+                stem = wanted.partition(".")[0]
+                if re.match(rf"{stem}[-.]", path.name) and not (links / wanted).exists():
+                    (links / wanted).symlink_to(path)
+    paths = [str(links), *map(str, find_installation().libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
+
+
+def counted(server: TritonServer) -> tuple[float, float]:
+    """(questions answered, execute calls) since the server started."""
+    import urllib.request
+
+    with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - our own server
+        text = answer.read().decode()
+
+    def total(name: str) -> float:
+        return sum(float(value) for value in re.findall(rf"^tritone_recommender_{name}{{[^}}]*}} (\S+)$", text, re.M))
+
+    return total("answers_total"), total("calls_total")
+
+
+def backend_memory_mb(server: TritonServer) -> float:
+    """Proportional set size of the processes that run the recommender: pages that they share count once."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            arguments = (path / "cmdline").read_bytes().split(b"\0")
+            if parent != server.pid or not any(b"cf_ensemble" in each or each == MODEL.encode() for each in arguments):
+                continue
+            rollup = (path / "smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
+    return total / 1024
+
+
+def newest(model: Path) -> Path:
+    """The newest version's folder."""
+    return max(model.glob("[0-9]*"), key=lambda path: int(path.name))
+
+
+if __name__ == "__main__":
+    main()
