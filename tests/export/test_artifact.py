@@ -272,7 +272,7 @@ def test_whom_nobody_knows_cannot_be_forgotten(repository: Path, tmp_path: Path)
     with pytest.raises(ForgettingError, match="cannot be read"):
         forget_user("x", repository, key=tmp_path / "none.key")
     (tmp_path / "other.key").write_text("f" * 64)
-    with pytest.raises(ForgettingError, match="is not the key that .* was made with"):
+    with pytest.raises(ForgettingError, match=r"is not the key that .* was made with"):
         forget_user(models.user_id(1), repository, key=tmp_path / "other.key")
     assert sorted(path.name for path in (repository / "recommender").glob("[0-9]*")) == ["1"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,8 +136,10 @@ def test_a_user_is_forgotten_while_the_server_runs(
     port = live.http_url.rpartition(":")[2]
     result = CliRunner().invoke(
         build_app(),
-        ["forget", "-", "--repository", str(whole_repository), "--checkpoint", str(checkpoint), "--key", str(key_file)]
-        + ["--http-port", port, "--json"],
+        [
+            *("forget", "-", "--repository", str(whole_repository), "--checkpoint", str(checkpoint)),
+            *("--key", str(key_file), "--http-port", port, "--json"),
+        ],
         input=gone + "\n",
     )
     assert result.exit_code == 0, result.output
@@ -208,7 +209,7 @@ def test_the_key_is_for_its_owner_alone(whole_repository: Path) -> None:
     assert whole_repository not in key_folder().parents
     keys = list(key_folder().iterdir())
     assert keys
-    assert {os.stat(path).st_mode & 0o777 for path in keys} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
     assert key_folder().stat().st_mode & 0o777 == 0o700
 
 

@@ -30,6 +30,12 @@ def composer(backend: Any) -> Iterator[Any]:
         yield SimpleNamespace(**vars(found), **vars(backend))
 
 
+@pytest.fixture(scope="session")
+def cf_ensemble() -> Iterator[Any]:
+    """The modules of the `cf_ensemble` backend."""
+    yield from _imported("tritone_cf", ("answers", "loading", "metrics", "questions", "taste"), "cf_ensemble")
+
+
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:
     paths = [str(BACKENDS / folder) for folder in folders]
     sys.path += paths

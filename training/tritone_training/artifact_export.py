@@ -1,4 +1,4 @@
-"""What is exported where nothing is converted; apart from `kind`, so that publishing does not have to import PyTorch."""
+"""What is exported where nothing is converted; apart from `kind`, so that publishing does not import PyTorch."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from tritone_cli import console
 
 if TYPE_CHECKING:
     from tritone_export import ExportResult
+    from tritone_training.artifact_export import ArtifactExport
+    from tritone_training.kind import Exportable
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +33,14 @@ def export(
         typer.Option(help="Export this pretrained backbone; without --checkpoint, as it is, untrained by you."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name on the server, if not the kind's.")] = None,
+    ab: Annotated[
+        Path | None,
+        typer.Option(
+            "--ab",
+            help="JSON with salt, shares and ensembles: serve these arms of a recommender beside the trained one.",
+            show_default=False,
+        ),
+    ] = None,
     configs_only: Annotated[
         bool,
         typer.Option("--configs-only", help="Only write config.pbtxt and configs/gpu.pbtxt, of all kinds."),
@@ -39,13 +49,13 @@ def export(
 ) -> None:
     """Convert a trained model to ONNX, compare it with PyTorch, and add it to the repository."""
     if configs_only:
-        if checkpoint or pretrained:
-            raise typer.BadParameter("--configs-only takes neither --checkpoint nor --pretrained")
+        if checkpoint or pretrained or ab:
+            raise typer.BadParameter("--configs-only takes neither --checkpoint nor --pretrained nor --ab")
         _write_configs(kind, repository, name, json)
         return
     if kind is None:
         raise typer.BadParameter(f"which KIND? There are: {', '.join(_kind_names())}", param_hint="KIND")
-    results = _export(kind, checkpoint, repository, pretrained, name)
+    results = _export(kind, checkpoint, repository, pretrained, name, ab)
     if json:
         first, *companions = (_as_json(kind, result) for result in results)
         console.print_json({**first, "companions": companions})
@@ -61,7 +71,12 @@ def export(
 
 
 def _export(
-    kind_name: str, checkpoint: Path | None, repository: Path, pretrained: str | None, name: str | None
+    kind_name: str,
+    checkpoint: Path | None,
+    repository: Path,
+    pretrained: str | None,
+    name: str | None,
+    ab: Path | None,
 ) -> tuple[ExportResult, ...]:
     from tritone_export import export_kind
     from tritone_training.registry import get_kind
@@ -70,7 +85,18 @@ def _export(
     folder = _checkpoint_folder(kind_name, checkpoint, pretrained)
     with console.people.status("loading the checkpoint") as status:
         exportable = kind.export(folder, pretrained)
+        if ab is not None:
+            exportable = _with_arms(exportable, ab)
         return export_kind(exportable, kind, repository=repository, name=name, on_step=status.update)
+
+
+def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:
+    from tritone_training.artifact_export import ArtifactExport
+    from tritone_training.kinds.recommender.ab import with_arms
+
+    if not isinstance(exportable, ArtifactExport):
+        raise typer.BadParameter("only a recommender has arms", param_hint="--ab")
+    return with_arms(exportable, ab)
 
 
 def _checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
