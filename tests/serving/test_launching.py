@@ -71,6 +71,18 @@ def test_models_with_a_version_are_servable(tmp_path: Path) -> None:
         servable_models(tmp_path, ["zero"])
 
 
+def test_an_ensemble_waits_for_its_steps(tmp_path: Path) -> None:
+    for name in ("joined", "first"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    steps = "step [ { model_name: \"first\" }, { model_name : 'second' } ]"
+    (tmp_path / "joined" / "config.pbtxt").write_text(f'platform: "ensemble" ensemble_scheduling {{ {steps} }}')
+    assert servable_models(tmp_path) == ("first",)
+    with pytest.raises(RepositoryError, match=r"no version of joined \(which pass requests on to second\)"):
+        servable_models(tmp_path, ["joined"])
+    (tmp_path / "second" / "1").mkdir(parents=True)
+    assert servable_models(tmp_path) == ("first", "joined", "second")
+
+
 def test_a_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)

@@ -2,7 +2,8 @@
 
 ```json
 {"salt": "spring", "shares": {"a": 0.9, "b": 0.1},
- "ensembles": {"b": {"warm_from": 10, "weights": {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}}}}
+ "ensembles": {"b": {"warm_from": 10,
+                     "weights": {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}}}}
 ```
 `a` is the ensemble that training found. Another salt deals everybody anew.
 """
@@ -67,8 +68,11 @@ def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
 
 def _check_ensemble(path: Path, arm: str, described: Any, members: Mapping[str, Any]) -> None:
     weights = described.get("weights") if isinstance(described, dict) else None
-    whole = isinstance(weights, dict) and set(weights) == set(SEGMENTS)
-    if not whole or not isinstance(described.get("warm_from"), int):
+    if (
+        not isinstance(weights, dict)
+        or set(weights) != set(SEGMENTS)
+        or not isinstance(described.get("warm_from"), int)
+    ):
         raise CheckpointError(f"{path}: arm {arm!r} needs warm_from and weights for {', '.join(SEGMENTS)}")
     for segment, each in weights.items():
         strangers = sorted(each.keys() - members.keys())
