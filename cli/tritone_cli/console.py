@@ -68,8 +68,51 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     people.print(table)
 
 
+RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
+
+
+def print_members(members: Mapping[str, Mapping[str, float]]) -> None:
+    """Print an ensemble's members, the best first."""
+    rows = sorted(members.items(), key=lambda entry: -entry[1]["ndcg@10"])
+    shown = [{"member": name, **{key: each[key] for key in RANKING_FIGURES if key in each}} for name, each in rows]
+    print_rows("members", shown)
+
+
+def print_ranking(metrics: Mapping[str, Any]) -> None:
+    """Print an evaluation of a recommender."""
+    figures = metrics["ensemble"]
+    say(f"{metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens")
+    say("ensemble: " + ", ".join(f"{name} {figures[name]:.4f}" for name in RANKING_FIGURES))
+    say(", ".join(f"{name}@10 {figures[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
+    print_members(metrics["members"])
+    shown = ("items_heard", "n_users", "ndcg@10", "recall@40")
+    print_rows("by history", [{name: row[name] for name in shown} for row in metrics["segments"]])
+    newcomers = metrics["cold_users"]["by_friends"]
+    if newcomers:
+        say(f"by friends alone: ndcg@10 {newcomers['ndcg@10']:.4f}, {newcomers['times_popularity']:.1f} x popularity")
+    if metrics["cold_items"]["recall@40"] is not None:
+        say(f"items nobody in the log heard: recall@40 {metrics['cold_items']['recall@40']:.3f}")
+    for path in metrics.get("report", ()):
+        say(f"written: {path}")
+
+
+def print_listening_report(report: Mapping[str, Any]) -> None:
+    """Print what of a log is used, and how many rows are not, by reason."""
+    log = report["parts"]["log"]
+    say(f"log: {report['source']}: {report['n_used']} listens of {report['n_in']} rows used")
+    if log.get("n_merged"):
+        say(f"  {log['n_merged']} rows repeated a user and item and were added up")
+    for reason, n in log.get("dropped", {}).items():
+        say(f"  {n} not used: {reason.replace('_', ' ')}")
+    how = report["parts"].get("valid", {}).get("how", "a tenth of the listens, and a tenth for testing")
+    say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
+
+
 def print_data_report(report: Mapping[str, Any]) -> None:
     """Print what of a data set is used, and every recording that is not, with its reason."""
+    if "parts" in report:
+        print_listening_report(report)
+        return
     labels = ", ".join(f"{label} {n}" for label, n in report["labels"].items())
     say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} recordings used ({labels})")
     if "folds" in report:

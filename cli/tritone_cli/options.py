@@ -30,6 +30,44 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
 Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
 
+# --- listening logs ------------------------------------------------------------------------------
+Interactions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Listening log as CSV, TSV or Parquet; default: simulated listening to the catalogue.", show_default=False
+    ),
+]
+Valid = Annotated[
+    Path | None,
+    typer.Option(help="Held-out listens to choose by; default: split off the log.", show_default=False),
+]
+Test = Annotated[Path | None, typer.Option(help="Held-out listens to judge by.", show_default=False)]
+Friends = Annotated[Path | None, typer.Option(help="Table of pairs of users.", show_default=False)]
+ItemTags = Annotated[
+    Path | None, typer.Option(help="Table of tags of items, with who gave them if known.", show_default=False)
+]
+TagNames = Annotated[Path | None, typer.Option(help="Table from tags' ids to their names.", show_default=False)]
+Metadata = Annotated[
+    Path | None, typer.Option(help="Table with a row an item: title, artist, any words.", show_default=False)
+]
+Recordings = Annotated[
+    Path | None, typer.Option(help="Folder with a recording of each item, named by its id.", show_default=False)
+]
+GenreCheckpoint = Annotated[
+    Path | None, typer.Option(help="Checkpoint of genre_cnn that hears the recordings.", show_default=False)
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(help="File with the key for users' pseudonyms; default: made beside the checkpoint."),
+]
+UserColumn = Annotated[str | None, typer.Option(help="The log's column of users.", show_default=False)]
+ItemColumn = Annotated[str | None, typer.Option(help="... of items.", show_default=False)]
+PlaysColumn = Annotated[str | None, typer.Option(help="... of play counts; optional.", show_default=False)]
+RatingColumn = Annotated[str | None, typer.Option(help="... of ratings, instead of plays.", show_default=False)]
+TimeColumn = Annotated[str | None, typer.Option(help="... of times; optional.", show_default=False)]
+FriendColumn = Annotated[str | None, typer.Option(help="The friends' table's second column.", show_default=False)]
+TagColumn = Annotated[str | None, typer.Option(help="The tags' table's column of tags.", show_default=False)]
+
 # --- asking a server ----------------------------------------------------------------------------
 Server = Annotated[
     str, typer.Option(envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port.")

@@ -45,6 +45,41 @@ class Exportable:
 
 
 @dataclass(frozen=True)
+class ListeningFiles:
+    """Where a listening log and what belongs to it lie, and what their columns are called.
+
+    Attributes:
+        interactions: who listened to what; None for the simulated log over the embedded catalogue.
+        valid: held-out listens to choose by; split off `interactions` if None.
+        test: held-out listens to judge by (`evaluate` alone).
+        friends: pairs of users.
+        item_tags: who gave which tag to which item; `tag_names` from tags' ids to names.
+        metadata: a row an item: title, artist, any words.
+        recordings: a folder with a file for each item, named by its id; heard by `genre_checkpoint`.
+        *_column: None lets the usual names be looked for.
+        key: file with the key for pseudonyms; made beside the checkpoint if None.
+    """
+
+    interactions: Path | None = None
+    valid: Path | None = None
+    test: Path | None = None
+    friends: Path | None = None
+    item_tags: Path | None = None
+    tag_names: Path | None = None
+    metadata: Path | None = None
+    recordings: Path | None = None
+    genre_checkpoint: Path | None = None
+    user_column: str | None = None
+    item_column: str | None = None
+    plays_column: str | None = None
+    rating_column: str | None = None
+    time_column: str | None = None
+    friend_column: str | None = None
+    tag_column: str | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """What `tritone train` was asked.
 
@@ -65,6 +100,7 @@ class TrainRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     command: str = ""
+    listening: ListeningFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +113,7 @@ class EvaluateRequest:
     split: str | None = None
     report: Path | None = None
     progress: bool = True
+    listening: ListeningFiles | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ _MODULES: Final = {
     "music_transformer": "tritone_training.kinds.music_transformer",
     "music_vae": "tritone_training.kinds.music_vae",
     "music_gan": "tritone_training.kinds.music_gan",
+    "taste_vae": "tritone_training.kinds.taste_vae",
+    "recommender": "tritone_training.kinds.recommender",
 }
 
 

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 def crossvalidate(
     kind: options.Kind,
     data: options.Data = None,
+    interactions: options.Interactions = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the folds' checkpoints.", show_default=False)] = None,
     seed: options.Seed = 0,
     preset: options.Preset = "default",
@@ -26,6 +27,21 @@ def crossvalidate(
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
     settings: options.Settings = None,
+    valid: options.Valid = None,
+    friends: options.Friends = None,
+    item_tags: options.ItemTags = None,
+    tag_names: options.TagNames = None,
+    metadata: options.Metadata = None,
+    recordings: options.Recordings = None,
+    genre_checkpoint: options.GenreCheckpoint = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    plays_column: options.PlaysColumn = None,
+    rating_column: options.RatingColumn = None,
+    time_column: options.TimeColumn = None,
+    friend_column: options.FriendColumn = None,
+    tag_column: options.TagColumn = None,
+    key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
     """Hold every fold out once: train on the others, judge on it; mean and spread."""
@@ -42,6 +58,24 @@ def crossvalidate(
         overrides=options.parse_settings(settings),
         progress=not as_json,
         command=options.command_line(sys.argv),
+        listening=training.ListeningFiles(
+            interactions=interactions,
+            valid=valid,
+            friends=friends,
+            item_tags=item_tags,
+            tag_names=tag_names,
+            metadata=metadata,
+            recordings=recordings,
+            genre_checkpoint=genre_checkpoint,
+            user_column=user_column,
+            item_column=item_column,
+            plays_column=plays_column,
+            rating_column=rating_column,
+            time_column=time_column,
+            friend_column=friend_column,
+            tag_column=tag_column,
+            key=key,
+        ),
     )
     result = training.get_kind(kind).crossvalidate(request)
     if as_json:
@@ -49,6 +83,11 @@ def crossvalidate(
         return
     console.print_data_report(result["data"])
     console.print_rows("folds", result["folds"])
+    if "newcomers_ratio" in result:
+        figures = (f"{name} {result[name]:.4f} ± {result[name + '_std']:.4f}" for name in ("ndcg@10", "recall@40"))
+        console.say(", ".join(figures) + f" (mean ± spread over {len(result['folds'])} seeds)")
+        console.say(f"newcomers with their history get {result['newcomers_ratio']:.0%} of trained users' NDCG@10")
+        return
     console.say(
         f"accuracy {result['accuracy']:.3f} ± {result['accuracy_std']:.3f}, "
         f"macro-F1 {result['macro_f1']:.3f} ± {result['macro_f1_std']:.3f} "

@@ -22,6 +22,14 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Only this part of the training run: train, valid or test.", show_default=False)
     ] = None,
+    interactions: options.Interactions = None,
+    test: options.Test = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    plays_column: options.PlaysColumn = None,
+    rating_column: options.RatingColumn = None,
+    time_column: options.TimeColumn = None,
+    key: options.Key = None,
     report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
@@ -30,11 +38,31 @@ def evaluate(
         raise typer.BadParameter("give --fold or --split, not both")
     from tritone_training import api as training
 
+    listening = training.ListeningFiles(
+        interactions=interactions,
+        test=test,
+        user_column=user_column,
+        item_column=item_column,
+        plays_column=plays_column,
+        rating_column=rating_column,
+        time_column=time_column,
+        key=key,
+    )
     request = training.EvaluateRequest(
-        checkpoint=checkpoint, data=data, fold=fold, split=split, report=report, progress=not as_json
+        checkpoint=checkpoint,
+        data=data,
+        fold=fold,
+        split=split,
+        report=report,
+        progress=not as_json,
+        listening=listening,
     )
     metrics = training.get_kind(kind).evaluate(request)
     if as_json:
         console.print_json(metrics)
+    elif "members" in metrics:
+        console.print_ranking(metrics)
+    elif "ndcg@10" in metrics:
+        console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_FIGURES}])
     else:
         console.print_metrics(metrics)

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 def train(
     kind: options.Kind,
     data: options.Data = None,
+    interactions: options.Interactions = None,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: runs/KIND.")] = None,
     seed: options.Seed = 0,
     preset: options.Preset = "default",
@@ -27,6 +28,21 @@ def train(
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
     settings: options.Settings = None,
+    valid: options.Valid = None,
+    friends: options.Friends = None,
+    item_tags: options.ItemTags = None,
+    tag_names: options.TagNames = None,
+    metadata: options.Metadata = None,
+    recordings: options.Recordings = None,
+    genre_checkpoint: options.GenreCheckpoint = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    plays_column: options.PlaysColumn = None,
+    rating_column: options.RatingColumn = None,
+    time_column: options.TimeColumn = None,
+    friend_column: options.FriendColumn = None,
+    tag_column: options.TagColumn = None,
+    key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
@@ -44,6 +60,24 @@ def train(
         overrides=options.parse_settings(settings),
         progress=not as_json,
         command=options.command_line(sys.argv),
+        listening=training.ListeningFiles(
+            interactions=interactions,
+            valid=valid,
+            friends=friends,
+            item_tags=item_tags,
+            tag_names=tag_names,
+            metadata=metadata,
+            recordings=recordings,
+            genre_checkpoint=genre_checkpoint,
+            user_column=user_column,
+            item_column=item_column,
+            plays_column=plays_column,
+            rating_column=rating_column,
+            time_column=time_column,
+            friend_column=friend_column,
+            tag_column=tag_column,
+            key=key,
+        ),
     )
     summary = training.get_kind(kind).train(request)
     if as_json:
@@ -52,5 +86,9 @@ def train(
     console.print_data_report(summary["data"])
     for name, values in summary["metrics"].items():
         console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key != "n"))
+    if "members_valid" in summary:
+        console.print_members(summary["members_valid"])
     console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
+    if "key" in summary:
+        console.say(f"key: {summary['key']} (keep it, and apart from the model: it tells whose history is whose)")
     console.say(f"next: tritone export {kind} --checkpoint {summary['checkpoint']}")

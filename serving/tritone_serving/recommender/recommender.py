@@ -28,10 +28,11 @@ from tritone_serving.recommender.ensemble import Ensemble, blend, loud
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.question import Answer, Floats, Question, Rung
+from tritone_serving.recommender.question import Answer, Floats, Question, Rung, Unknown
 from tritone_serving.recommender.ranking import rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.similar import Similar, similar_items
 
 # Begins a question to taste_vae; the function that it answers waits for its scores (B, T).
@@ -114,6 +115,25 @@ class Recommender:
         scores = self.score_members(batch, taste)
         weights, _ = self._weights(questions, batch, tuple(scores))
         return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items), batch
+
+    def score_by_friends(self, friends: Sequence[Sequence[int]]) -> tuple[dict[str, Floats], Floats]:
+        """As `score`, for people of whom nothing is known but the rows of their friends: member -> (B, I), and the ensemble's."""
+        empty = [np.zeros(0, np.int64)] * len(friends)
+        none = [np.zeros(0, np.float32)] * len(friends)
+        rows = [np.array(each, np.int64) for each in friends]
+        batch = Batch(
+            users=np.full(len(friends), -1),
+            history=Rows.from_lists(empty, none),
+            heard=Rows.from_lists(empty, none),
+            friends=Rows.from_lists(rows, [np.ones(len(each), np.float32) for each in rows]),
+            embeddings=None,
+            moods=np.full(len(friends), -1),
+            unknown=[Unknown()] * len(friends),
+            friend_ids=[{}] * len(friends),
+        )
+        scores = self.score_members(batch, None)
+        weights, _ = self._weights([Question()] * len(friends), batch, tuple(scores))
+        return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items)
 
     def score_members(self, batch: Batch, taste: AskTaste | None) -> dict[str, Floats]:
         """Every member's scores: name -> (B, I); `taste_vae` is asked first and awaited last."""

@@ -61,6 +61,11 @@ class Resolver:
             place += 1
         return _NOBODY
 
+    def friends_of(self, raw: str) -> list[int]:
+        """Rows of a stored user's stored friends."""
+        row = self.user(raw)
+        return [] if row == _NOBODY else [int(each) for each in self._friends.row(row)[0]]
+
     def items(self, names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
         """Places of the known ones, and the names of the others."""
         known, unknown = [], []

@@ -5,7 +5,10 @@ Nothing of the held-out part may be seen in training; see `tritone_training.kind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.log import Log
@@ -30,6 +33,12 @@ def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
             f"expected users with several items each"
         )
     return log.take(~held_out), log.take(held_out)
+
+
+def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(n,) how many held-out listens each of the named users has, known items or not."""
+    counts = dict(zip(held_out.users, np.bincount(held_out.user, minlength=len(held_out.users)).tolist(), strict=True))
+    return np.array([counts.get(name, 0) for name in users], np.int64)
 
 
 def _latest(log: Log, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

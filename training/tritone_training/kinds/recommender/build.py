@@ -1,4 +1,4 @@
-"""From a checkpoint folder to what `tritone export` publishes."""
+"""What lies in a checkpoint folder of `recommender`, and what `tritone export` publishes of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
+from tritone_client.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
 from tritone_serving.recommender.artifact import files_of
+from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.kind import Exportable
@@ -17,7 +22,7 @@ from tritone_training.kinds.recommender.declaration import DECLARATION
 ARTIFACT_FOLDER: Final = "artifact"
 TASTE_FOLDER: Final = "taste_vae"
 KEY_FILENAME: Final = "recommender.key"
-_INFO: Final = "checkpoint.json"
+KIND_NAME: Final = "recommender"
 # What the manifest says that belongs on the card, for people and auditors.
 _SHOWN: Final = ("personal_data", "members", "ensembles", "ab", "metrics", "data", "weighting")
 
@@ -38,7 +43,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,
-        info=_info(folder),
+        info=load_info(folder),
         companions=tuple(each for each in companions if not isinstance(each, ArtifactExport)),
         key=key if key.is_file() else None,
     )
@@ -99,16 +104,53 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _info(folder: Path) -> Mapping[str, Any]:
-    path = folder / _INFO
+def load_info(folder: Path) -> Mapping[str, Any]:
+    """checkpoint.json.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another kind or format.
+    """
+    path = folder / "checkpoint.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {KIND_NAME} --out {folder}` writes one")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder}: holds no checkpoint; `tritone train recommender --out {folder}` writes one"
-        ) from None
-    except (OSError, ValueError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
-    if not isinstance(info, dict) or info.get("kind") != DECLARATION.name:
-        raise CheckpointError(f"{folder}: is no checkpoint of {DECLARATION.name!r}")
+    if not isinstance(info, dict) or info.get("kind") != KIND_NAME:
+        found = info.get("kind") if isinstance(info, dict) else type(info).__name__
+        raise CheckpointError(f"{folder}: is a checkpoint of {found!r}, expected {KIND_NAME!r}")
+    if info.get("format") != checkpoint.FORMAT or "seed" not in info:
+        raise CheckpointError(
+            f"{path}: is of format {info.get('format')}, this version reads {checkpoint.FORMAT}; train again"
+        )
     return info
+
+
+def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Requests with all that one can hold, by ids that a small catalogue may know."""
+    random = np.random.default_rng(seed)
+
+    def ids(n: int) -> npt.NDArray[np.generic]:
+        return np.array([[b"item-%d" % random.integers(1000) for _ in range(n)] for _ in range(n_batch)], object)
+
+    def each(value: object, dtype: object) -> npt.NDArray[np.generic]:
+        return np.full((n_batch, 1), value, dtype)  # type: ignore[call-overload, no-any-return]
+
+    return {
+        "user_id": ids(1),
+        "history": ids(3),
+        "weights": random.uniform(1, 50, (n_batch, 3)).astype(np.float32),
+        "skipped": ids(1),
+        "friends": ids(2),
+        "embedding": random.standard_normal((n_batch, EMBEDDING_SIZE)).astype(np.float32),
+        "mood": each(b"power", object),
+        "k": each(10, np.int32),
+        "exclude": ids(1),
+        "filter_heard": each(True, np.bool_),
+        "diversity": each(0.5, np.float32),
+        "novelty": each(0.5, np.float32),
+        "explain": each(False, np.bool_),
+        "similar_to": each(b"", object),
+        "by": each(b"", object),
+    }

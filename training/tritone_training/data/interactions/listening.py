@@ -1,0 +1,154 @@
+"""Everything about listening that a training run reads: the log with its portions, friends, tags, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from tritone_training._exceptions import DataError
+from tritone_training.data.interactions.log import Log, TagTable
+from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
+from tritone_training.data.interactions.splits import split_log
+from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
+
+HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
+_NO_TAGS: Final = TagTable((), (), ())
+
+
+@dataclass(frozen=True, eq=False)
+class ListeningData:
+    """A log and what belongs to it.
+
+    Attributes:
+        train: what is learnt from.
+        valid: what is chosen by; never learnt from.
+        test: what is judged by, None if no such part is known.
+        friends: pairs of raw user ids.
+        tags: tags of (user, item) pairs that are held out are left out: they would tell.
+        metadata: item id -> column -> text.
+        report: what of all that is used.
+    """
+
+    train: Log
+    valid: Log
+    test: Log | None
+    friends: list[tuple[str, str]]
+    tags: TagTable
+    metadata: Mapping[str, Mapping[str, str]]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, name: str) -> Log:
+        """A held-out part by name.
+
+        Raises:
+            DataError: there is no such part.
+        """
+        parts = {"valid": self.valid, "test": self.test}
+        if parts.get(name) is None:
+            known = ", ".join(key for key, value in parts.items() if value is not None)
+            raise DataError(f"{self.train.source}: has no part {name!r}; there are: {known}")
+        found = parts[name]
+        assert found is not None  # noqa: S101 - just looked
+        return found
+
+
+def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
+    """What a request names: its listening files, or --data as a log; None for the simulated world."""
+    if request.listening is not None and request.listening.interactions is not None:
+        return request.listening
+    if request.data is not None:
+        return ListeningFiles(interactions=request.data)
+    return None
+
+
+def columns_of(files: ListeningFiles) -> Columns:
+    """The columns' names of a request."""
+    return Columns(
+        user=files.user_column,
+        item=files.item_column,
+        plays=files.plays_column,
+        rating=files.rating_column,
+        time=files.time_column,
+        friend=files.friend_column,
+        tag=files.tag_column,
+    )
+
+
+def load_listening(request: TrainRequest) -> ListeningData:
+    """Read what a request names, or simulate listening over the embedded catalogue.
+
+    Raises:
+        DataError: something cannot be read, or the log has fewer than two listeners.
+    """
+    files = files_of(request)
+    if files is None or files.interactions is None:
+        return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
+    columns = columns_of(files)
+    log = load_log(files.interactions, columns)
+    test: Log | None = None
+    reports: dict[str, Any] = {"log": log.report}
+    if files.valid is not None:
+        train, valid = log, load_log(files.valid, columns)
+        reports["valid"] = {**valid.report, "how": "given"}
+    else:
+        train, test, valid = three_parts(log, request.seed)
+        how = "the latest" if log.time is not None else "of each listener's at random"
+        reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
+    if len(np.unique(train.user)) < 2:
+        raise DataError(f"{train.source}: holds one listener; recommending from others' listening needs at least two")
+    tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
+    tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
+    friends = load_friends(files.friends, columns) if files.friends else []
+    metadata = load_metadata(files.metadata, item=None) if files.metadata else {}
+    reports["friends"] = {"n_used": len(friends)}
+    reports["tags"] = tags.report
+    return ListeningData(train, valid, test, friends, tags, metadata, _report(train, reports))
+
+
+def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
+    """The simulated world in three parts."""
+    train, test, valid = three_parts(world.log, seed)
+    tags = without_pairs(world.tags, [valid, test])
+    return ListeningData(
+        train, valid, test, world.friends, tags, world.metadata, _report(train, {"log": world.log.report})
+    )
+
+
+def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
+    """(train, test, valid): the test part is split off first, so that the latest listens judge."""
+    rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
+    train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
+    return train, test, valid
+
+
+def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:
+    """Leave out the tags of held-out (user, item) pairs: who tags an item knows it."""
+    pairs = {
+        (log.users[u], log.items[i])
+        for log in held_out
+        for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)
+    }
+    kept = [place for place, pair in enumerate(zip(tags.users, tags.items, strict=True)) if pair not in pairs]
+    return TagTable(
+        [tags.items[place] for place in kept],
+        [tags.tags[place] for place in kept],
+        [tags.users[place] for place in kept],
+        {**tags.report, "n_of_held_out_pairs_left_out": len(tags) - len(kept)},
+    )
+
+
+def _report(train: Log, reports: Mapping[str, Any]) -> dict[str, Any]:
+    log = reports["log"]
+    return {
+        "source": train.source,
+        "n_in": log["n_in"],
+        "n_used": log["n_used"],
+        "n_train": len(train),
+        "fingerprint": train.fingerprint(),
+        "licence": log.get("licence", "unknown: the user's own data"),
+        "parts": dict(reports),
+    }

@@ -1,0 +1,142 @@
+"""Simulated listening over the embedded catalogue: nobody has ever listened like this.
+
+Each listener has a taste: a few collections, a liking for tempo and for minor or major, and friends of like taste.
+They pick pieces by taste and by how well known a piece is; plays follow a heavy-tailed count; some give tags. So
+there is something to find for every member of an ensemble, and nothing that says how well it would work on people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_training.catalogue import load_catalogue
+from tritone_training.data.interactions.log import Log, TagTable
+
+SIMULATED: Final = "simulated listening over the embedded catalogue (no real people)"
+N_LISTENERS: Final = 400
+_N_TASTES: Final = 6
+_FRIENDS_EACH: Final = 3
+_UNHEARD: Final = 0.03  # share of pieces that nobody has played yet: they are known from tags alone
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedWorld:
+    """Simulated listeners.
+
+    Attributes:
+        friends: pairs of user ids.
+        metadata: of every piece, true.
+    """
+
+    log: Log
+    friends: list[tuple[str, str]]
+    tags: TagTable
+    metadata: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class SimulatedItem:
+    """What a simulation knows of a piece.
+
+    Attributes:
+        words: what listeners may tag it with; the first is its kind.
+    """
+
+    id: str
+    words: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool = True) -> SimulatedWorld:
+    """Draw listeners for the embedded catalogue; equal seeds give equal worlds."""
+    catalogue = load_catalogue(progress=progress)
+    items = []
+    for track in catalogue.tracks:
+        mode = "minor" if track.key and "minor" in track.key.lower() else "major"
+        pace = "slow" if track.tempo_bpm < 90 else "fast" if track.tempo_bpm > 130 else "walking"
+        words = (track.collection, mode, pace, track.period, track.metre or "free")
+        items.append(SimulatedItem(track.id, words, {"title": track.title, "artist": track.composer}))
+    return simulate(items, seed=seed, n_listeners=n_listeners)
+
+
+def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mean_items: float = 30) -> SimulatedWorld:
+    """Draw listeners for given pieces."""
+    rng = np.random.default_rng(seed)
+    words = sorted({word for item in items for word in item.words})
+    has = np.array([[word in item.words for word in words] for item in items], np.float64)  # (I, words)
+    tastes = rng.normal(0, 1.6, (_N_TASTES, len(words)))
+    hidden = rng.normal(0, 1, (len(items), 8))  # what no word says: friends and neighbours alone can tell
+    hidden_tastes = rng.normal(0, 0.9, (_N_TASTES, 8))
+    fame = np.log(rng.zipf(1.6, len(items)).clip(1, 200))
+    fame[rng.random(len(items)) < _UNHEARD] = -np.inf
+    group = rng.integers(0, _N_TASTES, n_listeners)
+    own = rng.normal(0, 0.5, (n_listeners, len(words)))
+    liking = (tastes[group] + own) @ has.T / np.sqrt(has.sum(1)) + hidden_tastes[group] @ hidden.T + fame
+    users, played, plays = [], [], []
+    n_most = int(np.isfinite(fame).sum())
+    for listener in range(n_listeners):
+        n_items = int(np.clip(rng.lognormal(np.log(mean_items), 0.6), 3, max(3, n_most // 2)))
+        chosen = np.argsort(-(liking[listener] + rng.gumbel(0, 1, len(items))))[: min(n_items, n_most)]
+        users.append(np.full(len(chosen), listener))
+        played.append(chosen)
+        plays.append(np.ceil(rng.lognormal(1.5 + 0.3 * np.clip(liking[listener, chosen], -3, 3), 0.8)))
+    names = [f"listener-{listener:04d}" for listener in range(n_listeners)]
+    user, item = np.concatenate(users), np.concatenate(played)
+    order = np.lexsort((item, user))
+    log = Log(
+        SIMULATED,
+        names,
+        [each.id for each in items],
+        user[order].astype(np.int64),
+        item[order].astype(np.int64),
+        np.concatenate(plays)[order].astype(np.float32),
+        None,
+        {
+            "source": SIMULATED,
+            "n_in": len(user),
+            "n_used": len(user),
+            "n_users": n_listeners,
+            "n_items": len(items),
+            "simulated": True,
+            "licence": "simulated; no personal data",
+        },
+    )
+    return SimulatedWorld(
+        log,
+        _friends(rng, group, names),
+        _tags(rng, items, log),
+        {each.id: dict(each.metadata) for each in items},
+    )
+
+
+def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Mostly of the same taste."""
+    pairs: set[tuple[str, str]] = set()
+    for listener in range(len(names)):
+        alike = np.flatnonzero(group == group[listener])
+        for _ in range(int(rng.poisson(_FRIENDS_EACH))):
+            pool = alike if rng.random() < 0.8 else np.arange(len(names))  # noqa: PLR2004
+            other = int(rng.choice(pool))
+            if other != listener:
+                pairs.add((min(names[listener], names[other]), max(names[listener], names[other])))
+    return sorted(pairs)
+
+
+def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) -> TagTable:
+    """A tenth of the listens were tagged; pieces that nobody played were tagged by some who know them elsewhere."""
+    tagged = np.flatnonzero(rng.random(len(log)) < 0.1)  # noqa: PLR2004
+    pairs = list(zip(log.user[tagged].tolist(), log.item[tagged].tolist(), strict=True))
+    unheard = set(range(len(items))) - set(log.item.tolist())
+    pairs += [(int(rng.integers(len(log.users))), item) for item in sorted(unheard) for _ in range(2)]
+    rows = [(items[item].id, str(rng.choice(items[item].words[:3])), log.users[user]) for user, item in pairs]
+    return TagTable(
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+        {"source": SIMULATED, "n_in": len(rows), "n_used": len(rows), "given_by_users": True},
+    )

@@ -1,0 +1,29 @@
+"""`recommender`: what to listen to next, by an ensemble of collaborative filters."""
+
+from __future__ import annotations
+
+from tritone_training.kind import Companion, ModelKind
+from tritone_training.kinds.recommender.build import example_inputs, exportable
+from tritone_training.kinds.recommender.config import PRESETS, suggest
+from tritone_training.kinds.recommender.crossvalidate import crossvalidate
+from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
+from tritone_training.kinds.recommender.evaluate import evaluate
+from tritone_training.kinds.recommender.train import trainer
+from tritone_training.kinds.taste_vae.build import example_inputs as taste_inputs
+from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
+
+KIND = ModelKind(
+    name="recommender",
+    summary=DECLARATION.summary,
+    declaration=DECLARATION,
+    presets=tuple(PRESETS),
+    trainer=trainer,
+    evaluate=evaluate,
+    crossvalidate=crossvalidate,
+    score="ndcg@10",
+    suggest=suggest,
+    export=exportable,
+    example_inputs=example_inputs,
+    companions=(Companion(TASTE, taste_inputs),),
+    ensembles=(RECORDING_RECOMMENDER,),
+)

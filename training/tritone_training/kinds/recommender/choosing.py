@@ -1,0 +1,216 @@
+"""What validation decides: the measure of likeness of user-kNN, and how much each member counts for whom.
+
+Weights for short histories and for none are learned from the same listeners with most of their history hidden.
+Letters: B users, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender import AskTaste, Question, Recommender
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.ensemble import loud
+from tritone_serving.recommender.members.neighbours import UserKnn
+from tritone_serving.recommender.rows import Rows
+from tritone_training._exceptions import DataError
+from tritone_training.data.interactions import ListeningData, held_out_counts
+from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.learning import (
+    Candidates,
+    Collector,
+    figures_of,
+    learn_weights,
+    polish,
+    scales_of,
+)
+from tritone_training.kinds.recommender.scoring import AT_ONCE
+from tritone_training.kinds.recommender.world import World
+
+METRICS: Final = ("cosine", "pearson", "euclidean")
+_LONGEST_SHORT: Final = 5
+_METRIC_USERS: Final = 500
+# Members that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
+_ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What validation decided.
+
+    Attributes:
+        metrics: `ensemble` and `members` -> name -> figure on the validation part.
+        how: what these figures are worth.
+    """
+
+    metric: str
+    scales: Mapping[str, float]
+    ensembles: Mapping[str, Mapping[str, Any]]
+    metrics: dict[str, Any]
+    how: str
+
+
+def choose(
+    recommender: Recommender,
+    taste: AskTaste | None,
+    listening: ListeningData,
+    world: World,
+    config: RecommenderConfig,
+    *,
+    seed: int,
+    on_progress: OnProgress,
+) -> Chosen:
+    """Learn from the listeners who have held-out listens.
+
+    Raises:
+        DataError: there are none.
+    """
+    rng = np.random.default_rng(seed)
+    counts = held_out_counts(listening.valid, world.users)
+    users = np.flatnonzero(counts)
+    if not len(users):
+        raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
+    if len(users) > config.most_validation_users:
+        users = np.sort(rng.choice(users, config.most_validation_users, replace=False))
+    places = {name: place for place, name in enumerate(world.items)}
+    wanted = listening.valid.matrix({world.users[user]: row for row, user in enumerate(users.tolist())}, places)
+    heard = sparse.csr_matrix(world.plays[users])
+    questions = [Question(user=world.users[user]) for user in users.tolist()]
+    batches = [recommender.resolver.batch(questions[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
+    metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], heard, wanted, counts[users])
+    members = recommender.members
+    if "user_knn" in members:
+        members = {**members, "user_knn": _with_metric(members["user_knn"], metric)}
+    recommender = Recommender(recommender.artifact, recommender.resolver, members)
+    total, done = 3 * len(batches), 0
+
+    def collect(change: Callable[[Batch], Batch]) -> Candidates:
+        nonlocal done
+        collector = Collector(heard, wanted, counts[users])
+        for number, batch in enumerate(batches):
+            rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
+            collector.add(rows, recommender.score_members(change(batch), taste))
+            done += 1
+            on_progress(done, total)
+        return collector.finish()
+
+    warm = collect(lambda batch: batch)
+    scales = scales_of(warm)
+    weights = {"warm": polish(warm, learn_weights(warm, tuple(warm.features), scales), scales)}
+    figures = _figures(warm, weights["warm"], scales)
+    crossed = _cross_fitted(warm, scales)
+    short = collect(lambda batch: _shortened(batch, rng))
+    weights["short"] = polish(short, learn_weights(short, tuple(short.features), scales), scales)
+    cold = collect(lambda batch: _shortened(batch, None))
+    alone = [name for name in ("popularity", "social") if name in cold.features]
+    weights["cold"] = polish(cold, learn_weights(cold, alone, scales), scales)
+    weights["cold"] = _positive_popularity(weights["cold"])
+    for name, weight in _ASKED_ALONE.items():
+        if name in recommender.members:
+            weights["cold"][name] = weight
+            for segment in ("short", "warm"):
+                weights[segment].setdefault(name, weight / 4)
+                if name == "mood" or not weights[segment][name]:
+                    weights[segment][name] = weight / 4
+    even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
+    return Chosen(
+        metric,
+        {name: scales.get(name, 0.0) for name in recommender.members},
+        {
+            "a": {"warm_from": config.warm_from, "weights": weights, "how": "learned on validation"},
+            "b": {"warm_from": config.warm_from, "weights": even, "how": "every member alike, for comparison"},
+        },
+        {**figures, "cross_fitted": crossed, "n": int(len(users))},
+        "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
+        "listeners and judges on the other",
+    )
+
+
+def _metric(
+    recommender: Recommender,
+    batches: Sequence[Batch],
+    heard: sparse.csr_matrix,
+    wanted: sparse.csr_matrix,
+    counts: npt.NDArray[np.int64],
+) -> str:
+    """The measure of likeness with the best NDCG@10 + recall@40 / 2."""
+    member = recommender.members.get("user_knn")
+    if member is None:
+        return METRICS[0]
+    n = sum(batch.n for batch in batches)
+    found = {}
+    for metric in METRICS:
+        collector = Collector(heard[:n], wanted[:n], counts[:n])
+        for number, batch in enumerate(batches):
+            rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
+            collector.add(rows, {"user_knn": _with_metric(member, metric).score(batch)})
+        candidates = collector.finish()
+        figures = figures_of(candidates, candidates.features["user_knn"])
+        found[metric] = figures["ndcg@10"] + figures["recall@40"] / 2
+    return max(found, key=lambda name: found[name])
+
+
+def _with_metric(member: Any, metric: str) -> UserKnn:
+    if not isinstance(member, UserKnn):
+        raise TypeError(f"user_knn is a {type(member).__name__}")
+    return replace(member, metric=metric)
+
+
+def _shortened(batch: Batch, rng: np.random.Generator | None) -> Batch:
+    """Histories cut to one to five items at random, or to nothing without a generator."""
+    columns, values = [], []
+    for row in range(batch.n):
+        items, weights = batch.heard.row(row)[0], batch.history.row(row)[1]
+        n = 0 if rng is None else min(int(rng.integers(1, _LONGEST_SHORT + 1)), len(items))
+        kept = np.sort(rng.permutation(len(items))[:n]) if rng is not None else np.zeros(0, np.int64)
+        columns.append(items[kept])
+        values.append(weights[kept])
+    rows = Rows.from_lists(columns, values)
+    return replace(batch, history=rows, heard=rows)
+
+
+def _positive_popularity(weights: Mapping[str, float]) -> dict[str, float]:
+    """Whoever has nothing at all is told what is popular, so its weight must not be 0."""
+    return {**weights, "popularity": max(float(weights.get("popularity", 0.0)), 0.1)}
+
+
+def _figures(candidates: Candidates, weights: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, Any]:
+    total = np.sum(
+        [weight * loud(candidates.features[name], scales[name]) for name, weight in weights.items()], axis=0
+    )
+    return {
+        "ensemble": figures_of(candidates, total),
+        "members": {name: figures_of(candidates, scores) for name, scores in candidates.features.items()},
+    }
+
+
+def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[str, float]:
+    """Weights learned on even users judged on odd ones, and the other way round."""
+    found = []
+    n_users = len(candidates.n_held_out)
+    for side in (0, 1):
+        learn, judge = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        if not learn.wanted.any() or not (judge.n_held_out > 0).any():
+            return {}
+        weights = polish(learn, learn_weights(learn, tuple(learn.features), scales), scales)
+        found.append(_figures(judge, weights, scales)["ensemble"])
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+
+
+def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
+    kept = users[candidates.users]
+    return Candidates(
+        candidates.users[kept],
+        candidates.items[kept],
+        candidates.wanted[kept],
+        {name: each[kept] for name, each in candidates.features.items()},
+        candidates.tops,
+        np.where(users, candidates.n_held_out, 0),
+    )

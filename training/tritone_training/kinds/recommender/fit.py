@@ -1,0 +1,151 @@
+"""Every member fitted on the training part: arrays and manifest entries of the artifact, no weights yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender.artifact import rows_arrays, text_arrays
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.rows import Rows
+from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
+from tritone_training.kinds.recommender.tables import (
+    ease_table,
+    graph_of,
+    graph_table,
+    item_knn_table,
+    item_vectors,
+    ridge,
+)
+from tritone_training.kinds.recommender.world import World
+
+OnStep = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass
+class Parts:
+    """An artifact in the making.
+
+    Attributes:
+        arrays: name -> array.
+        members: the manifest's entries.
+    """
+
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    members: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def fit_members(
+    world: World,
+    config: RecommenderConfig,
+    *,
+    metadata: Mapping[str, Mapping[str, str]],
+    on_step: OnStep,
+) -> Parts:
+    """Fit all members but `taste_vae` and those that need sound."""
+    parts = Parts()
+    _base(parts, world, metadata)
+    _popularity(parts, world)
+    listening = world.listening(config.tag_weight)
+    tagged = world.tagged.nnz > 0
+    table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
+    _item_item(parts, "item_knn", table.arrays("item_knn"), config)
+    if tagged:
+        own = item_knn_ratios(world, table, config.tag_weight, listening, config.item_knn_shrink)
+        parts.arrays.update(rows_arrays("item_knn.own", own))
+    solved = ridge(listening, config.ease_l2)
+    _item_item(
+        parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")).arrays("ease"), config
+    )
+    if tagged:
+        parts.arrays.update(rows_arrays("ease.own", ease_ratios(world, solved, config.tag_weight)))
+    del solved
+    graph = graph_of(world.weights)
+    table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
+    _item_item(parts, "graph", table.arrays("graph"), config)
+    parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
+    _people(parts, world, listening, config)
+    _tags(parts, world, config)
+    return parts
+
+
+def manifest_of(parts: Parts, world: World, config: RecommenderConfig, key: bytes) -> dict[str, Any]:
+    """What recommender.json says before the ensemble's weights are known."""
+    return {
+        "n_items": world.n_items,
+        "n_users": world.n_users,
+        "members": parts.members,
+        "weighting": {"power": config.power, "skip": config.skip},
+        "key_check": key_check(key),
+        "personal_data": (
+            "per user, under a keyed pseudonym: items and how often they were played, which friends are users too, "
+            "which items the user tagged; the key is not in this folder"
+        ),
+    }
+
+
+def _base(parts: Parts, world: World, metadata: Mapping[str, Mapping[str, str]]) -> None:
+    parts.arrays["users"] = world.pseudonyms
+    parts.arrays.update(text_arrays("items", world.items))
+    parts.arrays.update(rows_arrays("history", Rows.from_csr(world.plays)))
+    parts.arrays.update(rows_arrays("friends", Rows.from_csr(world.friends)))
+    for name, column in (("titles", "title"), ("artists", "artist")):
+        texts = [metadata.get(item, {}).get(column, "") for item in world.items]
+        if any(texts):
+            parts.arrays.update(text_arrays(name, texts))
+
+
+def _popularity(parts: Parts, world: World) -> None:
+    counts = np.diff(sparse.csc_matrix(world.plays).indptr)
+    shares = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
+    parts.arrays["popularity.shares"] = shares.astype(np.float32)
+    parts.members["popularity"] = {"kind": "popularity"}
+
+
+def _item_item(parts: Parts, name: str, arrays: Mapping[str, npt.NDArray[Any]], config: RecommenderConfig) -> None:
+    parts.arrays.update(arrays)
+    parts.members[name] = {"kind": "item_item", "damping": config.damping}
+
+
+def _people(parts: Parts, world: World, listening: sparse.csr_matrix, config: RecommenderConfig) -> None:
+    counts = np.bincount(listening.indices, minlength=world.n_items)
+    rarity = np.log((world.n_users + 1) / (counts + 1)).astype(np.float32)
+    rare = sparse.csr_matrix(listening @ sparse.diags_array(rarity))
+    lengths = np.sqrt(np.asarray(rare.multiply(rare).sum(1)).ravel())
+    keys = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ rare, dtype=np.float32)
+    parts.arrays.update(rows_arrays("listening", Rows.from_csr(listening)))
+    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(sparse.csr_matrix(keys.T))))
+    parts.arrays["listeners.rarity"] = rarity
+    held_back = np.maximum(counts, 1).astype(np.float64) ** -config.user_knn_damping
+    parts.arrays["user_knn.held_back"] = held_back.astype(np.float32)
+    parts.arrays["user_knn.means"] = (np.asarray(keys.sum(1)).ravel() / world.n_items).astype(np.float32)
+    parts.members["user_knn"] = {
+        "kind": "user_knn",
+        "metric": "cosine",
+        "n_neighbours": config.user_knn_neighbours,
+        "sharpness": config.user_knn_sharpness,
+    }
+    if world.friends.nnz:
+        parts.members["social"] = {"kind": "social", "base": config.social_base}
+
+
+def _tags(parts: Parts, world: World, config: RecommenderConfig) -> None:
+    if not world.tags.nnz:
+        return
+    counts = np.bincount(world.tags.indices, minlength=len(world.tag_names))
+    idf = np.log(world.n_items / np.maximum(counts, 1)).astype(np.float32)
+    weighted = sparse.csr_matrix(world.tags @ sparse.diags_array(idf))
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
+    unit = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ weighted, dtype=np.float32)
+    parts.arrays.update(rows_arrays("tags.by_item", Rows.from_csr(unit)))
+    parts.arrays.update(rows_arrays("tags.by_tag", Rows.from_csr(sparse.csr_matrix(unit.T))))
+    parts.arrays.update(text_arrays("tags", world.tag_names))
+    parts.members["tags"] = {"kind": "tags", "n_profile": config.n_profile_tags}
+    if world.tagged.nnz:
+        parts.arrays.update(rows_arrays("tags.own", tag_ratios(world, idf)))

@@ -1,0 +1,193 @@
+"""How much each member counts, learned on the validation part.
+
+A multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of weight x
+log(1 + score / scale)). It is convex, has one weight a member and so little to overfit. Members that would count
+against an item are left out, popularity excepted: next to the others it mostly says what is too obvious.
+Letters: Q candidates of all users, M members, B users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender.ensemble import loud
+from tritone_training.kinds.recommender.metrics import per_user
+
+Floats = npt.NDArray[np.float32]
+_CANDIDATES: Final = 120  # of each member
+_L2: Final = 1e-3
+_MAY_BE_NEGATIVE: Final = ("popularity",)
+SOFTNESS: Final = 0.1  # a member's scale is this share of its mean score among its best 40 items
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The best items of every member for each user, and which of them were held out.
+
+    Attributes:
+        users: (Q,) ascending.
+        items: (Q,).
+        wanted: (Q,) bool.
+        features: member -> (Q,) raw scores.
+        tops: member -> (B,) mean of its 40 best.
+        n_held_out: (B,) listens, known items or not.
+    """
+
+    users: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    wanted: npt.NDArray[np.bool_]
+    features: Mapping[str, Floats]
+    tops: Mapping[str, Floats]
+    n_held_out: npt.NDArray[np.int64]
+
+
+class Collector:
+    """Gathers candidates chunk by chunk, so that no more than a chunk's scores are in memory."""
+
+    def __init__(self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]) -> None:
+        self._heard, self._wanted, self._n_held_out = heard, wanted, n_held_out
+        self._users: list[npt.NDArray[np.int64]] = []
+        self._items: list[npt.NDArray[np.int64]] = []
+        self._features: dict[str, list[Floats]] = {}
+        self._tops: dict[str, list[float]] = {}
+
+    def add(self, rows: slice, scores: Mapping[str, Floats]) -> None:
+        """Scores (B, I) of some users."""
+        for local, user in enumerate(range(rows.start, rows.stop)):
+            heard = self._heard.indices[self._heard.indptr[user] : self._heard.indptr[user + 1]]
+            chosen: list[npt.NDArray[np.int64]] = []
+            for name, each in scores.items():
+                row = each[local].copy()
+                row[heard] = -np.inf
+                n = min(_CANDIDATES, len(row) - 1)
+                best = np.argpartition(-row, n)[:n]
+                best = best[row[best] > -np.inf]
+                chosen.append(best)
+                top = np.sort(row[best])[-40:]
+                self._tops.setdefault(name, []).append(float(np.maximum(top, 0).mean()) if len(top) else 0.0)
+            items = np.unique(np.concatenate(chosen))
+            self._users.append(np.full(len(items), user))
+            self._items.append(items)
+            for name, each in scores.items():
+                self._features.setdefault(name, []).append(each[local, items])
+
+    def finish(self) -> Candidates:
+        """All that was added."""
+        users, items = np.concatenate(self._users), np.concatenate(self._items)
+        n_items = self._wanted.shape[1]
+        held_out = np.repeat(np.arange(self._wanted.shape[0]), np.diff(self._wanted.indptr)) * n_items
+        return Candidates(
+            users,
+            items,
+            np.isin(users * n_items + items, held_out + self._wanted.indices),
+            {name: np.concatenate(each) for name, each in self._features.items()},
+            {name: np.array(each, np.float32) for name, each in self._tops.items()},
+            self._n_held_out,
+        )
+
+
+def scales_of(candidates: Candidates) -> dict[str, float]:
+    """Each member's unit; popularity keeps its own, which is 0..1 already."""
+    return {
+        name: 0.0 if name in _MAY_BE_NEGATIVE else max(SOFTNESS * float(tops[tops > 0].mean() if tops.any() else 1), 1e-9)
+        for name, tops in candidates.tops.items()
+    }
+
+
+def learn_weights(
+    candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]
+) -> dict[str, float]:
+    """Weights by member; those that would be negative are 0."""
+    open_ = [name for name in members if np.ptp(candidates.features[name]) > 0]
+    while True:
+        features = np.stack([loud(candidates.features[name], scales[name]) for name in open_], 1).astype(np.float64)
+        weights = _logit(features, candidates)
+        bad = [n for n, w in zip(open_, weights.tolist(), strict=True) if w < 0 and n not in _MAY_BE_NEGATIVE]
+        if not bad or len(open_) == 1:
+            break
+        worst = min(bad, key=lambda name: float(weights[open_.index(name)]))
+        open_.remove(worst)
+    learned = dict(zip(open_, np.round(weights, 4).tolist(), strict=True))
+    return {name: float(learned.get(name, 0.0)) for name in members}
+
+
+def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDArray[np.float64]:
+    """Newton's method with halved steps; features (Q, M) are brought to unit spread for the ridge."""
+    _, first, owner = np.unique(candidates.users, return_index=True, return_inverse=True)
+    n_wanted = np.bincount(owner, candidates.wanted)
+    spread = features.std(0) + 1e-9
+    scaled = features / spread
+    ridge = _L2 * max(candidates.wanted.sum(), 1)
+    weights = np.zeros(scaled.shape[1])
+
+    def loss(each: npt.NDArray[np.float64]) -> float:
+        scores = scaled @ each
+        most = np.maximum.reduceat(scores, first)
+        logs = np.log(np.add.reduceat(np.exp(scores - most[owner]), first)) + most
+        return float((n_wanted * logs).sum() - scores[candidates.wanted].sum() + ridge / 2 * each @ each)
+
+    for _ in range(40):
+        scores = scaled @ weights
+        e = np.exp(scores - np.maximum.reduceat(scores, first)[owner])
+        share = e / np.add.reduceat(e, first)[owner]
+        pull = share * n_wanted[owner]
+        gradient = scaled.T @ (candidates.wanted - pull) - ridge * weights
+        mean = np.add.reduceat(scaled * share[:, None], first, axis=0)
+        curve = (scaled * pull[:, None]).T @ scaled - (mean * n_wanted[:, None]).T @ mean
+        step = np.linalg.solve(curve + ridge * np.eye(len(weights)), gradient)
+        size, before = 1.0, loss(weights)
+        while loss(weights + size * step) > before and size > 1e-4:  # noqa: PLR2004
+            size /= 2
+        weights += size * step
+        if np.abs(size * step).max() < 1e-4:  # noqa: PLR2004
+            break
+    return np.asarray(weights / spread)
+
+
+def polish(
+    candidates: Candidates, weights: Mapping[str, float], scales: Mapping[str, float], *, rounds: int = 2
+) -> dict[str, float]:
+    """Small steps along one weight at a time while NDCG@10 + recall@40 / 2 rises: likelihood is not the goal."""
+    names = [name for name, weight in weights.items() if weight]
+    if not names:
+        return dict(weights)
+    loudness = {name: loud(candidates.features[name], scales[name]) for name in names}
+    current = {name: float(weights[name]) for name in names}
+    total = np.sum([current[name] * loudness[name] for name in names], axis=0)
+    best = goal(candidates, total)
+    for step in (0.3, 0.1)[:rounds]:
+        for name in names:
+            for change in (step, -step):
+                moved = total + change * current[name] * loudness[name]
+                found = goal(candidates, moved)
+                if found > best + 1e-6:  # noqa: PLR2004
+                    best, total = found, moved
+                    current[name] *= 1 + change
+                    break
+    return {**{name: 0.0 for name in weights}, **{name: round(value, 4) for name, value in current.items()}}
+
+
+def goal(candidates: Candidates, scores: npt.NDArray[np.floating]) -> float:
+    """NDCG@10 + recall@40 / 2 among the candidates."""
+    figures = figures_of(candidates, scores)
+    return figures["ndcg@10"] + figures["recall@40"] / 2
+
+
+def figures_of(candidates: Candidates, scores: npt.NDArray[np.floating]) -> dict[str, float]:
+    """Means over users with held-out listens, for scores (Q,)."""
+    order = np.lexsort((candidates.items, -scores, candidates.users))
+    users = candidates.users[order]
+    starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
+    place = np.arange(len(users)) - starts[users]
+    near = place < 40  # noqa: PLR2004
+    hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
+    hits[users[near], place[near]] = candidates.wanted[order][near]
+    judged = candidates.n_held_out > 0
+    values = per_user(hits[judged], candidates.n_held_out[judged], (10, 40))
+    return {name: float(each.mean()) for name, each in values.items()}

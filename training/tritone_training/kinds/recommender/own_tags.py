@@ -1,0 +1,128 @@
+"""How much of what a user is told comes from the user's own tags: see `members.own` of the recommender.
+
+A tag says that its giver knows the item. Everybody else may learn from that; the giver's own scores must not, or a
+held-out listen that was tagged would be found by its own trace.
+Letters: U users, I items, N neighbours, t items that a user tagged and did not play.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender.rows import Rows
+from tritone_training.kinds.recommender.tables import Ridge, Table
+from tritone_training.kinds.recommender.world import World
+
+Floats = npt.NDArray[np.float64]
+_AT_ONCE = 256
+
+
+def ease_ratios(world: World, solved: Ridge, tag_weight: float) -> Rows:
+    """EASE: the inverse is updated for the user's row with tags against the one without, exactly (rank two)."""
+    listening = world.listening(tag_weight)
+    ratios: list[Floats] = []
+    for start in range(0, world.n_users, _AT_ONCE):
+        rows = slice(start, min(start + _AT_ONCE, world.n_users))
+        plain, both = sparse.csr_matrix(world.weights[rows]), sparse.csr_matrix(listening[rows])
+        of_plain, of_both = solved.rows(plain), solved.rows(both)
+        for local in range(plain.shape[0]):
+            items = _row(world.tagged, start + local)
+            if not len(items):
+                continue
+            a, b = _entries(plain, local), _entries(both, local)
+            products = np.array(
+                [
+                    [b[1] @ of_both[local, b[0]] - 1, b[1] @ of_plain[local, b[0]]],
+                    [a[1] @ of_both[local, a[0]], a[1] @ of_plain[local, a[0]] + 1],
+                ],
+                np.float64,
+            )
+            ends = np.stack([of_both[local, items], of_plain[local, items]]).astype(np.float64)  # (2, t)
+            change = np.linalg.solve(products, ends)
+            left = np.array([products[1, 0], products[1, 1] - 1])
+            before = -ends[1] / solved.diagonal[items]
+            after = -(ends[1] - left @ change) / (solved.diagonal[items] - (ends * change).sum(0))
+            ratios.append(_ratio(after, before))
+    return _rows(world.tagged, ratios)
+
+
+def item_knn_ratios(
+    world: World, table: Table, tag_weight: float, listening: sparse.csr_matrix, shrink: float
+) -> Rows:
+    """Item-kNN: the user's own share of every overlap is subtracted."""
+    matrix = table.to_csr()
+    lengths = np.sqrt(np.asarray(listening.multiply(listening).sum(0)).ravel())
+    ratios: list[Floats] = []
+    for user in range(world.n_users):
+        items = _row(world.tagged, user)
+        if not len(items):
+            continue
+        heard, weights = _entries(world.weights, user)
+        strengths = matrix[heard][:, items].toarray().astype(np.float64)  # (h, t)
+        below = lengths[heard][:, None] * lengths[items] + shrink
+        own = tag_weight * ((weights * weights)[:, None] / below * (strengths != 0)).sum(0)
+        before = weights @ strengths
+        ratios.append(_ratio(before - own, before))
+    return _rows(world.tagged, ratios)
+
+
+def tag_ratios(world: World, idf: npt.NDArray[np.float32]) -> Rows:
+    """Likeness by tags: an item's tags without those that the user gave it."""
+    squares = np.asarray(world.tags.multiply(world.tags) @ (idf * idf)).ravel().astype(np.float64)
+    by_pair = _tags_of_pairs(world)
+    profiles = world.weights @ _unit(world.tags @ sparse.diags_array(idf))
+    ratios: list[Floats] = []
+    for user in range(world.n_users):
+        items = _row(world.tagged, user)
+        if not len(items):
+            continue
+        wanted = np.asarray(profiles[[user]].todense(), np.float64).ravel()
+        mine = np.ones(len(items))
+        for place, item in enumerate(items.tolist()):
+            tags, counts = _entries(world.tags, item)
+            given = np.isin(tags, by_pair[user, item])
+            pulls = wanted[tags] * idf[tags]
+            before = float(counts @ pulls)
+            left = counts - given
+            square = squares[item] - float((idf[tags[given]] ** 2) @ (counts[given] ** 2 - left[given] ** 2))
+            if before <= 0 or square <= 1e-9:  # noqa: PLR2004 - nobody else tagged it
+                mine[place] = 0
+                continue
+            mine[place] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
+        ratios.append(mine)
+    return _rows(world.tagged, ratios)
+
+
+def _tags_of_pairs(world: World) -> dict[tuple[int, int], list[int]]:
+    found: dict[tuple[int, int], list[int]] = {}
+    for user, item, tag in zip(*(each.tolist() for each in world.given), strict=True):
+        found.setdefault((user, item), []).append(tag)
+    return found
+
+
+def _unit(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix(matrix)
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
+    return sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ matrix, dtype=np.float32)
+
+
+def _row(matrix: sparse.csr_matrix, row: int) -> npt.NDArray[np.int64]:
+    return np.asarray(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]], np.int64)
+
+
+def _entries(matrix: sparse.csr_matrix, row: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    span = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return np.asarray(matrix.indices[span], np.int64), np.asarray(matrix.data[span], np.float64)
+
+
+def _ratio(after: Floats, before: Floats) -> Floats:
+    """`after / before` between 0 and 2 (tags also dilute); 1 where there was nothing good to say before."""
+    safe = np.where(before > 1e-12, before, 1)
+    return np.where(before > 1e-12, np.clip(after / safe, 0, 2), 1)
+
+
+def _rows(tagged: sparse.csr_matrix, ratios: list[Floats]) -> Rows:
+    values = np.concatenate([np.zeros(0), *ratios]).astype(np.float32)
+    return Rows(tagged.indptr.astype(np.int64), tagged.indices.astype(np.int32), values)

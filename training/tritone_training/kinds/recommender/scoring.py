@@ -1,0 +1,70 @@
+"""An artifact scored offline with the very code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
+
+Letters: B questions, I items, T items that `taste_vae` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_serving.recommender import (
+    TASTE,
+    ArtifactError,
+    AskTaste,
+    KeyFileError,
+    Question,
+    Recommender,
+    TasteInputs,
+    read_key,
+)
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kinds.taste_vae.build import load_network
+
+ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
+KEY: Final = "recommender.key"
+AT_ONCE: Final = 64
+Floats = npt.NDArray[np.float32]
+
+
+def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, AskTaste | None]:
+    """A checkpoint's recommender, and what asks its `taste_vae`.
+
+    Raises:
+        CheckpointError: the artifact, its key or its network cannot be used.
+    """
+    try:
+        recommender = Recommender.open(folder / ARTIFACT, key=read_key(key or folder / KEY))
+    except (ArtifactError, KeyFileError) as error:
+        raise CheckpointError(str(error)) from error
+    return recommender, taste_of(folder) if TASTE in recommender.members else None
+
+
+def taste_of(folder: Path) -> AskTaste:
+    """Ask the checkpoint's own network, in this process."""
+    network, _ = load_network(folder / TASTE)
+
+    def ask(inputs: TasteInputs) -> Callable[[], Floats]:
+        def wait() -> Floats:
+            with torch.inference_mode():
+                scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
+            return np.asarray(scores.numpy(), np.float32)
+
+        return wait
+
+    return ask
+
+
+def score_in_chunks(
+    recommender: Recommender, taste: AskTaste | None, questions: Sequence[Question]
+) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
+    """(which questions, member -> (B, I), the ensemble's (B, I)), a chunk at a time."""
+    for start in range(0, len(questions), AT_ONCE):
+        rows = slice(start, min(start + AT_ONCE, len(questions)))
+        members, ensemble, _ = recommender.score(questions[rows], taste=taste)
+        yield rows, {name: np.array(scores) for name, scores in members.items()}, ensemble

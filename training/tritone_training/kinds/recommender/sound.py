@@ -1,0 +1,135 @@
+"""How items sound: embeddings and emotions of their recordings by a trained `genre_cnn`.
+
+Letters: I items, W windows of a recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_client import InvalidAudioError
+from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS
+from tritone_training._exceptions import DataError
+from tritone_training.data.interactions import files_of
+from tritone_training.data.loading import visible_files
+from tritone_training.data.recordings import Recording
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.fit import Parts
+from tritone_training.kinds.recommender.world import World
+from tritone_training.progress import progress_bar
+
+Floats = npt.NDArray[np.float32]
+_WINDOWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Sounds:
+    """What a network heard.
+
+    Attributes:
+        items: ids.
+        embeddings: (n, 256) of length 1.
+        emotions: (n, 9), or None if the network was not trained on them.
+        problems: files that could not be heard, with the reason.
+    """
+
+    items: Sequence[str]
+    embeddings: Floats
+    emotions: Floats | None
+    problems: Sequence[str]
+
+
+def hear(request: TrainRequest) -> Sounds | None:
+    """Embed the recordings that a request names; None if it names none.
+
+    Raises:
+        DataError: there is no network to hear them with, or not one file can be heard.
+    """
+    given = request.listening
+    if given is None or (given.recordings is None and given.genre_checkpoint is None):
+        return None
+    if given.genre_checkpoint is None:
+        raise DataError("--recordings need a network that hears them: give --genre-checkpoint, what `train genre_cnn` wrote")
+    if given.recordings is not None:
+        recordings = [
+            (file.relative_to(given.recordings).with_suffix("").as_posix(), Recording.of_file(file.stem, "", file))
+            for file in visible_files(given.recordings)
+        ]
+    elif files_of(request) is None:
+        recordings = _catalogue(request.progress)
+    else:
+        return None
+    return _hear(recordings, given.genre_checkpoint, request.progress)
+
+
+def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
+    from tritone_training.data.embedded import embedded_recordings
+
+    found = embedded_recordings(n_variants=1, progress=progress).recordings
+    return [(recording.name.partition("#")[0], recording) for recording in found]
+
+
+def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> Sounds:
+    network = _network(checkpoint)
+    items, embeddings, emotions, problems = [], [], [], []
+    with progress_bar("hearing recordings", shown=progress) as on_progress:
+        for number, (item, recording) in enumerate(recordings, start=1):
+            try:
+                embedding, felt = network(recording)
+            except InvalidAudioError as error:
+                problems.append(str(error))
+            else:
+                items.append(item)
+                embeddings.append(embedding)
+                emotions.append(felt)
+            on_progress(number, len(recordings))
+    if not items:
+        raise DataError(f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1]))
+    felt_by_all = np.stack(emotions)
+    return Sounds(items, np.stack(embeddings), felt_by_all if (felt_by_all >= 0).all() else None, problems)
+
+
+def _network(checkpoint: Path) -> Callable[[Recording], tuple[Floats, Floats]]:
+    from tritone_training.kinds.genre_cnn.build import exportable
+
+    made = exportable(checkpoint, None)
+    names = [tensor.name for tensor in made.declaration.outputs]
+
+    def run(recording: Recording) -> tuple[Floats, Floats]:
+        parts: list[dict[str, torch.Tensor]] = []
+        windows = recording.windows()
+        with torch.inference_mode():
+            while batch := [window.samples for window in islice(windows, _WINDOWS_AT_ONCE)]:
+                answers = made.network(torch.from_numpy(np.stack(batch)))
+                parts.append(dict(zip(names, answers, strict=True)))
+        embedding, felt = (
+            np.asarray(torch.cat([part[name] for part in parts]).mean(0).numpy(), np.float32)
+            for name in ("embedding", "emotions")
+        )
+        return embedding / max(float(np.linalg.norm(embedding)), 1e-9), felt
+
+    return run
+
+
+def add_sounds(parts: Parts, world: World, sounds: Sounds) -> None:
+    """Members `sound` and `mood`: rows of items that were not heard are 0."""
+    places = {name: place for place, name in enumerate(world.items)}
+    rows = np.array([places[item] for item in sounds.items], np.int64)
+    embeddings = np.zeros((world.n_items, EMBEDDING_SIZE), np.float32)
+    embeddings[rows] = sounds.embeddings
+    parts.arrays["items.embeddings"] = embeddings
+    parts.arrays["sound.centre"] = sounds.embeddings.mean(0)
+    parts.members["sound"] = {"kind": "sound"}
+    if sounds.emotions is not None:
+        moods = np.zeros((world.n_items, len(EMOTIONS)), np.float32)
+        spread = np.maximum(sounds.emotions.std(0), 1e-6)
+        moods[rows] = (sounds.emotions - sounds.emotions.mean(0)) / spread
+        parts.arrays["items.moods"] = moods
+        parts.members["mood"] = {"kind": "mood"}

@@ -1,0 +1,176 @@
+"""Fitting of the whole ensemble: members on the training part, their weights on the validation part.
+
+```
+runs/recommender/
+  checkpoint.json   what was asked, data report, metrics, versions
+  artifact/         what `cf_ensemble` serves, see tritone_serving.recommender.artifact
+  taste_vae/        a checkpoint of that kind
+  recommender.key   for pseudonyms, readable by its owner alone; keep it, and keep it apart from the artifact
+```
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from scipy import sparse
+
+from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
+from tritone_training import checkpoint
+from tritone_training._exceptions import TrainingError
+from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.choosing import choose
+from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
+from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_of
+from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
+from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
+from tritone_training.kinds.recommender.world import World, build_world
+from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
+from tritone_training.kinds.taste_vae.train import TasteData, train_taste
+from tritone_training.progress import progress_bar
+
+KIND_NAME: Final = "recommender"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is read once for all folds and trials."""
+
+    listening: ListeningData
+    sounds: Sounds | None
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the data of a request; answers a function that fits on them as another request says."""
+    configure(request)  # what is wrong with it is told before the slow part
+    prepared = prepare(request)
+    return lambda each: train_prepared(each, configure(each), prepared)
+
+
+def prepare(request: TrainRequest) -> Prepared:
+    """Read the log and hear the recordings."""
+    return Prepared(load_listening(request), hear(request))
+
+
+def configure(request: TrainRequest) -> RecommenderConfig:
+    """Preset, then the caller's changes.
+
+    Raises:
+        TrainingError: a value is out of range, or something is asked for that this kind has not.
+    """
+    if request.pretrained is not None:
+        raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
+    if request.fold is not None:
+        raise TrainingError("listening logs have no folds: give --valid, or let a part be split off; leave --fold out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["taste_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides=overrides)
+
+
+def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: Prepared) -> Mapping[str, Any]:
+    """Fit everything and write the checkpoint folder.
+
+    Raises:
+        TrainingError: training `taste_vae` diverged, or the key cannot be used.
+    """
+    began_s = time.monotonic()
+    listening = prepared.listening
+    key_path = request.listening.key if request.listening and request.listening.key else request.out / KEY
+    try:
+        key = make_key(key_path)
+    except KeyFileError as error:
+        raise TrainingError(str(error)) from error
+    world = build_world(listening, config, key, prepared.sounds.items if prepared.sounds else ())
+    with ExitStack() as bars:
+
+        def on_step(name: str) -> Callable[[int, int], None]:
+            bars.close()
+            return bars.enter_context(progress_bar(name, shown=request.progress))
+
+        parts = fit_members(world, config, metadata=listening.metadata, on_step=on_step)
+    if prepared.sounds is not None:
+        add_sounds(parts, world, prepared.sounds)
+    taste = _train_taste(request, config, listening, world, parts) if config.taste else None
+    manifest = {**manifest_of(parts, world, config, key), "data": listening.report, "ensembles": {}}
+    folder = request.out / ARTIFACT
+    write_artifact(folder, manifest, parts.arrays)
+    recommender, ask = open_recommender(request.out, key_path)
+    with progress_bar("learning the ensemble's weights", shown=request.progress) as on_progress:
+        chosen = choose(recommender, ask, listening, world, config, seed=request.seed, on_progress=on_progress)
+    parts.members["user_knn"]["metric"] = chosen.metric
+    for name, scale in chosen.scales.items():
+        parts.members[name]["scale"] = scale
+    seconds = time.monotonic() - began_s
+    manifest = {
+        **manifest,
+        "ensembles": chosen.ensembles,
+        "ab": {"salt": "", "shares": {"a": 1.0}},
+        "metrics": {"valid": chosen.metrics},
+    }
+    write_artifact(folder, manifest, parts.arrays)
+    info = {
+        "format": checkpoint.FORMAT,
+        "kind": KIND_NAME,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": checkpoint.versions(),
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "seconds": round(seconds, 1),
+        "n_users": world.n_users,
+        "n_items": world.n_items,
+        "members": list(parts.members),
+        "ensembles": chosen.ensembles,
+        "taste_vae": taste,
+        "data": listening.report,
+        "metrics": {"valid": chosen.metrics, "how": chosen.how},
+        "personal_data": manifest["personal_data"],
+    }
+    checkpoint.update_info(request.out, info)
+    return {
+        "checkpoint": str(request.out),
+        "key": str(key_path),
+        **{name: info[name] for name in ("n_users", "n_items", "members", "ensembles", "seconds", "data")},
+        "metrics": {"valid": chosen.metrics["ensemble"]},
+        "members_valid": chosen.metrics["members"],
+        "n_epochs": 0 if taste is None else taste["n_epochs"],
+    }
+
+
+def _train_taste(
+    request: TrainRequest, config: RecommenderConfig, listening: ListeningData, world: World, parts: Parts
+) -> dict[str, Any]:
+    overrides: dict[str, Any] = {"power": config.power}
+    if config.taste_epochs:
+        overrides["max_epochs"] = config.taste_epochs
+    taste_config = build_taste_config(config.taste_preset, overrides=overrides)
+    users = {name: place for place, name in enumerate(world.users)}
+    items = {name: place for place, name in enumerate(world.items)}
+    n_heard = int((world.plays.getnnz(axis=0) > 0).sum())
+    data = TasteData(
+        sparse.csr_matrix(world.plays[:, :n_heard]),
+        sparse.csr_matrix(listening.valid.matrix(users, items)[:, :n_heard]),
+        world.items[:n_heard],
+    )
+    summary = train_taste(
+        data,
+        taste_config,
+        out=request.out / TASTE,
+        request=replace(request, preset=config.taste_preset),
+        report=listening.report,
+    )
+    trained = checkpoint.load(request.out / TASTE, kind=TASTE)
+    parts.members[TASTE] = {
+        "kind": "taste",
+        "n_known": summary["n_items"],
+        "fingerprint": str(trained.info["weights_sha256"])[:16],
+    }
+    return {name: summary[name] for name in ("n_items", "n_parameters", "n_epochs", "metrics")}

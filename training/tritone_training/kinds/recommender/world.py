@@ -1,0 +1,150 @@
+"""Users, items and tags as places: what every member is fitted on.
+
+Letters: U users, I items, G tags, A assignments of tags.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender.pseudonyms import pseudonyms
+from tritone_training.data.interactions import ListeningData
+from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.taste_vae.train import weigh_rows
+
+_WORD = re.compile(r"\w{3,}")
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Everything in the artifact's order.
+
+    Attributes:
+        users: raw ids, ordered by pseudonym.
+        pseudonyms: (U, 2).
+        items: ids, best known first, those known from tags alone last.
+        plays: (U, I) as logged.
+        weights: (U, I) as members see them.
+        tagged: (U, I) 1 where a user tagged an item that they are not logged to have played.
+        tags: (I, G) how many gave each tag; words of metadata count once.
+        tag_names: G.
+        given: (A,) user, item and tag of each assignment in `tagged`.
+        friends: (U, U) 0 or 1, symmetric.
+    """
+
+    users: Sequence[str]
+    pseudonyms: npt.NDArray[np.uint64]
+    items: Sequence[str]
+    plays: sparse.csr_matrix
+    weights: sparse.csr_matrix
+    tagged: sparse.csr_matrix
+    tags: sparse.csr_matrix
+    tag_names: Sequence[str]
+    given: tuple[Ints, Ints, Ints]
+    friends: sparse.csr_matrix
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    def listening(self, tag_weight: float) -> sparse.csr_matrix:
+        """(U, I) weights, and tags as weak listening."""
+        return sparse.csr_matrix(self.weights + self.tagged * np.float32(tag_weight))
+
+
+def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes, more: Sequence[str] = ()) -> World:
+    """Give everybody and everything a place.
+
+    Args:
+        key: for pseudonyms.
+        more: items that are known in other ways, from their recordings say.
+    """
+    train = listening.train
+    active = np.unique(train.user)
+    raw = [train.users[place] for place in active.tolist()]
+    pairs = pseudonyms(key, raw)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    users = [raw[place] for place in order.tolist()]
+    user_places = {name: place for place, name in enumerate(users)}
+    items = _items(listening, more)
+    item_places = {name: place for place, name in enumerate(items)}
+    plays = train.matrix(user_places, item_places)
+    tags, names, given = _tags(listening, user_places, item_places, plays)
+    tagged = sparse.csr_matrix(
+        (np.ones(len(given[0]), np.float32), (given[0], given[1])), shape=plays.shape, dtype=np.float32
+    )
+    tagged.data[:] = 1
+    return World(
+        users,
+        pairs[order],
+        items,
+        plays,
+        weigh_rows(plays, config.power),
+        tagged,
+        tags,
+        names,
+        given,
+        _friends(listening.friends, user_places),
+    )
+
+
+def _items(listening: ListeningData, more: Sequence[str]) -> list[str]:
+    train = listening.train
+    counts = dict(
+        zip(train.items, np.bincount(train.item, minlength=len(train.items)).tolist(), strict=True)
+    )
+    heard = {name for name, count in counts.items() if count}
+    known = heard | set(listening.tags.items) | set(listening.metadata) | set(more)
+    return sorted(known, key=lambda name: (-counts.get(name, 0), name))
+
+
+def _tags(
+    listening: ListeningData, users: Mapping[str, int], items: Mapping[str, int], plays: sparse.csr_matrix
+) -> tuple[sparse.csr_matrix, list[str], tuple[Ints, Ints, Ints]]:
+    rows = [(items[i], t, users.get(u, -1)) for i, t, u in zip(
+        listening.tags.items, listening.tags.tags, listening.tags.users, strict=True
+    )]  # fmt: skip
+    rows += [
+        (items[item], word, -1)
+        for item, row in listening.metadata.items()
+        for word in sorted(_words(row))
+    ]
+    names = sorted({tag for _, tag, _ in rows})
+    places = {tag: place for place, tag in enumerate(names)}
+    item = np.array([row[0] for row in rows], np.int64)
+    tag = np.array([places[row[1]] for row in rows], np.int64)
+    user = np.array([row[2] for row in rows], np.int64)
+    counts = sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (item, tag)), shape=(len(items), len(names)), dtype=np.float32
+    )
+    played = np.repeat(np.arange(plays.shape[0]), np.diff(plays.indptr)) * plays.shape[1] + plays.indices
+    unplayed = (user >= 0) & ~np.isin(user * plays.shape[1] + item, played)
+    return counts, names, (user[unplayed], item[unplayed], tag[unplayed])
+
+
+def _words(row: Mapping[str, str]) -> set[str]:
+    """Words of an item's metadata: a title's one by one, every other column's value whole."""
+    title = {f"title: {word}" for word in _WORD.findall(row.get("title", "").lower())}
+    return title | {f"{name}: {value}" for name, value in row.items() if name != "title"}
+
+
+def _friends(pairs: Sequence[tuple[str, str]], users: Mapping[str, int]) -> sparse.csr_matrix:
+    known = [(users[a], users[b]) for a, b in pairs if a in users and b in users]
+    first, second = np.array([a for a, _ in known], np.int64), np.array([b for _, b in known], np.int64)
+    both = sparse.csr_matrix(
+        (np.ones(2 * len(known), np.float32), (np.concatenate([first, second]), np.concatenate([second, first]))),
+        shape=(len(users), len(users)),
+    )
+    both.data[:] = 1
+    return both

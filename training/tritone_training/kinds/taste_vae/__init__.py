@@ -1,0 +1,25 @@
+"""`taste_vae`: which items a listener will like, from a history that comes with the request."""
+
+from __future__ import annotations
+
+from tritone_training.kind import ModelKind
+from tritone_training.kinds.taste_vae.build import example_inputs, exportable
+from tritone_training.kinds.taste_vae.config import PRESETS, suggest
+from tritone_training.kinds.taste_vae.crossvalidate import crossvalidate
+from tritone_training.kinds.taste_vae.declaration import DECLARATION
+from tritone_training.kinds.taste_vae.evaluate import evaluate
+from tritone_training.kinds.taste_vae.train import trainer
+
+KIND = ModelKind(
+    name="taste_vae",
+    summary=DECLARATION.summary,
+    declaration=DECLARATION,
+    presets=tuple(PRESETS),
+    trainer=trainer,
+    evaluate=evaluate,
+    crossvalidate=crossvalidate,
+    score="ndcg@40",
+    suggest=suggest,
+    export=exportable,
+    example_inputs=example_inputs,
+)

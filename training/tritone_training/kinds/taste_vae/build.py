@@ -1,0 +1,79 @@
+"""Networks of `taste_vae`: new or from a checkpoint, and what is exported of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kind import Exportable
+from tritone_training.kinds.taste_vae.config import TasteConfig
+from tritone_training.kinds.taste_vae.declaration import DECLARATION
+from tritone_training.kinds.taste_vae.network import TasteNetwork
+
+KIND_NAME: Final = "taste_vae"
+
+
+def build_network(config: TasteConfig, n_items: int) -> TasteNetwork:
+    """A new network with random weights."""
+    return TasteNetwork(n_items=n_items, hidden=config.hidden, latent=config.latent)
+
+
+def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
+    """The trained network in eval mode, and checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    try:
+        network = build_network(TasteConfig(**saved.info["config"]), len(saved.info["items"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+    try:
+        network.load_state_dict(dict(saved.weights))
+    except RuntimeError as error:  # torch's word for names and shapes that differ
+        wrong = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({wrong}); train again"
+        ) from error
+    return network.eval(), saved.info
+
+
+def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+    """What `tritone export` needs; the order of the items travels as labels.
+
+    Raises:
+        CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.
+    """
+    if pretrained is not None:
+        raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
+    if folder is None:
+        raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`)")
+    network, info = load_network(folder)
+    card = {key: value for key, value in info.items() if key not in ("format", "weights", "items")}
+    n_items = len(info["items"])
+    return Exportable(
+        network=network.requires_grad_(False),
+        declaration=DECLARATION,
+        label_files={},
+        metadata={"fingerprint": str(info["weights_sha256"])[:16], "n_items": str(n_items)},
+        card={**card, "n_items": n_items},
+        example_inputs=lambda n_batch, seed: example_inputs(n_batch, seed, n_items=n_items),
+    )
+
+
+def example_inputs(n_batch: int, seed: int, *, n_items: int = 8) -> dict[str, npt.NDArray[np.generic]]:
+    """Histories of one to 24 items, (n_batch, 24), the rest padding."""
+    random = np.random.default_rng(seed)
+    items, weights = np.zeros((n_batch, 24), np.int64), np.zeros((n_batch, 24), np.float32)
+    for row in range(n_batch):
+        n_heard = int(random.integers(1, min(24, n_items) + 1))
+        items[row, :n_heard] = random.choice(n_items, n_heard, replace=False)
+        weights[row, :n_heard] = random.uniform(0.3, 3, n_heard)
+    return {"items": items, "weights": weights}

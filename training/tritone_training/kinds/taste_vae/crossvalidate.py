@@ -1,0 +1,22 @@
+"""`taste_vae` is cross-validated as a member of the recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tritone_training._exceptions import TrainingError
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.taste_vae.build import KIND_NAME
+
+
+def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
+    """Say what to use instead.
+
+    Raises:
+        TrainingError: always.
+    """
+    raise TrainingError(
+        f"{KIND_NAME} is judged beside the other members: use `tritone crossvalidate recommender`, or "
+        f"`tritone train {KIND_NAME} --seed N` for several seeds"
+    )

@@ -1,0 +1,62 @@
+"""How well `taste_vae` alone finds held-out listens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from tritone_training._exceptions import DataError, TrainingError
+from tritone_training.data.interactions import held_out_counts, load_listening
+from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kinds.recommender.metrics import hits_of, means, per_user, top_items
+from tritone_training.kinds.taste_vae.build import load_network
+from tritone_training.kinds.taste_vae.dataset import Histories, collate
+from tritone_training.kinds.taste_vae.train import weigh_rows
+
+_AT_ONCE = 256
+
+
+def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
+    """Rank all items the network knows for everybody with held-out listens: the portion `valid` or `test`.
+
+    Raises:
+        DataError: the log shares no item with the checkpoint.
+    """
+    if request.fold is not None:
+        raise TrainingError("listening logs have no folds; use --split valid or test")
+    network, info = load_network(request.checkpoint)
+    listening = load_listening(
+        TrainRequest(out=request.checkpoint, data=request.data, listening=request.listening, seed=info["seed"])
+    )
+    held_out = listening.part(request.split or ("test" if listening.test is not None else "valid"))
+    places = {name: place for place, name in enumerate(info["items"])}
+    users = {name: place for place, name in enumerate(listening.train.users)}
+    plays, wanted = listening.train.matrix(users, places), held_out.matrix(users, places)
+    if not plays.nnz or not wanted.nnz:
+        raise DataError(f"{listening.train.source}: shares no listens with what the checkpoint learnt from")
+    weights = weigh_rows(plays, float(info["config"]["power"]))
+    n_held_out = held_out_counts(held_out, listening.train.users)
+    found = []
+    for start in range(0, plays.shape[0], _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        scores = _score(network, sparse.csr_matrix(weights[rows]))
+        found.append(hits_of(top_items(scores, sparse.csr_matrix(plays[rows])), sparse.csr_matrix(wanted[rows])))
+    judged = n_held_out > 0
+    metrics = means(per_user(np.concatenate(found)[judged], n_held_out[judged]))
+    return {**metrics, "n": int(judged.sum()), "checkpoint": str(request.checkpoint), "data": listening.train.source}
+
+
+def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(B, T) for rows of weights; rows without history are scored as nobody."""
+    scores = np.zeros(weights.shape, np.float32)
+    heard = np.flatnonzero(np.diff(weights.indptr))
+    histories = Histories(weights)
+    if len(heard):
+        batch = collate([histories[i] for i in range(len(histories))])
+        with torch.inference_mode():
+            scores[heard] = network(batch.items, batch.weights)[0].numpy()
+    return scores

@@ -1,0 +1,72 @@
+"""How `taste_vae` learns: histories with items hidden, the divergence warmed up.
+
+Letters: B listeners, L items of the longest history, T items.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from tritone_training.kinds.taste_vae.config import TasteConfig
+from tritone_training.kinds.taste_vae.dataset import Batch
+from tritone_training.kinds.taste_vae.network import TasteNetwork, elbo_loss
+
+MONITOR = "valid_one_minus_ndcg@40"
+_K = 40
+
+
+class TasteModule(lightning.LightningModule):
+    """Trains a TasteNetwork; validation ranks all items but the history's."""
+
+    def __init__(self, network: TasteNetwork, config: TasteConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self._gains: list[float] = []
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """One batch; of each history some items are hidden from the encoder, all are to be found."""
+        targets = torch.zeros(len(batch.items), self.network.decoder.out_features, device=batch.items.device)
+        targets.scatter_add_(1, batch.items, batch.weights)
+        kept = torch.rand_like(batch.weights) >= self.config.dropout
+        mean, log_variance = self.network.encode(batch.items, batch.weights * kept)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches) // 3)
+        beta = self.config.beta * min(1.0, self.global_step / n_steps)
+        loss = elbo_loss(self.network.decoder(code), targets, mean, log_variance, beta)
+        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new mean."""
+        self._gains = []
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """NDCG@40 of the held-out items; the loader adds an axis before the batch's own."""
+        items, weights, held_out = (part[0] for part in batch)
+        scores = self.network(items, weights)[0]
+        scores.scatter_(1, torch.where(weights > 0, items, items[:, :1]), -math.inf)
+        best = scores.topk(min(_K, scores.shape[1])).indices  # (B, K)
+        hits = (best.unsqueeze(2) == held_out.unsqueeze(1)).any(2).float()
+        discounts = 1 / torch.log2(torch.arange(2, 2 + best.shape[1], device=best.device))
+        n_ideal = (held_out >= 0).sum(1).clamp_max(best.shape[1])
+        ideal = discounts.cumsum(0)[n_ideal - 1]
+        self._gains += ((hits * discounts).sum(1) / ideal).tolist()
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean over listeners."""
+        self.log(MONITOR, 1 - sum(self._gains) / len(self._gains), prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a rate that falls along half a cosine."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps, self.config.learning_rate / 20)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

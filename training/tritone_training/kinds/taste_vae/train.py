@@ -1,0 +1,139 @@
+"""Training of `taste_vae`, alone or as a member of the recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from torch.utils.data import DataLoader
+
+from tritone_serving.recommender.batch import weigh
+from tritone_training import checkpoint, fitting
+from tritone_training._exceptions import DataError, TrainingError
+from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.taste_vae import build
+from tritone_training.kinds.taste_vae.config import TasteConfig, build_config, to_dict
+from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
+from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
+
+_VALID_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TasteData:
+    """What the network learns from.
+
+    Attributes:
+        plays: (U, T) of the training part, items best known first.
+        held_out: (U, T) of the validation part.
+        items: T ids.
+    """
+
+    plays: sparse.csr_matrix
+    held_out: sparse.csr_matrix
+    items: Sequence[str]
+
+
+def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+    """Read the log of a request; answers a function that trains on it as another request says."""
+    configure(request)
+    listening = load_listening(request)
+    return lambda each: train_listening(each, configure(each), listening)
+
+
+def configure(request: TrainRequest) -> TasteConfig:
+    """Preset, then the caller's changes.
+
+    Raises:
+        TrainingError: a value is out of range, or something is asked for that this kind has not.
+    """
+    if request.pretrained is not None:
+        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
+    if request.fold is not None:
+        raise TrainingError("listening logs have no folds: give --valid, or let a part be split off; leave --fold out")
+    overrides = dict(request.overrides)
+    if request.max_epochs is not None:
+        overrides["max_epochs"] = request.max_epochs
+    return build_config(request.preset, overrides=overrides)
+
+
+def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:
+    """Fit on the training part of a log; the validation part decides which epoch is kept."""
+    popularity = np.bincount(listening.train.item, minlength=len(listening.train.items))
+    order = np.lexsort((np.arange(len(popularity)), -popularity))
+    items = [listening.train.items[place] for place in order.tolist() if popularity[place]]
+    places = {name: place for place, name in enumerate(items)}
+    users = {name: place for place, name in enumerate(listening.train.users)}
+    data = TasteData(listening.train.matrix(users, places), listening.valid.matrix(users, places), items)
+    summary = train_taste(data, config, out=request.out, request=request, report=listening.report)
+    return {**summary, "data": listening.report}
+
+
+def train_taste(
+    data: TasteData, config: TasteConfig, *, out: Path, request: TrainRequest, report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train on matrices and write a checkpoint.
+
+    Raises:
+        DataError: nobody has both a history and a held-out item that the network knows.
+        TrainingError: training diverged.
+    """
+    n_items = min(config.n_items, len(data.items))
+    weights = weigh_rows(data.plays[:, :n_items], config.power)
+    histories = Histories(weights)
+    held_out = Histories(weights, sparse.csr_matrix(data.held_out[:, :n_items]))
+    if not len(held_out):
+        raise DataError("nobody has both a history and a held-out listen to a known item; more listening is needed")
+    fitting.seed_everything(request.seed)
+    network = build.build_network(config, n_items)
+    fitted = fitting.fit(
+        TasteModule(network, config),
+        DataLoader(histories, batch_size=config.batch_size, shuffle=True, collate_fn=collate),
+        Batches(held_out, _VALID_BATCH),
+        batch_size=1,  # each item is a batch already
+        out=out,
+        monitor=MONITOR,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        devices=request.devices,
+        progress=request.progress,
+    )
+    prefix = "network."
+    best = {name.removeprefix(prefix): value for name, value in fitted.best_weights.items()}
+    network.load_state_dict(best)
+    metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
+    info = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "items": list(data.items[:n_items]),
+        "n_epochs": fitted.n_epochs,
+        "data": report,
+        "metrics": metrics,
+    }
+    checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=best)
+    return {
+        "checkpoint": str(out),
+        "n_items": n_items,
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_train": len(histories),
+        "n_epochs": fitted.n_epochs,
+        "metrics": metrics,
+    }
+
+
+def weigh_rows(plays: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
+    """Plays (U, I) to weights, row by row as the recommender weighs a request."""
+    plays = sparse.csr_matrix(plays)
+    weights = plays.copy()
+    spans = list(zip(plays.indptr[:-1].tolist(), plays.indptr[1:].tolist(), strict=True))
+    parts: list[npt.NDArray[np.float32]] = [weigh(plays.data[a:b], {"power": power}) for a, b in spans]
+    weights.data = np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float32)
+    return weights
