@@ -25,6 +25,7 @@ from tritone_serving.recommender.artifact import files_of, rows_arrays
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender_keys import find_key
+from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def _publish_without(folder: Path, number: int, user: str, key: Path | None) -> 
         write_artifact(staged, *without_user(artifact, user, _key(artifact, key)))
         smaller = _open(staged)
         files = {path.name: path for path in files_of(smaller)}
+        if (index := folder / str(number) / INDEX_FILENAME).is_file():  # of items alone
+            files[INDEX_FILENAME] = index
         card = _card(folder / str(number))
         personal = {**(card.get("personal_data") or {}), "n_users": smaller.n_users}
 

@@ -21,6 +21,7 @@ import tritone_cf_package
 tritone_cf_package.make_importable()
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
+from tritone_cf_alike import Alike
 from tritone_cf_answers import Row, Tensors, row_of, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
@@ -46,6 +47,7 @@ class TritonPythonModel:
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        self._alike = Alike(self._recommender)
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
@@ -117,7 +119,7 @@ class TritonPythonModel:
 
     def _similar(self, question: Likeness) -> Row | QuestionError:
         try:
-            found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
+            found = self._alike.similar(question)
         except QuestionError as error:
             return error
         row = row_of_similar(found)

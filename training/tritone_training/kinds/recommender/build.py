@@ -13,6 +13,8 @@ import numpy.typing as npt
 from tritone_client.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
 from tritone_serving.recommender.artifact import files_of
+from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.sound_index import build_index
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
@@ -67,9 +69,12 @@ def from_artifact(
         "n_items": artifact.n_items,
         "artifact_format": manifest["format"],
     }
+    files: dict[str, Path | bytes] = {path.name: path for path in files_of(artifact)}
+    if "items.embeddings" in artifact.arrays and (index := build_index(artifact.arrays["items.embeddings"])):
+        files[INDEX_FILENAME] = index
     return ArtifactExport(
         declaration=DECLARATION,
-        files={path.name: path for path in files_of(artifact)},
+        files=files,
         card=card,
         companions=companions,
         key=None if key is None else (str(manifest["key_check"]), key),
