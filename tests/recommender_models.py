@@ -88,17 +88,28 @@ def make_artifact(
         "popularity.shares": popularity / popularity.max(),
         "ease.neighbours": rng.integers(0, n_items, (n_items, n_neighbours)).astype(np.int32),
         "ease.strengths": rng.uniform(0.01, 0.3, (n_items, n_neighbours)).astype(np.float32),
+        **_listeners(plays[order]),
+        **rows_arrays(
+            "ease.own", Rows.from_csr(sparse.random(n_users, n_items, 0.02, format="csr", random_state=seed))
+        ),
         "vectors": _unit(rng.standard_normal((n_items, 16))),
         "items.embeddings": _unit(rng.standard_normal((n_items, EMBEDDING_SIZE))),
         "items.moods": rng.uniform(0, 1, (n_items, len(MOODS))).astype(np.float32),
     }
-    members: dict[str, Any] = {"popularity": {"kind": "popularity"}, "ease": {"kind": "item_item", "damping": 0.5}}
+    members: dict[str, Any] = {
+        "popularity": {"kind": "popularity"},
+        "ease": {"kind": "item_item", "damping": 0.5},
+        "user_knn": {"kind": "user_knn", "metric": "cosine", "n_neighbours": 20, "sharpness": 1.0},
+        "social": {"kind": "social", "base": 0.1},
+    }
     if n_taste is not None:
         members[TASTE_MODEL] = {"kind": "taste", "n_known": n_taste, "scale": 0.1, "fingerprint": "stand-in"}
     ensembles = {}
     for place, arm in enumerate(arms):
-        heard = {"ease": 1.0, "popularity": 0.05 + place, **({TASTE_MODEL: 0.5} if n_taste is not None else {})}
-        weights = {"warm": heard, "short": heard, "cold": {"popularity": 1.0}}
+        heard = {"ease": 1.0, "user_knn": 0.2, "popularity": 0.05 + place}
+        if n_taste is not None:
+            heard[TASTE_MODEL] = 0.5
+        weights = {"warm": heard, "short": heard, "cold": {"popularity": 1.0, "social": 0.2}}
         ensembles[arm] = {"warm_from": 5, "weights": weights}
     manifest = {
         "n_items": n_items,
@@ -178,6 +189,19 @@ def spoil_manifest(version: Path, **changes: Any) -> None:
     """Change what a manifest says."""
     path = version / "recommender.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _listeners(plays: sparse.csr_matrix) -> dict[str, Array]:
+    """What user-kNN and friends' listening read: by user, and by item with each user of length 1."""
+    heard = (plays > 0).astype(np.float32)
+    keys = sparse.csr_matrix(heard.multiply(1 / np.sqrt(np.maximum(heard.sum(axis=1), 1))))
+    return {
+        **rows_arrays("listening", Rows.from_csr(heard)),
+        **rows_arrays("listeners", Rows.from_csr(sparse.csr_matrix(keys.T))),
+        "listeners.rarity": np.ones(plays.shape[1], np.float32),
+        "user_knn.held_back": np.ones(plays.shape[1], np.float32),
+        "user_knn.means": (np.asarray(keys.sum(axis=1)).ravel() / plays.shape[1]).astype(np.float32),
+    }
 
 
 def _unit(rows: Array) -> Array:

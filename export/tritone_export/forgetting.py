@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +27,11 @@ from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender_keys import find_key
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
+
+# Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
+_ROWS: Final = ("history", "friends", "listening", "*.own")
+_COLUMNS: Final = ("friends", "listeners")
+_VECTORS: Final = ("users", "*.means")
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,54 @@ def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None
 
 
 def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest and the arrays of an artifact without a user, who has to be in it."""
+    """The manifest and the arrays of an artifact without a user, who has to be in it.
+
+    Raises:
+        ForgettingError: the artifact holds something by user of which this version does not know how to remove one.
+    """
     row = Resolver(artifact, key).user(user)
     kept = np.flatnonzero(np.arange(artifact.n_users) != row)
-    friends = artifact.rows("friends").take(kept)
-    stays = friends.columns != row
-    starts = np.concatenate([[0], np.cumsum(stays)])[friends.starts]
-    columns = friends.columns[stays]
-    arrays = {
-        **artifact.arrays,
-        "users": artifact.arrays["users"][kept],
-        **rows_arrays("history", artifact.rows("history").take(kept)),
-        **rows_arrays("friends", Rows(starts, columns - (columns > row), friends.values[stays])),
-    }
+    arrays = dict(artifact.arrays)
+    tables = [name.removesuffix(".starts") for name in arrays if name.endswith(".starts")]
+    for name in tables:
+        table = artifact.rows(name)
+        if _matches(name, _ROWS):
+            table = table.take(kept)
+        if _matches(name, _COLUMNS):
+            table = _without_column(table, row)
+        arrays.update(rows_arrays(name, table))
+    for name in [name for name in arrays if _matches(name, _VECTORS)]:
+        arrays[name] = np.asarray(arrays[name])[kept]
+    _check_nothing_is_left(artifact, arrays)
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("arrays", "format")}
     return {**manifest, "n_users": artifact.n_users - 1, "n_forgotten": manifest.get("n_forgotten", 0) + 1}, arrays
+
+
+def _without_column(table: Rows, column: int) -> Rows:
+    columns = np.asarray(table.columns)
+    stays = columns != column
+    starts = np.concatenate([[0], np.cumsum(stays)])[table.starts]
+    left = columns[stays]
+    return Rows(starts, (left - (left > column)).astype(columns.dtype), np.asarray(table.values)[stays])
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
+    """An array that is as long as there were users, and was not touched, may well be about them."""
+    by_user = {artifact.n_users, artifact.n_users + 1} - {artifact.n_items, artifact.n_items + 1, 0, 1}
+    suspects = sorted(
+        name
+        for name, array in arrays.items()
+        if array is artifact.arrays.get(name) and array.ndim and array.shape[0] in by_user
+    )
+    if suspects:
+        raise ForgettingError(
+            f"{artifact.folder}: {', '.join(suspects)} may hold something of each user, and this version of Tritone "
+            f"does not know how to remove one from it; train again without the user's rows in the log, and export"
+        )
 
 
 def _publish_without(folder: Path, number: int, user: str, key: Path | None) -> int:

@@ -98,6 +98,8 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
     held = ["listening histories (which items, how often)"]
     if len(artifact.arrays["friends.columns"]):
         held.append("who is whose friend")
+    if any(name.endswith(".own.starts") for name in artifact.arrays):
+        held.append("which items they gave tags to")
     return {
         "n_users": artifact.n_users,
         "held": held,
