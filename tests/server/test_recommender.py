@@ -361,6 +361,26 @@ def add_version(repository: Path, name: str, key_file: Path, folder: Path) -> Pa
     return models.publish(artifact, None, repository, name=name, ensembles=False)[0].path
 
 
+def test_a_fault_of_ours_is_about_one_question_and_says_nothing_of_it(
+    served: TritonServer, repository: Path, key_file: Path, tmp_path: Path
+) -> None:
+    version = add_version(repository, "faulty", key_file, tmp_path)
+    neighbours = np.load(version / "ease.neighbours.npy")
+    neighbours[9] = 10**6
+    np.save(version / "ease.neighbours.npy", neighbours)
+    served.load_model("faulty")
+    client = Client(served, "faulty")
+    with pytest.raises(InferenceServerException, match="the recommender failed .*see the server's log") as caught:
+        client.ask(history=["track-9"])
+    assert caught.value.status() == "StatusCode.INTERNAL"
+    answers = client.send_together([question(history=[f"track-{i % 10}"], k=2) for i in range(60)])
+    assert [isinstance(answer, Answers) for answer in answers] == [i % 10 != 9 for i in range(60)]
+    assert "track-9" not in served.log_path.read_text()
+    client.close()
+    served.unload_model("faulty")
+    shutil.rmtree(version.parent)
+
+
 def test_an_artifact_of_another_format(served: TritonServer, repository: Path, key_file: Path, tmp_path: Path) -> None:
     version = add_version(repository, "other_format", key_file, tmp_path)
     models.spoil_manifest(version, format=99)

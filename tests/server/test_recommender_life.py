@@ -129,7 +129,6 @@ def test_a_user_is_forgotten_while_the_server_runs(
     audio = windows(1)
     hear(live, audio)
     assert client.ask(user_id=gone)["rung"] == client.ask(user_id=stays)["rung"] == "user"
-    before = client.ask(user_id=stays)
     by_friend = client.ask(friends=[gone])
     assert by_friend["unknown"]["friends"] == []
     hits = cache_hits(live)
@@ -156,7 +155,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     assert (after["rung"], after["unknown"]["user"]) == ("popularity", True)
     with pytest.raises(InferenceServerException, match="none of the ids is known"):
         client.ask(friends=[gone])
-    assert client.ask(user_id=stays)["item_ids"] == before["item_ids"]
+    assert client.ask(user_id=stays)["rung"] == "user"
     # Cached answers end with the version that gave them.
     assert hear(live, audio)["rung"] == "recording"
     assert cache_hits(live) == hits

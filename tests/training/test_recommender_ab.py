@@ -41,7 +41,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
     for name, content in arms.files.items():
         (version / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     recommender = models.opened(version, tmp_path / "key")
-    answers = recommender.answer([Question(user=f"u{number}", explain=True) for number in range(400)])
+    answers = recommender.answer([Question(user=f"u{number}") for number in range(400)])
     drawn = [answer.arm for answer in answers]  # type: ignore[union-attr]
     assert 260 < drawn.count("b") < 340
     assert drawn.count("a") + drawn.count("b") == 400

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,13 @@ class TritonPythonModel:
         if self._taste is not None:
             self._taste.close()
 
-    def _answer(self, asked: list[Asked]) -> list[Row | QuestionError]:
-        recommended = iter(self._recommend([question for question in asked if isinstance(question, Question)]))
-        rows: list[Row | QuestionError] = []
+    def _answer(self, asked: list[Asked]) -> list[Row | Exception]:
+        questions = [question for question in asked if isinstance(question, Question)]
+        try:
+            recommended = iter(self._recommend(questions))
+        except Exception:
+            recommended = iter(self._one_by_one(questions))
+        rows: list[Row | Exception] = []
         for question in asked:
             answer = self._similar(question) if isinstance(question, Likeness) else next(recommended)
             if isinstance(answer, Answer):
@@ -117,6 +122,19 @@ class TritonPythonModel:
             self._counts.add("taste_fallbacks_total")
         return self._recommender.answer(questions)
 
+    def _one_by_one(self, questions: list[Question]) -> list[Answer | Exception]:
+        """Find the question that a fault of ours is about, so that the others get their answers."""
+        answers: list[Answer | Exception] = []
+        for question in questions:
+            try:
+                answers += self._recommender.answer([question])
+            except Exception as error:
+                # Its text may hold ids, which belong into no log.
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                pb_utils.Logger.log_error(f"cf_ensemble: {type(error).__name__} at {where.filename}:{where.lineno}")
+                answers.append(error)
+        return answers
+
     def _similar(self, question: Likeness) -> Row | QuestionError:
         try:
             found = self._alike.similar(question)
@@ -126,12 +144,12 @@ class TritonPythonModel:
         self._counts.add("answers_total", rung=row.rung, arm=row.arm)
         return row
 
-    def _response(self, request: Any, answers: list[Row | QuestionError]) -> Any:
+    def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
         rows = []
         for place, answer in enumerate(answers):
-            if isinstance(answer, QuestionError):
+            if isinstance(answer, Exception):
                 self._counts.add("refused_total")
-                return _refusal(QuestionError(f"row {place}: {answer}") if len(answers) > 1 else answer)
+                return _refusal(answer, f"row {place}: " if len(answers) > 1 else "")
             rows.append(answer)
         wanted = request.requested_output_names() or self._outputs
         return pb_utils.InferenceResponse(
@@ -150,5 +168,10 @@ def _read(request: Any) -> list[Asked] | QuestionError:
         return error
 
 
-def _refusal(error: QuestionError) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+def _refusal(error: Exception, row: str = "") -> Any:
+    if isinstance(error, QuestionError):
+        text, code = f"{row}{error}", pb_utils.TritonError.INVALID_ARG
+    else:
+        text = f"{row}the recommender failed ({type(error).__name__}); see the server's log"
+        code = pb_utils.TritonError.INTERNAL
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
