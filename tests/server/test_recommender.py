@@ -370,7 +370,7 @@ def test_a_fault_of_ours_is_about_one_question_and_says_nothing_of_it(
     np.save(version / "ease.neighbours.npy", neighbours)
     served.load_model("faulty")
     client = Client(served, "faulty")
-    with pytest.raises(InferenceServerException, match="the recommender failed .*see the server's log") as caught:
+    with pytest.raises(InferenceServerException, match=r"the recommender failed .*see the server's log") as caught:
         client.ask(history=["track-9"])
     assert caught.value.status() == "StatusCode.INTERNAL"
     answers = client.send_together([question(history=[f"track-{i % 10}"], k=2) for i in range(60)])
