@@ -1,6 +1,6 @@
-"""Items that go with the items of a history: EASE, item-kNN, a graph filter. One table of neighbours each.
+"""Items that go with the items of a history: EASE, item-kNN, a graph filter. One sparse table each.
 
-Letters: B questions, I items, N neighbours of an item, L entries of all histories.
+Letters: B questions, I items, n items of interest.
 """
 
 from __future__ import annotations
@@ -16,34 +16,26 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.members.own import OwnTags
-from tritone_serving.recommender.rows import Floats, Rows, scatter
+from tritone_serving.recommender.rows import Floats, Rows, ranges, scatter
 
 
 @dataclass(frozen=True, eq=False)
 class ItemItem:
-    """score = (sum of weight x neighbours' strength) / (number of history items) ** `damping`.
+    """score = (sum of weight x strength) / (number of history items) ** `damping`.
 
     Attributes:
-        neighbours: (I, N) int32, what listeners of the item are to be shown.
-        strengths: (I, N) float32, 0 where there are fewer neighbours.
+        table: (I, I) from a heard item to those that it speaks for.
         damping: keeps the scale of long and short histories alike.
     """
 
     name: str
-    neighbours: npt.NDArray[np.int32]
-    strengths: Floats
+    table: Rows
     damping: float
     own: OwnTags
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> ItemItem:
-        return cls(
-            name,
-            artifact.arrays[f"{name}.neighbours"],
-            artifact.arrays[f"{name}.strengths"],
-            float(described["damping"]),
-            OwnTags.open(artifact, name),
-        )
+        return cls(name, artifact.rows(name), float(described["damping"]), OwnTags.open(artifact, name))
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         return batch.n_history > 0
@@ -51,11 +43,14 @@ class ItemItem:
     def score(self, batch: Batch) -> Floats:
         history = batch.history
         weights = history.values * np.repeat(self._scale(history), np.diff(history.starts))
+        starts = self.table.starts[history.columns]
+        counts = self.table.starts[history.columns + 1] - starts
+        entries = ranges(starts, counts)
         scores = scatter(
-            np.broadcast_to(history.row_numbers()[:, None], (len(weights), self.neighbours.shape[1])),
-            self.neighbours[history.columns],
-            self.strengths[history.columns] * weights[:, None],
-            (batch.n, len(self.neighbours)),
+            np.repeat(history.row_numbers(), counts),
+            self.table.columns[entries],
+            self.table.values[entries] * np.repeat(weights, counts),
+            (batch.n, self.table.n_rows),
         )
         self.own.apply(scores, batch)
         return scores
@@ -64,9 +59,11 @@ class ItemItem:
         columns, values = batch.history.row(question)
         scale = float(self._scale(batch.history)[question])
         amounts = np.zeros((len(items), len(columns)), np.float32)
-        for cause, (column, value) in enumerate(zip(columns, values, strict=True)):
-            hits = self.neighbours[column][None, :] == items[:, None]
-            amounts[:, cause] = (hits * self.strengths[column]).sum(1) * value * scale
+        for cause, (column, value) in enumerate(zip(columns.tolist(), values.tolist(), strict=True)):
+            targets, strengths = self.table.row(column)
+            place = np.minimum(np.searchsorted(targets, items), max(len(targets) - 1, 0))
+            if len(targets):
+                amounts[:, cause] = np.where(targets[place] == items, strengths[place], 0) * value * scale
         amounts *= self.own.of(batch, question, items)[:, None]
         return [Part("history", columns.astype(np.int64), amounts)]
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import AskTaste, Question, Recommender
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import loud
+from tritone_serving.recommender.ensemble import SEGMENTS, loud
 from tritone_serving.recommender.members.neighbours import UserKnn
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
@@ -38,6 +38,7 @@ _LONGEST_SHORT: Final = 5
 _METRIC_USERS: Final = 500
 # Members that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
 _ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
+NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
 OnProgress = Callable[[int, int], None]
 
 

@@ -21,7 +21,7 @@ class RecommenderConfig:
         power: plays to weights, `(plays / mean) ** power`; 0 only counts that an item was heard.
         skip: weight that speaks against items like a skipped one.
         tag_weight: what somebody's tag on an item they are not logged to have played counts, beside a listen of 1.
-        n_neighbours: stored for each item by each item-item member.
+        n_neighbours: items that may speak for an item, in each item-item member.
         damping: item-item scores are divided by (items in the history) ** damping.
         ease_l2: ridge of EASE.
         ease_most_items: beyond so many items (and 8,000 users) EASE gives way to its sparse kin.
@@ -43,14 +43,14 @@ class RecommenderConfig:
     power: float = 0.25
     skip: float = 0.5
     tag_weight: float = 0.5
-    n_neighbours: int = 400
+    n_neighbours: int = 200
     damping: float = 0.5
     ease_l2: float = 100.0
     ease_most_items: int = 20_000
     item_knn_shrink: float = 3.0
     graph_l2: float = 0.1
     n_factors: int = 64
-    user_knn_neighbours: int = 400
+    user_knn_neighbours: int = 200
     user_knn_sharpness: float = 1.5
     user_knn_damping: float = 0.3
     social_base: float = 0.02
@@ -90,7 +90,7 @@ _WHOLE: Final = {
 
 PRESETS: Final[Mapping[str, RecommenderConfig]] = {
     "default": RecommenderConfig(),
-    "demo": RecommenderConfig(n_neighbours=200, taste_preset="demo", ease_l2=30.0),
+    "demo": RecommenderConfig(n_neighbours=100, taste_preset="demo", ease_l2=30.0),
     "tiny": RecommenderConfig(
         n_neighbours=30, n_factors=8, user_knn_neighbours=50, taste_preset="tiny", most_validation_users=200
     ),

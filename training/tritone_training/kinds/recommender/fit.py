@@ -55,20 +55,18 @@ def fit_members(
     listening = world.listening(config.tag_weight)
     tagged = world.tagged.nnz > 0
     table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
-    _item_item(parts, "item_knn", table.arrays("item_knn"), config)
+    _item_item(parts, "item_knn", table, config)
     if tagged:
         own = item_knn_ratios(world, table, config.tag_weight, listening, config.item_knn_shrink)
         parts.arrays.update(rows_arrays("item_knn.own", own))
     solved = ridge(listening, config.ease_l2)
-    _item_item(
-        parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")).arrays("ease"), config
-    )
+    _item_item(parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")), config)
     if tagged:
         parts.arrays.update(rows_arrays("ease.own", ease_ratios(world, solved, config.tag_weight)))
     del solved
     graph = graph_of(world.weights)
     table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
-    _item_item(parts, "graph", table.arrays("graph"), config)
+    _item_item(parts, "graph", table, config)
     parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
     _people(parts, world, listening, config)
     _tags(parts, world, config)
@@ -108,8 +106,8 @@ def _popularity(parts: Parts, world: World) -> None:
     parts.members["popularity"] = {"kind": "popularity"}
 
 
-def _item_item(parts: Parts, name: str, arrays: Mapping[str, npt.NDArray[Any]], config: RecommenderConfig) -> None:
-    parts.arrays.update(arrays)
+def _item_item(parts: Parts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:
+    parts.arrays.update(rows_arrays(name, Rows.from_csr(table)))
     parts.members[name] = {"kind": "item_item", "damping": config.damping}
 
 

@@ -2,7 +2,7 @@
 
 A tag says that its giver knows the item. Everybody else may learn from that; the giver's own scores must not, or a
 held-out listen that was tagged would be found by its own trace.
-Letters: U users, I items, N neighbours, t items that a user tagged and did not play.
+Letters: U users, I items, t items that a user tagged and did not play.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows
-from tritone_training.kinds.recommender.tables import Ridge, Table
+from tritone_training.kinds.recommender.tables import Ridge
 from tritone_training.kinds.recommender.world import World
 
 Floats = npt.NDArray[np.float64]
@@ -49,10 +49,9 @@ def ease_ratios(world: World, solved: Ridge, tag_weight: float) -> Rows:
 
 
 def item_knn_ratios(
-    world: World, table: Table, tag_weight: float, listening: sparse.csr_matrix, shrink: float
+    world: World, table: sparse.csr_matrix, tag_weight: float, listening: sparse.csr_matrix, shrink: float
 ) -> Rows:
     """Item-kNN: the user's own share of every overlap is subtracted."""
-    matrix = table.to_csr()
     lengths = np.sqrt(np.asarray(listening.multiply(listening).sum(0)).ravel())
     ratios: list[Floats] = []
     for user in range(world.n_users):
@@ -60,7 +59,7 @@ def item_knn_ratios(
         if not len(items):
             continue
         heard, weights = _entries(world.weights, user)
-        strengths = matrix[heard][:, items].toarray().astype(np.float64)  # (h, t)
+        strengths = table[heard][:, items].toarray().astype(np.float64)  # (h, t)
         below = lengths[heard][:, None] * lengths[items] + shrink
         own = tag_weight * ((weights * weights)[:, None] / below * (strengths != 0)).sum(0)
         before = weights @ strengths

@@ -1,15 +1,15 @@
-"""Item-item members: each item's strongest neighbours by EASE, cosine and a graph filter.
+"""Item-item members by EASE, cosine and a graph filter: for each item, the items that speak most for it.
 
 EASE (Steck 2019, arXiv:1905.03375) inverts the items' Gram matrix. With fewer users than items the same inverse
 comes from the users' much smaller one (Woodbury), which is what makes it cheap here.
-Letters: U users, I items, N neighbours kept, b items of a block.
+Letters: U users, I items, n neighbours kept, b items of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +20,6 @@ Floats = npt.NDArray[np.float32]
 OnProgress = Callable[[int, int], None]
 _BLOCK: Final = 512
 _MOST_DUAL_USERS: Final = 8_000
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """(I, N) neighbours and their strengths, strongest first; 0 where there are fewer."""
-
-    neighbours: npt.NDArray[np.int32]
-    strengths: Floats
-
-    def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Under the names that the artifact gives them."""
-        return {f"{name}.neighbours": self.neighbours, f"{name}.strengths": self.strengths}
-
-    def to_csr(self) -> sparse.csr_matrix:
-        """As a sparse (I, I) matrix."""
-        n_items, width = self.neighbours.shape
-        starts = np.arange(0, n_items * width + 1, width)
-        matrix = sparse.csr_matrix((self.strengths.ravel(), self.neighbours.ravel(), starts), shape=(n_items, n_items))
-        matrix.eliminate_zeros()
-        matrix.sort_indices()
-        return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,34 +73,31 @@ def _inverse(gram: Floats, l2: float) -> Floats:
     return np.asarray(lower + np.tril(lower, -1).T, np.float32)
 
 
-def ease_table(solved: Ridge, n: int, on_progress: OnProgress) -> Table:
-    """EASE's weights `-P[j, i] / P[i, i]`, the strongest of each item j."""
+def ease_table(solved: Ridge, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
+    """EASE's weights `-P[j, i] / P[i, i]` (I, I) from a heard item j to an item i."""
 
-    def blocks() -> Iterator[Floats]:
-        turned = sparse.csr_matrix(solved.listening.T)
-        for start in range(0, turned.shape[0], _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            if solved.whole is not None:
-                block = -solved.whole[rows]
-            else:
-                block = np.asarray(turned[rows] @ solved.spread, np.float32) / np.float32(solved.l2)
-            yield block / solved.diagonal
+    def block(targets: slice) -> Floats:
+        if solved.whole is not None:
+            return -solved.whole[targets] / solved.diagonal[targets, None]
+        assert solved.spread is not None  # noqa: S101 - one of the two is there
+        product = np.asarray((solved.listening.T @ solved.spread[:, targets]).T, np.float32)
+        return product / (np.float32(solved.l2) * solved.diagonal[targets, None])
 
-    return strongest(blocks(), solved.listening.shape[1], n, on_progress)
+    return strongest(block, solved.listening.shape[1], n, on_progress)
 
 
-def item_knn_table(listening: sparse.csr_matrix, shrink: float, n: int, on_progress: OnProgress) -> Table:
-    """Cosine of two items' listeners, `overlap / (lengths + shrink)`."""
+def item_knn_table(
+    listening: sparse.csr_matrix, shrink: float, n: int, on_progress: OnProgress
+) -> sparse.csr_matrix:
+    """Cosine of two items' listeners, `overlap / (lengths + shrink)`: (I, I)."""
     turned = sparse.csr_matrix(listening.T)
     lengths = np.sqrt(np.asarray(turned.multiply(turned).sum(1)).ravel()).astype(np.float32)
 
-    def blocks() -> Iterator[Floats]:
-        for start in range(0, turned.shape[0], _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            overlap = np.asarray((turned[rows] @ listening).todense(), np.float32)
-            yield overlap / (lengths[rows, None] * lengths + np.float32(shrink))
+    def block(targets: slice) -> Floats:
+        overlap = np.asarray((turned[targets] @ listening).todense(), np.float32)
+        return overlap / (lengths[targets, None] * lengths + np.float32(shrink))
 
-    return strongest(blocks(), turned.shape[0], n, on_progress)
+    return strongest(block, turned.shape[0], n, on_progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,25 +122,24 @@ def graph_of(weights: sparse.csr_matrix) -> Graph:
     return Graph(sparse.csr_matrix(left @ weights @ right, dtype=np.float32), of_items.astype(np.float32))
 
 
-def graph_table(graph: Graph, l2: float, n: int, on_progress: OnProgress) -> Table:
+def graph_table(graph: Graph, l2: float, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
     """A smooth filter of the graph's spectrum, `s^2 / (s^2 + l2)`: what LightGCN's layers approximate.
 
     Linear graph filters: Shen et al. 2021, arXiv:2108.07567.
     """
     solved = ridge(graph.edges, l2)
-    roots = np.sqrt(np.maximum(graph.degrees, 1e-9))
+    roots = np.sqrt(graph.degrees)
+    back = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
 
-    def blocks() -> Iterator[Floats]:
-        turned = sparse.csr_matrix(graph.edges.T)
-        for start in range(0, turned.shape[0], _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            if solved.whole is not None:  # G (G + l2)^-1 = 1 - l2 (G + l2)^-1
-                block = -np.float32(l2) * solved.whole[rows]
-            else:
-                block = np.asarray(turned[rows] @ solved.spread, np.float32)
-            yield block * roots / roots[rows, None] * (graph.degrees[rows, None] > 0)
+    def block(targets: slice) -> Floats:
+        if solved.whole is not None:  # G (G + l2)^-1 = 1 - l2 (G + l2)^-1, and the diagonal is not used
+            filtered = -np.float32(l2) * solved.whole[targets]
+        else:
+            assert solved.spread is not None  # noqa: S101 - one of the two is there
+            filtered = np.asarray((graph.edges.T @ solved.spread[:, targets]).T, np.float32)
+        return np.asarray(filtered * roots[targets, None] * back, np.float32)
 
-    return strongest(blocks(), graph.edges.shape[1], n, on_progress)
+    return strongest(block, graph.edges.shape[1], n, on_progress, heard=roots)
 
 
 def item_vectors(graph: Graph, size: int) -> Floats:
@@ -174,25 +149,44 @@ def item_vectors(graph: Graph, size: int) -> Floats:
     size = min(size, min(graph.edges.shape) - 1)
     if size < 1:
         return np.zeros((graph.edges.shape[1], 1), np.float32)
-    _, values, right = svds(graph.edges, k=size, random_state=0)
+    start = np.random.default_rng(0).standard_normal(min(graph.edges.shape)).astype(np.float32)
+    _, values, right = svds(graph.edges, k=size, v0=start)
     vectors = right.T * values
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.where(lengths > 1e-6, vectors / np.maximum(lengths, 1e-6), 0).astype(np.float32)
 
 
-def strongest(blocks: Iterator[Floats], n_items: int, n: int, on_progress: OnProgress) -> Table:
-    """Keep each row's n largest values by size, itself and zeros left out."""
-    n = max(1, min(n, n_items - 1))
-    neighbours, strengths = np.zeros((n_items, n), np.int32), np.zeros((n_items, n), np.float32)
-    start = 0
-    for block in blocks:
-        end = start + len(block)
-        block[np.arange(len(block)), np.arange(start, end)] = 0
-        size = np.abs(block)
-        best = np.argpartition(-size, n - 1, axis=1)[:, :n] if n < n_items else np.argsort(-size, axis=1)[:, :n]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(size, best, 1), axis=1, kind="stable"), 1)
-        neighbours[start:end] = best
-        strengths[start:end] = np.take_along_axis(block, best, 1)
+def strongest(
+    block: Callable[[slice], Floats], n_items: int, n: int, on_progress: OnProgress, heard: Floats | None = None
+) -> sparse.csr_matrix:
+    """Keep, for each item, the n items that speak most for or against it.
+
+    Chosen by target: choosing each heard item's own strongest neighbours would leave the well-known, which many
+    items speak for a little, without most of their support.
+
+    Args:
+        block: targets -> (b, I) strengths of all items for each of them; it may be written to.
+        heard: (I,) how much each item's strength matters when choosing, for tables that divide by popularity.
+
+    Returns:
+        (I, I) from heard items to targets.
+    """
+    n = min(n, n_items)
+    targets, sources, strengths = [], [], []
+    for start in range(0, n_items, _BLOCK):
+        end = min(start + _BLOCK, n_items)
+        values = block(slice(start, end))
+        values[np.arange(end - start), np.arange(start, end)] = 0
+        weight = np.abs(values) if heard is None else np.abs(values) * heard
+        best = np.argpartition(-weight, n - 1, axis=1)[:, :n]
+        kept = np.take_along_axis(values, best, 1)
+        rows, places = np.nonzero(kept)
+        targets.append(rows + start)
+        sources.append(best[rows, places])
+        strengths.append(kept[rows, places])
         on_progress(end, n_items)
-        start = end
-    return Table(neighbours, strengths)
+    table = sparse.csr_matrix(
+        (np.concatenate(strengths), (np.concatenate(sources), np.concatenate(targets))), shape=(n_items, n_items)
+    )
+    table.sort_indices()
+    return table

@@ -25,7 +25,7 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.choosing import choose
+from tritone_training.kinds.recommender.choosing import NOTHING_LEARNED, choose
 from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
 from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_of
 from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
@@ -98,7 +98,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
     if prepared.sounds is not None:
         add_sounds(parts, world, prepared.sounds)
     taste = _train_taste(request, config, listening, world, parts) if config.taste else None
-    manifest = {**manifest_of(parts, world, config, key), "data": listening.report, "ensembles": {}}
+    manifest = {**manifest_of(parts, world, config, key), "data": listening.report, "ensembles": NOTHING_LEARNED}
     folder = request.out / ARTIFACT
     write_artifact(folder, manifest, parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
