@@ -150,7 +150,7 @@ def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> Non
     suspects = sorted(
         name
         for name, array in arrays.items()
-        if array is artifact.arrays.get(name) and np.shape(array)[:1] in {(size,) for size in by_user}
+        if array is artifact.arrays.get(name) and len(array) in by_user
     )
     if suspects:
         raise ForgettingError(
