@@ -86,8 +86,7 @@ def make_artifact(
         **rows_arrays("history", Rows.from_csr(plays[order])),
         **rows_arrays("friends", Rows.from_csr(friends[order][:, order])),
         "popularity.shares": popularity / popularity.max(),
-        "ease.neighbours": rng.integers(0, n_items, (n_items, n_neighbours)).astype(np.int32),
-        "ease.strengths": rng.uniform(0.01, 0.3, (n_items, n_neighbours)).astype(np.float32),
+        **rows_arrays("ease", Rows.from_csr(_neighbours(rng, n_items, n_neighbours))),
         **_listeners(plays[order]),
         **rows_arrays(
             "ease.own", Rows.from_csr(sparse.random(n_users, n_items, 0.02, format="csr", random_state=seed))
@@ -189,6 +188,15 @@ def spoil_manifest(version: Path, **changes: Any) -> None:
     """Change what a manifest says."""
     path = version / "recommender.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _neighbours(rng: np.random.Generator, n_items: int, n_neighbours: int) -> sparse.csr_matrix:
+    """(I, I): what each item speaks for."""
+    rows = np.repeat(np.arange(n_items), n_neighbours)
+    strengths = rng.uniform(0.01, 0.3, len(rows)).astype(np.float32)
+    table = sparse.csr_matrix((strengths, (rows, rng.integers(0, n_items, len(rows)))), (n_items, n_items))
+    table.sum_duplicates()
+    return table
 
 
 def _listeners(plays: sparse.csr_matrix) -> dict[str, Array]:

@@ -116,7 +116,7 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
     """
     row = Resolver(artifact, key).user(user)
     kept = np.flatnonzero(np.arange(artifact.n_users) != row)
-    arrays = dict(artifact.arrays)
+    arrays: dict[str, Any] = dict(artifact.arrays)
     tables = [name.removesuffix(".starts") for name in arrays if name.endswith(".starts")]
     for name in tables:
         table = artifact.rows(name)
@@ -148,9 +148,7 @@ def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> Non
     """An array that is as long as there were users, and was not touched, may well be about them."""
     by_user = {artifact.n_users, artifact.n_users + 1} - {artifact.n_items, artifact.n_items + 1, 0, 1}
     suspects = sorted(
-        name
-        for name, array in arrays.items()
-        if array is artifact.arrays.get(name) and len(array) in by_user
+        name for name, array in artifact.arrays.items() if arrays.get(name) is array and len(array) in by_user
     )
     if suspects:
         raise ForgettingError(

@@ -365,9 +365,9 @@ def test_a_fault_of_ours_is_about_one_question_and_says_nothing_of_it(
     served: TritonServer, repository: Path, key_file: Path, tmp_path: Path
 ) -> None:
     version = add_version(repository, "faulty", key_file, tmp_path)
-    neighbours = np.load(version / "ease.neighbours.npy")
-    neighbours[9] = 10**6
-    np.save(version / "ease.neighbours.npy", neighbours)
+    starts, columns = (np.load(version / f"ease.{part}.npy") for part in ("starts", "columns"))
+    columns[starts[9] : starts[10]] = 10**6
+    np.save(version / "ease.columns.npy", columns)
     served.load_model("faulty")
     client = Client(served, "faulty")
     with pytest.raises(InferenceServerException, match=r"the recommender failed .*see the server's log") as caught:
@@ -391,8 +391,8 @@ def test_an_artifact_of_another_format(served: TritonServer, repository: Path, k
 
 def test_a_damaged_artifact(served: TritonServer, repository: Path, key_file: Path, tmp_path: Path) -> None:
     version = add_version(repository, "damaged", key_file, tmp_path)
-    (version / "ease.strengths.npy").write_bytes(b"\x93NUMPY nothing")
-    with pytest.raises(ModelLoadError, match=r"ease\.strengths\.npy: is damaged .* export again"):
+    (version / "ease.values.npy").write_bytes(b"\x93NUMPY nothing")
+    with pytest.raises(ModelLoadError, match=r"ease\.values\.npy: is damaged .* export again"):
         served.load_model("damaged")
     shutil.rmtree(version.parent)
 
