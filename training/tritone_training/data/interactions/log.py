@@ -43,7 +43,9 @@ class Log:
     def __len__(self) -> int:
         return len(self.user)
 
-    def matrix(self, users: Mapping[str, int] | None = None, items: Mapping[str, int] | None = None) -> sparse.csr_matrix:
+    def matrix(
+        self, users: Mapping[str, int] | None = None, items: Mapping[str, int] | None = None
+    ) -> sparse.csr_matrix:
         """Plays as (users, items); with other people's places, pairs that have none are left out."""
         if users is None:
             users = {name: place for place, name in enumerate(self.users)}
@@ -73,8 +75,7 @@ class Log:
         """SHA-256 over all pairs in a fixed order, 16 characters."""
         users, items = np.array(self.users, object), np.array(self.items, object)
         lines = sorted(
-            f"{u}\t{i}\t{p:g}"
-            for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
+            f"{u}\t{i}\t{p:g}" for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
         )
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -1,0 +1,79 @@
+"""A small simulated log, and one tiny recommender trained on it for all tests that ask for one."""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tritone_training.data.interactions.simulated import SimulatedItem, SimulatedWorld, simulate
+from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.registry import get_kind
+
+N_USERS = 80
+N_ITEMS = 90
+
+
+@functools.cache
+def folder() -> Path:
+    """Where everything lies until the tests end."""
+    path = Path(tempfile.mkdtemp(prefix="tritone-recommender-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def world() -> SimulatedWorld:
+    """Listeners of invented pieces."""
+    rng = np.random.default_rng(5)
+    kinds, modes, paces = ("jig", "mass", "reel", "chorale"), ("major", "minor"), ("slow", "fast")
+    items = []
+    for number in range(N_ITEMS):
+        words = tuple(str(rng.choice(each)) for each in (kinds, modes, paces))
+        items.append(SimulatedItem(f"piece/{number}", words, {"title": f"{words[0]} no. {number}", "artist": words[1]}))
+    return simulate(items, seed=3, n_listeners=N_USERS, mean_items=18)
+
+
+@functools.cache
+def files() -> ListeningFiles:
+    """The world as tables with columns of their own names."""
+    made, path = world(), folder()
+    log = made.log
+    pairs = zip(log.user.tolist(), log.item.tolist(), log.plays.tolist(), strict=True)
+    _write(path / "plays.tsv", "\t", ("who", "what", "n"), [(log.users[u], log.items[i], int(p)) for u, i, p in pairs])
+    _write(path / "friends.csv", ",", ("who", "whom"), made.friends)
+    tags = list(zip(made.tags.users, made.tags.items, made.tags.tags, strict=True))
+    _write(path / "tags.csv", ";", ("who", "what", "tag"), tags)
+    rows = [(item, row["title"], row["artist"]) for item, row in made.metadata.items()]
+    _write(path / "pieces.csv", ",", ("id", "title", "artist"), rows)
+    return ListeningFiles(
+        interactions=path / "plays.tsv",
+        friends=path / "friends.csv",
+        item_tags=path / "tags.csv",
+        metadata=path / "pieces.csv",
+        user_column="who",
+        item_column="what",
+        plays_column="n",
+        friend_column="whom",
+        tag_column="tag",
+    )
+
+
+@functools.cache
+def checkpoint() -> Path:
+    """A tiny recommender, trained once."""
+    path = folder() / "run"
+    get_kind("recommender").train(TrainRequest(out=path, preset="tiny", progress=False, listening=files()))
+    return path
+
+
+def _write(path: Path, separator: str, header: tuple[str, ...], rows: list[tuple[object, ...]] | list[tuple[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=separator)
+        writer.writerow(header)
+        writer.writerows(rows)
