@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf import text_format
-from tests import recommender_models as models
+from tests import recommender_artifacts as models
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export import (

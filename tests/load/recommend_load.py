@@ -28,7 +28,7 @@ import tritonclient.grpc as triton
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests import recommender_models as models
+from tests import recommender_artifacts as models
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.installation import find_installation

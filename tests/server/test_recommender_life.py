@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import recommender_models as models
+from tests import recommender_artifacts as models
 from tests.server.recommender_calls import Answers, Client, metric, metrics_text
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import recommender_models as models
+from tests import recommender_artifacts as models
 
 from tritone_serving.recommender import Question, QuestionError, Similar, TasteInputs
 

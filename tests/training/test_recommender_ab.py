@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import recommender_models as models
+from tests import recommender_artifacts as models
 
 from tritone_serving.recommender import Question
 from tritone_training._exceptions import CheckpointError

@@ -146,7 +146,9 @@ def _map(path: Path, shape: Sequence[int]) -> Array:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{folder}: holds no recommender ({MANIFEST} is missing); `tritone train recommender` makes one")
+        raise ArtifactError(
+            f"{folder}: holds no recommender ({MANIFEST} is missing); `tritone train recommender` makes one"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

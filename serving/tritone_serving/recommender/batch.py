@@ -64,7 +64,7 @@ class Batch:
         return np.diff(self.heard.starts)
 
 
-def weigh(plays: npt.NDArray[np.floating], weighting: Mapping[str, Any]) -> Floats:
+def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:
     """Plays of one user to the weights that members see: `(plays / mean) ** power`, so a mean listen counts 1.
 
     Args:
@@ -77,7 +77,8 @@ def weigh(plays: npt.NDArray[np.floating], weighting: Mapping[str, Any]) -> Floa
     logged = np.asarray(plays, np.float64)
     # The largest first, so that numbers near the end of the float range do not overflow in the mean.
     relative = logged / logged.max()
-    return ((relative / relative.mean()) ** power).astype(np.float32)
+    weights: Floats = ((relative / relative.mean()) ** power).astype(np.float32)
+    return weights
 
 
 def embedding_rows(questions: Sequence[Question]) -> Floats | None:

@@ -52,7 +52,8 @@ def loud(scores: Floats, scale: float) -> Floats:
     """
     if scale == 0:
         return scores
-    return np.log(np.maximum(scores, 0) * np.float32(1 / scale) + np.float32(1))
+    heard: Floats = np.log(np.maximum(scores, 0) * np.float32(1 / scale) + np.float32(1))
+    return heard
 
 
 def blend(scores: Mapping[str, Floats], weights: Floats, n_items: int) -> Floats:

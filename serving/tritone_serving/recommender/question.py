@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class Question:
 
     user: str | None = None
     history: Sequence[str] = ()
-    weights: Sequence[float] | npt.NDArray[np.floating] | None = None
+    weights: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None
     skipped: Sequence[str] = ()
     friends: Sequence[str] = ()
     embedding: Floats | None = None

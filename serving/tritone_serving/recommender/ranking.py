@@ -51,7 +51,8 @@ def top(scores: Floats, k: int) -> Places:
     else:
         candidates = np.arange(len(scores))
     order = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-    return order[scores[order] > -np.inf]
+    kept: Places = order[scores[order] > -np.inf]
+    return kept
 
 
 def rank(

@@ -24,6 +24,7 @@ def reasons_of(
     recommender: Recommender,
     batch: Batch,
     row: int,
+    *,
     ranked: Ranked,
     scores: Mapping[str, Floats],
     weights: Floats,
@@ -46,7 +47,8 @@ def reasons_of(
         else:
             parts = list(member.parts(batch, row, ranked.items))
         for part in _shared(parts, member_scores[row, ranked.items]):
-            _add(found, recommender, batch, row, name, part, weight)
+            causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
+            _add(found, name, part, causes, weight)
     for place, reasons in enumerate(found):
         for because, amounts in (("novelty", ranked.novelty), ("diversity", ranked.diversity)):
             if amounts[place]:
@@ -61,19 +63,11 @@ def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 
-def _add(
-    found: list[list[Reason]],
-    recommender: Recommender,
-    batch: Batch,
-    row: int,
-    name: str,
-    part: Part,
-    weight: float,
-) -> None:
-    names = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
+def _add(found: list[list[Reason]], name: str, part: Part, causes: Sequence[str], weight: float) -> None:
+    """A part's summands to each item's reasons; causes without a name become one."""
     for reasons, amounts in zip(found, np.asarray(part.amounts, np.float64) * weight, strict=True):
         nameless = 0.0
-        for cause, amount in zip(names, amounts.tolist(), strict=True):
+        for cause, amount in zip(causes, amounts.tolist(), strict=True):
             if not cause:
                 nameless += amount
             elif amount:

@@ -85,9 +85,7 @@ class Recommender:
 
     # --- answering -----------------------------------------------------------------------------
 
-    def answer(
-        self, questions: Sequence[Question], *, taste: AskTaste | None = None
-    ) -> list[Answer | QuestionError]:
+    def answer(self, questions: Sequence[Question], *, taste: AskTaste | None = None) -> list[Answer | QuestionError]:
         """Answer questions, each in its place; what cannot be answered becomes an error in its place.
 
         Args:
@@ -117,7 +115,11 @@ class Recommender:
         return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items), batch
 
     def score_by_friends(self, friends: Sequence[Sequence[int]]) -> tuple[dict[str, Floats], Floats]:
-        """As `score`, for people of whom nothing is known but the rows of their friends: member -> (B, I), and the ensemble's."""
+        """As `score`, for people of whom nothing is known but the rows of their friends.
+
+        Returns:
+            member -> (B, I); the ensemble's (B, I).
+        """
         empty = [np.zeros(0, np.int64)] * len(friends)
         none = [np.zeros(0, np.float32)] * len(friends)
         rows = [np.array(each, np.int64) for each in friends]
@@ -169,7 +171,7 @@ class Recommender:
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
                     rung=self._rung(question, batch, row),
-                    reasons=reasons_of(self, batch, row, ranked, heard, weights[row]) if question.explain else (),
+                    reasons=reasons_of(self, batch, row, ranked=ranked, scores=heard, weights=weights[row]) if question.explain else (),
                     unknown=batch.unknown[row],
                     arm=arms[row],
                     heard=n_heard,
@@ -219,7 +221,7 @@ class Recommender:
         self,
         item: str | None = None,
         *,
-        embedding: npt.NDArray[np.floating] | None = None,
+        embedding: npt.NDArray[np.floating[Any]] | None = None,
         by: str = "both",
         n: int = 10,
     ) -> list[Similar]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.integer]
+Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,7 @@ class Rows:
         """From SciPy's matrix, columns in ascending order."""
         matrix = sparse.csr_matrix(matrix)
         matrix.sort_indices()
-        return cls(
-            matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32)
-        )
+        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32))
 
     @classmethod
     def from_lists(cls, columns: Sequence[Integers], values: Sequence[Floats]) -> Rows:
@@ -84,10 +83,11 @@ def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:
     """`[s0, s0+1, ... s0+c0-1, s1, ...]`."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    places: npt.NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return places
 
 
-def scatter(rows: Integers, columns: Integers, values: npt.NDArray[np.floating], shape: tuple[int, int]) -> Floats:
+def scatter(rows: Integers, columns: Integers, values: npt.NDArray[np.floating[Any]], shape: tuple[int, int]) -> Floats:
     """A dense (R, C) matrix with the values added at their places."""
     flat = rows.astype(np.int64) * shape[1] + columns
     return np.bincount(flat.ravel(), values.ravel(), shape[0] * shape[1]).reshape(shape).astype(np.float32)

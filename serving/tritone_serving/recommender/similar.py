@@ -6,7 +6,7 @@ Letters: I items, D size of a vector by listening.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ class Similar:
 def similar_items(
     artifact: Artifact,
     item: int | None,
-    embedding: npt.NDArray[np.floating] | None,
+    embedding: npt.NDArray[np.floating[Any]] | None,
     *,
     by: str,
     n: int,
@@ -62,7 +62,7 @@ def similar_items(
 
 
 def _by_listening(
-    artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating] | None
+    artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating[Any]] | None
 ) -> Floats | None:
     vectors = artifact.arrays.get("vectors")
     if vectors is None or item is None or not vectors[item].any():
@@ -70,7 +70,7 @@ def _by_listening(
     return np.asarray(vectors, np.float32) @ np.asarray(vectors[item], np.float32)
 
 
-def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating] | None) -> Floats | None:
+def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating[Any]] | None) -> Floats | None:
     sounds = artifact.arrays.get("items.embeddings")
     if sounds is None:
         return None
@@ -83,4 +83,5 @@ def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.fl
     length = float(np.linalg.norm(wanted))
     if not np.isfinite(length) or length == 0:
         return None
-    return sounds @ (wanted / length)
+    cosines: Floats = sounds @ (wanted / length)
+    return cosines

@@ -39,9 +39,13 @@ def open_members(artifact: Artifact) -> dict[str, Member]:
         if kind == "taste":  # asked of another model
             continue
         if kind not in _KINDS:
-            raise ArtifactError(f"{artifact.folder}: member {name!r} is of kind {kind!r}; known are {', '.join(_KINDS)}")
+            raise ArtifactError(
+                f"{artifact.folder}: member {name!r} is of kind {kind!r}; known are {', '.join(_KINDS)}"
+            )
         try:
             members[name] = _KINDS[kind](artifact, name, described)
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{artifact.folder}: member {name!r} lacks or misnames {error}; train and export again") from error
+            raise ArtifactError(
+                f"{artifact.folder}: member {name!r} lacks or misnames {error}; train and export again"
+            ) from error
     return members

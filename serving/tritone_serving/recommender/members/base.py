@@ -34,7 +34,10 @@ class Part:
 class Member(Protocol):
     """One way to score."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As the manifest calls it."""
+        ...
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """(B,) whether it has anything to say; where not, its scores are all 0."""

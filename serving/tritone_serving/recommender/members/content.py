@@ -130,7 +130,7 @@ class Sound:
                 row[:] = weights[heard] @ (sounds[heard] - self.centre)
             length = float(np.linalg.norm(row))
             if length:
-                row /= length
+                np.divide(row, length, out=row)
         return wanted
 
 

@@ -86,9 +86,7 @@ class Taste:
 def open_taste(artifact: Artifact) -> dict[str, Taste]:
     """The members of an artifact that another model scores for."""
     return {
-        name: Taste(
-            name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", ""))
-        )
+        name: Taste(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
         for name, each in artifact.manifest["members"].items()
         if each.get("kind") == "taste"
     }

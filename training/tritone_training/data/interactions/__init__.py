@@ -17,8 +17,8 @@ from tritone_training.data.interactions.splits import held_out_counts, split_log
 __all__ = [
     "SIMULATED",
     "CleaningRules",
-    "ListeningData",
     "Columns",
+    "ListeningData",
     "Log",
     "SimulatedWorld",
     "TagTable",

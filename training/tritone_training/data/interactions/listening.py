@@ -103,7 +103,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
     tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
     tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
     friends = load_friends(files.friends, columns) if files.friends else []
-    metadata = load_metadata(files.metadata, item=None) if files.metadata else {}
+    metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else {}
     reports["friends"] = {"n_used": len(friends)}
     reports["tags"] = tags.report
     return ListeningData(train, valid, test, friends, tags, metadata, _report(train, reports))

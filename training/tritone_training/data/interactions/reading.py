@@ -19,6 +19,7 @@ _SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # a comma last: names hold com
 _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "user": ("userid", "user", "uid", "userkey", "listener", "listenerid"),
     "item": ("itemid", "item", "trackid", "track", "songid", "song", "artistid", "artist", "iid", "id"),
+    "id": ("id", "itemid", "trackid", "songid", "artistid", "item", "track", "song"),
     "plays": ("plays", "playcount", "count", "weight", "listens", "nplays"),
     "rating": ("rating", "score", "stars"),
     "time": ("timestamp", "time", "datetime", "date", "ts", "playedat"),
@@ -44,7 +45,7 @@ class Columns:
     tag: str | None = None
 
 
-def load_log(path: Path, columns: Columns = Columns(), *, rules: CleaningRules | None = None) -> Log:  # noqa: B008
+def load_log(path: Path, columns: Columns = Columns(), *, rules: CleaningRules | None = None) -> Log:
     """Read and clean a listening log.
 
     Raises:
@@ -66,7 +67,7 @@ def load_log(path: Path, columns: Columns = Columns(), *, rules: CleaningRules |
     )
 
 
-def load_friends(path: Path, columns: Columns = Columns()) -> list[tuple[str, str]]:  # noqa: B008
+def load_friends(path: Path, columns: Columns = Columns()) -> list[tuple[str, str]]:
     """Pairs of raw user ids, each pair once, in either direction; rows without both ids are left out."""
     table = read_table(path)
     user, friend = _required(table, path, "user", columns.user), _required(table, path, "friend", columns.friend)
@@ -76,7 +77,7 @@ def load_friends(path: Path, columns: Columns = Columns()) -> list[tuple[str, st
     return sorted(both)
 
 
-def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = None) -> TagTable:  # noqa: B008
+def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = None) -> TagTable:
     """Who gave which tag to which item; without a user column nobody is said to have given them.
 
     Args:
@@ -104,9 +105,13 @@ def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = 
 
 
 def load_metadata(path: Path, *, item: str | None = None) -> dict[str, dict[str, str]]:
-    """Item id -> {column: text} of all other columns; `title` and `artist` are those columns' usual names."""
+    """Item id -> {column: text} of all other columns; `title` and `artist` are those columns' usual names.
+
+    Args:
+        item: what the log calls its items; a column of that name holds the ids, else one that is usual.
+    """
     table = read_table(path)
-    key = _required(table, path, "item", item)
+    key = item if item in table.columns else _required(table, path, "id", None)
     plain = {_plain_name(name): name for name in table.columns if name != key}
     renamed = {plain[usual]: wanted for wanted, names in _NAMES.items() for usual in reversed(names) if usual in plain}
     table = table.dropna(subset=[key]).drop_duplicates(subset=[key]).rename(columns=renamed)
@@ -161,7 +166,7 @@ def _as_text(table: pd.DataFrame) -> pd.DataFrame:
         if pd.api.types.is_datetime64_any_dtype(column):
             whole[str(name)] = column.dt.strftime("%Y-%m-%dT%H:%M:%S.%f").astype(object)
         else:
-            whole[str(name)] = pd.Series([None if v is None or v != v else _text(v) for v in column], dtype=object)
+            whole[str(name)] = pd.Series([None if pd.isna(v) else _text(v) for v in column], dtype=object)
     return pd.DataFrame(whole)
 
 

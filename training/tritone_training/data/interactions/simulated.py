@@ -120,7 +120,7 @@ def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequ
     for listener in range(len(names)):
         alike = np.flatnonzero(group == group[listener])
         for _ in range(int(rng.poisson(_FRIENDS_EACH))):
-            pool = alike if rng.random() < 0.8 else np.arange(len(names))  # noqa: PLR2004
+            pool = alike if rng.random() < 0.8 else np.arange(len(names))
             other = int(rng.choice(pool))
             if other != listener:
                 pairs.add((min(names[listener], names[other]), max(names[listener], names[other])))
@@ -129,7 +129,7 @@ def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequ
 
 def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) -> TagTable:
     """A tenth of the listens were tagged; pieces that nobody played were tagged by some who know them elsewhere."""
-    tagged = np.flatnonzero(rng.random(len(log)) < 0.1)  # noqa: PLR2004
+    tagged = np.flatnonzero(rng.random(len(log)) < 0.1)
     pairs = list(zip(log.user[tagged].tolist(), log.item[tagged].tolist(), strict=True))
     unheard = set(range(len(items))) - set(log.item.tolist())
     pairs += [(int(rng.integers(len(log.users))), item) for item in sorted(unheard) for _ in range(2)]

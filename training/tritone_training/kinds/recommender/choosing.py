@@ -128,7 +128,7 @@ def choose(
             "a": {"warm_from": config.warm_from, "weights": weights, "how": "learned on validation"},
             "b": {"warm_from": config.warm_from, "weights": even, "how": "every member alike, for comparison"},
         },
-        {**figures, "cross_fitted": crossed, "n": int(len(users))},
+        {**figures, "cross_fitted": crossed, "n": len(users)},
         "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
         "listeners and judges on the other",
     )
@@ -183,9 +183,7 @@ def _positive_popularity(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _figures(candidates: Candidates, weights: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, Any]:
-    total = np.sum(
-        [weight * loud(candidates.features[name], scales[name]) for name, weight in weights.items()], axis=0
-    )
+    total = np.sum([weight * loud(candidates.features[name], scales[name]) for name, weight in weights.items()], axis=0)
     return {
         "ensemble": figures_of(candidates, total),
         "members": {name: figures_of(candidates, scores) for name, scores in candidates.features.items()},

@@ -110,7 +110,9 @@ def judge(
         "ensemble": figures.pop("ensemble"),
         "members": figures,
         "segments": _segments(people, values["ensemble"]),
-        "cold_users": _cold_users(recommender, taste, people, known, values, on_progress),
+        "cold_users": _cold_users(
+            recommender, taste, people, known=known, values=values, on_progress=on_progress
+        ),
         "cold_items": {
             "n_held_out": people.n_unheard,
             "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
@@ -174,6 +176,7 @@ def _cold_users(
     recommender: Recommender,
     taste: AskTaste | None,
     people: People,
+    *,
     known: npt.NDArray[np.bool_],
     values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
     on_progress: OnProgress,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -95,14 +95,14 @@ class Collector:
 def scales_of(candidates: Candidates) -> dict[str, float]:
     """Each member's unit; popularity keeps its own, which is 0..1 already."""
     return {
-        name: 0.0 if name in _MAY_BE_NEGATIVE else max(SOFTNESS * float(tops[tops > 0].mean() if tops.any() else 1), 1e-9)
+        name: 0.0
+        if name in _MAY_BE_NEGATIVE
+        else max(SOFTNESS * float(tops[tops > 0].mean() if tops.any() else 1), 1e-9)
         for name, tops in candidates.tops.items()
     }
 
 
-def learn_weights(
-    candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]
-) -> dict[str, float]:
+def learn_weights(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> dict[str, float]:
     """Weights by member; those that would be negative are 0."""
     open_ = [name for name in members if np.ptp(candidates.features[name]) > 0]
     while True:
@@ -142,10 +142,10 @@ def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDA
         curve = (scaled * pull[:, None]).T @ scaled - (mean * n_wanted[:, None]).T @ mean
         step = np.linalg.solve(curve + ridge * np.eye(len(weights)), gradient)
         size, before = 1.0, loss(weights)
-        while loss(weights + size * step) > before and size > 1e-4:  # noqa: PLR2004
+        while loss(weights + size * step) > before and size > 1e-4:
             size /= 2
         weights += size * step
-        if np.abs(size * step).max() < 1e-4:  # noqa: PLR2004
+        if np.abs(size * step).max() < 1e-4:
             break
     return np.asarray(weights / spread)
 
@@ -166,26 +166,26 @@ def polish(
             for change in (step, -step):
                 moved = total + change * current[name] * loudness[name]
                 found = goal(candidates, moved)
-                if found > best + 1e-6:  # noqa: PLR2004
+                if found > best + 1e-6:
                     best, total = found, moved
                     current[name] *= 1 + change
                     break
-    return {**{name: 0.0 for name in weights}, **{name: round(value, 4) for name, value in current.items()}}
+    return {**dict.fromkeys(weights, 0.0), **{name: round(value, 4) for name, value in current.items()}}
 
 
-def goal(candidates: Candidates, scores: npt.NDArray[np.floating]) -> float:
+def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float:
     """NDCG@10 + recall@40 / 2 among the candidates."""
     figures = figures_of(candidates, scores)
     return figures["ndcg@10"] + figures["recall@40"] / 2
 
 
-def figures_of(candidates: Candidates, scores: npt.NDArray[np.floating]) -> dict[str, float]:
+def figures_of(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """Means over users with held-out listens, for scores (Q,)."""
     order = np.lexsort((candidates.items, -scores, candidates.users))
     users = candidates.users[order]
     starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
     place = np.arange(len(users)) - starts[users]
-    near = place < 40  # noqa: PLR2004
+    near = place < 40
     hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
     hits[users[near], place[near]] = candidates.wanted[order][near]
     judged = candidates.n_held_out > 0

@@ -8,7 +8,7 @@ Letters: B users, I items, E held-out entries, K deepest cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ def per_user(hits: npt.NDArray[np.bool_], n_held_out: Ints, cuts: Sequence[int] 
 
 def beyond_accuracy(
     best: Ints,
-    listeners: npt.NDArray[np.integer],
+    listeners: npt.NDArray[np.integer[Any]],
     n_users: int,
     vectors: npt.NDArray[np.float32] | None,
     cuts: Sequence[int] = CUTS,

@@ -86,7 +86,7 @@ def tag_ratios(world: World, idf: npt.NDArray[np.float32]) -> Rows:
             before = float(counts @ pulls)
             left = counts - given
             square = squares[item] - float((idf[tags[given]] ** 2) @ (counts[given] ** 2 - left[given] ** 2))
-            if before <= 0 or square <= 1e-9:  # noqa: PLR2004 - nobody else tagged it
+            if before <= 0 or square <= 1e-9:
                 mine[place] = 0
                 continue
             mine[place] = float(left @ pulls) / before * np.sqrt(squares[item] / square)

@@ -56,7 +56,9 @@ def hear(request: TrainRequest) -> Sounds | None:
     if given is None or (given.recordings is None and given.genre_checkpoint is None):
         return None
     if given.genre_checkpoint is None:
-        raise DataError("--recordings need a network that hears them: give --genre-checkpoint, what `train genre_cnn` wrote")
+        raise DataError(
+            "--recordings need a network that hears them: give --genre-checkpoint, what `train genre_cnn` wrote"
+        )
     if given.recordings is not None:
         recordings = [
             (file.relative_to(given.recordings).with_suffix("").as_posix(), Recording.of_file(file.stem, "", file))
@@ -91,7 +93,9 @@ def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progres
                 emotions.append(felt)
             on_progress(number, len(recordings))
     if not items:
-        raise DataError(f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1]))
+        raise DataError(
+            f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1])
+        )
     felt_by_all = np.stack(emotions)
     return Sounds(items, np.stack(embeddings), felt_by_all if (felt_by_all >= 0).all() else None, problems)
 

@@ -81,21 +81,21 @@ def ease_table(solved: Ridge, n: int, on_progress: OnProgress) -> sparse.csr_mat
             return -solved.whole[targets] / solved.diagonal[targets, None]
         assert solved.spread is not None  # noqa: S101 - one of the two is there
         product = np.asarray((solved.listening.T @ solved.spread[:, targets]).T, np.float32)
-        return product / (np.float32(solved.l2) * solved.diagonal[targets, None])
+        strengths: Floats = product / (np.float32(solved.l2) * solved.diagonal[targets, None])
+        return strengths
 
     return strongest(block, solved.listening.shape[1], n, on_progress)
 
 
-def item_knn_table(
-    listening: sparse.csr_matrix, shrink: float, n: int, on_progress: OnProgress
-) -> sparse.csr_matrix:
+def item_knn_table(listening: sparse.csr_matrix, shrink: float, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
     """Cosine of two items' listeners, `overlap / (lengths + shrink)`: (I, I)."""
     turned = sparse.csr_matrix(listening.T)
     lengths = np.sqrt(np.asarray(turned.multiply(turned).sum(1)).ravel()).astype(np.float32)
 
     def block(targets: slice) -> Floats:
         overlap = np.asarray((turned[targets] @ listening).todense(), np.float32)
-        return overlap / (lengths[targets, None] * lengths + np.float32(shrink))
+        cosines: Floats = overlap / (lengths[targets, None] * lengths + np.float32(shrink))
+        return cosines
 
     return strongest(block, turned.shape[0], n, on_progress)
 

@@ -101,9 +101,7 @@ def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes,
 
 def _items(listening: ListeningData, more: Sequence[str]) -> list[str]:
     train = listening.train
-    counts = dict(
-        zip(train.items, np.bincount(train.item, minlength=len(train.items)).tolist(), strict=True)
-    )
+    counts = dict(zip(train.items, np.bincount(train.item, minlength=len(train.items)).tolist(), strict=True))
     heard = {name for name, count in counts.items() if count}
     known = heard | set(listening.tags.items) | set(listening.metadata) | set(more)
     return sorted(known, key=lambda name: (-counts.get(name, 0), name))
@@ -115,11 +113,7 @@ def _tags(
     rows = [(items[i], t, users.get(u, -1)) for i, t, u in zip(
         listening.tags.items, listening.tags.tags, listening.tags.users, strict=True
     )]  # fmt: skip
-    rows += [
-        (items[item], word, -1)
-        for item, row in listening.metadata.items()
-        for word in sorted(_words(row))
-    ]
+    rows += [(items[item], word, -1) for item, row in listening.metadata.items() for word in sorted(_words(row))]
     names = sorted({tag for _, tag, _ in rows})
     places = {tag: place for place, tag in enumerate(names)}
     item = np.array([row[0] for row in rows], np.int64)
