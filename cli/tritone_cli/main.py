@@ -36,6 +36,8 @@ COMMANDS: Final = (
     "interpolate",
     "vary",
     "sample",
+    "recommend",
+    "similar",
 )
 # What the extras bring, by import name.
 EXTRA_OF: Final = {

@@ -20,7 +20,7 @@ from tritone_client._recommending_options import Id, Wanted, likeness_inputs
 from tritone_client.audio import Audio
 
 _OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
-_OF_ALL: Final = ("rung", "arm", "unknown")
+_IDS: Final = ("user_id", "history", "skipped", "friends", "exclude")
 
 
 def recommend_flow(
@@ -29,7 +29,10 @@ def recommend_flow(
     """The flow of `MusicClient.recommend`."""
     check_model_name(model)
     asked = yield from _with_embedding(catalogue, wanted.inputs(), audio, genre_model)
-    return (yield from _ask("recommend", asked, model))
+    outputs = ("rung", "arm", *(("reasons",) if wanted.explain else ()))
+    if any(name in asked for name in _IDS):  # each output costs the server time
+        outputs += ("unknown",)
+    return (yield from _ask("recommend", asked, outputs, model))
 
 
 def similar_flow(
@@ -39,7 +42,7 @@ def similar_flow(
     check_model_name(model)
     inputs = likeness_inputs(track_id, has_audio=audio is not None, by=by, n=n)
     asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
-    return (yield from _ask("similar", asked, model))
+    return (yield from _ask("similar", asked, (), model))
 
 
 def _with_embedding(
@@ -51,9 +54,8 @@ def _with_embedding(
     return {**inputs, "embedding": embedding[None]}
 
 
-def _ask(what: str, inputs: Mapping[str, Array], model: str) -> Flow[Recommendations]:
-    explained = ("reasons",) if "explain" in inputs else ()
-    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *explained, *_OF_ALL))
+def _ask(what: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model: str) -> Flow[Recommendations]:
+    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs))
     response = cast(InferResponse, (yield request))
     return _read(response, n_wanted=int(inputs["k"][0, 0]))
 
@@ -67,7 +69,7 @@ def _read(response: InferResponse, *, n_wanted: int) -> Recommendations:
         if not np.isfinite(response.outputs["scores"]).all():
             raise ValueError("scores that are not finite")
         reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
-        rung, arm, unknown = (_row(response, name, 1)[0] for name in _OF_ALL)
+        rung, arm, unknown = (_text(response, name) for name in ("rung", "arm", "unknown"))
         return Recommendations(
             (
                 Recommendation(track_id, score, title or None, artist or None, _reasons(why))
@@ -96,6 +98,11 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
         raise ValueError(f"{name!r} of shape {array.shape}; expected {(1, size)}")
     row: list[Any] = array[0].tolist()
     return row
+
+
+def _text(response: InferResponse, name: str) -> str:
+    """A single text; empty if it was not asked for."""
+    return str(_row(response, name, 1)[0]) if name in response.outputs else ""
 
 
 def _reasons(text: str) -> tuple[Reason, ...]:
