@@ -79,8 +79,8 @@ def likeness_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) ->
         InvalidInputError: says what cannot be.
     """
     if (track_id is None) != has_audio:
-        given = "neither" if track_id is None else "both"
-        raise InvalidInputError(f"{given} of track_id and audio is given; expected one of them: what is to be alike?")
+        given = "neither of track_id and audio is" if track_id is None else "both of track_id and audio are"
+        raise InvalidInputError(f"{given} given; expected one of them: what should the tracks be like?")
     if not isinstance(by, str) or by not in WAYS_TO_BE_ALIKE:
         raise InvalidInputError(f"by is {reprlib.repr(by)}; expected one of {', '.join(WAYS_TO_BE_ALIKE)}")
     if has_audio and by not in _BY_SOUND:
