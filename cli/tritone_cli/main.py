@@ -36,6 +36,8 @@ COMMANDS: Final = (
     "interpolate",
     "vary",
     "sample",
+    "recommend",
+    "similar",
     "forget",
 )
 # What the extras bring, by import name.

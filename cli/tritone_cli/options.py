@@ -113,6 +113,10 @@ Tempo = Annotated[
 ]
 
 
+# --- recommending -------------------------------------------------------------------------------
+TrackCount = Annotated[int, typer.Option("--n", "-n", help="How many tracks, 1 to 10000.")]
+
+
 def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
     """`["width=32"]` -> `{"width": 32}`.
 

@@ -1,4 +1,4 @@
-"""The Tritone SDK: recordings and scores in, typed results and music out.
+"""The Tritone SDK: recordings, scores and listening histories in, typed results and music out.
 
 ```python
 from tritone_client import MusicClient
@@ -8,6 +8,8 @@ with MusicClient("localhost:8001") as music:
     print(result.label, result.emotions)
     piece = music.compose(prompt="tune.mid", bars=8, seed=7)
     piece.save("more.wav")
+    for track in music.recommend("user 42"):
+        print(track.track_id, track.score)
 ```
 """
 
@@ -25,6 +27,7 @@ from tritone_client._exceptions import (
     InvalidScoreError,
     MissingExtraError,
     ModelNotFoundError,
+    NothingKnownError,
     RequestRejectedError,
     RequestTimeoutError,
     ServerBusyError,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
         Transport,
     )
     from tritone_client._predicting import Prediction
+    from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
     from tritone_client._results import Classification, TimelineWindow
     from tritone_client._sampling import Conditions
     from tritone_client._streaming import AsyncPieceStream, PieceChunk, PieceStream
@@ -79,11 +83,15 @@ _LAZY = {
     "Prediction": "_predicting",
     "ReadyRequest": "_messages",
     "ReadyResponse": "_messages",
+    "Reason": "_recommendations",
+    "Recommendation": "_recommendations",
+    "Recommendations": "_recommendations",
     "Request": "_messages",
     "Response": "_messages",
     "StreamRequest": "_messages",
     "TimelineWindow": "_results",
     "Transport": "_messages",
+    "UnknownIds": "_recommendations",
     "to_grid": "music.reading",
     "to_score": "music.writing",
 }
@@ -109,12 +117,16 @@ __all__ = [
     "ModelRequest",
     "ModelResponse",
     "MusicClient",
+    "NothingKnownError",
     "Piece",
     "PieceChunk",
     "PieceStream",
     "Prediction",
     "ReadyRequest",
     "ReadyResponse",
+    "Reason",
+    "Recommendation",
+    "Recommendations",
     "Request",
     "RequestRejectedError",
     "RequestTimeoutError",
@@ -125,6 +137,7 @@ __all__ = [
     "TimelineWindow",
     "Transport",
     "TritoneError",
+    "UnknownIds",
     "to_grid",
     "to_score",
 ]

@@ -17,6 +17,7 @@ from typing import Generic, Self, TypeVar
 
 from tritone_client._async_composing_calls import AsyncComposingCalls
 from tritone_client._async_latent_calls import AsyncLatentCalls
+from tritone_client._async_recommending_calls import AsyncRecommendingCalls
 from tritone_client._base import BaseClient
 from tritone_client._catalogue import Flow
 from tritone_client._deadline import Deadline
@@ -36,7 +37,7 @@ class _Done(Generic[T]):
     result: T
 
 
-class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, BaseClient[AsyncTransport]):
+class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingCalls, BaseClient[AsyncTransport]):
     """Asks the music models of one server from one event loop, and keeps its connections open.
 
     Recordings and scores are read in asyncio's worker threads, so the loop stays free.

@@ -59,7 +59,8 @@ class BaseClient(Generic[TRANSPORT]):
             ca_file: PEM with the authorities to trust instead of the system's.
             client_cert_file: PEM with the client's certificate, for servers that ask for one.
             client_key_file: PEM with its key.
-            genre_model: what `classify` and `embed` ask unless told otherwise.
+            genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
+                a recording.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
 
         Raises:

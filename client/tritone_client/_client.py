@@ -4,6 +4,7 @@
 with MusicClient("localhost:8001") as music:
     print(music.classify("song.mp3").label)
     music.compose(bars=8).save("tune.mid")
+    print(music.recommend(history=["a song", "another"]).track_ids)
 ```
 """
 
@@ -23,6 +24,7 @@ from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
 from tritone_client._latent_calls import LatentCalls
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
+from tritone_client._recommending_calls import RecommendingCalls
 from tritone_client._results import Classification
 from tritone_client._transports import make_transport
 from tritone_client.audio import Audio, FloatArray
@@ -30,7 +32,7 @@ from tritone_client.audio import Audio, FloatArray
 T = TypeVar("T")
 
 
-class MusicClient(ComposingCalls, LatentCalls, BaseClient[Transport]):
+class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Transport]):
     """Asks the music models of one server; may be shared by threads, and keeps its connections open.
 
     Make it after a fork, not before.

@@ -12,6 +12,7 @@ TritoneError                      everything that Tritone raises on purpose (all
     └── ServerError               the server answered with an error, or with nonsense
         ├── ModelNotFoundError    no such model, or none of its versions is ready
         ├── RequestRejectedError  the server says that the request is not valid
+        │   └── NothingKnownError a recommender knows nothing of what it was asked about
         ├── ServerBusyError       the server's queue was full or the request waited too long in it
         └── AccessDeniedError     the API key or header is missing or wrong
 ```
@@ -109,6 +110,10 @@ class ModelNotFoundError(ServerError):
 
 class RequestRejectedError(ServerError):
     """The server says that the request is not valid: wrong name, type or shape."""
+
+
+class NothingKnownError(RequestRejectedError):
+    """A recommender knows none of the ids that it was asked about, or not in the way that was asked for."""
 
 
 class ServerBusyError(ServerError):

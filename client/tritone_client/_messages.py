@@ -74,7 +74,7 @@ class InferRequest:
     """Run a model.
 
     Attributes:
-        inputs: C-contiguous arrays by tensor name.
+        inputs: C-contiguous arrays by tensor name; text is `bytes` in an array of type object.
         outputs: names of the outputs that are wanted.
         n_classes: above 0, ask for the outputs' classes instead of their numbers (Triton's classification
             extension, the only way to a label file): each output is then an array of
@@ -95,7 +95,7 @@ class InferResponse:
 
     Attributes:
         version: of the model that ran.
-        outputs: arrays by tensor name.
+        outputs: arrays by tensor name; text is `str` in an array of type object.
     """
 
     model: str
@@ -179,6 +179,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
+    "BYTES": np.object_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol, TypeVar
 
-from tritone_client._catalogue import Flow
+from tritone_client._catalogue import Catalogue, Flow
 from tritone_client._deadline import Deadline
 from tritone_client._generation_models import Writers
 from tritone_client._messages import InferResponse, StreamRequest
@@ -16,7 +16,9 @@ T = TypeVar("T")
 class Runs(Protocol):
     """`MusicClient`."""
 
+    _catalogue: Catalogue
     _writers: Writers
+    _genre_model: str
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...
 
@@ -28,7 +30,9 @@ class Runs(Protocol):
 class AsyncRuns(Protocol):
     """`AsyncMusicClient`."""
 
+    _catalogue: Catalogue
     _writers: Writers
+    _genre_model: str
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...
 

@@ -136,7 +136,10 @@ def frames_per_bar(meter: tuple[int, int] | None, frames_per_quarter: int) -> in
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, and not a truth value."""
     plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
+    try:
+        return plain and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest of the others
+        return False
 
 
 def is_whole(value: Any) -> bool:

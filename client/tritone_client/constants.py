@@ -42,3 +42,10 @@ LATENT_MODEL: Final = "music_vae"
 SAMPLE_MODEL: Final = "music_gan"
 # What music_vae moves a piece along, in the order of its decoder's input `attributes`.
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")
+
+# --- recommending -------------------------------------------------------------------------------
+RECOMMEND_MODEL: Final = "recommender"
+N_RECOMMENDED_MAX: Final = 10_000  # items that one answer holds
+N_IDS_MAX: Final = 100_000  # ids that one list of a question holds, duplicates included
+# How tracks can be alike.
+WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")

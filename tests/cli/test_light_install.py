@@ -57,3 +57,8 @@ def test_help_and_the_clients_verbs_need_no_extra(tmp_path: object) -> None:
     assert done.returncode == 1
     assert "no connection" in done.stderr
     assert "Traceback" not in done.stderr
+    for words in (["recommend", "--user", "42"], ["similar", "a song"]):
+        done = run(*words, "--server", "localhost:1")
+        assert done.returncode == 1
+        assert "no connection" in done.stderr
+        assert "Traceback" not in done.stderr

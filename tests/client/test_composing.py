@@ -349,6 +349,7 @@ CHOICES: list[dict[str, Any]] = [
     {"temperature": float("nan")},
     {"temperature": float("inf")},
     {"temperature": 1e9},
+    {"temperature": 10**320},
     {"temperature": "1"},
     {"temperature": True},
     {"top_k": 0},

@@ -25,6 +25,7 @@ from tritone_client import (
     InvalidInputError,
     ModelNotFoundError,
     ModelRequest,
+    NothingKnownError,
     ReadyRequest,
     RequestRejectedError,
     RequestTimeoutError,
@@ -58,6 +59,10 @@ GRPC = [
     (RpcError("NOT_FOUND", "Request for unknown model: 'x' is not found"), ModelNotFoundError),
     (RpcError("UNAVAILABLE", "Request for unknown model: 'x' has no available versions"), ModelNotFoundError),
     (RpcError("INVALID_ARGUMENT", "unexpected shape"), RequestRejectedError),
+    (RpcError("INVALID_ARGUMENT", "none of the ids is known ('unknown model'), and nothing else"), NothingKnownError),
+    (RpcError("INVALID_ARGUMENT", "[request id: a-1] item 'x\ny' is not known"), NothingKnownError),
+    (RpcError("INTERNAL", "nothing is known by sound about what is asked for"), NothingKnownError),
+    (RpcError("INVALID_ARGUMENT", "mood is 'item x is not known'"), RequestRejectedError),
     (RpcError("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"), RequestRejectedError),
     (RpcError("RESOURCE_EXHAUSTED", "quota"), ServerBusyError),
     (RpcError("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size"), ServerBusyError),
@@ -178,7 +183,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
 
 def test_every_error_hangs_on_the_one_root() -> None:
     kinds = [getattr(tritone_client, name) for name in tritone_client.__all__ if name.endswith("Error")]
-    assert len(kinds) == 13
+    assert len(kinds) == 14
     assert all(issubclass(kind, TritoneError) for kind in kinds)
     assert issubclass(RequestTimeoutError, TimeoutError)
     assert issubclass(ConnectionFailedError, ConnectionError)

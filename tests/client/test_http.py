@@ -25,6 +25,7 @@ from tritone_client import (
     ModelNotFoundError,
     ModelRequest,
     MusicClient,
+    NothingKnownError,
     ReadyRequest,
     Request,
     RequestRejectedError,
@@ -176,6 +177,7 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
     ("status", "body", "kind"),
     [
         (400, '{"error": "unexpected inference input"}', RequestRejectedError),
+        (400, '{"error": "item \\"x\\" is not known"}', NothingKnownError),
         (413, "too large", RequestRejectedError),
         (401, "", AccessDeniedError),
         (403, '{"error": "This API is restricted, expecting header \'x\'"}', AccessDeniedError),

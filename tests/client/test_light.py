@@ -104,6 +104,19 @@ def test_music_needs_no_extra_until_it_is_read_or_saved() -> None:
     assert output.splitlines() == ["32 True", "1", "True", "True", "True", "True"]
 
 
+def test_recommending_needs_no_extra() -> None:
+    output = run(f"""
+        import sys
+        for name in {(*BLOCKED, "symusic", "pretty_midi")}:
+            sys.modules[name] = None
+        from tests.client.recommenders import FakeRecommender
+        from tritone_client import *
+        with MusicClient(transport=FakeRecommender()) as music:
+            print(music.recommend("42", n=2, explain=True).to_dict()["rung"], len(music.similar("track-1")))
+    """)
+    assert output.splitlines() == ["user 10"]
+
+
 def test_public_names() -> None:
     assert tritone_client.__all__ == sorted(tritone_client.__all__)
     for name in tritone_client.__all__:

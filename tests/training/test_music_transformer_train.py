@@ -199,6 +199,15 @@ def test_values_out_of_range_are_refused(overrides: dict[str, Any]) -> None:
         build_config("default", overrides=overrides)
 
 
+def test_small_sets_get_more_dropout_unless_it_is_said() -> None:
+    config = PRESETS["default"]
+    small, large = config.fitted_to(14_000).dropout, config.fitted_to(170_000).dropout
+    assert small is not None
+    assert large is not None
+    assert small > large > 0
+    assert dataclasses.replace(config, dropout=0.0).fitted_to(14_000).dropout == 0
+
+
 def test_the_search_space_is_within_range() -> None:
     import optuna
 

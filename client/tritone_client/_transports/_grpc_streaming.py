@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-import numpy as np
 from tritonclient.grpc import service_pb2
 
 from tritone_client._exceptions import RequestRejectedError, ServerError
 from tritone_client._messages import InferResponse, StreamRequest, dtype_name
 from tritone_client._transports import _grpc_wire as wire
 from tritone_client._transports._refusals import kind_by_words, refusal
+from tritone_client._transports._text import tensor_bytes
 
 # An answer of a stream carries an error as text alone, without a status. (The header `triton_grpc_error` asks for
 # statuses, but 2.51 heeds it for some errors only, and complains of itself in its log for each.)
@@ -27,7 +27,7 @@ def message(request: StreamRequest) -> Any:
     built = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
     for name, array in request.inputs.items():
         built.inputs.add(name=name, datatype=dtype_name(array), shape=array.shape)
-        built.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        built.raw_input_contents.append(bytes(tensor_bytes(array)))
     for name in request.outputs:
         built.outputs.add(name=name)
     return built

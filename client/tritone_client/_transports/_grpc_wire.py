@@ -39,6 +39,7 @@ from tritone_client._messages import (
     nonsense,
 )
 from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
+from tritone_client._transports._text import tensor_bytes
 
 _RAW_INPUT_TAG: Final = b"\x3a"  # field 7 of ModelInferRequest, `raw_input_contents`, as length-delimited bytes
 _BY_STATUS: Final[dict[str, type[ServerError]]] = {
@@ -164,7 +165,8 @@ def infer_message(request: InferRequest) -> bytes:
             output.parameters["classification"].int64_param = request.n_classes
     parts: list[Any] = [built.SerializeToString()]
     for array in request.inputs.values():
-        parts += (_RAW_INPUT_TAG, _varint(array.nbytes), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        raw = tensor_bytes(array)
+        parts += (_RAW_INPUT_TAG, _varint(raw.nbytes), raw)
     return b"".join(parts)
 
 
@@ -186,7 +188,10 @@ def read_inference(request: InferRequest | StreamRequest, response: Any) -> Infe
         if array is None:
             raise nonsense(request, f"the output {name!r} is missing")
         if array.dtype == np.object_:
-            array = np.array([value.decode() for value in array.ravel()], object).reshape(array.shape)
+            try:
+                array = np.array([value.decode() for value in array.ravel()], object).reshape(array.shape)
+            except UnicodeDecodeError as error:
+                raise nonsense(request, f"the output {name!r} is not UTF-8 ({error})") from error
         outputs[name] = array
     return InferResponse(response.model_name, response.model_version, response.id, outputs)
 

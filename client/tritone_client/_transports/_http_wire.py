@@ -42,6 +42,7 @@ from tritone_client._messages import (
     nonsense,
 )
 from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
+from tritone_client._transports._text import read_texts, tensor_bytes
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
@@ -144,20 +145,20 @@ def translated(  # noqa: PLR0911 - a list of cases
 
 
 def _infer_call(request: InferRequest, base: str, headers: Mapping[str, str]) -> Call:
-    arrays = {name: np.ascontiguousarray(array) for name, array in request.inputs.items()}
+    raw = {name: tensor_bytes(array) for name, array in request.inputs.items()}
     inputs = [
         {
             "name": name,
             "shape": array.shape,
             "datatype": dtype_name(array),
-            "parameters": {"binary_data_size": array.nbytes},
+            "parameters": {"binary_data_size": raw[name].nbytes},
         }
-        for name, array in arrays.items()
+        for name, array in request.inputs.items()
     ]
     wanted = {"classification": request.n_classes, "binary_data": False} if request.n_classes else {"binary_data": True}
     outputs = [{"name": name, "parameters": wanted} for name in request.outputs]
     head = json.dumps({"id": request.request_id, "inputs": inputs, "outputs": outputs}).encode()
-    parts = (memoryview(head), *(array.data.cast("B") for array in arrays.values()))
+    parts = (memoryview(head), *raw.values())
     return Call(
         "POST",
         f"{base}/models/{request.model}/infer",
@@ -181,6 +182,9 @@ def _read_inference(request: InferRequest, reply: Reply) -> InferResponse:
         if n_bytes is None:
             dtype: Any = DTYPES.get(tensor["datatype"], np.object_)
             array = np.array(tensor["data"], dtype)
+        elif tensor["datatype"] == "BYTES":
+            array = read_texts(memoryview(reply.body)[offset : offset + n_bytes])
+            offset += n_bytes
         else:
             count = n_bytes // np.dtype(DTYPES[tensor["datatype"]]).itemsize
             array = np.frombuffer(reply.body, DTYPES[tensor["datatype"]], count, offset)

@@ -11,6 +11,7 @@ from tritone_client._exceptions import (
     ConnectionFailedError,
     InvalidInputError,
     ModelNotFoundError,
+    NothingKnownError,
     RequestRejectedError,
     ServerBusyError,
     ServerError,
@@ -19,6 +20,13 @@ from tritone_client._messages import Request, StreamRequest, id_of, model_of
 
 # Triton says some things with a status that also means something else, so its words decide first.
 _BY_WORDS: Final = (
+    # First, and from the beginning: such a message goes on with ids, which may hold any words.
+    (
+        re.compile(
+            r"^(\[request id: [^]]*\] )?(none of the ids is known|item .* is not known|nothing is known by)", re.S
+        ),
+        NothingKnownError,
+    ),
     (
         re.compile(r"unknown model|no available versions|is not ready|model .* not found", re.I),
         ModelNotFoundError,

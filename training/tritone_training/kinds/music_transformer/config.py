@@ -26,6 +26,7 @@ class TransformerConfig:
         note_width: of the note level.
         n_channels: features of each pitch of a frame.
         reader_width: of what reads the given frames to come.
+        dropout: None: by the amount of data, see `fitted_to`.
         stretch_frames: longest part of a piece that is trained on at once.
         most_stretches: of one piece in a pass over the data; so that a few long pieces do not outweigh the others.
         batch_frames: of a batch, padding included.
@@ -34,7 +35,8 @@ class TransformerConfig:
         patience: epochs without improvement on the validation part before training stops.
         average_weight: share of the newest weights in their running average.
         transpose: 1: every piece in a random key each time; 0: as it is.
-        given_share: of the stretches, how many are to be harmonised or filled in rather than composed.
+        given_share: of the stretches, how many are to be harmonised or filled in rather than composed; none in a set
+            without onsets, which is there for likelihoods.
         unknown_share: of the stretches, how many do not tell their style, and how many not their meter.
     """
 
@@ -48,7 +50,7 @@ class TransformerConfig:
     note_width: int = 192
     n_channels: int = 16
     reader_width: int = 64
-    dropout: float = 0.1
+    dropout: float | None = None
     stretch_frames: int = 384
     most_stretches: int = 1
     batch_frames: int = 512
@@ -65,6 +67,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "dropout" and value is None:
+                continue
             whole = field.name in _WHOLE
             if (
                 isinstance(value, bool)
@@ -76,8 +80,9 @@ class TransformerConfig:
             if not least <= getattr(self, name) <= most:
                 raise TrainingError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         for name in ("dropout", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be from 0 up to, not including, 1")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise TrainingError(f"{name} is {value}; it must be from 0 up to, not including, 1")
         for name in ("given_share", "unknown_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
@@ -87,7 +92,16 @@ class TransformerConfig:
         if self.width % self.n_heads:
             raise TrainingError(f"width is {self.width} and n_heads {self.n_heads}; heads must share the width evenly")
 
+    def fitted_to(self, n_frames: int) -> TransformerConfig:
+        """The configuration for a training set of that many frames: what is seen often wants more dropout."""
+        if self.dropout is not None:
+            return self
+        return replace(self, dropout=_DROPOUT_OF_FEW if n_frames < _FEW_FRAMES else _DROPOUT)
 
+
+_FEW_FRAMES: Final = 50_000
+_DROPOUT_OF_FEW: Final = 0.25
+_DROPOUT: Final = 0.1
 # Smallest and largest; the largest keep a slip of the hand from asking for terabytes.
 _WHOLE: Final = {
     "width": (4, 4_096),
@@ -119,9 +133,6 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "default": _DEFAULT,
     # Something to listen to, in a few minutes on two cores.
     "demo": replace(_DEFAULT, n_layers=2, epoch_frames=40_000, max_epochs=4, learning_rate=2e-3),
-    # For the benchmarks of those names, whose figure is for composing alone.
-    "jsb": replace(_DEFAULT, dropout=0.25, given_share=0.0, learning_rate=1e-3),
-    "nottingham": replace(_DEFAULT, stretch_frames=256, most_stretches=1_000, given_share=0.0, max_epochs=14),
     # For tests.
     "tiny": TransformerConfig(
         width=16, n_layers=1, n_heads=2, window=8, n_copies=1, copy_width=4, copy_window=12, note_width=16,
@@ -147,7 +158,8 @@ def build_config(preset: str, *, overrides: Mapping[str, Any]) -> TransformerCon
 
 def network_arguments(config: TransformerConfig) -> dict[str, Any]:
     """The part of a configuration that the network is built from."""
-    return {name: getattr(config, name) for name in _NETWORK}
+    arguments = {name: getattr(config, name) for name in _NETWORK}
+    return {**arguments, "dropout": _DROPOUT if config.dropout is None else config.dropout}
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:

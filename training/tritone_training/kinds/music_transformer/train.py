@@ -54,6 +54,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     """
     fitting.seed_everything(request.seed)
     train, valid = scores.split("train"), scores.split("valid")
+    config = config.fitted_to(sum(len(piece.frames) for piece in train))
     styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
     network = build.build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
     stretches = TrainingStretches(
@@ -65,7 +66,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         batch_frames=config.batch_frames,
         epoch_frames=config.epoch_frames,
         transpose=bool(config.transpose),
-        given_share=config.given_share,
+        given_share=config.given_share if scores.has_onsets else 0.0,
         unknown_share=config.unknown_share,
         seed=request.seed,
     )

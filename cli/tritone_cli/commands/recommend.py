@@ -1,0 +1,75 @@
+"""`tritone recommend`: what to play next, for somebody known, somebody new, or nobody at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console, options, pieces, tracks
+
+
+def register(app: typer.Typer) -> None:
+    """Add `recommend` to the app."""
+    app.command()(recommend)
+
+
+def recommend(
+    *,
+    user: Annotated[str | None, typer.Option(help="User id, as in the listening log.", show_default=False)] = None,
+    history: Annotated[
+        list[str] | None, typer.Option(help="Id of a track heard; repeatable.", show_default=False)
+    ] = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="How much it was listened to: one for each --history, in order.", show_default=False),
+    ] = None,
+    skipped: Annotated[
+        list[str] | None, typer.Option(help="Id of a track turned away; repeatable.", show_default=False)
+    ] = None,
+    friend: Annotated[
+        list[str] | None, typer.Option(help="User id of a friend; repeatable.", show_default=False)
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recording to go by, in any format.", show_default=False)
+    ] = None,
+    mood: Annotated[
+        str | None, typer.Option(help="One of the nine emotions, such as calmness.", show_default=False)
+    ] = None,
+    n: options.TrackCount = 10,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Id of a track that must not come; repeatable.", show_default=False)
+    ] = None,
+    filter_heard: Annotated[
+        bool, typer.Option("--filter-heard/--with-heard", help="Leave out what the user has heard.")
+    ] = True,
+    diversity: Annotated[float, typer.Option(help="0 to 1: how unlike one another.")] = 0.0,
+    novelty: Annotated[float, typer.Option(help="0 to 1: how much little-known tracks are preferred.")] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why: summands of each score.")] = False,
+    model: options.Model = "recommender",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what to play next, with a running server. Everything may be left out, and what is given is used together."""
+    with pieces.connect(server, timeout, api_key_file, ca_file) as music, console.people.status("choosing"):
+        found = music.recommend(
+            user,
+            history=history,
+            weights=weight,
+            skipped=skipped,
+            friends=friend,
+            audio=audio,
+            mood=mood,
+            n=n,
+            exclude=exclude,
+            filter_heard=filter_heard,
+            diversity=diversity,
+            novelty=novelty,
+            explain=explain,
+            model=model,
+        )
+    tracks.hand_over(found, as_json=as_json)

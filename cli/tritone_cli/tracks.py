@@ -1,0 +1,94 @@
+"""What the verbs that say what to play have in common: how their answer is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tritone_cli import console
+
+if TYPE_CHECKING:
+    from tritone_client import Reason, Recommendation, Recommendations, UnknownIds
+
+N_REASONS_SHOWN: Final = 3
+N_UNKNOWN_SHOWN: Final = 5
+# What an answer rests on, by its rung.
+_RUNGS: Final = {
+    "user": "what this user has heard",
+    "history": "the history given",
+    "friends": "what friends listen to",
+    "recording": "the recording",
+    "mood": "the mood",
+    "popularity": "what is popular, for nothing else is known",
+}
+_BECAUSE: Final = {
+    "history": "heard",
+    "friend": "friend",
+    "tag": "tag",
+    "recording": "sounds like the recording",
+    "mood": "fits the mood",
+    "listeners": "what others listen to",
+    "popularity": "popular",
+    "diversity": "unlike the others",
+    "novelty": "little known",
+}
+
+
+def hand_over(tracks: Recommendations, *, as_json: bool) -> None:
+    """Print an answer: one JSON object on stdout, or a table for people."""
+    if as_json:
+        console.print_json(tracks.to_dict())
+        return
+    model = f"{tracks.model} v{tracks.model_version}" + (f", arm {tracks.arm}" if tracks.arm else "")
+    console.say(f"by {_RUNGS.get(tracks.rung, tracks.rung)}; {model}" if tracks.rung else model)
+    if tracks:
+        _show(tracks)
+    else:
+        console.say("  nothing is left to recommend")
+    if tracks.unknown:
+        console.say(f"not known, passed over: {_unknown(tracks.unknown)}")
+
+
+def _show(tracks: Recommendations) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    has_titles = any(track.title or track.artist for track in tracks)
+    explained = any(track.reasons for track in tracks)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", justify="right")
+    table.add_column("score", justify="right")
+    for name in ("track", *(("title",) if has_titles else ()), *(("because",) if explained else ())):
+        table.add_column(name, overflow="fold")
+    for place, track in enumerate(tracks, 1):
+        cells = [str(place), f"{track.score:.4g}", track.track_id]
+        cells += [_title(track)] if has_titles else []
+        cells += [_reasons(track.reasons)] if explained else []
+        table.add_row(*map(Text, cells))  # as plain text: titles may hold "[b]"
+    console.people.print(table)
+
+
+def _title(track: Recommendation) -> str:
+    return ": ".join(filter(None, (track.artist, track.title)))
+
+
+def _reasons(reasons: tuple[Reason, ...]) -> str:
+    shown = [_reason(reason) for reason in reasons[:N_REASONS_SHOWN]]
+    rest = reasons[N_REASONS_SHOWN:]
+    if rest:
+        shown.append(f"{sum(reason.amount for reason in rest):+.3g} for {len(rest)} more")
+    return "; ".join(shown)
+
+
+def _reason(reason: Reason) -> str:
+    what = f"{_BECAUSE.get(reason.because, reason.because)} {reason.id}".rstrip()
+    return f"{reason.amount:+.3g} {what} ({reason.member})"
+
+
+def _unknown(unknown: UnknownIds) -> str:
+    parts = ["the user"] if unknown.user else []
+    for name in ("history", "skipped", "friends", "exclude"):
+        ids = getattr(unknown, name)
+        more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""
+        if ids:
+            parts.append(f"{name} {', '.join(ids[:N_UNKNOWN_SHOWN])}{more}")
+    return "; ".join(parts)

@@ -1,0 +1,120 @@
+"""From a listener or a track to other tracks: the flows of `recommend` and `similar`.
+
+Letters: K tracks of an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import numpy as np
+
+from tritone_client._catalogue import Catalogue, Flow, check_model_name, next_request_id
+from tritone_client._exceptions import ServerError
+from tritone_client._listening import embed_flow
+from tritone_client._messages import Array, InferRequest, InferResponse
+from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
+from tritone_client._recommending_options import Id, Wanted, likeness_inputs
+from tritone_client.audio import Audio
+
+_OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
+_IDS: Final = ("user_id", "history", "skipped", "friends", "exclude")
+
+
+def recommend_flow(
+    catalogue: Catalogue, wanted: Wanted, *, audio: Audio | None, genre_model: str, model: str
+) -> Flow[Recommendations]:
+    """The flow of `MusicClient.recommend`."""
+    check_model_name(model)
+    asked = yield from _with_embedding(catalogue, wanted.inputs(), audio, genre_model)
+    outputs = ("rung", "arm", *(("reasons",) if wanted.explain else ()))
+    if any(name in asked for name in _IDS):  # each output costs the server time
+        outputs += ("unknown",)
+    return (yield from _ask("recommend", asked, outputs, model))
+
+
+def similar_flow(
+    catalogue: Catalogue, track_id: Id | None, *, audio: Audio | None, by: str, n: int, genre_model: str, model: str
+) -> Flow[Recommendations]:
+    """The flow of `MusicClient.similar`."""
+    check_model_name(model)
+    inputs = likeness_inputs(track_id, has_audio=audio is not None, by=by, n=n)
+    asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
+    return (yield from _ask("similar", asked, (), model))
+
+
+def _with_embedding(
+    catalogue: Catalogue, inputs: Mapping[str, Array], audio: Audio | None, genre_model: str
+) -> Flow[Mapping[str, Array]]:
+    if audio is None:
+        return inputs
+    embedding = yield from embed_flow(catalogue, audio, model=genre_model)
+    return {**inputs, "embedding": embedding[None]}
+
+
+def _ask(what: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model: str) -> Flow[Recommendations]:
+    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs))
+    response = cast(InferResponse, (yield request))
+    return _read(response, n_wanted=int(inputs["k"][0, 0]))
+
+
+def _read(response: InferResponse, *, n_wanted: int) -> Recommendations:
+    try:
+        n_tracks = response.outputs["item_ids"].shape[-1]
+        if n_tracks > n_wanted:
+            raise ValueError(f"{n_tracks} tracks where {n_wanted} were wanted")
+        columns = [_row(response, name, n_tracks) for name in _OF_TRACKS]
+        if not np.isfinite(response.outputs["scores"]).all():
+            raise ValueError("scores that are not finite")
+        reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
+        rung, arm, unknown = (_text(response, name) for name in ("rung", "arm", "unknown"))
+        return Recommendations(
+            (
+                Recommendation(track_id, score, title or None, artist or None, _reasons(why))
+                for track_id, score, title, artist, why in zip(*columns, reasons, strict=True)
+            ),
+            rung=rung or None,
+            arm=arm or None,
+            unknown=_unknown(unknown),
+            model=response.model,
+            model_version=response.version,
+            request_id=response.request_id,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        what = f"without {error}" if isinstance(error, KeyError) else str(error)
+        raise ServerError(
+            f"model {response.model!r} version {response.version} answered {what}; is it a recommender, and was it "
+            f"exported by the same release?",
+            model=response.model,
+            request_id=response.request_id,
+        ) from error
+
+
+def _row(response: InferResponse, name: str, size: int) -> list[Any]:
+    array = response.outputs[name]
+    if array.shape != (1, size):
+        raise ValueError(f"{name!r} of shape {array.shape}; expected {(1, size)}")
+    row: list[Any] = array[0].tolist()
+    return row
+
+
+def _text(response: InferResponse, name: str) -> str:
+    """A single text; empty if it was not asked for."""
+    return str(_row(response, name, 1)[0]) if name in response.outputs else ""
+
+
+def _reasons(text: str) -> tuple[Reason, ...]:
+    """`[{"member": ..., "because": ..., "id": ..., "amount": ...}, ...]`, or nothing."""
+    found = json.loads(text) if text else []
+    return tuple(
+        Reason(str(each["member"]), str(each["because"]), str(each["id"]), float(each["amount"])) for each in found
+    )
+
+
+def _unknown(text: str) -> UnknownIds:
+    """`{"user": true, "history": ["x"], ...}`, or nothing."""
+    found = json.loads(text) if text else {}
+    lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
+    return UnknownIds(user=bool(found.get("user", False)), **lists)

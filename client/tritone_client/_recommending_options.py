@@ -1,0 +1,214 @@
+"""What a caller may ask of a recommender, the checks of it, and the tensors that say it.
+
+Letters: L ids of a list. Everything is sent for a batch of one.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_client._exceptions import InvalidInputError
+from tritone_client._messages import Array
+from tritone_client._writing_options import check_count, is_number, scalar
+from tritone_client.constants import EMOTIONS, N_IDS_MAX, N_RECOMMENDED_MAX, WAYS_TO_BE_ALIKE
+
+# Text, or its UTF-8 bytes: what logs hold is not always decoded.
+Id: TypeAlias = str | bytes
+Ids: TypeAlias = Iterable[Id]
+Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
+
+_BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What `recommend` was asked, as it was passed in; the recording goes a way of its own."""
+
+    user_id: Id | None
+    history: Ids | None
+    weights: Weights | None
+    skipped: Ids | None
+    friends: Ids | None
+    mood: str | None
+    n: int
+    exclude: Ids | None
+    filter_heard: bool
+    diversity: float
+    novelty: float
+    explain: bool
+
+    def inputs(self) -> dict[str, Array]:
+        """As tensors; what is left at its default is left out, for the model has the same.
+
+        Raises:
+            InvalidInputError: says what cannot be.
+        """
+        inputs = {"k": _count(self.n)}
+        if self.user_id is not None:
+            inputs["user_id"] = text([check_id("user_id", self.user_id)])
+        for name in ("history", "skipped", "friends", "exclude"):
+            ids = check_ids(name, getattr(self, name))
+            if ids:
+                inputs[name] = text(ids)
+        weights = check_weights(self.weights, inputs["history"].size if "history" in inputs else 0)
+        if weights is not None and weights.size:
+            inputs["weights"] = weights[None]
+        if self.mood is not None:
+            inputs["mood"] = text([check_mood(self.mood).encode()])
+        for name in ("diversity", "novelty"):
+            share = check_share(name, getattr(self, name))
+            if share:
+                inputs[name] = scalar(share, 1, np.float32)
+        for name, usual in (("filter_heard", True), ("explain", False)):
+            if _check_truth(name, getattr(self, name)) is not usual:
+                inputs[name] = scalar(not usual, 1, np.bool_)
+        return inputs
+
+
+def likeness_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> dict[str, Array]:
+    """What `similar` was asked, as tensors.
+
+    Raises:
+        InvalidInputError: says what cannot be.
+    """
+    if (track_id is None) != has_audio:
+        given = "neither of track_id and audio is" if track_id is None else "both of track_id and audio are"
+        raise InvalidInputError(f"{given} given; expected one of them: what should the tracks be like?")
+    if not isinstance(by, str) or by not in WAYS_TO_BE_ALIKE:
+        raise InvalidInputError(f"by is {reprlib.repr(by)}; expected one of {', '.join(WAYS_TO_BE_ALIKE)}")
+    if has_audio and by not in _BY_SOUND:
+        raise InvalidInputError(
+            f"by is {by!r}, but nobody has listened to a recording that is only now passed in; "
+            f"expected {' or '.join(_BY_SOUND)}"
+        )
+    inputs = {"k": _count(n), "by": text([by.encode()])}
+    if track_id is not None:
+        inputs["similar_to"] = text([check_id("track_id", track_id)])
+    return inputs
+
+
+def text(values: list[bytes]) -> Array:
+    """(1, L) of UTF-8."""
+    row = np.empty((1, len(values)), np.object_)
+    row[0] = values
+    return row
+
+
+def check_id(name: str, value: Any) -> bytes:
+    """Check an id, which is text.
+
+    Returns:
+        it as UTF-8.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not isinstance(value, str | bytes):
+        kind = type(value).__name__
+        hint = f", such as {str(value)!r}" if isinstance(value, int | np.integer) and kind != "bool" else ""
+        raise InvalidInputError(f"{name} is {reprlib.repr(value)} ({kind}); expected an id as text{hint}")
+    if not value:
+        raise InvalidInputError(f"{name} is empty; expected an id as in the listening log")
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        value.decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(
+            f"{name} is {reprlib.repr(value)}, which is no text that UTF-8 can hold ({error.reason}); decode the log "
+            f"with the encoding it was written in"
+        ) from None
+    return bytes(value)
+
+
+def check_ids(name: str, values: Any) -> list[bytes]:
+    """Check a list of ids; none at all for None.
+
+    Raises:
+        InvalidInputError: names the first that is no id, or says that there are too many.
+    """
+    if values is None:
+        return []
+    listed = _listed(values)
+    if listed is None:
+        raise InvalidInputError(
+            f"{name} is {reprlib.repr(values)} ({type(values).__name__}); expected a list of ids, or None for none"
+        )
+    ids = [check_id(f"{name}[{place}]", value) for place, value in enumerate(listed)]
+    if len(ids) > N_IDS_MAX:
+        raise InvalidInputError(f"{name} holds more than {N_IDS_MAX:,} ids; pass the latest or the weightiest ones")
+    return ids
+
+
+def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None:
+    """Check how much each track of a history was listened to.
+
+    Returns:
+        (L,), or None.
+
+    Raises:
+        InvalidInputError: they do not belong to the history, or the first that is no weight.
+    """
+    if values is None:
+        return None
+    expected = "expected a number for each track of history, 0 or more, or None for 1 each"
+    weights = _listed(values)
+    if weights is None:
+        raise InvalidInputError(f"weights is {reprlib.repr(values)}; {expected}")
+    if len(weights) != n_history:
+        raise InvalidInputError(f"weights holds {len(weights):,} numbers, history {n_history:,} ids; {expected}")
+    for place, weight in enumerate(weights):
+        if not is_number(weight) or not 0 <= weight <= np.finfo(np.float32).max:
+            hint = " (what was turned away belongs into skipped)" if is_number(weight) and weight < 0 else ""
+            raise InvalidInputError(f"weights[{place}] is {reprlib.repr(weight)}; {expected}{hint}")
+    return np.array(weights, np.float32)
+
+
+def check_mood(mood: Any) -> str:
+    """Check an emotion's name.
+
+    Raises:
+        InvalidInputError: has those that are known.
+    """
+    if not isinstance(mood, str) or mood not in EMOTIONS:
+        raise InvalidInputError(f"mood is {reprlib.repr(mood)}; expected one of {', '.join(EMOTIONS)}, or None for any")
+    return str(mood)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check a number from 0 to 1.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    if not is_number(value) or not 0 <= value <= 1:
+        raise InvalidInputError(f"{name} is {reprlib.repr(value)}; expected a number from 0 (none of it) to 1")
+    return float(value)
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """The values, but no more than show that there are too many; None if they are no list of something."""
+    if isinstance(values, str | bytes | Mapping):  # one id is no list; a mapping would lose its values
+        return None
+    try:
+        each = iter(values)
+    except TypeError:
+        return None
+    return list(islice(each, N_IDS_MAX + 1))
+
+
+def _check_truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(f"{name} is {reprlib.repr(value)}; expected True or False")
+    return bool(value)
+
+
+def _count(n: int) -> Array:
+    return scalar(check_count("n", n, least=1, most=N_RECOMMENDED_MAX), 1, np.int32)
