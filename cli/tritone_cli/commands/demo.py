@@ -1,10 +1,9 @@
-"""`tritone demo`: the whole path on embedded data, from scores to what a served model hears in a recording."""
+"""`tritone demo`: the whole path on embedded data, from scores to what served models hear and write."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +15,10 @@ from tritone_cli import console, options
 from tritone_client import TritoneError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from tritone_cli.demonstration.listening import Heard, Medley
+    from tritone_cli.demonstration.writing import Written
 
-    from tritone_client import Classification, MusicClient
-    from tritone_training.catalogue import Catalogue, Track
-
-KIND: Final = "genre_cnn"
-# A third of the default preset's renderings and epochs: enough for 0.9 on held-out pieces, in a few minutes.
-PRESET: Final = "demo"
-_EXCERPT_S: Final = 12.0
+_N_STEPS: Final = 7
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, recordings and picture.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, recordings, music and the page.")] = Path("demo"),
     repository: Annotated[Path, typer.Option(help="Model repository that is filled and served.")] = Path(
         "model_repository"
     ),
@@ -43,183 +36,134 @@ def demo(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train a small model on the embedded catalogue, export it, serve it on Triton and ask it about recordings."""
+    """Train small models on the embedded catalogue, export them, serve them on Triton, and have them listen and write.
+
+    Leaves a page, demo/index.html, that shows and plays what came of it.
+    """
+    from tritone_cli.demonstration import listening, models, writing
+    from tritone_cli.demonstration.page import write_page
+    from tritone_client import MusicClient
     from tritone_serving import ServerOptions, TritonServer
     from tritone_training.catalogue import load_catalogue
+    from tritone_training.data.scores import load_scores
 
     started = time.monotonic()
+    progress = not as_json
+    checkpoints = out / "checkpoints"
     with _step(1, "catalogue: real pieces from music21's corpus, in the public domain"):
-        catalogue = load_catalogue(progress=not as_json)
+        catalogue = load_catalogue(progress=progress)
         console.say(
             f"      {len(catalogue.tracks)} pieces of {', '.join(sorted({t.collection for t in catalogue.tracks}))}"
         )
-    checkpoint = out / KIND
-    with _step(2, f"training {KIND} on rendered recordings of the pieces"):
-        info = _trained(checkpoint, catalogue, seed=seed, retrain=retrain, progress=not as_json)
+        scores = load_scores(None, progress=progress)
+    with _step(2, f"training {listening.KIND}, which listens, on rendered recordings of the pieces"):
+        info = models.trained(
+            listening.KIND,
+            checkpoints / listening.KIND,
+            catalogue,
+            seed=seed,
+            retrain=retrain,
+            progress=progress,
+        )
         test = info["metrics"]["test"]
         console.say(f"      held-out pieces: accuracy {test['accuracy']:.3f} (n {test['n']})")
-    with _step(3, "exporting it to ONNX, checked against PyTorch"):
-        version = _exported(checkpoint, info, repository)
-        console.say(f"      {version}")
-    with _step(4, "starting Triton"):
+    infos = {listening.KIND: info}
+    with _step(3, f"training {', '.join(writing.KINDS)}, which write, on the scores"):
+        for kind in writing.KINDS:
+            infos[kind] = models.trained(
+                kind, checkpoints / kind, catalogue, seed=seed, retrain=retrain, progress=progress
+            )
+    with _step(4, "exporting them to ONNX, checked against PyTorch"):
+        for kind, each in infos.items():
+            console.say(f"      {models.exported(kind, checkpoints / kind, each, repository)}")
+    with _step(5, "starting Triton"):
         # Free ports, so that the demonstration never meets another server; fixed ones if it stays.
         wanted = ServerOptions(repository=repository)
         if not keep:
             wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
         server = TritonServer.start(wanted)
     with server:
-        from tritone_client import MusicClient
-
-        with _step(5, "asking it about recordings it has never heard"), MusicClient(server.grpc_url) as music:
-            answers = _ask(music, catalogue, info, out / "recordings")
-        with _step(6, "a medley of all collections, window by window"), MusicClient(server.grpc_url) as music:
-            medley, picture = _timeline(music, catalogue, info, out)
-        _conclude(
-            out,
-            repository,
-            server.grpc_url,
-            answers,
-            medley,
-            picture,
-            seconds=time.monotonic() - started,
-            as_json=as_json,
+        with MusicClient(server.grpc_url) as music:
+            with _step(6, "having it listen to recordings it has never heard"):
+                heard, medley = listening.listen(music, catalogue, info, out)
+            with _step(7, "having it write"):
+                written = writing.write(music, scores, out)
+                first_ms = writing.first_notes_ms(music)
+        seconds = time.monotonic() - started
+        facts = (
+            f"Listening: {test['accuracy']:.1%} of {test['n']} recordings of held-out pieces named rightly.",
+            f"Streaming: the first notes of a piece came after {first_ms:.0f} ms.",
+            f"All of it, training included where it was needed: {seconds:.0f} s.",
         )
+        page = write_page(out, heard, medley, written, facts=facts)
+        if as_json:
+            console.print_json(
+                _as_json(
+                    heard,
+                    medley,
+                    written,
+                    page,
+                    seconds=seconds,
+                    first_notes_ms=first_ms,
+                    server=server.grpc_url,
+                    repository=str(repository),
+                )
+            )
+        else:
+            _conclude(out, repository, heard, page, seconds=seconds)
         if keep:
             console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
             try:
                 server.wait()
             except KeyboardInterrupt:
                 console.say("stopped")
+    if not any(each.right for each in heard):
+        raise TritoneError("the model got every recording wrong: something is broken, not just untrained")
 
 
 @contextmanager
 def _step(number: int, what: str) -> Iterator[None]:
-    console.say(f"[{number}/6] {what}")
+    console.say(f"[{number}/{_N_STEPS}] {what}")
     started = time.monotonic()
     yield
     console.say(f"      {time.monotonic() - started:.1f} s")
 
 
-def _trained(checkpoint: Path, catalogue: Catalogue, *, seed: int, retrain: bool, progress: bool) -> dict[str, Any]:
-    """Train, unless an earlier run's checkpoint is of the same catalogue and seed."""
-    from tritone_training import checkpoint as checkpoints
-    from tritone_training.api import CheckpointError, TrainRequest, get_kind
-
-    if not retrain:
-        try:
-            info = dict(checkpoints.load(checkpoint, kind=KIND).info)
-        except CheckpointError:
-            info = {}
-        same = info.get("data", {}).get("catalogue_fingerprint") == catalogue.fingerprint
-        if same and info.get("seed") == seed and info.get("preset") == PRESET:
-            console.say(f"      already trained on this catalogue: {checkpoint} (--retrain trains again)")
-            return info
-    request = TrainRequest(
-        out=checkpoint, seed=seed, preset=PRESET, progress=progress, command=options.command_line(sys.argv)
-    )
-    get_kind(KIND).train(request)
-    return dict(checkpoints.load(checkpoint, kind=KIND).info)
-
-
-def _exported(checkpoint: Path, info: dict[str, Any], repository: Path) -> str:
-    """Export, unless the newest version already is this checkpoint."""
-    import json
-
-    from tritone_export import export_model
-    from tritone_training.api import get_kind
-
-    versions = sorted((int(p.name) for p in (repository / KIND).glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for version in versions[:1]:
-        card = repository / KIND / str(version) / "model_card.json"
-        if card.is_file() and json.loads(card.read_text()).get("weights_sha256") == info["weights_sha256"]:
-            return f"already there: {card.parent}"
-    kind = get_kind(KIND)
-    result = export_model(kind.export(checkpoint, None), kind, repository=repository)
-    return f"{result.path}, largest difference from PyTorch {max(result.parity.max_abs_difference.values()):.1e}"
-
-
-def _held_out(catalogue: Catalogue, info: dict[str, Any]) -> dict[str, Track]:
-    """One track of each collection that the model was not trained on."""
-    chosen: dict[str, Track] = {}
-    for name in info["splits"]["test"]:
-        track = catalogue[name.rpartition("#")[0]]
-        chosen.setdefault(track.collection, track)
-    return dict(sorted(chosen.items()))
-
-
-def _ask(
-    music: MusicClient, catalogue: Catalogue, info: dict[str, Any], folder: Path
-) -> list[tuple[Track, Path, Classification]]:
-    from tritone_training.catalogue import write_audio
-
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = []
-    for track in _held_out(catalogue, info).values():
-        path = folder / f"{track.id.replace('/', '-')}.ogg"
-        write_audio(track, path, seed=1_000)  # a rendering that no training run draws
-        answer = music.classify(path)
-        answers.append((track, path, answer))
-        console.say(
-            f"      {track.title} ({track.collection}): {answer.label} {answer.probabilities[answer.label]:.2f}"
-        )
-    return answers
-
-
-def _timeline(music: MusicClient, catalogue: Catalogue, info: dict[str, Any], out: Path) -> tuple[Classification, Path]:
-    """Held-out excerpts one after the other: the timeline shows where the music changes."""
-    import numpy as np
-    import soundfile
-
-    from tritone_client.constants import SAMPLE_RATE_HZ
-    from tritone_training.catalogue import render
-
-    parts: list[npt.NDArray[np.float32]] = [
-        render(track, seed=2_000, duration_s=_EXCERPT_S) for track in _held_out(catalogue, info).values()
-    ]
-    path = out / "recordings" / "medley.ogg"
-    soundfile.write(path, np.concatenate(parts), SAMPLE_RATE_HZ)
-    answer = music.classify(path)
-    return answer, answer.plot(out / "timeline.png")
-
-
-def _conclude(
-    out: Path,
-    repository: Path,
-    url: str,
-    answers: list[tuple[Track, Path, Classification]],
-    medley: Classification,
-    picture: Path,
-    *,
-    seconds: float,
-    as_json: bool,
-) -> None:
-    n_right = sum(answer.label == track.collection for track, _, answer in answers)
-    if as_json:
-        console.print_json(
+def _as_json(
+    heard: Sequence[Heard], medley: Medley, written: Sequence[Written], page: Path, **facts: Any
+) -> dict[str, Any]:
+    return {
+        **facts,
+        "page": str(page),
+        "recordings": [
+            {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in heard
+        ],
+        "medley": medley.answer.to_dict(),
+        "timeline": str(medley.picture),
+        "music": [
             {
-                "seconds": seconds,
-                "server": url,
-                "recordings": [
-                    {"path": str(path), "truth": track.collection, **answer.to_dict()}
-                    for track, path, answer in answers
-                ],
-                "medley": medley.to_dict(),
-                "timeline": str(picture),
-                "repository": str(repository),
+                "title": each.title,
+                "model": each.piece.model,
+                "seed": each.piece.seed,
+                "files": [str(path) for path in each.files],
             }
-        )
-        return
-    example = answers[0][1]
+            for each in written
+        ],
+    }
+
+
+def _conclude(out: Path, repository: Path, heard: Sequence[Heard], page: Path, *, seconds: float) -> None:
+    n_right = sum(each.right for each in heard)
     console.say(
-        f"\n{n_right} of {len(answers)} recordings right, in {seconds:.0f} s. What lies where:\n"
-        f"  recordings   {out / 'recordings'}\n"
-        f"  timeline     {picture}\n"
-        f"  checkpoint   {out / KIND}\n"
-        f"  repository   {repository}\n"
+        f"\n{n_right} of {len(heard)} recordings right, in {seconds:.0f} s. Open this page to see and hear all of it:\n"
+        f"  {page}\n"
+        f"What lies where:\n"
+        f"  recordings, music   {out / 'recordings'}, {out / 'music'}\n"
+        f"  checkpoints         {out / 'checkpoints'}\n"
+        f"  repository          {repository}\n"
         f"How to go on:\n"
-        f"  make serve                                      serves this repository\n"
-        f"  .venv/bin/tritone classify {example}\n"
-        f"  .venv/bin/tritone train {KIND} --data FOLDER    learns your labels (a folder per label)"
+        f"  make serve                                         serves this repository\n"
+        f"  .venv/bin/tritone classify {heard[0].path}\n"
+        f"  .venv/bin/tritone compose --bars 8 --out tune.wav  writes a piece\n"
+        f"  .venv/bin/tritone train genre_cnn --data FOLDER    learns your labels (a folder per label)"
     )
-    if n_right == 0:
-        raise TritoneError("the model got every recording wrong: something is broken, not just untrained")
