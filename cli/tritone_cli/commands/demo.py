@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,12 @@ from tritone_client import TritoneError
 
 if TYPE_CHECKING:
     from tritone_cli.demonstration.listening import Heard, Medley
-    from tritone_cli.demonstration.writing import Written
+    from tritone_cli.demonstration.models import Trained
+    from tritone_cli.demonstration.writing import Chapter, Streamed, Written
+    from tritone_client import MusicClient
+    from tritone_serving import TritonServer
 
-_N_STEPS: Final = 7
+_N_STEPS: Final = 6
 
 
 def register(app: typer.Typer) -> None:
@@ -34,91 +38,80 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running until Ctrl-C.")] = False,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train again even if nothing has changed.")] = False,
     seed: options.Seed = 0,
+    preset: Annotated[str, typer.Option(help="What is trained: demo (minutes), default (hours) or tiny.")] = "demo",
     as_json: options.Json = False,
 ) -> None:
     """Train small models on the embedded catalogue, export them, serve them on Triton, and have them listen and write.
 
     Leaves a page, demo/index.html, that shows and plays what came of it.
     """
-    from tritone_cli.demonstration import listening, models, writing
-    from tritone_cli.demonstration.page import write_page
+    from tritone_cli.demonstration import listening, writing
+    from tritone_cli.demonstration.givens import write_givens
+    from tritone_cli.demonstration.models import LISTENER, WRITERS, Workshop
+    from tritone_cli.demonstration.page import PAGE, Story, write_page
     from tritone_client import MusicClient
-    from tritone_serving import ServerOptions, TritonServer
     from tritone_training.catalogue import load_catalogue
     from tritone_training.data.scores import load_scores
 
     started = time.monotonic()
     progress = not as_json
-    checkpoints = out / "checkpoints"
     with _step(1, "catalogue: real pieces from music21's corpus, in the public domain"):
         catalogue = load_catalogue(progress=progress)
-        console.say(
-            f"      {len(catalogue.tracks)} pieces of {', '.join(sorted({t.collection for t in catalogue.tracks}))}"
-        )
         scores = load_scores(None, progress=progress)
-    with _step(2, f"training {listening.KIND}, which listens, on rendered recordings of the pieces"):
-        info = models.trained(
-            listening.KIND,
-            checkpoints / listening.KIND,
-            catalogue,
-            seed=seed,
-            retrain=retrain,
-            progress=progress,
-        )
-        test = info["metrics"]["test"]
-        console.say(f"      held-out pieces: accuracy {test['accuracy']:.3f} (n {test['n']})")
-    infos = {listening.KIND: info}
-    with _step(3, f"training {', '.join(writing.KINDS)}, which write, on the scores"):
-        for kind in writing.KINDS:
-            infos[kind] = models.trained(
-                kind, checkpoints / kind, catalogue, seed=seed, retrain=retrain, progress=progress
-            )
-    with _step(4, "exporting them to ONNX, checked against PyTorch"):
-        for kind, each in infos.items():
-            console.say(f"      {models.exported(kind, checkpoints / kind, each, repository)}")
-    with _step(5, "starting Triton"):
-        # Free ports, so that the demonstration never meets another server; fixed ones if it stays.
-        wanted = ServerOptions(repository=repository)
-        if not keep:
-            wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
-        server = TritonServer.start(wanted)
+        collections = ", ".join(sorted({track.collection for track in catalogue.tracks}))
+        console.say(f"      {len(catalogue.tracks)} pieces of {collections}")
+    workshop = Workshop(
+        out=out,
+        repository=repository,
+        catalogue=catalogue,
+        seed=seed,
+        preset=preset,
+        retrain=retrain,
+        progress=progress,
+    )
+    with _step(2, f"training {LISTENER}, which listens, on rendered recordings of the pieces"):
+        listener = workshop.train_listener()
+    with _step(3, f"training {', '.join(WRITERS)}, which write; exporting all to ONNX, checked against PyTorch"):
+        trained = workshop.make(listener)
+    with _step(4, "starting Triton"):
+        server = _start(repository, keep=keep)
     with server:
+        (out / PAGE).unlink(missing_ok=True)  # an earlier run's, which would show half of each
         with MusicClient(server.grpc_url) as music:
-            with _step(6, "having it listen to recordings it has never heard"):
-                heard, medley = listening.listen(music, catalogue, info, out)
-            with _step(7, "having it write"):
-                written = writing.write(music, scores, out)
-                first_ms = writing.first_notes_ms(music)
+            with _step(5, "having it listen to recordings it has never heard"):
+                heard, medley = listening.listen(music, catalogue, listener.info, out)
+            with _step(6, "having it write"):
+                givens = write_givens(scores, catalogue, out)
+                chapters = [
+                    (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
+                    for chapter in writing.chapters(givens)
+                ]
+                streamed = _streamed(music, chapters)
         seconds = time.monotonic() - started
-        facts = (
-            f"Listening: {test['accuracy']:.1%} of {test['n']} recordings of held-out pieces named rightly.",
-            f"Streaming: the first notes of a piece came after {first_ms:.0f} ms.",
-            f"All of it, training included where it was needed: {seconds:.0f} s.",
+        story = Story(
+            facts=_facts(heard, listener, streamed, chapters, seconds=seconds),
+            heard=heard,
+            medley=medley,
+            chapters=chapters,
+            models={kind: each.headline for kind, each in trained.items()},
+            serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )
-        page = write_page(out, heard, medley, written, facts=facts)
+        page = write_page(out, story)
         if as_json:
-            console.print_json(
-                _as_json(
-                    heard,
-                    medley,
-                    written,
-                    page,
-                    seconds=seconds,
-                    first_notes_ms=first_ms,
-                    server=server.grpc_url,
-                    repository=str(repository),
-                )
-            )
+            figures = {
+                "seconds": seconds,
+                "server": server.grpc_url,
+                "repository": str(repository),
+                "page": str(page),
+                "catalogue_fingerprint": catalogue.fingerprint,
+            }
+            console.print_json({**figures, **_as_json(trained, heard, medley, chapters, streamed)})
         else:
             _conclude(out, repository, heard, page, seconds=seconds)
         if keep:
-            console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
-            try:
-                server.wait()
-            except KeyboardInterrupt:
-                console.say("stopped")
-    if not any(each.right for each in heard):
-        raise TritoneError("the model got every recording wrong: something is broken, not just untrained")
+            _stay(server)
+    if not any(each.right for each in heard) and listener.info["metrics"]["test"]["accuracy"] > 0.5:
+        raise TritoneError("the served model got every recording wrong, the trained one did not: serving is broken")
 
 
 @contextmanager
@@ -129,26 +122,76 @@ def _step(number: int, what: str) -> Iterator[None]:
     console.say(f"      {time.monotonic() - started:.1f} s")
 
 
+def _start(repository: Path, *, keep: bool) -> TritonServer:
+    from tritone_serving import ServerOptions, TritonServer
+
+    wanted = ServerOptions(repository=repository)
+    if not keep:  # free ports, so that the demonstration never meets another server; fixed ones if it stays
+        wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
+    return TritonServer.start(wanted)
+
+
+def _stay(server: TritonServer) -> None:
+    console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def _streamed(music: MusicClient, chapters: Sequence[tuple[Chapter, Sequence[Written]]]) -> Streamed:
+    from tritone_cli.demonstration.writing import measure_stream
+
+    (ask,) = (each.ask for _, written in chapters for each in written if each.ask.is_streamed)
+    streamed = measure_stream(music, ask)
+    console.say(
+        f"      streaming {streamed.n_bars} bars: the first notes after {streamed.first_notes_ms:.0f} ms, the last "
+        f"after {streamed.whole_ms:.0f} ms, {'the same' if streamed.same else 'NOT the same'} as in one answer"
+    )
+    if not streamed.same:
+        raise TritoneError("a streamed piece differs from the one that comes in one answer: something is broken")
+    return streamed
+
+
+def _facts(
+    heard: Sequence[Heard],
+    listener: Trained,
+    streamed: Streamed,
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
+    *,
+    seconds: float,
+) -> tuple[tuple[str, str], ...]:
+    test = listener.info["metrics"]["test"]
+    n_pieces = sum(len(each.pieces) for _, written in chapters for each in written)
+    return (
+        (f"{test['accuracy']:.1%}", f"of {test['n']} recordings of held-out pieces named rightly"),
+        (f"{sum(each.right for each in heard)} of {len(heard)}", "of those below"),
+        (str(n_pieces), "pieces written for this page"),
+        (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
+        (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
+    )
+
+
 def _as_json(
-    heard: Sequence[Heard], medley: Medley, written: Sequence[Written], page: Path, **facts: Any
+    trained: Mapping[str, Trained],
+    heard: Sequence[Heard],
+    medley: Medley,
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
+    streamed: Streamed,
 ) -> dict[str, Any]:
     return {
-        **facts,
-        "page": str(page),
+        "models": {kind: each.to_dict() for kind, each in trained.items()},
         "recordings": [
             {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in heard
         ],
-        "medley": medley.answer.to_dict(),
-        "timeline": str(medley.picture),
-        "music": [
-            {
-                "title": each.title,
-                "model": each.piece.model,
-                "seed": each.piece.seed,
-                "files": [str(path) for path in each.files],
-            }
-            for each in written
-        ],
+        "medley": {"path": str(medley.path), "timeline": str(medley.picture), **medley.answer.to_dict()},
+        "music": [each.to_dict() for _, written in chapters for each in written],
+        "stream": {
+            "n_bars": streamed.n_bars,
+            "first_notes_ms": streamed.first_notes_ms,
+            "whole_ms": streamed.whole_ms,
+            "same_as_unstreamed": streamed.same,
+        },
     }
 
 

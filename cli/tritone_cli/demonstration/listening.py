@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,7 +44,7 @@ class Medley:
 
 
 def listen(
-    music: MusicClient, catalogue: Catalogue, info: dict[str, Any], out: Path
+    music: MusicClient, catalogue: Catalogue, info: Mapping[str, Any], out: Path
 ) -> tuple[tuple[Heard, ...], Medley]:
     """Ask about a held-out piece of each collection, and about a medley of them."""
     folder = out / "recordings"
@@ -53,7 +54,7 @@ def listen(
     return heard, _medley(music, tracks, folder, out)
 
 
-def held_out(catalogue: Catalogue, info: dict[str, Any]) -> tuple[Track, ...]:
+def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[Track, ...]:
     """One track of each collection that the model was not trained on."""
     chosen: dict[str, Track] = {}
     for name in info["splits"]["test"]:

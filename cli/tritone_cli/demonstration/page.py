@@ -3,76 +3,164 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tritone_cli.demonstration.listening import Heard, Medley
-from tritone_cli.demonstration.writing import Written
+from tritone_cli.demonstration.saving import Saved
+from tritone_cli.demonstration.writing import Chapter, Written
 
+PAGE: Final = "index.html"
 _STYLE: Final = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-section { border-top: 1px solid #ddd; margin-top: 2rem }
-img { max-width: 100%; height: auto }
-audio { width: 100%; margin: .3rem 0 }
-code { background: #f4f4f4; padding: .1rem .3rem }
-.wrong { color: #a00 }
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6875; --paper: #fbfaf7; --card: #fff; --line: #e3e0d8;
+  --accent: #31688e }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e1; --soft: #a3adb8; --paper: #14181d; --card: #1d232a; --line: #333c46; --accent: #7fb8dc }
+}
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem;
+  color: var(--ink); background: var(--paper) }
+h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .5rem }
+h2 { font-size: 1.45rem; margin: 3rem 0 .25rem }
+h3 { font-size: 1.05rem; margin: 0 }
+p { margin: .35rem 0 }
+a { color: var(--accent) }
+.soft, figcaption { color: var(--soft); font-size: .9rem }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; padding: 0;
+  margin: 1.5rem 0; list-style: none }
+.facts li, article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
+.facts li { padding: .75rem 1rem }
+.facts b { display: block; font-size: 1.4rem }
+article { padding: 1rem 1.25rem; margin: 1rem 0 }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem }
+.rows article { margin: 0 }
+figure { margin: .75rem 0 0; min-width: 0 }
+figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
+.roll { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
+.roll img { display: block; height: 15rem; max-width: none }
+.several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
+.several img { height: 11rem }
+audio { width: 100%; margin-top: .4rem }
+pre { margin: .6rem 0 0; padding: .6rem .8rem; overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem;
+  background: var(--paper); font-size: .82rem }
+.wrong { color: #b3261e }
+table { border-collapse: collapse; font-size: .9rem }
+td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line) }
 """
 
 
-def write_page(
-    out: Path, heard: Sequence[Heard], medley: Medley, written: Sequence[Written], *, facts: Sequence[str]
-) -> Path:
+@dataclass(frozen=True)
+class Story:
+    """All that the page tells.
+
+    Attributes:
+        facts: figures and what they are.
+        chapters: each with what was written for it.
+        models: what each of them is worth, in words, by name.
+        serve: the command that brings the server back.
+    """
+
+    facts: Sequence[tuple[str, str]]
+    heard: Sequence[Heard]
+    medley: Medley
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]]
+    models: Mapping[str, str]
+    serve: str
+
+
+def write_page(out: Path, story: Story) -> Path:
     """Write `index.html`, whose links are relative, so the folder can be moved or put on any web server.
 
     Args:
         out: the folder that holds all that is linked to.
-        facts: lines for the top of the page.
 
     Returns:
         The page's path.
     """
     parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tritone: what it hears and writes</title>',
-        '<meta name="viewport" content="width=device-width">',
-        f"<style>{_STYLE}</style>",
-        "<h1>Tritone: what it hears and writes</h1>",
-        "<p>Small models, trained in minutes on this machine with old and traditional music, and served by Triton.</p>",
-        "<ul>" + "".join(f"<li>{html.escape(fact)}</li>" for fact in facts) + "</ul>",
-        "<h2>What it hears</h2>",
-        *(_recording(each, out) for each in heard),
-        "<section><h3>A medley, window by window</h3>",
-        f"{_image(medley.picture, out)}{_player(medley.path, out)}</section>",
-        "<h2>What it writes</h2>",
-        *(_piece(each, out) for each in written),
-        "</html>",
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        "<title>Tritone: what it hears and writes</title>",
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_STYLE}</style>\n</head>\n<body>",
+        "<h1>What Tritone hears and writes</h1>",
+        "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
+        "and served by NVIDIA Triton. Nothing here is picked: every seed was fixed before.</p>",
+        '<ul class="facts">',
+        *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in story.facts),
+        "</ul>",
+        "<p>Any line of code below writes the same notes again, as long as the same versions are served. "
+        "Run in the folder in which the demonstration ran:</p>",
+        f"<pre>{_text(story.serve)}</pre>",
+        '<pre>from tritone_client import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
+        *_listening(story, out),
+        *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
+        "<h2>The models</h2>",
+        '<p class="soft">Each was judged on pieces that it was not trained on.</p><table>',
+        *(f"<tr><th>{_text(model)}</th><td>{_text(words)}</td></tr>" for model, words in story.models.items()),
+        "</table>\n</body>\n</html>",
     ]
-    page = out / "index.html"
+    page = out / PAGE
     staged = page.with_suffix(".tmp")
     staged.write_text("\n".join(parts) + "\n", encoding="utf-8")
     staged.replace(page)
     return page
 
 
-def _recording(heard: Heard, out: Path) -> str:
-    label, share = heard.answer.label, heard.answer.probabilities[heard.answer.label]
-    shown = "" if heard.right else ' class="wrong"'
-    verdict = f"<p{shown}>It hears <b>{html.escape(label)}</b> ({share:.2f}).</p>"
-    title = f"{heard.track.title} ({heard.track.collection})"
-    return f"<section><h3>{html.escape(title)}</h3>{verdict}{_player(heard.path, out)}</section>"
-
-
-def _piece(written: Written, out: Path) -> str:
-    midi, sound, picture = written.files
-    return (
-        f"<section><h3>{html.escape(written.title)}</h3><p><code>{html.escape(written.call)}</code> &middot; "
-        f'{html.escape(written.piece.model or "")} &middot; <a href="{_link(midi, out)}">MIDI</a></p>'
-        f"{_image(picture, out)}{_player(sound, out)}</section>"
+def _listening(story: Story, out: Path) -> Iterable[str]:
+    yield "<h2>Listening</h2>"
+    yield "<p>genre_cnn is asked which collection each recording is from. It has heard none of these pieces.</p>"
+    yield '<div class="rows">'
+    yield from (_recording(each, out) for each in story.heard)
+    yield "</div>"
+    yield (
+        f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each, one after the other.</p>"
+        f"<figure>{_image(story.medley.picture, out, 'what the model hears in each window')}"
+        f"{_player(story.medley.path, out)}</figure>"
+        f"<pre>tritone classify {_text(str(story.medley.path))}</pre></article>"
     )
 
 
-def _image(path: Path, out: Path) -> str:
-    return f'<img src="{_link(path, out)}" alt="{html.escape(path.stem)}" loading="lazy">'
+def _recording(heard: Heard, out: Path) -> str:
+    label, share = heard.answer.label, heard.answer.probabilities[heard.answer.label]
+    shown = "" if heard.right else ' class="wrong"'
+    return (
+        f'<article><h3>{_text(heard.track.title)}</h3><p class="soft">{_text(heard.track.composer)}, '
+        f"from {_text(heard.track.collection)}</p><p{shown}>It hears <b>{_text(label)}</b> ({share:.0%}).</p>"
+        f"{_player(heard.path, out)}</article>"
+    )
+
+
+def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterable[str]:
+    yield f"<h2>{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>"
+    for each in written:
+        several = ' class="several"' if len(each.pieces) > 1 else ""
+        yield (
+            f'<article id="{_text(each.ask.name)}"><h3>{_text(each.ask.title)}</h3><p>{_text(each.ask.text)}</p>'
+            + "".join(_figure(piece, out, given=True) for piece in each.given)
+            + f"<div{several}>{''.join(_figure(piece, out) for piece in each.pieces)}</div>"
+            + f"<pre>{_text(each.ask.python())}\n\n{_text(each.shell())}</pre></article>"
+        )
+
+
+def _figure(saved: Saved, out: Path, *, given: bool = False) -> str:
+    grid = saved.piece.grid
+    facts = [f"{grid.n_notes} notes", f"{grid.duration_s:.0f} s"]
+    if saved.piece.model:
+        facts = [f"{saved.piece.model} version {saved.piece.model_version}", f"seed {saved.piece.seed}", *facts]
+    sound = _player(saved.sound, out) if saved.sound else '<p class="soft">Silence: not one note.</p>'
+    links = f'<a href="{_link(saved.midi, out)}">MIDI</a>'
+    title = f"Given: {saved.title}" if given else saved.title
+    return (
+        f"<figure{' class=given' if given else ''}><figcaption>{_text(title)}: {_text(', '.join(facts))}, {links}"
+        f"</figcaption>{_image(saved.picture, out, f'piano roll: {saved.title}')}{sound}</figure>"
+    )
+
+
+def _image(path: Path, out: Path, words: str) -> str:
+    return f'<div class="roll"><img src="{_link(path, out)}" alt="{_text(words)}" loading="lazy"></div>'
 
 
 def _player(path: Path, out: Path) -> str:
@@ -80,4 +168,8 @@ def _player(path: Path, out: Path) -> str:
 
 
 def _link(path: Path, out: Path) -> str:
-    return html.escape(path.relative_to(out).as_posix())
+    return urllib.parse.quote(path.relative_to(out).as_posix())
+
+
+def _text(words: str) -> str:
+    return html.escape(words)

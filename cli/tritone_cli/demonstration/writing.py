@@ -3,134 +3,197 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tritone_cli import console
+from tritone_cli.demonstration.asking import Ask
+from tritone_cli.demonstration.givens import Givens
+from tritone_cli.demonstration.saving import Saved, save
 
 if TYPE_CHECKING:
     from tritone_client import MusicClient
-    from tritone_client.music.grid import Grid
-    from tritone_client.music.piece import Piece
-    from tritone_training.data.scores import ScoreSet
 
-KINDS: Final = ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")
 _SEED: Final = 7
-_CHORALES: Final = "bach"
-_SONGS: Final = "essen"
-_PROMPT_BARS: Final = 2
+_FOLDER: Final = "music"
+_N_STREAMED: Final = 16
+_STEPS: Final = 5
+# Small models are least sure of what is rare: leaving out the unlikeliest notes costs little of the variety.
+_CAREFUL: Final = {"temperature": 0.9, "top_p": 0.95}
 
 
 @dataclass(frozen=True)
 class Written:
-    """A piece in its files.
+    """What was asked, and what came."""
 
-    Attributes:
-        title: what was asked for, in words.
-        call: how, in Python.
-        files: MIDI, WAV, PNG.
-    """
+    ask: Ask
+    given: tuple[Saved, ...]
+    pieces: tuple[Saved, ...]
+    seconds: float
+
+    def shell(self) -> str:
+        """The command that writes the same again."""
+        first = self.pieces[0].midi
+        return self.ask.shell(first.with_stem(self.ask.name) if len(self.pieces) > 1 else first)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "name": self.ask.name,
+            "title": self.ask.title,
+            "python": self.ask.python(),
+            "command": self.shell(),
+            "seconds": self.seconds,
+            "given": [each.to_dict() for each in self.given],
+            "pieces": [each.to_dict() for each in self.pieces],
+        }
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Requests of one sort."""
 
     title: str
-    call: str
-    piece: Piece
-    files: tuple[Path, ...]
+    text: str
+    asks: tuple[Ask, ...]
 
 
-def write(music: MusicClient, scores: ScoreSet, out: Path) -> tuple[Written, ...]:
-    """Have every model write, and save what it wrote.
+@dataclass(frozen=True)
+class Streamed:
+    """How a piece came.
 
-    Args:
-        scores: held-out pieces of it are what is continued, harmonised and changed.
+    Attributes:
+        first_notes_ms: from the request to the first notes.
+        whole_ms: to the last.
+        same: whether it has the very notes of the piece that comes in one answer.
     """
-    folder = out / "music"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, title, call, piece in _pieces(music, scores):
-        files = tuple(piece.save(folder / f"{name}{suffix}") for suffix in (".mid", ".wav"))
-        written.append(Written(title, call, piece, (*files, piece.plot(folder / f"{name}.png"))))
-        console.say(f"      {title}: {files[0].name}")
-    return tuple(written)
+
+    n_bars: int
+    first_notes_ms: float
+    whole_ms: float
+    same: bool
 
 
-def first_notes_ms(music: MusicClient) -> float:
-    """How long a listener waits for the first notes of a streamed piece."""
-    for _ in range(2):  # the first stream also opens its channel
-        began = time.perf_counter()
-        with music.stream_compose(bars=4, seed=_SEED) as stream:
-            next(iter(stream))
-            waited_ms = (time.perf_counter() - began) * 1e3
-    return waited_ms
+def chapters(givens: Givens) -> tuple[Chapter, ...]:
+    """All requests of the demonstration, in the order of the page."""
+    begun, chorale, other, song = (givens.path(name) for name in ("begun", "chorale", "other", "song"))
+    bach = {"style": givens.chorale_style, "tempo_qpm": 80.0, "seed": _SEED, **_CAREFUL}
+    reel = {"style": givens.dance_style, "tempo_qpm": 110.0, "seed": _SEED, **_CAREFUL}
+    walk = {"tempo_qpm": 80.0, "seed": _SEED}
+    return (
+        Chapter(
+            "Composing",
+            "music_transformer writes note by note; styles are the collections that it learnt from.",
+            (
+                Ask("chorale", "Eight bars like a chorale", "From nothing.", "compose", (), {"bars": 8, **bach}),
+                Ask("tune", "Eight bars like a fiddle tune", "From nothing.", "compose", (), {"bars": 8, **reel}),
+                Ask(
+                    "continued", "A chorale's first two bars, and six more", "It never saw the chorale.",
+                    "compose", (begun,), {"bars": 6, **bach},
+                ),
+                Ask(
+                    "continued-rnn", "The same two bars, continued by polyphony_rnn",
+                    "A recurrent network that knows no bars, no styles and no repeated notes.",
+                    "compose", (begun,), {"bars": 6, "model": "polyphony_rnn", **walk, **_CAREFUL},
+                ),
+                Ask(
+                    "streamed", "Sixteen bars that come as they are written",
+                    "The first notes are there long before the last; the notes are those of a single answer.",
+                    "stream_compose", (), {"bars": _N_STREAMED, **bach},
+                ),
+            ),
+        ),
+        Chapter(
+            "Filling in what is missing",
+            "The same model, told what is given.",
+            (
+                Ask(
+                    "harmonized", "A folk song gets other voices", "The song is the highest voice.",
+                    "harmonize", (song,), {**bach, "tempo_qpm": 90.0},
+                ),
+                Ask(
+                    "infilled", "A chorale's third and fourth bar, written anew",
+                    "They lead from the bars before to those behind.", "infill", (chorale,), {"bars": (2, 4), **bach},
+                ),
+            ),
+        ),
+        Chapter(
+            "Moving through a latent space",
+            "music_vae turns two bars into a point, and points into two bars.",
+            (
+                Ask(
+                    "interpolated", "From one chorale to another", f"{_STEPS} points on the way, both ends included.",
+                    "interpolate", (begun, other), {"steps": _STEPS, **walk},
+                ),
+                Ask("reconstructed", "There and back", "What it understands.", "reconstruct", (chorale,), walk),
+                Ask(
+                    "denser", "With more notes", "Two standard deviations up.",
+                    "vary", (chorale,), {"attribute": "note_density", "amount": 2.0, **walk},
+                ),
+                Ask(
+                    "sparser", "With fewer notes", "Two standard deviations down.",
+                    "vary", (chorale,), {"attribute": "note_density", "amount": -2.0, **walk},
+                ),
+            ),
+        ),
+        Chapter(
+            "From noise",
+            "Two bars each, without any music to begin with.",
+            (
+                Ask(
+                    "sampled-minor", "D minor, please", "music_gan takes wishes.",
+                    "sample", (), {"n": 2, "key": "D", "mode": "minor", **walk},
+                ),
+                Ask(
+                    "sampled-major", "F major, please, and many notes", "The density is in notes a quarter.",
+                    "sample", (), {"n": 2, "key": "F", "mode": "major", "density": 4.0, **walk},
+                ),
+                Ask(
+                    "sampled-vae", "Any points of music_vae's space", "Drawn from its prior.",
+                    "sample", (), {"model": "music_vae", "n": 2, **walk},
+                ),
+            ),
+        ),
+    )  # fmt: skip
 
 
-def _pieces(music: MusicClient, scores: ScoreSet) -> Iterator[tuple[str, str, str, Piece]]:
-    chorales = _held_out(scores, _CHORALES)
-    first, second, song = chorales[0], chorales[1], _melody(scores)
-    yield "composed", "Eight bars from nothing", "music.compose(bars=8, seed=7)", music.compose(bars=8, seed=_SEED)
-    yield (
-        "chorale",
-        "Eight bars in the style of Bach's chorales",
-        'music.compose(bars=8, style="bach", seed=7)',
-        music.compose(bars=8, style=_CHORALES, seed=_SEED),
+def write(music: MusicClient, ask: Ask, givens: Givens, out: Path) -> Written:
+    """Ask for music, and save what comes."""
+    folder = out / _FOLDER
+    started = time.monotonic()
+    pieces = ask.send(music)
+    seconds = time.monotonic() - started
+    several = len(pieces) > 1
+    saved = tuple(
+        save(
+            piece,
+            folder / (f"{ask.name}-{number}.mid" if several else f"{ask.name}.mid"),
+            title=f"{number} of {len(pieces)}" if several else ask.title,
+        )
+        for number, piece in enumerate(pieces, 1)
     )
-    prompt = _bars(first, _PROMPT_BARS)
-    yield (
-        "continued",
-        "Two bars of a chorale it has never seen, and six more",
-        "music.compose(prompt=two_bars, bars=6, seed=7)",
-        music.compose(prompt=prompt, bars=6, style=_CHORALES, seed=_SEED),
-    )
-    yield (
-        "continued-rnn",
-        "The same two bars continued by the recurrent network",
-        'music.compose(prompt=two_bars, bars=6, model="polyphony_rnn", seed=7)',
-        music.compose(prompt=prompt, bars=6, model="polyphony_rnn", seed=_SEED),
-    )
-    yield (
-        "harmonized",
-        "A folk song it has never seen, harmonised",
-        'music.harmonize(song, style="bach", seed=7)',
-        music.harmonize(song, style=_CHORALES, highest=True, seed=_SEED),
-    )
-    yield (
-        "infilled",
-        "A chorale whose third and fourth bar were written anew",
-        "music.infill(chorale, bars=(2, 4), seed=7)",
-        music.infill(_bars(first, 8), bars=(2, 4), style=_CHORALES, seed=_SEED),
-    )
-    way = music.interpolate(_bars(first, 2), _bars(second, 2), steps=5)
-    for step, piece in enumerate(way):
-        title = f"From one chorale to another, step {step + 1} of {len(way)}"
-        yield f"interpolated-{step + 1}", title, "music.interpolate(a, b, steps=5)", piece
-    yield (
-        "varied",
-        "Four bars with more notes",
-        'music.vary(chorale, attribute="note_density", amount=2.0)',
-        music.vary(_bars(first, 4), attribute="note_density", amount=2.0),
-    )
-    sampled = music.sample("music_gan", n=2, seed=_SEED, key="D", mode="minor")
-    for index, piece in enumerate(sampled):
-        title = f"Two bars in D minor from noise, number {index + 1}"
-        yield f"sampled-{index + 1}", title, 'music.sample("music_gan", key="D", mode="minor", seed=7)', piece
+    written = Written(ask, tuple(givens.saved[path] for path in ask.scores), saved, seconds)
+    notes = sum(each.piece.grid.n_notes for each in saved)
+    console.say(f"      {ask.title}: {notes} notes in {seconds:.2f} s, {saved[0].midi.name}")
+    return written
 
 
-def _held_out(scores: ScoreSet, style: str) -> list[Grid]:
-    """Pieces of the test part in 4/4, the longer ones first."""
-    from tritone_client.music.grid import Grid
+def measure_stream(music: MusicClient, ask: Ask) -> Streamed:
+    """Stream a piece once more, with a watch, and compare it with the piece that comes in one answer."""
+    began = time.perf_counter()
+    with music.stream_compose(**ask.options) as stream:
+        next(iter(stream))
+        first = time.perf_counter()
+        for _ in stream:
+            pass
+    whole = time.perf_counter()
+    (at_once,) = replace(ask, verb="compose").send(music)
+    same = bool((stream.result().grid.frames == at_once.grid.frames).all())
+    return Streamed(int(ask.options["bars"]), (first - began) * 1e3, (whole - began) * 1e3, same)
 
-    pieces = [piece for piece in scores.split("test") if piece.style == style and piece.meter[0] == 16]
-    pieces.sort(key=lambda piece: (-len(piece.frames), piece.name))
-    return [Grid(piece.frames, frames_per_quarter=scores.frames_per_quarter, meter=piece.meter) for piece in pieces]
 
-
-def _melody(scores: ScoreSet) -> Grid:
-    return _bars(_held_out(scores, _SONGS)[0], 8)
-
-
-def _bars(grid: Grid, n_bars: int) -> Grid:
-    """The first bars of a piece."""
-    from dataclasses import replace
-
-    return replace(grid, frames=grid.frames[: n_bars * 16])
+def all_asks(book: Sequence[Chapter]) -> tuple[Ask, ...]:
+    """The requests of all chapters."""
+    return tuple(ask for chapter in book for ask in chapter.asks)
