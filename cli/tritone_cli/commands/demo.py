@@ -47,7 +47,7 @@ def demo(
     """
     from tritone_cli.demonstration import listening, writing
     from tritone_cli.demonstration.givens import write_givens
-    from tritone_cli.demonstration.models import LISTENER, WRITERS, Workshop
+    from tritone_cli.demonstration.models import COMPOSER, LISTENER, WRITERS, Workshop
     from tritone_cli.demonstration.page import PAGE, Story, write_page
     from tritone_client import MusicClient
     from tritone_training.catalogue import load_catalogue
@@ -84,7 +84,7 @@ def demo(
                 givens = write_givens(scores, catalogue, out)
                 chapters = [
                     (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
-                    for chapter in writing.chapters(givens)
+                    for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
                 ]
                 streamed = _streamed(music, chapters)
         seconds = time.monotonic() - started
@@ -93,6 +93,7 @@ def demo(
             heard=heard,
             medley=medley,
             chapters=chapters,
+            collections={collection.name: collection.title for collection in catalogue.collections},
             models={kind: each.headline for kind, each in trained.items()},
             serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )

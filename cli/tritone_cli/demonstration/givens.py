@@ -16,25 +16,23 @@ if TYPE_CHECKING:
     from tritone_training.data.scores import ScorePiece, ScoreSet
 
 _FOLDER: Final = "given"
-_CHORALES: Final = "bach"
-_SONGS: Final = "essen"
-_DANCES: Final = "ryans"
+# Collections, which are also the styles that models learn.
+CHORALES: Final = "bach"
+SONGS: Final = "essen"
+DANCES: Final = "ryans"
+CHORALE_TEMPO_QPM: Final = 80.0
+SONG_TEMPO_QPM: Final = 90.0
+DANCE_TEMPO_QPM: Final = 110.0
 _STEPS_PER_BAR: Final = 16
 _N_BARS: Final = 8
 
 
 @dataclass(frozen=True)
 class Givens:
-    """Excerpts in their files, by the path of the MIDI file.
-
-    Attributes:
-        chorale_style, dance_style: as the models know them.
-    """
+    """Excerpts in their files, by the path of the MIDI file."""
 
     folder: Path
     saved: Mapping[Path, Saved]
-    chorale_style: str = _CHORALES
-    dance_style: str = _DANCES
 
     def path(self, name: str) -> Path:
         """Where the excerpt `name` lies."""
@@ -49,17 +47,17 @@ def write_givens(scores: ScoreSet, catalogue: Catalogue, out: Path) -> Givens:
     """
     from tritone_client.music.piece import Piece
 
-    chorales, songs = _in_four(scores, _CHORALES), _in_four(scores, _SONGS)
+    chorales, songs = _in_four(scores, CHORALES), _in_four(scores, SONGS)
     if len(chorales) < 2 or not songs:
         raise TritoneError(
             f"the catalogue holds {len(chorales)} chorales and {len(songs)} songs of {_N_BARS} bars of 4/4; the "
             f"demonstration needs 2 and 1: `tritone catalogue --rebuild` builds it anew"
         )
     excerpts = {
-        "chorale": (chorales[0], _N_BARS, 80.0),
-        "begun": (chorales[0], 2, 80.0),
-        "other": (chorales[1], 2, 80.0),
-        "song": (songs[0], _N_BARS, 90.0),
+        "chorale": (chorales[0], _N_BARS, CHORALE_TEMPO_QPM),
+        "begun": (chorales[0], 2, CHORALE_TEMPO_QPM),
+        "other": (chorales[1], 2, CHORALE_TEMPO_QPM),
+        "song": (songs[0], _N_BARS, SONG_TEMPO_QPM),
     }
     folder = out / "music" / _FOLDER
     found = {}

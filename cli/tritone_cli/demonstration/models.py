@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # Parts of the default presets' sizes and times: enough to hear what a kind does, in a minute or two each.
 PRESET: Final = "demo"
 LISTENER: Final = "genre_cnn"
+COMPOSER: Final = "music_transformer"
 # Those that take longest first: then none of them is left to run alone at the end.
-WRITERS: Final = ("music_transformer", "music_vae", "polyphony_rnn", "music_gan")
+WRITERS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
 _NEEDS: Final[Mapping[str, tuple[str, ...]]] = {"music_gan": ("music_vae",)}  # which it finds beside itself
 _MARK: Final = "demo.json"  # beside the checkpoint: what it was made from
 # What a line says of a kind's figures on held-out music: words, and where the figure lies.

@@ -35,16 +35,18 @@ a { color: var(--accent) }
 .facts li { padding: .75rem 1rem }
 .facts b { display: block; font-size: 1.4rem }
 article { padding: 1rem 1.25rem; margin: 1rem 0 }
-.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1rem 0 }
 .rows article { margin: 0 }
+.rows h3 { font-size: 1rem }
 figure { margin: .75rem 0 0; min-width: 0 }
 figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
-.roll { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
+.roll { overflow-x: auto; width: fit-content; max-width: 100%; background: #fff; border: 1px solid var(--line);
+  border-radius: .4rem; padding: .25rem; margin-top: .3rem }
 .roll img { display: block; height: 15rem; max-width: none }
 .several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 .several img { height: 11rem }
 audio { width: 100%; margin-top: .4rem }
-pre { margin: .6rem 0 0; padding: .6rem .8rem; overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem;
+pre { margin: .6rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: .4rem;
   background: var(--paper); font-size: .82rem }
 .wrong { color: #b3261e }
 table { border-collapse: collapse; font-size: .9rem }
@@ -59,6 +61,7 @@ class Story:
     Attributes:
         facts: figures and what they are.
         chapters: each with what was written for it.
+        collections: the labels, and what they stand for.
         models: what each of them is worth, in words, by name.
         serve: the command that brings the server back.
     """
@@ -67,6 +70,7 @@ class Story:
     heard: Sequence[Heard]
     medley: Medley
     chapters: Sequence[tuple[Chapter, Sequence[Written]]]
+    collections: Mapping[str, str]
     models: Mapping[str, str]
     serve: str
 
@@ -111,13 +115,17 @@ def write_page(out: Path, story: Story) -> Path:
 
 def _listening(story: Story, out: Path) -> Iterable[str]:
     yield "<h2>Listening</h2>"
-    yield "<p>genre_cnn is asked which collection each recording is from. It has heard none of these pieces.</p>"
+    yield (
+        "<p>genre_cnn is asked which collection each recording is from: "
+        f"{_text('; '.join(f'{name} ({title})' for name, title in story.collections.items()))}. "
+        "It has heard none of these pieces.</p>"
+    )
     yield '<div class="rows">'
     yield from (_recording(each, out) for each in story.heard)
     yield "</div>"
     yield (
         f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each, one after the other.</p>"
-        f"<figure>{_image(story.medley.picture, out, 'what the model hears in each window')}"
+        f"<figure>{_image(story.medley.picture, out, 'what it hears in each window')}"
         f"{_player(story.medley.path, out)}</figure>"
         f"<pre>tritone classify {_text(str(story.medley.path))}</pre></article>"
     )
@@ -135,28 +143,39 @@ def _recording(heard: Heard, out: Path) -> str:
 
 def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterable[str]:
     yield f"<h2>{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>"
+    shown: set[Path] = set()
     for each in written:
         several = ' class="several"' if len(each.pieces) > 1 else ""
         yield (
             f'<article id="{_text(each.ask.name)}"><h3>{_text(each.ask.title)}</h3><p>{_text(each.ask.text)}</p>'
-            + "".join(_figure(piece, out, given=True) for piece in each.given)
+            + "".join(_given(piece, out, again=piece.midi in shown) for piece in each.given)
             + f"<div{several}>{''.join(_figure(piece, out) for piece in each.pieces)}</div>"
             + f"<pre>{_text(each.ask.python())}\n\n{_text(each.shell())}</pre></article>"
         )
+        shown.update(piece.midi for piece in each.given)
 
 
-def _figure(saved: Saved, out: Path, *, given: bool = False) -> str:
+def _given(saved: Saved, out: Path, *, again: bool) -> str:
+    words = f"Given: {_text(saved.title)}"
+    if again:
+        return f'<p class="soft">{words}, as above.</p>'
+    return f'<figure class="given"><figcaption>{words}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>'
+
+
+def _figure(saved: Saved, out: Path) -> str:
+    piece = saved.piece
+    made = f"{piece.model} version {piece.model_version}, seed {piece.seed}"
+    return f"<figure><figcaption>{_text(made)}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>"
+
+
+def _notes(saved: Saved, out: Path) -> str:
     grid = saved.piece.grid
-    facts = [f"{grid.n_notes} notes", f"{grid.duration_s:.0f} s"]
-    if saved.piece.model:
-        facts = [f"{saved.piece.model} version {saved.piece.model_version}", f"seed {saved.piece.seed}", *facts]
+    return f'{grid.n_notes} notes, {grid.duration_s:.0f} s, <a href="{_link(saved.midi, out)}">MIDI</a>'
+
+
+def _shown(saved: Saved, out: Path) -> str:
     sound = _player(saved.sound, out) if saved.sound else '<p class="soft">Silence: not one note.</p>'
-    links = f'<a href="{_link(saved.midi, out)}">MIDI</a>'
-    title = f"Given: {saved.title}" if given else saved.title
-    return (
-        f"<figure{' class=given' if given else ''}><figcaption>{_text(title)}: {_text(', '.join(facts))}, {links}"
-        f"</figcaption>{_image(saved.picture, out, f'piano roll: {saved.title}')}{sound}</figure>"
-    )
+    return _image(saved.picture, out, f"piano roll: {saved.title}") + sound
 
 
 def _image(path: Path, out: Path, words: str) -> str:

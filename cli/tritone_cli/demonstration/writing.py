@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tritone_cli import console
 from tritone_cli.demonstration.asking import Ask
-from tritone_cli.demonstration.givens import Givens
+from tritone_cli.demonstration.givens import CHORALE_TEMPO_QPM, CHORALES, DANCE_TEMPO_QPM, DANCES, Givens
 from tritone_cli.demonstration.saving import Saved, save
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _SEED: Final = 7
 _FOLDER: Final = "music"
-_N_STREAMED: Final = 16
-_STEPS: Final = 5
 # Small models are least sure of what is rare: leaving out the unlikeliest notes costs little of the variety.
 _CAREFUL: Final = {"temperature": 0.9, "top_p": 0.95}
 
@@ -35,8 +33,7 @@ class Written:
 
     def shell(self) -> str:
         """The command that writes the same again."""
-        first = self.pieces[0].midi
-        return self.ask.shell(first.with_stem(self.ask.name) if len(self.pieces) > 1 else first)
+        return self.ask.shell(Path(f"{self.ask.name}.mid"))
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -76,83 +73,99 @@ class Streamed:
     same: bool
 
 
-def chapters(givens: Givens) -> tuple[Chapter, ...]:
-    """All requests of the demonstration, in the order of the page."""
+def chapters(givens: Givens, *, styles: Sequence[str]) -> tuple[Chapter, ...]:
+    """All requests of the demonstration, in the order of the page.
+
+    Args:
+        styles: those that the model which composes knows; others are not asked for.
+    """
     begun, chorale, other, song = (givens.path(name) for name in ("begun", "chorale", "other", "song"))
-    bach = {"style": givens.chorale_style, "tempo_qpm": 80.0, "seed": _SEED, **_CAREFUL}
-    reel = {"style": givens.dance_style, "tempo_qpm": 110.0, "seed": _SEED, **_CAREFUL}
-    walk = {"tempo_qpm": 80.0, "seed": _SEED}
+    bach: dict[str, Any] = {"style": CHORALES} if CHORALES in styles else {}
+    ryans: dict[str, Any] = {"style": DANCES} if DANCES in styles else {}
+    careful: dict[str, Any] = {**_CAREFUL, "seed": _SEED}
+    seeded: dict[str, Any] = {"seed": _SEED}
+    slow = {"tempo_qpm": CHORALE_TEMPO_QPM}
     return (
         Chapter(
             "Composing",
-            "music_transformer writes note by note; styles are the collections that it learnt from.",
+            "music_transformer writes note by note; its styles are the collections that it learnt from.",
             (
-                Ask("chorale", "Eight bars like a chorale", "From nothing.", "compose", (), {"bars": 8, **bach}),
-                Ask("tune", "Eight bars like a fiddle tune", "From nothing.", "compose", (), {"bars": 8, **reel}),
                 Ask(
-                    "continued", "A chorale's first two bars, and six more", "It never saw the chorale.",
-                    "compose", (begun,), {"bars": 6, **bach},
+                    "chorale", "Eight bars like a chorale", "From nothing.",
+                    "compose", (), {"bars": 8, **bach, **slow, **careful},
                 ),
                 Ask(
-                    "continued-rnn", "The same two bars, continued by polyphony_rnn",
-                    "A recurrent network that knows no bars, no styles and no repeated notes.",
-                    "compose", (begun,), {"bars": 6, "model": "polyphony_rnn", **walk, **_CAREFUL},
+                    "tune", "Eight bars like a fiddle tune", "From nothing, with another style.",
+                    "compose", (), {"bars": 8, **ryans, "tempo_qpm": DANCE_TEMPO_QPM, **careful},
+                ),
+                Ask(
+                    "continued", "The first two bars of a chorale, and six more", "It has never seen the chorale.",
+                    "compose", (begun,), {"bars": 6, **bach, **careful},
+                ),
+                Ask(
+                    "continued-rnn", "The same two bars, continued by another model",
+                    "polyphony_rnn knows neither bars nor styles nor repeated notes.",
+                    "compose", (begun,), {"bars": 6, "model": "polyphony_rnn", **careful},
                 ),
                 Ask(
                     "streamed", "Sixteen bars that come as they are written",
-                    "The first notes are there long before the last; the notes are those of a single answer.",
-                    "stream_compose", (), {"bars": _N_STREAMED, **bach},
+                    "The first notes are there long before the last, and all are those of a single answer.",
+                    "stream_compose", (), {"bars": 16, **bach, **slow, **careful},
                 ),
             ),
         ),
         Chapter(
             "Filling in what is missing",
-            "The same model, told what is given.",
+            "The same model, told what is given before, above and behind.",
             (
                 Ask(
-                    "harmonized", "A folk song gets other voices", "The song is the highest voice.",
-                    "harmonize", (song,), {**bach, "tempo_qpm": 90.0},
+                    "harmonized", "A folk song gets other voices", "The song stays the highest voice.",
+                    "harmonize", (song,), {**bach, **careful},
                 ),
                 Ask(
-                    "infilled", "A chorale's third and fourth bar, written anew",
-                    "They lead from the bars before to those behind.", "infill", (chorale,), {"bars": (2, 4), **bach},
+                    "infilled", "The third and fourth bar of a chorale, written anew",
+                    "They lead from the bars before to those behind.",
+                    "infill", (chorale,), {"bars": (2, 4), **bach, **careful},
                 ),
             ),
         ),
         Chapter(
             "Moving through a latent space",
-            "music_vae turns two bars into a point, and points into two bars.",
+            "music_vae turns two bars into a point of a space, and points into two bars.",
             (
                 Ask(
-                    "interpolated", "From one chorale to another", f"{_STEPS} points on the way, both ends included.",
-                    "interpolate", (begun, other), {"steps": _STEPS, **walk},
-                ),
-                Ask("reconstructed", "There and back", "What it understands.", "reconstruct", (chorale,), walk),
-                Ask(
-                    "denser", "With more notes", "Two standard deviations up.",
-                    "vary", (chorale,), {"attribute": "note_density", "amount": 2.0, **walk},
+                    "interpolated", "From one chorale to another", "Five points on the way, both ends included.",
+                    "interpolate", (begun, other), {"steps": 5, **seeded},
                 ),
                 Ask(
-                    "sparser", "With fewer notes", "Two standard deviations down.",
-                    "vary", (chorale,), {"attribute": "note_density", "amount": -2.0, **walk},
+                    "reconstructed", "There and back", "What the model understands of a chorale.",
+                    "reconstruct", (chorale,), seeded,
+                ),
+                Ask(
+                    "denser", "The same with more notes", "Two standard deviations along note_density.",
+                    "vary", (chorale,), {"attribute": "note_density", "amount": 2.0, **seeded},
+                ),
+                Ask(
+                    "sparser", "The same with fewer notes", "Two standard deviations the other way.",
+                    "vary", (chorale,), {"attribute": "note_density", "amount": -2.0, **seeded},
                 ),
             ),
         ),
         Chapter(
             "From noise",
-            "Two bars each, without any music to begin with.",
+            "Two bars each, with no music to begin with.",
             (
                 Ask(
                     "sampled-minor", "D minor, please", "music_gan takes wishes.",
-                    "sample", (), {"n": 2, "key": "D", "mode": "minor", **walk},
+                    "sample", (), {"n": 2, "key": "D", "mode": "minor", **slow, **seeded},
                 ),
                 Ask(
                     "sampled-major", "F major, please, and many notes", "The density is in notes a quarter.",
-                    "sample", (), {"n": 2, "key": "F", "mode": "major", "density": 4.0, **walk},
+                    "sample", (), {"n": 2, "key": "F", "mode": "major", "density": 4.0, **slow, **seeded},
                 ),
                 Ask(
-                    "sampled-vae", "Any points of music_vae's space", "Drawn from its prior.",
-                    "sample", (), {"model": "music_vae", "n": 2, **walk},
+                    "sampled-vae", "Any two points of music_vae's space", "Drawn from its prior.",
+                    "sample", (), {"model": "music_vae", "n": 2, **slow, **seeded},
                 ),
             ),
         ),
@@ -192,8 +205,3 @@ def measure_stream(music: MusicClient, ask: Ask) -> Streamed:
     (at_once,) = replace(ask, verb="compose").send(music)
     same = bool((stream.result().grid.frames == at_once.grid.frames).all())
     return Streamed(int(ask.options["bars"]), (first - began) * 1e3, (whole - began) * 1e3, same)
-
-
-def all_asks(book: Sequence[Chapter]) -> tuple[Ask, ...]:
-    """The requests of all chapters."""
-    return tuple(ask for chapter in book for ask in chapter.asks)
