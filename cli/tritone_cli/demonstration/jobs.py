@@ -21,6 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tritone_cli import console
 from tritone_client import TritoneError
 
+_COMMAND: Final = (sys.executable, "-m", "tritone_cli.demonstration.child")
 _MOST_AT_ONCE: Final = 4  # each takes a GB of memory or so
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 5.0
@@ -97,7 +98,7 @@ def run_jobs(
 def _start(job: Job, *, n_threads: int) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)}
-    command = [sys.executable, "-m", "tritone_cli.demonstration.child", *job.arguments, "--json"]
+    command = [*_COMMAND, *job.arguments, "--json"]
     with _answer_of(job).open("wb") as stdout, job.log.open("wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
     return _Running(job, process, time.monotonic())

@@ -46,8 +46,8 @@ figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
 .several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 .several img { height: 11rem }
 audio { width: 100%; margin-top: .4rem }
-pre { margin: .6rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: .4rem;
-  background: var(--paper); font-size: .82rem }
+pre { margin: .6rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem;
+  border: 1px solid var(--line); border-radius: .4rem; background: var(--paper) }
 .wrong { color: #b3261e }
 table { border-collapse: collapse; font-size: .9rem }
 td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line) }
