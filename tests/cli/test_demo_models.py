@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tritone_cli.demonstration import models
+from tritone_cli.demonstration import freshness
 from tritone_cli.demonstration.models import Trained, Workshop
 from tritone_training import checkpoint
 
@@ -56,14 +56,14 @@ def test_what_would_come_out_otherwise_is_not(
 def test_what_an_upgrade_changes_is_not(
     workshop: Callable[..., Workshop], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_code_digest", lambda kind: "another preset, or another network")
+    monkeypatch.setattr(freshness, "code_digest", lambda kind: "another preset, or another network")
     assert workshop()._fresh(KIND) is None
 
 
 def test_a_gan_depends_on_the_code_of_its_autoencoder(workshop: Callable[..., Workshop], trained: Path) -> None:
     info = {"weights_sha256": "w"}
-    assert models._code_digest("music_vae") in workshop()._mark("music_gan", info)["code"]
-    assert models._code_digest("music_gan") != models._code_digest("music_vae")
+    assert freshness.code_digest("music_vae") in workshop()._making("music_gan")._mark(info)["code"]
+    assert freshness.code_digest("music_gan") != freshness.code_digest("music_vae")
 
 
 def _cut_weights(folder: Path) -> None:
@@ -119,7 +119,7 @@ INFO = {"weights_sha256": "w", "created_utc": "2026-01-02T00:00:00+00:00"}
 
 
 def test_a_version_of_this_checkpoint_is_kept(version: Path) -> None:
-    found = models._newest(version.parent, INFO)
+    found = freshness.newest_version(version.parent, INFO)
     assert found is not None
     assert found.to_dict() == {"model": "m", "version": 3, "path": str(version), "max_abs_difference": 2e-6}
 
@@ -128,7 +128,7 @@ def test_a_version_of_this_checkpoint_is_kept(version: Path) -> None:
     "info", [{**INFO, "weights_sha256": "x"}, {**INFO, "created_utc": "2026-01-03T00:00:00+00:00"}]
 )
 def test_a_version_of_another_training_is_not(version: Path, info: dict[str, str]) -> None:
-    assert models._newest(version.parent, info) is None
+    assert freshness.newest_version(version.parent, info) is None
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_a_version_of_another_training_is_not(version: Path, info: dict[str, str
 )
 def test_a_damaged_version_is_not(version: Path, damage: Callable[[Path], object]) -> None:
     damage(version)
-    assert models._newest(version.parent, INFO) is None
+    assert freshness.newest_version(version.parent, INFO) is None
 
 
 def test_without_a_version_there_is_none(tmp_path: Path) -> None:
-    assert models._newest(tmp_path / "nowhere", INFO) is None
+    assert freshness.newest_version(tmp_path / "nowhere", INFO) is None

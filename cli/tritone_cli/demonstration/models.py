@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone_cli import console, options
+from tritone_cli.demonstration.freshness import Making, Version, newest_version
 from tritone_cli.demonstration.jobs import Done, Job, run_jobs
 
 if TYPE_CHECKING:
     from tritone_training.catalogue import Catalogue
 
-# Parts of the default presets' sizes and times: enough to hear what a kind does, in a minute or two each.
-PRESET: Final = "demo"
 LISTENER: Final = "genre_cnn"
 COMPOSER: Final = "music_transformer"
 # Those that take longest first: then none of them is left to run alone at the end.
 WRITERS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
 _NEEDS: Final[Mapping[str, tuple[str, ...]]] = {"music_gan": ("music_vae",)}  # which it finds beside itself
-_MARK: Final = "demo.json"  # beside the checkpoint: what it was made from
 # What a line says of a kind's figures on held-out music: words, and where the figure lies.
 _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "genre_cnn": ("accuracy", ("test", "accuracy")),
@@ -32,29 +29,6 @@ _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "music_vae": ("of its notes right", ("valid", "reconstruction_accuracy")),
     "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
 }
-
-
-@dataclass(frozen=True)
-class Version:
-    """A model in the repository.
-
-    Attributes:
-        max_abs_difference: from PyTorch, over all outputs.
-    """
-
-    model: str
-    version: int
-    path: Path
-    max_abs_difference: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "model": self.model,
-            "version": self.version,
-            "path": str(self.path),
-            "max_abs_difference": self.max_abs_difference,
-        }
 
 
 @dataclass
@@ -121,8 +95,6 @@ class Workshop:
 
     def train_listener(self) -> Trained:
         """Train the kind that listens, in this process: rendering its recordings takes all cores by itself."""
-        import time
-
         from tritone_training.api import TrainRequest, get_kind
 
         trained = Trained(LISTENER, self.checkpoints / LISTENER)
@@ -184,40 +156,14 @@ class Workshop:
     def _export_arguments(self, kind: str) -> Sequence[str]:
         return "export", kind, "--checkpoint", str(self.checkpoints / kind), "--repository", str(self.repository)
 
-    def _fresh(self, kind: str) -> Mapping[str, Any] | None:
-        """What an earlier run's checkpoint says, if training again would make the same and it is whole."""
-        from tritone_training import checkpoint as checkpoints
-        from tritone_training.api import CheckpointError
+    def _making(self, kind: str) -> Making:
+        return Making(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()))
 
-        if self.retrain:
-            return None
-        folder = self.checkpoints / kind
-        try:
-            info = checkpoints.load(folder, kind=kind).info
-            mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-        except (CheckpointError, OSError, ValueError):
-            return None
-        return info if mark == self._mark(kind, info) else None
+    def _fresh(self, kind: str) -> Mapping[str, Any] | None:
+        return None if self.retrain else self._making(kind).find(self.checkpoints / kind)
 
     def _finished(self, kind: str) -> Mapping[str, Any]:
-        """Mark a checkpoint as whole, which is done last: a training that was stopped leaves no mark."""
-        from tritone_training import checkpoint as checkpoints
-
-        folder = self.checkpoints / kind
-        info = checkpoints.load(folder, kind=kind).info
-        staged = folder / f".{_MARK}"
-        staged.write_text(json.dumps(self._mark(kind, info)), encoding="utf-8")
-        staged.replace(folder / _MARK)
-        return info
-
-    def _mark(self, kind: str, info: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "catalogue": self.catalogue.fingerprint,
-            "seed": self.seed,
-            "preset": self.preset,
-            "code": "".join(_code_digest(each) for each in (kind, *_NEEDS.get(kind, ()))),
-            "weights": info["weights_sha256"],
-        }
+        return self._making(kind).mark(self.checkpoints / kind)
 
     def _exported(self, trained: Trained) -> tuple[Version, ...] | None:
         """The newest versions of a kind's models, if they were made of this checkpoint and are whole."""
@@ -225,7 +171,7 @@ class Workshop:
 
         found = []
         for declaration in get_kind(trained.kind).declarations:
-            version = _newest(self.repository / declaration.name, trained.info)
+            version = newest_version(self.repository / declaration.name, trained.info)
             if version is None:
                 return None
             found.append(version)
@@ -238,34 +184,6 @@ def _training(kind: str) -> str:
 
 def _exporting(kind: str) -> str:
     return f"exporting {kind}"
-
-
-def _code_digest(kind: str) -> str:
-    """Of the kind's own modules: an upgrade may have changed the preset, or the network."""
-    import tritone_training.kinds
-
-    digest = hashlib.sha256()
-    for path in sorted((Path(tritone_training.kinds.__path__[0]) / kind).glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _newest(model: Path, info: Mapping[str, Any]) -> Version | None:
-    numbers = [int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit()]
-    if not numbers:
-        return None
-    path = model / str(max(numbers))
-    try:
-        card = json.loads((path / "model_card.json").read_text(encoding="utf-8"))
-        if card["weights_sha256"] != info["weights_sha256"] or card["created_utc"] < info["created_utc"]:
-            return None
-        for name, file in card["files"].items():
-            if hashlib.sha256((path / name).read_bytes()).hexdigest() != file["sha256"]:
-                return None
-        differences = [value for batch in card["parity"]["max_abs_difference"].values() for value in batch.values()]
-        return Version(card["model"], int(card["version"]), path, float(max(differences)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _say_trained(trained: Trained) -> None:
