@@ -31,7 +31,8 @@ from tritone_serving import ServerOptions, TritonServer
 from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT
 
-pytestmark = pytest.mark.triton
+# Where no other test has asked for the models before, they are trained and exported here.
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(900)]
 
 N_PER_COLLECTION = 8
 DAMAGED = "music_gan"
