@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton and classify, on embedded data (first time: about 10 minutes)
+demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: about 12 minutes)
 	@$(BIN)/tritone demo $(ARGS)
 
 test: $(READY)  ## Run all tests, those against a real Triton included

@@ -137,7 +137,14 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
     )
     network.eval()
     with progress_bar("judging generated bars", shown=request.progress) as on_progress:
-        judgement = judge(network, prepared.train, prepared.valid, shares=shares, on_progress=on_progress)
+        judgement = judge(
+            network,
+            prepared.train,
+            prepared.valid,
+            shares=shares,
+            n_samples=config.n_judged,
+            on_progress=on_progress,
+        )
     info = {
         "command": request.command,
         "seed": request.seed,
