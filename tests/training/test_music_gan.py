@@ -32,10 +32,10 @@ from tritone_training.kinds.music_gan.judge import dream
 from tritone_training.kinds.music_gan.module import gradient_penalty
 from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller
 from tritone_training.kinds.music_gan.pool import draw_pool, draw_spans, style_shares
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, nearest_shift
+from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
 from tritone_training.kinds.music_vae.build import build_network as build_vae
 from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
-from tritone_training.kinds.music_vae.lanes import sounding_of
+from tritone_training.kinds.music_vae.lanes import N_RELATIVE, sounding_of
 from tritone_training.kinds.music_vae.spans import SpanSet
 from tritone_training.musicality import estimate_keys, spans_to_frames
 
@@ -134,6 +134,19 @@ def test_conditions_of_spans_are_measured() -> None:
 
 
 # --- the key ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_favours_its_own_notes() -> None:
+    tonic, mode, level = torch.tensor([0, 9, 2]), torch.tensor([0, 1, 0]), torch.tensor([39, 39, 50])
+    tilt = KeyTilt()(tonic, mode, level)
+    assert tilt.shape == (3, N_RELATIVE)
+    assert not tilt[:, :2].any(), "rest and hold"
+    for row, white in zip(tilt[:2], ({0, 2, 4, 5, 7, 9, 11}, {9, 11, 0, 2, 4, 5, 7, 8}), strict=True):
+        for value in range(2, N_RELATIVE):
+            pitch_class = (value - 2 - 43 + 39 + 21) % 12
+            assert (row[value] > -3) == (pitch_class in white)
+    assert (tilt[2, 2 + 43] - tilt[2].max()).abs() > 1, "level 50 is B, not the tonic D"
+    assert tilt[2, 2 + 43 + 3] == tilt[2].max()
 
 
 def test_the_key_in_the_graph_is_the_key_of_the_measures() -> None:

@@ -2,7 +2,9 @@
 
 A GAN in the latent space of a trained `music_vae`, whose frozen decoder turns points into music (latent constraints:
 Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents of
-each style best, and learns what is not normal about them. The key needs no learning: what was written is moved to it.
+each style best, and learns what is not normal about them. The key needs no learning. The decoder writes twice: what
+it writes first tells which tonic suits the mode that is wanted; then it writes the same latent again with that key in
+its ear, and the result is moved to where it was asked to be.
 
 Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of the conditions' features.
 """
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from tritone_training.kinds.music_gan.conditions import Conditions, n_features, style_of
 from tritone_training.kinds.music_gan.declaration import N_CHOICES
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, nearest_shift
+from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
 from tritone_training.kinds.music_vae.lanes import to_absolute
 from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.musicality.key import N_KEYS, N_MODES
@@ -137,6 +139,7 @@ class MusicGan(nn.Module):
         self.conditions = Conditions(n_styles)
         self.generator = Generator(n_latent=vae.n_latent, n_styles=n_styles, width=width, n_layers=n_layers)
         self.estimate_key = KeyEstimate()
+        self.key_tilt = KeyTilt()
 
     def latent(self, latent_noise: Tensor, *, truncation: Tensor, mode: Tensor, density: Tensor) -> Tensor:
         """Points of the latent space: uniform noise (B, 3 + Z), truncation and wishes (B,) each -> (B, Z)."""
@@ -161,9 +164,12 @@ class MusicGan(nn.Module):
         """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
         decoder = self.vae.decoder
         latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
-        relative = decoder.write_relative(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        sketch = decoder.write_relative(latent, noise, **sampling)
         level = decoder.level(latent)
-        tonic = self.estimate_key(to_absolute(relative, level), mode)
+        tonic = self.estimate_key(to_absolute(sketch, level), mode)
+        relative = decoder.write_relative(latent, noise, **sampling, tilt=self.key_tilt(tonic, mode, level))
         return (to_absolute(relative, level + nearest_shift(tonic, key.clamp_max(N_KEYS - 1))),)
 
 

@@ -154,9 +154,20 @@ class SpanDecoder(nn.Module):
         return to_absolute(relative, self.level(latent))
 
     def write_relative(
-        self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor
+        self,
+        latent: Tensor,
+        noise: Tensor,
+        *,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        tilt: Tensor | None = None,
     ) -> Tensor:
-        """As `write`, but the answer is relative."""
+        """As `write`, but the answer is relative.
+
+        Args:
+            tilt: (B, K) added to the logits of every step and lane.
+        """
 
         def step(state: State, inputs: State) -> tuple[State, State]:
             hidden, sounding, marks = state
@@ -186,7 +197,10 @@ class SpanDecoder(nn.Module):
         silence = torch.zeros(n_batch, N_LANES, dtype=torch.int64, device=latent.device)
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
         features = self.step_features(latent).transpose(0, 1)  # (N, B, V, F)
-        _, (written,) = unrolled_or_scan(step, state, (features, self.nearness(features), noise.transpose(0, 1)))
+        nearness = self.nearness(features)
+        if tilt is not None:
+            nearness = nearness + tilt[:, None]
+        _, (written,) = unrolled_or_scan(step, state, (features, nearness, noise.transpose(0, 1)))
         return written.transpose(0, 1)
 
     def _heard(self, features: Tensor, sounding: Tensor, marks: Tensor) -> Tensor:
