@@ -32,7 +32,7 @@ from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT
 
 # Where no other test has asked for the models before, they are trained and exported here.
-pytestmark = [pytest.mark.triton, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
 
 N_PER_COLLECTION = 8
 DAMAGED = "music_gan"
