@@ -185,7 +185,7 @@ def _as_json(
         "recordings": [
             {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in heard
         ],
-        "medley": {"path": str(medley.path), "timeline": str(medley.picture), **medley.answer.to_dict()},
+        "medley": {"path": str(medley.path), "picture": str(medley.picture), **medley.answer.to_dict()},
         "music": [each.to_dict() for _, written in chapters for each in written],
         "stream": {
             "n_bars": streamed.n_bars,
