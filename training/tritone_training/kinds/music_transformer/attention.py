@@ -108,20 +108,21 @@ class DecoderLayer(nn.Module):
         """One frame.
 
         Args:
-            x: (B, 1, D).
+            x: (B, D).
             keys: (B, H, W, E) of the frames before, the last one last.
             values: as `keys`.
             unseen: (B, 1, 1, W) added to the scores: UNSEEN for frames before the beginning, the present one last.
 
         Returns:
-            (B, 1, D), and keys and values with this frame's behind them and without the oldest.
+            (B, D), and keys and values with this frame's behind them and without the oldest.
         """
-        query, key, value = self._heads(x).permute(2, 0, 3, 1, 4)  # (B, H, 1, E) each
+        projected = self.query_key_value(self.attention_norm(x)).reshape(-1, 3, self.n_heads, 1, self.head_width)
+        query, key, value = projected.unbind(1)  # (B, H, 1, E) each
         keys = torch.cat([keys[:, :, 1:], key], dim=2)
         values = torch.cat([values[:, :, 1:], value], dim=2)
         scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
         mixed = torch.softmax(scores, -1) @ values
-        return self._rest(x, mixed.transpose(1, 2).flatten(2)), keys, values
+        return self._rest(x, mixed.reshape(-1, x.shape[-1])), keys, values
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 3, H, E)."""
@@ -169,20 +170,20 @@ class CopyHeads(nn.Module):
         """One frame.
 
         Args:
-            x: (B, 1, D).
+            x: (B, D).
             keys: (B, H, W, E) of the frames before, the last one last.
             notes: (B, W, 2P) of the frames before.
-            unseen: (B, 1, 1, W) added to the scores, UNSEEN for frames before the beginning.
+            unseen: (B, 1, 1, W + 1) added to the scores, UNSEEN for frames before the beginning; the last is nothing's.
 
         Returns:
-            (B, 1, H, 2P), and the keys with this frame's behind them and without the oldest.
+            (B, H, 2P), and the keys with this frame's behind them and without the oldest.
         """
-        query, key = (self._heads(layer, x) for layer in (self.query, self.key))
-        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
-        aside = self.nothing[:, None, None].expand(x.shape[0], -1, 1, 1)
-        weights = torch.softmax(torch.cat([scores, aside], -1), -1)[..., :-1]
-        shown = weights @ notes[:, None]
-        return shown.transpose(1, 2), torch.cat([keys[:, :, 1:], key], dim=2)
+        query, key = (layer(x).reshape(-1, self.n_heads, 1, self.head_width) for layer in (self.query, self.key))
+        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width)
+        # Nothing scores 0 plus its bias.
+        bias = torch.cat([self.bias.flip(1), self.nothing[:, None]], 1)[:, None]
+        weights = torch.softmax(nn.functional.pad(scores, (0, 1)) + bias + unseen, -1)[..., 0, :-1]
+        return weights @ notes, torch.cat([keys[:, :, 1:], key], dim=2)
 
     def _heads(self, layer: nn.Module, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, E)."""

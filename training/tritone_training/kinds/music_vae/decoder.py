@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tritone_client.music.grid import N_PITCHES
 from tritone_client.music.lanes import HOLD, N_LANES
-from tritone_training.generation import choose, unrolled_or_scan
+from tritone_training.generation import NEVER, Choice, choose, open_above, unrolled_or_scan
 from tritone_training.generation.loop import State
 from tritone_training.kinds.music_vae.encoder import LEVEL_SCALE, N_QUARTERS, STEPS_PER_QUARTER, ConvBlock, FeedForward
 from tritone_training.kinds.music_vae.lanes import (
@@ -36,7 +36,6 @@ from tritone_training.kinds.music_vae.lanes import (
 
 _HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout hides
 _HIDDEN_MARK: Final = N_MARKS
-_NEVER: Final = -1e9
 _LEVEL_DEVIATION: Final = 0.3  # semitones
 
 
@@ -112,7 +111,7 @@ class SpanDecoder(nn.Module):
             self._tell_lower(heads, lane, lanes[..., lane])
         hidden = nn.functional.silu(torch.stack(heads, dim=2))  # (B, N, V, W)
         logits = torch.einsum("bnvw,vwk->bnvk", hidden, self.out) + self.out_bias
-        return torch.where(allowed_values(past), logits, _NEVER)
+        return torch.where(allowed_values(past), logits, NEVER)
 
     def write(self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
         """Sample spans; equal noise gives equal spans.
@@ -120,7 +119,7 @@ class SpanDecoder(nn.Module):
         Args:
             latent: (B, Z).
             noise: (B, N, V) uniform in 0 <= u < 1.
-            temperature, top_k, top_p: (B,) each, see `choose`.
+            temperature, top_k, top_p: (B,) each, see `Choice.of`.
 
         Returns:
             (B, N, V) int64.
@@ -142,14 +141,7 @@ class SpanDecoder(nn.Module):
             values: list[Tensor] = []
             for lane in range(N_LANES):
                 logits = nn.functional.silu(heads[lane]) @ self.out[lane] + self.out_bias[lane]
-                value = choose(
-                    logits,
-                    uniform[:, lane],
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    allowed=allowed[:, lane],
-                )
+                value = choose(torch.where(allowed[:, lane], logits, NEVER), uniform[:, lane : lane + 1], choice)
                 values.append(value)
                 if lane < N_LANES - 1:
                     self._tell_lower(heads, lane, value)
@@ -158,10 +150,11 @@ class SpanDecoder(nn.Module):
             return (hidden, sounding, marks_of(written, sounding)), (written,)
 
         n_batch = latent.shape[0]
+        choice = Choice.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=self.out.shape[-1])
         silence = torch.zeros(n_batch, N_LANES, dtype=torch.int64, device=latent.device)
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
         features = self.step_features(latent).transpose(0, 1)  # (N, B, F)
-        _, (written,) = unrolled_or_scan(step, state, (features, noise.transpose(0, 1)))
+        _, (written,) = unrolled_or_scan(step, state, (features, open_above(noise).transpose(0, 1)))
         return written.transpose(0, 1)
 
     def _embedded(self, sounding: Tensor, marks: Tensor) -> Tensor:
