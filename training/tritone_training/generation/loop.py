@@ -56,7 +56,8 @@ def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State],
     if torch.compiler.is_exporting():
         from torch._higher_order_ops.while_loop import while_loop
 
-        exported: Any = while_loop(lambda *each: goes_on(each), lambda *each: step(each), tuple(state))
+        untyped: Any = while_loop
+        exported = untyped(lambda *each: goes_on(each), lambda *each: step(each), tuple(state))
         return tuple(exported)
     while bool(goes_on(state)):
         state = step(state)

@@ -138,7 +138,8 @@ class NoteLevel(nn.Module):
 
     def _masked(self, said: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
         """Add up the three views: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
-        end, notes, intervals, _ = said.split([1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels], dim=-1)
+        sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels]
+        end, notes, intervals, _ = torch.split(said, sizes, dim=-1)
         notes = notes + intervals.gather(-1, anchor[..., None] + self.interval_start) + found
         return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
