@@ -46,6 +46,7 @@ serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 
 bench: $(READY)  ## Measure what serving costs beside in-process ONNX Runtime, on model_repository
 	@$(BIN)/python tests/load/classify_latency.py $(ARGS)
+	@$(BIN)/python tests/load/compose_latency.py $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -46,8 +46,12 @@ N_FEATURES = n_features(N_STYLES)
 
 @pytest.fixture(scope="module")
 def network() -> MusicGan:
-    """Random weights, sharp enough that the noise of the notes does not decide alone."""
-    torch.manual_seed(0)
+    """Random weights, sharp enough that the noise of the notes does not decide alone.
+
+    Of an untrained network about one choice in 50,000 lies so near the edge of a nucleus that PyTorch and ONNX Runtime
+    round it to different sides. Seed 0 meets one.
+    """
+    torch.manual_seed(1)
     vae = build_vae(VAE_PRESETS["tiny"])
     with torch.no_grad():
         vae.decoder.out.weight.mul_(4)
