@@ -26,6 +26,7 @@ from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
 
 _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
+_N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on
 _N_TRIED_PER_STYLE: Final = 64  # whose attributes are moved to find how far a vector has to reach
 _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
 
@@ -147,10 +148,11 @@ def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
     """Put the attributes' directions into the network; answers what the model card says about them."""
     mean, deviation = attribute_statistics(spans)
-    tried = spans.at_most(_N_TRIED_PER_STYLE).lanes
+    # As many of each style: with all of them, the largest would have the word.
+    even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).lanes
     vectors = stretched(
         network,
-        attribute_vectors(encode(network, spans.lanes), spans),
+        attribute_vectors(encode(network, even.lanes), even),
         encode(network, tried),
         deviation,
         uniform_noise(0, *tried.shape),
