@@ -51,6 +51,8 @@ def train(
         return
     console.print_data_report(summary["data"])
     for name, values in summary["metrics"].items():
-        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key != "n"))
+        console.say(
+            f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items() if isinstance(value, float))
+        )
     console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
     console.say(f"next: tritone export {kind} --checkpoint {summary['checkpoint']}")
