@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton and classify, on embedded data (first time: about 10 minutes)
+demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: about 12 minutes)
 	@$(BIN)/tritone demo $(ARGS)
 
 test: $(READY)  ## Run all tests, those against a real Triton included
@@ -46,6 +46,7 @@ serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 
 bench: $(READY)  ## Measure what serving costs beside in-process ONNX Runtime, on model_repository
 	@$(BIN)/python tests/load/classify_latency.py $(ARGS)
+	@$(BIN)/python tests/load/compose_latency.py $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

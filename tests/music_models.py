@@ -61,11 +61,17 @@ def tunes() -> Path:
 
 
 @functools.cache
+def trained(name: str) -> Path:
+    """Train a kind's tiny preset for one epoch; answers the checkpoint."""
+    checkpoint = folder() / f"run_{name}"
+    get_kind(name).train(TrainRequest(out=checkpoint, data=tunes(), preset="tiny", max_epochs=1, progress=False))
+    return checkpoint
+
+
+@functools.cache
 def served(name: str) -> Served:
     """Train a kind's tiny preset for one epoch and export it, with its companions."""
-    kind = get_kind(name)
-    checkpoint = folder() / f"run_{name}"
-    kind.train(TrainRequest(out=checkpoint, data=tunes(), preset="tiny", max_epochs=1, progress=False))
+    kind, checkpoint = get_kind(name), trained(name)
     exportable = kind.export(checkpoint, None)
     repository = folder() / "model_repository"
     results = export_kind(exportable, kind, repository=repository)

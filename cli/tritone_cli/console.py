@@ -109,14 +109,16 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
 
 
 def print_data_report(report: Mapping[str, Any]) -> None:
-    """Print what of a data set is used, and every recording that is not, with its reason."""
+    """Print what of a data set is used, and everything that is not, with its reason."""
     if "parts" in report:
         print_listening_report(report)
         return
-    labels = ", ".join(f"{label} {n}" for label, n in report["labels"].items())
-    say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} recordings used ({labels})")
-    if "folds" in report:
-        say(f"folds: {report['folds']}")
+    what, groups = ("recordings", report["labels"]) if "labels" in report else ("pieces", report["styles"])
+    counts = ", ".join(f"{name} {n}" for name, n in groups.items())
+    say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} {what} used ({counts})")
+    for name in ("folds", "splits"):
+        if name in report:
+            say(f"{name}: {report[name]}")
     _print_problems("not used", report["problems"])
 
 
@@ -128,7 +130,43 @@ def _print_problems(what: str, problems: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print an evaluation: the headline, per class, the confusion matrix, emotions."""
+    """Print an evaluation of any kind."""
+    if "window" in metrics:
+        _print_classification(metrics)
+    else:
+        _print_figures(metrics)
+    for path in metrics.get("report", ()):
+        say(f"written: {path}")
+
+
+def _print_figures(metrics: Mapping[str, Any]) -> None:
+    """Print numbers in a line, what has parts as a table."""
+    say(", ".join(f"{_words(name)} {_cell(value)}" for name, value in metrics.items() if _is_figure(value)))
+    for name, value in metrics.items():
+        if not isinstance(value, Mapping):
+            continue
+        if plain := {key: each for key, each in value.items() if _is_figure(each)}:
+            print_rows(_words(name), [plain])
+        parts = {key: each for key, each in value.items() if isinstance(each, Mapping)}
+        rows = [
+            {"": _words(key), **{name: number for name, number in part.items() if _is_figure(number)}}
+            for key, part in parts.items()
+        ]
+        if rows:
+            columns = dict.fromkeys(name for row in rows for name in row)
+            print_rows(_words(name), [{column: row.get(column) for column in columns} for row in rows])
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _print_classification(metrics: Mapping[str, Any]) -> None:
+    """Print the headline, per class, the confusion matrix, emotions."""
     window = metrics["window"]
     say(
         f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
@@ -151,8 +189,6 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     if metrics["emotion_correlation_mean"] is not None:
         say(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
     _print_problems("not judged", metrics["problems"])
-    for path in metrics.get("report", ()):
-        say(f"written: {path}")
 
 
 def _cell(value: Any) -> Text:

@@ -49,7 +49,7 @@ def to_onnx(
     import torch
 
     check_size(network)
-    with translating("converting the network to ONNX"), _quiet():
+    with translating("converting the network to ONNX"), _quiet(), _loops_within_loops():
         program: Any = torch.onnx.export(
             network,
             tuple(torch.from_numpy(np.ascontiguousarray(example[tensor.name])) for tensor in declaration.inputs),
@@ -128,3 +128,28 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _loops_within_loops() -> Iterator[None]:
+    """Let torch 2.13 convert a while_loop that lies two scans deep.
+
+    It marks its call of a while_loop's condition, alone of all calls of subgraphs, with the version of ONNX's own
+    operators, and then refuses to inline subgraphs whose domain has two versions.
+    """
+    from torch.onnx._internal.exporter import _constants
+    from torch.onnx._internal.exporter._torchlib.ops import hop
+
+    call_op: Any = hop.call_op
+
+    def call_op_without_version(op_type: str, *args: Any, _domain: str = "", **kwargs: Any) -> Any:
+        outputs = call_op(op_type, *args, _domain=_domain, **kwargs)
+        if _domain == _constants.LOCAL_FUNCTION_DOMAIN:
+            outputs[0].producer().version = None
+        return outputs
+
+    hop.call_op = call_op_without_version
+    try:
+        yield
+    finally:
+        hop.call_op = call_op

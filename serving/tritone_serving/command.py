@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from tritone_serving.options import ServerOptions
 # A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
 # growth maps the region anew in both processes. What is not touched costs no memory.
 SHM_BYTES: Final = 8 << 20
+_PLAIN: Final = re.compile(r"[\w./+:@%=,-]+")
 
 
 def server_command(
@@ -37,7 +39,7 @@ def server_command(
     restricted = f"{','.join(RESTRICTED_APIS)}:{ADMIN_HEADER}={token}"
     command = [
         str(installation.binary),
-        f"--model-repository={options.repository.resolve()}",
+        f"--model-repository={_speakable(options.repository.resolve(), folder)}",
         f"--backend-directory={folder / 'backends'}",
         f"--cache-directory={installation.caches}",
         "--model-control-mode=explicit",
@@ -70,3 +72,12 @@ def server_command(
     else:
         command.append("--allow-gpu-metrics=false")  # its start looks for GPU libraries for half a second
     return command
+
+
+def _speakable(repository: Path, folder: Path) -> Path:
+    """A path that Triton can hand to the stub, which it starts by way of a shell without quoting: a link if need be."""
+    if _PLAIN.fullmatch(str(repository)):
+        return repository
+    link = folder / "repository"
+    link.symlink_to(repository)
+    return link

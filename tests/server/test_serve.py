@@ -201,6 +201,14 @@ def test_two_servers_side_by_side(
     assert server.models == {"genre_cnn": ["1"]}
 
 
+@pytest.mark.parametrize("name", ["two words", "it's (here) & $HOME;"])
+def test_a_repository_may_be_called_anything(
+    name: str, make_model_repository: Callable[..., Path], options_for: Callable[..., Any], tmp_path: Path
+) -> None:
+    with TritonServer.start(options_for(make_model_repository(tmp_path / name))) as server:
+        assert server.models == {"genre_cnn": ["1"]}
+
+
 def test_a_taken_port_is_named_before_anything_starts(
     repository: Path, options_for: Callable[..., ServerOptions]
 ) -> None:

@@ -19,34 +19,47 @@ from tritone_training._exceptions import CheckpointError, DataError, TrainingErr
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_gan import KIND
 from tritone_training.kinds.music_gan.build import build_network, exportable
-from tritone_training.kinds.music_gan.conditions import N_FEATURES, Conditions, SpanConditions, measure_conditions
+from tritone_training.kinds.music_gan.conditions import (
+    Conditions,
+    SpanConditions,
+    measure_conditions,
+    n_features,
+    style_of,
+)
 from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
 from tritone_training.kinds.music_gan.judge import dream
 from tritone_training.kinds.music_gan.module import gradient_penalty
 from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller
 from tritone_training.kinds.music_gan.pool import draw_pool, draw_spans, style_shares
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, nearest_shift
+from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
 from tritone_training.kinds.music_vae.build import build_network as build_vae
 from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
-from tritone_training.kinds.music_vae.lanes import sounding_of
+from tritone_training.kinds.music_vae.lanes import N_RELATIVE, sounding_of
 from tritone_training.kinds.music_vae.spans import SpanSet
 from tritone_training.musicality import estimate_keys, spans_to_frames
 
 N_SEEDS = 200
+N_STYLES = 2
+N_FEATURES = n_features(N_STYLES)
 
 
 @pytest.fixture(scope="module")
 def network() -> MusicGan:
-    """Random weights, sharp enough that the noise of the notes does not decide alone."""
-    torch.manual_seed(0)
+    """Random weights, sharp enough that the noise of the notes does not decide alone.
+
+    Of an untrained network about one choice in 50,000 lies so near the edge of a nucleus that PyTorch and ONNX Runtime
+    round it to different sides. Seed 0 meets one.
+    """
+    torch.manual_seed(1)
     vae = build_vae(VAE_PRESETS["tiny"])
     with torch.no_grad():
         vae.decoder.out.weight.mul_(4)
         vae.decoder.from_latent.weight.mul_(3)
-    network = build_network(PRESETS["tiny"], vae)
+    network = build_network(PRESETS["tiny"], vae, n_styles=N_STYLES)
     random = np.random.default_rng(0)
-    network.conditions.learn(SpanConditions(random.integers(0, 2, 500), random.gamma(4, 0.5, 500).astype(np.float32)))
+    densities = random.gamma(4, 0.5, 500).astype(np.float32)
+    network.conditions.learn(SpanConditions(random.integers(0, 2, 500), densities, random.integers(0, N_STYLES, 500)))
     torch.nn.init.normal_(network.generator.from_conditions, std=0.5)
     for parameter in network.generator.correction[-1].parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -81,41 +94,63 @@ def test_open_conditions_are_drawn_as_the_training_set_has_them() -> None:
     random = np.random.default_rng(1)
     mode = (random.random(4000) < 0.3).astype(np.int64)
     density = np.where(mode == 0, random.uniform(1, 2, 4000), random.uniform(5, 9, 4000)).astype(np.float32)
-    conditions = Conditions()
-    conditions.learn(SpanConditions(mode, density))
-    chance = torch.from_numpy(uniform_noise(0, 5000, 2))
+    style = np.where(mode == 1, 2, (density > 1.5).astype(np.int64))
+    conditions = Conditions(3)
+    conditions.learn(SpanConditions(mode, density, style))
+    chance = torch.from_numpy(uniform_noise(0, 5000, 3))
     nothing = torch.full((5000,), -1)
-    modes, densities = conditions.resolve(chance, nothing, nothing.float())
+    modes, densities, styles = conditions.resolve(chance, nothing, nothing.float())
     assert float((modes == 0).float().mean()) == pytest.approx(0.7, abs=0.03)
     assert densities[modes == 0].max() <= 2
     assert densities[modes == 1].min() >= 5
     assert float(densities[modes == 1].mean()) == pytest.approx(7, abs=0.2)
+    assert (styles[modes == 1] == 2).float().mean() > 0.99
+    assert (styles[(modes == 0) & (densities > 1.8)] == 1).float().mean() > 0.95
+    assert (styles[(modes == 0) & (densities < 1.2)] == 0).float().mean() > 0.95
+    asked = conditions.resolve(chance, torch.zeros(5000, dtype=torch.int64), torch.full((5000,), 1.9))[2]
+    assert (asked == 1).float().mean() > 0.95, "the style follows from what is asked for, too"
 
 
 def test_conditions_out_of_range_go_to_the_nearest() -> None:
-    conditions = Conditions()
-    conditions.learn(SpanConditions(np.arange(12) % 2, np.linspace(1, 4, 12, dtype=np.float32)))
+    conditions = Conditions(2)
+    density = np.linspace(1, 4, 12, dtype=np.float32)
+    conditions.learn(SpanConditions(np.arange(12) % 2, density, np.arange(12) % 2))
     wishes = torch.tensor([0, 1, 9, 0]), torch.tensor([2.0, 100.0, 0.0, float("nan")])
-    modes, densities = conditions.resolve(torch.full((4, 2), 0.5), *wishes)
+    modes, densities, styles = conditions.resolve(torch.full((4, 3), 0.5), *wishes)
     assert modes.tolist() == [0, 1, 1, 0]
     low, high = conditions.density_quantiles[1, 0], conditions.density_quantiles[1, -1]
     assert densities[:3].tolist() == [2.0, float(high), float(low)]
     assert 1 <= densities[3] <= 4
-    features = conditions(modes, densities)
-    assert features[:, :2].tolist() == [[1, 0], [0, 1], [0, 1], [1, 0]]
-    assert float(features[1, 2]) > 0 > float(features[2, 2])
+    features = conditions(modes, densities, styles)
+    assert features[:, :2].tolist() == features[:, 2:4].tolist() == [[1, 0], [0, 1], [0, 1], [1, 0]]
+    assert style_of(features).tolist() == styles.tolist()
+    assert float(features[1, -1]) > 0 > float(features[2, -1])
 
 
 def test_conditions_of_spans_are_measured() -> None:
     lanes = np.ones((2, 32, 4), np.int64)
     lanes[0, 0] = (2 + 76 - 21, 2 + 72 - 21, 2 + 67 - 21, 2 + 48 - 21)  # C major
     lanes[1] = 0
-    measured = measure_conditions(lanes)
+    measured = measure_conditions(replace(span_set({"one": 2}), lanes=lanes))
+    assert measured.style.tolist() == [0, 0]
     assert measured.mode.tolist() == [0, 0]
     assert measured.density.tolist() == [0.5, 0]
 
 
 # --- the key ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_favours_its_own_notes() -> None:
+    tonic, mode, level = torch.tensor([0, 9, 2]), torch.tensor([0, 1, 0]), torch.tensor([39, 39, 50])
+    tilt = KeyTilt()(tonic, mode, level)
+    assert tilt.shape == (3, N_RELATIVE)
+    assert not tilt[:, :2].any(), "rest and hold"
+    for row, white in zip(tilt[:2], ({0, 2, 4, 5, 7, 9, 11}, {9, 11, 0, 2, 4, 5, 7, 8}), strict=True):
+        for value in range(2, N_RELATIVE):
+            pitch_class = (value - 2 - 43 + 39 + 21) % 12
+            assert (row[value] > -3) == (pitch_class in white)
+    assert (tilt[2, 2 + 43] - tilt[2].max()).abs() > 1, "level 50 is B, not the tonic D"
+    assert tilt[2, 2 + 43 + 3] == tilt[2].max()
 
 
 def test_the_key_in_the_graph_is_the_key_of_the_measures() -> None:
@@ -176,25 +211,43 @@ def test_styles_come_in_their_shares() -> None:
 # --- networks -----------------------------------------------------------------------------------------------
 
 
-def test_the_generator_begins_as_the_fitted_normal_distribution() -> None:
+def test_the_generator_begins_as_the_normal_distribution_fitted_to_each_style() -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.zeros(6000, N_FEATURES)
-    features[torch.arange(6000), torch.randint(2, (6000,), generator=random)] = 1
-    mixing = torch.randn(6, 6, generator=random)
+    modes, styles = (torch.randint(2, (6000,), generator=random) for _ in range(2))
+    features[torch.arange(6000), modes] = 1
+    features[torch.arange(6000), 2 + styles] = 1
+    mixing = torch.randn(2, 6, 6, generator=random)
     effect = torch.randn(N_FEATURES, 6, generator=random)
-    latents = 5 + features @ effect + torch.randn(6000, 6, generator=random) @ mixing
-    generator = Generator(n_latent=6, width=8, n_layers=2)
+    noise = torch.randn(6000, 6, generator=random)
+    latents = 5 + features @ effect + (noise[:, None] @ mixing[styles])[:, 0]
+    generator = Generator(n_latent=6, n_styles=2, width=8, n_layers=2)
     generator.fit_linear(latents, features)
     made = generator(torch.randn(6000, 6, generator=random), features)
-    torch.testing.assert_close(made.mean(0), latents.mean(0), atol=0.2, rtol=0)
-    torch.testing.assert_close(torch.cov(made.T), torch.cov(latents.T), atol=0.6, rtol=0.1)
-    own = features[:, 1] == 1
-    torch.testing.assert_close(made[own].mean(0), latents[own].mean(0), atol=0.8, rtol=0)
+    for style in range(2):
+        own = styles == style
+        torch.testing.assert_close(made[own].mean(0), latents[own].mean(0), atol=0.25, rtol=0)
+        torch.testing.assert_close(torch.cov(made[own].T), torch.cov(latents[own].T), atol=0.8, rtol=0.1)
+        for mode in range(2):
+            both = own & (modes == mode)
+            torch.testing.assert_close(made[both].mean(0), latents[both].mean(0), atol=0.4, rtol=0)
+
+
+def test_a_style_of_one_span_borrows_how_spans_vary() -> None:
+    features = torch.zeros(500, N_FEATURES)
+    features[:, 0] = features[:, 2] = 1
+    features[0, 2:4] = torch.tensor([0, 1])
+    latents = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    generator = Generator(n_latent=6, n_styles=2, width=8, n_layers=2)
+    generator.fit_linear(latents, features)
+    made = generator(torch.randn(500, 6), features[:1].expand(500, -1))
+    assert made.isfinite().all()
+    assert made.std(0).min() > 0.3
 
 
 def test_the_penalty_is_zero_where_the_slope_is_one() -> None:
     torch.manual_seed(0)
-    critic = Critic(n_latent=4, width=8, n_layers=1)
+    critic = Critic(n_latent=4, n_styles=N_STYLES, width=8, n_layers=1)
     real, fake, features = torch.randn(32, 4), torch.randn(32, 4), torch.zeros(32, N_FEATURES)
     assert gradient_penalty(critic, real, fake, features) > 0
     direction = torch.tensor([0.6, 0.8, 0, 0])

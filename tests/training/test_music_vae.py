@@ -19,7 +19,7 @@ from tritone_training._exceptions import CheckpointError, DataError, TrainingErr
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_vae import KIND, decoder_example_inputs, train
-from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, decode
+from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, decode, stretched
 from tritone_training.kinds.music_vae.build import build_network, exportable
 from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig, build_config
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, N_LATENT
@@ -356,6 +356,26 @@ def test_attribute_vectors_tell_attributes_apart(network: MusicVae) -> None:
     np.testing.assert_allclose(vectors[:, :3], np.eye(3), atol=0.02)
     assert np.abs(vectors[:, 3]).max() < 1e-9
     assert not vectors[:, 4].any()
+
+
+def test_vectors_are_stretched_until_a_deviation_asked_for_is_one_measured(
+    network: MusicVae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_network: MusicVae, latent: torch.Tensor, noise: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """As many notes as the latent's first number says, 16 and 4 for each whole one."""
+        lanes = np.zeros(noise.shape, np.int64)
+        for span, first in zip(lanes, latent[:, 0].tolist(), strict=True):
+            span[: round(16 + 4 * first), 0] = 40
+        return lanes
+
+    monkeypatch.setattr("tritone_training.kinds.music_vae.attributes.decode", decode)
+    vectors = np.zeros((3, N_LATENT))
+    vectors[:, 0] = 0.125
+    deviation = np.array([0.5, 1.0, 1e9])  # four notes in eight quarters; the others are beyond reach
+    made = stretched(network, vectors, np.zeros((2, N_LATENT)), deviation, uniform_noise(0, 2, 32, 4))
+    assert made[0, 0] == pytest.approx(1.0, abs=0.01)
+    assert made[2, 0] == 0.125 * 64
+    assert not made[:, 1:].any()
 
 
 def test_control_is_measured_on_what_comes_out(network: MusicVae) -> None:

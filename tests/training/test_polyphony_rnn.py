@@ -21,7 +21,7 @@ from tritone_training.api import CheckpointError, DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.polyphony_rnn import KIND, build, dataset
+from tritone_training.kinds.polyphony_rnn import KIND, build, dataset, train
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig, build_config
 from tritone_training.kinds.polyphony_rnn.hearing import ECHOES, N_LAGS, N_PITCH_FEATURES, Features, Heard, Hearing
 from tritone_training.kinds.polyphony_rnn.judge import judge
@@ -366,6 +366,17 @@ def test_it_learns_that_rounds_come_round(run: tuple[Path, dict[str, Any]]) -> N
     assert info["frames_per_quarter"] == 0
     assert info["metrics"]["valid"] == summary["metrics"]["valid"]
     assert info["data"]["n_frames"]["valid"] == sum(30 + 5 * (n % 4) for n in range(6))
+
+
+def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
+    request = TrainRequest(
+        out=tmp_path, data=mat, preset="tiny", progress=False, overrides={"piece_frames": 20, "valid_frames": 80}
+    )
+    prepared = train.prepare(request)
+    assert {len(piece.notes) for piece in prepared.pieces["train"]} == {20}
+    assert [len(piece.notes) for piece in prepared.pieces["valid"]] == [30, 35]  # whole, the first and the last
+    valid = train.train_prepared(request, train.configure(request), prepared)["metrics"]["valid"]
+    assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_portion"]) == (2, 65, 6)
 
 
 def test_evaluation_is_reproducible_and_by_portion(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:

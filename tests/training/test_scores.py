@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritone_training._exceptions import DataError
-from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
+from tritone_training.data.scores import ScorePiece, ScoreSet, evenly_chosen, load_scores
 from tritone_training.data.scores.splits import hashed_splits
 
 PINNED = ["train", "train", "train", "train", "train", "train", "train", "train", "test", "train", "valid", "train"]
@@ -57,6 +57,19 @@ def test_a_missing_portion_names_those_there_are() -> None:
     assert scores.split("train") == (piece,)
     with pytest.raises(DataError, match=r"here: has no pieces in the portion 'test'; there are: train \(1\)"):
         scores.split("test")
+
+
+def test_evenly_chosen_pieces() -> None:
+    def pieces(*lengths: int) -> list[ScorePiece]:
+        return [ScorePiece(f"{i}", np.zeros((n, 88), np.uint8), "valid", "x") for i, n in enumerate(lengths)]
+
+    ten = pieces(*[10] * 10)
+    assert evenly_chosen(ten, 100) == evenly_chosen(ten, 10**9) == tuple(ten)
+    assert [piece.name for piece in evenly_chosen(ten, 40)] == ["0", "3", "6", "9"]
+    assert [piece.name for piece in evenly_chosen(ten, 1)] == ["0"]
+    assert len(evenly_chosen(pieces(500, 1, 1, 1), 10)) == 1
+    chosen = evenly_chosen(pieces(*range(50, 150)), 3_000)
+    assert abs(sum(len(piece.frames) for piece in chosen) - 3_000) < 300
 
 
 def test_the_fingerprint_tells_sets_apart() -> None:

@@ -1,10 +1,10 @@
-"""`tritone demo`: the whole path on embedded data, from scores to what a served model hears in a recording."""
+"""`tritone demo`: the whole path on embedded data, from scores to what served models hear and write."""
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,13 @@ from tritone_cli import console, options
 from tritone_client import TritoneError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from tritone_cli.demonstration.listening import Heard, Medley
+    from tritone_cli.demonstration.models import Trained
+    from tritone_cli.demonstration.writing import Chapter, Streamed, Written
+    from tritone_client import MusicClient
+    from tritone_serving import TritonServer
 
-    from tritone_client import Classification, MusicClient
-    from tritone_training.catalogue import Catalogue, Track
-
-KIND: Final = "genre_cnn"
-# A third of the default preset's renderings and epochs: enough for 0.9 on held-out pieces, in a few minutes.
-PRESET: Final = "demo"
-_EXCERPT_S: Final = 12.0
+_N_STEPS: Final = 6
 
 
 def register(app: typer.Typer) -> None:
@@ -34,193 +31,183 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, recordings and picture.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, recordings, music and the page.")] = Path("demo"),
     repository: Annotated[Path, typer.Option(help="Model repository that is filled and served.")] = Path(
         "model_repository"
     ),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running until Ctrl-C.")] = False,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train again even if nothing has changed.")] = False,
     seed: options.Seed = 0,
+    preset: Annotated[str, typer.Option(help="What is trained: demo (minutes), default (hours) or tiny.")] = "demo",
     as_json: options.Json = False,
 ) -> None:
-    """Train a small model on the embedded catalogue, export it, serve it on Triton and ask it about recordings."""
-    from tritone_serving import ServerOptions, TritonServer
+    """Train small models on the embedded catalogue, export them, serve them on Triton, and have them listen and write.
+
+    Leaves a page, demo/index.html, that shows and plays what came of it.
+    """
+    from tritone_cli.demonstration import listening, writing
+    from tritone_cli.demonstration.givens import write_givens
+    from tritone_cli.demonstration.models import COMPOSER, LISTENER, WRITERS, Workshop
+    from tritone_cli.demonstration.page import PAGE, Story, write_page
+    from tritone_client import MusicClient
     from tritone_training.catalogue import load_catalogue
+    from tritone_training.data.scores import load_scores
 
     started = time.monotonic()
+    progress = not as_json
     with _step(1, "catalogue: real pieces from music21's corpus, in the public domain"):
-        catalogue = load_catalogue(progress=not as_json)
-        console.say(
-            f"      {len(catalogue.tracks)} pieces of {', '.join(sorted({t.collection for t in catalogue.tracks}))}"
-        )
-    checkpoint = out / KIND
-    with _step(2, f"training {KIND} on rendered recordings of the pieces"):
-        info = _trained(checkpoint, catalogue, seed=seed, retrain=retrain, progress=not as_json)
-        test = info["metrics"]["test"]
-        console.say(f"      held-out pieces: accuracy {test['accuracy']:.3f} (n {test['n']})")
-    with _step(3, "exporting it to ONNX, checked against PyTorch"):
-        version = _exported(checkpoint, info, repository)
-        console.say(f"      {version}")
+        catalogue = load_catalogue(progress=progress)
+        scores = load_scores(None, progress=progress)
+        collections = ", ".join(sorted({track.collection for track in catalogue.tracks}))
+        console.say(f"      {len(catalogue.tracks)} pieces of {collections}")
+    workshop = Workshop(
+        out=out,
+        repository=repository,
+        catalogue=catalogue,
+        seed=seed,
+        preset=preset,
+        retrain=retrain,
+        progress=progress,
+    )
+    with _step(2, f"training {LISTENER}, which listens, on rendered recordings of the pieces"):
+        listener = workshop.train_listener()
+    with _step(3, f"training {', '.join(WRITERS)}, which write; exporting all to ONNX, checked against PyTorch"):
+        trained = workshop.make(listener)
     with _step(4, "starting Triton"):
-        # Free ports, so that the demonstration never meets another server; fixed ones if it stays.
-        wanted = ServerOptions(repository=repository)
-        if not keep:
-            wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
-        server = TritonServer.start(wanted)
+        server = _start(repository, keep=keep)
     with server:
-        from tritone_client import MusicClient
-
-        with _step(5, "asking it about recordings it has never heard"), MusicClient(server.grpc_url) as music:
-            answers = _ask(music, catalogue, info, out / "recordings")
-        with _step(6, "a medley of all collections, window by window"), MusicClient(server.grpc_url) as music:
-            medley, picture = _timeline(music, catalogue, info, out)
-        _conclude(
-            out,
-            repository,
-            server.grpc_url,
-            answers,
-            medley,
-            picture,
-            seconds=time.monotonic() - started,
-            as_json=as_json,
+        (out / PAGE).unlink(missing_ok=True)  # an earlier run's, which would show half of each
+        with MusicClient(server.grpc_url) as music:
+            with _step(5, "having it listen to recordings it has never heard"):
+                heard, medley = listening.listen(music, catalogue, listener.info, out)
+            with _step(6, "having it write"):
+                givens = write_givens(scores, catalogue, out)
+                chapters = [
+                    (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
+                    for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
+                ]
+                streamed = _streamed(music, chapters)
+        seconds = time.monotonic() - started
+        story = Story(
+            facts=_facts(heard, listener, streamed, chapters, seconds=seconds),
+            heard=heard,
+            medley=medley,
+            chapters=chapters,
+            collections={collection.name: collection.title for collection in catalogue.collections},
+            models={kind: each.headline for kind, each in trained.items()},
+            serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )
+        page = write_page(out, story)
+        if as_json:
+            figures = {
+                "seconds": seconds,
+                "server": server.grpc_url,
+                "repository": str(repository),
+                "page": str(page),
+                "catalogue_fingerprint": catalogue.fingerprint,
+            }
+            console.print_json({**figures, **_as_json(trained, heard, medley, chapters, streamed)})
+        else:
+            _conclude(out, repository, heard, page, seconds=seconds)
         if keep:
-            console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
-            try:
-                server.wait()
-            except KeyboardInterrupt:
-                console.say("stopped")
+            _stay(server)
+    if not any(each.right for each in heard) and listener.info["metrics"]["test"]["accuracy"] > 0.5:
+        raise TritoneError("the served model got every recording wrong, the trained one did not: serving is broken")
 
 
 @contextmanager
 def _step(number: int, what: str) -> Iterator[None]:
-    console.say(f"[{number}/6] {what}")
+    console.say(f"[{number}/{_N_STEPS}] {what}")
     started = time.monotonic()
     yield
     console.say(f"      {time.monotonic() - started:.1f} s")
 
 
-def _trained(checkpoint: Path, catalogue: Catalogue, *, seed: int, retrain: bool, progress: bool) -> dict[str, Any]:
-    """Train, unless an earlier run's checkpoint is of the same catalogue and seed."""
-    from tritone_training import checkpoint as checkpoints
-    from tritone_training.api import CheckpointError, TrainRequest, get_kind
+def _start(repository: Path, *, keep: bool) -> TritonServer:
+    from tritone_serving import ServerOptions, TritonServer
 
-    if not retrain:
-        try:
-            info = dict(checkpoints.load(checkpoint, kind=KIND).info)
-        except CheckpointError:
-            info = {}
-        same = info.get("data", {}).get("catalogue_fingerprint") == catalogue.fingerprint
-        if same and info.get("seed") == seed and info.get("preset") == PRESET:
-            console.say(f"      already trained on this catalogue: {checkpoint} (--retrain trains again)")
-            return info
-    request = TrainRequest(
-        out=checkpoint, seed=seed, preset=PRESET, progress=progress, command=options.command_line(sys.argv)
+    wanted = ServerOptions(repository=repository)
+    if not keep:  # free ports, so that the demonstration never meets another server; fixed ones if it stays
+        wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
+    return TritonServer.start(wanted)
+
+
+def _stay(server: TritonServer) -> None:
+    console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def _streamed(music: MusicClient, chapters: Sequence[tuple[Chapter, Sequence[Written]]]) -> Streamed:
+    from tritone_cli.demonstration.writing import measure_stream
+
+    (ask,) = (each.ask for _, written in chapters for each in written if each.ask.is_streamed)
+    streamed = measure_stream(music, ask)
+    console.say(
+        f"      streaming {streamed.n_bars} bars: the first notes after {streamed.first_notes_ms:.0f} ms, the last "
+        f"after {streamed.whole_ms:.0f} ms, {'the same' if streamed.same else 'NOT the same'} as in one answer"
     )
-    get_kind(KIND).train(request)
-    return dict(checkpoints.load(checkpoint, kind=KIND).info)
+    if not streamed.same:
+        raise TritoneError("a streamed piece differs from the one that comes in one answer: something is broken")
+    return streamed
 
 
-def _exported(checkpoint: Path, info: dict[str, Any], repository: Path) -> str:
-    """Export, unless the newest version already is this checkpoint."""
-    import json
-
-    from tritone_export import export_kind
-    from tritone_training.api import get_kind
-
-    versions = sorted((int(p.name) for p in (repository / KIND).glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for version in versions[:1]:
-        card = repository / KIND / str(version) / "model_card.json"
-        if card.is_file() and json.loads(card.read_text()).get("weights_sha256") == info["weights_sha256"]:
-            return f"already there: {card.parent}"
-    kind = get_kind(KIND)
-    result = export_kind(kind.export(checkpoint, None), kind, repository=repository)[0]
-    differences = result.parity.max_abs_difference.values() if result.parity else ()
-    return f"{result.path}, largest difference from PyTorch {max(differences, default=0.0):.1e}"
-
-
-def _held_out(catalogue: Catalogue, info: dict[str, Any]) -> dict[str, Track]:
-    """One track of each collection that the model was not trained on."""
-    chosen: dict[str, Track] = {}
-    for name in info["splits"]["test"]:
-        track = catalogue[name.rpartition("#")[0]]
-        chosen.setdefault(track.collection, track)
-    return dict(sorted(chosen.items()))
-
-
-def _ask(
-    music: MusicClient, catalogue: Catalogue, info: dict[str, Any], folder: Path
-) -> list[tuple[Track, Path, Classification]]:
-    from tritone_training.catalogue import write_audio
-
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = []
-    for track in _held_out(catalogue, info).values():
-        path = folder / f"{track.id.replace('/', '-')}.ogg"
-        write_audio(track, path, seed=1_000)  # a rendering that no training run draws
-        answer = music.classify(path)
-        answers.append((track, path, answer))
-        console.say(
-            f"      {track.title} ({track.collection}): {answer.label} {answer.probabilities[answer.label]:.2f}"
-        )
-    return answers
-
-
-def _timeline(music: MusicClient, catalogue: Catalogue, info: dict[str, Any], out: Path) -> tuple[Classification, Path]:
-    """Held-out excerpts one after the other: the timeline shows where the music changes."""
-    import numpy as np
-    import soundfile
-
-    from tritone_client.constants import SAMPLE_RATE_HZ
-    from tritone_training.catalogue import render
-
-    parts: list[npt.NDArray[np.float32]] = [
-        render(track, seed=2_000, duration_s=_EXCERPT_S) for track in _held_out(catalogue, info).values()
-    ]
-    path = out / "recordings" / "medley.ogg"
-    soundfile.write(path, np.concatenate(parts), SAMPLE_RATE_HZ)
-    answer = music.classify(path)
-    return answer, answer.plot(out / "timeline.png")
-
-
-def _conclude(
-    out: Path,
-    repository: Path,
-    url: str,
-    answers: list[tuple[Track, Path, Classification]],
-    medley: Classification,
-    picture: Path,
+def _facts(
+    heard: Sequence[Heard],
+    listener: Trained,
+    streamed: Streamed,
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
     *,
     seconds: float,
-    as_json: bool,
-) -> None:
-    n_right = sum(answer.label == track.collection for track, _, answer in answers)
-    if as_json:
-        console.print_json(
-            {
-                "seconds": seconds,
-                "server": url,
-                "recordings": [
-                    {"path": str(path), "truth": track.collection, **answer.to_dict()}
-                    for track, path, answer in answers
-                ],
-                "medley": medley.to_dict(),
-                "timeline": str(picture),
-                "repository": str(repository),
-            }
-        )
-        return
-    example = answers[0][1]
-    console.say(
-        f"\n{n_right} of {len(answers)} recordings right, in {seconds:.0f} s. What lies where:\n"
-        f"  recordings   {out / 'recordings'}\n"
-        f"  timeline     {picture}\n"
-        f"  checkpoint   {out / KIND}\n"
-        f"  repository   {repository}\n"
-        f"How to go on:\n"
-        f"  make serve                                      serves this repository\n"
-        f"  .venv/bin/tritone classify {example}\n"
-        f"  .venv/bin/tritone train {KIND} --data FOLDER    learns your labels (a folder per label)"
+) -> tuple[tuple[str, str], ...]:
+    test = listener.info["metrics"]["test"]
+    n_pieces = sum(len(each.pieces) for _, written in chapters for each in written)
+    return (
+        (f"{test['accuracy']:.1%}", f"of {test['n']} recordings of held-out pieces named rightly"),
+        (f"{sum(each.right for each in heard)} of {len(heard)}", "of those below"),
+        (str(n_pieces), "pieces written for this page"),
+        (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
+        (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
     )
-    if n_right == 0:
-        raise TritoneError("the model got every recording wrong: something is broken, not just untrained")
+
+
+def _as_json(
+    trained: Mapping[str, Trained],
+    heard: Sequence[Heard],
+    medley: Medley,
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
+    streamed: Streamed,
+) -> dict[str, Any]:
+    return {
+        "models": {kind: each.to_dict() for kind, each in trained.items()},
+        "recordings": [
+            {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in heard
+        ],
+        "medley": {"path": str(medley.path), "picture": str(medley.picture), **medley.answer.to_dict()},
+        "music": [each.to_dict() for _, written in chapters for each in written],
+        "stream": {
+            "n_bars": streamed.n_bars,
+            "first_notes_ms": streamed.first_notes_ms,
+            "whole_ms": streamed.whole_ms,
+            "same_as_unstreamed": streamed.same,
+        },
+    }
+
+
+def _conclude(out: Path, repository: Path, heard: Sequence[Heard], page: Path, *, seconds: float) -> None:
+    n_right = sum(each.right for each in heard)
+    console.say(
+        f"\n{n_right} of {len(heard)} recordings right, in {seconds:.0f} s. Open this page to see and hear all of it:\n"
+        f"  {page}\n"
+        f"What lies where:\n"
+        f"  recordings, music   {out / 'recordings'}, {out / 'music'}\n"
+        f"  checkpoints         {out / 'checkpoints'}\n"
+        f"  repository          {repository}\n"
+        f"How to go on:\n"
+        f"  make serve                                         serves this repository\n"
+        f"  .venv/bin/tritone classify {heard[0].path}\n"
+        f"  .venv/bin/tritone compose --bars 8 --out tune.wav  writes a piece\n"
+        f"  .venv/bin/tritone train genre_cnn --data FOLDER    learns your labels (a folder per label)"
+    )

@@ -85,7 +85,8 @@ def train(
         return
     console.print_data_report(summary["data"])
     for name, values in summary["metrics"].items():
-        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key != "n"))
+        figures = {key: value for key, value in values.items() if isinstance(value, float)}
+        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
     if "members_valid" in summary:
         console.print_members(summary["members_valid"])
     console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")

@@ -1,6 +1,6 @@
-"""One loop in two forms: plain Python for training and tests, one ONNX `Scan` node when exported.
+"""Loops in two forms: plain Python for training and tests, one ONNX node each when exported.
 
-torch's scan compiles its body when it runs eagerly, which takes seconds; the plain loop computes the same.
+torch's own loops compile their body when they run eagerly, which takes seconds; the plain ones compute the same.
 
 Letters: B batch, N steps.
 """
@@ -18,7 +18,7 @@ Step: TypeAlias = Callable[[State, State], tuple[State, State]]
 
 
 def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tuple[State, tuple[Tensor, ...]]:
-    """Carry a state through N steps.
+    """Carry a state through N steps; exported as a `Scan`.
 
     Args:
         step: (state, inputs of one step) -> (state, outputs of one step). States keep shape and type, and no
@@ -40,3 +40,25 @@ def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tupl
         state, answer = step(state, tuple(each[n] for each in inputs))
         outputs.append(answer)
     return state, tuple(torch.stack(each) for each in zip(*outputs, strict=True))
+
+
+def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State], State], state: State) -> State:
+    """Carry a state through steps for as long as it says; exported as a `Loop`.
+
+    Args:
+        goes_on: state -> () bool, whether there is another step.
+        step: state -> state. States keep shape and type, and none may be the very tensor of the state before.
+        state: tensors before the first step.
+
+    Returns:
+        the state that goes on no more.
+    """
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.while_loop import while_loop
+
+        untyped: Any = while_loop
+        exported = untyped(lambda *each: goes_on(each), lambda *each: step(each), tuple(state))
+        return tuple(exported)
+    while bool(goes_on(state)):
+        state = step(state)
+    return state

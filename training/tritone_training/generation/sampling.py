@@ -5,53 +5,78 @@ Letters: B batch, V choices.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+NEVER: Final = -1e9  # a logit that is never chosen; finite, because 0 x inf is not a number
 LEAST_TEMPERATURE: Final = 1e-3  # below, logits overflow; choosing the likeliest is what `top_k = 1` is for
-_NEVER: Final = -1e9  # a logit that is never chosen; finite, because 0 x inf is not a number
+MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near what is; all else is equally likely by far
 
 
-def choose(
-    logits: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, allowed: Tensor
-) -> Tensor:
-    """Choose one of V for each row, as a grammar allows.
+@dataclass(frozen=True)
+class Choice:
+    """How to choose, made ready outside the loop that chooses: an ONNX loop repeats whatever stands inside.
+
+    Attributes:
+        temperature: (B, 1).
+        reach: (B, V) for each rank, the likeliest first: it stays if those before it add up to less than this.
+    """
+
+    temperature: Tensor
+    reach: Tensor
+
+    @classmethod
+    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> Choice:
+        """Prepare.
+
+        Args:
+            temperature: (B,) above 0; below 1 the likely gets likelier.
+            top_k: (B,) int64, only so many of the likeliest stay (all from V on); at least 1.
+            top_p: (B,) only the likeliest that together reach this probability stay (Holtzman et al. 2020,
+                arXiv:1904.09751); 0 < p <= 1.
+            n_choices: V.
+        """
+        rank = torch.arange(n_choices, device=top_k.device)
+        stays = rank < top_k[:, None]
+        reach = torch.where(stays, top_p[:, None], -1.0)
+        # Something must stay, whatever is asked: nothing stands before the likeliest.
+        reach = torch.where(rank == 0, 1.0, reach)
+        return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
+
+
+def choose(logits: Tensor, noise: Tensor, choice: Choice) -> Tensor:
+    """Choose one of V for each row.
 
     The running sum goes in the order of the vocabulary, not of the probabilities: two choices that are almost
     equally likely would change places from host to host, and with them the answer.
 
     Args:
-        logits: (B, V).
-        noise: (B,) uniform in 0 <= u < 1.
-        temperature: (B,) above 0; below 1 the likely gets likelier.
-        top_k: (B,) int64, only so many of the likeliest stay (all from V on); at least 1.
-        top_p: (B,) only the likeliest that together reach this probability stay (Holtzman et al. 2020,
-            arXiv:1904.09751); 0 < p <= 1.
-        allowed: (B, V) bool, at least one true in each row.
+        logits: (B, V), NEVER for what is forbidden; something in each row must not be.
+        noise: (B, 1) uniform in 0 <= u < 1.
+        choice: how.
 
     Returns:
         (B,) int64.
     """
-    n_choices = logits.shape[1]
-    scaled = logits / temperature.clamp_min(LEAST_TEMPERATURE)[:, None]
-    scaled = torch.where(allowed, scaled, torch.full_like(scaled, _NEVER))
-    ranked = torch.topk(scaled, n_choices, dim=1).values  # (B, V), falling
-    ranked_shares = torch.softmax(ranked, dim=1)
-    before = torch.cumsum(ranked_shares, dim=1) - ranked_shares
-    n_nucleus = (before < top_p[:, None]).sum(1)
-    n_kept = torch.minimum(top_k.clamp_min(1), n_nucleus.clamp_min(1))
-    least = torch.gather(ranked, 1, (n_kept - 1)[:, None])
-    kept = (scaled >= least) & allowed
-    weights = torch.where(kept, torch.exp(scaled - ranked[:, :1]), torch.zeros_like(scaled))
-    reached = torch.cumsum(weights, dim=1)  # (B, V)
-    wanted = noise[:, None] * reached[:, -1:]
-    # The first choice whose running sum passes the noise; rounding may carry the noise up to the whole sum.
-    passed = ((reached > wanted) & kept).to(torch.int64)
-    first = torch.argmax(passed, dim=1)
-    likeliest = torch.argmax(scaled, dim=1)
-    return torch.where(passed.sum(1) > 0, first, likeliest)
+    scaled = logits / choice.temperature
+    ranked = torch.topk(scaled, logits.shape[1], dim=1).values  # (B, V), falling
+    shares = torch.softmax(ranked, dim=1)
+    before = torch.cumsum(shares, dim=1) - shares
+    least = torch.where(before < choice.reach, ranked, torch.inf).amin(1, keepdim=True)
+    kept = torch.softmax(torch.where(scaled >= least, scaled, -torch.inf), dim=1)
+    reached = torch.cumsum(kept, dim=1)
+    # The first whose running sum passes the noise. What is forbidden adds nothing, so it is never the first. The
+    # product stays below the whole sum, although rounding may carry it there: see `open_above`.
+    passed = reached > noise * reached[:, -1:]
+    return torch.argmax(passed.to(torch.uint8), dim=1)
+
+
+def open_above(noise: Tensor) -> Tensor:
+    """Noise (any shape) of which any product with a positive number is below that number, rounded or not."""
+    return noise.clamp_max(1 - 2.0**-23)
 
 
 def choose_each(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

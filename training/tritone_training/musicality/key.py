@@ -21,6 +21,7 @@ N_MODES: Final = 2  # 0 major, 1 minor
 
 _MAJOR_PROFILE: Final = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 _MINOR_PROFILE: Final = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+PROFILES: Final = (_MAJOR_PROFILE, _MINOR_PROFILE)  # how well listeners find each degree to fit, 1 to 7
 # Pitch class of each column, C = 0.
 PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % 12
 
@@ -53,7 +54,7 @@ def key_profiles() -> npt.NDArray[np.float64]:
 
     They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
     """
-    rows = [np.roll(profile, tonic) for profile in (_MAJOR_PROFILE, _MINOR_PROFILE) for tonic in range(N_KEYS)]
+    rows = [np.roll(profile, tonic) for profile in PROFILES for tonic in range(N_KEYS)]
     profiles = np.array(rows) - np.mean(rows, axis=1, keepdims=True)
     normalised: npt.NDArray[np.float64] = profiles / np.linalg.norm(profiles, axis=1, keepdims=True)
     return normalised

@@ -116,6 +116,16 @@ class ScoreSet:
         return {split: counts[split] for split in SPLITS if counts[split]}
 
 
+def evenly_chosen(pieces: Sequence[ScorePiece], most_frames: int) -> tuple[ScorePiece, ...]:
+    """Pieces at even distances, so many that they have about `most_frames` frames in all; at least one.
+
+    All of them, if they have no more than that.
+    """
+    n_frames = sum(len(piece.frames) for piece in pieces)
+    n_chosen = max(1, min(len(pieces), int(len(pieces) * most_frames / n_frames)))
+    return tuple(pieces[index] for index in np.linspace(0, len(pieces) - 1, n_chosen).round().astype(int))
+
+
 def count_repeats(pieces: Sequence[ScorePiece]) -> dict[str, int]:
     """How many pieces have the very notes of an earlier one, by portion (`train and valid`: one in each).
 

@@ -21,9 +21,9 @@ KIND_NAME: Final = "music_gan"
 _VAE_PREFIX: Final = "vae."
 
 
-def build_network(config: GanConfig, vae: MusicVae) -> MusicGan:
+def build_network(config: GanConfig, vae: MusicVae, *, n_styles: int) -> MusicGan:
     """A new generator in front of a trained decoder."""
-    return MusicGan(vae, width=config.width, n_layers=config.n_layers)
+    return MusicGan(vae, n_styles=n_styles, width=config.width, n_layers=config.n_layers)
 
 
 def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
@@ -40,7 +40,7 @@ def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
     vae_config = described.get("config") if isinstance(described, dict) else None
     vae = vae_build.network_from(vae_config, vae_weights, folder=folder)
     try:
-        network = build_network(GanConfig(**saved.info["config"]), vae)
+        network = build_network(GanConfig(**saved.info["config"]), vae, n_styles=len(saved.info["style_shares"]))
     except (KeyError, TypeError, TrainingError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames hyper-parameters ({error})") from error
     try:

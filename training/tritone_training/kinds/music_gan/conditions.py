@@ -1,60 +1,75 @@
 """What music may be asked to be, beside its key: its mode and its density; and what stands for "any".
 
 What the caller leaves open is drawn inside the graph from what the training set has, so the generator always works
-under full conditions and "any" is as varied as the training set is.
+under full conditions and "any" is as varied as the training set is. The style, which callers do not name, is drawn
+last: as likely as each is to be of that mode and density.
 
-Letters: B batch, S spans, D 33 quantiles, C width of the features.
+Letters: B batch, S spans, D 33 quantiles, T styles, C = 3 + T width of the features.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tritone_training.kinds.music_vae.spans import SpanSet
 from tritone_training.musicality import estimate_keys, measure_attributes, spans_to_frames
 from tritone_training.musicality.key import N_MODES
 
-N_FEATURES: Final = N_MODES + 1  # the mode, the density
 _N_QUANTILES: Final = 33
+_LEAST_DEVIATION: Final = 0.1  # notes in a quarter
 
 
 @dataclass(frozen=True, eq=False)
 class SpanConditions:
-    """What spans turn out to be, by measurement: mode (S,), density (S,)."""
+    """What spans turn out to be, by measurement: mode (S,), density (S,); and what they are said to be, style (S,)."""
 
     mode: npt.NDArray[np.int64]
     density: npt.NDArray[np.float32]
+    style: npt.NDArray[np.int64]
 
 
-def measure_conditions(lanes: npt.NDArray[Any]) -> SpanConditions:
-    """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter: lanes (S, N, V)."""
-    frames = spans_to_frames(lanes)
+def measure_conditions(spans: SpanSet) -> SpanConditions:
+    """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter, style."""
+    frames = spans_to_frames(spans.lanes)
     _, mode = estimate_keys(frames)
-    return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32))
+    return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32), spans.styles)
 
 
 class Conditions(nn.Module):
     """Resolves what was left open, and turns conditions into features.
 
     The buffers come from `learn`: the share of major spans, quantiles of the density in each mode, its mean and
-    deviation.
+    deviation; of each style and mode the logarithm of its share, and its own density's mean and deviation.
+
+    Args:
+        n_styles: T.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_styles: int) -> None:
         super().__init__()
+        self.n_styles = n_styles
+        self.n_features = n_features(n_styles)
         self.register_buffer("major_share", torch.tensor(0.5))
         self.register_buffer("density_quantiles", torch.zeros(N_MODES, _N_QUANTILES))
         self.register_buffer("density_mean", torch.tensor(0.0))
         self.register_buffer("density_deviation", torch.tensor(1.0))
+        self.register_buffer("style_log_share", torch.zeros(N_MODES, n_styles))
+        self.register_buffer("style_density_mean", torch.zeros(N_MODES, n_styles))
+        self.register_buffer("style_density_deviation", torch.ones(N_MODES, n_styles))
         self.major_share: Tensor
         self.density_quantiles: Tensor
         self.density_mean: Tensor
         self.density_deviation: Tensor
+        self.style_log_share: Tensor
+        self.style_density_mean: Tensor
+        self.style_density_deviation: Tensor
 
     def learn(self, measured: SpanConditions) -> None:
         """Remember how conditions are spread over the training set."""
@@ -66,29 +81,57 @@ class Conditions(nn.Module):
         self.major_share.fill_(float((measured.mode == 0).mean()))
         self.density_mean.fill_(float(measured.density.mean()))
         self.density_deviation.fill_(max(float(measured.density.std()), 1e-3))
+        for mode in range(N_MODES):
+            for style in range(self.n_styles):
+                own = measured.density[(measured.mode == mode) & (measured.style == style)]
+                # One span more than there is, so that no style becomes impossible.
+                self.style_log_share[mode, style] = math.log((own.size + 1) / (len(measured.density) + self.n_styles))
+                self.style_density_mean[mode, style] = float(own.mean()) if own.size else self.density_mean
+                spread = float(own.std()) if own.size > 1 else 0.0
+                self.style_density_deviation[mode, style] = max(spread, _LEAST_DEVIATION)
 
-    def resolve(self, chance: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    def resolve(self, chance: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw what is open, and take what is out of range to the nearest that was learnt.
 
         Args:
-            chance: (B, 2) uniform in 0 <= u < 1.
+            chance: (B, 3) uniform in 0 <= u < 1.
             mode: (B,) int64, below 0 open.
             density: (B,) float, below 0 (or no number) open.
 
         Returns:
-            mode (B,), density (B,).
+            mode (B,), density (B,), style (B,).
         """
         any_mode = (chance[:, 0] >= self.major_share).to(torch.int64)
         mode = torch.where(mode < 0, any_mode, mode.clamp_max(N_MODES - 1))
         quantiles = self.density_quantiles[mode]  # (B, D)
-        place = chance[:, 1:].clamp(0.0, 1.0) * (_N_QUANTILES - 1)  # (B, 1)
+        place = chance[:, 1:2].clamp(0.0, 1.0) * (_N_QUANTILES - 1)  # (B, 1)
         left = place.floor().to(torch.int64).clamp(0, _N_QUANTILES - 2)
         low, high = torch.gather(quantiles, 1, left), torch.gather(quantiles, 1, left + 1)
         any_density = (low + (high - low) * (place - left.to(place.dtype)))[:, 0]
         learnt = torch.maximum(torch.minimum(density, quantiles[:, -1]), quantiles[:, 0])
-        return mode, torch.where(density >= 0, learnt, any_density)
+        density = torch.where(density >= 0, learnt, any_density)
+        return mode, density, self._style(chance[:, 2:], mode, density)
 
-    def forward(self, mode: Tensor, density: Tensor) -> Tensor:
+    def _style(self, chance: Tensor, mode: Tensor, density: Tensor) -> Tensor:
+        """Draw by Bayes' rule, each style's density being normal: (B, 1), (B,), (B,) -> (B,)."""
+        deviation = self.style_density_deviation[mode]  # (B, T)
+        distance = (density[:, None] - self.style_density_mean[mode]) / deviation
+        likely = (self.style_log_share[mode] - 0.5 * distance * distance - torch.log(deviation)).softmax(1)
+        style = (likely.cumsum(1) <= chance).sum(1)
+        return style.clamp_max(self.n_styles - 1)
+
+    def forward(self, mode: Tensor, density: Tensor, style: Tensor) -> Tensor:
         """(B,) each -> (B, C)."""
         scaled = (density - self.density_mean) / self.density_deviation
-        return torch.cat([nn.functional.one_hot(mode, N_MODES).to(scaled.dtype), scaled[:, None]], dim=1)
+        chosen = [nn.functional.one_hot(mode, N_MODES), nn.functional.one_hot(style, self.n_styles)]
+        return torch.cat([*(each.to(scaled.dtype) for each in chosen), scaled[:, None]], dim=1)
+
+
+def n_features(n_styles: int) -> int:
+    """C: the mode, the style, and the density, which comes last."""
+    return N_MODES + n_styles + 1
+
+
+def style_of(features: Tensor) -> Tensor:
+    """The style that features tell: (B, C) -> (B,) int64."""
+    return features[:, N_MODES:-1].argmax(1)

@@ -28,6 +28,7 @@ class GanConfig:
         steps_per_epoch: generator steps between two looks at held-out music.
         style_balance: as in `music_vae`: 0 draws all spans equally often, 1 all styles.
         average_decay: of the running average of the generator, which is what is kept.
+        n_judged: spans that are generated to be judged, and held-out ones that they are compared with.
         patience: epochs without improvement before training stops.
     """
 
@@ -45,6 +46,7 @@ class GanConfig:
     pool_size: int = 32_768
     style_balance: float = 0.5
     average_decay: float = 0.99
+    n_judged: int = 1000
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -81,17 +83,20 @@ _WHOLE: Final = {
     "max_epochs": (1, 100_000),
     "patience": (1, 100_000),
     "pool_size": (2, 10_000_000),
+    "n_judged": (2, 1_000_000),
 }
 
 
 PRESETS: Final[Mapping[str, GanConfig]] = {
     "default": GanConfig(),
-    # Beside the minutes that the demo preset of music_vae takes, one more.
-    "demo": GanConfig(width=256, critic_width=256, max_epochs=6, pool_size=16_384),
+    # Beside the minutes that the demo preset of music_vae takes, less than one more.
+    "demo": GanConfig(
+        width=256, critic_width=256, batch_size=128, max_epochs=4, steps_per_epoch=75, pool_size=8_192, n_judged=300
+    ),
     # For tests.
     "tiny": GanConfig(
         width=16, n_layers=1, critic_width=16, batch_size=16, critic_steps=1, steps_per_epoch=4, max_epochs=1,
-        pool_size=64,
+        pool_size=64, n_judged=100,
     ),
 }  # fmt: skip
 

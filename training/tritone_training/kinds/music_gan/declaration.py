@@ -8,7 +8,7 @@ from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 from tritone_training.kinds.music_vae.declaration import N_LATENT, SAMPLING, WRITTEN_LANES
 
-N_CHOICES: Final = 2  # the mode and the density, where the caller leaves them open
+N_CHOICES: Final = 3  # the mode, the density and the style, where the caller leaves them open
 N_LATENT_NOISE: Final = N_CHOICES + N_LATENT + N_LATENT % 2  # normal numbers come in pairs
 
 DECLARATION: Final = Declaration(
@@ -19,7 +19,7 @@ DECLARATION: Final = Declaration(
             "latent_noise",
             "FP32",
             (Axis("latent_noise", N_LATENT_NOISE),),
-            "uniform in 0 <= u < 1; the first two choose what is left open, the others the music",
+            "uniform in 0 <= u < 1; the first three choose what is left open, the others the music",
         ),
         Tensor("truncation", "FP32", (), "0 < t <= 1; below 1 nearer to the average music, and less varied"),
         Tensor("key", "INT64", (), "tonic, 0 C .. 11 B, to which the music is moved; -1 any"),

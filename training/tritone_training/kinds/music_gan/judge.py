@@ -179,8 +179,8 @@ def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]
 
     Returns:
         `mode_accuracy`, and beside it `mode_accuracy_reconstructed`, that of held-out spans after encoding and
-        decoding; `key_accuracy`, of tonic and mode together (the tonic is moved to where it was asked, so this fails
-        only where the mode does); `density_correlation`, and the mean measured at each density asked for.
+        decoding; `key_accuracy`, of tonic and mode together; `density_correlation`, and the mean measured at each
+        density asked for.
     """
     asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
     lanes = dream(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)

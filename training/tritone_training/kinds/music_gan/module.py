@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_gan.conditions import N_FEATURES
+from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
+from tritone_training.kinds.music_vae.attributes import decode
+from tritone_training.kinds.music_vae.judge import encode
+from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.musicality import frechet_distance
 
 MONITOR: Final = "valid_frechet"
@@ -28,13 +31,16 @@ class GanModule(lightning.LightningModule):
     Batches are lists of mode (B,), latent (B, Z), features (B, C), all of real spans.
     """
 
-    def __init__(self, generator: Generator, config: GanConfig) -> None:
+    def __init__(self, generator: Generator, vae: MusicVae, config: GanConfig) -> None:
         super().__init__()
         n_latent = len(generator.mean)
+        self._vae = (vae,)  # in a tuple, so that it is neither trained nor kept
         self.generator = generator
         self.averaged = copy.deepcopy(generator).requires_grad_(False)
         self.config = config
-        self.critic = Critic(n_latent=n_latent, width=config.critic_width, n_layers=config.n_layers)
+        self.critic = Critic(
+            n_latent=n_latent, n_styles=len(generator.from_noise), width=config.critic_width, n_layers=config.n_layers
+        )
         self.listener = Listener(n_latent=n_latent, width=config.critic_width)
         # Lightning steps the generator alone; the other two learn within its step.
         self._others = torch.optim.Adam(
@@ -83,13 +89,24 @@ class GanModule(lightning.LightningModule):
             ours.lerp_(theirs.detach(), 1 - decay)
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        """Latents under the conditions of held-out spans, beside theirs."""
+        """Music under the conditions of held-out spans, beside theirs, both as latents that were read off the notes.
+
+        A latent that no music has may lie well among those of music; only its notes show it.
+        """
         _mode, latent, features = batch
-        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(len(self._valid))).to(latent.device)
-        self._valid.append((self._scaled(self.averaged(noise, features)), self._scaled(latent)))
+        noise = np.random.default_rng(len(self._valid))
+        normal = torch.from_numpy(noise.standard_normal(latent.shape, np.float32)).to(latent.device)
+        (vae,) = self._vae
+        written = self.averaged(normal, features).cpu()
+        if not written.isfinite().all():
+            self._valid.append((self._scaled(written.to(latent.device)), self._scaled(latent)))
+            return
+        lanes = decode(vae, written, noise.random((len(latent), SPAN_FRAMES, N_LANES), np.float32))
+        heard = torch.from_numpy(encode(vae, lanes)).to(latent.device)
+        self._valid.append((self._scaled(heard), self._scaled(latent)))
 
     def on_validation_epoch_end(self) -> None:
-        """Judge by the Fréchet distance, before decoding."""
+        """Judge by the Fréchet distance."""
         ours, theirs = (torch.cat(part).double().cpu().numpy() for part in zip(*self._valid, strict=True))
         self._valid.clear()
         finite = np.isfinite(ours).all()
@@ -103,7 +120,7 @@ class GanModule(lightning.LightningModule):
 def listening_loss(listener: Listener, scaled: Tensor, mode: Tensor, features: Tensor) -> Tensor:
     """How far what is heard is from what was asked: latents (B, Z), mode (B,), features (B, C) -> ()."""
     modes, density = listener(scaled)
-    return nn.functional.cross_entropy(modes, mode) + nn.functional.mse_loss(density, features[:, N_FEATURES - 1])
+    return nn.functional.cross_entropy(modes, mode) + nn.functional.mse_loss(density, features[:, -1])
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, features: Tensor) -> Tensor:

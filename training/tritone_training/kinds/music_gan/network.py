@@ -1,10 +1,12 @@
 """The generator, the critic and the listener of `music_gan`, and the graph that is exported.
 
 A GAN in the latent space of a trained `music_vae`, whose frozen decoder turns points into music (latent constraints:
-Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents best, and
-learns what is not normal about them. The key needs no learning: what was written is moved to it.
+Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents of
+each style best, and learns what is not normal about them. The key needs no learning. The decoder writes twice: what
+it writes first tells which tonic suits the mode that is wanted; then it writes the same latent again with that key in
+its ear, and the result is moved to where it was asked to be.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, C width of the conditions' features.
+Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of the conditions' features.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_gan.conditions import N_FEATURES, Conditions
+from tritone_training.kinds.music_gan.conditions import Conditions, n_features, style_of
 from tritone_training.kinds.music_gan.declaration import N_CHOICES
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, nearest_shift
+from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
 from tritone_training.kinds.music_vae.lanes import to_absolute
 from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.musicality.key import N_KEYS, N_MODES
 
 _LEAST_TRUNCATION: Final = 1e-3
+_BORROWED: Final = 0.25  # spans of the shared covariance for each dimension of the latent
 _LEAST_UNIFORM: Final = 1e-7  # whose logarithm is a number
 
 
@@ -35,25 +38,28 @@ def layers(n_in: int, n_out: int, *, width: int, n_layers: int) -> nn.Sequential
 
 
 class Generator(nn.Module):
-    """Normal noise and conditions to a latent vector: a linear map that is fitted, and a correction that is learnt."""
+    """Normal noise and conditions to a latent vector: a linear map for each style that is fitted, and a correction."""
 
-    def __init__(self, *, n_latent: int, width: int, n_layers: int) -> None:
+    def __init__(self, *, n_latent: int, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
-        self.register_buffer("from_noise", torch.eye(n_latent))  # (Z, Z)
-        self.register_buffer("from_conditions", torch.zeros(N_FEATURES, n_latent))
+        n_inputs = n_features(n_styles)
+        self.register_buffer("from_noise", torch.eye(n_latent).repeat(n_styles, 1, 1))  # (T, Z, Z)
+        self.register_buffer("from_conditions", torch.zeros(n_styles, n_inputs, n_latent))
         self.register_buffer("mean", torch.zeros(n_latent))
         self.register_buffer("deviation", torch.ones(n_latent))
         self.from_noise: Tensor
         self.from_conditions: Tensor
         self.mean: Tensor
         self.deviation: Tensor
-        self.correction = layers(n_latent + N_FEATURES, n_latent, width=width, n_layers=n_layers)
+        self.correction = layers(n_latent + n_inputs, n_latent, width=width, n_layers=n_layers)
         for parameter in self.correction[-1].parameters():
             nn.init.zeros_(parameter)
 
     @torch.no_grad()
     def fit_linear(self, latents: Tensor, features: Tensor) -> None:
-        """Least squares: the latents' mean under each condition and the covariance around it.
+        """Least squares, style by style: the latents' mean under each condition and the covariance around it.
+
+        A style of few spans borrows from the covariance of all.
 
         Args:
             latents: (S, Z).
@@ -62,27 +68,42 @@ class Generator(nn.Module):
         self.mean.copy_(latents.mean(0))
         self.deviation.copy_(latents.std(0).clamp_min(1e-3))
         scaled = ((latents - self.mean) / self.deviation).double()
-        inputs = features.double()
-        ridge = torch.eye(N_FEATURES, dtype=torch.float64)
-        weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ scaled)
-        rest = scaled - inputs @ weights
-        values, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))
-        self.from_noise.copy_((values.clamp_min(0).sqrt() * vectors).T)
-        self.from_conditions.copy_(weights)
+        inputs, styles = features.double(), style_of(features)
+        _, shared = _regress(inputs, scaled)
+        n_borrowed = _BORROWED * latents.shape[1]
+        for style in range(len(self.from_noise)):
+            own = styles == style
+            weights, covariance = _regress(inputs[own], scaled[own])
+            n_own = int(own.sum())
+            mixed = (n_own * covariance + n_borrowed * shared) / (n_own + n_borrowed)
+            values, vectors = torch.linalg.eigh(mixed)
+            self.from_noise[style] = (values.clamp_min(0).sqrt() * vectors).T
+            self.from_conditions[style] = weights
 
     def forward(self, noise: Tensor, features: Tensor) -> Tensor:
         """Normal noise (B, Z) and features (B, C) -> latent (B, Z)."""
-        scaled: Tensor = noise @ self.from_noise + features @ self.from_conditions
+        style = style_of(features)
+        scaled: Tensor = (noise[:, None] @ self.from_noise[style] + features[:, None] @ self.from_conditions[style])[
+            :, 0
+        ]
         scaled = scaled + self.correction(torch.cat([noise, features], dim=1))
         return self.mean + self.deviation * scaled
+
+
+def _regress(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge regression: (S, C), (S, Z) -> weights (C, Z), covariance of what they leave (Z, Z)."""
+    ridge = torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs)
+    rest = outputs - inputs @ weights
+    return weights, rest.T @ rest / max(len(rest), 1)
 
 
 class Critic(nn.Module):
     """How real a latent is under its conditions: a Wasserstein critic (Arjovsky et al. 2017, arXiv:1701.07875)."""
 
-    def __init__(self, *, n_latent: int, width: int, n_layers: int) -> None:
+    def __init__(self, *, n_latent: int, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
-        self.score = layers(n_latent + N_FEATURES, 1, width=width, n_layers=n_layers)
+        self.score = layers(n_latent + n_features(n_styles), 1, width=width, n_layers=n_layers)
 
     def forward(self, scaled: Tensor, features: Tensor) -> Tensor:
         """Standardised latents (B, Z), features (B, C) -> (B,)."""
@@ -108,22 +129,24 @@ class MusicGan(nn.Module):
 
     Args:
         vae: frozen here.
+        n_styles: T.
         width, n_layers: of the generator.
     """
 
-    def __init__(self, vae: MusicVae, *, width: int, n_layers: int) -> None:
+    def __init__(self, vae: MusicVae, *, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
         self.vae = vae.requires_grad_(False)
-        self.conditions = Conditions()
-        self.generator = Generator(n_latent=vae.n_latent, width=width, n_layers=n_layers)
+        self.conditions = Conditions(n_styles)
+        self.generator = Generator(n_latent=vae.n_latent, n_styles=n_styles, width=width, n_layers=n_layers)
         self.estimate_key = KeyEstimate()
+        self.key_tilt = KeyTilt()
 
     def latent(self, latent_noise: Tensor, *, truncation: Tensor, mode: Tensor, density: Tensor) -> Tensor:
-        """Points of the latent space: uniform noise (B, 2 + Z), truncation and wishes (B,) each -> (B, Z)."""
-        mode, density = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
+        """Points of the latent space: uniform noise (B, 3 + Z), truncation and wishes (B,) each -> (B, Z)."""
+        mode, density, style = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
         normal = box_muller(latent_noise[:, N_CHOICES:])[:, : self.vae.n_latent]
         normal = normal * truncation.clamp(_LEAST_TRUNCATION, 1.0)[:, None]
-        latent: Tensor = self.generator(normal, self.conditions(mode, density))
+        latent: Tensor = self.generator(normal, self.conditions(mode, density, style))
         return latent
 
     def forward(  # noqa: PLR0917 - the order of the graph's inputs
@@ -138,12 +161,15 @@ class MusicGan(nn.Module):
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
-        """(B, 2 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
+        """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
         decoder = self.vae.decoder
         latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
-        relative = decoder.write_relative(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        sketch = decoder.write_relative(latent, noise, **sampling)
         level = decoder.level(latent)
-        tonic = self.estimate_key(to_absolute(relative, level), mode)
+        tonic = self.estimate_key(to_absolute(sketch, level), mode)
+        relative = decoder.write_relative(latent, noise, **sampling, tilt=self.key_tilt(tonic, mode, level))
         return (to_absolute(relative, level + nearest_shift(tonic, key.clamp_max(N_KEYS - 1))),)
 
 

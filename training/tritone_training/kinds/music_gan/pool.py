@@ -59,9 +59,11 @@ def draw_pool(spans: SpanSet, shares: Shares, n_wanted: int, *, seed: int) -> Sp
     return spans.take(random.choice(len(spans), n_wanted, p=weights / weights.sum()))
 
 
-def as_tensors(vae: MusicVae, conditions: Conditions, lanes: Lanes) -> tuple[torch.Tensor, ...]:
+def as_tensors(vae: MusicVae, conditions: Conditions, spans: SpanSet) -> tuple[torch.Tensor, ...]:
     """What the GAN learns from: mode (S,), latent (S, Z), features (S, C)."""
-    measured = measure_conditions(lanes)
-    mode, density = torch.from_numpy(measured.mode), torch.from_numpy(measured.density)
+    measured = measure_conditions(spans)
+    mode, density, style = (
+        torch.from_numpy(each) for each in (measured.mode, measured.density, np.asarray(measured.style, np.int64))
+    )
     with torch.no_grad():
-        return mode, torch.from_numpy(encode(vae, lanes)), conditions(mode, density)
+        return mode, torch.from_numpy(encode(vae, spans.lanes)), conditions(mode, density, style)

@@ -112,15 +112,15 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared) -> Mapping[str, Any]:
     """Train once and write the checkpoint; answers the summary."""
     fitting.seed_everything(request.seed)
-    network = build.build_network(config, prepared.vae)
+    network = build.build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
     shares = style_shares(prepared.train, config.style_balance)
-    pool = draw_pool(prepared.train, shares, config.pool_size, seed=request.seed).lanes
+    pool = draw_pool(prepared.train, shares, config.pool_size, seed=request.seed)
     network.conditions.learn(measure_conditions(pool))
     tensors = as_tensors(prepared.vae, network.conditions, pool)
     network.generator.fit_linear(tensors[1], tensors[2])
-    watched = draw_spans(prepared.valid, shares, _N_WATCHED, seed=request.seed).lanes
+    watched = draw_spans(prepared.valid, shares, _N_WATCHED, seed=request.seed)
     fitted = fitting.fit(
-        GanModule(network.generator, config),
+        GanModule(network.generator, prepared.vae, config),
         _loader(tensors, config),
         TensorDataset(*as_tensors(prepared.vae, network.conditions, watched)),
         batch_size=len(watched),
@@ -137,7 +137,14 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
     )
     network.eval()
     with progress_bar("judging generated bars", shown=request.progress) as on_progress:
-        judgement = judge(network, prepared.train, prepared.valid, shares=shares, on_progress=on_progress)
+        judgement = judge(
+            network,
+            prepared.train,
+            prepared.valid,
+            shares=shares,
+            n_samples=config.n_judged,
+            on_progress=on_progress,
+        )
     info = {
         "command": request.command,
         "seed": request.seed,

@@ -4,13 +4,13 @@ Distances have a learned bias of their own for each head, after T5 (Raffel et al
 its buckets: in music, "sixteen steps ago" is another thing than "fifteen steps ago". Keys carry no positions, so
 those of past frames can be kept as they are.
 
-Letters: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames.
+Letters: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames, C frames of a chunk.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,48 @@ def _with_block_before(x: Tensor) -> Tensor:
     return torch.cat([before, x], dim=3)
 
 
+class Past(NamedTuple):
+    """Frames before a chunk, which stay as they are while its frames are written.
+
+    Attributes:
+        keys: (B, H, W, E), the last frame last.
+        values: (B, H or 1, W, E).
+        unseen: (B, 1, 1, W + C (+ 1)) added to scores: UNSEEN for frames before the piece.
+    """
+
+    keys: Tensor
+    values: Tensor
+    unseen: Tensor
+
+
+def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
+    """The bias of each frame of a chunk on those before the chunk and in it.
+
+    Args:
+        bias: (H, W) of each distance, the nearest first.
+        n_chunk: C.
+        nearest: distance at which the window begins; 0: a frame sees itself, as the last of the chunk's.
+
+    Returns:
+        (C, H, W + C), UNSEEN for what is not in the window, or not yet written.
+    """
+    n_window = bias.shape[1]
+    frame = torch.arange(n_chunk, device=bias.device)[:, None]
+    past = frame + torch.arange(n_window, 0, -1, device=bias.device) - nearest  # (C, W) ranks
+    # Of the chunk, however far it is, the last place is the nearest frame's.
+    chunk = torch.arange(n_chunk - 1, -1, -1, device=bias.device).expand(n_chunk, -1)
+    seen = torch.cat([past < n_window, (chunk <= frame - nearest) & (chunk < n_window)], dim=1)
+    rank = torch.cat([past, chunk], dim=1).clamp_max(n_window - 1)
+    answer = torch.where(seen, bias[:, rank], UNSEEN)  # (H, C, W + C)
+    return answer.transpose(0, 1)
+
+
+def _step_scores(query: Tensor, past: Past, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
+    """(B, H, 1, E) -> (B, H, 1, W + C (+ 1)), the bias included."""
+    scores = [query @ past.keys.transpose(-1, -2), query @ keys.transpose(-1, -2), *aside]
+    return torch.cat(scores, -1) / math.sqrt(query.shape[-1]) + bias[:, None] + past.unseen
+
+
 class DecoderLayer(nn.Module):
     """Pre-norm self-attention over the window that ends with the frame itself, then a feed-forward layer."""
 
@@ -104,24 +146,27 @@ class DecoderLayer(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=0)
         return self._rest(x, mix(weights, value).transpose(1, 2).flatten(2))
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One frame.
+    def step(self, x: Tensor, past: Past, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame of a chunk.
 
         Args:
-            x: (B, 1, D).
-            keys: (B, H, W, E) of the frames before, the last one last.
+            x: (B, D).
+            past: the frames before the chunk.
+            keys: (B, H, C, E) of the chunk's frames so far, the last one last, zeros before.
             values: as `keys`.
-            unseen: (B, 1, 1, W) added to the scores: UNSEEN for frames before the beginning, the present one last.
+            bias: (H, W + C) as from `step_bias`, this frame being the last of the chunk's.
 
         Returns:
-            (B, 1, D), and keys and values with this frame's behind them and without the oldest.
+            (B, D), and keys and values with this frame's behind them.
         """
-        query, key, value = self._heads(x).permute(2, 0, 3, 1, 4)  # (B, H, 1, E) each
+        projected = self.query_key_value(self.attention_norm(x)).reshape(-1, 3, self.n_heads, 1, self.head_width)
+        query, key, value = projected.unbind(1)  # (B, H, 1, E) each
         keys = torch.cat([keys[:, :, 1:], key], dim=2)
         values = torch.cat([values[:, :, 1:], value], dim=2)
-        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
-        mixed = torch.softmax(scores, -1) @ values
-        return self._rest(x, mixed.transpose(1, 2).flatten(2)), keys, values
+        weights = torch.softmax(_step_scores(query, past, keys, bias), -1)
+        n_past = past.keys.shape[2]
+        mixed = weights[..., :n_past] @ past.values + weights[..., n_past:] @ values
+        return self._rest(x, mixed.reshape(-1, x.shape[-1])), keys, values
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 3, H, E)."""
@@ -165,24 +210,25 @@ class CopyHeads(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=1, nothing=self.nothing)
         return mix(weights, notes[:, None]).transpose(1, 2)
 
-    def step(self, x: Tensor, keys: Tensor, notes: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
-        """One frame.
+    def step(self, x: Tensor, past: Past, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """One frame of a chunk.
 
         Args:
-            x: (B, 1, D).
-            keys: (B, H, W, E) of the frames before, the last one last.
-            notes: (B, W, 2P) of the frames before.
-            unseen: (B, 1, 1, W) added to the scores, UNSEEN for frames before the beginning.
+            x: (B, D).
+            past: the frames before the chunk; its values are notes (B, 1, W, 2P).
+            keys: (B, H, C, E) of the chunk's frames so far, the last one last, zeros before.
+            notes: (B, C, 2P) of the same.
+            bias: (H, W + C + 1) as from `step_bias`, and that of nothing.
 
         Returns:
-            (B, 1, H, 2P), and the keys with this frame's behind them and without the oldest.
+            (B, H, 2P), and the keys with this frame's behind them.
         """
-        query, key = (self._heads(layer, x) for layer in (self.query, self.key))
-        scores = query @ keys.transpose(-1, -2) / math.sqrt(self.head_width) + self.bias.flip(1)[:, None] + unseen
-        aside = self.nothing[:, None, None].expand(x.shape[0], -1, 1, 1)
-        weights = torch.softmax(torch.cat([scores, aside], -1), -1)[..., :-1]
-        shown = weights @ notes[:, None]
-        return shown.transpose(1, 2), torch.cat([keys[:, :, 1:], key], dim=2)
+        query, key = (layer(x).reshape(-1, self.n_heads, 1, self.head_width) for layer in (self.query, self.key))
+        aside = torch.zeros_like(query[..., :1])  # nothing scores 0 plus its bias
+        weights = torch.softmax(_step_scores(query, past, keys, bias, aside), -1)[:, :, 0]
+        n_past, n_chunk = past.keys.shape[2], keys.shape[2]
+        shown = weights[..., :n_past] @ past.values[:, 0] + weights[..., n_past : n_past + n_chunk] @ notes
+        return shown, torch.cat([keys[:, :, 1:], key], dim=2)
 
     def _heads(self, layer: nn.Module, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, E)."""

@@ -31,6 +31,7 @@ class TransformerConfig:
         most_stretches: of one piece in a pass over the data; so that a few long pieces do not outweigh the others.
         batch_frames: of a batch, padding included.
         epoch_frames: of an epoch, however many times the data that is; so training takes the same time on any data.
+        valid_frames: of a larger validation portion only evenly chosen pieces with so many frames are looked at.
         max_epochs: whole length of the learning rate's cycle.
         patience: epochs without improvement on the validation part before training stops.
         average_weight: share of the newest weights in their running average.
@@ -55,6 +56,7 @@ class TransformerConfig:
     most_stretches: int = 1
     batch_frames: int = 512
     epoch_frames: int = 100_000
+    valid_frames: int = 1_000_000_000
     max_epochs: int = 12
     patience: int = 20
     learning_rate: float = 1.5e-3
@@ -118,6 +120,7 @@ _WHOLE: Final = {
     "most_stretches": (1, 1_000_000),
     "batch_frames": (64, 1_000_000),
     "epoch_frames": (1, 1_000_000_000),
+    "valid_frames": (1, 10**12),
     "max_epochs": (1, 100_000),
     "patience": (1, 100_000),
     "transpose": (0, 1),
@@ -131,8 +134,10 @@ _DEFAULT: Final = TransformerConfig()
 
 PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "default": _DEFAULT,
-    # Something to listen to, in a few minutes on two cores.
-    "demo": replace(_DEFAULT, n_layers=2, epoch_frames=40_000, max_epochs=4, learning_rate=2e-3),
+    # Something to listen to, in less than two minutes on one core.
+    "demo": replace(
+        _DEFAULT, n_layers=2, epoch_frames=40_000, valid_frames=12_000, max_epochs=3, learning_rate=2e-3
+    ),
     # For tests.
     "tiny": TransformerConfig(
         width=16, n_layers=1, n_heads=2, window=8, n_copies=1, copy_width=4, copy_window=12, note_width=16,

@@ -152,9 +152,9 @@ class MusicTransformer(nn.Module):
         """What goes into the layers.
 
         Args:
-            before: (B, T, 2P) notes of the frame before each.
-            is_first: (B, T) float, 1 at the piece's first frame.
-            context: (B, T, D).
+            before: (..., 2P) notes of the frame before each.
+            is_first: (...) float, 1 at the piece's first frame.
+            context: (..., D).
         """
         entered: Tensor = self.frame(before) + is_first[..., None] * self.first + context
         return entered
@@ -215,7 +215,7 @@ class MusicTransformer(nn.Module):
         """
         if not self.onsets:
             others = others[..., :N_PITCHES]  # nothing is ever held
-        return self.notes.view(x, before, torch.unflatten(others.flatten(1), 1, (-1, N_PITCHES)))
+        return self.notes.view(x, before, others.reshape(-1, others.shape[1] * others.shape[2] // N_PITCHES, N_PITCHES))
 
 
 def highest(notes: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tritone_client.music.grid import N_PITCHES
+from tritone_training.generation import NEVER
 from tritone_training.kinds.music_transformer.vocabulary import BEGIN, N_WORDS, may_follow, pitch_of_word
 
-NEVER: Final = -1e9  # the score of what the grammar forbids
 _OCTAVE_EACH_WAY: Final = 25
 _THIRD_EACH_WAY: Final = 7
 _N_INTERVALS: Final = 2 * N_PITCHES - 1
@@ -70,12 +70,9 @@ class NoteLevel(nn.Module):
         # Where the interval of each note below a pitch stands, less that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
-        always = torch.ones(1 + N_PITCHES, dtype=torch.bool)
-        self.register_buffer("always", always, persistent=False)
         self.pitch_of_word: Tensor
         self.may_follow: Tensor
         self.interval_start: Tensor
-        self.always: Tensor
         self.onsets = onsets
 
     def view(self, frame: Tensor, before: Tensor, views: Tensor) -> FrameView:
@@ -97,7 +94,7 @@ class NoteLevel(nn.Module):
             context=self.context(frame) + self.before(before),
             pitch_map=self.channel_dropout(pitch_map),
             top=torch.where(top < 0, _MIDDLE, top),
-            possible=torch.cat([self.always.expand(frame.shape[0], -1), holds], dim=1),
+            possible=nn.functional.pad(holds, (1 + N_PITCHES, 0), value=True),
         )
 
     def scores(self, view: FrameView, above: Tensor, written: Tensor) -> Tensor:
@@ -110,17 +107,40 @@ class NoteLevel(nn.Module):
         Returns:
             (M, K, V), NEVER for what the grammar forbids.
         """
-        hidden = nn.functional.gelu(view.context[:, None] + written + self.word(above))
-        hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
-        end, notes, intervals, channels = self.out(hidden).split(
-            [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels], dim=-1
-        )
+        said = self._said(view.context[:, None] + written, above)
         anchor = torch.where(above == BEGIN, view.top[:, None], self.pitch_of_word[above])
-        notes = notes + intervals.gather(2, anchor[:, :, None] + self.interval_start)
-        query = torch.unflatten(channels, 2, (2, self.n_channels)).flatten(1, 2)  # (M, 2K, C)
-        found = query @ view.pitch_map / math.sqrt(self.n_channels)  # (M, 2K, P)
-        notes = notes + torch.unflatten(found, 1, (-1, 2)).flatten(2)
-        allowed = self.may_follow[above] & view.possible[:, None]
+        query = torch.unflatten(said[..., -2 * self.n_channels :], 2, (2, self.n_channels)).flatten(1, 2)  # (M, 2K, C)
+        found = torch.unflatten(query @ view.pitch_map / math.sqrt(self.n_channels), 1, (-1, 2)).flatten(2)
+        return self._masked(said, anchor, found, self.may_follow[above] & view.possible[:, None])
+
+    def next_scores(self, view: FrameView, above: Tensor, told: Tensor, anchor: Tensor) -> Tensor:
+        """As `scores` for one word of each frame, in the fewest and flattest steps: generation repeats them.
+
+        Args:
+            above: (M,) the word before.
+            told: (M, U) the frame's context and the sum of `written` over the words before.
+            anchor: (M,) pitch of the word before; of `view.top` for the first.
+
+        Returns:
+            (M, V).
+        """
+        said = self._said(told, above)
+        query = said[:, -2 * self.n_channels :].reshape(-1, 2, self.n_channels)
+        found = (query @ view.pitch_map / math.sqrt(self.n_channels)).reshape(-1, 2 * N_PITCHES)
+        return self._masked(said, anchor, found, self.may_follow.index_select(0, above) & view.possible)
+
+    def _said(self, told: Tensor, above: Tensor) -> Tensor:
+        """(..., U) and (...) -> (..., the outputs of `out`)."""
+        hidden = nn.functional.gelu(told + self.word(above))
+        hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
+        answer: Tensor = self.out(hidden)
+        return answer
+
+    def _masked(self, said: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
+        """Add up the three views: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
+        sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels]
+        end, notes, intervals, _ = torch.split(said, sizes, dim=-1)
+        notes = notes + intervals.gather(-1, anchor[..., None] + self.interval_start) + found
         return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
     def nll(self, view: FrameView, words: Tensor, counted: Tensor) -> Tensor:

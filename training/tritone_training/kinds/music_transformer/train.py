@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
-from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer import build
 from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
@@ -53,7 +53,8 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         TrainingError: training diverged, or the seed or devices cannot be had.
     """
     fitting.seed_everything(request.seed)
-    train, valid = scores.split("train"), scores.split("valid")
+    train, held_out = scores.split("train"), scores.split("valid")
+    valid = evenly_chosen(held_out, config.valid_frames)
     config = config.fitted_to(sum(len(piece.frames) for piece in train))
     styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
     network = build.build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
@@ -90,7 +91,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     network.load_state_dict(best)
     with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
         metrics = judge(network.eval(), valid, styles, on_progress=on_progress).metrics
-    headline = {name: metrics[name] for name in _HEADLINE}
+    headline = {**{name: metrics[name] for name in _HEADLINE}, "n_in_portion": len(held_out)}
     report = scores.report()
     info = {
         "command": request.command,

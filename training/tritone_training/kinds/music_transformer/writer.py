@@ -1,7 +1,8 @@
 """Writing music inside the graph: one loop over frames, at most eight notes in each, all randomness an input.
 
-`Writer` writes whole pieces. `ChunkWriter` writes the next frames of a piece and hands over what it remembers; the
-chunks of a piece are, bit for bit, the piece that `Writer` writes from the same noise.
+`ChunkWriter` writes the next frames of a piece and hands over what it remembers. `Writer` writes whole pieces, chunk
+by chunk. However a piece is cut, the same noise gives the same notes; sums are rounded elsewhere, so likelihoods may
+differ in their last digits.
 
 Letters: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
 W window, L layers.
@@ -9,7 +10,7 @@ W window, L layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import torch
@@ -18,39 +19,26 @@ from torch import Tensor, nn
 from tritone_client.music.grid import HELD as HELD_VALUE
 from tritone_client.music.grid import N_PITCHES
 from tritone_client.music.grid import STRUCK as STRUCK_VALUE
-from tritone_training.generation import choose, unrolled_or_scan
-from tritone_training.kinds.music_transformer.attention import UNSEEN
+from tritone_training.generation import Choice, choose, open_above, unrolled_or_loop, unrolled_or_scan
+from tritone_training.kinds.music_transformer.attention import UNSEEN, Past, step_bias
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
-from tritone_training.kinds.music_transformer.notes import NEVER, FrameView
+from tritone_training.kinds.music_transformer.notes import FrameView
 from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.vocabulary import (
     BEGIN,
     END,
     HELD,
     MAX_NOTES,
+    N_WORDS,
     STRUCK,
     multi_hot,
     notes_of,
 )
 
-_ALLOWED: Final = NEVER / 2  # scores below are the grammar's
+_CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
+_FREE: Final = -1  # instead of a given word: choose one
 Carried: TypeAlias = tuple[Tensor, ...]
 STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `beginning`
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How to choose among words.
-
-    Attributes:
-        temperature: (B,).
-        top_k: (B,) int64.
-        top_p: (B,).
-    """
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
 
 
 class ChunkWriter(nn.Module):
@@ -106,7 +94,8 @@ class ChunkWriter(nn.Module):
             n_before=n_before,
             past_prompt=past_prompt,
         )
-        return write(self.network, setting, noise, Choice(temperature, top_k, top_p), (memory, copy_keys, written))
+        choice = Choice.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_WORDS)
+        return write(self.network, setting, noise, choice, (memory, copy_keys, written))
 
 
 class Writer(nn.Module):
@@ -128,11 +117,30 @@ class Writer(nn.Module):
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
         """As `ChunkWriter` from the beginning; answers frames (B, N, P) uint8 and nll (B, N)."""
-        given = nn.functional.pad(given, (0, 0, 0, LOOK_AHEAD))
-        given_mode = nn.functional.pad(given_mode, (0, LOOK_AHEAD))
-        state = beginning(self.chunk.network, given.shape[0])
-        frames, nll, *_ = self.chunk(given, given_mode, meter, style, noise, temperature, top_k, top_p, *state)
-        return frames, nll
+        n_frames = noise.shape[1]
+        n_chunks = (n_frames + _CHUNK - 1) // _CHUNK
+        span = torch.arange(n_chunks * _CHUNK, device=noise.device)
+        # Frames behind the end, which are cut off again, are free, as for the reader; without noise they are silent.
+        noise = nn.functional.pad(noise, (0, 0, 0, _CHUNK)).index_select(1, span)
+        given = nn.functional.pad(given, (0, 0, 0, _CHUNK + LOOK_AHEAD))
+        given_mode = nn.functional.pad(given_mode, (0, _CHUNK + LOOK_AHEAD))
+        shown = torch.arange(_CHUNK + LOOK_AHEAD, device=noise.device)
+
+        def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+            start, noise = inputs
+            here = start + shown
+            asked = (meter, style, noise, temperature, top_k, top_p)
+            frames, nll, *state = self.chunk(
+                given.index_select(1, here), given_mode.index_select(1, here), *asked, *state
+            )
+            return tuple(state), (frames, nll)
+
+        begin = beginning(self.chunk.network, given.shape[0])
+        starts = torch.arange(n_chunks, device=noise.device) * _CHUNK
+        chunks = noise.reshape(noise.shape[0], n_chunks, _CHUNK, MAX_NOTES).transpose(0, 1).contiguous()
+        _, (frames, nll) = unrolled_or_scan(step, begin, (starts, chunks))
+        frames = frames.transpose(0, 1).flatten(1, 2)
+        return frames[:, :n_frames], nll.transpose(0, 1).flatten(1, 2)[:, :n_frames]
 
 
 def beginning(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
@@ -157,42 +165,71 @@ def write(
 ) -> tuple[Tensor, ...]:
     """Write N frames; shapes as in `ChunkWriter`, the state being its first three."""
     memory, copy_keys, written = state
-    n_frames = noise.shape[1]
+    n_batch, n_frames = noise.shape[:2]
     plan = network.plan(setting)
     given, mode = setting.given[:, :n_frames], setting.mode[:, :n_frames]
     index = setting.n_before[:, None] + torch.arange(n_frames, device=noise.device)  # (B, N)
+    past_notes = multi_hot(written)
+    past = [
+        *(
+            # Copies: torch's scan forbids that what it sees shares memory.
+            Past(memory[:, n, 0].clone(), memory[:, n, 1].clone(), _unseen(setting.n_before, memory.shape[4], n_frames))
+            for n in range(memory.shape[1])
+        ),
+        Past(copy_keys, past_notes[:, None], _unseen(setting.n_before, copy_keys.shape[2], n_frames + 1)),
+    ]
+    copies = network.copies
+    nothing = copies.nothing[:, None].expand(n_frames, -1, 1)
+    biases = (
+        *(step_bias(layer.bias, n_frames, nearest=0) for layer in network.decoder_layers),
+        torch.cat([step_bias(copies.bias, n_frames, nearest=1), nothing], dim=2),
+    )
     inputs = (
         plan.context,
         plan.next_given,
         network.given_notes(given),
-        (mode == GIVEN).to(noise.dtype)[..., None],
+        (mode == GIVEN)[..., None],
         *_forced(network, given, mode),
-        noise,
+        nn.functional.pad(open_above(noise), (0, 1)),
         (index == 0).to(noise.dtype),
-        _unseen(index, memory.shape[4], nearest=0),
-        _unseen(index, copy_keys.shape[2], nearest=1),
     )
-    layers = [memory[:, layer, which].contiguous() for layer in range(memory.shape[1]) for which in (0, 1)]
 
     def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
-        return _write_frame(network, choice, state, inputs)
+        return _write_frame(network, choice, past, state, inputs)
 
-    state, (notes, nll) = unrolled_or_scan(step, (multi_hot(written), copy_keys, *layers), _by_step(inputs))
-    ring, copy_keys, *layers = state
+    begin = (
+        past_notes[:, -N_RECENT:].flip(1),
+        torch.zeros(n_batch, n_frames, 2 * N_PITCHES),
+        torch.zeros(n_batch, copies.n_heads, n_frames, copies.head_width),
+        *(
+            torch.zeros(n_batch, layer.n_heads, n_frames, layer.head_width)
+            for layer in network.decoder_layers
+            for _ in ("keys", "values")
+        ),
+    )
+    (_, _, *new), (notes, nll) = unrolled_or_scan(
+        step, begin, [*_by_step(inputs), *(bias.contiguous() for bias in biases)]
+    )
     values = grid_values(notes.transpose(0, 1))  # (B, N, P)
     before = torch.cat([written[:, -1:], values[:, :-1]], dim=1)
     # Without onsets, what sounds on from the frame before counts as held on.
     shown = values if network.onsets else torch.where((values > 0) & (before > 0), HELD_VALUE, values)
-    memory = torch.stack([torch.stack(layers[i : i + 2], 1) for i in range(0, len(layers), 2)], 1)
+    new_memory = torch.stack([torch.stack(new[i : i + 2], 1) for i in range(1, len(new), 2)], 1)
     return (
         torch.where((mode == GIVEN)[..., None], given, shown.to(torch.uint8)),
         nll.transpose(0, 1),
-        memory,
-        copy_keys,
-        grid_values(ring),
+        _last(memory.shape[4], memory, new_memory, dim=4),
+        _last(copy_keys.shape[2], copy_keys, new[0], dim=2),
+        _last(written.shape[1], written, values, dim=1),
         setting.n_before + n_frames,
-        plan.past_prompt[:, -1],
+        plan.past_prompt.amax(1),  # it never falls
     )
+
+
+def _last(n: int, past: Tensor, new: Tensor, *, dim: int) -> Tensor:
+    """The last n along an axis of both together; not as a view, whose strides no loop would carry."""
+    places = torch.arange(n, device=new.device) + new.shape[dim]
+    return torch.cat([past, new], dim).index_select(dim, places)
 
 
 def grid_values(notes: Tensor) -> Tensor:
@@ -201,18 +238,27 @@ def grid_values(notes: Tensor) -> Tensor:
     return (STRUCK_VALUE * struck + HELD_VALUE * held).to(torch.uint8)
 
 
-def _unseen(index: Tensor, window: int, *, nearest: int) -> Tensor:
-    """(B, N) index of each frame -> (B, N, W) what to add to its scores of the window's frames, the latest last."""
-    distance = torch.arange(window - 1, -1, -1, device=index.device) + nearest
-    return torch.where(distance > index[..., None], UNSEEN, 0.0)
+def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
+    """What to add to scores of the window before a chunk and of so many places more.
+
+    Args:
+        n_before: (B,) frames that there are.
+
+    Returns:
+        (B, 1, 1, W + n_more), UNSEEN for frames before the piece.
+    """
+    back = torch.arange(window, 0, -1, device=n_before.device)
+    unseen = torch.where(back > n_before[:, None], UNSEEN, 0.0)
+    return nn.functional.pad(unseen, (0, n_more))[:, None, None]
 
 
-def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
     """What is not to be chosen.
 
     Returns:
-        words (B, N, S) of what is given, the highest first; (B, N, S) bool, which of them to take; (B, N, S + 1) which
-        words' likelihood counts: not that of a highest note that is given, nor of an END where notes are left over.
+        (B, N, S + 1) words of what is given, the highest first, _FREE where one is to be chosen, END behind the last
+        place; and (B, N, S + 1) which words' likelihood counts: not that of a highest note that is given, nor of an
+        END where notes are left over.
     """
     pitches = torch.arange(N_PITCHES, device=given.device)
     ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
@@ -224,76 +270,85 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Ten
     taken = (mode == GIVEN)[..., None] | top_given[..., :MAX_NOTES]
     too_many = (mode == GIVEN) & ((given > 0).sum(-1) > MAX_NOTES)
     counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
-    return words, taken, counted.to(torch.float32)
+    forced = nn.functional.pad(torch.where(taken, words, _FREE), (0, 1), value=END)
+    return forced, counted.to(torch.float32)
 
 
-def _write_frame(network: MusicTransformer, choice: Choice, state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+def _write_frame(
+    network: MusicTransformer, choice: Choice, past: Sequence[Past], state: Carried, inputs: Carried
+) -> tuple[Carried, Carried]:
     """One frame: remember, look, choose its notes; the loop's step."""
-    ring, copy_keys, *layers = state
-    context, next_given, given, is_given, forced, taken, counted, noise, is_first, unseen, copy_unseen = inputs
-    before = ring[:, -1]
-    x = network.enter(before[:, None], is_first[:, None], context[:, None])
+    recent, written, copy_keys, *layers = state
+    context, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
+    before = recent[:, 0]
+    x = network.enter(before, is_first, context)
     carried: list[Tensor] = []
-    for layer, keys, values in zip(network.decoder_layers, layers[::2], layers[1::2], strict=True):
-        x, keys, values = layer.step(x, keys, values, unseen[:, None, None])  # noqa: PLW2901
+    for n, layer in enumerate(network.decoder_layers):
+        x, keys, values = layer.step(x, past[n], layers[2 * n], layers[2 * n + 1], biases[n])
         carried += [keys, values]
     x = network.norm(x)
-    copied, copy_keys = network.copies.step(x, copy_keys, ring, copy_unseen[:, None, None])
-    recent = torch.stack([ring[:, -1 - r] for r in range(N_RECENT)], dim=1)
-    others = torch.cat([recent, copied[:, 0], next_given[:, None]], dim=1)
+    copied, copy_keys = network.copies.step(x, past[-1], copy_keys, written, biases[-1])
+    view = network.view(x, before, torch.cat([recent, copied, next_given[:, None]], dim=1))
+    words, nats = _choose_notes(network, choice, view, forced, noise)
 
-    sounded = before[:, :N_PITCHES] + before[:, N_PITCHES:]
-    words, nll = _choose_notes(network, choice, network.view(x[:, 0], before, others), (forced, taken, noise), counted)
     struck, held = given.chunk(2, dim=1)
-    whole = torch.cat([torch.maximum(struck, held * (1 - sounded)), held * sounded], dim=1)
-    notes = is_given * whole + (1 - is_given) * notes_of(words)
-    ring = torch.cat([ring[:, 1:], notes[:, None]], dim=1)
-    return (ring, copy_keys, *carried), (notes, nll)
+    goes_on = held * (before[:, :N_PITCHES] + before[:, N_PITCHES:])
+    notes = torch.where(is_given, torch.cat([struck + (held - goes_on), goes_on], dim=1), notes_of(words))
+    recent = torch.cat([notes[:, None], recent[:, : N_RECENT - 1]], dim=1)
+    written = torch.cat([written[:, 1:], notes[:, None]], dim=1)
+    return (recent, written, copy_keys, *carried), (notes, (nats * counted).sum(1))
 
 
 def _choose_notes(
-    network: MusicTransformer, choice: Choice, view: FrameView, given: Carried, counted: Tensor
+    network: MusicTransformer, choice: Choice, view: FrameView, forced: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The words of one frame.
 
+    Ends when every frame of the batch has: most have few notes.
+
     Args:
-        given: of each of S places: the word given (B, S), whether to take it (B, S), noise to choose another (B, S).
-        counted: (B, S + 1) which words' likelihood counts.
+        forced: (B, S + 1) of each place the word given, or _FREE.
+        noise: (B, S + 1) to choose by.
 
     Returns:
-        words (B, S), nats (B,).
+        words (B, S + 1), the END included, and nats (B, S + 1) of each; 0 behind an END.
     """
     level = network.notes
-    forced, taken, noise = given
+    places = torch.arange(MAX_NOTES + 1, device=noise.device)
     # What is given as held on from silence is struck.
-    forced = torch.where(view.possible.gather(1, forced), forced, forced - N_PITCHES)
+    forced = torch.where(view.possible.gather(1, forced.clamp_min(0)), forced, forced - N_PITCHES)
 
-    def place(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
-        above, written = state
-        forced, taken, noise = inputs
-        scores = level.scores(view, above, written)[:, 0]
-        chosen = choose(
-            scores,
-            noise,
-            temperature=choice.temperature,
-            top_k=choice.top_k,
-            top_p=choice.top_p,
-            allowed=scores > _ALLOWED,
+    def goes_on(state: Carried) -> Tensor:
+        return state[1].amax(0) > END  # at the last place END is forced
+
+    def place(state: Carried) -> Carried:
+        at, above, told, anchor, words, nats = state
+        scores = level.next_scores(view, above, told, anchor)
+        given = forced.index_select(1, at)
+        chosen = choose(scores, noise.index_select(1, at), choice)[:, None]
+        word = torch.where(given == _FREE, chosen, given)
+        surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, word)
+        here = places == at
+        above = word[:, 0]
+        return (
+            at + 1,
+            above.clone(),
+            told + level.written(above),
+            level.pitch_of_word.index_select(0, above),
+            torch.where(here, word, words),
+            torch.where(here, surprise, nats),
         )
-        word = torch.where(taken, forced, chosen)[:, None]
-        return (word, written + level.written(word)), (word[:, 0].clone(), _surprise(scores, word))
 
-    above = torch.full_like(forced[:, :1], BEGIN)
-    written = torch.zeros_like(view.context)[:, None]
-    (above, written), (words, nats) = unrolled_or_scan(place, (above, written), _by_step((forced, taken, noise)))
-    # That the frame ends where all places are taken is a word as well.
-    last = _surprise(level.scores(view, above, written)[:, 0], torch.full_like(above, END))
-    return words.transpose(0, 1), (torch.cat([nats, last[None]]).transpose(0, 1) * counted).sum(1)
-
-
-def _surprise(scores: Tensor, word: Tensor) -> Tensor:
-    """(B, V) scores and (B, 1) words -> (B,) nats."""
-    return torch.logsumexp(scores, 1) - scores.gather(1, word)[:, 0]
+    begin = (
+        torch.zeros(1, dtype=torch.int64, device=noise.device),
+        torch.full_like(view.top, BEGIN),
+        view.context,
+        view.top,
+        torch.zeros_like(forced),
+        torch.zeros_like(noise),
+    )
+    _, _, _, _, words, nats = unrolled_or_loop(goes_on, place, begin)
+    return words, nats
 
 
 def _by_step(tensors: Carried) -> list[Tensor]:

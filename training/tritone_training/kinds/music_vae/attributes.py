@@ -5,6 +5,9 @@ arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes
 changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
 "a chorale".
 
+Such a vector points the right way, but a decoder that hears its latent well snaps small moves back to the music it
+knows. So each is stretched until one standard deviation asked for is one measured, on spans of the training set.
+
 Letters: S spans, Z latent, A = 3 attributes.
 """
 
@@ -24,6 +27,7 @@ from tritone_training.musicality import ATTRIBUTES, measure_attributes, spans_to
 FloatMatrix = npt.NDArray[np.float64]
 
 AMOUNTS: Final = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations by which `vary` is tried
+_STRETCHES: Final = tuple(2.0**power for power in range(7))
 _RIDGE: Final = 1e-4  # of an attribute that does not vary, the vector is zero
 
 
@@ -52,6 +56,41 @@ def attribute_vectors(means: npt.NDArray[Any], spans: SpanSet) -> FloatMatrix:
     covariance = scaled.T @ scaled / len(scaled) + _RIDGE * np.eye(len(ATTRIBUTES))
     vectors: FloatMatrix = np.linalg.solve(covariance, scaled.T @ latents / len(scaled))
     return vectors
+
+
+@torch.inference_mode()
+def stretched(
+    network: MusicVae,
+    vectors: FloatMatrix,
+    means: npt.NDArray[Any],
+    deviation: npt.NDArray[Any],
+    noise: npt.NDArray[Any],
+) -> FloatMatrix:
+    """Attribute vectors (A, Z), each as long as it takes for one standard deviation of change; 64 times at most.
+
+    Args:
+        means: (S, Z) of spans that are tried.
+        deviation: (A,) of the attributes over the training set.
+        noise: (S, N, V).
+    """
+    latent = torch.from_numpy(np.asarray(means, np.float32))
+    result = vectors.copy()
+    for index in range(len(vectors)):
+        before, length, reach = 0.0, 0.0, _STRETCHES[-1]
+        for stretch in _STRETCHES:
+            step = torch.from_numpy((stretch * vectors[index]).astype(np.float32))
+            up, down = (
+                measure_attributes(spans_to_frames(decode(network, latent + sign * step, noise)))[:, index].mean()
+                for sign in (1, -1)
+            )
+            gain = float(up - down) / 2 / float(deviation[index])
+            if gain >= 1:
+                # Between this stretch and the one before it, where the straight line between them meets 1.
+                reach = length + (stretch - length) * (1 - before) / (gain - before)
+                break
+            before, length = gain, stretch
+        result[index] *= reach
+    return result
 
 
 @torch.inference_mode()

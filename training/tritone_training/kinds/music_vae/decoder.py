@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tritone_client.music.grid import N_PITCHES
 from tritone_client.music.lanes import FIRST_STRIKE, HOLD, N_LANES
-from tritone_training.generation import choose, unrolled_or_scan
+from tritone_training.generation import NEVER, Choice, choose, open_above, unrolled_or_scan
 from tritone_training.generation.loop import State
 from tritone_training.kinds.music_vae.encoder import (
     LEVEL_SCALE,
@@ -46,7 +46,6 @@ from tritone_training.kinds.music_vae.lanes import (
 
 _HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout hides
 _HIDDEN_MARK: Final = N_MARKS
-_NEVER: Final = -1e9
 _LEVEL_DEVIATION: Final = 0.3  # semitones
 _PLACE_SCALE: Final = 4.0  # the layer's answer 1 is 24 semitones from the level
 _FIRST_SLOPE: Final = 2.0  # begin with some two nats for six semitones
@@ -137,7 +136,7 @@ class SpanDecoder(nn.Module):
         for lane in range(N_LANES - 1):
             self._tell_lower(heads, lane, lanes[..., lane])
         logits = self.out(nn.functional.silu(torch.stack(heads, dim=2))) + self.lane_bias + self.nearness(features)
-        return torch.where(allowed_values(past), logits, _NEVER)
+        return torch.where(allowed_values(past), logits, NEVER)
 
     def write(self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
         """Sample spans; equal noise gives equal spans.
@@ -145,7 +144,7 @@ class SpanDecoder(nn.Module):
         Args:
             latent: (B, Z).
             noise: (B, N, V) uniform in 0 <= u < 1.
-            temperature, top_k, top_p: (B,) each, see `choose`.
+            temperature, top_k, top_p: (B,) each, see `Choice.of`.
 
         Returns:
             (B, N, V) int64.
@@ -154,9 +153,20 @@ class SpanDecoder(nn.Module):
         return to_absolute(relative, self.level(latent))
 
     def write_relative(
-        self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor
+        self,
+        latent: Tensor,
+        noise: Tensor,
+        *,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        tilt: Tensor | None = None,
     ) -> Tensor:
-        """As `write`, but the answer is relative."""
+        """As `write`, but the answer is relative.
+
+        Args:
+            tilt: (B, K) added to the logits of every step and lane.
+        """
 
         def step(state: State, inputs: State) -> tuple[State, State]:
             hidden, sounding, marks = state
@@ -166,15 +176,8 @@ class SpanDecoder(nn.Module):
             allowed = allowed_values(sounding)
             values: list[Tensor] = []
             for lane in range(N_LANES):
-                logits = self.out(nn.functional.silu(heads[lane])) + self.lane_bias[lane]
-                value = choose(
-                    logits + nearness[:, lane],
-                    uniform[:, lane],
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    allowed=allowed[:, lane],
-                )
+                logits = self.out(nn.functional.silu(heads[lane])) + self.lane_bias[lane] + nearness[:, lane]
+                value = choose(torch.where(allowed[:, lane], logits, NEVER), uniform[:, lane : lane + 1], choice)
                 values.append(value)
                 if lane < N_LANES - 1:
                     self._tell_lower(heads, lane, value)
@@ -183,10 +186,14 @@ class SpanDecoder(nn.Module):
             return (hidden, sounding, marks_of(written, sounding)), (written,)
 
         n_batch = latent.shape[0]
+        choice = Choice.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_RELATIVE)
         silence = torch.zeros(n_batch, N_LANES, dtype=torch.int64, device=latent.device)
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
         features = self.step_features(latent).transpose(0, 1)  # (N, B, V, F)
-        _, (written,) = unrolled_or_scan(step, state, (features, self.nearness(features), noise.transpose(0, 1)))
+        nearness = self.nearness(features)
+        if tilt is not None:
+            nearness = nearness + tilt[:, None]
+        _, (written,) = unrolled_or_scan(step, state, (features, nearness, open_above(noise).transpose(0, 1)))
         return written.transpose(0, 1)
 
     def _heard(self, features: Tensor, sounding: Tensor, marks: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
+from tritone_client.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae import build
-from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors
+from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict
 from tritone_training.kinds.music_vae.judge import encode, judge
 from tritone_training.kinds.music_vae.module import MONITOR, VaeModule
@@ -25,6 +26,8 @@ from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
 
 _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
+_N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on
+_N_TRIED_PER_STYLE: Final = 64  # whose attributes are moved to find how far a vector has to reach
 _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
 
 
@@ -145,7 +148,15 @@ def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
     """Put the attributes' directions into the network; answers what the model card says about them."""
     mean, deviation = attribute_statistics(spans)
-    vectors = attribute_vectors(encode(network, spans.lanes), spans)
+    # As many of each style: with all of them, the largest would have the word.
+    even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).lanes
+    vectors = stretched(
+        network,
+        attribute_vectors(encode(network, even.lanes), even),
+        encode(network, tried),
+        deviation,
+        uniform_noise(0, *tried.shape),
+    )
     network.attribute_vectors.copy_(torch.from_numpy(vectors))
     return {
         "names": list(ATTRIBUTES),

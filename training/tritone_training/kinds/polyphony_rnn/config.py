@@ -28,6 +28,8 @@ class PolyphonyConfig:
         average_keeps: share of itself that the running average of the weights keeps at each step.
         max_epochs: fewer are run where `max_frames` says so.
         max_frames: frames that are learnt in all, so that large data sets take no longer; at least one epoch.
+        piece_frames: of a longer piece only the beginning is learnt (all of it is judged).
+        valid_frames: of a larger validation portion only evenly chosen pieces with so many frames are looked at.
         patience: epochs without improvement on the validation part before training stops.
     """
 
@@ -45,6 +47,8 @@ class PolyphonyConfig:
     average_keeps: float = 0.99
     max_epochs: int = 40
     max_frames: int = 800_000
+    piece_frames: int = 1_000_000
+    valid_frames: int = 1_000_000_000
     patience: int = 10
 
     def __post_init__(self) -> None:
@@ -87,14 +91,18 @@ _WHOLE: Final = {
     "transpose_up": (0, 87),
     "max_epochs": (1, 100_000),
     "max_frames": (1, 10**12),
+    "piece_frames": (1, 10**9),
+    "valid_frames": (1, 10**12),
     "patience": (1, 100_000),
 }
 
 
 PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
     "default": PolyphonyConfig(),
-    # A first look, in two minutes on two cores.
-    "demo": PolyphonyConfig(units=24, hidden=24, reach=12, max_frames=200_000),
+    # A first look, in less than a minute on one core.
+    "demo": PolyphonyConfig(
+        units=24, hidden=24, reach=12, max_frames=80_000, piece_frames=256, valid_frames=6_000, learning_rate=4e-3
+    ),
     # For tests.
     "tiny": PolyphonyConfig(
         units=4, hidden=4, reach=2, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0

@@ -16,7 +16,8 @@ import torch
 from tritone_client.music.grid import N_PITCHES
 from tritone_training._exceptions import TrainingError
 from tritone_training.kinds.polyphony_rnn.dataset import Piece
-from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, frame_nll
+from tritone_training.kinds.polyphony_rnn.hearing import Heard
+from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, State, frame_nll
 
 _PIECES_AT_ONCE: Final = 32
 _N_BINS: Final = 20
@@ -93,21 +94,23 @@ def judge(
     for start in range(0, len(order), _PIECES_AT_ONCE):
         indices = order[start : start + _PIECES_AT_ONCE]
         notes = torch.nn.utils.rnn.pad_sequence([pieces[index].notes for index in indices]).float()  # (T, B, 88)
-        lengths = torch.tensor([len(pieces[index].notes) for index in indices])
+        lengths = torch.tensor([len(pieces[index].notes) for index in indices])  # ascending
+        rows = np.zeros(notes.shape[:2])  # (T, B)
         state = network.start(notes[0])
-        nats = []
-        for t, frame in enumerate(notes):
+        for t, padded in enumerate(notes):
+            over = int((lengths <= t).sum()) - (len(lengths) - len(state.logits))
+            if over:  # pieces that have ended are the first
+                state = State(Heard(*(part[over:] for part in state.heard)), state.hidden[over:], state.logits[over:])
+            frame = padded[len(lengths) - len(state.logits) :]
             if not torch.isfinite(state.logits).all():
                 raise TrainingError(
                     "the network answers numbers that are not finite: it diverged; lower the learning rate"
                 )
-            there = lengths > t
-            nats.append(frame_nll(state.logits, frame))
-            likely = torch.sigmoid(state.logits[there]).double().numpy()
-            _count(likely, frame[there].numpy() > 0, agreed, bins)
+            rows[t, -len(frame) :] = frame_nll(state.logits, frame).double().numpy()
+            likely = torch.sigmoid(state.logits).double().numpy()
+            _count(likely, frame.numpy() > 0, agreed, bins)
             state = network.listen(state, frame)
-        rows = torch.stack(nats, 1).double().numpy()  # (B, T)
-        nll.update({index: row[: len(pieces[index].notes)] for index, row in zip(indices, rows, strict=True)})
+        nll.update({index: rows[: len(pieces[index].notes), row] for row, index in enumerate(indices)})
         on_progress(len(nll), len(pieces))
     return Judgement(
         names=tuple(piece.name for piece in pieces),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import DataError, TrainingError
-from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.polyphony_rnn import build
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
@@ -41,7 +41,7 @@ class Prepared:
 
     Attributes:
         frames_per_quarter: of the frames that are learnt; 0 if unknown.
-        pieces: by portion.
+        pieces: by portion, as much of them as the configuration learns and looks at.
         heard: by portion, with features.
     """
 
@@ -57,11 +57,15 @@ def prepare(request: TrainRequest) -> Prepared:
     Raises:
         DataError: the data cannot be used, or lack a portion.
     """
+    config = configure(request)
     scores = load_scores(request.data, progress=request.progress)
-    frames_per_quarter = frames_per_quarter_of(scores)
+    own, wanted = scores.frames_per_quarter, frames_per_quarter_of(scores)
+    step = own // wanted if own else 1
+    learnt = pieces_of(scores.split("train"), own=own, wanted=wanted)
+    chosen = evenly_chosen(scores.split("valid"), config.valid_frames * step)
     pieces = {
-        name: pieces_of(scores.split(name), own=scores.frames_per_quarter, wanted=frames_per_quarter)
-        for name in _PORTIONS
+        "train": tuple(replace(piece, notes=piece.notes[: config.piece_frames]) for piece in learnt),
+        "valid": pieces_of(chosen, own=own, wanted=wanted),
     }
     if not any(bool(piece.notes.any()) for piece in pieces["train"]):
         raise DataError(f"{scores.source}: not one note sounds in the portion 'train'; there is nothing to learn")
@@ -69,12 +73,11 @@ def prepare(request: TrainRequest) -> Prepared:
     for name in _PORTIONS:
         with progress_bar(f"hearing the portion {name}", shown=request.progress) as on_progress:
             heard[name] = hear_pieces(pieces[name], on_progress=on_progress)
-    return Prepared(scores, frames_per_quarter, pieces, heard)
+    return Prepared(scores, wanted, pieces, heard)
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
     """Read the data of a request; answers a function that trains on them as another request says."""
-    configure(request)  # what is wrong with it is told before the slow part
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
@@ -130,7 +133,9 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         "frames_per_quarter": prepared.frames_per_quarter,
         "n_epochs": fitted.n_epochs,
         "data": prepared.scores.report(),
-        "metrics": {"valid": judgement.metrics},
+        "metrics": {
+            "valid": {**judgement.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
+        },
     }
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
     return {

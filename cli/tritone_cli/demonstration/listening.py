@@ -1,0 +1,88 @@
+"""What the served `genre_cnn` hears in recordings of pieces that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tritone_cli import console
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tritone_client import Classification, MusicClient
+    from tritone_training.catalogue import Catalogue, Track
+
+KIND: Final = "genre_cnn"
+_EXCERPT_S: Final = 12.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording, the truth, and what the model thinks of it."""
+
+    track: Track
+    path: Path
+    answer: Classification
+
+    @property
+    def right(self) -> bool:
+        """Whether the model named the collection."""
+        return self.answer.label == self.track.collection
+
+
+@dataclass(frozen=True)
+class Medley:
+    """Excerpts one after the other, and the picture of what the model heard where."""
+
+    path: Path
+    answer: Classification
+    picture: Path
+
+
+def listen(
+    music: MusicClient, catalogue: Catalogue, info: Mapping[str, Any], out: Path
+) -> tuple[tuple[Heard, ...], Medley]:
+    """Ask about a held-out piece of each collection, and about a medley of them."""
+    folder = out / "recordings"
+    folder.mkdir(parents=True, exist_ok=True)
+    tracks = held_out(catalogue, info)
+    heard = tuple(_ask(music, track, folder) for track in tracks)
+    return heard, _medley(music, tracks, folder, out)
+
+
+def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[Track, ...]:
+    """One track of each collection that the model was not trained on."""
+    chosen: dict[str, Track] = {}
+    for name in info["splits"]["test"]:
+        track = catalogue[name.rpartition("#")[0]]
+        chosen.setdefault(track.collection, track)
+    return tuple(track for _, track in sorted(chosen.items()))
+
+
+def _ask(music: MusicClient, track: Track, folder: Path) -> Heard:
+    from tritone_training.catalogue import write_audio
+
+    path = folder / f"{track.id.replace('/', '-')}.ogg"
+    write_audio(track, path, seed=1_000)  # a rendering that no training run draws
+    answer = music.classify(path)
+    console.say(f"      {track.title} ({track.collection}): {answer.label} {answer.probabilities[answer.label]:.2f}")
+    return Heard(track, path, answer)
+
+
+def _medley(music: MusicClient, tracks: tuple[Track, ...], folder: Path, out: Path) -> Medley:
+    """The timeline shows where the music changes."""
+    import numpy as np
+    import soundfile
+
+    from tritone_client.constants import SAMPLE_RATE_HZ
+    from tritone_training.catalogue import render
+
+    parts: list[npt.NDArray[np.float32]] = [render(track, seed=2_000, duration_s=_EXCERPT_S) for track in tracks]
+    path = folder / "medley.ogg"
+    soundfile.write(path, np.concatenate(parts), SAMPLE_RATE_HZ)
+    answer = music.classify(path)
+    return Medley(path, answer, answer.plot(out / "timeline.png"))

@@ -1,0 +1,198 @@
+"""A trained and exported model of each kind, made anew only where something has changed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tritone_cli import console, options
+from tritone_cli.demonstration.freshness import Making, Version, newest_version
+from tritone_cli.demonstration.jobs import Done, Job, run_jobs
+
+if TYPE_CHECKING:
+    from tritone_training.catalogue import Catalogue
+
+LISTENER: Final = "genre_cnn"
+COMPOSER: Final = "music_transformer"
+# Those that take longest first: then none of them is left to run alone at the end.
+WRITERS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
+_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {"music_gan": ("music_vae",)}  # which it finds beside itself
+# What a line says of a kind's figures on held-out music: words, and where the figure lies.
+_HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "genre_cnn": ("accuracy", ("test", "accuracy")),
+    "music_transformer": ("nats a sixteenth", ("valid", "nll_per_frame")),
+    "polyphony_rnn": ("nats an eighth", ("valid", "nll_per_frame")),
+    "music_vae": ("of its notes right", ("valid", "reconstruction_accuracy")),
+    "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
+}
+
+
+@dataclass
+class Trained:
+    """One kind's checkpoint and what is served of it.
+
+    Attributes:
+        info: what checkpoint.json says.
+        train_s: None where an earlier run had trained it.
+        export_s: None where an earlier run had exported it.
+    """
+
+    kind: str
+    checkpoint: Path
+    info: Mapping[str, Any] = field(default_factory=dict)
+    train_s: float | None = None
+    export_s: float | None = None
+    versions: tuple[Version, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The kind's first figure on music that it was not trained on, in words."""
+        words, where = _HEADLINES[self.kind]
+        value: Any = self.info.get("metrics", {})
+        for key in where:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return f"held-out music: {value:.3f} {words}" if isinstance(value, float) else "no figures"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "train_s": self.train_s,
+            "export_s": self.export_s,
+            "preset": self.info["preset"],
+            "seed": self.info["seed"],
+            "weights_sha256": self.info["weights_sha256"],
+            "metrics": self.info["metrics"],
+            "versions": [version.to_dict() for version in self.versions],
+        }
+
+
+class Workshop:
+    """Where the models of one run are made: what they are made from, and where they go."""
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        repository: Path,
+        catalogue: Catalogue,
+        seed: int,
+        preset: str,
+        retrain: bool,
+        progress: bool,
+    ) -> None:
+        self.checkpoints = out / "checkpoints"
+        self.repository = repository
+        self.catalogue = catalogue
+        self.seed = seed
+        self.preset = preset
+        self.retrain = retrain
+        self.progress = progress
+
+    def train_listener(self) -> Trained:
+        """Train the kind that listens, in this process: rendering its recordings takes all cores by itself."""
+        from tritone_training.api import TrainRequest, get_kind
+
+        trained = Trained(LISTENER, self.checkpoints / LISTENER)
+        info = self._fresh(LISTENER)
+        if info is None:
+            started = time.monotonic()
+            command = options.command_line(sys.argv)
+            get_kind(LISTENER).train(
+                TrainRequest(
+                    out=trained.checkpoint, seed=self.seed, preset=self.preset, progress=self.progress, command=command
+                )
+            )
+            info = self._finished(LISTENER)
+            trained.train_s = time.monotonic() - started
+        trained.info = info
+        _say_trained(trained)
+        return trained
+
+    def make(self, listener: Trained) -> dict[str, Trained]:
+        """Train the kinds that write and export all, side by side as far as one does not need the other."""
+        every = {LISTENER: listener, **{kind: Trained(kind, self.checkpoints / kind) for kind in WRITERS}}
+        jobs: list[Job] = []
+        for kind in WRITERS:
+            info = self._fresh(kind)
+            if info is None:
+                needs = tuple(_training(need) for need in _NEEDS.get(kind, ()))
+                jobs.append(self._job(_training(kind), self._train_arguments(kind), needs))
+            else:
+                every[kind].info = info
+                _say_trained(every[kind])
+        planned = {job.name for job in jobs}
+        for kind, trained in every.items():
+            if _training(kind) in planned or (versions := self._exported(trained)) is None:
+                jobs.append(self._job(_exporting(kind), self._export_arguments(kind), (_training(kind),)))
+            else:
+                trained.versions = versions
+                _say_exported(trained)
+        steps: dict[str, Callable[[Done], None]] = {}
+        for kind, trained in every.items():
+            steps[_training(kind)] = lambda done, trained=trained: self._on_trained(trained, done)  # type: ignore[misc]
+            steps[_exporting(kind)] = lambda done, trained=trained: self._on_exported(trained, done)  # type: ignore[misc]
+        run_jobs(jobs, shown=self.progress, on_done=lambda done: steps[done.job.name](done))
+        return every
+
+    def _on_trained(self, trained: Trained, done: Done) -> None:
+        trained.info, trained.train_s = self._finished(trained.kind), done.seconds
+        _say_trained(trained)
+
+    def _on_exported(self, trained: Trained, done: Done) -> None:
+        trained.versions, trained.export_s = self._exported(trained) or (), done.seconds
+        _say_exported(trained)
+
+    def _job(self, name: str, arguments: Sequence[str], needs: tuple[str, ...]) -> Job:
+        return Job(name, tuple(arguments), self.checkpoints / "logs" / f"{name.replace(' ', '-')}.txt", needs)
+
+    def _train_arguments(self, kind: str) -> Sequence[str]:
+        return "train", kind, "--preset", self.preset, "--seed", str(self.seed), "--out", str(self.checkpoints / kind)
+
+    def _export_arguments(self, kind: str) -> Sequence[str]:
+        return "export", kind, "--checkpoint", str(self.checkpoints / kind), "--repository", str(self.repository)
+
+    def _making(self, kind: str) -> Making:
+        return Making(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()))
+
+    def _fresh(self, kind: str) -> Mapping[str, Any] | None:
+        return None if self.retrain else self._making(kind).find(self.checkpoints / kind)
+
+    def _finished(self, kind: str) -> Mapping[str, Any]:
+        return self._making(kind).mark(self.checkpoints / kind)
+
+    def _exported(self, trained: Trained) -> tuple[Version, ...] | None:
+        """The newest versions of a kind's models, if they were made of this checkpoint and are whole."""
+        from tritone_training.api import get_kind
+
+        found = []
+        for declaration in get_kind(trained.kind).declarations:
+            version = newest_version(self.repository / declaration.name, trained.info)
+            if version is None:
+                return None
+            found.append(version)
+        return tuple(found)
+
+
+def _training(kind: str) -> str:
+    return f"training {kind}"
+
+
+def _exporting(kind: str) -> str:
+    return f"exporting {kind}"
+
+
+def _say_trained(trained: Trained) -> None:
+    how = "was trained before" if trained.train_s is None else f"trained in {trained.train_s:.0f} s"
+    console.say(f"      {trained.kind}: {how}; {trained.headline}")
+
+
+def _say_exported(trained: Trained) -> None:
+    how = "was exported before" if trained.export_s is None else f"exported in {trained.export_s:.0f} s"
+    names = ", ".join(f"{version.model} version {version.version}" for version in trained.versions)
+    difference = max((version.max_abs_difference for version in trained.versions), default=float("nan"))
+    console.say(f"      {names}: {how}; at most {difference:.1e} from PyTorch")

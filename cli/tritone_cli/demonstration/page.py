@@ -1,0 +1,194 @@
+"""The demonstration's page: pictures, players and links, one file without scripts or outside resources."""
+
+from __future__ import annotations
+
+import html
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tritone_cli.demonstration.listening import Heard, Medley
+from tritone_cli.demonstration.saving import Saved
+from tritone_cli.demonstration.writing import Chapter, Written
+
+PAGE: Final = "index.html"
+_STYLE: Final = """
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6875; --paper: #fbfaf7; --card: #fff; --line: #e3e0d8;
+  --accent: #31688e }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e1; --soft: #a3adb8; --paper: #14181d; --card: #1d232a; --line: #333c46; --accent: #7fb8dc }
+}
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem;
+  color: var(--ink); background: var(--paper) }
+h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .5rem }
+h2 { font-size: 1.45rem; margin: 3rem 0 .25rem }
+h3 { font-size: 1.05rem; margin: 0 }
+p { margin: .35rem 0 }
+a { color: var(--accent) }
+.soft, figcaption { color: var(--soft); font-size: .9rem }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; padding: 0;
+  margin: 1.5rem 0; list-style: none }
+.facts li, article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
+.facts li { padding: .75rem 1rem }
+.facts b { display: block; font-size: 1.4rem }
+article { padding: 1rem 1.25rem; margin: 1rem 0 }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1rem 0 }
+.rows article { margin: 0 }
+.rows h3 { font-size: 1rem }
+figure { margin: .75rem 0 0; min-width: 0 }
+figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
+.roll { overflow-x: auto; width: fit-content; max-width: 100%; background: #fff; border: 1px solid var(--line);
+  border-radius: .4rem; padding: .25rem; margin-top: .3rem }
+.roll img { display: block; height: 15rem; max-width: none }
+.several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
+.several img { height: 11rem }
+audio { width: 100%; margin-top: .4rem }
+pre { margin: .6rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem;
+  border: 1px solid var(--line); border-radius: .4rem; background: var(--paper) }
+.wrong { color: #b3261e }
+table { border-collapse: collapse; font-size: .9rem }
+td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line) }
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that the page tells.
+
+    Attributes:
+        facts: figures and what they are.
+        chapters: each with what was written for it.
+        collections: the labels, and what they stand for.
+        models: what each of them is worth, in words, by name.
+        serve: the command that brings the server back.
+    """
+
+    facts: Sequence[tuple[str, str]]
+    heard: Sequence[Heard]
+    medley: Medley
+    chapters: Sequence[tuple[Chapter, Sequence[Written]]]
+    collections: Mapping[str, str]
+    models: Mapping[str, str]
+    serve: str
+
+
+def write_page(out: Path, story: Story) -> Path:
+    """Write `index.html`, whose links are relative, so the folder can be moved or put on any web server.
+
+    Args:
+        out: the folder that holds all that is linked to.
+
+    Returns:
+        The page's path.
+    """
+    parts = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        "<title>Tritone: what it hears and writes</title>",
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_STYLE}</style>\n</head>\n<body>",
+        "<h1>What Tritone hears and writes</h1>",
+        "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
+        "and served by NVIDIA Triton. Nothing here is picked: every seed was fixed before.</p>",
+        '<ul class="facts">',
+        *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in story.facts),
+        "</ul>",
+        "<p>Any line of code below writes the same notes again, as long as the same versions are served. "
+        "Run in the folder in which the demonstration ran:</p>",
+        f"<pre>{_text(story.serve)}</pre>",
+        '<pre>from tritone_client import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
+        *_listening(story, out),
+        *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
+        "<h2>The models</h2>",
+        '<p class="soft">Each was judged on pieces that it was not trained on.</p><table>',
+        *(f"<tr><th>{_text(model)}</th><td>{_text(words)}</td></tr>" for model, words in story.models.items()),
+        "</table>\n</body>\n</html>",
+    ]
+    page = out / PAGE
+    staged = page.with_suffix(".tmp")
+    staged.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    staged.replace(page)
+    return page
+
+
+def _listening(story: Story, out: Path) -> Iterable[str]:
+    yield "<h2>Listening</h2>"
+    yield (
+        "<p>genre_cnn is asked which collection each recording is from: "
+        f"{_text('; '.join(f'{name} ({title})' for name, title in story.collections.items()))}. "
+        "It has heard none of these pieces.</p>"
+    )
+    yield '<div class="rows">'
+    yield from (_recording(each, out) for each in story.heard)
+    yield "</div>"
+    yield (
+        f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each, one after the other.</p>"
+        f"<figure>{_image(story.medley.picture, out, 'what it hears in each window')}"
+        f"{_player(story.medley.path, out)}</figure>"
+        f"<pre>tritone classify {_text(str(story.medley.path))}</pre></article>"
+    )
+
+
+def _recording(heard: Heard, out: Path) -> str:
+    label, share = heard.answer.label, heard.answer.probabilities[heard.answer.label]
+    shown = "" if heard.right else ' class="wrong"'
+    return (
+        f'<article><h3>{_text(heard.track.title)}</h3><p class="soft">{_text(heard.track.composer)}, '
+        f"from {_text(heard.track.collection)}</p><p{shown}>It hears <b>{_text(label)}</b> ({share:.0%}).</p>"
+        f"{_player(heard.path, out)}</article>"
+    )
+
+
+def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterable[str]:
+    yield f"<h2>{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>"
+    shown: set[Path] = set()
+    for each in written:
+        several = ' class="several"' if len(each.pieces) > 1 else ""
+        yield (
+            f'<article id="{_text(each.ask.name)}"><h3>{_text(each.ask.title)}</h3><p>{_text(each.ask.text)}</p>'
+            + "".join(_given(piece, out, again=piece.midi in shown) for piece in each.given)
+            + f"<div{several}>{''.join(_figure(piece, out) for piece in each.pieces)}</div>"
+            + f"<pre>{_text(each.ask.python())}\n\n{_text(each.shell())}</pre></article>"
+        )
+        shown.update(piece.midi for piece in each.given)
+
+
+def _given(saved: Saved, out: Path, *, again: bool) -> str:
+    words = f"Given: {_text(saved.title)}"
+    if again:
+        return f'<p class="soft">{words}, as above.</p>'
+    return f'<figure class="given"><figcaption>{words}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>'
+
+
+def _figure(saved: Saved, out: Path) -> str:
+    piece = saved.piece
+    made = f"{piece.model} version {piece.model_version}, seed {piece.seed}"
+    return f"<figure><figcaption>{_text(made)}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>"
+
+
+def _notes(saved: Saved, out: Path) -> str:
+    grid = saved.piece.grid
+    return f'{grid.n_notes} notes, {grid.duration_s:.0f} s, <a href="{_link(saved.midi, out)}">MIDI</a>'
+
+
+def _shown(saved: Saved, out: Path) -> str:
+    sound = _player(saved.sound, out) if saved.sound else '<p class="soft">Silence: not one note.</p>'
+    return _image(saved.picture, out, f"piano roll: {saved.title}") + sound
+
+
+def _image(path: Path, out: Path, words: str) -> str:
+    return f'<div class="roll"><img src="{_link(path, out)}" alt="{_text(words)}" loading="lazy"></div>'
+
+
+def _player(path: Path, out: Path) -> str:
+    return f'<audio controls preload="none" src="{_link(path, out)}"></audio>'
+
+
+def _link(path: Path, out: Path) -> str:
+    return urllib.parse.quote(path.relative_to(out).as_posix())
+
+
+def _text(words: str) -> str:
+    return html.escape(words)

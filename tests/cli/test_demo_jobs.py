@@ -1,0 +1,147 @@
+"""Commands side by side: their order, what they answer, and that none outlives what started it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tritone_cli.demonstration import jobs as jobs_module
+from tritone_cli.demonstration.jobs import Done, Job, run_jobs
+from tritone_client import TritoneError
+
+# Stands for `python -m tritone_cli.demonstration.child`: says what it is told to, at the speed that it is told to.
+STAND_IN = """
+import json, os, sys, time
+name, seconds, status, *_ = sys.argv[1:]
+open(f"{name}.began", "w").write(str(os.getpid()))
+time.sleep(float(seconds))
+print(json.dumps({"name": name, "threads": os.environ["OMP_NUM_THREADS"], "asked": sys.argv[-1]}))
+if int(status):
+    print("some noise" + chr(10) + "error: no such thing", file=sys.stderr)
+sys.exit(int(status))
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Jobs that take no time unless told to; they leave `NAME.began` with their process id."""
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(jobs_module, "_COMMAND", (sys.executable, str(script)))
+
+    def job(name: str, *, seconds: float = 0, status: int = 0, needs: tuple[str, ...] = ()) -> Job:
+        return Job(name, (name, str(seconds), str(status)), tmp_path / "logs" / f"{name}.txt", needs)
+
+    return job
+
+
+def is_alive(name: str) -> bool:
+    try:
+        os.kill(int(Path(f"{name}.began").read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def run(*jobs: Job, n_at_once: int | None = None) -> list[Done]:
+    done: list[Done] = []
+    run_jobs(jobs, shown=False, on_done=done.append, n_at_once=n_at_once)
+    return done
+
+
+def test_they_run_in_the_order_of_their_needs(make: Callable[..., Job]) -> None:
+    jobs = (make("late", needs=("early",)), make("early", seconds=0.3), make("free"), make("last", needs=("late",)))
+    done = [each.job.name for each in run(*jobs)]
+    assert sorted(done) == ["early", "free", "last", "late"]
+    assert done.index("early") < done.index("late") < done.index("last")
+    assert done.index("free") < done.index("late") or len(os.sched_getaffinity(0)) == 1
+
+
+def test_a_need_that_is_no_job_is_taken_as_met(make: Callable[..., Job]) -> None:
+    assert [each.job.name for each in run(make("a", needs=("trained before",)))] == ["a"]
+    assert run() == []
+
+
+def test_they_answer_in_json_and_share_the_cores(make: Callable[..., Job]) -> None:
+    (done,) = run(make("a"), n_at_once=1)
+    assert done.answer == {"name": "a", "threads": str(len(os.sched_getaffinity(0))), "asked": "--json"}
+    assert 0 < done.seconds < 60
+
+
+def test_no_more_run_at_once_than_asked(make: Callable[..., Job]) -> None:
+    done = run(*(make(name, seconds=0.4) for name in "abc"), n_at_once=1)
+    began = sorted(Path(f"{name}.began").stat().st_mtime for name in "abc")
+    assert min(later - earlier for earlier, later in itertools.pairwise(began)) > 0.3
+    assert [each.job.name for each in done] == ["a", "b", "c"]
+
+
+def test_one_that_fails_says_why_and_ends_the_others(make: Callable[..., Job], tmp_path: Path) -> None:
+    slow, bad = make("slow", seconds=600), make("bad", seconds=1, status=1)
+    with pytest.raises(TritoneError, match=r"bad failed: no such thing\n.*bad\.txt") as caught:
+        run(slow, bad, make("never", needs=("bad",)), n_at_once=2)
+    assert "some noise" not in str(caught.value)
+    assert "some noise" in (tmp_path / "logs" / "bad.txt").read_text()
+    assert not is_alive("slow")
+    assert not Path("never.began").exists()
+
+
+def test_one_that_is_killed_is_said_to_be(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import os; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(jobs_module, "_COMMAND", (sys.executable, "-c", script))
+    with pytest.raises(TritoneError, match="killed by signal 9, as happens when memory runs out"):
+        run(make("a"))
+
+
+def test_needs_in_a_circle_are_an_error_of_whoever_planned_them(make: Callable[..., Job]) -> None:
+    with pytest.raises(ValueError, match="need each other"):
+        run(make("a", needs=("b",)), make("b", needs=("a",)))
+
+
+def test_an_interrupt_ends_them(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        if Path("slow.began").exists() and Path("slow.began").read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs_module.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(make("slow", seconds=600))
+    assert not is_alive("slow")
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    # A command that would wait for a long time: `tritone serve` of an empty repository would not, so a pipe is read.
+    child = (
+        "import runpy, sys, time, tritone_cli.main as m; "
+        "m.main = lambda: (print('ready', flush=True), time.sleep(600)); "
+        "runpy.run_module('tritone_cli.demonstration.child', run_name='__main__')"
+    )
+    parent = (
+        "import subprocess, sys, time; "
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
+        "p.stdout.readline(); print(p.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _is_running(pid):
+        time.sleep(0.05)
+    assert not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    """A process that has ended may still be listed as a zombie where nobody waits for orphans."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
