@@ -7,6 +7,7 @@ import csv
 import functools
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def checkpoint() -> Path:
     return path
 
 
-def _write(path: Path, separator: str, header: tuple[str, ...], rows: list[tuple[object, ...]] | list[tuple[str, str]]) -> None:
+def _write(
+    path: Path, separator: str, header: tuple[str, ...], rows: list[tuple[object, ...]] | list[tuple[str, str]]
+) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=separator)
         writer.writerow(header)

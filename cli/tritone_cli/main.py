@@ -43,7 +43,7 @@ COMMANDS: Final = (
 # What the extras bring, by import name.
 EXTRA_OF: Final = {
     **dict.fromkeys(("matplotlib", "pretty_midi", "symusic"), "scores"),
-    **dict.fromkeys(("lightning", "music21", "optuna", "scipy", "sklearn", "torch"), "train"),
+    **dict.fromkeys(("lightning", "music21", "optuna", "pandas", "scipy", "sklearn", "torch"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
 }
 

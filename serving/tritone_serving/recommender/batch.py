@@ -6,7 +6,7 @@ Letters: B questions, I items, U stored users, L entries of all histories.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Batch:
         embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
         moods: (B,) place in `MOODS`, -1 without.
         unknown: ids that were passed over.
+        borrowed: (B,) whether the history is what friends listen to, for want of one's own.
         friend_ids: by question, stored user row -> the id by which the question named that friend.
     """
 
@@ -39,6 +40,8 @@ class Batch:
     moods: npt.NDArray[np.int64]
     unknown: Sequence[Unknown]
     friend_ids: Sequence[Mapping[int, str]]
+    borrowed: npt.NDArray[np.bool_]
+    memo: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -56,11 +59,17 @@ class Batch:
             self.moods[row],
             [self.unknown[question]],
             [self.friend_ids[question]],
+            self.borrowed[row],
         )
 
     @property
+    def has_history(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether there is anything to go by, own or borrowed."""
+        return np.diff(self.history.starts) > 0
+
+    @property
     def n_history(self) -> npt.NDArray[np.int64]:
-        """(B,) how many known items each history holds that were not skipped."""
+        """(B,) how many known items each own history holds that were not skipped."""
         return np.diff(self.heard.starts)
 
 

@@ -18,30 +18,71 @@ from tritone_serving.recommender.rows import Floats
 SEGMENTS: Final = ("cold", "short", "warm")
 
 
+BIAS: Final = "bias"  # in a manifest's weights for unheard items: a constant
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What each member counts for each question.
+
+    Attributes:
+        heard: (B, M) for items that somebody listens to.
+        unheard: (B, M) for items that nobody listens to yet: most members are silent about them, and the others
+            would be outvoted.
+        bias: (B,) added to unheard items, so that the two kinds can be compared.
+    """
+
+    heard: Floats
+    unheard: Floats
+    bias: Floats
+
+    @classmethod
+    def zeros(cls, n: int, n_members: int) -> Weights:
+        """Nobody counts."""
+        shape = (n, n_members)
+        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n, np.float32))
+
+    def put(self, rows: npt.NDArray[np.bool_], others: Weights) -> None:
+        """Replace some questions' weights."""
+        self.heard[rows], self.unheard[rows], self.bias[rows] = others.heard, others.unheard, others.bias
+
+    def of(self, row: int) -> Weights:
+        """One question's, as a batch of its own."""
+        one = slice(row, row + 1)
+        return Weights(self.heard[one], self.unheard[one], self.bias[one])
+
+
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """One set of weights, learned on validation data.
 
     Attributes:
-        warm_from: histories of at least so many items are warm, those of at least one item short.
+        warm_from: own histories of at least so many items are warm, those of at least one item short.
         weights: segment -> member -> weight; a member that is not named has none.
+        unheard: the same for items that nobody listens to yet, `bias` among them.
     """
 
     warm_from: int
     weights: Mapping[str, Mapping[str, float]]
+    unheard: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def from_manifest(cls, described: Mapping[str, Any]) -> Ensemble:
-        return cls(int(described["warm_from"]), described["weights"])
+        return cls(int(described["warm_from"]), described["weights"], described.get("unheard") or described["weights"])
 
     def segments(self, batch: Batch) -> npt.NDArray[np.int64]:
         """(B,) place in `SEGMENTS`."""
         n_history = batch.n_history
         return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
 
-    def table(self, members: Sequence[str]) -> Floats:
-        """(3, M) weights by segment."""
-        return np.array([[self.weights[s].get(name, 0.0) for name in members] for s in SEGMENTS], np.float32)
+    def weights_of(self, members: Sequence[str], segments: npt.NDArray[np.int64]) -> Weights:
+        """Weights by each question's segment (B,)."""
+        heard, unheard = (
+            np.array([[table[s].get(name, 0.0) for name in members] for s in SEGMENTS], np.float32)
+            for table in (self.weights, self.unheard)
+        )
+        bias = np.array([self.unheard[s].get(BIAS, 0.0) for s in SEGMENTS], np.float32)
+        return Weights(heard[segments], unheard[segments], bias[segments])
 
 
 def loud(scores: Floats, scale: float) -> Floats:
@@ -52,22 +93,28 @@ def loud(scores: Floats, scale: float) -> Floats:
     """
     if scale == 0:
         return scores
-    heard: Floats = np.log(np.maximum(scores, 0) * np.float32(1 / scale) + np.float32(1))
-    return heard
+    heard: Floats = scores * np.float32(1 / scale)
+    np.maximum(heard, 0, out=heard)
+    heard += np.float32(1)
+    return np.log(heard, out=heard)
 
 
-def blend(scores: Mapping[str, Floats], weights: Floats, n_items: int) -> Floats:
+def blend(scores: Mapping[str, Floats], weights: Weights, n_heard: int) -> Floats:
     """Weighted sum of members' scores.
 
     Args:
-        scores: member -> (B, I).
-        weights: (B, M), members in the order of `scores`.
+        scores: member -> (B, I), as `loud` made them.
+        weights: members in the order of `scores`.
+        n_heard: the first items of that number are those that somebody listens to.
 
     Returns:
         (B, I), a new array.
     """
-    total = np.zeros((len(weights), n_items), np.float32)
+    first = next(iter(scores.values()))
+    total = np.zeros(first.shape, np.float32)
     for column, each in enumerate(scores.values()):
-        if weights[:, column].any():
-            total += weights[:, column, None] * each
+        for part, table in ((slice(n_heard), weights.heard), (slice(n_heard, None), weights.unheard)):
+            if table[:, column].any():
+                total[:, part] += table[:, column, None] * each[:, part]
+    total[:, n_heard:] += weights.bias[:, None]
     return total

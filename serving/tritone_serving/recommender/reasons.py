@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.ensemble import Weights, loud
 from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.members.taste import Taste, whole_taste
 from tritone_serving.recommender.question import Floats, Reason
@@ -27,30 +28,36 @@ def reasons_of(
     *,
     ranked: Ranked,
     scores: Mapping[str, Floats],
-    weights: Floats,
+    weights: Weights,
 ) -> tuple[tuple[Reason, ...], ...]:
     """Reasons for one question's answer, by item, the weightiest first.
 
     A friend is named only if the question named them: stored friends are summed up without a name.
 
     Args:
-        scores: member -> (B, I) as the ensemble adds them up.
-        weights: (M,) of the members in the order of `scores`.
+        scores: member -> (B, I), raw.
+        weights: this question's, of the members in the order of `scores`.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
-    for (name, member_scores), weight in zip(scores.items(), weights.tolist(), strict=True):
-        if weight == 0:
+    known = ranked.items < recommender.n_heard
+    for column, (name, member_scores) in enumerate(scores.items()):
+        counts = np.where(known, weights.heard[0, column], weights.unheard[0, column]).astype(np.float64)
+        if not counts.any():
             continue
         member = recommender.members[name]
-        if isinstance(member, Taste):
-            parts = [whole_taste(member_scores[row, ranked.items])]
-        else:
-            parts = list(member.parts(batch, row, ranked.items))
-        for part in _shared(parts, member_scores[row, ranked.items]):
+        raw = member_scores[row, ranked.items]
+        parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, ranked.items))
+        for part in _shared(parts, loud(raw, recommender.scales[name]) * counts):
+            because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
             causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
-            _add(found, name, part, causes, weight)
+            _add(found, name, because, part, causes)
+    extras = {
+        "novelty": ranked.novelty,
+        "diversity": ranked.diversity,
+        "unheard": np.where(known, 0, weights.bias[0]),
+    }
     for place, reasons in enumerate(found):
-        for because, amounts in (("novelty", ranked.novelty), ("diversity", ranked.diversity)):
+        for because, amounts in extras.items():
             if amounts[place]:
                 reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
@@ -63,17 +70,17 @@ def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 
-def _add(found: list[list[Reason]], name: str, part: Part, causes: Sequence[str], weight: float) -> None:
+def _add(found: list[list[Reason]], name: str, because: str, part: Part, causes: Sequence[str]) -> None:
     """A part's summands to each item's reasons; causes without a name become one."""
-    for reasons, amounts in zip(found, np.asarray(part.amounts, np.float64) * weight, strict=True):
+    for reasons, amounts in zip(found, part.amounts.astype(np.float64), strict=True):
         nameless = 0.0
         for cause, amount in zip(causes, amounts.tolist(), strict=True):
             if not cause:
                 nameless += amount
             elif amount:
-                reasons.append(Reason(name, part.because, cause, amount))
+                reasons.append(Reason(name, because, cause, amount))
         if nameless:
-            reasons.append(Reason(name, part.because, "", nameless))
+            reasons.append(Reason(name, because, "", nameless))
 
 
 def _name(recommender: Recommender, batch: Batch, row: int, because: str, cause: int) -> str:

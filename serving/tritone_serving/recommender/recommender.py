@@ -24,7 +24,7 @@ from tritone_serving.recommender._exceptions import ArtifactError, QuestionError
 from tritone_serving.recommender.arms import arm_of
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import Ensemble, blend, loud
+from tritone_serving.recommender.ensemble import Ensemble, Weights, blend, loud
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
 from tritone_serving.recommender.pseudonyms import key_check
@@ -48,6 +48,7 @@ class Recommender:
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
         scales: each member's unit, see `ensemble.loud`.
+        n_heard: items that anybody listens to; they come first.
         members: by name; `taste_vae` is among them though another model scores for it.
     """
 
@@ -66,6 +67,7 @@ class Recommender:
             "shares": {next(iter(self._ensembles)): 1.0},
         }
         self._popularity = artifact.arrays["popularity.shares"]
+        self.n_heard = int(np.count_nonzero(self._popularity))
         self._vectors = artifact.arrays.get("vectors")
 
     @classmethod
@@ -112,30 +114,36 @@ class Recommender:
             raise error
         scores = self.score_members(batch, taste)
         weights, _ = self._weights(questions, batch, tuple(scores))
-        return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items), batch
+        return scores, self.blend(scores, weights), batch
 
-    def score_by_friends(self, friends: Sequence[Sequence[int]]) -> tuple[dict[str, Floats], Floats]:
+    def score_by_friends(
+        self, friends: Sequence[Sequence[int]], *, taste: AskTaste | None = None
+    ) -> tuple[dict[str, Floats], Floats]:
         """As `score`, for people of whom nothing is known but the rows of their friends.
 
         Returns:
             member -> (B, I); the ensemble's (B, I).
         """
-        empty = [np.zeros(0, np.int64)] * len(friends)
-        none = [np.zeros(0, np.float32)] * len(friends)
-        rows = [np.array(each, np.int64) for each in friends]
-        batch = Batch(
-            users=np.full(len(friends), -1),
-            history=Rows.from_lists(empty, none),
-            heard=Rows.from_lists(empty, none),
-            friends=Rows.from_lists(rows, [np.ones(len(each), np.float32) for each in rows]),
-            embeddings=None,
-            moods=np.full(len(friends), -1),
-            unknown=[Unknown()] * len(friends),
-            friend_ids=[{}] * len(friends),
+        n = len(friends)
+        nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
+        rows = Rows.from_lists(
+            [np.array(each, np.int64) for each in friends], [np.ones(len(each), np.float32) for each in friends]
         )
-        scores = self.score_members(batch, None)
-        weights, _ = self._weights([Question()] * len(friends), batch, tuple(scores))
-        return scores, blend(self.heard_scores(scores), weights, self.artifact.n_items)
+        history, borrowed = self.resolver.borrow(nothing, rows)
+        batch = Batch(
+            users=np.full(n, -1),
+            history=history,
+            heard=nothing,
+            friends=rows,
+            embeddings=None,
+            moods=np.full(n, -1),
+            unknown=[Unknown()] * n,
+            friend_ids=[{}] * n,
+            borrowed=borrowed,
+        )
+        scores = self.score_members(batch, taste)
+        weights, _ = self._weights([Question()] * n, batch, tuple(scores))
+        return scores, self.blend(scores, weights)
 
     def score_members(self, batch: Batch, taste: AskTaste | None) -> dict[str, Floats]:
         """Every member's scores: name -> (B, I); `taste_vae` is asked first and awaited last."""
@@ -146,15 +154,14 @@ class Recommender:
         scores = {name: member.score(batch) for name, member in self.members.items() if not isinstance(member, Taste)}
         return {**scores, **{name: wait() for name, wait in asked.items()}}
 
-    def heard_scores(self, scores: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Members' scores as the ensemble adds them up."""
-        return {name: loud(each, self.scales[name]) for name, each in scores.items()}
+    def blend(self, scores: Mapping[str, Floats], weights: Weights) -> Floats:
+        """The ensemble's scores (B, I) of its members'."""
+        return blend({name: loud(each, self.scales[name]) for name, each in scores.items()}, weights, self.n_heard)
 
     def _answer(self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None) -> list[Answer]:
         scores = self.score_members(batch, taste)
         weights, arms = self._weights(questions, batch, tuple(scores))
-        heard = self.heard_scores(scores)
-        total = blend(heard, weights, self.artifact.n_items)
+        total = self.blend(scores, weights)
         answers = []
         for row, question in enumerate(questions):
             n_heard = self._mask(total[row], question, batch, row)
@@ -171,7 +178,9 @@ class Recommender:
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
                     rung=self._rung(question, batch, row),
-                    reasons=reasons_of(self, batch, row, ranked=ranked, scores=heard, weights=weights[row]) if question.explain else (),
+                    reasons=reasons_of(self, batch, row, ranked=ranked, scores=scores, weights=weights.of(row))
+                    if question.explain
+                    else (),
                     unknown=batch.unknown[row],
                     arm=arms[row],
                     heard=n_heard,
@@ -181,15 +190,14 @@ class Recommender:
 
     def _weights(
         self, questions: Sequence[Question], batch: Batch, members: tuple[str, ...]
-    ) -> tuple[Floats, list[str]]:
-        """(B, M) weights, and each question's arm."""
+    ) -> tuple[Weights, list[str]]:
+        """Each question's weights, and its arm."""
         arms = [arm_of(q.user, salt=self._ab["salt"], shares=self._ab["shares"]) for q in questions]
-        weights = np.zeros((batch.n, len(members)), np.float32)
+        weights = Weights.zeros(batch.n, len(members))
         for arm in set(arms):
             ensemble = self._ensembles[arm]
-            table = ensemble.table(members)[ensemble.segments(batch)]
             mine = np.array([each == arm for each in arms])
-            weights[mine] = table[mine]
+            weights.put(mine, ensemble.weights_of(members, ensemble.segments(batch)[mine]))
         return weights, arms
 
     def _mask(self, scores: Floats, question: Question, batch: Batch, row: int) -> int:

@@ -20,6 +20,7 @@ from tritone_serving.recommender.question import Floats, Question, Unknown
 from tritone_serving.recommender.rows import Rows
 
 _NOBODY: Final = -1
+_MOST_BORROWED: Final = 200  # items of friends
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Resolver:
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
+        self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
     def item(self, name: str) -> int | None:
@@ -93,19 +95,51 @@ class Resolver:
                 kept.append(question)
             except QuestionError as error:
                 errors[place] = error
+        friends = Rows.from_lists(
+            [r.friends for r in resolved], [np.ones(len(r.friends), np.float32) for r in resolved]
+        )
+        history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
+        history, borrowed = self.borrow(history, friends)
         batch = Batch(
             users=np.array([each.user for each in resolved], np.int64),
-            history=Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved]),
-            heard=Rows.from_lists([r.heard for r in resolved], [np.ones(len(r.heard), np.float32) for r in resolved]),
-            friends=Rows.from_lists(
-                [r.friends for r in resolved], [np.ones(len(r.friends), np.float32) for r in resolved]
-            ),
+            history=history,
+            heard=_ones([each.heard for each in resolved]),
+            friends=friends,
             embeddings=embedding_rows(kept),
             moods=mood_rows(kept),
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
+            borrowed=borrowed,
         )
         return batch, errors
+
+    def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """Give whoever has friends and no history what the friends listen to, the most shared first.
+
+        Args:
+            history: (B, I).
+            friends: (B, U).
+
+        Returns:
+            (B, I), and (B,) whose was borrowed.
+        """
+        borrowed = (np.diff(history.starts) == 0) & (np.diff(friends.starts) > 0)
+        if not borrowed.any():
+            return history, borrowed
+        columns, values = [], []
+        for row, wanting in enumerate(borrowed.tolist()):
+            items, weights = history.row(row)
+            if wanting:
+                theirs = self._listening.take(friends.row(row)[0].astype(np.int64))
+                items, place = np.unique(theirs.columns, return_inverse=True)
+                weights = np.bincount(place, theirs.values, len(items)).astype(np.float32)
+                if len(items) > _MOST_BORROWED:
+                    best = np.sort(np.argpartition(-weights, _MOST_BORROWED - 1)[:_MOST_BORROWED])
+                    items, weights = items[best], weights[best]
+                weights = weights / max(float(weights.mean()), 1e-9) if len(weights) else weights
+            columns.append(items)
+            values.append(weights)
+        return Rows.from_lists(columns, values), borrowed
 
     def _resolve(self, question: Question) -> _Resolved:
         user = _NOBODY if question.user is None else self.user(question.user)
@@ -177,3 +211,8 @@ class Resolver:
         rows.update(names)
         rows.discard(user)  # nobody is their own friend
         return np.array(sorted(rows), np.int64), names, tuple(dict.fromkeys(unknown))
+
+
+def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:
+    """Rows of 1 at the given columns."""
+    return Rows.from_lists(columns, [np.ones(len(each), np.float32) for each in columns])

@@ -16,7 +16,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part, whole
 from tritone_serving.recommender.members.own import OwnTags
-from tritone_serving.recommender.rows import Floats, Rows, ranges, scatter
+from tritone_serving.recommender.rows import Floats, Rows, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,49 +42,34 @@ class Tags:
         return cls(name, *rows, int(described["n_profile"]), own)
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return batch.n_history > 0
+        return batch.has_history
 
     def score(self, batch: Batch) -> Floats:
-        rows, tags, amounts = self._profiles(batch)
-        counts = self.by_tag.starts[tags + 1] - self.by_tag.starts[tags]
-        entries = ranges(self.by_tag.starts[tags], counts)
-        scores = scatter(
-            np.repeat(rows, counts),
-            self.by_tag.columns[entries],
-            self.by_tag.values[entries] * np.repeat(amounts, counts),
-            (batch.n, self.by_item.n_rows),
-        )
+        scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
         self.own.apply(scores, batch)
         return scores
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        _, tags, amounts = self._profiles(batch.only(question))
+        tags, amounts = self._profiles(batch.only(question)).row(0)
         strengths = np.zeros((len(items), len(tags)), np.float32)
         for row, item in zip(strengths, items.tolist(), strict=True):
             known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
             row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
         strengths *= amounts * self.own.of(batch, question, items)[:, None]
-        return [Part("tag", tags, strengths)]
+        return [Part("tag", tags.astype(np.int64), strengths)]
 
-    def _profiles(self, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-        """(row, tag, amount) of each question's weightiest tags; each profile of length 1."""
-        history = batch.history
-        taken = self.by_item.take(history.columns.astype(np.int64))
-        weights = taken.values * np.repeat(history.values, np.diff(taken.starts))
-        owner = np.repeat(history.row_numbers(), np.diff(taken.starts))
-        rows, tags, amounts = [], [], []
-        for question in range(batch.n):
-            mine = owner == question
-            found, place = np.unique(taken.columns[mine], return_inverse=True)
-            total = np.bincount(place, weights[mine], len(found)).astype(np.float32)
-            if len(found) > self.n_profile:
-                best = np.argpartition(-np.abs(total), self.n_profile - 1)[: self.n_profile]
-                found, total = found[best], total[best]
-            length = float(np.sqrt((total * total).sum()))
-            rows.append(np.full(len(found), question))
-            tags.append(found.astype(np.int64))
-            amounts.append(total / max(length, 1e-9))
-        return np.concatenate(rows), np.concatenate(tags), np.concatenate(amounts).astype(np.float32)
+    def _profiles(self, batch: Batch) -> Rows:
+        """(B, G) each question's weightiest tags; each profile of length 1."""
+        whole = product(batch.history, self.by_item, self.by_tag.n_rows)
+        columns, values = [], []
+        for row in whole:
+            best = np.flatnonzero(row)
+            if len(best) > self.n_profile:
+                best = best[np.argpartition(-np.abs(row[best]), self.n_profile - 1)[: self.n_profile]]
+            amounts = row[best]
+            columns.append(best)
+            values.append(amounts / max(float(np.sqrt((amounts * amounts).sum())), 1e-9))
+        return Rows.from_lists(columns, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +91,7 @@ class Sound:
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         given = np.zeros(batch.n, np.bool_) if batch.embeddings is None else batch.embeddings.any(1)
-        return given | (batch.n_history > 0)
+        return given | batch.has_history
 
     def score(self, batch: Batch) -> Floats:
         scores: Floats = self._wanted(batch) @ self.embeddings.T

@@ -16,7 +16,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.members.own import OwnTags
-from tritone_serving.recommender.rows import Floats, Rows, ranges, scatter
+from tritone_serving.recommender.rows import Floats, Rows, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +38,12 @@ class ItemItem:
         return cls(name, artifact.rows(name), float(described["damping"]), OwnTags.open(artifact, name))
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return batch.n_history > 0
+        return batch.has_history
 
     def score(self, batch: Batch) -> Floats:
         history = batch.history
         weights = history.values * np.repeat(self._scale(history), np.diff(history.starts))
-        starts = self.table.starts[history.columns]
-        counts = self.table.starts[history.columns + 1] - starts
-        entries = ranges(starts, counts)
-        scores = scatter(
-            np.repeat(history.row_numbers(), counts),
-            self.table.columns[entries],
-            self.table.values[entries] * np.repeat(weights, counts),
-            (batch.n, self.table.n_rows),
-        )
+        scores = product(Rows(history.starts, history.columns, weights), self.table, self.table.n_rows)
         self.own.apply(scores, batch)
         return scores
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part, whole
-from tritone_serving.recommender.rows import Floats, Rows, ranges, scatter
+from tritone_serving.recommender.rows import Floats, Rows, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,31 +42,24 @@ class Listeners:
     def n_users(self) -> int:
         return self.by_user.n_rows
 
-    def likeness(self, batch: Batch, question: int) -> Floats:
-        """(U,) cosine with one question's history; oneself 0."""
-        items, weights = batch.history.row(question)
-        rare = weights * self.rarity[items]
-        length = float(np.sqrt((rare * rare).sum()))
-        if length == 0:
-            return np.zeros(self.n_users, np.float32)
-        counts = self.by_item.starts[items + 1] - self.by_item.starts[items]
-        entries = ranges(self.by_item.starts[items], counts)
-        alike = np.bincount(
-            self.by_item.columns[entries],
-            self.by_item.values[entries] * np.repeat(rare / length, counts),
-            self.n_users,
-        ).astype(np.float32)
-        if batch.users[question] >= 0:
-            alike[batch.users[question]] = 0
-        return alike
+    def likeness(self, batch: Batch) -> Floats:
+        """(B, U) cosine with each question's history; oneself 0."""
+        found = batch.memo.get("likeness")
+        if found is None:
+            history = batch.history
+            rare = history.values * self.rarity[history.columns]
+            rows = history.row_numbers()
+            lengths = np.sqrt(np.bincount(rows, rare * rare, batch.n))
+            rare = (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
+            found = product(Rows(history.starts, history.columns, rare), self.by_item, self.n_users)
+            known = np.flatnonzero(batch.users >= 0)
+            found[known, batch.users[known]] = 0
+            batch.memo["likeness"] = found
+        return found
 
     def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
         """(B, I) what given people listen to, weighted."""
-        counts = [len(each) for each in people]
-        taken = self.by_user.take(np.concatenate([np.zeros(0, np.int64), *people]))
-        rows = np.repeat(np.repeat(np.arange(len(counts)), counts), np.diff(taken.starts))
-        weights = np.repeat(np.concatenate([np.zeros(0, np.float32), *strengths]), np.diff(taken.starts))
-        return scatter(rows, taken.columns, taken.values * weights, (len(people), n_items))
+        return product(Rows.from_lists(people, strengths), self.by_user, n_items)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +95,11 @@ class UserKnn:
         )
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return batch.n_history > 0
+        return batch.has_history
 
     def score(self, batch: Batch) -> Floats:
         people, strengths = [], []
-        for question in range(batch.n):
-            near = self._strengths(batch, question)
+        for near in self._strengths(batch):
             who = np.flatnonzero(near)
             if len(who) > self.n_neighbours:
                 who = who[np.argpartition(-near[who], self.n_neighbours - 1)[: self.n_neighbours]]
@@ -120,20 +112,31 @@ class UserKnn:
         one = batch.only(question)
         return [whole("listeners", self.score(one)[0, items])]
 
-    def _strengths(self, batch: Batch, question: int) -> Floats:
-        cosine = self.listeners.likeness(batch, question)
+    def _strengths(self, batch: Batch) -> Floats:
+        """(B, U)."""
+        cosine = self.listeners.likeness(batch)
         near = cosine > 0
         if self.metric == "euclidean":  # both of length 1: distance ** 2 = 2 - 2 cosine
-            cosine = np.where(near, 1 / (1 + np.sqrt(np.maximum(2 - 2 * cosine, 0))), 0) - 1 / (1 + np.sqrt(2))
+            distance = np.sqrt(np.maximum(2 - 2 * cosine, 0))
+            cosine = np.where(near, 1 / (1 + distance) - 1 / (1 + np.sqrt(2)), 0)
         elif self.metric == "pearson":
-            items, weights = batch.history.row(question)
-            rare = weights * self.listeners.rarity[items]
-            n = len(self.held_back)
-            mean = float(rare.sum() / max(np.sqrt((rare * rare).sum()), 1e-9)) / n
-            deviation = np.sqrt(np.maximum((1 - n * mean * mean) * (1 - n * self.means**2), 1e-9))
-            cosine = np.where(near, (cosine - n * mean * self.means) / deviation, 0)
-        strengths: Floats = (np.maximum(cosine, 0) ** self.sharpness).astype(np.float32)
+            n_items = len(self.held_back)
+            means = self._means(batch)[:, None]
+            spread = (1 - n_items * means**2) * (1 - n_items * self.means**2)
+            cosine = np.where(near, (cosine - n_items * means * self.means) / np.sqrt(np.maximum(spread, 1e-9)), 0)
+        strengths: Floats = np.maximum(cosine, 0).astype(np.float32)
+        if self.sharpness != 1:
+            np.power(strengths, np.float32(self.sharpness), out=strengths)
         return strengths
+
+    def _means(self, batch: Batch) -> Floats:
+        """(B,) mean over all items of each history's vector of length 1."""
+        history = batch.history
+        rare = history.values * self.listeners.rarity[history.columns]
+        rows = history.row_numbers()
+        lengths = np.sqrt(np.bincount(rows, rare * rare, batch.n))
+        means: Floats = (np.bincount(rows, rare, batch.n) / np.maximum(lengths, 1e-9)).astype(np.float32)
+        return means / np.float32(len(self.held_back))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,5 +175,5 @@ class Social:
     def _strengths(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
         if not len(who) or not batch.n_history[question]:
             return np.full(len(who), self.base, np.float32)
-        strengths: Floats = np.maximum(self.listeners.likeness(batch, question)[who], 0) + np.float32(self.base)
+        strengths: Floats = np.maximum(self.listeners.likeness(batch)[question, who], 0) + np.float32(self.base)
         return strengths

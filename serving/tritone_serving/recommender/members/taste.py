@@ -74,7 +74,7 @@ class Taste:
         return finish
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return batch.n_history > 0
+        return batch.has_history
 
     def score(self, batch: Batch) -> Floats:
         raise NotImplementedError(f"{self.name} is asked of another model, see `ask`")

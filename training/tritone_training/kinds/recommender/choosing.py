@@ -16,7 +16,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import AskTaste, Question, Recommender
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import SEGMENTS, loud
+from tritone_serving.recommender.ensemble import SEGMENTS
 from tritone_serving.recommender.members.neighbours import UserKnn
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
@@ -25,9 +25,10 @@ from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.learning import (
     Candidates,
     Collector,
+    Learned,
     figures_of,
-    learn_weights,
-    polish,
+    learn,
+    problem_of,
     scales_of,
 )
 from tritone_training.kinds.recommender.scoring import AT_ONCE
@@ -94,7 +95,7 @@ def choose(
 
     def collect(change: Callable[[Batch], Batch]) -> Candidates:
         nonlocal done
-        collector = Collector(heard, wanted, counts[users])
+        collector = Collector(heard, wanted, counts[users], recommender.n_heard)
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             collector.add(rows, recommender.score_members(change(batch), taste))
@@ -104,28 +105,36 @@ def choose(
 
     warm = collect(lambda batch: batch)
     scales = scales_of(warm)
-    weights = {"warm": polish(warm, learn_weights(warm, tuple(warm.features), scales), scales)}
-    figures = _figures(warm, weights["warm"], scales)
+    learned = {"warm": learn(warm, tuple(warm.features), scales)}
+    figures = _figures(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
+    del warm
     short = collect(lambda batch: _shortened(batch, rng))
-    weights["short"] = polish(short, learn_weights(short, tuple(short.features), scales), scales)
-    cold = collect(lambda batch: _shortened(batch, None))
-    alone = [name for name in ("popularity", "social") if name in cold.features]
-    weights["cold"] = polish(cold, learn_weights(cold, alone, scales), scales)
-    weights["cold"] = _positive_popularity(weights["cold"])
+    learned["short"] = learn(short, tuple(short.features), scales)
+    del short
+    cold = collect(lambda batch: _without_history(batch, recommender))
+    learned["cold"] = learn(cold, tuple(cold.features), scales)
+    weights = {segment: dict(each.heard) for segment, each in learned.items()}
+    unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
+    # Whoever has nothing at all is told what is popular, so its weight must be above 0.
+    weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
     for name, weight in _ASKED_ALONE.items():
         if name in recommender.members:
-            weights["cold"][name] = weight
-            for segment in ("short", "warm"):
-                weights[segment].setdefault(name, weight / 4)
-                if name == "mood" or not weights[segment][name]:
-                    weights[segment][name] = weight / 4
+            for table in (weights, unheard):
+                table["cold"][name] = weight
+                for segment in ("short", "warm"):
+                    table[segment][name] = max(table[segment].get(name, 0.0), weight / 4)
     even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
     return Chosen(
         metric,
         {name: scales.get(name, 0.0) for name in recommender.members},
         {
-            "a": {"warm_from": config.warm_from, "weights": weights, "how": "learned on validation"},
+            "a": {
+                "warm_from": config.warm_from,
+                "weights": weights,
+                "unheard": unheard,
+                "how": "learned on validation",
+            },
             "b": {"warm_from": config.warm_from, "weights": even, "how": "every member alike, for comparison"},
         },
         {**figures, "cross_fitted": crossed, "n": len(users)},
@@ -148,7 +157,7 @@ def _metric(
     n = sum(batch.n for batch in batches)
     found = {}
     for metric in METRICS:
-        collector = Collector(heard[:n], wanted[:n], counts[:n])
+        collector = Collector(heard[:n], wanted[:n], counts[:n], recommender.n_heard)
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             collector.add(rows, {"user_knn": _with_metric(member, metric).score(batch)})
@@ -164,28 +173,31 @@ def _with_metric(member: Any, metric: str) -> UserKnn:
     return replace(member, metric=metric)
 
 
-def _shortened(batch: Batch, rng: np.random.Generator | None) -> Batch:
-    """Histories cut to one to five items at random, or to nothing without a generator."""
+def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Histories cut to one to five items at random."""
     columns, values = [], []
     for row in range(batch.n):
-        items, weights = batch.heard.row(row)[0], batch.history.row(row)[1]
-        n = 0 if rng is None else min(int(rng.integers(1, _LONGEST_SHORT + 1)), len(items))
-        kept = np.sort(rng.permutation(len(items))[:n]) if rng is not None else np.zeros(0, np.int64)
+        items, weights = batch.history.row(row)
+        n = min(int(rng.integers(1, _LONGEST_SHORT + 1)), len(items))
+        kept = np.sort(rng.permutation(len(items))[:n])
         columns.append(items[kept])
         values.append(weights[kept])
     rows = Rows.from_lists(columns, values)
-    return replace(batch, history=rows, heard=rows)
+    return replace(batch, history=rows, heard=rows, memo={})
 
 
-def _positive_popularity(weights: Mapping[str, float]) -> dict[str, float]:
-    """Whoever has nothing at all is told what is popular, so its weight must not be 0."""
-    return {**weights, "popularity": max(float(weights.get("popularity", 0.0)), 0.1)}
+def _without_history(batch: Batch, recommender: Recommender) -> Batch:
+    """Nothing but friends."""
+    nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
+    history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
+    return replace(batch, history=history, heard=nothing, borrowed=borrowed, memo={})
 
 
-def _figures(candidates: Candidates, weights: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, Any]:
-    total = np.sum([weight * loud(candidates.features[name], scales[name]) for name, weight in weights.items()], axis=0)
+def _figures(candidates: Candidates, learned: Learned, scales: Mapping[str, float]) -> dict[str, Any]:
+    problem = problem_of(candidates, tuple(candidates.features), scales)
+    weights = {key: (learned.unheard if key[1] else learned.heard).get(key[0], 0.0) for key in problem.columns}
     return {
-        "ensemble": figures_of(candidates, total),
+        "ensemble": figures_of(candidates, problem.total(weights)),
         "members": {name: figures_of(candidates, scores) for name, scores in candidates.features.items()},
     }
 
@@ -195,11 +207,10 @@ def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[s
     found = []
     n_users = len(candidates.n_held_out)
     for side in (0, 1):
-        learn, judge = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
-        if not learn.wanted.any() or not (judge.n_held_out > 0).any():
+        fit, judge = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        if not fit.wanted.any() or not (judge.n_held_out > 0).any():
             return {}
-        weights = polish(learn, learn_weights(learn, tuple(learn.features), scales), scales)
-        found.append(_figures(judge, weights, scales)["ensemble"])
+        found.append(_figures(judge, learn(fit, tuple(fit.features), scales), scales)["ensemble"])
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
@@ -209,6 +220,7 @@ def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
         candidates.users[kept],
         candidates.items[kept],
         candidates.wanted[kept],
+        candidates.unheard[kept],
         {name: each[kept] for name, each in candidates.features.items()},
         candidates.tops,
         np.where(users, candidates.n_held_out, 0),

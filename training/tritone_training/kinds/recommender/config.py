@@ -50,7 +50,7 @@ class RecommenderConfig:
     item_knn_shrink: float = 3.0
     graph_l2: float = 0.1
     n_factors: int = 64
-    user_knn_neighbours: int = 200
+    user_knn_neighbours: int = 400
     user_knn_sharpness: float = 1.5
     user_knn_damping: float = 0.3
     social_base: float = 0.02

@@ -110,9 +110,7 @@ def judge(
         "ensemble": figures.pop("ensemble"),
         "members": figures,
         "segments": _segments(people, values["ensemble"]),
-        "cold_users": _cold_users(
-            recommender, taste, people, known=known, values=values, on_progress=on_progress
-        ),
+        "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
         "cold_items": {
             "n_held_out": people.n_unheard,
             "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
@@ -220,7 +218,9 @@ def _rank_friends(
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
     for start in range(0, len(people.names), 64):
         names = people.names[start : start + 64]
-        members, ensemble = recommender.score_by_friends([recommender.resolver.friends_of(name) for name in names])
+        members, ensemble = recommender.score_by_friends(
+            [recommender.resolver.friends_of(name) for name in names], taste=taste
+        )
         heard = sparse.csr_matrix(people.heard[start : start + 64])
         for name, scores in (("popularity", members["popularity"]), ("ensemble", ensemble)):
             best.setdefault(name, []).append(top_items(np.array(scores), heard))

@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender.ensemble import loud
+from tritone_serving.recommender.ensemble import BIAS, loud
 from tritone_training.kinds.recommender.metrics import per_user
 
 Floats = npt.NDArray[np.float32]
 _CANDIDATES: Final = 120  # of each member
 _L2: Final = 1e-3
-_MAY_BE_NEGATIVE: Final = ("popularity",)
+_MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
+_OF_THEIR_OWN_SCALE: Final = ("popularity", "sound", "mood")
 SOFTNESS: Final = 0.1  # a member's scale is this share of its mean score among its best 40 items
 
 
@@ -34,6 +35,7 @@ class Candidates:
         users: (Q,) ascending.
         items: (Q,).
         wanted: (Q,) bool.
+        unheard: (Q,) bool, nobody listens to the item yet.
         features: member -> (Q,) raw scores.
         tops: member -> (B,) mean of its 40 best.
         n_held_out: (B,) listens, known items or not.
@@ -42,6 +44,7 @@ class Candidates:
     users: npt.NDArray[np.int64]
     items: npt.NDArray[np.int64]
     wanted: npt.NDArray[np.bool_]
+    unheard: npt.NDArray[np.bool_]
     features: Mapping[str, Floats]
     tops: Mapping[str, Floats]
     n_held_out: npt.NDArray[np.int64]
@@ -50,7 +53,10 @@ class Candidates:
 class Collector:
     """Gathers candidates chunk by chunk, so that no more than a chunk's scores are in memory."""
 
-    def __init__(self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64], n_heard: int
+    ) -> None:
+        self._n_heard = n_heard
         self._heard, self._wanted, self._n_held_out = heard, wanted, n_held_out
         self._users: list[npt.NDArray[np.int64]] = []
         self._items: list[npt.NDArray[np.int64]] = []
@@ -69,6 +75,10 @@ class Collector:
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
                 chosen.append(best)
+                unheard = row[self._n_heard :]
+                if unheard.any():
+                    m = min(_CANDIDATES // 4, len(unheard) - 1)
+                    chosen.append(self._n_heard + np.argpartition(-unheard, m)[:m])
                 top = np.sort(row[best])[-40:]
                 self._tops.setdefault(name, []).append(float(np.maximum(top, 0).mean()) if len(top) else 0.0)
             items = np.unique(np.concatenate(chosen))
@@ -86,6 +96,7 @@ class Collector:
             users,
             items,
             np.isin(users * n_items + items, held_out + self._wanted.indices),
+            items >= self._n_heard,
             {name: np.concatenate(each) for name, each in self._features.items()},
             {name: np.array(each, np.float32) for name, each in self._tops.items()},
             self._n_held_out,
@@ -93,7 +104,7 @@ class Collector:
 
 
 def scales_of(candidates: Candidates) -> dict[str, float]:
-    """Each member's unit; popularity keeps its own, which is 0..1 already."""
+    """Each member's unit; some have one of their own, near 1."""
     return {
         name: 0.0
         if name in _MAY_BE_NEGATIVE
@@ -102,19 +113,70 @@ def scales_of(candidates: Candidates) -> dict[str, float]:
     }
 
 
-def learn_weights(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> dict[str, float]:
-    """Weights by member; those that would be negative are 0."""
-    open_ = [name for name in members if np.ptp(candidates.features[name]) > 0]
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Weights as the manifest holds them."""
+
+    heard: dict[str, float]
+    unheard: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What the weights multiply: a column for each member and kind of item, and one for being unheard.
+
+    Attributes:
+        columns: (member or `BIAS`, whether for unheard items) -> (Q,).
+    """
+
+    candidates: Candidates
+    columns: Mapping[tuple[str, bool], Floats]
+
+    def total(self, weights: Mapping[tuple[str, bool], float]) -> npt.NDArray[np.float64]:
+        """(Q,) the blend."""
+        total = np.zeros(len(self.candidates.items))
+        for key, weight in weights.items():
+            if weight:
+                total += weight * self.columns[key]
+        return total
+
+
+def problem_of(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> Problem:
+    """Members that say nothing at all about a kind of item get no column for it."""
+    columns: dict[tuple[str, bool], Floats] = {}
+    unheard = candidates.unheard
+    for name in members:
+        loudness = loud(candidates.features[name], scales[name])
+        for kind in (False, True):
+            column = np.where(unheard == kind, loudness, 0).astype(np.float32)
+            if column.any():
+                columns[name, kind] = column
+    if unheard.any():
+        columns[BIAS, True] = unheard.astype(np.float32)
+    return Problem(candidates, columns)
+
+
+def learn(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> Learned:
+    """The likeliest weights, then polished; those of members that would count against an item are 0."""
+    problem = problem_of(candidates, members, scales)
+    weights = polish(problem, _likeliest(problem))
+    return Learned(
+        {name: weights.get((name, False), 0.0) for name in members},
+        {name: weights.get((name, True), 0.0) for name in (*members, BIAS)},
+    )
+
+
+def _likeliest(problem: Problem) -> dict[tuple[str, bool], float]:
+    open_ = list(problem.columns)
     while True:
-        features = np.stack([loud(candidates.features[name], scales[name]) for name in open_], 1).astype(np.float64)
-        weights = _logit(features, candidates)
-        bad = [n for n, w in zip(open_, weights.tolist(), strict=True) if w < 0 and n not in _MAY_BE_NEGATIVE]
+        features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
+        weights = _logit(features, problem.candidates)
+        bad = {
+            key: w for key, w in zip(open_, weights.tolist(), strict=True) if w < 0 and key[0] not in _MAY_BE_NEGATIVE
+        }
         if not bad or len(open_) == 1:
-            break
-        worst = min(bad, key=lambda name: float(weights[open_.index(name)]))
-        open_.remove(worst)
-    learned = dict(zip(open_, np.round(weights, 4).tolist(), strict=True))
-    return {name: float(learned.get(name, 0.0)) for name in members}
+            return found
+        open_.remove(min(bad, key=lambda key: bad[key]))
 
 
 def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDArray[np.float64]:
@@ -150,27 +212,21 @@ def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDA
     return np.asarray(weights / spread)
 
 
-def polish(
-    candidates: Candidates, weights: Mapping[str, float], scales: Mapping[str, float], *, rounds: int = 2
-) -> dict[str, float]:
+def polish(problem: Problem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
     """Small steps along one weight at a time while NDCG@10 + recall@40 / 2 rises: likelihood is not the goal."""
-    names = [name for name, weight in weights.items() if weight]
-    if not names:
-        return dict(weights)
-    loudness = {name: loud(candidates.features[name], scales[name]) for name in names}
-    current = {name: float(weights[name]) for name in names}
-    total = np.sum([current[name] * loudness[name] for name in names], axis=0)
-    best = goal(candidates, total)
-    for step in (0.3, 0.1)[:rounds]:
-        for name in names:
-            for change in (step, -step):
-                moved = total + change * current[name] * loudness[name]
-                found = goal(candidates, moved)
+    current = dict(weights)
+    total = problem.total(current)
+    best = goal(problem.candidates, total)
+    for step in (0.3, 0.1):
+        for key, column in problem.columns.items():
+            for change in (step, -step) if key in current else ():
+                moved = total + change * current[key] * column
+                found = goal(problem.candidates, moved)
                 if found > best + 1e-6:
                     best, total = found, moved
-                    current[name] *= 1 + change
+                    current[key] *= 1 + change
                     break
-    return {**dict.fromkeys(weights, 0.0), **{name: round(value, 4) for name, value in current.items()}}
+    return {key: round(value, 4) for key, value in current.items()}
 
 
 def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float:

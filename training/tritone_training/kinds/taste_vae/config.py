@@ -36,8 +36,8 @@ class TasteConfig:
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    max_epochs: int = 60
-    patience: int = 8
+    max_epochs: int = 40
+    patience: int = 40
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -67,7 +67,7 @@ _WHOLE: Final = {
 
 PRESETS: Final[Mapping[str, TasteConfig]] = {
     "default": TasteConfig(),
-    "demo": TasteConfig(hidden=64, latent=32, max_epochs=25),
+    "demo": TasteConfig(hidden=64, latent=32, batch_size=64, max_epochs=25),
     "tiny": TasteConfig(hidden=8, latent=4, max_epochs=2),
 }
 
