@@ -16,7 +16,11 @@ import typer
 Kind = Annotated[str, typer.Argument(help="Model kind, for example genre_cnn.", show_default=False)]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Manifest CSV, or a folder per label; default: the embedded catalogue.", show_default=False),
+    typer.Option(
+        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json. "
+        "Default: the embedded catalogue.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same run.")]
 Preset = Annotated[str, typer.Option(help="Hyper-parameter preset: default, demo (minutes) or tiny (for tests).")]

@@ -149,7 +149,7 @@ def harmonized(melody: Grid, limits: Limits, *, highest: bool, tempo_qpm: float 
     elif chord is not None:
         raise InvalidInputError(
             f"the melody has {int((grid.frames[chord] > 0).sum())} notes at once {place(grid, chord)}; expected one "
-            f"voice: pass highest=True to harmonise the highest, or give that voice alone"
+            f"voice: pass highest=True (--highest) to harmonise the highest, or give that voice alone"
         )
     if grid.n_frames > limits.n_frames:
         raise InvalidInputError(

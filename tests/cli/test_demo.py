@@ -142,7 +142,8 @@ def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
             continue
         with wave.open(str(ran.folder / piece["wav"])) as sound:
             samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
-            assert sound.getnframes() / sound.getframerate() == pytest.approx(piece["duration_s"] + 1, abs=1.5)
+            # Sound ends with the last note, which in an untrained network's music may come long before the end.
+            assert 0.5 < sound.getnframes() / sound.getframerate() < piece["duration_s"] + 2.5
         assert np.abs(samples).max() > 10_000
     assert (ran.folder / ran.second["medley"]["path"]).is_file()
     assert (ran.folder / ran.second["medley"]["picture"]).is_file()

@@ -107,9 +107,14 @@ def test_needs_in_a_circle_are_an_error_of_whoever_planned_them(make: Callable[.
 
 
 def test_an_interrupt_ends_them(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: float) -> None:
-        if Path("slow.began").exists() and Path("slow.began").read_text():
+    pressed: list[bool] = []
+    sleep = time.sleep
+
+    def interrupt(seconds: float) -> None:
+        if not pressed and Path("slow.began").exists() and Path("slow.began").read_text():
+            pressed.append(True)  # once: waiting for the child's end sleeps, too
             raise KeyboardInterrupt
+        sleep(seconds)
 
     monkeypatch.setattr(jobs_module.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):

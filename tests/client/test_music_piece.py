@@ -153,6 +153,20 @@ def test_where_nothing_can_be_written(piece: Piece, tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
+@pytest.mark.parametrize("stem", ["a" * 300, "null\0byte", "half a pair \ud800"])
+def test_names_that_no_file_can_have(piece: Piece, tmp_path: Path, stem: str, suffix: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"no file can have that name|name too long"):
+        (piece.plot if suffix == ".png" else piece.save)(tmp_path / f"{stem}{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_that_a_file_can_have(piece: Piece, tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".mid")
+    assert piece.save(path) == path
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
 def test_a_failure_leaves_the_old_file(
     piece: Piece, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

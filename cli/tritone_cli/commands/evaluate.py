@@ -33,7 +33,7 @@ def evaluate(
     report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a checkpoint: whole tracks first, windows beside them."""
+    """Measure a checkpoint: of recordings whole tracks first, windows beside them; of scores whole pieces."""
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
     from tritone_training import api as training

@@ -67,14 +67,16 @@ class Grid:
         frames = with_strikes(_checked_frames(self.frames))
         frames.setflags(write=False)
         object.__setattr__(self, "frames", frames)
-        if self.frames_per_quarter not in FRAMES_PER_QUARTER_RANGE:
-            raise _bad(f"frames_per_quarter is {self.frames_per_quarter}; expected 1 to 96")
+        steps = self.frames_per_quarter
+        if not isinstance(steps, int | np.integer) or steps not in FRAMES_PER_QUARTER_RANGE:  # 4.0 is in the range
+            raise _bad(f"frames_per_quarter is {steps!r}; expected a whole number from 1 to 96")
         low, high = TEMPO_RANGE_QPM
-        if not low <= self.tempo_qpm <= high:  # false for NaN too
-            raise _bad(f"tempo_qpm is {self.tempo_qpm}; expected {low:g} to {high:g} quarter notes a minute")
+        if not _is_number(self.tempo_qpm) or not low <= self.tempo_qpm <= high:  # false for NaN too
+            raise _bad(f"tempo_qpm is {self.tempo_qpm!r}; expected {low:g} to {high:g} quarter notes a minute")
+        if not _is_meter(self.meter):
+            raise _bad(f"meter is {self.meter!r}; expected (steps in a bar, index of the first step), or (0, 0)")
         length, index = self.meter
-        if (length, index) != UNKNOWN_METER and not (0 < length <= MAX_FRAMES and 0 <= index < length):
-            raise _bad(f"meter is {self.meter}; expected (steps in a bar, index of the first step), or (0, 0)")
+        object.__setattr__(self, "meter", (int(length), int(index)))  # a list would not compare as one
 
     @property
     def n_frames(self) -> int:
@@ -138,6 +140,19 @@ def notes_of(grid: Grid) -> tuple[IntArray, IntArray, IntArray]:
     end = np.minimum.accumulate(after[::-1], axis=0)[::-1][onset, column]
     order = np.lexsort((column, onset))
     return onset[order], end[order], column[order] + LOWEST_PITCH
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_meter(meter: Any) -> bool:
+    if not isinstance(meter, tuple | list) or len(meter) != 2:
+        return False
+    if not all(isinstance(number, int | np.integer) for number in meter):
+        return False
+    length, index = meter
+    return (length, index) == UNKNOWN_METER or (0 < length <= MAX_FRAMES and 0 <= index < length)
 
 
 def _checked_frames(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
