@@ -7,7 +7,6 @@ import csv
 import functools
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

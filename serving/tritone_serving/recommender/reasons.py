@@ -65,7 +65,9 @@ def reasons_of(
 
 def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
     """Divide what the ensemble heard of a member (n,) among its causes, in proportion to their amounts."""
-    total = np.sum([part.amounts.astype(np.float64).sum(1) for part in parts], axis=0) if parts else np.zeros(0)
+    total = np.zeros(len(heard))
+    for part in parts:
+        total += part.amounts.astype(np.float64).sum(1)
     factors = np.divide(heard, total, out=np.zeros(len(total)), where=np.abs(total) > _NOTHING)
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 

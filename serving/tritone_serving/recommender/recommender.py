@@ -25,6 +25,7 @@ from tritone_serving.recommender.arms import arm_of
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import Ensemble, Weights, blend, loud
+from tritone_serving.recommender.lists import Lists
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
 from tritone_serving.recommender.pseudonyms import key_check
@@ -66,6 +67,7 @@ class Recommender:
             "salt": "",
             "shares": {next(iter(self._ensembles)): 1.0},
         }
+        self._lists = Lists.open(artifact)
         self._popularity = artifact.arrays["popularity.shares"]
         self.n_heard = int(np.count_nonzero(self._popularity))
         self._vectors = artifact.arrays.get("vectors")
@@ -87,16 +89,51 @@ class Recommender:
 
     # --- answering -----------------------------------------------------------------------------
 
-    def answer(self, questions: Sequence[Question], *, taste: AskTaste | None = None) -> list[Answer | QuestionError]:
+    def answer(
+        self, questions: Sequence[Question], *, taste: AskTaste | None = None, arm: str | None = None
+    ) -> list[Answer | QuestionError]:
         """Answer questions, each in its place; what cannot be answered becomes an error in its place.
 
         Args:
             taste: begins a question to `taste_vae`; without it that member has no say.
+            arm: of an A/B test, for all; drawn by each user's id unless given.
         """
-        batch, errors = self.resolver.batch(questions)
-        kept = [question for place, question in enumerate(questions) if place not in errors]
-        answers = iter(self._answer(kept, batch, taste) if kept else ())
-        return [errors[place] if place in errors else next(answers) for place in range(len(questions))]
+        listed = {place: answer for place, q in enumerate(questions) if (answer := self._listed(q, arm)) is not None}
+        rest = [place for place in range(len(questions)) if place not in listed]
+        batch, wrong = self.resolver.batch([questions[place] for place in rest])
+        errors = {rest[place]: error for place, error in wrong.items()}
+        kept = [questions[place] for place in rest if place not in errors]
+        answers = iter(self._answer(kept, batch, taste, arm) if kept else ())
+        return [
+            listed[place] if place in listed else errors[place] if place in errors else next(answers)
+            for place in range(len(questions))
+        ]
+
+    def _listed(self, question: Question, arm: str | None) -> Answer | None:
+        """The answer to a plain question about a stored user, if it was worked out in training."""
+        if question.user is None or not self._lists.by_arm:
+            return None
+        user = self.resolver.user(question.user)
+        if user < 0:
+            return None
+        try:
+            question.check()
+        except QuestionError:
+            return None  # it is told in its place with the others
+        arm = arm or self._arm(question)
+        exclude, unknown = self.resolver.items(question.exclude)
+        ranked = self._lists.find(question, user, arm, exclude)
+        if ranked is None:
+            return None
+        return Answer(
+            items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
+            scores=ranked.scores,
+            rung="user",
+            reasons=(),
+            unknown=Unknown(exclude=unknown),
+            arm=arm,
+            heard=self.resolver.n_stored(user),
+        )
 
     def score(
         self, questions: Sequence[Question], *, taste: AskTaste | None = None
@@ -158,9 +195,11 @@ class Recommender:
         """The ensemble's scores (B, I) of its members'."""
         return blend({name: loud(each, self.scales[name]) for name, each in scores.items()}, weights, self.n_heard)
 
-    def _answer(self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None) -> list[Answer]:
+    def _answer(
+        self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None, arm: str | None
+    ) -> list[Answer]:
         scores = self.score_members(batch, taste)
-        weights, arms = self._weights(questions, batch, tuple(scores))
+        weights, arms = self._weights(questions, batch, tuple(scores), arm)
         total = self.blend(scores, weights)
         answers = []
         for row, question in enumerate(questions):
@@ -189,16 +228,24 @@ class Recommender:
         return answers
 
     def _weights(
-        self, questions: Sequence[Question], batch: Batch, members: tuple[str, ...]
+        self, questions: Sequence[Question], batch: Batch, members: tuple[str, ...], arm: str | None = None
     ) -> tuple[Weights, list[str]]:
         """Each question's weights, and its arm."""
-        arms = [arm_of(q.user, salt=self._ab["salt"], shares=self._ab["shares"]) for q in questions]
+        arms = [arm or self._arm(question) for question in questions]
         weights = Weights.zeros(batch.n, len(members))
-        for arm in set(arms):
-            ensemble = self._ensembles[arm]
-            mine = np.array([each == arm for each in arms])
+        for each in set(arms):
+            ensemble = self._ensembles[each]
+            mine = np.array([other == each for other in arms])
             weights.put(mine, ensemble.weights_of(members, ensemble.segments(batch)[mine]))
         return weights, arms
+
+    def _arm(self, question: Question) -> str:
+        return arm_of(question.user, salt=self._ab["salt"], shares=self._ab["shares"])
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that anybody gets."""
+        return tuple(name for name, share in self._ab["shares"].items() if share > 0)
 
     def _mask(self, scores: Floats, question: Question, batch: Batch, row: int) -> int:
         """Put -inf where an item must not come; answers how many were left out as heard."""

@@ -63,6 +63,10 @@ class Resolver:
             place += 1
         return _NOBODY
 
+    def n_stored(self, user: int) -> int:
+        """How many items a stored user has heard."""
+        return int(self._history.starts[user + 1] - self._history.starts[user])
+
     def friends_of(self, raw: str) -> list[int]:
         """Rows of a stored user's stored friends."""
         row = self.user(raw)
@@ -95,9 +99,7 @@ class Resolver:
                 kept.append(question)
             except QuestionError as error:
                 errors[place] = error
-        friends = Rows.from_lists(
-            [r.friends for r in resolved], [np.ones(len(r.friends), np.float32) for r in resolved]
-        )
+        friends = _ones([each.friends for each in resolved])
         history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
         history, borrowed = self.borrow(history, friends)
         batch = Batch(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.members.base import Part, whole
+from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -98,19 +98,30 @@ class UserKnn:
         return batch.has_history
 
     def score(self, batch: Batch) -> Floats:
-        people, strengths = [], []
-        for near in self._strengths(batch):
-            who = np.flatnonzero(near)
-            if len(who) > self.n_neighbours:
-                who = who[np.argpartition(-near[who], self.n_neighbours - 1)[: self.n_neighbours]]
-            people.append(who)
-            strengths.append(near[who])
+        near = [self._nearest(row) for row in self._strengths(batch)]
+        people, strengths = [who for who, _ in near], [strength for _, strength in near]
         return self.listeners.add_up(people, strengths, len(self.held_back)) * self.held_back
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        # Whose listening it was stays unsaid: they did not agree to be named.
+        # Whose listening it was stays unsaid: they did not agree to be named. What is said is which items of the
+        # history made them alike; each neighbour's strength is divided as its cosine is.
         one = batch.only(question)
-        return [whole("listeners", self.score(one)[0, items])]
+        who, strengths = self._nearest(self._strengths(one)[0])
+        columns = one.history.columns.astype(np.int64)
+        shares = self.listeners.by_item.take(columns).to_csr(self.listeners.n_users)[:, who].toarray()  # (h, k)
+        shares *= (one.history.values * self.listeners.rarity[columns])[:, None]
+        total = shares.sum(0)
+        shares *= np.divide(strengths, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
+        theirs = self.listeners.by_user.take(who).to_csr(len(self.held_back))[:, items].toarray()  # (k, n)
+        amounts = (shares @ theirs).T * self.held_back[items][:, None]
+        return [Part("history", columns, amounts.astype(np.float32))]
+
+    def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+        """The most alike of all (U,), and how much each counts."""
+        who = np.flatnonzero(strengths)
+        if len(who) > self.n_neighbours:
+            who = who[np.argpartition(-strengths[who], self.n_neighbours - 1)[: self.n_neighbours]]
+        return who, strengths[who]
 
     def _strengths(self, batch: Batch) -> Floats:
         """(B, U)."""

@@ -37,6 +37,8 @@ class RecommenderConfig:
         taste_preset: its preset.
         taste_epochs: its bound on epochs, 0 for the preset's.
         warm_from: histories of so many items are no longer short.
+        n_listed: so many items are worked out in advance for each user; 0 for none.
+        most_listed_users: beyond so many users nothing is.
         most_validation_users: learn the ensemble's weights on at most so many.
     """
 
@@ -59,6 +61,8 @@ class RecommenderConfig:
     taste_preset: str = "default"
     taste_epochs: int = 0
     warm_from: int = 10
+    n_listed: int = 100
+    most_listed_users: int = 100_000
     most_validation_users: int = 4_000
 
     def __post_init__(self) -> None:
@@ -71,7 +75,7 @@ class RecommenderConfig:
                 raise TrainingError(f"{field.name} is {value!r}; expected a {'whole ' * whole}number")
             if not math.isfinite(value) or value < 0:
                 raise TrainingError(f"{field.name} is {value!r}; expected a finite number, 0 or more")
-        for name in ("ease_l2", "graph_l2", *_WHOLE - {"taste", "taste_epochs"}):
+        for name in ("ease_l2", "graph_l2", *_WHOLE - {"taste", "taste_epochs", "n_listed"}):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -85,6 +89,8 @@ _WHOLE: Final = {
     "taste",
     "taste_epochs",
     "warm_from",
+    "n_listed",
+    "most_listed_users",
     "most_validation_users",
 }
 

@@ -170,10 +170,8 @@ def _likeliest(problem: Problem) -> dict[tuple[str, bool], float]:
     open_ = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
-        weights = _logit(features, problem.candidates)
-        bad = {
-            key: w for key, w in zip(open_, weights.tolist(), strict=True) if w < 0 and key[0] not in _MAY_BE_NEGATIVE
-        }
+        found = dict(zip(open_, _logit(features, problem.candidates).tolist(), strict=True))
+        bad = {key: weight for key, weight in found.items() if weight < 0 and key[0] not in _MAY_BE_NEGATIVE}
         if not bad or len(open_) == 1:
             return found
         open_.remove(min(bad, key=lambda key: bad[key]))

@@ -28,6 +28,7 @@ from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.choosing import NOTHING_LEARNED, choose
 from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
 from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_of
+from tritone_training.kinds.recommender.listing import work_out
 from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
 from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
 from tritone_training.kinds.recommender.world import World, build_world
@@ -107,7 +108,6 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
     parts.members["user_knn"]["metric"] = chosen.metric
     for name, scale in chosen.scales.items():
         parts.members[name]["scale"] = scale
-    seconds = time.monotonic() - began_s
     manifest = {
         **manifest,
         "ensembles": chosen.ensembles,
@@ -115,6 +115,12 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
         "metrics": {"valid": chosen.metrics},
     }
     write_artifact(folder, manifest, parts.arrays)
+    if config.n_listed and world.n_users <= config.most_listed_users:
+        recommender, ask = open_recommender(request.out, key_path)
+        with progress_bar("listing", shown=request.progress) as on_progress:
+            parts.arrays.update(work_out(recommender, ask, world, config.n_listed, on_progress=on_progress))
+        write_artifact(folder, manifest, parts.arrays)
+    seconds = time.monotonic() - began_s
     info = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
