@@ -27,7 +27,7 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=512),
         # Two copies: see polyphony_rnn.
-        instances=Instances(n_cpu=2, n_gpu=1, n_intra_op_threads=1),
-        response_cache=True,
+        instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
+        response_cache=False,
     ),
 )
