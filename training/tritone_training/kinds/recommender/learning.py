@@ -20,7 +20,7 @@ from tritone_serving.recommender.ensemble import BIAS, loud
 from tritone_training.kinds.recommender.metrics import per_user
 
 Floats = npt.NDArray[np.float32]
-_FRESH: Final = 0.2
+_FRESH: Final = 0.04
 _CANDIDATES: Final = 120  # of each member
 _L2: Final = 1e-3
 _MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
