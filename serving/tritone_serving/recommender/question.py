@@ -119,9 +119,10 @@ class Reason:
 
     Attributes:
         member: who says it.
-        because: what of the question it rests on: `history`, `friend`, `tag`, `recording`, `mood`; `friends_listening` an item that friends listen to and that stood in for a
-            history, `popularity` what everybody does, `unheard` a constant of items that nobody listens to yet,
-            `diversity` and `novelty` are what re-ranking took away or gave.
+        because: what of the question it rests on: `history`, `friend`, `tag`, `recording`, `mood`;
+            `friends_listening`: an item that friends listen to and that stood in for a history; `popularity`: what
+            everybody listens to; `unheard`: a constant of items that nobody listens to yet; `diversity` and
+            `novelty`: what re-ranking took away or gave.
         id: item id, friend's id as the question gave it, tag; empty where there is none to name.
         amount: of the score.
     """

@@ -156,7 +156,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except ImportError as error:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'tritone[train]'") from error
+        raise DataError(
+            f"{path}: reading Parquet needs fastparquet or pyarrow: pip install 'tritone[train]'"
+        ) from error
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -52,9 +52,9 @@ class RecommenderConfig:
     item_knn_shrink: float = 3.0
     graph_l2: float = 0.1
     n_factors: int = 64
-    user_knn_neighbours: int = 400
-    user_knn_sharpness: float = 1.5
-    user_knn_damping: float = 0.3
+    user_knn_neighbours: int = 100
+    user_knn_sharpness: float = 1.0
+    user_knn_damping: float = 0.35
     social_base: float = 0.02
     n_profile_tags: int = 200
     taste: int = 1
