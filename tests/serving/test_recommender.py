@@ -219,6 +219,14 @@ def test_taste_is_not_asked_about_people_without_history(recommender: Recommende
     assert isinstance(recommender.answer([Question()], taste=never)[0], Answer)
 
 
+def test_members_times_are_told(folder: Path, key: bytes) -> None:
+    told: list[tuple[str, float]] = []
+    recommender = Recommender.open(folder, key=key, on_member=lambda name, seconds: told.append((name, seconds)))
+    ask(recommender, Question(history=recommender.item_ids[:2]))
+    assert {name for name, _ in told} == set(recommender.members) - {"taste_vae"}
+    assert all(0 < seconds < 5 for _, seconds in told)
+
+
 # --- reasons ------------------------------------------------------------------------------------
 
 

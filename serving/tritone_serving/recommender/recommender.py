@@ -13,7 +13,9 @@ Letters: B questions, M members, I items, T items that `taste_vae` knows (the fi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +40,7 @@ from tritone_serving.recommender.similar import Similar, similar_items
 
 # Begins a question to taste_vae; the function that it answers waits for its scores (B, T).
 AskTaste = Callable[[TasteInputs], Callable[[], Floats]]
+OnMember = Callable[[str, float], None]
 _NEVER: Final = np.float32(-np.inf)
 
 
@@ -53,7 +56,14 @@ class Recommender:
         members: by name; `taste_vae` is among them though another model scores for it.
     """
 
-    def __init__(self, artifact: Artifact, resolver: Resolver, members: Mapping[str, Member]) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        resolver: Resolver,
+        members: Mapping[str, Member],
+        on_member: OnMember | None = None,
+    ) -> None:
+        self._on_member = on_member
         self.artifact = artifact
         self.members = members
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
@@ -73,8 +83,12 @@ class Recommender:
         self._vectors = artifact.arrays.get("vectors")
 
     @classmethod
-    def open(cls, folder: Path, *, key: bytes) -> Recommender:
+    def open(cls, folder: Path, *, key: bytes, on_member: OnMember | None = None) -> Recommender:
         """Map an artifact into memory.
+
+        Args:
+            on_member: told each member's name and seconds after it has scored a call's questions; `taste_vae`'s
+                are those of waiting for it.
 
         Raises:
             ArtifactError: it is missing, damaged, of another version, or was made with another key.
@@ -85,7 +99,7 @@ class Recommender:
                 f"{folder}: was made with another key than the one given, so no user would be known; "
                 f"give the key file that was used at training"
             )
-        return cls(artifact, Resolver(artifact, key), {**open_members(artifact), **open_taste(artifact)})
+        return cls(artifact, Resolver(artifact, key), {**open_members(artifact), **open_taste(artifact)}, on_member)
 
     # --- answering -----------------------------------------------------------------------------
 
@@ -188,8 +202,20 @@ class Recommender:
         for name, member in self.members.items():
             if isinstance(member, Taste) and taste is not None and member.knows(batch).any():
                 asked[name] = member.ask(batch, taste)
-        scores = {name: member.score(batch) for name, member in self.members.items() if not isinstance(member, Taste)}
-        return {**scores, **{name: wait() for name, wait in asked.items()}}
+        scores = {
+            name: self._timed(name, partial(member.score, batch))
+            for name, member in self.members.items()
+            if not isinstance(member, Taste)
+        }
+        return {**scores, **{name: self._timed(name, wait) for name, wait in asked.items()}}
+
+    def _timed(self, name: str, run: Callable[[], Floats]) -> Floats:
+        if self._on_member is None:
+            return run()
+        start_s = time.perf_counter()
+        found = run()
+        self._on_member(name, time.perf_counter() - start_s)
+        return found
 
     def blend(self, scores: Mapping[str, Floats], weights: Weights) -> Floats:
         """The ensemble's scores (B, I) of its members'."""
