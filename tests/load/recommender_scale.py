@@ -92,7 +92,7 @@ def measure(name: str) -> dict[str, Any]:
     parts = fit_members(world, config, metadata={}, on_step=on_step)
     on_step("end")
     fit_s = time.perf_counter() - began_s
-    weights = {segment: {member: 1.0 for member in parts.members} for segment in ("warm", "short", "cold")}
+    weights = {segment: dict.fromkeys(parts.members, 1.0) for segment in ("warm", "short", "cold")}
     for member, described in parts.members.items():
         described["scale"] = 0.0 if member == "popularity" else 0.01
     manifest = {**manifest_of(parts, world, config, key), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
