@@ -77,5 +77,6 @@ def open_index(folder: Path) -> SoundIndex | None:
         return None
     if index is None:
         return None
-    index.expansion_search = MOST_ANSWERS + 1  # an item's own place is among its answers
+    # An item's own place is among its answers. usearch declares the setter under another property's name.
+    index.expansion_search = MOST_ANSWERS + 1  # type: ignore[misc]
     return SoundIndex(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import urllib.error
@@ -343,9 +342,6 @@ def test_metrics_tell_rungs_coverage_members_and_refusals(served: TritonServer, 
     assert metric(served, "seconds_total", **names) > 0
 
 
-@pytest.mark.skipif(
-    "on_member" not in inspect.signature(Recommender.open).parameters, reason="the library does not tell yet"
-)
 def test_metrics_tell_what_each_member_takes(served: TritonServer, client: Client) -> None:
     client.ask(history=["track-1", "track-4"])
     for member in ("ease", "popularity", "taste_vae"):

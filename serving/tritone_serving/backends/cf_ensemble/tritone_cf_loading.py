@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,6 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
                 f"parameter {KEY_PARAMETER} or in {KEY_VARIABLE}, or put it there: `tritone export recommender` "
                 f"copies it to {key_folder()}"
             )
-        if "on_member" not in inspect.signature(Recommender.open).parameters:
-            return Recommender.open(folder, key=read_key(path))
         return Recommender.open(folder, key=read_key(path), on_member=on_member)
     except (RecommenderError, ValueError) as error:
         raise LoadError(str(error)) from error
