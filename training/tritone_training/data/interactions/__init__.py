@@ -13,6 +13,7 @@ from tritone_training.data.interactions.log import Log, TagTable
 from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 from tritone_training.data.interactions.splits import held_out_counts, split_log
+from tritone_training.data.interactions.words import words_of
 
 __all__ = [
     "SIMULATED",
@@ -32,4 +33,5 @@ __all__ = [
     "load_tags",
     "simulated_world",
     "split_log",
+    "words_of",
 ]

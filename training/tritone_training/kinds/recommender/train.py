@@ -34,6 +34,7 @@ from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
 from tritone_training.kinds.recommender.world import World, build_world
 from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
 from tritone_training.kinds.taste_vae.train import TasteData, train_taste
+from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.progress import progress_bar
 
 KIND_NAME: Final = "recommender"
@@ -165,6 +166,7 @@ def _train_taste(
         sparse.csr_matrix(world.plays[:, :n_heard]),
         sparse.csr_matrix(listening.valid.matrix(users, items)[:, :n_heard]),
         world.items[:n_heard],
+        words_matrix(listening, world.items[:n_heard]),
     )
     summary = train_taste(
         data,

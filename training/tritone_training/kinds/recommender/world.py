@@ -5,7 +5,6 @@ Letters: U users, I items, G tags, A assignments of tags.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +13,10 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.pseudonyms import pseudonyms
-from tritone_training.data.interactions import ListeningData
+from tritone_training.data.interactions import ListeningData, words_of
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.taste_vae.train import weigh_rows
 
-_WORD = re.compile(r"\w{3,}")
 Ints = npt.NDArray[np.int64]
 
 
@@ -113,7 +111,7 @@ def _tags(
     rows = [(items[i], t, users.get(u, -1)) for i, t, u in zip(
         listening.tags.items, listening.tags.tags, listening.tags.users, strict=True
     )]  # fmt: skip
-    rows += [(items[item], word, -1) for item, row in listening.metadata.items() for word in sorted(_words(row))]
+    rows += [(items[item], word, -1) for item, row in listening.metadata.items() for word in sorted(words_of(row))]
     names = sorted({tag for _, tag, _ in rows})
     places = {tag: place for place, tag in enumerate(names)}
     item = np.array([row[0] for row in rows], np.int64)
@@ -125,12 +123,6 @@ def _tags(
     played = np.repeat(np.arange(plays.shape[0]), np.diff(plays.indptr)) * plays.shape[1] + plays.indices
     unplayed = (user >= 0) & ~np.isin(user * plays.shape[1] + item, played)
     return counts, names, (user[unplayed], item[unplayed], tag[unplayed])
-
-
-def _words(row: Mapping[str, str]) -> set[str]:
-    """Words of an item's metadata: a title's one by one, every other column's value whole."""
-    title = {f"title: {word}" for word in _WORD.findall(row.get("title", "").lower())}
-    return title | {f"{name}: {value}" for name, value in row.items() if name != "title"}
 
 
 def _friends(pairs: Sequence[tuple[str, str]], users: Mapping[str, int]) -> sparse.csr_matrix:

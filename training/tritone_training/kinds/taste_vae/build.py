@@ -20,8 +20,8 @@ KIND_NAME: Final = "taste_vae"
 
 
 def build_network(config: TasteConfig, n_items: int) -> TasteNetwork:
-    """A new network with random weights."""
-    return TasteNetwork(n_items=n_items, hidden=config.hidden, latent=config.latent)
+    """A network of the right shapes."""
+    return TasteNetwork(n_items=n_items, latent=config.latent)
 
 
 def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:

@@ -18,26 +18,28 @@ class TasteConfig:
     """What a training run is made of.
 
     Attributes:
-        hidden: width of the encoder's layer.
         latent: size of the code of a taste.
-        dropout: share of each history that is hidden from the encoder in training.
+        temperature: cosines are divided by it; the smaller, the more the best items stand out.
+        rarity: an item's listeners to this power divide its say in a history's code.
+        dropout: share of each history that is hidden from the encoder in training, and to be found.
         beta: weight of the divergence from the prior once it has been warmed up over the first third of training.
         power: plays to weights, see `tritone_serving.recommender.batch.weigh`.
         n_items: only the best-known items are learnt.
         patience: epochs without improvement on the validation part before training stops.
     """
 
-    hidden: int = 256
-    latent: int = 128
-    dropout: float = 0.5
-    beta: float = 0.2
+    latent: int = 256
+    temperature: float = 0.1
+    rarity: float = 0.4
+    dropout: float = 0.6
+    beta: float = 0.02
     power: float = 0.25
     n_items: int = 20_000
-    batch_size: int = 128
-    learning_rate: float = 2e-3
+    batch_size: int = 512
+    learning_rate: float = 7e-3
     weight_decay: float = 0.0
-    max_epochs: int = 40
-    patience: int = 40
+    max_epochs: int = 30
+    patience: int = 30
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -50,14 +52,16 @@ class TasteConfig:
                 raise TrainingError(f"{name} is {getattr(self, name)}; expected 1 to {most}")
         if not 0 <= self.dropout < 1:
             raise TrainingError(f"dropout is {self.dropout}; it must be from 0 up to, not including, 1")
-        if not 0 <= self.power <= 1:
-            raise TrainingError(f"power is {self.power}; expected 0 to 1")
+        for name in ("power", "rarity"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        if not 0.01 <= self.temperature <= 10:
+            raise TrainingError(f"temperature is {self.temperature}; expected 0.01 to 10")
         if self.beta < 0 or self.weight_decay < 0 or self.learning_rate <= 0:
             raise TrainingError("beta and weight_decay must not be below 0, and learning_rate must be above 0")
 
 
 _WHOLE: Final = {
-    "hidden": 8_192,
     "latent": 8_192,
     "n_items": 10_000_000,
     "batch_size": 65_536,
@@ -67,8 +71,8 @@ _WHOLE: Final = {
 
 PRESETS: Final[Mapping[str, TasteConfig]] = {
     "default": TasteConfig(),
-    "demo": TasteConfig(hidden=64, latent=32, batch_size=64, max_epochs=25),
-    "tiny": TasteConfig(hidden=8, latent=4, max_epochs=2),
+    "demo": TasteConfig(latent=64, batch_size=64, max_epochs=25),
+    "tiny": TasteConfig(latent=4, max_epochs=2),
 }
 
 
@@ -90,11 +94,12 @@ def build_config(preset: str, *, overrides: Mapping[str, Any]) -> TasteConfig:
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """The search space."""
     return {
-        "hidden": trial.suggest_categorical("hidden", [128, 256, 512]),
-        "latent": trial.suggest_categorical("latent", [64, 128, 256]),
+        "latent": trial.suggest_categorical("latent", [64, 128, 256, 512]),
+        "temperature": trial.suggest_float("temperature", 0.05, 0.3, log=True),
+        "rarity": trial.suggest_float("rarity", 0.0, 0.6),
         "dropout": trial.suggest_float("dropout", 0.3, 0.7),
-        "beta": trial.suggest_float("beta", 0.05, 1.0, log=True),
-        "learning_rate": trial.suggest_float("learning_rate", 5e-4, 5e-3, log=True),
+        "beta": trial.suggest_float("beta", 0.005, 0.5, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 2e-3, 2e-2, log=True),
     }
 
 

@@ -1,4 +1,4 @@
-"""How `taste_vae` learns: histories with items hidden, the divergence warmed up.
+"""How `taste_vae` learns: histories with items hidden that are to be found, the divergence warmed up.
 
 Letters: B listeners, L items of the longest history, T items.
 """
@@ -14,42 +14,46 @@ from torch import Tensor
 
 from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.dataset import Batch
-from tritone_training.kinds.taste_vae.network import TasteNetwork, elbo_loss
+from tritone_training.kinds.taste_vae.network import TasteLearner, TasteNetwork, elbo_loss
 
 MONITOR = "valid_one_minus_ndcg@40"
 _K = 40
 
 
 class TasteModule(lightning.LightningModule):
-    """Trains a TasteNetwork; validation ranks all items but the history's."""
+    """Trains a TasteLearner; validation ranks all items but the history's."""
 
-    def __init__(self, network: TasteNetwork, config: TasteConfig) -> None:
+    def __init__(self, learner: TasteLearner, config: TasteConfig) -> None:
         super().__init__()
-        self.network = network
+        self.learner = learner
         self.config = config
         self._gains: list[float] = []
+        self._served: tuple[TasteNetwork, ...] = ()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """One batch; of each history some items are hidden from the encoder, all are to be found."""
-        targets = torch.zeros(len(batch.items), self.network.decoder.out_features, device=batch.items.device)
-        targets.scatter_add_(1, batch.items, batch.weights)
-        kept = torch.rand_like(batch.weights) >= self.config.dropout
-        mean, log_variance = self.network.encode(batch.items, batch.weights * kept)
+        """One batch: of each history some items are hidden from the encoder, and those are to be found."""
+        kept = (torch.rand_like(batch.weights) >= self.config.dropout) & (batch.weights > 0)
+        vectors = self.learner.vectors()
+        mean, log_variance = self.learner.code(vectors, batch.items, batch.weights * kept)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        logits = self.learner.logits(vectors, code)
+        targets = torch.zeros_like(logits).scatter_add_(1, batch.items, batch.weights * ~kept)
+        shown = torch.zeros_like(logits).scatter_add_(1, batch.items, kept.float()) > 0
         n_steps = max(1, int(self.trainer.estimated_stepping_batches) // 3)
         beta = self.config.beta * min(1.0, self.global_step / n_steps)
-        loss = elbo_loss(self.network.decoder(code), targets, mean, log_variance, beta)
+        loss = elbo_loss(logits.masked_fill(shown, -math.inf), targets, mean, log_variance, beta)
         self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new mean."""
         self._gains = []
+        self._served = (self.learner.network(),)  # in a tuple: it is no part of the state
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """NDCG@40 of the held-out items; the loader adds an axis before the batch's own."""
         items, weights, held_out = (part[0] for part in batch)
-        scores = self.network(items, weights)[0]
+        scores = self._served[0](items, weights)[0]
         scores.scatter_(1, torch.where(weights > 0, items, items[:, :1]), -math.inf)
         best = scores.topk(min(_K, scores.shape[1])).indices  # (B, K)
         hits = (best.unsqueeze(2) == held_out.unsqueeze(1)).any(2).float()
@@ -65,7 +69,7 @@ class TasteModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam with a rate that falls along half a cosine."""
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.learner.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps, self.config.learning_rate / 20)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,8 @@ from tritone_training.kinds.taste_vae import build
 from tritone_training.kinds.taste_vae.config import TasteConfig, build_config, to_dict
 from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
+from tritone_training.kinds.taste_vae.network import TasteLearner
+from tritone_training.kinds.taste_vae.words import words_matrix
 
 _VALID_BATCH = 256
 
@@ -33,11 +36,13 @@ class TasteData:
         plays: (U, T) of the training part, items best known first.
         held_out: (U, T) of the validation part.
         items: T ids.
+        words: (T, W), see `words_matrix`.
     """
 
     plays: sparse.csr_matrix
     held_out: sparse.csr_matrix
     items: Sequence[str]
+    words: sparse.csr_matrix
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
@@ -70,7 +75,12 @@ def train_listening(request: TrainRequest, config: TasteConfig, listening: Liste
     items = [listening.train.items[place] for place in order.tolist() if popularity[place]]
     places = {name: place for place, name in enumerate(items)}
     users = {name: place for place, name in enumerate(listening.train.users)}
-    data = TasteData(listening.train.matrix(users, places), listening.valid.matrix(users, places), items)
+    data = TasteData(
+        listening.train.matrix(users, places),
+        listening.valid.matrix(users, places),
+        items,
+        words_matrix(listening, items),
+    )
     summary = train_taste(data, config, out=request.out, request=request, report=listening.report)
     return {**summary, "data": listening.report}
 
@@ -91,9 +101,15 @@ def train_taste(
     if not len(held_out):
         raise DataError("nobody has both a history and a held-out listen to a known item; more listening is needed")
     fitting.seed_everything(request.seed)
-    network = build.build_network(config, n_items)
+    learner = TasteLearner(
+        torch.from_numpy(np.bincount(weights.indices, minlength=n_items)),
+        sparse.csr_matrix(data.words[:n_items]),
+        latent=config.latent,
+        rarity=config.rarity,
+        temperature=config.temperature,
+    )
     fitted = fitting.fit(
-        TasteModule(network, config),
+        TasteModule(learner, config),
         DataLoader(histories, batch_size=config.batch_size, shuffle=True, collate_fn=collate),
         Batches(held_out, _VALID_BATCH),
         batch_size=1,  # each item is a batch already
@@ -104,9 +120,9 @@ def train_taste(
         devices=request.devices,
         progress=request.progress,
     )
-    prefix = "network."
-    best = {name.removeprefix(prefix): value for name, value in fitted.best_weights.items()}
-    network.load_state_dict(best)
+    prefix = "learner."
+    learner.load_state_dict({name.removeprefix(prefix): each for name, each in fitted.best_weights.items()})
+    network = learner.network()
     metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
     info = {
         "command": request.command,
@@ -118,7 +134,7 @@ def train_taste(
         "data": report,
         "metrics": metrics,
     }
-    checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=best)
+    checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(out),
         "n_items": n_items,

@@ -1,0 +1,49 @@
+"""What is said of items, for those that the network has heard too little of.
+
+A tag counts only where its giver's listen to the item is in the log (or nobody is named as its giver): a tag on an
+item that the giver is not logged to have played would tell of a listen that may be held out.
+Letters: T items, W words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from scipy import sparse
+
+from tritone_training.data.interactions import ListeningData, words_of
+
+LEAST_ITEMS: Final = 3  # that a word is said of, or it says nothing about others
+
+
+def words_matrix(listening: ListeningData, items: Sequence[str]) -> sparse.csr_matrix:
+    """(T, W) `log(1 + how often) x rarity`, each row of length 1 or 0."""
+    places = {name: place for place, name in enumerate(items)}
+    log = listening.train
+    heard = {
+        (log.users[u], log.items[i]) for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)
+    }  # fmt: skip
+    said: Counter[tuple[int, str]] = Counter()
+    for item, tag, user in zip(listening.tags.items, listening.tags.tags, listening.tags.users, strict=True):
+        if item in places and (not user or (user, item) in heard):
+            said[places[item], tag] += 1
+    for item, row in listening.metadata.items():
+        if item in places:
+            said.update((places[item], word) for word in words_of(row))
+    spread = Counter(word for _, word in said)
+    columns = {word: place for place, word in enumerate(sorted(w for w, n in spread.items() if n >= LEAST_ITEMS))}
+    entries = [(item, columns[word], n) for (item, word), n in said.items() if word in columns]
+    counts = sparse.csr_matrix(
+        (
+            np.log1p(np.array([n for _, _, n in entries], np.float32)),
+            (np.array([i for i, _, _ in entries], np.int64), np.array([c for _, c, _ in entries], np.int64)),
+        ),
+        shape=(len(items), len(columns)),
+    )
+    rarity = np.log(len(items) / np.maximum(counts.getnnz(axis=0), 1))
+    weighted = sparse.csr_matrix(counts @ sparse.diags_array(rarity))
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
+    return sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ weighted, dtype=np.float32)
