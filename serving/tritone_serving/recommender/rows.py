@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse import _sparsetools  # its C loops, without the 50 us that a matrix object costs
 
 Floats = npt.NDArray[np.float32]
+_MOST_COUNTED: Final = 2**31 - 1  # entries, by the loops' 32-bit numbers
 Integers = npt.NDArray[np.integer[Any]]
 
 
@@ -87,16 +88,18 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
         places, weights = left.row(row)
         if not len(places):
             continue
-        starts, ends = table.starts[places], table.starts[places + 1]
-        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
-        columns = np.concatenate([table.columns[a:b] for a, b in spans])
-        values = np.concatenate([table.values[a:b] for a, b in spans])
-        bounds = np.zeros(len(places) + 1, columns.dtype)
-        np.cumsum(ends - starts, out=bounds[1:])
-        # The taken rows as columns of a matrix (n_columns, places), times the weights.
-        _sparsetools.csc_matvec(
-            n_columns, len(places), bounds, columns, values, np.ascontiguousarray(weights, np.float32), result[row]
-        )
+        known = table
+        if len(table.columns) > _MOST_COUNTED:
+            known, places = table.take(places), np.arange(len(places), dtype=np.int32)
+        starts, ends = known.starts[places], known.starts[places + 1]
+        order = np.argsort(starts)[::-1]
+        # The table's rows as columns of a matrix (n_columns, places), from the last to the first. Each ends where the
+        # next begins, so between two of them lies one of weight 0 that ends before it begins: nothing is copied.
+        bounds = np.empty(2 * len(places) + 1, np.int32)
+        bounds[:-1:2], bounds[1::2], bounds[-1] = starts[order], ends[order], 0
+        heights = np.zeros(2 * len(places), np.float32)
+        heights[::2] = weights[order]
+        _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
     return result
 
 
