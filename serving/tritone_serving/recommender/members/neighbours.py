@@ -35,11 +35,11 @@ class Listeners:
     people: npt.NDArray[np.int64]
 
     @classmethod
-    def open(cls, artifact: Artifact, n_people: int) -> Listeners:
+    def open(cls, artifact: Artifact, described: Mapping[str, Any]) -> Listeners:
         """Map what training wrote; where it drew people, they are numbered anew, so that nobody counts up to U."""
         by_item = artifact.rows("listeners")
         people = np.arange(artifact.n_users)
-        if n_people < artifact.n_users:
+        if described.get("drawn"):
             people = np.unique(by_item.columns).astype(np.int64)
             places = np.searchsorted(people, by_item.columns).astype(np.int32)
             by_item = Rows(by_item.starts, places, by_item.values)
@@ -66,6 +66,9 @@ class Listeners:
 
     def likeness_to(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
         """(n,) the same for one question and given users (n,), whether they may be neighbours or not."""
+        if self.n_people == self.by_user.n_rows:
+            found: Floats = self.likeness(batch)[question, who]
+            return found
         items, weights = batch.history.row(question)
         mine = np.zeros(len(self.rarity), np.float32)
         rare = weights * self.rarity[items]
@@ -73,8 +76,8 @@ class Listeners:
         theirs = self.by_user.take(who)
         values, rows = theirs.values * self.rarity[theirs.columns], theirs.row_numbers()
         lengths = np.sqrt(np.bincount(rows, values * values, len(who)))
-        found = np.bincount(rows, values * mine[theirs.columns], len(who)) / np.maximum(lengths, 1e-9)
-        return np.where(who == batch.users[question], 0, found).astype(np.float32)
+        cosines = np.bincount(rows, values * mine[theirs.columns], len(who)) / np.maximum(lengths, 1e-9)
+        return np.where(who == batch.users[question], 0, cosines).astype(np.float32)
 
     def _directions(self, history: Rows) -> Floats:
         """(E,) weights of histories by rarity, each row of length 1."""
@@ -110,7 +113,7 @@ class UserKnn:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> UserKnn:
-        listeners = Listeners.open(artifact, int(described.get("people", artifact.n_users)))
+        listeners = Listeners.open(artifact, described)
         return cls(
             name,
             listeners,
@@ -192,7 +195,7 @@ class Social:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Social:
-        return cls(name, Listeners.open(artifact, artifact.n_users), float(described["base"]), artifact.n_items)
+        return cls(name, Listeners.open(artifact, described), float(described["base"]), artifact.n_items)
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.diff(batch.friends.starts) > 0

@@ -166,10 +166,10 @@ def _people(parts: Parts, world: World, listening: sparse.csr_matrix, config: Re
         "metric": "cosine",
         "n_neighbours": config.user_knn_neighbours,
         "sharpness": config.user_knn_sharpness,
-        "people": min(config.user_knn_people, world.n_users),
+        **_drawn_people(world, config),
     }
     if world.friends.nnz:
-        parts.members["social"] = {"kind": "social", "base": config.social_base}
+        parts.members["social"] = {"kind": "social", "base": config.social_base, **_drawn_people(world, config)}
 
 
 def _likeness_keys(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]) -> sparse.csr_matrix:
@@ -179,6 +179,11 @@ def _likeness_keys(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]
     lengths = np.sqrt(np.asarray(keys.multiply(keys).sum(1)).ravel())
     keys.data *= np.repeat(1 / np.maximum(lengths, 1e-9), np.diff(keys.indptr)).astype(np.float32)
     return keys
+
+
+def _drawn_people(world: World, config: RecommenderConfig) -> dict[str, int]:
+    """How many people were drawn, where not all may be neighbours."""
+    return {"drawn": config.user_knn_people} if world.n_users > config.user_knn_people else {}
 
 
 def _drawn(keys: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
