@@ -142,7 +142,9 @@ class UserKnn:
         shares *= (one.history.values * self.listeners.rarity[columns])[:, None]
         total = shares.sum(0)
         shares *= np.divide(strengths, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
-        theirs = self.listeners.by_user.take(self.listeners.people[who]).to_csr(len(self.held_back))[:, items].toarray()  # (k, n)
+        theirs = (
+            self.listeners.by_user.take(self.listeners.people[who]).to_csr(len(self.held_back))[:, items].toarray()
+        )  # (k, n)
         amounts = (shares @ theirs).T * self.held_back[items][:, None]
         return [Part("history", columns, amounts.astype(np.float32))]
 
