@@ -200,7 +200,7 @@ class Resolver:
         counts = (given != _NOBODY) & (weights > 0)
         items, place = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
         total = np.bincount(place, np.concatenate([plays, weights[counts]]), len(items))
-        return items, total, tuple(dict.fromkeys(unknown))
+        return items.astype(np.int64), total.astype(np.float64), tuple(dict.fromkeys(unknown))
 
     def _friends_of(
         self, question: Question, user: int

@@ -67,8 +67,8 @@ class Listeners:
     def likeness_to(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
         """(n,) the same for one question and given users (n,), whether they may be neighbours or not."""
         if self.n_people == self.by_user.n_rows:
-            found: Floats = self.likeness(batch)[question, who]
-            return found
+            everybody: Floats = self.likeness(batch)[question, who]
+            return everybody
         items, weights = batch.history.row(question)
         mine = np.zeros(len(self.rarity), np.float32)
         rare = weights * self.rarity[items]
@@ -77,7 +77,8 @@ class Listeners:
         values, rows = theirs.values * self.rarity[theirs.columns], theirs.row_numbers()
         lengths = np.sqrt(np.bincount(rows, values * values, len(who)))
         cosines = np.bincount(rows, values * mine[theirs.columns], len(who)) / np.maximum(lengths, 1e-9)
-        return np.where(who == batch.users[question], 0, cosines).astype(np.float32)
+        found: Floats = np.where(who == batch.users[question], 0, cosines).astype(np.float32)
+        return found
 
     def _directions(self, history: Rows) -> Floats:
         """(E,) weights of histories by rarity, each row of length 1."""

@@ -94,7 +94,7 @@ def neighbourhoods(matrix: sparse.csr_matrix, n: int, shrink: float, on_progress
     return found
 
 
-def _blocks(turned: sparse.csr_matrix, n_heard: npt.NDArray[np.integer]) -> Iterator[slice]:
+def _blocks(turned: sparse.csr_matrix, n_heard: Ints) -> Iterator[slice]:
     """Spans of items whose rows of the Gram matrix fit into memory together.
 
     Args:
@@ -162,21 +162,21 @@ def _gram(near: Neighbourhoods, item: int, n: int, l2: float, place: npt.NDArray
 
 
 def _positive(grams: Floats, wanted: Floats) -> Floats:
-    """Solve (b, n, n) x = (b, n). Unknown overlaps may leave a matrix indefinite: its known ones are halved till not."""
-    try:
-        np.linalg.cholesky(grams)
-    except np.linalg.LinAlgError:
-        for gram in grams:
-            while not _is_positive(gram):
-                diagonal = np.diag(gram).copy()
-                gram *= np.float32(0.5)
-                gram[np.diag_indices(len(gram))] = diagonal
+    """Solve (b, n, n) x = (b, n).
+
+    Unknown overlaps may leave a matrix indefinite; then its known ones are halved until it is not.
+    """
+    if not _is_positive(grams):
+        alone = np.eye(grams.shape[1], dtype=np.bool_)
+        for one in range(len(grams)):
+            while not _is_positive(grams[one]):
+                grams[one] = np.where(alone, grams[one], grams[one] * np.float32(0.5))
     return np.asarray(np.linalg.solve(grams, wanted[:, :, None])[:, :, 0], np.float32)
 
 
-def _is_positive(gram: Floats) -> bool:
+def _is_positive(grams: Floats) -> bool:
     try:
-        np.linalg.cholesky(gram)
+        np.linalg.cholesky(grams)
     except np.linalg.LinAlgError:
         return False
     return True
