@@ -5,9 +5,9 @@ python tests/load/recommender_scale.py                           # four small si
 python tests/load/recommender_scale.py --sizes all --out docs     # up to 1,000,000 users x 200,000 items
 ```
 Each size runs in a process of its own, so that its largest memory is its own. The listening is simulated: item
-popularity falls like 1 / rank ** 0.8, users belong to tastes. Answers are to stored users, scored anew, one after the
-other in this process, with neither server nor lists; `answer_cpu_p99_ms` is without waiting for a shared core. `taste_vae` and validation are left out; what is fitted is
-what grows with the log: the item-item members, user-kNN, popularity.
+popularity falls like 1 / rank ** 0.8, users belong to tastes. `taste_vae` and validation are left out; what is fitted
+is what grows with the log: the item-item members, user-kNN, popularity. Answers are to stored users, scored anew, one
+after the other in this process, with neither server nor lists; `answer_cpu_p99_ms` is without waiting for a core.
 """
 
 from __future__ import annotations

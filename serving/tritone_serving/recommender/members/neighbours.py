@@ -85,7 +85,8 @@ class Listeners:
         rare = history.values * self.rarity[history.columns]
         rows = history.row_numbers()
         lengths = np.sqrt(np.bincount(rows, rare * rare, history.n_rows))
-        return (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
+        unit: Floats = (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
+        return unit
 
     def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
         """(B, I) what given people listen to, weighted."""
