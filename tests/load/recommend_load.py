@@ -84,7 +84,8 @@ def main() -> None:
         else:
             print(
                 f"          {CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
-                f"p99 {many['p99_ms']:.1f} ms, {result[kind]['questions_a_call']:.1f} questions a call"
+                f"p99 {many['p99_ms']:.1f} ms, {result[kind]['questions_a_call']:.1f} questions a call, "
+                f"{result[kind]['backend_ms']:.2f} ms of an instance each"
             )
     if not result["has_lists"]:
         print("the artifact holds no lists: its `listed` questions were scored")
@@ -134,6 +135,7 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
                 },
                 "perf_analyzer": many,
                 "questions_a_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
+                "backend_ms": 1e3 * (after[2] - before[2]) / max(after[0] - before[0], 1),
             }
         memory_mb = backend_memory_mb(server)
         manifest = json.loads((version / "recommender.json").read_text(encoding="utf-8"))
@@ -231,8 +233,8 @@ def _with_libraries(folder: Path) -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
 
 
-def counted(server: TritonServer) -> tuple[float, float]:
-    """(questions answered, execute calls) since the server started."""
+def counted(server: TritonServer) -> tuple[float, float, float]:
+    """(questions answered, execute calls, seconds in them) since the server started."""
     import urllib.request
 
     with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - our own server
@@ -241,7 +243,7 @@ def counted(server: TritonServer) -> tuple[float, float]:
     def total(name: str) -> float:
         return sum(float(value) for value in re.findall(rf"^tritone_recommender_{name}{{[^}}]*}} (\S+)$", text, re.M))
 
-    return total("answers_total"), total("calls_total")
+    return total("answers_total"), total("calls_total"), total("seconds_total")
 
 
 def backend_memory_mb(server: TritonServer) -> float:

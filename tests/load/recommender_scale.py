@@ -37,6 +37,7 @@ SIZES = {
 SMALL = ("2k", "10k", "50k", "200k")
 N_TASTES = 50
 N_QUESTIONS = 1_000
+RESULT = "recommender-scale.json"
 
 
 def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.csr_matrix:
@@ -181,25 +182,32 @@ def main() -> None:
     """Run each size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(SMALL), help=f"of {', '.join(SIZES)}, with commas, or all")
-    parser.add_argument("--out", type=Path, help="folder for recommender-scale.json and recommender-scale.png")
+    parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; other sizes in it stay")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one)))
         return
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
-    rows: list[dict[str, Any]] = []
+    rows = _measured_before(options.out) if options.out else {}
     for name in names:
         ended = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
         if ended.returncode:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
             continue
-        rows.append(json.loads(ended.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), flush=True)
+        print(ended.stdout.splitlines()[-1], flush=True)
+        rows[name] = json.loads(ended.stdout.splitlines()[-1])
         if options.out:  # after each, for the largest take long
+            in_order = [rows[size] for size in SIZES if size in rows]
             options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "recommender-scale.json").write_text(json.dumps(rows, indent=2) + "\n")
-            draw(rows, options.out / "recommender-scale.png")
+            (options.out / RESULT).write_text(json.dumps(in_order, indent=2) + "\n")
+            draw(in_order, (options.out / RESULT).with_suffix(".png"))
+
+
+def _measured_before(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sizes that are not measured anew stay in the plot."""
+    path = folder / RESULT
+    return {row["size"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
 
 
 if __name__ == "__main__":
