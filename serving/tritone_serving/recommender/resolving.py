@@ -125,7 +125,7 @@ class Resolver:
         Returns:
             (B, I), and (B,) whose was borrowed.
         """
-        borrowed = (np.diff(history.starts) == 0) & (np.diff(friends.starts) > 0)
+        borrowed = (history.counts == 0) & (friends.counts > 0)
         if not borrowed.any():
             return history, borrowed
         columns, values = [], []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +39,12 @@ class Rows:
     def n_rows(self) -> int:
         return len(self.starts) - 1
 
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(R,) entries of each row."""
+        counts: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
+        return counts
+
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """One row's columns and values."""
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -45,7 +52,7 @@ class Rows:
 
     def row_numbers(self) -> npt.NDArray[np.int64]:
         """(E,) the row of each entry."""
-        return np.repeat(np.arange(self.n_rows), np.diff(self.starts))
+        return np.repeat(np.arange(self.n_rows), self.counts)
 
     def take(self, rows: Integers) -> Rows:
         """The named rows, in that order."""
@@ -72,12 +79,14 @@ class Rows:
     @classmethod
     def from_lists(cls, columns: Sequence[Integers], values: Sequence[Floats]) -> Rows:
         """One pair of arrays for each row."""
-        starts = np.concatenate([[0], np.cumsum([len(each) for each in columns])]).astype(np.int64)
-        none_i, none_f = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        starts = np.zeros(len(columns) + 1, np.int64)
+        np.cumsum([len(each) for each in columns], out=starts[1:])
+        if not len(columns):
+            return cls(starts, np.zeros(0, np.int32), np.zeros(0, np.float32))
         return cls(
             starts,
-            np.concatenate([none_i, *columns]).astype(np.int32),
-            np.concatenate([none_f, *values]).astype(np.float32),
+            np.concatenate(columns, dtype=np.int32, casting="unsafe"),
+            np.concatenate(values, dtype=np.float32, casting="unsafe"),
         )
 
 

@@ -202,7 +202,7 @@ class Social:
         return cls(name, Listeners.open(artifact, described), float(described["base"]), artifact.n_items)
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return np.diff(batch.friends.starts) > 0
+        return batch.friends.counts > 0
 
     def score(self, batch: Batch) -> Floats:
         people = [batch.friends.row(question)[0].astype(np.int64) for question in range(batch.n)]
