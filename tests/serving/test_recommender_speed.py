@@ -40,6 +40,18 @@ def test_a_product_takes_rows_in_any_order_and_twice() -> None:
     np.testing.assert_allclose(product(Rows.from_lists(places, weights), table, 30), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("column", [-1, 30, 10**6])
+def test_a_damaged_row_is_refused_and_the_others_are_not(column: int) -> None:
+    table, dense = sparse_rows((9, 30), 0.4, 3)
+    columns = table.columns.copy()
+    columns[table.starts[4]] = column
+    damaged = Rows(table.starts, columns, table.values)
+    one = [np.ones(1, np.float32)]
+    np.testing.assert_allclose(product(Rows.from_lists([np.array([3])], one), damaged, 30)[0], dense[3], atol=1e-6)
+    with pytest.raises(IndexError, match="of a table with 30"):
+        product(Rows.from_lists([np.array([4])], one), damaged, 30)
+
+
 @pytest.mark.parametrize("n", [1, 9, 640, 5_000])
 @pytest.mark.parametrize("k", [1, 10, 100])
 @pytest.mark.parametrize("n_values", [2, 50, 10**6])  # with many ties, and hardly any

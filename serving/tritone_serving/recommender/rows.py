@@ -45,6 +45,11 @@ class Rows:
         counts: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
         return counts
 
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """The least and the largest column; looked for once, and all columns are read for it."""
+        return (int(self.columns.min()), int(self.columns.max())) if len(self.columns) else (0, 0)
+
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """One row's columns and values."""
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -91,15 +96,23 @@ class Rows:
 
 
 def product(left: Rows, table: Rows, n_columns: int) -> Floats:
-    """`left table` as a dense (R, n_columns): rows of left (R, C) name rows of table (C, n_columns)."""
+    """`left table` as a dense (R, n_columns): rows of left (R, C) name rows of table (C, n_columns).
+
+    Raises:
+        IndexError: the table is damaged where it is needed.
+    """
+    least, largest = table.span
+    is_sound = least >= 0 and largest < n_columns
     result = np.zeros((left.n_rows, n_columns), np.float32)
     for row in range(left.n_rows):
         places, weights = left.row(row)
         if not len(places):
             continue
         known = table
-        if len(table.columns) > _MOST_COUNTED:
+        if not is_sound or len(table.columns) > _MOST_COUNTED:
             known, places = table.take(places), np.arange(len(places), dtype=np.int32)
+            if known.span[0] < 0 or known.span[1] >= n_columns:  # the loop below would write there
+                raise IndexError(f"columns {known.span[0]} to {known.span[1]} of a table with {n_columns}")
         starts, ends = known.starts[places], known.starts[places + 1]
         order = np.argsort(starts)[::-1]
         # The table's rows as columns of a matrix (n_columns, places), from the last to the first. Each ends where the
