@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,9 @@ SIZES = {
 }
 SMALL = ("2k", "8k", "50k", "200k")
 N_TASTES = 50
+N_WARM_UP = 50
 N_QUESTIONS = 1_000
+KEY = b"a key for simulated listeners"
 RESULT = "recommender-scale.json"
 
 
@@ -69,10 +72,9 @@ def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.
     return sparse.csr_matrix((plays, indices, np.array(starts)), shape=(n_users, n_items))
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Fit one size, write the artifact, answer newcomers and stored users; this process's own figures."""
-    from tritone_serving.recommender import Answer, Question, Recommender, write_artifact
-    from tritone_serving.recommender.memory import keep_freed_memory
+def measure(name: str, keep: Path | None) -> dict[str, Any]:
+    """Fit one size, write the artifact, answer stored users; this process's own figures."""
+    from tritone_serving.recommender import write_artifact
     from tritone_training.kinds.recommender.config import build_config
     from tritone_training.kinds.recommender.fit import fit_members, manifest_of
     from tritone_training.kinds.recommender.world import world_of_matrix
@@ -80,10 +82,9 @@ def measure(name: str) -> dict[str, Any]:
     n_users, n_items, n_plays = SIZES[name]
     plays = simulate(n_users, n_items, n_plays)
     simulated_mb = peak_mb()
-    key = b"a key for simulated listeners"
     config = build_config("default", overrides={"n_neighbours": 100})
     began_s, worked_s = time.perf_counter(), time.process_time()
-    world = world_of_matrix(plays, config, key)
+    world = world_of_matrix(plays, config, KEY)
     steps: dict[str, float] = {}
     current = [("world", worked_s)]
 
@@ -99,28 +100,18 @@ def measure(name: str) -> dict[str, Any]:
     weights = {segment: dict.fromkeys(parts.members, 1.0) for segment in ("warm", "short", "cold")}
     for member, described in parts.members.items():
         described["scale"] = 0.0 if member == "popularity" else 0.01
-    manifest = {**manifest_of(parts, world, config, key), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
+    manifest = {**manifest_of(parts, world, config, KEY), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
     with tempfile.TemporaryDirectory() as folder:
         began_s = time.perf_counter()
         write_artifact(Path(folder), manifest, parts.arrays)
         write_s = time.perf_counter() - began_s
         disk_mb = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
-        raw = [world.users[row] for row in np.linspace(0, n_users - 1, N_QUESTIONS).astype(int)]
         members = list(parts.members)
         del parts, world, plays
         fit_mb = peak_mb()
-        keep_freed_memory()  # as the backend does
-        recommender = Recommender.open(Path(folder), key=key)
-        for user in raw[:20]:
-            recommender.answer([Question(user=user)])
-        taken_ms, worked_ms = [], []
-        for user in raw:
-            began_s, worked_s = time.perf_counter(), time.thread_time()
-            [answer] = recommender.answer([Question(user=user)])
-            taken_ms.append((time.perf_counter() - began_s) * 1e3)
-            worked_ms.append((time.thread_time() - worked_s) * 1e3)
-            assert isinstance(answer, Answer)
-            assert len(answer.items) == 10
+        answering = answer(Path(folder))
+        if keep is not None:
+            shutil.copytree(folder, keep / name)
     return {
         "size": name,
         "n_users": n_users,
@@ -134,6 +125,28 @@ def measure(name: str) -> dict[str, Any]:
         "peak_mb": round(fit_mb),
         "simulation_mb": round(simulated_mb),
         "artifact_mb": round(disk_mb),
+        **answering,
+    }
+
+
+def answer(folder: Path) -> dict[str, float]:
+    """Ask an artifact of `measure` about stored users, one after the other; milliseconds."""
+    from tritone_serving.recommender import Answer, Question, Recommender
+    from tritone_serving.recommender.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the backend does
+    recommender = Recommender.open(folder, key=KEY)
+    users = np.linspace(0, recommender.artifact.n_users - 1, N_WARM_UP + N_QUESTIONS).astype(int)
+    taken_ms, worked_ms = [], []
+    for user in np.random.default_rng(0).permutation(users).tolist():
+        began_s, worked_s = time.perf_counter(), time.thread_time()
+        [found] = recommender.answer([Question(user=f"user-{user}")])
+        taken_ms.append((time.perf_counter() - began_s) * 1e3)
+        worked_ms.append((time.thread_time() - worked_s) * 1e3)
+        assert isinstance(found, Answer)
+        assert len(found.items) == 10
+    taken_ms, worked_ms = taken_ms[N_WARM_UP:], worked_ms[N_WARM_UP:]
+    return {
         "answer_p50_ms": round(float(np.percentile(taken_ms, 50)), 2),
         "answer_p99_ms": round(float(np.percentile(taken_ms, 99)), 2),
         "answer_cpu_p99_ms": round(float(np.percentile(worked_ms, 99)), 2),
@@ -183,15 +196,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(SMALL), help=f"of {', '.join(SIZES)}, with commas, or all")
     parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; other sizes in it stay")
+    parser.add_argument("--keep", type=Path, help="folder for the artifacts, which are removed otherwise")
+    parser.add_argument("--answers", type=Path, help="only ask an artifact that was kept")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.answers:
+        print(json.dumps(answer(options.answers)))
+        return
     if options.one:
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(measure(options.one, options.keep)))
         return
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
     rows = _measured_before(options.out) if options.out else {}
     for name in names:
-        ended = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
+        command = [sys.executable, __file__, "--one", name] + (["--keep", str(options.keep)] if options.keep else [])
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
             continue
