@@ -40,6 +40,8 @@ input [
 output [ {{ name: "scores" data_type: TYPE_FP32 dims: [ {N_TASTE} ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 dynamic_batching {{ }}
+parameters {{ key: "intra_op_thread_count" value {{ string_value: "1" }} }}
+parameters {{ key: "inter_op_thread_count" value {{ string_value: "1" }} }}
 """
 
 
