@@ -44,9 +44,10 @@ format: $(READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(READY)  ## Measure what serving costs beside in-process ONNX Runtime, on model_repository
+bench: $(READY)  ## Measure what serving costs: on model_repository, and recommending on simulated listeners
 	@$(BIN)/python tests/load/classify_latency.py $(ARGS)
 	@$(BIN)/python tests/load/compose_latency.py $(ARGS)
+	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -40,6 +40,8 @@ input [
 output [ {{ name: "scores" data_type: TYPE_FP32 dims: [ {N_TASTE} ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 dynamic_batching {{ }}
+parameters {{ key: "intra_op_thread_count" value {{ string_value: "1" }} }}
+parameters {{ key: "inter_op_thread_count" value {{ string_value: "1" }} }}
 """
 
 
@@ -62,10 +64,15 @@ def make_artifact(
     n_neighbours: int = 20,
     n_plays: int = 12,
     n_taste: int | None = None,
+    n_listed: int = 0,
     arms: tuple[str, ...] = ("a",),
     seed: int = 0,
 ) -> Path:
-    """Write an artifact: popularity, an item-item member, `taste_vae` if asked for; arms differ in their weights."""
+    """Write an artifact: popularity, an item-item member, `taste_vae` if asked for; arms differ in their weights.
+
+    Args:
+        n_listed: so many items are listed for each user in advance, by all members but `taste_vae`.
+    """
     rng = np.random.default_rng(seed)
     key = make_key(key_file)
     odds = 1 / np.arange(1, n_items + 1) ** 0.8
@@ -123,6 +130,9 @@ def make_artifact(
         "personal_data": "simulated",
     }
     write_artifact(folder, manifest, arrays)
+    if n_listed:
+        arrays.update(_lists(opened(folder, key_file), [user_id(number) for number in order.tolist()], n_listed))
+        write_artifact(folder, manifest, arrays)
     return folder
 
 
@@ -188,6 +198,14 @@ def spoil_manifest(version: Path, **changes: Any) -> None:
     """Change what a manifest says."""
     path = version / "recommender.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _lists(recommender: Recommender, users: list[str], n: int) -> dict[str, Array]:
+    """What each user is told, as training works it out."""
+    from tritone_training.kinds.recommender.listing import work_out
+
+    world: Any = SimpleNamespace(users=users, n_users=len(users), n_items=len(recommender.item_ids))
+    return work_out(recommender, None, world, n, on_progress=lambda done, total: None)
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, n_neighbours: int) -> sparse.csr_matrix:

@@ -29,7 +29,7 @@ from tritone_serving.recommender_keys import find_key
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
 
 # Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
-_ROWS: Final = ("history", "friends", "listening", "*.own")
+_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
 

@@ -283,6 +283,23 @@ def test_a_user_is_gone_and_everybody_else_is_there(repository: Path, key_file: 
     assert findings(repository) == []
 
 
+def test_lists_of_the_others_stay_theirs(tmp_path: Path) -> None:
+    repository, key_file = tmp_path / "repository", tmp_path / "a.key"
+    artifact = models.make_artifact(tmp_path / "artifact", key_file, n_listed=20)
+    models.publish(artifact, key_file, repository)
+    forget_user(models.user_id(17), repository, key=key_file)
+    old, new = models.opened(artifact, key_file), models.opened(repository / "recommender" / "2", key_file)
+    tables = [each.artifact.rows("lists.a") for each in (old, new)]
+    assert [table.n_rows for table in tables] == [models.N_USERS, models.N_USERS - 1]
+    for number in range(models.N_USERS):
+        if number != 17:
+            before, after = (
+                table.row(each.resolver.user(models.user_id(number)))
+                for each, table in zip((old, new), tables, strict=True)
+            )
+            assert before[0].tolist() == after[0].tolist()
+
+
 def test_an_array_that_may_be_of_users_stops_it(repository: Path) -> None:
     version = repository / "recommender" / "1"
     artifact = open_artifact(version)

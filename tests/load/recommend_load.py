@@ -2,6 +2,10 @@
 
     .venv/bin/python tests/load/recommend_load.py [--repository DIR] [--users N] [--items N] [--rounds N] [--json]
 
+Three kinds of question:
+    listed    a known user, nothing else: the answer was worked out in training
+    scored    a known user and one item that they have just heard: all members score anew, friends and taste_vae too
+    newcomer  a history of 40 items, no user: scored as well
 Without --repository it serves an artifact of simulated listeners that it makes first (2,000 x 17,000; the scores
 mean nothing, their cost does), with a small network in the place of `taste_vae`. With one, it asks about the ids of
 --user-ids, one a line. Reports; asserts nothing. perf_analyzer comes with `pip install 'tritonclient[all]'`.
@@ -32,13 +36,17 @@ from tests import recommender_artifacts as models
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.installation import find_installation
+from tritone_serving.recommender import open_artifact
 
 MODEL = "recommender"
 OUTPUTS = ("item_ids", "scores", "rung", "arm", "unknown")  # what the SDK asks for
 K = 10
 CONCURRENCY = 32
 N_WARM_UP = 50
-N_PERF_USERS = 256
+N_PERF_QUESTIONS = 256
+N_HISTORY = 40
+N_LISTED = 100
+KINDS = ("listed", "scored", "newcomer")
 
 
 def main() -> None:
@@ -51,6 +59,7 @@ def main() -> None:
     parser.add_argument("--taste", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each of perf_analyzer's windows")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if (arguments.repository is None) != (arguments.user_ids is None):
@@ -66,16 +75,20 @@ def main() -> None:
     if arguments.json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    one, many = result["one_client"], result["perf_analyzer"]
-    print(f"{MODEL}, {result['n_items']:,} items, {result['n_users']:,} users, known user, k = {K}")
-    print(f"one client, gRPC: p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms ({one['n']} requests)")
-    if many is None:
-        print("perf_analyzer is not installed or does not start; 32 clients were not measured")
-    else:
-        print(
-            f"{CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
-            f"p99 {many['p99_ms']:.1f} ms, {result['questions_a_call']:.1f} questions scored together"
-        )
+    print(f"{MODEL}, {result['n_items']:,} items, {result['n_users']:,} users, k = {K}; gRPC")
+    for kind in arguments.kinds:
+        one, many = result[kind]["one_client"], result[kind]["perf_analyzer"]
+        print(f"{kind:9s} one client: p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms ({one['n']} requests)")
+        if many is None:
+            print("          perf_analyzer is not installed or does not start; 32 clients were not measured")
+        else:
+            print(
+                f"          {CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
+                f"p99 {many['p99_ms']:.1f} ms, {result[kind]['questions_a_call']:.1f} questions a call, "
+                f"{result[kind]['backend_ms']:.2f} ms of an instance each"
+            )
+    if not result["has_lists"]:
+        print("the artifact holds no lists: its `listed` questions were scored")
     print(f"memory of the backend's processes: {result['memory_mb']:.0f} MB (what they share counted once)")
     print(f"server start to ready: {result['ready_s']:.2f} s")
 
@@ -91,6 +104,7 @@ def simulated(folder: Path, arguments: argparse.Namespace) -> tuple[Path, list[s
         n_neighbours=200,
         n_plays=40,
         n_taste=n_taste,
+        n_listed=N_LISTED,
     )
     repository = folder / "repository"
     if n_taste is not None:
@@ -104,58 +118,92 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
     served = tuple(name for name in (MODEL, "taste_vae") if list((repository / name).glob("[0-9]*")))
     options = ServerOptions(repository=repository, models=served, http_port=0, grpc_port=0, metrics_port=0)
     with TritonServer.start(options) as server:
-        times = one_client(server, users, arguments.rounds)
-        before = counted(server)
-        many = perf_analyzer(server, users, arguments.seconds, folder)
-        time.sleep(0.6)  # the backend tells its counts a few times a second
-        after = counted(server)
+        version = newest(repository / MODEL)
+        questions = {kind: questions_of(kind, users, version) for kind in arguments.kinds}
+        measured = {}
+        for kind, asked in questions.items():
+            times = one_client(server, asked, arguments.rounds)
+            before = counted(server)
+            many = perf_analyzer(server, asked, arguments.seconds, folder)
+            time.sleep(0.6)  # the backend tells its counts a few times a second
+            after = counted(server)
+            measured[kind] = {
+                "one_client": {
+                    "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
+                    "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
+                    "n": len(times),
+                },
+                "perf_analyzer": many,
+                "questions_a_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
+                "backend_ms": 1e3 * (after[2] - before[2]) / max(after[0] - before[0], 1),
+            }
         memory_mb = backend_memory_mb(server)
-        manifest = json.loads((newest(repository / MODEL) / "recommender.json").read_text(encoding="utf-8"))
+        manifest = json.loads((version / "recommender.json").read_text(encoding="utf-8"))
         return {
             "n_users": manifest["n_users"],
             "n_items": manifest["n_items"],
-            "one_client": {
-                "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
-                "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
-                "n": len(times),
-            },
-            "perf_analyzer": many,
-            "questions_a_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
+            "has_lists": any(name.startswith("lists.") for name in manifest["arrays"]),
+            **measured,
             "memory_mb": memory_mb,
             "ready_s": server.ready_s,
         }
 
 
-def one_client(server: TritonServer, users: Sequence[str], n_rounds: int) -> list[float]:
+def questions_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str, list[Any]]]:
+    """Questions of one kind by input, drawn by popularity; each is asked many times."""
+    items = open_artifact(version).texts("items")
+    rng = np.random.default_rng(1)
+    odds = 1 / np.arange(1, len(items) + 1) ** 0.8
+    n = {"listed": 0, "scored": 1, "newcomer": min(N_HISTORY, len(items))}[kind]
+    questions = []
+    for number in range(N_PERF_QUESTIONS):
+        question: dict[str, list[Any]] = {} if kind == "newcomer" else {"user_id": [users[number % len(users)]]}
+        if n:
+            drawn = rng.choice(len(items), n, replace=False, p=odds / odds.sum())
+            question["history"] = [items[item] for item in drawn.tolist()]
+        questions.append({**question, "k": [K]})
+    return questions
+
+
+def one_client(server: TritonServer, questions: Sequence[dict[str, list[Any]]], n_rounds: int) -> list[float]:
     """Seconds of each request, one after the other."""
     client = triton.InferenceServerClient(server.grpc_url)
     outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
     times = []
     for index in range(N_WARM_UP + n_rounds):
-        user = triton.InferInput("user_id", [1, 1], "BYTES")
-        user.set_data_from_numpy(np.array([[users[index % len(users)].encode()]], np.object_))
-        k = triton.InferInput("k", [1, 1], "INT32")
-        k.set_data_from_numpy(np.array([[K]], np.int32))
+        inputs = []
+        for name, values in questions[index % len(questions)].items():
+            is_text = isinstance(values[0], str)
+            each = triton.InferInput(name, [1, len(values)], "BYTES" if is_text else "INT32")
+            tensor = np.array([[v.encode() for v in values]], np.object_) if is_text else np.array([values], np.int32)
+            each.set_data_from_numpy(tensor)
+            inputs.append(each)
         began = time.perf_counter()
-        client.infer(MODEL, [user, k], outputs=outputs)
+        client.infer(MODEL, inputs, outputs=outputs)
         if index >= N_WARM_UP:
             times.append(time.perf_counter() - began)
     client.close()
     return times
 
 
-def perf_analyzer(server: TritonServer, users: Sequence[str], window_s: float, folder: Path) -> dict[str, float] | None:
+def perf_analyzer(
+    server: TritonServer, questions: Sequence[dict[str, list[Any]]], window_s: float, folder: Path
+) -> dict[str, float] | None:
     """32 clients at once; None where perf_analyzer is not there or does not start."""
     beside = Path(sys.executable).with_name("perf_analyzer")
     binary = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
     if binary is None:
         return None
-    questions = [{"user_id": [user], "k": [K]} for user in users[:N_PERF_USERS]]
+    shaped = [
+        {name: {"content": values, "shape": [len(values)]} for name, values in question.items()}
+        for question in questions
+    ]
     data, table = folder / "questions.json", folder / "perf.csv"
-    data.write_text(json.dumps({"data": questions}))
+    data.write_text(json.dumps({"data": shaped}))
     command = [binary, "-m", MODEL, "-u", server.grpc_url, "-i", "grpc", "--concurrency-range", str(CONCURRENCY)]
     command += ["--input-data", str(data), "-f", str(table), "--percentile=99", "-s", "50", "-r", "6"]
     command += ["--measurement-interval", str(round(1e3 * window_s))]
+    table.unlink(missing_ok=True)
     done = subprocess.run(
         command, env=_with_libraries(folder), capture_output=True, text=True, timeout=20 + 8 * window_s, check=False
     )
@@ -185,8 +233,8 @@ def _with_libraries(folder: Path) -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
 
 
-def counted(server: TritonServer) -> tuple[float, float]:
-    """(questions answered, execute calls) since the server started."""
+def counted(server: TritonServer) -> tuple[float, float, float]:
+    """(questions answered, execute calls, seconds in them) since the server started."""
     import urllib.request
 
     with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - our own server
@@ -195,7 +243,7 @@ def counted(server: TritonServer) -> tuple[float, float]:
     def total(name: str) -> float:
         return sum(float(value) for value in re.findall(rf"^tritone_recommender_{name}{{[^}}]*}} (\S+)$", text, re.M))
 
-    return total("answers_total"), total("calls_total")
+    return total("answers_total"), total("calls_total"), total("seconds_total")
 
 
 def backend_memory_mb(server: TritonServer) -> float:

@@ -55,7 +55,7 @@ def ease_by_definition(listening: sparse.csr_matrix, l2: float) -> np.ndarray:
 def test_ease_is_what_its_paper_says_by_either_route(
     listening: sparse.csr_matrix, dual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_MOST_DUAL_USERS", 1_000 if dual else 0)
+    monkeypatch.setattr(tables, "MOST_DUAL_USERS", 1_000 if dual else 0)
     solved = ridge(listening, 5.0)
     assert (solved.whole is None) == dual
     table = ease_table(solved, 40, quiet).toarray()
@@ -66,7 +66,7 @@ def test_ease_is_what_its_paper_says_by_either_route(
 def test_the_graph_filter_smooths_the_spectrum(
     listening: sparse.csr_matrix, dual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_MOST_DUAL_USERS", 1_000 if dual else 0)
+    monkeypatch.setattr(tables, "MOST_DUAL_USERS", 1_000 if dual else 0)
     graph = graph_of(listening)
     table = graph_table(graph, 0.3, 40, quiet).toarray()
     dense = listening.toarray().astype(np.float64)

@@ -65,12 +65,12 @@ class Batch:
     @property
     def has_history(self) -> npt.NDArray[np.bool_]:
         """(B,) whether there is anything to go by, own or borrowed."""
-        return np.diff(self.history.starts) > 0
+        return self.history.counts > 0
 
     @property
     def n_history(self) -> npt.NDArray[np.int64]:
         """(B,) how many known items each own history holds that were not skipped."""
-        return np.diff(self.heard.starts)
+        return self.heard.counts
 
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:

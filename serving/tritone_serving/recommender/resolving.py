@@ -125,7 +125,7 @@ class Resolver:
         Returns:
             (B, I), and (B,) whose was borrowed.
         """
-        borrowed = (np.diff(history.starts) == 0) & (np.diff(friends.starts) > 0)
+        borrowed = (history.counts == 0) & (friends.counts > 0)
         if not borrowed.any():
             return history, borrowed
         columns, values = [], []
@@ -145,7 +145,7 @@ class Resolver:
 
     def _resolve(self, question: Question) -> _Resolved:
         user = _NOBODY if question.user is None else self.user(question.user)
-        plays, unknown_history = self._plays(question, user)
+        heard, plays, unknown_history = self._plays(question, user)
         skipped, unknown_skipped = self.items(question.skipped)
         friends, friend_ids, unknown_friends = self._friends_of(question, user)
         _, unknown_exclude = self.items(question.exclude)
@@ -156,44 +156,51 @@ class Resolver:
             friends=unknown_friends,
             exclude=unknown_exclude,
         )
-        known = bool(plays or skipped or len(friends) or question.embedding is not None or question.mood)
+        known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or question.mood)
         if not known and user == _NOBODY and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
             raise QuestionError(
                 f"none of the ids is known ({', '.join(map(repr, named[:3]))}{' ...' * (len(named) > 3)}), and nothing "
                 f"else is given; leave them out for what is popular"
             )
-        turned_away = set(skipped)
-        places = np.array(sorted(plays.keys() - turned_away), np.int64)
-        weights = weigh(np.array([plays[place] for place in places.tolist()], np.float64), self._weighting)
-        aside = np.array(sorted(turned_away), np.int64)
-        order = np.argsort(np.concatenate([places, aside]), kind="stable")
-        minus = np.full(len(aside), -float(self._weighting["skip"]), np.float32)
+        if skipped:
+            stays = ~np.isin(heard, skipped)
+            heard, plays = heard[stays], plays[stays]
+        history, weights = heard, weigh(plays, self._weighting)
+        if skipped:
+            aside = np.unique(np.array(skipped, np.int64))
+            minus = np.full(len(aside), -float(self._weighting["skip"]), np.float32)
+            history, weights = np.concatenate([heard, aside]), np.concatenate([weights, minus])
+            order = np.argsort(history, kind="stable")
+            history, weights = history[order], weights[order]
         return _Resolved(
             user=user,
-            history=np.concatenate([places, aside])[order],
-            weights=np.concatenate([weights, minus])[order],
-            heard=places,
+            history=history,
+            weights=weights,
+            heard=heard,
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
         )
 
-    def _plays(self, question: Question, user: int) -> tuple[dict[int, float], tuple[str, ...]]:
-        """Stored and given plays by item."""
-        plays: dict[int, float] = {}
+    def _plays(
+        self, question: Question, user: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], tuple[str, ...]]:
+        """Stored and given plays: items in ascending order, how often each was played, and what is unknown."""
+        stored, plays = np.zeros(0, np.int64), np.zeros(0, np.float64)
         if user != _NOBODY:
             columns, values = self._history.row(user)
-            plays = dict(zip(columns.tolist(), values.tolist(), strict=True))
-        unknown: list[str] = []
-        given = [1.0] * len(question.history) if question.weights is None else [float(w) for w in question.weights]
-        for name, weight in zip(question.history, given, strict=True):
-            place = self._items.get(name)
-            if place is None:
-                unknown.append(name)
-            elif weight > 0:
-                plays[place] = plays.get(place, 0.0) + weight
-        return plays, tuple(dict.fromkeys(unknown))
+            stored, plays = columns.astype(np.int64), values.astype(np.float64)
+        if not len(question.history):
+            return stored, plays, ()
+        places = [self._items.get(name, _NOBODY) for name in question.history]
+        unknown = [name for name, place in zip(question.history, places, strict=True) if place == _NOBODY]
+        given = np.array(places, np.int64)
+        weights = np.ones(len(given)) if question.weights is None else np.asarray(question.weights, np.float64)
+        counts = (given != _NOBODY) & (weights > 0)
+        items, place = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
+        total = np.bincount(place, np.concatenate([plays, weights[counts]]), len(items))
+        return items.astype(np.int64), total.astype(np.float64), tuple(dict.fromkeys(unknown))
 
     def _friends_of(
         self, question: Question, user: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from scipy import sparse
 from scipy.sparse import _sparsetools  # its C loops, without the 50 us that a matrix object costs
 
 Floats = npt.NDArray[np.float32]
+_MOST_COUNTED: Final = 2**31 - 1  # entries, by the loops' 32-bit numbers
 Integers = npt.NDArray[np.integer[Any]]
 
 
@@ -37,6 +39,17 @@ class Rows:
     def n_rows(self) -> int:
         return len(self.starts) - 1
 
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(R,) entries of each row."""
+        counts: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
+        return counts
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """The least and the largest column; looked for once, and all columns are read for it."""
+        return (int(self.columns.min()), int(self.columns.max())) if len(self.columns) else (0, 0)
+
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """One row's columns and values."""
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -44,7 +57,7 @@ class Rows:
 
     def row_numbers(self) -> npt.NDArray[np.int64]:
         """(E,) the row of each entry."""
-        return np.repeat(np.arange(self.n_rows), np.diff(self.starts))
+        return np.repeat(np.arange(self.n_rows), self.counts)
 
     def take(self, rows: Integers) -> Rows:
         """The named rows, in that order."""
@@ -71,32 +84,44 @@ class Rows:
     @classmethod
     def from_lists(cls, columns: Sequence[Integers], values: Sequence[Floats]) -> Rows:
         """One pair of arrays for each row."""
-        starts = np.concatenate([[0], np.cumsum([len(each) for each in columns])]).astype(np.int64)
-        none_i, none_f = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        starts = np.zeros(len(columns) + 1, np.int64)
+        np.cumsum([len(each) for each in columns], out=starts[1:])
+        if not len(columns):
+            return cls(starts, np.zeros(0, np.int32), np.zeros(0, np.float32))
         return cls(
             starts,
-            np.concatenate([none_i, *columns]).astype(np.int32),
-            np.concatenate([none_f, *values]).astype(np.float32),
+            np.concatenate(columns, dtype=np.int32, casting="unsafe"),
+            np.concatenate(values, dtype=np.float32, casting="unsafe"),
         )
 
 
 def product(left: Rows, table: Rows, n_columns: int) -> Floats:
-    """`left table` as a dense (R, n_columns): rows of left (R, C) name rows of table (C, n_columns)."""
+    """`left table` as a dense (R, n_columns): rows of left (R, C) name rows of table (C, n_columns).
+
+    Raises:
+        IndexError: the table is damaged where it is needed.
+    """
+    least, largest = table.span
+    is_sound = least >= 0 and largest < n_columns
     result = np.zeros((left.n_rows, n_columns), np.float32)
     for row in range(left.n_rows):
         places, weights = left.row(row)
         if not len(places):
             continue
-        starts, ends = table.starts[places], table.starts[places + 1]
-        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
-        columns = np.concatenate([table.columns[a:b] for a, b in spans])
-        values = np.concatenate([table.values[a:b] for a, b in spans])
-        bounds = np.zeros(len(places) + 1, columns.dtype)
-        np.cumsum(ends - starts, out=bounds[1:])
-        # The taken rows as columns of a matrix (n_columns, places), times the weights.
-        _sparsetools.csc_matvec(
-            n_columns, len(places), bounds, columns, values, np.ascontiguousarray(weights, np.float32), result[row]
-        )
+        known = table
+        if not is_sound or len(table.columns) > _MOST_COUNTED:
+            known, places = table.take(places), np.arange(len(places), dtype=np.int32)
+            if known.span[0] < 0 or known.span[1] >= n_columns:  # the loop below would write there
+                raise IndexError(f"columns {known.span[0]} to {known.span[1]} of a table with {n_columns}")
+        starts, ends = known.starts[places], known.starts[places + 1]
+        order = np.argsort(starts)[::-1]
+        # The table's rows as columns of a matrix (n_columns, places), from the last to the first. Each ends where the
+        # next begins, so between two of them lies one of weight 0 that ends before it begins: nothing is copied.
+        bounds = np.empty(2 * len(places) + 1, np.int32)
+        bounds[:-1:2], bounds[1::2], bounds[-1] = starts[order], ends[order], 0
+        heights = np.zeros(2 * len(places), np.float32)
+        heights[::2] = weights[order]
+        _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
     return result
 
 

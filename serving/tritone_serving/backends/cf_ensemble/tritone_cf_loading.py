@@ -9,6 +9,7 @@ from typing import Any
 from tritone_cf_taste import Taste
 
 from tritone_serving.recommender import Recommender, RecommenderError, open_artifact, read_key
+from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
 
 KEY_PARAMETER = "key_file"
@@ -30,6 +31,7 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
     Raises:
         LoadError: the artifact or its key is missing, damaged, or does not fit.
     """
+    keep_freed_memory()
     try:
         check = str(open_artifact(folder).manifest["key_check"])
         path = find_key(_parameter(config, KEY_PARAMETER), check)

@@ -42,7 +42,7 @@ class ItemItem:
 
     def score(self, batch: Batch) -> Floats:
         history = batch.history
-        weights = history.values * np.repeat(self._scale(history), np.diff(history.starts))
+        weights = history.values * np.repeat(self._scale(history), history.counts)
         scores = product(Rows(history.starts, history.columns, weights), self.table, self.table.n_rows)
         self.own.apply(scores, batch)
         return scores
@@ -61,5 +61,5 @@ class ItemItem:
 
     def _scale(self, history: Rows) -> Floats:
         """(B,)."""
-        n_items = np.maximum(np.diff(history.starts), 1)
+        n_items = np.maximum(history.counts, 1)
         return (n_items.astype(np.float32) ** -self.damping).astype(np.float32)

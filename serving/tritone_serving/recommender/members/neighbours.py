@@ -1,6 +1,6 @@
 """People who listen alike: user-kNN, and friends. Both read what other people listen to.
 
-Letters: B questions, I items, U stored users, E entries of all listening.
+Letters: B questions, I items, U stored users, S of them who may be neighbours, E entries of all histories.
 """
 
 from __future__ import annotations
@@ -24,38 +24,69 @@ class Listeners:
 
     Attributes:
         by_user: (U, I) weights.
-        by_item: (I, U) the same by item, as likeness sees it: weighted by rarity, each user of length 1.
+        by_item: (I, S) the same by item, as likeness sees it: weighted by rarity, each user of length 1.
         rarity: (I,) how much an item tells about taste.
+        people: (S,) the users who may be neighbours, ascending: all of them, or those that were drawn.
     """
 
     by_user: Rows
     by_item: Rows
     rarity: Floats
+    people: npt.NDArray[np.int64]
 
     @classmethod
-    def open(cls, artifact: Artifact) -> Listeners:
-        return cls(
-            artifact.rows("listening"), artifact.rows("listeners"), np.asarray(artifact.arrays["listeners.rarity"])
-        )
+    def open(cls, artifact: Artifact, described: Mapping[str, Any]) -> Listeners:
+        """Map what training wrote; where it drew people, they are numbered anew, so that nobody counts up to U."""
+        by_item = artifact.rows("listeners")
+        people = np.arange(artifact.n_users)
+        if described.get("drawn"):
+            people = np.unique(by_item.columns).astype(np.int64)
+            places = np.searchsorted(people, by_item.columns).astype(np.int32)
+            by_item = Rows(by_item.starts, places, by_item.values)
+        return cls(artifact.rows("listening"), by_item, np.asarray(artifact.arrays["listeners.rarity"]), people)
 
     @property
-    def n_users(self) -> int:
-        return self.by_user.n_rows
+    def n_people(self) -> int:
+        return len(self.people)
 
     def likeness(self, batch: Batch) -> Floats:
-        """(B, U) cosine with each question's history; oneself 0."""
+        """(B, S) cosine with each question's history; oneself 0."""
         found = batch.memo.get("likeness")
         if found is None:
             history = batch.history
-            rare = history.values * self.rarity[history.columns]
-            rows = history.row_numbers()
-            lengths = np.sqrt(np.bincount(rows, rare * rare, batch.n))
-            rare = (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
-            found = product(Rows(history.starts, history.columns, rare), self.by_item, self.n_users)
+            found = product(
+                Rows(history.starts, history.columns, self._directions(history)), self.by_item, self.n_people
+            )
             known = np.flatnonzero(batch.users >= 0)
-            found[known, batch.users[known]] = 0
+            places = np.minimum(np.searchsorted(self.people, batch.users[known]), max(self.n_people - 1, 0))
+            drawn = self.people[places] == batch.users[known] if self.n_people else np.zeros(0, np.bool_)
+            found[known[drawn], places[drawn]] = 0
             batch.memo["likeness"] = found
         return found
+
+    def likeness_to(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
+        """(n,) the same for one question and given users (n,), whether they may be neighbours or not."""
+        if self.n_people == self.by_user.n_rows:
+            everybody: Floats = self.likeness(batch)[question, who]
+            return everybody
+        items, weights = batch.history.row(question)
+        mine = np.zeros(len(self.rarity), np.float32)
+        rare = weights * self.rarity[items]
+        mine[items] = rare / max(float(np.sqrt(rare @ rare)), 1e-9)
+        theirs = self.by_user.take(who)
+        values, rows = theirs.values * self.rarity[theirs.columns], theirs.row_numbers()
+        lengths = np.sqrt(np.bincount(rows, values * values, len(who)))
+        cosines = np.bincount(rows, values * mine[theirs.columns], len(who)) / np.maximum(lengths, 1e-9)
+        found: Floats = np.where(who == batch.users[question], 0, cosines).astype(np.float32)
+        return found
+
+    def _directions(self, history: Rows) -> Floats:
+        """(E,) weights of histories by rarity, each row of length 1."""
+        rare = history.values * self.rarity[history.columns]
+        rows = history.row_numbers()
+        lengths = np.sqrt(np.bincount(rows, rare * rare, history.n_rows))
+        unit: Floats = (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
+        return unit
 
     def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
         """(B, I) what given people listen to, weighted."""
@@ -71,7 +102,7 @@ class UserKnn:
         n_neighbours: of each user.
         sharpness: likeness to this power.
         held_back: (I,).
-        means: (U,) mean of each user's vector over all items, for `pearson`.
+        means: (S,) mean of each user's vector over all items, for `pearson`.
     """
 
     name: str
@@ -84,14 +115,15 @@ class UserKnn:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> UserKnn:
+        listeners = Listeners.open(artifact, described)
         return cls(
             name,
-            Listeners.open(artifact),
+            listeners,
             str(described["metric"]),
             int(described["n_neighbours"]),
             float(described["sharpness"]),
             np.asarray(artifact.arrays[f"{name}.held_back"]),
-            np.asarray(artifact.arrays[f"{name}.means"]),
+            np.asarray(artifact.arrays[f"{name}.means"])[listeners.people],
         )
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
@@ -99,7 +131,7 @@ class UserKnn:
 
     def score(self, batch: Batch) -> Floats:
         near = [self._nearest(row) for row in self._strengths(batch)]
-        people, strengths = [who for who, _ in near], [strength for _, strength in near]
+        people, strengths = [self.listeners.people[who] for who, _ in near], [strength for _, strength in near]
         return self.listeners.add_up(people, strengths, len(self.held_back)) * self.held_back
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
@@ -108,23 +140,25 @@ class UserKnn:
         one = batch.only(question)
         who, strengths = self._nearest(self._strengths(one)[0])
         columns = one.history.columns.astype(np.int64)
-        shares = self.listeners.by_item.take(columns).to_csr(self.listeners.n_users)[:, who].toarray()  # (h, k)
+        shares = self.listeners.by_item.take(columns).to_csr(self.listeners.n_people)[:, who].toarray()  # (h, k)
         shares *= (one.history.values * self.listeners.rarity[columns])[:, None]
         total = shares.sum(0)
         shares *= np.divide(strengths, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
-        theirs = self.listeners.by_user.take(who).to_csr(len(self.held_back))[:, items].toarray()  # (k, n)
+        theirs = (
+            self.listeners.by_user.take(self.listeners.people[who]).to_csr(len(self.held_back))[:, items].toarray()
+        )  # (k, n)
         amounts = (shares @ theirs).T * self.held_back[items][:, None]
         return [Part("history", columns, amounts.astype(np.float32))]
 
     def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The most alike of all (U,), and how much each counts."""
+        """The most alike of all (S,), and how much each counts."""
         who = np.flatnonzero(strengths)
         if len(who) > self.n_neighbours:
             who = who[np.argpartition(-strengths[who], self.n_neighbours - 1)[: self.n_neighbours]]
         return who, strengths[who]
 
     def _strengths(self, batch: Batch) -> Floats:
-        """(B, U)."""
+        """(B, S)."""
         cosine = self.listeners.likeness(batch)
         near = cosine > 0
         if self.metric == "euclidean":  # both of length 1: distance ** 2 = 2 - 2 cosine
@@ -165,10 +199,10 @@ class Social:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Social:
-        return cls(name, Listeners.open(artifact), float(described["base"]), artifact.n_items)
+        return cls(name, Listeners.open(artifact, described), float(described["base"]), artifact.n_items)
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        return np.diff(batch.friends.starts) > 0
+        return batch.friends.counts > 0
 
     def score(self, batch: Batch) -> Floats:
         people = [batch.friends.row(question)[0].astype(np.int64) for question in range(batch.n)]
@@ -186,5 +220,5 @@ class Social:
     def _strengths(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
         if not len(who) or not batch.n_history[question]:
             return np.full(len(who), self.base, np.float32)
-        strengths: Floats = np.maximum(self.listeners.likeness(batch)[question, who], 0) + np.float32(self.base)
+        strengths: Floats = np.maximum(self.listeners.likeness_to(batch, question, who), 0) + np.float32(self.base)
         return strengths

@@ -24,11 +24,13 @@ class RecommenderConfig:
         n_neighbours: items that may speak for an item, in each item-item member.
         damping: item-item scores are divided by (items in the history) ** damping.
         ease_l2: ridge of EASE.
-        ease_most_items: beyond so many items (and 8,000 users) EASE gives way to its sparse kin.
+        ease_most_items: beyond so many items (and 8,000 users) EASE gives way to its sparse kin: each item is solved
+            among its `n_neighbours` alone. So does the graph filter.
         item_knn_shrink: added to the denominator of the cosine.
         graph_l2: ridge of the graph filter; larger is smoother.
         n_factors: size of the items' vectors for diversity and `similar`.
         user_knn_neighbours: people of like taste that are listened to.
+        user_knn_people: of more users, so many are drawn once to be neighbours; nobody else ever is.
         user_knn_sharpness: likeness to this power.
         user_knn_damping: popularity to this power divides what they listen to.
         social_base: what a friend of unlike taste counts.
@@ -53,6 +55,7 @@ class RecommenderConfig:
     graph_l2: float = 0.1
     n_factors: int = 64
     user_knn_neighbours: int = 100
+    user_knn_people: int = 100_000
     user_knn_sharpness: float = 1.0
     user_knn_damping: float = 0.35
     social_base: float = 0.02
@@ -85,6 +88,7 @@ _WHOLE: Final = {
     "ease_most_items",
     "n_factors",
     "user_knn_neighbours",
+    "user_knn_people",
     "n_profile_tags",
     "taste",
     "taste_epochs",

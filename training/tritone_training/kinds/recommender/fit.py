@@ -14,13 +14,16 @@ from tritone_serving.recommender.artifact import rows_arrays, text_arrays
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.rows import Rows
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
 from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
 from tritone_training.kinds.recommender.tables import (
+    MOST_DUAL_USERS,
     ease_table,
     graph_of,
     graph_table,
     item_knn_table,
     item_vectors,
+    item_vectors_drawn,
     ridge,
 )
 from tritone_training.kinds.recommender.world import World
@@ -53,6 +56,18 @@ def fit_members(
     _base(parts, world, metadata)
     _popularity(parts, world)
     listening = world.listening(config.tag_weight)
+    if world.n_items > config.ease_most_items and world.n_users > MOST_DUAL_USERS:
+        _items_among_neighbours(parts, world, listening, config, on_step)
+    else:
+        _items_among_all(parts, world, listening, config, on_step)
+    _people(parts, world, listening, config)
+    _tags(parts, world, config)
+    return parts
+
+
+def _items_among_all(
+    parts: Parts, world: World, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+) -> None:
     tagged = world.tagged.nnz > 0
     table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
     _item_item(parts, "item_knn", table, config)
@@ -68,9 +83,34 @@ def fit_members(
     table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
     _item_item(parts, "graph", table, config)
     parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
-    _people(parts, world, listening, config)
-    _tags(parts, world, config)
-    return parts
+
+
+def _items_among_neighbours(
+    parts: Parts, world: World, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+) -> None:
+    """The same members where the items' dense matrices would be too large.
+
+    EASE learns from listening alone here: what one user's tags did to it could not be taken back.
+    """
+    n = config.n_neighbours
+    near = neighbourhoods(listening, n, config.item_knn_shrink, on_step("item-kNN"))
+    table = near.table(n, near.cosines)
+    _item_item(parts, "item_knn", table, config)
+    if world.tagged.nnz > 0:
+        own = item_knn_ratios(world, table, config.tag_weight, listening, config.item_knn_shrink)
+        parts.arrays.update(rows_arrays("item_knn.own", own))
+        near = neighbourhoods(world.weights, n, config.item_knn_shrink, on_step("EASE's neighbours"))
+    _item_item(parts, "ease", ease_near(near, n, config.ease_l2, on_step("EASE")), config)
+    parts.members["ease"]["among"] = n
+    del near, table
+    graph = graph_of(world.weights)
+    near = neighbourhoods(graph.edges, n, 0.0, on_step("graph's neighbours"))
+    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"))
+    _item_item(parts, "graph", table, config)
+    parts.members["graph"]["among"] = n
+    del near, table
+    on_step("vectors")
+    parts.arrays["vectors"] = item_vectors_drawn(graph, config.n_factors)
 
 
 def manifest_of(parts: Parts, world: World, config: RecommenderConfig, key: bytes) -> dict[str, Any]:
@@ -114,23 +154,48 @@ def _item_item(parts: Parts, name: str, table: sparse.csr_matrix, config: Recomm
 def _people(parts: Parts, world: World, listening: sparse.csr_matrix, config: RecommenderConfig) -> None:
     counts = np.bincount(listening.indices, minlength=world.n_items)
     rarity = np.log((world.n_users + 1) / (counts + 1)).astype(np.float32)
-    rare = sparse.csr_matrix(listening @ sparse.diags_array(rarity))
-    lengths = np.sqrt(np.asarray(rare.multiply(rare).sum(1)).ravel())
-    keys = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ rare, dtype=np.float32)
+    keys = _likeness_keys(listening, rarity)
+    parts.arrays["user_knn.means"] = (np.asarray(keys.sum(1)).ravel() / world.n_items).astype(np.float32)
     parts.arrays.update(rows_arrays("listening", Rows.from_csr(listening)))
-    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(sparse.csr_matrix(keys.T))))
+    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(_drawn(keys, config.user_knn_people).T)))
     parts.arrays["listeners.rarity"] = rarity
     held_back = np.maximum(counts, 1).astype(np.float64) ** -config.user_knn_damping
     parts.arrays["user_knn.held_back"] = held_back.astype(np.float32)
-    parts.arrays["user_knn.means"] = (np.asarray(keys.sum(1)).ravel() / world.n_items).astype(np.float32)
     parts.members["user_knn"] = {
         "kind": "user_knn",
         "metric": "cosine",
         "n_neighbours": config.user_knn_neighbours,
         "sharpness": config.user_knn_sharpness,
+        **_drawn_people(world, config),
     }
     if world.friends.nnz:
-        parts.members["social"] = {"kind": "social", "base": config.social_base}
+        parts.members["social"] = {"kind": "social", "base": config.social_base, **_drawn_people(world, config)}
+
+
+def _likeness_keys(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]) -> sparse.csr_matrix:
+    """(U, I) listening weighted by rarity, each user of length 1."""
+    keys = listening.astype(np.float32, copy=True)
+    keys.data *= rarity[keys.indices]
+    lengths = np.sqrt(np.asarray(keys.multiply(keys).sum(1)).ravel())
+    keys.data *= np.repeat(1 / np.maximum(lengths, 1e-9), np.diff(keys.indptr)).astype(np.float32)
+    return keys
+
+
+def _drawn_people(world: World, config: RecommenderConfig) -> dict[str, int]:
+    """How many people were drawn, where not all may be neighbours."""
+    return {"drawn": config.user_knn_people} if world.n_users > config.user_knn_people else {}
+
+
+def _drawn(keys: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """The rows of n people drawn at random, the others empty: whoever asks is compared with these alone."""
+    if keys.shape[0] <= n:
+        return keys
+    chosen = np.zeros(keys.shape[0], np.bool_)
+    chosen[np.random.default_rng(0).permutation(keys.shape[0])[:n]] = True
+    counts = np.where(chosen, np.diff(keys.indptr), 0)
+    stays = np.repeat(chosen, np.diff(keys.indptr))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_matrix((keys.data[stays], keys.indices[stays], starts), shape=keys.shape)
 
 
 def _tags(parts: Parts, world: World, config: RecommenderConfig) -> None:

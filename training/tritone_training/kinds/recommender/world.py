@@ -97,6 +97,33 @@ def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes,
     )
 
 
+def world_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> World:
+    """A world of plays alone (U, I), whose users and items are called by their numbers: for measurements."""
+    n_users, n_items = plays.shape
+    counts = np.bincount(plays.indices, minlength=n_items)
+    best = np.argsort(-counts, kind="stable")
+    pairs = pseudonyms(key, [f"user-{number}" for number in range(n_users)])
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    plays = sparse.csr_matrix(plays[order])
+    place = np.empty(n_items, np.int32)
+    place[best] = np.arange(n_items, dtype=np.int32)
+    plays.indices = place[plays.indices]
+    plays.sort_indices()
+    none = np.zeros(0, np.int64)
+    return World(
+        [f"user-{number}" for number in order.tolist()],
+        pairs[order],
+        [f"item-{number}" for number in best.tolist()],
+        plays,
+        weigh_rows(plays, config.power),
+        sparse.csr_matrix(plays.shape, dtype=np.float32),
+        sparse.csr_matrix((n_items, 0), dtype=np.float32),
+        [],
+        (none, none, none),
+        sparse.csr_matrix((n_users, n_users), dtype=np.float32),
+    )
+
+
 def _items(listening: ListeningData, more: Sequence[str]) -> list[str]:
     train = listening.train
     counts = dict(zip(train.items, np.bincount(train.item, minlength=len(train.items)).tolist(), strict=True))
