@@ -23,6 +23,8 @@ _RUNGS: Final = {
 _BECAUSE: Final = {
     "history": "heard",
     "friend": "friend",
+    "friends_listening": "friends heard",
+    "unheard": "nobody has heard it yet",
     "tag": "tag",
     "recording": "sounds like the recording",
     "mood": "fits the mood",
