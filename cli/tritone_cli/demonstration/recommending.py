@@ -10,26 +10,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone_cli import console
-from tritone_cli.demonstration.listeners import N_SUGGESTED, Listener
+from tritone_cli.demonstration.listeners import N_SUGGESTED, Listener, join_words
 from tritone_client import TritoneError
 
 if TYPE_CHECKING:
     from tritone_client import MusicClient, Recommendation, Recommendations
     from tritone_training.catalogue import Catalogue, Track
 
-_N_REASONS: Final = 3
+_N_SAID: Final = 3  # in the terminal; the page has all
+_N_REASONS: Final = 4
+_N_NAMED: Final = 2  # pieces, friends or tags of one reason
+_OF_PIECES: Final = ("history", "friends_listening")  # reasons that name pieces
 _LEAST_SHARE: Final = 0.05  # of a score; what gives less is not worth a word
-# What a reason rests on: with a name to give, and without.
-_BECAUSE: Final[Mapping[str, tuple[str, str]]] = {
-    "history": ("heard {}", "all that was heard"),
-    "friend": ("{} listens to it", "friends listen to it"),
-    "friends_listening": ("friends listen to {}", "all that friends listen to"),
-    "tag": ("tagged {}", "tags"),
-    "recording": ("sounds like the recording", "sounds like the recording"),
-    "mood": ("fits the mood", "fits the mood"),
-    "listeners": ("people of like taste", "people of like taste"),
-    "popularity": ("well known", "well known"),
-    "unheard": ("nobody has heard it yet", "nobody has heard it yet"),
+# What a reason says of the things that it names, and of nothing in particular; a member's own words come first.
+_NAMED: Final[Mapping[str, str]] = {
+    "history": "heard {}",
+    "friend": "friends: {}",
+    "friends_listening": "friends heard {}",
+    "tag": "tagged {}",
+}
+_UNNAMED: Final[Mapping[tuple[str, str], str]] = {
+    ("taste_vae", "history"): "fits what was heard, taken together",
+    ("taste_vae", "friends_listening"): "fits what friends heard, taken together",
+    ("sound", "history"): "sounds like what was heard",
+    ("sound", "friends_listening"): "sounds like what friends heard",
+}
+_BECAUSE: Final[Mapping[str, str]] = {
+    "history": "what was heard",
+    "friend": "friends listen to it",
+    "friends_listening": "what friends heard",
+    "tag": "its tags",
+    "recording": "sounds like the recording",
+    "mood": "fits the mood",
+    "listeners": "people of like taste listen to it",
+    "popularity": "well known",
+    "unheard": "nobody has heard it yet",
 }
 
 
@@ -95,7 +110,7 @@ def recommend(music: MusicClient, listener: Listener, catalogue: Catalogue, out:
     suggested = Suggested(listener, answer, suggestions, milliseconds, picture)
     counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
     console.say(f"      {listener.title}: {counts}, in {milliseconds:.0f} ms")
-    for each in suggestions[:_N_REASONS]:
+    for each in suggestions[:_N_SAID]:
         console.say(f"        {each.track.title} ({each.track.composer}): {'; '.join(each.because)}")
     return suggested
 
@@ -116,18 +131,29 @@ def _check(listener: Listener, answer: Recommendations) -> None:
 
 
 def _suggestion(recommended: Recommendation, catalogue: Catalogue) -> Suggestion:
-    causes: Counter[str] = Counter()
-    members: Counter[str] = Counter()
+    members: dict[str, float] = {}
     for reason in recommended.reasons:
-        causes[_words(reason.because, reason.id, catalogue)] += reason.amount  # type: ignore[assignment]
-        members[reason.member] += reason.amount  # type: ignore[assignment]
-    shares = {words: amount / max(recommended.score, 1e-9) for words, amount in causes.most_common(_N_REASONS)}
-    because = tuple(f"{share:.0%} {words}" for words, share in shares.items() if share >= _LEAST_SHARE)
-    return Suggestion(catalogue[recommended.track_id], recommended.score, because, dict(members))
+        members[reason.member] = members.get(reason.member, 0.0) + reason.amount
+    return Suggestion(catalogue[recommended.track_id], recommended.score, _because(recommended, catalogue), members)
 
 
-def _words(because: str, cause: str, catalogue: Catalogue) -> str:
-    named, nameless = _BECAUSE.get(because, (because, because))
-    if because in ("history", "friends_listening") and cause:
-        cause = catalogue[cause].title
-    return named.format(cause) if cause else nameless
+def _because(recommended: Recommendation, catalogue: Catalogue) -> tuple[str, ...]:
+    """The weightiest reasons in words, each with its share of the score."""
+    found: dict[str, dict[str, float]] = {}  # words -> what they name -> amount
+    for reason in recommended.reasons:
+        own = _UNNAMED.get((reason.member, reason.because)) or _BECAUSE.get(reason.because, reason.because)
+        causes = found.setdefault(_NAMED.get(reason.because, own) if reason.id else own, {})
+        name = catalogue[reason.id].title if reason.id and reason.because in _OF_PIECES else reason.id
+        causes[name] = causes.get(name, 0.0) + reason.amount
+    ranked = sorted(found.items(), key=lambda entry: -sum(entry[1].values()))[:_N_REASONS]
+    shares = [(sum(causes.values()) / max(recommended.score, 1e-9), words, causes) for words, causes in ranked]
+    return tuple(
+        f"{share:.0%} {words.format(_names(causes))}" for share, words, causes in shares if share >= _LEAST_SHARE
+    )
+
+
+def _names(causes: Mapping[str, float]) -> str:
+    """The weightiest by name, the others by number."""
+    names = sorted(causes, key=lambda name: -causes[name])
+    more = [f"{len(names) - _N_NAMED} more"] if len(names) > _N_NAMED else []
+    return join_words([*names[:_N_NAMED], *more])

@@ -71,7 +71,7 @@ def _draw_segments(path: Path, figures: Mapping[str, Any]) -> str:
     values = np.array(
         [[(row if name == "ensemble" else row["members"][name])["ndcg@10"] for row in rows] for name in names]
     )
-    columns = [f"{row['items_heard']}\n({row['n_users']} users)" for row in rows]
+    columns = [f"{row['items_heard']}\n(users: {row['n_users']})" for row in rows]
     with picture(path, (2.2 + 1.2 * len(rows), 0.36 * len(names) + 1.6), 1, 1) as axes:
         _draw_table(axes[0][0], values, names, columns)
         axes[0][0].set_title("ndcg@10 by items in the history", fontsize=10)
