@@ -29,7 +29,7 @@ from tritone_serving.recommender_keys import find_key
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
 
 # Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
-_ROWS: Final = ("history", "friends", "listening", "*.own")
+_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
 
@@ -175,6 +175,7 @@ def _publish_without(folder: Path, number: int, user: str, key: Path | None) -> 
                 "version": version,
                 "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
                 "personal_data": personal,
+                "n_users": smaller.n_users,
                 "n_forgotten": smaller.manifest["n_forgotten"],
                 "files": {name: checksum(path) for name, path in files.items()},
             }

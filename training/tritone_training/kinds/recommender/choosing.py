@@ -118,12 +118,10 @@ def choose(
     unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
     # Whoever has nothing at all is told what is popular, so its weight must be above 0.
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
-    for name, weight in _ASKED_ALONE.items():
-        if name in recommender.members:
-            for table in (weights, unheard):
-                table["cold"][name] = weight
-                for segment in ("short", "warm"):
-                    table[segment][name] = max(table[segment].get(name, 0.0), weight / 4)
+    asked = {
+        segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.members}
+        for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
+    }
     even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
     return Chosen(
         metric,
@@ -133,9 +131,15 @@ def choose(
                 "warm_from": config.warm_from,
                 "weights": weights,
                 "unheard": unheard,
+                "asked": asked,
                 "how": "learned on validation",
             },
-            "b": {"warm_from": config.warm_from, "weights": even, "how": "every member alike, for comparison"},
+            "b": {
+                "warm_from": config.warm_from,
+                "weights": even,
+                "asked": asked,
+                "how": "every member alike, for comparison",
+            },
         },
         {**figures, "cross_fitted": crossed, "n": len(users)},
         "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
