@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests import recommender_models
 
+from tritone_client.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import (
     Answer,
     ArtifactError,
@@ -23,6 +24,7 @@ from tritone_serving.recommender import (
     read_key,
 )
 from tritone_serving.recommender.arms import arm_of
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble
 
 
 @pytest.fixture(scope="module")
@@ -459,6 +461,23 @@ def test_arms_are_drawn_by_user_and_kept() -> None:
     assert 850 < sum(x == y for x, y in zip(drawn, other, strict=True)) < 1_150
     assert arm_of(None, salt="one", shares=shares) == "a"
     assert {arm_of(f"user {n}", salt="one", shares={"a": 0.0, "b": 1.0}) for n in range(50)} == {"b"}
+
+
+def test_sound_and_mood_count_as_asked_only_where_they_are_given(recommender: Recommender) -> None:
+    song = recommender.item_ids[3:4]
+    heard = np.ones(EMBEDDING_SIZE, np.float32)
+    questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
+    batch, errors = recommender.resolver.batch([*questions, Question(history=song)])
+    assert not errors
+    learned = {segment: {"sound": 0.1, "mood": 0.0, "ease": 1.0} for segment in SEGMENTS}
+    asked = {"cold": {"sound": 2.0, "mood": 0.5}, "short": {"sound": 0.05}}
+    ensemble = Ensemble.from_manifest({"warm_from": 5, "weights": learned, "asked": asked})
+    weights = ensemble.weights_of(("mood", "ease", "sound"), batch)
+    expected = [[0, 1, 0.1], [0, 1, 2], [0, 1, 0.1], [0.5, 1, 0.1], [0, 1, 0.1]]
+    np.testing.assert_allclose(weights.heard, expected, atol=1e-6)
+    np.testing.assert_allclose(weights.unheard, expected, atol=1e-6)
+    plain = Ensemble.from_manifest({"warm_from": 5, "weights": learned}).weights_of(("mood", "ease", "sound"), batch)
+    np.testing.assert_allclose(plain.heard, [[0, 1, 0.1]] * 5, atol=1e-6)
 
 
 def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[str], tmp_path: Path) -> None:

@@ -79,8 +79,10 @@ def choose(
     users = np.flatnonzero(counts)
     if not len(users):
         raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
+    # By id: the order of pseudonyms changes with the key, and the same seed is to draw the same.
+    users = users[np.argsort(np.array(world.users)[users])]
     if len(users) > config.most_validation_users:
-        users = np.sort(rng.choice(users, config.most_validation_users, replace=False))
+        users = users[np.sort(rng.choice(len(users), config.most_validation_users, replace=False))]
     places = {name: place for place, name in enumerate(world.items)}
     wanted = listening.valid.matrix({world.users[user]: row for row, user in enumerate(users.tolist())}, places)
     heard = sparse.csr_matrix(world.plays[users])
