@@ -43,6 +43,18 @@ def recommender(folder: Path, key: bytes) -> Recommender:
 
 
 @pytest.fixture(scope="module")
+def alike(folder: Path, key: bytes, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """The same members, each of them counting 1 whatever was learned."""
+    copy = tmp_path_factory.mktemp("alike") / "artifact"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "recommender.json").read_text())
+    weights = dict.fromkeys(SEGMENTS, dict.fromkeys(manifest["members"], 1.0))
+    manifest["ensembles"]["a"] = {"warm_from": 10, "weights": weights}
+    (copy / "recommender.json").write_text(json.dumps(manifest))
+    return Recommender.open(copy, key=key)
+
+
+@pytest.fixture(scope="module")
 def users() -> list[str]:
     return list(recommender_models.world().log.users)
 
@@ -110,11 +122,11 @@ def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommend
     assert heard & set(again.items)
 
 
-def test_a_skip_speaks_against_what_is_like_it(recommender: Recommender) -> None:
-    history = recommender.item_ids[:4]
-    plain = ask(recommender, Question(history=history, k=80))
-    [like] = recommender.similar(plain.items[0], by="listening", n=1)
-    skipped = ask(recommender, Question(history=history, skipped=[like.item], k=80))
+def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
+    history = alike.item_ids[:4]
+    plain = ask(alike, Question(history=history, k=80))
+    [like] = alike.similar(plain.items[0], by="listening", n=1)
+    skipped = ask(alike, Question(history=history, skipped=[like.item], k=80))
     score = dict(zip(plain.items, plain.scores, strict=True))
     after = dict(zip(skipped.items, skipped.scores, strict=True))
     assert like.item not in after
@@ -188,8 +200,8 @@ def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
 # --- taste_vae ----------------------------------------------------------------------------------
 
 
-def test_taste_is_asked_with_padded_histories_and_heard(recommender: Recommender) -> None:
-    taste = recommender.members["taste_vae"]
+def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
+    taste = alike.members["taste_vae"]
     uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
     seen: list[TasteInputs] = []
 
@@ -197,14 +209,14 @@ def test_taste_is_asked_with_padded_histories_and_heard(recommender: Recommender
         seen.append(inputs)
         return uniform_taste(inputs)
 
-    ids = recommender.item_ids
+    ids = alike.item_ids
     questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
-    with_taste = recommender.answer(questions, taste=spy)
+    with_taste = alike.answer(questions, taste=spy)
     [inputs] = seen
     assert inputs.items.dtype == np.int64
     assert inputs.items.tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
     assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    without = recommender.answer(questions)
+    without = alike.answer(questions)
     first = with_taste[0]
     assert isinstance(first, Answer)
     assert ids[5] in first.items[:3]
