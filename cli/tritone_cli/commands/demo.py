@@ -186,7 +186,7 @@ def _facts(
         (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
         (
             f"{valid['ensemble']['ndcg@10']:.2f}",
-            f"NDCG@10 of what simulated listeners hear besides; the best known pieces get {popular:.2f}",
+            f"NDCG@10 for simulated listeners (what is popular: {popular:.2f})",
         ),
         (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
     )

@@ -178,9 +178,10 @@ def _suggested(suggested: Suggested, out: Path) -> str:
         f"<td>{_text(each.track.collection)}</td><td>{_text('; '.join(each.because))}</td></tr>"
         for each in suggested.suggestions
     )
+    counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
     return (
         f'<article id="recommended-{_text(listener.name)}"><h3>{_text(listener.title)}</h3>'
-        f"<p>{_text(listener.text)}</p>"
+        f"<p>{_text(listener.text)}</p><p>Recommended: <b>{_text(counts)}</b>.</p>"
         f"<figure>{_image(suggested.picture, out, 'what each member of the ensemble gave to each score')}</figure>"
         f'<div class="wide"><table><tr><th>piece</th><th>by</th><th>from</th><th>because</th></tr>{rows}</table></div>'
         f"<pre>{_text(listener.python())}\n\n{_text(listener.shell())}</pre></article>"
