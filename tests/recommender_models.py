@@ -41,6 +41,11 @@ def folder() -> Path:
     return path
 
 
+def state_folder() -> Path:
+    """Where the keys of what is exported lie."""
+    return folder() / "state"
+
+
 @functools.cache
 def world() -> SimulatedWorld:
     """Listeners of invented pieces."""
@@ -94,7 +99,7 @@ def served(name: str) -> Served:
     exportable = kind.export(path, None)
     repository = folder() / f"models_{name}"
     with pytest.MonkeyPatch.context() as patch:  # export puts the users' key where this user's server looks
-        patch.setenv("XDG_STATE_HOME", str(folder() / "state"))
+        patch.setenv("XDG_STATE_HOME", str(state_folder()))
         results = export_kind(exportable, kind, repository=repository)
     return Served(exportable, repository, results)
 
