@@ -77,7 +77,7 @@ def listeners(listening: ListeningData, catalogue: Catalogue, heard: Sequence[He
     Args:
         heard: recordings that `genre_cnn` was asked about; one of them is all that a newcomer brings.
     """
-    songs = _best_known(listening, catalogue, DANCES)
+    songs = _favourites(listening, catalogue, DANCES)
     friends = _friends(listening)
     recording = _recording(listening, catalogue, heard)
     return (
@@ -85,8 +85,8 @@ def listeners(listening: ListeningData, catalogue: Catalogue, heard: Sequence[He
         Listener(
             "songs",
             f"A newcomer with {len(songs)} pieces",
-            f"Not in the log. Has just heard {join_words([catalogue[song].title for song in songs])}, all from "
-            f"{catalogue[songs[0]].collection}.",
+            f"Not in the log. Has just heard {join_words([catalogue[song].title for song in songs])}, played by those who "
+            f"play most from {DANCES}.",
             "history",
             {"history": songs},
         ),
@@ -128,11 +128,19 @@ def _somebody_known(listening: ListeningData, catalogue: Catalogue) -> Listener:
     )
 
 
-def _best_known(listening: ListeningData, catalogue: Catalogue, collection: str) -> list[str]:
-    """Pieces of a collection that most listeners know; of any collection if the log knows none of this one."""
+def _favourites(listening: ListeningData, catalogue: Catalogue, collection: str) -> list[str]:
+    """Pieces that are played by those who play most of a collection: what everybody knows says little about taste."""
     log = listening.train
-    ranked = [log.items[item] for item, _ in Counter(log.item.tolist()).most_common()]
-    return ([item for item in ranked if catalogue[item].collection == collection] or ranked)[:_N_GIVEN]
+    pairs = [(user, log.items[item]) for user, item in zip(log.user.tolist(), log.item.tolist(), strict=True)]
+    of_kind = Counter(user for user, piece in pairs if catalogue[piece].collection == collection)
+    n_heard = Counter(user for user, _ in pairs)
+    shares: dict[str, list[float]] = {}
+    for user, piece in pairs:
+        if catalogue[piece].collection == collection:
+            shares.setdefault(piece, []).append(of_kind[user] / n_heard[user])
+    least = max(2, len(n_heard) // 40)
+    known = {piece: each for piece, each in shares.items() if len(each) >= least} or shares
+    return sorted(known, key=lambda piece: -sum(known[piece]) / len(known[piece]))[:_N_GIVEN]
 
 
 def _recording(listening: ListeningData, catalogue: Catalogue, heard: Sequence[Heard]) -> Heard:
