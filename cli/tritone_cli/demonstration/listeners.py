@@ -85,8 +85,8 @@ def listeners(listening: ListeningData, catalogue: Catalogue, heard: Sequence[He
         Listener(
             "songs",
             f"A newcomer with {len(songs)} pieces",
-            f"Not in the log. Has just heard {join_words([catalogue[song].title for song in songs])}, played by those who "
-            f"play most from {DANCES}.",
+            f"Not in the log. Has just heard {join_words([catalogue[song].title for song in songs])}, played by "
+            f"those who play most from {DANCES}.",
             "history",
             {"history": songs},
         ),
