@@ -7,16 +7,30 @@ import csv
 import functools
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from tritone_export import ExportResult, export_kind
+from tritone_training.artifact_export import ArtifactExport
 from tritone_training.data.interactions.simulated import SimulatedItem, SimulatedWorld, simulate
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kind import Exportable, ListeningFiles, TrainRequest
 from tritone_training.registry import get_kind
 
+KINDS = ("recommender", "taste_vae")
 N_USERS = 80
 N_ITEMS = 90
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was exported of a checkpoint."""
+
+    exportable: Exportable | ArtifactExport
+    repository: Path
+    results: tuple[ExportResult, ...]
 
 
 @functools.cache
@@ -25,6 +39,11 @@ def folder() -> Path:
     path = Path(tempfile.mkdtemp(prefix="tritone-recommender-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
+
+
+def state_folder() -> Path:
+    """Where the keys of what is exported lie."""
+    return folder() / "state"
 
 
 @functools.cache
@@ -70,6 +89,19 @@ def checkpoint() -> Path:
     path = folder() / "run"
     get_kind("recommender").train(TrainRequest(out=path, preset="tiny", progress=False, listening=files()))
     return path
+
+
+@functools.cache
+def served(name: str) -> Served:
+    """A kind that learns from listening, exported: the recommender, or the network that is trained with it."""
+    kind = get_kind(name)
+    path = checkpoint() if name == "recommender" else checkpoint() / name
+    exportable = kind.export(path, None)
+    repository = folder() / f"models_{name}"
+    with pytest.MonkeyPatch.context() as patch:  # export puts the users' key where this user's server looks
+        patch.setenv("XDG_STATE_HOME", str(state_folder()))
+        results = export_kind(exportable, kind, repository=repository)
+    return Served(exportable, repository, results)
 
 
 def _write(

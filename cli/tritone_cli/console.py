@@ -61,8 +61,8 @@ def _plain(value: Any) -> Any:
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of equal keys as a table."""
     table = Table(title=Text(title), title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(Text(name.replace("_", " ")), overflow="fold")
+    for place, name in enumerate(rows[0] if rows else ()):
+        table.add_column(Text(name.replace("_", " ")), overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     people.print(table)

@@ -33,6 +33,10 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE re
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
 Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
+TrainReport = Annotated[
+    Path | None,
+    typer.Option("--report", help="Folder for plots of how it does on validation data.", show_default=False),
+]
 
 # --- listening logs ------------------------------------------------------------------------------
 Interactions = Annotated[

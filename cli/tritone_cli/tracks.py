@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tritone_client import Reason, Recommendation, Recommendations, UnknownIds
 
 N_REASONS_SHOWN: Final = 3
+N_CAUSES_SHOWN: Final = 2
 N_UNKNOWN_SHOWN: Final = 5
 # What an answer rests on, by its rung.
 _RUNGS: Final = {
@@ -23,6 +24,8 @@ _RUNGS: Final = {
 _BECAUSE: Final = {
     "history": "heard",
     "friend": "friend",
+    "friends_listening": "friends heard",
+    "unheard": "nobody has heard it yet",
     "tag": "tag",
     "recording": "sounds like the recording",
     "mood": "fits the mood",
@@ -72,16 +75,23 @@ def _title(track: Recommendation) -> str:
 
 
 def _reasons(reasons: tuple[Reason, ...]) -> str:
-    shown = [_reason(reason) for reason in reasons[:N_REASONS_SHOWN]]
-    rest = reasons[N_REASONS_SHOWN:]
+    """Summands of one score: each member's for one cause together, the weightiest first."""
+    found: dict[tuple[str, str], list[Reason]] = {}
+    for reason in reasons:
+        found.setdefault((reason.because, reason.member), []).append(reason)
+    amounts = {key: sum(reason.amount for reason in each) for key, each in found.items()}
+    ranked = sorted(found, key=lambda key: -abs(amounts[key]))
+    shown = [f"{amounts[key]:+.3g} {_cause(key[0], found[key])} ({key[1]})" for key in ranked[:N_REASONS_SHOWN]]
+    rest = ranked[N_REASONS_SHOWN:]
     if rest:
-        shown.append(f"{sum(reason.amount for reason in rest):+.3g} for {len(rest)} more")
+        shown.append(f"{sum(amounts[key] for key in rest):+.3g} by {len(rest)} more")
     return "; ".join(shown)
 
 
-def _reason(reason: Reason) -> str:
-    what = f"{_BECAUSE.get(reason.because, reason.because)} {reason.id}".rstrip()
-    return f"{reason.amount:+.3g} {what} ({reason.member})"
+def _cause(because: str, reasons: list[Reason]) -> str:
+    ids = [reason.id for reason in reasons if reason.id]
+    more = f" and {len(ids) - N_CAUSES_SHOWN} more" if len(ids) > N_CAUSES_SHOWN else ""
+    return f"{_BECAUSE.get(because, because)} {', '.join(ids[:N_CAUSES_SHOWN])}{more}".rstrip()
 
 
 def _unknown(unknown: UnknownIds) -> str:

@@ -13,8 +13,9 @@ class Reason:
 
     Attributes:
         member: the part of the ensemble that says it, as in `ease`; `ensemble` for what re-ranking gave or took.
-        because: what it rests on: `history`, `friend`, `tag`, `recording`, `mood`, `listeners` (what other people
-            listen to), `popularity`, `diversity` or `novelty`.
+        because: what it rests on: `history`, `friend`, `friends_listening` (the friends' history, where there is no
+            own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`, `unheard` (nobody
+            listens to it yet), `diversity` or `novelty`.
         id: which track of the history, which friend or which tag; empty where there is none to name.
         amount: of the score; a track's amounts add up to its score.
     """

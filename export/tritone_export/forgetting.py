@@ -175,6 +175,7 @@ def _publish_without(folder: Path, number: int, user: str, key: Path | None) -> 
                 "version": version,
                 "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
                 "personal_data": personal,
+                "n_users": smaller.n_users,
                 "n_forgotten": smaller.manifest["n_forgotten"],
                 "files": {name: checksum(path) for name, path in files.items()},
             }

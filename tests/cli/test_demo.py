@@ -1,11 +1,12 @@
 """The demonstration from beginning to end, on a real server: what it leaves, and that it can be told to do it again.
 
 The catalogue is small and the models are tiny. Most are those that other tests trained and exported, put where an
-earlier run would have left them; the two that are missing or damaged are made by the run itself.
+earlier run would have left them; those that are missing or damaged are made by the run itself.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shlex
@@ -106,12 +107,13 @@ def all_pieces(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_what_is_damaged_or_missing_is_made_and_the_rest_kept(ran: Ran) -> None:
     made = {kind for kind, model in ran.first["models"].items() if model["train_s"] is not None}
-    assert made == {"genre_cnn", DAMAGED}
+    assert made == {"genre_cnn", "recommender", DAMAGED}
     assert {kind for kind, model in ran.first["models"].items() if model["export_s"] is not None} == made
     versions = {v["model"]: v["version"] for model in ran.first["models"].values() for v in model["versions"]}
     assert versions.pop(DAMAGED) == 2
     assert set(versions.values()) == {1}
     assert {"genre_cnn", "music_transformer", "composer", "music_vae_decoder", "polyphony_rnn_sampler"} <= set(versions)
+    assert {"recommender", "taste_vae", "recording_recommender"} <= set(versions)
 
 
 def test_a_repeated_run_makes_nothing_and_writes_the_same(ran: Ran) -> None:
@@ -126,6 +128,27 @@ def test_a_repeated_run_makes_nothing_and_writes_the_same(ran: Ran) -> None:
         for answer in (ran.first, ran.second)
     ]
     assert facts[0] == facts[1]
+    suggested = [[tracks_of(each) for each in answer["recommended"]] for answer in (ran.first, ran.second)]
+    assert suggested[0] == suggested[1]
+
+
+def tracks_of(answer: dict[str, Any]) -> list[str]:
+    return [each["track_id"] for each in answer["recommendations"]]
+
+
+def test_everybody_is_recommended_something_for_a_reason(ran: Ran) -> None:
+    recommended = ran.second["recommended"]
+    assert [each["rung"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
+    for each in recommended:
+        assert len(set(tracks_of(each))) == len(each["recommendations"]) == 8
+        assert all(each["because"])
+        for track in each["recommendations"]:
+            assert sum(reason["amount"] for reason in track["reasons"]) == pytest.approx(track["score"], abs=1e-3)
+    known, songs, _, recording, _ = recommended
+    assert any(reason["because"] == "history" for track in known["recommendations"] for reason in track["reasons"])
+    assert not set(tracks_of(songs)) & set(songs["python"].split("'")), "what was just heard is not recommended"
+    assert any("sounds like the recording" in words for words in recording["because"][0])
+    assert any(reason["member"] == "sound" for reason in recording["recommendations"][0]["reasons"])
 
 
 def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
@@ -148,6 +171,9 @@ def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
     assert (ran.folder / ran.second["medley"]["path"]).is_file()
     assert (ran.folder / ran.second["medley"]["picture"]).is_file()
     assert all((ran.folder / each["path"]).is_file() for each in ran.second["recordings"])
+    for each in ran.second["recommended"]:
+        with Image.open(ran.folder / each["picture"]) as picture:
+            assert np.asarray(picture.convert("L")).std() > 1
 
 
 def test_the_page_shows_every_piece(ran: Ran) -> None:
@@ -159,6 +185,11 @@ def test_the_page_shows_every_piece(ran: Ran) -> None:
                 assert f'"{Path(file).relative_to("demo").as_posix()}"' in text
     for each in ran.second["music"]:
         assert each["title"].replace("'", "&#x27;") in text
+    for each in ran.second["recommended"]:
+        assert each["title"] in text
+        assert each["command"] in html.unescape(text)
+        assert f'"{Path(each["picture"]).relative_to("demo").as_posix()}"' in text
+    assert "The listening log is simulated" in text
     assert text.count("seed 7") >= len(ran.second["music"]) - 1
 
 
@@ -186,6 +217,12 @@ def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Cal
             for piece, saved in zip(found, each["pieces"], strict=True):
                 assert piece.seed == saved["seed"]
                 assert piece.score.dumps_midi() == Path(saved["midi"]).read_bytes(), each["python"]
+        for each in ran.second["recommended"]:
+            answer = eval(each["python"], {"music": music})  # noqa: S307 - our own page's line
+            assert list(answer.track_ids) == tracks_of(each), each["python"]
+            ended = tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
+            assert ended.status == 0, ended.stderr
+            assert tracks_of(json.loads(ended.stdout)) == tracks_of(each)
         for each in ran.second["music"][:5:2]:
             ended = tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
             assert ended.status == 0, ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import recommender_models
 
 from tritone_cli.demonstration import freshness
 from tritone_cli.demonstration.models import Trained, Workshop
@@ -149,3 +151,63 @@ def test_a_damaged_version_is_not(version: Path, damage: Callable[[Path], object
 
 def test_without_a_version_there_is_none(tmp_path: Path) -> None:
     assert freshness.newest_version(tmp_path / "nowhere", INFO) is None
+
+
+# --- a recommender: its artifact stands for weights ---------------------------------------------------------
+
+
+@pytest.fixture
+def recommender(tmp_path: Path) -> Path:
+    """A checkpoint of a recommender, and a version that was exported of it."""
+    folder = tmp_path / "demo" / "checkpoints" / freshness.RECOMMENDER
+    shutil.copytree(recommender_models.checkpoint(), folder)
+    return folder
+
+
+def test_a_recommender_is_kept_as_long_as_its_listener_is(workshop: Callable[..., Workshop], recommender: Path) -> None:
+    first, again, other = workshop(), workshop(), workshop()
+    first._heard_by = again._heard_by = "one network"
+    other._heard_by = "another"
+    first._finished(freshness.RECOMMENDER)
+    assert again._fresh(freshness.RECOMMENDER) is not None
+    assert other._fresh(freshness.RECOMMENDER) is None
+    headline = Trained(freshness.RECOMMENDER, recommender, again._fresh(freshness.RECOMMENDER) or {}).headline
+    assert headline.startswith("simulated listeners' held-out listens: 0.")
+
+
+@pytest.mark.parametrize(
+    "damaged", ["artifact/history.values.npy", "artifact/recommender.json", "taste_vae/checkpoint.json"]
+)
+def test_a_recommender_that_is_damaged_is_not(
+    workshop: Callable[..., Workshop], recommender: Path, damaged: str
+) -> None:
+    workshop()._finished(freshness.RECOMMENDER)
+    (recommender / damaged).write_bytes(b"half of it")
+    assert workshop()._fresh(freshness.RECOMMENDER) is None
+
+
+def test_a_recommender_is_made_again_when_the_code_that_serves_it_changes() -> None:
+    assert "tritone_serving.recommender" in freshness._PACKAGES[freshness.RECOMMENDER]
+
+
+def test_versions_of_a_recommender_are_kept_if_they_hold_its_artifact(recommender: Path, tmp_path: Path) -> None:
+    info = freshness.read_info(recommender, freshness.RECOMMENDER)
+    files = {path.name: path.read_bytes() for path in (recommender / "artifact").iterdir()}
+    path = tmp_path / "models" / "recommender" / "2"
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    card = {
+        "model": "recommender",
+        "version": 2,
+        "created_utc": info["created_utc"],
+        "files": {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()},
+    }
+    (path / "model_card.json").write_text(json.dumps(card))
+    assert freshness.newest_version(path.parent, info) == freshness.Version("recommender", 2, path, None)
+    assert freshness.newest_version(path.parent, {**info, "weights_sha256": "of another training"}) is None
+    assert freshness.newest_ensemble(path.parent, info) is not None
+    assert freshness.newest_ensemble(path.parent, {"created_utc": "9999"}) is None
+    assert freshness.newest_ensemble(tmp_path / "nowhere", info) is None
+    (path / "history.values.npy").write_bytes(b"half of it")
+    assert freshness.newest_version(path.parent, info) is None

@@ -17,11 +17,13 @@ import pytest
 
 from tritone_cli.demonstration.asking import Ask
 from tritone_cli.demonstration.givens import Givens
+from tritone_cli.demonstration.listeners import Listener
 from tritone_cli.demonstration.listening import Heard, Medley
 from tritone_cli.demonstration.page import Story, write_page
+from tritone_cli.demonstration.recommending import Suggested, Suggestion
 from tritone_cli.demonstration.saving import Saved, save
 from tritone_cli.demonstration.writing import Chapter, Written, chapters
-from tritone_client import Classification, Grid, MusicClient, Piece, TimelineWindow
+from tritone_client import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
 from tritone_training.catalogue import Track
 
 STYLES = ("bach", "essen", "palestrina", "ryans")
@@ -186,6 +188,15 @@ def story(tmp_path: Path) -> Story:
                 (Written(one, (given,), (silent, sounding), 0.5), Written(two, (given,), (sounding,), 0.5)),
             ),
         ),
+        suggested=(
+            Suggested(
+                Listener("known", "Somebody <known>", "What is & was heard", "user", {"user_id": "listener-1"}),
+                Recommendations(rung="user"),
+                (Suggestion(track, 2.0, ("90% heard <u>", "10% well known"), {"ease": 1.8, "popularity": 0.2}),),
+                3.0,
+                picture,
+            ),
+        ),
         collections={"bach": "Chorales"},
         models={"music_vae": "0.9 of & right"},
         serve="tritone serve --repository models",
@@ -219,6 +230,17 @@ def test_the_page_says_what_each_piece_is_and_how_to_have_it_again(story: Story,
     assert "93.1%" in text
     assert "0.9 of & right" in text
     assert text.count("Silence: not one note.") == 1
+
+
+def test_the_page_says_to_whom_what_is_recommended_and_why(story: Story, tmp_path: Path) -> None:
+    text = write_page(tmp_path, story).read_text(encoding="utf-8")
+    assert "Somebody &lt;known&gt;" in text
+    assert "What is &amp; was heard" in text
+    assert "<td>90% heard &lt;u&gt;; 10% well known</td>" in text
+    plain = html.unescape(text)
+    assert "music.recommend(user_id='listener-1', n=8, explain=True)" in plain
+    assert "tritone recommend --user listener-1 --n 8 --explain" in plain
+    assert "The listening log is simulated: no listener below is a real person" in plain
 
 
 def test_titles_are_text_and_nothing_else(story: Story, tmp_path: Path) -> None:

@@ -56,9 +56,10 @@ def test_reasons(tritone: Any, model: FakeRecommender) -> None:
     assert "+0.5 heard Jóga (ease); +0.5 popular (popularity)" in ended.stderr
     many = [{"member": "m", "because": "tag", "id": f"t{n}", "amount": 0.25} for n in range(4)]
     many.append({"member": "m", "because": "stars", "id": "", "amount": -0.5})
+    many += [{"member": n, "because": "stars", "id": "", "amount": 0.125} for n in ("n", "o")]
     model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(many))
     ended = tritone("recommend", "--explain", "-n", 2)
-    assert "+0.25 tag t0 (m); +0.25 tag t1 (m); +0.25 tag t2 (m); -0.25 for 2 more" in ended.stderr
+    assert "+1 tag t0, t1 and 2 more (m); -0.5 stars (m); +0.125 stars (n); +0.125 by 1 more" in ended.stderr
 
 
 def test_names_are_no_markup(tritone: Any, model: FakeRecommender) -> None:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from google.protobuf import text_format
 from tests import recommender_artifacts as models
+from tests import recommender_models
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export import (
@@ -28,7 +29,7 @@ from tritone_export import (
     forget_user,
 )
 from tritone_export.ensembles import POOLING_MODEL, pooling_graph
-from tritone_serving.recommender import Question, Recommender, open_artifact, write_artifact
+from tritone_serving.recommender import Answer, Question, Recommender, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.members import open_members
 from tritone_serving.recommender.rows import Rows
@@ -343,6 +344,26 @@ def test_a_checkpoint_is_freed_too(artifact: Path, key_file: Path) -> None:
     assert not forget_in_checkpoint(models.user_id(5), checkpoint)
     assert users_known(artifact, key_file) == [n for n in range(models.N_USERS) if n != 5]
     assert sorted(path.name for path in checkpoint.iterdir()) == ["artifact", "recommender.key"]
+
+
+def test_answers_that_were_worked_out_go_with_their_user(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run"
+    shutil.copytree(recommender_models.checkpoint(), checkpoint)
+    key = read_key(checkpoint / "recommender.key")
+    before = Recommender.open(recommender_models.checkpoint() / "artifact", key=key)
+    gone, *others = recommender_models.world().log.users
+    assert before._lists.by_arm, "the test needs answers that were worked out"
+    assert forget_in_checkpoint(gone, checkpoint)
+    after = Recommender.open(checkpoint / "artifact", key=key)
+    for recommender, rung in ((before, "user"), (after, "popularity")):
+        [answer] = recommender.answer([Question(user=gone, k=5)])
+        assert isinstance(answer, Answer)
+        assert answer.rung == rung
+    asked = [Question(user=name, k=5) for name in others]
+    for was, now in zip(before.answer(asked), after.answer(asked), strict=True):
+        assert isinstance(was, Answer)
+        assert isinstance(now, Answer)
+        assert was.items == now.items
 
 
 def test_without_its_key_nothing_is_published(artifact: Path, tmp_path: Path) -> None:

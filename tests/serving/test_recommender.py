@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests import recommender_models
 
+from tritone_client.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import (
     Answer,
     ArtifactError,
@@ -23,6 +24,7 @@ from tritone_serving.recommender import (
     read_key,
 )
 from tritone_serving.recommender.arms import arm_of
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,18 @@ def key() -> bytes:
 @pytest.fixture(scope="module")
 def recommender(folder: Path, key: bytes) -> Recommender:
     return Recommender.open(folder, key=key)
+
+
+@pytest.fixture(scope="module")
+def alike(folder: Path, key: bytes, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """The same members, each of them counting 1 whatever was learned."""
+    copy = tmp_path_factory.mktemp("alike") / "artifact"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "recommender.json").read_text())
+    weights = dict.fromkeys(SEGMENTS, dict.fromkeys(manifest["members"], 1.0))
+    manifest["ensembles"]["a"] = {"warm_from": 10, "weights": weights}
+    (copy / "recommender.json").write_text(json.dumps(manifest))
+    return Recommender.open(copy, key=key)
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +122,11 @@ def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommend
     assert heard & set(again.items)
 
 
-def test_a_skip_speaks_against_what_is_like_it(recommender: Recommender) -> None:
-    history = recommender.item_ids[:4]
-    plain = ask(recommender, Question(history=history, k=80))
-    [like] = recommender.similar(plain.items[0], by="listening", n=1)
-    skipped = ask(recommender, Question(history=history, skipped=[like.item], k=80))
+def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
+    history = alike.item_ids[:4]
+    plain = ask(alike, Question(history=history, k=80))
+    [like] = alike.similar(plain.items[0], by="listening", n=1)
+    skipped = ask(alike, Question(history=history, skipped=[like.item], k=80))
     score = dict(zip(plain.items, plain.scores, strict=True))
     after = dict(zip(skipped.items, skipped.scores, strict=True))
     assert like.item not in after
@@ -186,8 +200,8 @@ def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
 # --- taste_vae ----------------------------------------------------------------------------------
 
 
-def test_taste_is_asked_with_padded_histories_and_heard(recommender: Recommender) -> None:
-    taste = recommender.members["taste_vae"]
+def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
+    taste = alike.members["taste_vae"]
     uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
     seen: list[TasteInputs] = []
 
@@ -195,14 +209,14 @@ def test_taste_is_asked_with_padded_histories_and_heard(recommender: Recommender
         seen.append(inputs)
         return uniform_taste(inputs)
 
-    ids = recommender.item_ids
+    ids = alike.item_ids
     questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
-    with_taste = recommender.answer(questions, taste=spy)
+    with_taste = alike.answer(questions, taste=spy)
     [inputs] = seen
     assert inputs.items.dtype == np.int64
     assert inputs.items.tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
     assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    without = recommender.answer(questions)
+    without = alike.answer(questions)
     first = with_taste[0]
     assert isinstance(first, Answer)
     assert ids[5] in first.items[:3]
@@ -459,6 +473,23 @@ def test_arms_are_drawn_by_user_and_kept() -> None:
     assert 850 < sum(x == y for x, y in zip(drawn, other, strict=True)) < 1_150
     assert arm_of(None, salt="one", shares=shares) == "a"
     assert {arm_of(f"user {n}", salt="one", shares={"a": 0.0, "b": 1.0}) for n in range(50)} == {"b"}
+
+
+def test_sound_and_mood_count_as_asked_only_where_they_are_given(recommender: Recommender) -> None:
+    song = recommender.item_ids[3:4]
+    heard = np.ones(EMBEDDING_SIZE, np.float32)
+    questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
+    batch, errors = recommender.resolver.batch([*questions, Question(history=song)])
+    assert not errors
+    learned = {segment: {"sound": 0.1, "mood": 0.0, "ease": 1.0} for segment in SEGMENTS}
+    asked = {"cold": {"sound": 2.0, "mood": 0.5}, "short": {"sound": 0.05}}
+    ensemble = Ensemble.from_manifest({"warm_from": 5, "weights": learned, "asked": asked})
+    weights = ensemble.weights_of(("mood", "ease", "sound"), batch)
+    expected = [[0, 1, 0.1], [0, 1, 2], [0, 1, 0.1], [0.5, 1, 0.1], [0, 1, 0.1]]
+    np.testing.assert_allclose(weights.heard, expected, atol=1e-6)
+    np.testing.assert_allclose(weights.unheard, expected, atol=1e-6)
+    plain = Ensemble.from_manifest({"warm_from": 5, "weights": learned}).weights_of(("mood", "ease", "sound"), batch)
+    np.testing.assert_allclose(plain.heard, [[0, 1, 0.1]] * 5, atol=1e-6)
 
 
 def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[str], tmp_path: Path) -> None:

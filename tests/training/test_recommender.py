@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +198,7 @@ def test_tags_without_own_tags_equals_counting_without_them(world: World) -> Non
 
 
 @pytest.fixture(scope="module")
-def figures() -> dict[str, object]:
+def figures() -> dict[str, Any]:
     request = EvaluateRequest(
         checkpoint=recommender_models.checkpoint(),
         listening=recommender_models.files(),
@@ -229,7 +232,34 @@ def test_figures_by_segment_and_for_newcomers(figures: dict[str, object]) -> Non
     assert newcomers["by_friends"]["times_popularity"] > 1
     report = figures["report"]
     assert isinstance(report, list)
-    assert all(Path(path).stat().st_size > 5_000 for path in report)
+    assert all(Path(path).stat().st_size > 5_000 for path in report if path.endswith(".png"))
+    assert {Path(path).name for path in report} == {
+        "members.png", "segments.png", "weights.png", "beyond_accuracy.png", "figures.csv", "report.md",
+    }  # fmt: skip
+
+
+def test_the_reports_tables_hold_the_figures(figures: dict[str, Any]) -> None:
+    folder = recommender_models.folder() / "report"
+    with (folder / "figures.csv").open(newline="", encoding="utf-8") as file:
+        rows = {(row["who"], row["items_heard"]): row for row in csv.DictReader(file)}
+    assert len(rows) == (len(figures["members"]) + 1) * (len(figures["segments"]) + 1)
+    for name, each in {**figures["members"], "ensemble": figures["ensemble"]}.items():
+        assert float(rows[name, "all"]["recall@40"]) == pytest.approx(each["recall@40"], abs=1e-6)
+    last = figures["segments"][-1]
+    assert float(rows["ease", last["items_heard"]]["ndcg@10"]) == pytest.approx(
+        last["members"]["ease"]["ndcg@10"], abs=1e-6
+    )
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    best = figures["ensemble"]
+    assert f"| ensemble | {best['ndcg@10']:.4f} | {best['recall@10']:.4f} |" in text
+    assert f"{figures['n_users']} users, {figures['n_held_out']} held-out listens" in text
+    assert all((folder / name).is_file() for name in re.findall(r"\]\((.*?)\)", text))
+
+
+def test_members_by_segment_add_up_to_members(figures: dict[str, Any]) -> None:
+    for name, each in figures["members"].items():
+        total = sum(row["n_users"] * row["members"][name]["ndcg@10"] for row in figures["segments"])
+        assert total / figures["n_users"] == pytest.approx(each["ndcg@10"])
 
 
 def test_the_card_says_what_was_learned_and_whose_data_it_holds() -> None:
@@ -281,6 +311,18 @@ def test_same_seed_same_members(tmp_path: Path) -> None:
             np.load(recommender_models.checkpoint() / "artifact" / f"{name}.npy"),
         )
     assert not (tmp_path / "again" / "recommender.key").exists()
+
+
+def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
+    """Users lie in the order of their pseudonyms; what is drawn must not follow it."""
+    summary = KIND.train(
+        TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files(), seed=0)
+    )
+    assert (tmp_path / "recommender.key").read_bytes() != (
+        recommender_models.checkpoint() / "recommender.key"
+    ).read_bytes()
+    before = json.loads((recommender_models.checkpoint() / "checkpoint.json").read_text())
+    assert summary["ensembles"] == before["ensembles"]
 
 
 # --- what is refused ----------------------------------------------------------------------------

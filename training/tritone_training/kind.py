@@ -87,6 +87,7 @@ class TrainRequest:
         data: the user's data, or None for the embedded catalogue.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
+        n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.
     """
 
     out: Path
@@ -101,6 +102,7 @@ class TrainRequest:
     progress: bool = True
     command: str = ""
     listening: ListeningFiles | None = None
+    n_seeds: int = 3
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,9 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     )
     n_before = len(study.trials)
     # Values of other data, splits or lengths of training could not be compared.
+    data = request.data or (request.listening and request.listening.interactions)
     asked = {
-        "data": str(request.data.resolve()) if request.data else "embedded catalogue",
+        "data": str(data.resolve()) if data else "embedded catalogue",
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "overrides": dict(request.overrides),
     }

@@ -22,6 +22,9 @@ def crossvalidate(
     interactions: options.Interactions = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the folds' checkpoints.", show_default=False)] = None,
     seed: options.Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How often a listening log, which has no folds, is split anew: --seed and on.")
+    ] = 3,
     preset: options.Preset = "default",
     pretrained: options.Pretrained = None,
     devices: options.Devices = 1,
@@ -76,6 +79,7 @@ def crossvalidate(
             tag_column=tag_column,
             key=key,
         ),
+        n_seeds=seeds,
     )
     result = training.get_kind(kind).crossvalidate(request)
     if as_json:

@@ -1,4 +1,4 @@
-"""`tritone demo`: the whole path on embedded data, from scores to what served models hear and write."""
+"""`tritone demo`: the whole path on embedded data, from scores to what served models hear, write and recommend."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tritone_client import TritoneError
 if TYPE_CHECKING:
     from tritone_cli.demonstration.listening import Heard, Medley
     from tritone_cli.demonstration.models import Trained
+    from tritone_cli.demonstration.recommending import Suggested
     from tritone_cli.demonstration.writing import Chapter, Streamed, Written
     from tritone_client import MusicClient
     from tritone_serving import TritonServer
 
-_N_STEPS: Final = 6
+_N_STEPS: Final = 7
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +42,14 @@ def demo(
     preset: Annotated[str, typer.Option(help="What is trained: demo (minutes), default (hours) or tiny.")] = "demo",
     as_json: options.Json = False,
 ) -> None:
-    """Train small models on the embedded catalogue, export them, serve them on Triton, and have them listen and write.
+    """Train small models on the embedded catalogue, export them, and have them listen, write and recommend on Triton.
 
     Leaves a page, demo/index.html, that shows and plays what came of it.
     """
-    from tritone_cli.demonstration import listening, writing
+    from tritone_cli.demonstration import listening, recommending, writing
+    from tritone_cli.demonstration.freshness import RECOMMENDER
     from tritone_cli.demonstration.givens import write_givens
+    from tritone_cli.demonstration.listeners import listeners, simulated_listening
     from tritone_cli.demonstration.models import COMPOSER, LISTENER, WRITERS, Workshop
     from tritone_cli.demonstration.page import PAGE, Story, write_page
     from tritone_client import MusicClient
@@ -71,7 +74,8 @@ def demo(
     )
     with _step(2, f"training {LISTENER}, which listens, on rendered recordings of the pieces"):
         listener = workshop.train_listener()
-    with _step(3, f"training {', '.join(WRITERS)}, which write; exporting all to ONNX, checked against PyTorch"):
+    what = f"training {', '.join(WRITERS)}, which write, and {RECOMMENDER} on simulated listening; exporting all"
+    with _step(3, what):
         trained = workshop.make(listener)
     with _step(4, "starting Triton"):
         server = _start(repository, keep=keep)
@@ -87,12 +91,18 @@ def demo(
                     for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
                 ]
                 streamed = _streamed(music, chapters)
+            with _step(7, "having it recommend, to simulated listeners and to newcomers"):
+                suggested = [
+                    recommending.recommend(music, each, catalogue, out)
+                    for each in listeners(simulated_listening(seed), catalogue, heard)
+                ]
         seconds = time.monotonic() - started
         story = Story(
-            facts=_facts(heard, listener, streamed, chapters, seconds=seconds),
+            facts=_facts(heard, trained, streamed, chapters, seconds=seconds),
             heard=heard,
             medley=medley,
             chapters=chapters,
+            suggested=suggested,
             collections={collection.name: collection.title for collection in catalogue.collections},
             models={kind: each.headline for kind, each in trained.items()},
             serve=f"tritone serve --repository {shlex.quote(str(repository))}",
@@ -106,7 +116,7 @@ def demo(
                 "page": str(page),
                 "catalogue_fingerprint": catalogue.fingerprint,
             }
-            console.print_json({**figures, **_as_json(trained, heard, medley, chapters, streamed)})
+            console.print_json({**figures, **_as_json(trained, heard, medley, chapters, streamed, suggested)})
         else:
             _conclude(out, repository, heard, page, seconds=seconds)
         if keep:
@@ -156,19 +166,28 @@ def _streamed(music: MusicClient, chapters: Sequence[tuple[Chapter, Sequence[Wri
 
 def _facts(
     heard: Sequence[Heard],
-    listener: Trained,
+    trained: Mapping[str, Trained],
     streamed: Streamed,
     chapters: Sequence[tuple[Chapter, Sequence[Written]]],
     *,
     seconds: float,
 ) -> tuple[tuple[str, str], ...]:
-    test = listener.info["metrics"]["test"]
+    from tritone_cli.demonstration.freshness import RECOMMENDER
+    from tritone_cli.demonstration.models import LISTENER
+
+    test = trained[LISTENER].info["metrics"]["test"]
+    valid = trained[RECOMMENDER].info["metrics"]["valid"]
+    popular = valid["members"]["popularity"]["ndcg@10"]
     n_pieces = sum(len(each.pieces) for _, written in chapters for each in written)
     return (
         (f"{test['accuracy']:.1%}", f"of {test['n']} recordings of held-out pieces named rightly"),
         (f"{sum(each.right for each in heard)} of {len(heard)}", "of those below"),
         (str(n_pieces), "pieces written for this page"),
         (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
+        (
+            f"{valid['ensemble']['ndcg@10']:.2f}",
+            f"NDCG@10 for simulated listeners (what is popular: {popular:.2f})",
+        ),
         (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
     )
 
@@ -179,6 +198,7 @@ def _as_json(
     medley: Medley,
     chapters: Sequence[tuple[Chapter, Sequence[Written]]],
     streamed: Streamed,
+    suggested: Sequence[Suggested],
 ) -> dict[str, Any]:
     return {
         "models": {kind: each.to_dict() for kind, each in trained.items()},
@@ -193,6 +213,7 @@ def _as_json(
             "whole_ms": streamed.whole_ms,
             "same_as_unstreamed": streamed.same,
         },
+        "recommended": [each.to_dict() for each in suggested],
     }
 
 
@@ -203,11 +224,14 @@ def _conclude(out: Path, repository: Path, heard: Sequence[Heard], page: Path, *
         f"  {page}\n"
         f"What lies where:\n"
         f"  recordings, music   {out / 'recordings'}, {out / 'music'}\n"
+        f"  recommended         {out / 'recommended'}\n"
         f"  checkpoints         {out / 'checkpoints'}\n"
         f"  repository          {repository}\n"
         f"How to go on:\n"
         f"  make serve                                         serves this repository\n"
         f"  .venv/bin/tritone classify {heard[0].path}\n"
         f"  .venv/bin/tritone compose --bars 8 --out tune.wav  writes a piece\n"
-        f"  .venv/bin/tritone train genre_cnn --data FOLDER    learns your labels (a folder per label)"
+        f"  .venv/bin/tritone recommend --n 10 --explain       says what to play, and why\n"
+        f"  .venv/bin/tritone train genre_cnn --data FOLDER    learns your labels (a folder per label)\n"
+        f"  .venv/bin/tritone train recommender --interactions LOG   learns your listeners' taste"
     )

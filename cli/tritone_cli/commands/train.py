@@ -43,6 +43,7 @@ def train(
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,
+    report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
@@ -79,7 +80,20 @@ def train(
             key=key,
         ),
     )
-    summary = training.get_kind(kind).train(request)
+    made = training.get_kind(kind)
+    summary = made.train(request)
+    if report is not None:
+        judged = made.evaluate(
+            training.EvaluateRequest(
+                checkpoint=request.out,
+                data=data,
+                split="valid",
+                report=report,
+                progress=not as_json,
+                listening=request.listening,
+            )
+        )
+        summary = {**summary, "report": judged.get("report", ())}
     if as_json:
         console.print_json(summary)
         return
@@ -92,4 +106,6 @@ def train(
     console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
     if "key" in summary:
         console.say(f"key: {summary['key']} (keep it, and apart from the model: it tells whose history is whose)")
+    for path in summary.get("report", ()):
+        console.say(f"written: {path}")
     console.say(f"next: tritone export {kind} --checkpoint {summary['checkpoint']}")

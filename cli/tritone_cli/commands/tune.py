@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +22,28 @@ def tune(
     kind: options.Kind,
     trials: Annotated[int, typer.Option(min=1, help="How many settings to try.")] = 20,
     data: options.Data = None,
+    interactions: options.Interactions = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/KIND-tune.")] = None,
     seed: options.Seed = 0,
     preset: options.Preset = "default",
     pretrained: options.Pretrained = None,
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
+    valid: options.Valid = None,
+    friends: options.Friends = None,
+    item_tags: options.ItemTags = None,
+    tag_names: options.TagNames = None,
+    metadata: options.Metadata = None,
+    recordings: options.Recordings = None,
+    genre_checkpoint: options.GenreCheckpoint = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    plays_column: options.PlaysColumn = None,
+    rating_column: options.RatingColumn = None,
+    time_column: options.TimeColumn = None,
+    friend_column: options.FriendColumn = None,
+    tag_column: options.TagColumn = None,
+    key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
     """Search the kind's hyper-parameters with Optuna, judged on the validation part only.
@@ -36,6 +53,24 @@ def tune(
     from tritone_training import api as training
     from tritone_training.tuning import tune as run_study
 
+    listening = training.ListeningFiles(
+        interactions=interactions,
+        valid=valid,
+        friends=friends,
+        item_tags=item_tags,
+        tag_names=tag_names,
+        metadata=metadata,
+        recordings=recordings,
+        genre_checkpoint=genre_checkpoint,
+        user_column=user_column,
+        item_column=item_column,
+        plays_column=plays_column,
+        rating_column=rating_column,
+        time_column=time_column,
+        friend_column=friend_column,
+        tag_column=tag_column,
+        key=key,
+    )
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-tune",
         data=data,
@@ -46,6 +81,7 @@ def tune(
         max_epochs=max_epochs,
         progress=not as_json,
         command=options.command_line(sys.argv),
+        listening=listening,
     )
     result = run_study(training.get_kind(kind), request, n_trials=trials)
     if as_json:
@@ -56,6 +92,7 @@ def tune(
         console.say(f"{result['n_failed']} trials could not be trained and do not count")
     console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation part")
     same = {"--data": data, "--preset": preset, "--pretrained": pretrained, "--seed": seed, "--max-epochs": max_epochs}
+    same |= {f"--{each.name.replace('_', '-')}": getattr(listening, each.name) for each in fields(listening)}
     again = [part for option, value in same.items() if value is not None for part in (option, str(value))]
     chosen = [part for name, value in result["best"].items() for part in ("--set", f"{name}={value}")]
     console.say(f"next: {shlex.join(['tritone', 'train', kind, *again, *chosen])}")

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone_cli import console, options
-from tritone_cli.demonstration.freshness import Making, Version, newest_version
+from tritone_cli.demonstration.freshness import (
+    RECOMMENDER,
+    Making,
+    Version,
+    newest_ensemble,
+    newest_version,
+    read_info,
+)
 from tritone_cli.demonstration.jobs import Done, Job, run_jobs
 
 if TYPE_CHECKING:
@@ -20,7 +27,11 @@ LISTENER: Final = "genre_cnn"
 COMPOSER: Final = "music_transformer"
 # Those that take longest first: then none of them is left to run alone at the end.
 WRITERS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
-_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {"music_gan": ("music_vae",)}  # which it finds beside itself
+_TASTE: Final = "taste_vae"
+_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "music_gan": ("music_vae",),  # which it finds beside itself
+    RECOMMENDER: (LISTENER, _TASTE),  # the one hears the pieces, the other is trained with it
+}
 # What a line says of a kind's figures on held-out music: words, and where the figure lies.
 _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "genre_cnn": ("accuracy", ("test", "accuracy")),
@@ -28,7 +39,9 @@ _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "polyphony_rnn": ("nats an eighth", ("valid", "nll_per_frame")),
     "music_vae": ("of its notes right", ("valid", "reconstruction_accuracy")),
     "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
+    RECOMMENDER: ("NDCG@10", ("valid", "cross_fitted", "ndcg@10")),
 }
+_JUDGED_BY: Final[Mapping[str, str]] = {RECOMMENDER: "simulated listeners' held-out listens"}
 
 
 @dataclass
@@ -55,7 +68,8 @@ class Trained:
         value: Any = self.info.get("metrics", {})
         for key in where:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return f"held-out music: {value:.3f} {words}" if isinstance(value, float) else "no figures"
+        judged_by = _JUDGED_BY.get(self.kind, "held-out music")
+        return f"{judged_by}: {value:.3f} {words}" if isinstance(value, float) else "no figures"
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -92,6 +106,7 @@ class Workshop:
         self.preset = preset
         self.retrain = retrain
         self.progress = progress
+        self._heard_by = ""  # digest of the listener's weights
 
     def train_listener(self) -> Trained:
         """Train the kind that listens, in this process: rendering its recordings takes all cores by itself."""
@@ -110,14 +125,16 @@ class Workshop:
             info = self._finished(LISTENER)
             trained.train_s = time.monotonic() - started
         trained.info = info
+        self._heard_by = str(info["weights_sha256"])
         _say_trained(trained)
         return trained
 
     def make(self, listener: Trained) -> dict[str, Trained]:
-        """Train the kinds that write and export all, side by side as far as one does not need the other."""
-        every = {LISTENER: listener, **{kind: Trained(kind, self.checkpoints / kind) for kind in WRITERS}}
+        """Train the other kinds and export all, side by side as far as one does not need the other."""
+        others = (*WRITERS, RECOMMENDER)
+        every = {LISTENER: listener, **{kind: Trained(kind, self.checkpoints / kind) for kind in others}}
         jobs: list[Job] = []
-        for kind in WRITERS:
+        for kind in others:
             info = self._fresh(kind)
             if info is None:
                 needs = tuple(_training(need) for need in _NEEDS.get(kind, ()))
@@ -151,13 +168,15 @@ class Workshop:
         return Job(name, tuple(arguments), self.checkpoints / "logs" / f"{name.replace(' ', '-')}.txt", needs)
 
     def _train_arguments(self, kind: str) -> Sequence[str]:
-        return "train", kind, "--preset", self.preset, "--seed", str(self.seed), "--out", str(self.checkpoints / kind)
+        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--out", str(self.checkpoints / kind))
+        return (*made, "--genre-checkpoint", str(self.checkpoints / LISTENER)) if kind == RECOMMENDER else made
 
     def _export_arguments(self, kind: str) -> Sequence[str]:
         return "export", kind, "--checkpoint", str(self.checkpoints / kind), "--repository", str(self.repository)
 
     def _making(self, kind: str) -> Making:
-        return Making(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()))
+        weights = (self._heard_by,) if kind == RECOMMENDER else ()
+        return Making(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()), weights)
 
     def _fresh(self, kind: str) -> Mapping[str, Any] | None:
         return None if self.retrain else self._making(kind).find(self.checkpoints / kind)
@@ -169,13 +188,15 @@ class Workshop:
         """The newest versions of a kind's models, if they were made of this checkpoint and are whole."""
         from tritone_training.api import get_kind
 
-        found = []
-        for declaration in get_kind(trained.kind).declarations:
-            version = newest_version(self.repository / declaration.name, trained.info)
-            if version is None:
-                return None
-            found.append(version)
-        return tuple(found)
+        kind = get_kind(trained.kind)
+        infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
+        found = [
+            newest_version(self.repository / declaration.name, infos.get(declaration.name, trained.info))
+            for declaration in kind.declarations
+        ]
+        found += [newest_ensemble(self.repository / ensemble.name, trained.info) for ensemble in kind.ensembles]
+        versions = tuple(version for version in found if version is not None)
+        return versions if len(versions) == len(found) else None
 
 
 def _training(kind: str) -> str:
@@ -194,5 +215,6 @@ def _say_trained(trained: Trained) -> None:
 def _say_exported(trained: Trained) -> None:
     how = "was exported before" if trained.export_s is None else f"exported in {trained.export_s:.0f} s"
     names = ", ".join(f"{version.model} version {version.version}" for version in trained.versions)
-    difference = max((version.max_abs_difference for version in trained.versions), default=float("nan"))
-    console.say(f"      {names}: {how}; at most {difference:.1e} from PyTorch")
+    differences = [each.max_abs_difference for each in trained.versions if each.max_abs_difference is not None]
+    parity = f"; at most {max(differences):.1e} from PyTorch" if differences else ""
+    console.say(f"      {names}: {how}{parity}")

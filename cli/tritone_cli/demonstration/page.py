@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tritone_cli.demonstration.listening import Heard, Medley
+from tritone_cli.demonstration.recommending import Suggested
 from tritone_cli.demonstration.saving import Saved
 from tritone_cli.demonstration.writing import Chapter, Written
 
@@ -43,6 +44,7 @@ figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
 .roll { overflow-x: auto; width: fit-content; max-width: 100%; background: #fff; border: 1px solid var(--line);
   border-radius: .4rem; padding: .25rem; margin-top: .3rem }
 .roll img { display: block; height: 15rem; max-width: none }
+.wide { overflow-x: auto; margin-top: .6rem }
 .several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 .several img { height: 11rem }
 audio { width: 100%; margin-top: .4rem }
@@ -61,6 +63,7 @@ class Story:
     Attributes:
         facts: figures and what they are.
         chapters: each with what was written for it.
+        suggested: what was recommended to whom.
         collections: the labels, and what they stand for.
         models: what each of them is worth, in words, by name.
         serve: the command that brings the server back.
@@ -70,6 +73,7 @@ class Story:
     heard: Sequence[Heard]
     medley: Medley
     chapters: Sequence[tuple[Chapter, Sequence[Written]]]
+    suggested: Sequence[Suggested]
     collections: Mapping[str, str]
     models: Mapping[str, str]
     serve: str
@@ -86,23 +90,25 @@ def write_page(out: Path, story: Story) -> Path:
     """
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        "<title>Tritone: what it hears and writes</title>",
+        "<title>Tritone: what it hears, writes and recommends</title>",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{_STYLE}</style>\n</head>\n<body>",
-        "<h1>What Tritone hears and writes</h1>",
+        "<h1>What Tritone hears, writes and recommends</h1>",
         "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
         "and served by NVIDIA Triton. Nothing here is picked: every seed was fixed before.</p>",
         '<ul class="facts">',
         *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in story.facts),
         "</ul>",
-        "<p>Any line of code below writes the same notes again, as long as the same versions are served. "
+        "<p>Any line of code below writes the same notes and recommends the same pieces again, as long as the same "
+        "versions are served. "
         "Run in the folder in which the demonstration ran:</p>",
         f"<pre>{_text(story.serve)}</pre>",
         '<pre>from tritone_client import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
         *_listening(story, out),
         *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
+        *_recommending(story, out),
         "<h2>The models</h2>",
-        '<p class="soft">Each was judged on pieces that it was not trained on.</p><table>',
+        '<p class="soft">Each was judged on what it was not trained on.</p><table>',
         *(f"<tr><th>{_text(model)}</th><td>{_text(words)}</td></tr>" for model, words in story.models.items()),
         "</table>\n</body>\n</html>",
     ]
@@ -153,6 +159,33 @@ def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterabl
             + f"<pre>{_text(each.ask.python())}\n\n{_text(each.shell())}</pre></article>"
         )
         shown.update(piece.midi for piece in each.given)
+
+
+def _recommending(story: Story, out: Path) -> Iterable[str]:
+    yield "<h2>Recommending</h2>"
+    yield (
+        "<p>The listening log is simulated: no listener below is a real person, and no figure says how well it would "
+        "work on real ones. An ensemble answers whatever is known of somebody, and says why: each bar is a score, "
+        "divided among the members that gave it.</p>"
+    )
+    yield from (_suggested(each, out) for each in story.suggested)
+
+
+def _suggested(suggested: Suggested, out: Path) -> str:
+    listener = suggested.listener
+    rows = "".join(
+        f"<tr><td>{_text(each.track.title)}</td><td>{_text(each.track.composer)}</td>"
+        f"<td>{_text(each.track.collection)}</td><td>{_text('; '.join(each.because))}</td></tr>"
+        for each in suggested.suggestions
+    )
+    counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
+    return (
+        f'<article id="recommended-{_text(listener.name)}"><h3>{_text(listener.title)}</h3>'
+        f"<p>{_text(listener.text)}</p><p>Recommended: <b>{_text(counts)}</b>.</p>"
+        f"<figure>{_image(suggested.picture, out, 'what each member of the ensemble gave to each score')}</figure>"
+        f'<div class="wide"><table><tr><th>piece</th><th>by</th><th>from</th><th>because</th></tr>{rows}</table></div>'
+        f"<pre>{_text(listener.python())}\n\n{_text(listener.shell())}</pre></article>"
+    )
 
 
 def _given(saved: Saved, out: Path, *, again: bool) -> str:

@@ -72,6 +72,12 @@ class Batch:
         """(B,) how many known items each own history holds that were not skipped."""
         return self.heard.counts
 
+    @property
+    def brought(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Member -> (B,) whether the question itself brings what that member goes by."""
+        none = np.zeros(self.n, np.bool_)
+        return {"sound": none if self.embeddings is None else self.embeddings.any(1), "mood": self.moods >= 0}
+
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:
     """Plays of one user to the weights that members see: `(plays / mean) ** power`, so a mean listen counts 1.

@@ -43,8 +43,9 @@ class Weights:
         return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n, np.float32))
 
     def put(self, rows: npt.NDArray[np.bool_], others: Weights) -> None:
-        """Replace some questions' weights."""
-        self.heard[rows], self.unheard[rows], self.bias[rows] = others.heard, others.unheard, others.bias
+        """Take some questions' weights from others."""
+        for mine, theirs in ((self.heard, others.heard), (self.unheard, others.unheard), (self.bias, others.bias)):
+            mine[rows] = theirs[rows]
 
     def of(self, row: int) -> Weights:
         """One question's, as a batch of its own."""
@@ -60,29 +61,45 @@ class Ensemble:
         warm_from: own histories of at least so many items are warm, those of at least one item short.
         weights: segment -> member -> weight; a member that is not named has none.
         unheard: the same for items that nobody listens to yet, `bias` among them.
+        asked: segment -> member -> what it counts at least where a question brings what that member goes by, a
+            recording or a mood: no log teaches that.
     """
 
     warm_from: int
     weights: Mapping[str, Mapping[str, float]]
     unheard: Mapping[str, Mapping[str, float]]
+    asked: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def from_manifest(cls, described: Mapping[str, Any]) -> Ensemble:
-        return cls(int(described["warm_from"]), described["weights"], described.get("unheard") or described["weights"])
+        return cls(
+            int(described["warm_from"]),
+            described["weights"],
+            described.get("unheard") or described["weights"],
+            described.get("asked") or {},
+        )
 
     def segments(self, batch: Batch) -> npt.NDArray[np.int64]:
         """(B,) place in `SEGMENTS`."""
         n_history = batch.n_history
         return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
 
-    def weights_of(self, members: Sequence[str], segments: npt.NDArray[np.int64]) -> Weights:
-        """Weights by each question's segment (B,)."""
+    def weights_of(self, members: Sequence[str], batch: Batch) -> Weights:
+        """Weights by each question's segment, and by what it brings."""
+        segments = self.segments(batch)
         heard, unheard = (
             np.array([[table[s].get(name, 0.0) for name in members] for s in SEGMENTS], np.float32)
             for table in (self.weights, self.unheard)
         )
         bias = np.array([self.unheard[s].get(BIAS, 0.0) for s in SEGMENTS], np.float32)
-        return Weights(heard[segments], unheard[segments], bias[segments])
+        found = Weights(heard[segments], unheard[segments], bias[segments])
+        for name, brought in batch.brought.items():
+            if name in members and brought.any():
+                least = np.array([self.asked.get(s, {}).get(name, 0.0) for s in SEGMENTS], np.float32)[segments]
+                for table in (found.heard, found.unheard):
+                    column = table[:, members.index(name)]
+                    np.maximum(column, least, out=column, where=brought)
+        return found
 
 
 def loud(scores: Floats, scale: float) -> Floats:

@@ -260,9 +260,8 @@ class Recommender:
         arms = [arm or self._arm(question) for question in questions]
         weights = Weights.zeros(batch.n, len(members))
         for each in set(arms):
-            ensemble = self._ensembles[each]
             mine = np.array([other == each for other in arms])
-            weights.put(mine, ensemble.weights_of(members, ensemble.segments(batch)[mine]))
+            weights.put(mine, self._ensembles[each].weights_of(members, batch))
         return weights, arms
 
     def _arm(self, question: Question) -> str:

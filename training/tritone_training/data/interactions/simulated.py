@@ -21,6 +21,7 @@ SIMULATED: Final = "simulated listening over the embedded catalogue (no real peo
 N_LISTENERS: Final = 400
 _N_TASTES: Final = 6
 _FRIENDS_EACH: Final = 3
+_OF_KIND: Final = 2.0  # what a piece's kind says about it, beside any other word
 _UNHEARD: Final = 0.03  # share of pieces that nobody has played yet: they are known from tags alone
 
 
@@ -68,7 +69,9 @@ def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mea
     """Draw listeners for given pieces."""
     rng = np.random.default_rng(seed)
     words = sorted({word for item in items for word in item.words})
-    has = np.array([[word in item.words for word in words] for item in items], np.float64)  # (I, words)
+    has = np.array(
+        [[_OF_KIND if word == item.words[0] else float(word in item.words) for word in words] for item in items]
+    )  # (I, words)
     tastes = rng.normal(0, 1.6, (_N_TASTES, len(words)))
     hidden = rng.normal(0, 1, (len(items), 8))  # what no word says: friends and neighbours alone can tell
     hidden_tastes = rng.normal(0, 0.9, (_N_TASTES, 8))

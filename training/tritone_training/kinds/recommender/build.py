@@ -65,6 +65,7 @@ def from_artifact(
     card = {
         **{name: value for name, value in info.items() if name not in ("format", "kind", "weights", "weights_sha256")},
         **{name: manifest[name] for name in _SHOWN if name in manifest},
+        "metrics": {**(manifest.get("metrics") or {}), **_how(info)},
         "personal_data": personal_data(artifact),
         "n_items": artifact.n_items,
         "artifact_format": manifest["format"],
@@ -79,6 +80,12 @@ def from_artifact(
         companions=companions,
         key=None if key is None else (str(manifest["key_check"]), key),
     )
+
+
+def _how(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What the figures are worth, as training said."""
+    metrics = info.get("metrics")
+    return {"how": metrics["how"]} if isinstance(metrics, Mapping) and "how" in metrics else {}
 
 
 def read_artifact(folder: Path) -> Artifact:

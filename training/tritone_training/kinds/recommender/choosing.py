@@ -79,8 +79,10 @@ def choose(
     users = np.flatnonzero(counts)
     if not len(users):
         raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
+    # By id: the order of pseudonyms changes with the key, and the same seed is to draw the same.
+    users = users[np.argsort(np.array(world.users)[users])]
     if len(users) > config.most_validation_users:
-        users = np.sort(rng.choice(users, config.most_validation_users, replace=False))
+        users = users[np.sort(rng.choice(len(users), config.most_validation_users, replace=False))]
     places = {name: place for place, name in enumerate(world.items)}
     wanted = listening.valid.matrix({world.users[user]: row for row, user in enumerate(users.tolist())}, places)
     heard = sparse.csr_matrix(world.plays[users])
@@ -118,12 +120,10 @@ def choose(
     unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
     # Whoever has nothing at all is told what is popular, so its weight must be above 0.
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
-    for name, weight in _ASKED_ALONE.items():
-        if name in recommender.members:
-            for table in (weights, unheard):
-                table["cold"][name] = weight
-                for segment in ("short", "warm"):
-                    table[segment][name] = max(table[segment].get(name, 0.0), weight / 4)
+    asked = {
+        segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.members}
+        for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
+    }
     even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
     return Chosen(
         metric,
@@ -133,9 +133,15 @@ def choose(
                 "warm_from": config.warm_from,
                 "weights": weights,
                 "unheard": unheard,
+                "asked": asked,
                 "how": "learned on validation",
             },
-            "b": {"warm_from": config.warm_from, "weights": even, "how": "every member alike, for comparison"},
+            "b": {
+                "warm_from": config.warm_from,
+                "weights": even,
+                "asked": asked,
+                "how": "every member alike, for comparison",
+            },
         },
         {**figures, "cross_fitted": crossed, "n": len(users)},
         "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "

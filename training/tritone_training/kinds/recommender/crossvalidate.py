@@ -16,7 +16,6 @@ from tritone_training.kinds.recommender.scoring import open_recommender
 from tritone_training.kinds.recommender.train import Prepared, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
-N_SEEDS: Final = 3
 _TAKEN_OUT: Final = 0.1  # of the users
 _SHOWN: Final = ("ndcg@10", "recall@10", "recall@40", "ndcg@40")
 
@@ -30,7 +29,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     config = configure(request)
     prepared = prepare(request)
     folds = []
-    for seed in range(request.seed, request.seed + N_SEEDS):
+    for seed in range(request.seed, request.seed + request.n_seeds):
         fold = replace(request, seed=seed, out=request.out / f"seed-{seed}")
         folds.append({"seed": seed, **_fold(fold, prepared, config)})
     return {

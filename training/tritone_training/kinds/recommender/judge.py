@@ -109,7 +109,8 @@ def judge(
     return {
         "ensemble": figures.pop("ensemble"),
         "members": figures,
-        "segments": _segments(people, values["ensemble"]),
+        "ensembles": recommender.artifact.manifest["ensembles"],
+        "segments": _segments(people, values),
         "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
         "cold_items": {
             "n_held_out": people.n_unheard,
@@ -159,14 +160,17 @@ def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], peopl
     return float(found.sum() / people.n_unheard)
 
 
-def _segments(people: People, values: Mapping[str, npt.NDArray[np.float64]]) -> list[dict[str, Any]]:
+def _segments(people: People, values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> list[dict[str, Any]]:
+    """The ensemble's figures by length of history, and its members' under `members`."""
     n_heard = np.diff(people.heard.indptr)
     rows = []
     for least, most in _SEGMENTS:
         inside = (n_heard >= least) & (n_heard <= (most if most is not None else np.inf))
         if inside.any():
             label = "none" if most == 0 else f"{least}-{most}" if most else f"{least} or more"
-            rows.append({"items_heard": label, "n_users": int(inside.sum()), **means(dict(values), inside)})
+            each = {name: means(dict(own), inside) for name, own in values.items()}
+            ensemble = each.pop("ensemble")
+            rows.append({"items_heard": label, "n_users": int(inside.sum()), **ensemble, "members": each})
     return rows
 
 

@@ -1,56 +1,172 @@
-"""Pictures of an evaluation: members beside the ensemble, accuracy against novelty, segments."""
+"""Pictures and tables of an evaluation: members beside the ensemble, by history, weights, and beyond accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
+from tritone_serving.recommender.ensemble import SEGMENTS
 from tritone_training.kinds.music_vae.report import picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MEMBER: Final = "#7a9cc6"
+_ENSEMBLE: Final = "#d95f02"
+_TABLE: Final = ("ndcg@10", "recall@10", "map@10", "mrr@10", "hit_rate@10", "ndcg@40", "recall@40")
+_BEYOND: Final = {
+    "coverage@10": "coverage@10 (share of the catalogue)",
+    "novelty@10": "novelty@10 (bits)",
+    "diversity@10": "diversity@10 (cosine distance)",
+}
+_SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history"}
 
 
 def write(folder: Path, figures: Mapping[str, Any]) -> list[str]:
-    """Write the report's pictures; answers their paths."""
+    """Write the report's pictures and tables; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _draw_members(folder / "members.png", figures),
-        _draw_novelty(folder / "novelty.png", figures),
         _draw_segments(folder / "segments.png", figures),
+        _draw_weights(folder / "weights.png", figures),
+        _draw_beyond(folder / "beyond_accuracy.png", figures),
+        _write_csv(folder / "figures.csv", figures),
+        _write_markdown(folder / "report.md", figures),
     ]
 
 
 def _all(figures: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The ensemble last, after its members from the worst to the best."""
     ranked = sorted(figures["members"].items(), key=lambda entry: entry[1]["ndcg@10"])
     return {**dict(ranked), "ensemble": figures["ensemble"]}
 
 
+def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}") -> None:
+    """A bar with its value for each row, the ensemble's in its own colour."""
+    colours = [_ENSEMBLE if name == "ensemble" else _MEMBER for name in rows]
+    bars = axis.barh(list(rows), list(rows.values()), color=colours)
+    axis.bar_label(bars, fmt=form.format, padding=3, fontsize=8)
+    axis.set_xlabel(label)
+    axis.set_xlim(0, 1.18 * max(*rows.values(), 1e-9))
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_members(path: Path, figures: Mapping[str, Any]) -> str:
     rows = _all(figures)
-    with picture(path, (4.5, 0.35 * len(rows) + 1), 1, 2) as axes:
+    with picture(path, (10, 0.36 * len(rows) + 1), 1, 2) as axes:
         for axis, metric in zip(axes[0], ("ndcg@10", "recall@40"), strict=True):
-            colours = ["C0"] * (len(rows) - 1) + ["C1"]
-            axis.barh(list(rows), [each[metric] for each in rows.values()], color=colours)
-            axis.set_xlabel(metric)
-    return str(path)
-
-
-def _draw_novelty(path: Path, figures: Mapping[str, Any]) -> str:
-    with picture(path, (5, 4), 1, 1) as axes:
-        axis = axes[0][0]
-        for name, each in _all(figures).items():
-            axis.scatter(each["novelty@10"], each["ndcg@10"], color="C1" if name == "ensemble" else "C0")
-            axis.annotate(name, (each["novelty@10"], each["ndcg@10"]), fontsize=7)
-        axis.set_xlabel("novelty@10 (bits)")
-        axis.set_ylabel("ndcg@10")
+            _bars(axis, {name: each[metric] for name, each in rows.items()}, metric)
+        axes[0][1].set_yticklabels([])
     return str(path)
 
 
 def _draw_segments(path: Path, figures: Mapping[str, Any]) -> str:
+    """Everybody's NDCG@10 by length of history: whose part of the catalogue of listeners is whose."""
     rows = figures["segments"]
-    with picture(path, (5, 3.5), 1, 1) as axes:
-        axis = axes[0][0]
-        labels = [f"{row['items_heard']}\n({row['n_users']})" for row in rows]
-        axis.bar(labels, [row["ndcg@10"] for row in rows])
-        axis.set_xlabel("items in the history (users)")
-        axis.set_ylabel("ndcg@10")
+    names = list(reversed(_all(figures)))
+    values = np.array(
+        [[(row if name == "ensemble" else row["members"][name])["ndcg@10"] for row in rows] for name in names]
+    )
+    columns = [f"{row['items_heard']}\n(users: {row['n_users']})" for row in rows]
+    with picture(path, (2.2 + 1.2 * len(rows), 0.36 * len(names) + 1.6), 1, 1) as axes:
+        _draw_table(axes[0][0], values, names, columns)
+        axes[0][0].set_title("ndcg@10 by items in the history", fontsize=10)
     return str(path)
+
+
+def _draw_weights(path: Path, figures: Mapping[str, Any]) -> str:
+    """What each member counts in each ensemble; 0 where the ensemble does without it."""
+    ensembles = figures["ensembles"]
+    names = list(reversed([name for name in _all(figures) if name != "ensemble"]))
+    with picture(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
+        for axis, (arm, described) in zip(axes[0], ensembles.items(), strict=True):
+            tables = [described["weights"][segment] for segment in SEGMENTS]
+            values = np.array([[table.get(name, 0.0) for table in tables] for name in names])
+            _draw_table(axis, values, names, [_SEGMENT_WORDS[segment].replace(" ", "\n") for segment in SEGMENTS])
+            axis.set_title(f"weights of ensemble {arm}\n({described.get('how', 'given')})", fontsize=10)
+    return str(path)
+
+
+def _draw_table(axis: Axes, values: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence[str]) -> None:
+    axis.imshow(values, cmap="Blues", vmin=0, vmax=max(float(values.max(initial=0)), 1e-9), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 0.6 * values.max() else "black"
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows)
+
+
+def _draw_beyond(path: Path, figures: Mapping[str, Any]) -> str:
+    rows = _all(figures)
+    shown = {metric: label for metric, label in _BEYOND.items() if metric in figures["ensemble"]}
+    with picture(path, (4.2 * len(shown) + 1, 0.36 * len(rows) + 1), 1, len(shown)) as axes:
+        for number, (metric, label) in enumerate(shown.items()):
+            _bars(axes[0][number], {name: each[metric] for name, each in rows.items()}, label, "{:.2f}")
+            if number:
+                axes[0][number].set_yticklabels([])
+    return str(path)
+
+
+def _write_csv(path: Path, figures: Mapping[str, Any]) -> str:
+    """A row for each member, for all and by history, with every figure there is."""
+    rows: list[tuple[str, str, int, Mapping[str, Any]]] = []
+    for name, each in reversed(_all(figures).items()):
+        rows.append((name, "all", figures["n_users"], each))
+        for segment in figures["segments"]:
+            own = segment if name == "ensemble" else segment["members"][name]
+            rows.append((name, segment["items_heard"], segment["n_users"], own))
+    metrics = list(figures["ensemble"])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["who", "items_heard", "n_users", *metrics])
+        for name, heard, n_users, own in rows:
+            values = (own.get(metric) for metric in metrics)
+            writer.writerow([name, heard, n_users, *("" if value is None else f"{value:.6f}" for value in values)])
+    return str(path)
+
+
+def _write_markdown(path: Path, figures: Mapping[str, Any]) -> str:
+    everybody = dict(reversed(_all(figures).items()))
+    lines = [
+        "# What the recommender is worth",
+        "",
+        f"{figures['data']}; {figures['part']}: {figures['n_users']} users, {figures['n_held_out']} held-out listens, "
+        f"{figures['n_items']} items. All items are ranked, but for those that a user's log holds.",
+        "",
+        *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in everybody.items()]),
+        "",
+        "![members](members.png)",
+        "",
+        "## By history",
+        "",
+        *_table(
+            ("items heard", "users", "ndcg@10", "recall@40"),
+            [(row["items_heard"], row["n_users"], row["ndcg@10"], row["recall@40"]) for row in figures["segments"]],
+        ),
+        "",
+        "![by history](segments.png)",
+        "",
+        "## What each member counts",
+        "",
+        "![weights](weights.png)",
+        "",
+        "## Beyond accuracy",
+        "",
+        "Coverage: the share of the catalogue that anybody is recommended. Novelty: how surprising the items are, in "
+        "bits. Diversity: how far the items of a list are from one another.",
+        "",
+        "![coverage, novelty, diversity](beyond_accuracy.png)",
+        "",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    texts = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    ruler = ["---", *("---:" for _ in header[1:])]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ruler, *texts)]

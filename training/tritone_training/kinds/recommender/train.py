@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import numpy as np
 from scipy import sparse
 
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
@@ -159,11 +160,13 @@ def _train_taste(
     if config.taste_epochs:
         overrides["max_epochs"] = config.taste_epochs
     taste_config = build_taste_config(config.taste_preset, overrides=overrides)
-    users = {name: place for place, name in enumerate(world.users)}
+    # By id: the order of pseudonyms changes with the key, and the same seed is to train the same.
+    order = np.argsort(np.array(world.users))
+    users = {world.users[row]: place for place, row in enumerate(order.tolist())}
     items = {name: place for place, name in enumerate(world.items)}
     n_heard = int((world.plays.getnnz(axis=0) > 0).sum())
     data = TasteData(
-        sparse.csr_matrix(world.plays[:, :n_heard]),
+        sparse.csr_matrix(world.plays[order][:, :n_heard]),
         sparse.csr_matrix(listening.valid.matrix(users, items)[:, :n_heard]),
         world.items[:n_heard],
         words_matrix(listening, world.items[:n_heard]),
