@@ -23,6 +23,7 @@ from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig, build_config
 from tritone_training.kinds.recommender.judge import judge, people_of
 from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
+from tritone_training.kinds.recommender.said import said_of
 from tritone_training.kinds.recommender.scoring import open_recommender
 from tritone_training.kinds.recommender.tables import ease_table, graph_of, graph_table, item_knn_table, ridge
 from tritone_training.kinds.recommender.world import World, build_world
@@ -140,20 +141,42 @@ def some_taggers(world: World) -> list[int]:
     return np.flatnonzero(np.diff(world.tagged.indptr))[:8].tolist()
 
 
-def test_ease_without_own_tags_equals_a_fit_without_them(world: World) -> None:
-    with_tags = ridge(world.listening(0.5), 20.0)
-    ratios = ease_ratios(world, with_tags, 0.5)
-    full = ease_by_definition(world.listening(0.5), 20.0)
-    n_checked = 0
+def test_ease_without_own_tags_equals_a_regression_without_them(world: World) -> None:
+    said = said_of(world, 3.0)
+    both = sparse.csr_matrix(sparse.vstack([world.weights, said.rows]))
+    ratios = ease_ratios(world, ridge(both, 20.0), said)
+    full = ease_by_definition(both, 20.0)
+    given = list(zip(*(each.tolist() for each in world.given), strict=True))
+    n_checked = n_changed = 0
     for user in some_taggers(world):
-        fit_without = ease_by_definition(without_tags_of(world, user), 20.0)
         weights = world.weights[[user]].toarray()[0]
-        items, values = ratios.row(user)
-        before, after = weights @ full, weights @ fit_without
-        good = (before[items] > 1e-4) & (after[items] > 0) & (after[items] < 2 * before[items])
-        np.testing.assert_allclose((values * before[items])[good], after[items][good], rtol=2e-3, atol=1e-5)
-        n_checked += int(good.sum())
+        for item, ratio in zip(*(each.tolist() for each in ratios.row(user)), strict=True):
+            mine = [tag for who, what, tag in given if (who, what) == (user, item)]
+            tags = world.tags.tolil()
+            for tag in mine:
+                tags[item, tag] -= 1
+            left = np.log1p(tags.tocsr()[[item]].toarray()[0][said.places >= 0]) * said.rarity
+            without = both.toarray()
+            without[world.n_users :, item] = 3.0 * left / max(np.linalg.norm(left), 1e-9)
+            before = weights @ full[:, item]
+            after = weights @ ease_by_definition(sparse.csr_matrix(without), 20.0)[:, item]
+            if before > 1e-4 and 0 < after < 2 * before:
+                assert ratio * before == pytest.approx(after, rel=2e-3, abs=1e-5)
+                n_checked += 1
+                n_changed += abs(after - before) > 1e-3 * before
     assert n_checked > 10
+    assert n_changed > 5
+
+
+def test_ease_reaches_items_that_nobody_listens_to_by_what_is_said_of_them(world: World) -> None:
+    unheard = np.flatnonzero(world.plays.getnnz(axis=0) == 0)
+    assert len(unheard)
+    said = said_of(world, 3.0)
+    solved = ridge(sparse.csr_matrix(sparse.vstack([world.weights, said.rows])), 20.0)
+    with_words = ease_table(solved, 50, quiet)[:, unheard]
+    assert np.abs(with_words.toarray()).max() > 1e-3
+    alone = ease_table(ridge(world.weights, 20.0), 50, quiet)[:, unheard]
+    assert np.abs(alone.toarray()).max() < 1e-6
 
 
 def test_item_knn_without_own_tags_is_less_by_the_own_overlap(world: World) -> None:

@@ -24,6 +24,7 @@ class RecommenderConfig:
         n_neighbours: items that may speak for an item, in each item-item member.
         damping: item-item scores are divided by (items in the history) ** damping.
         ease_l2: ridge of EASE.
+        ease_tags: what tags and words of metadata count in EASE beside listening; 0 without them.
         ease_most_items: beyond so many items (and 8,000 users) EASE gives way to its sparse kin: each item is solved
             among its `n_neighbours` alone. So does the graph filter.
         item_knn_shrink: added to the denominator of the cosine.
@@ -50,6 +51,7 @@ class RecommenderConfig:
     n_neighbours: int = 200
     damping: float = 0.5
     ease_l2: float = 100.0
+    ease_tags: float = 3.0
     ease_most_items: int = 20_000
     item_knn_shrink: float = 3.0
     graph_l2: float = 0.1

@@ -16,6 +16,7 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
 from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
+from tritone_training.kinds.recommender.said import said_of
 from tritone_training.kinds.recommender.tables import (
     MOST_DUAL_USERS,
     ease_table,
@@ -74,11 +75,12 @@ def _items_among_all(
     if tagged:
         own = item_knn_ratios(world, table, config.tag_weight, listening, config.item_knn_shrink)
         parts.arrays.update(rows_arrays("item_knn.own", own))
-    solved = ridge(listening, config.ease_l2)
+    said = said_of(world, config.ease_tags)
+    solved = ridge(sparse.csr_matrix(sparse.vstack([world.weights, said.rows])), config.ease_l2)
     _item_item(parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")), config)
     if tagged:
-        parts.arrays.update(rows_arrays("ease.own", ease_ratios(world, solved, config.tag_weight)))
-    del solved
+        parts.arrays.update(rows_arrays("ease.own", ease_ratios(world, solved, said)))
+    del solved, said
     graph = graph_of(world.weights)
     table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
     _item_item(parts, "graph", table, config)

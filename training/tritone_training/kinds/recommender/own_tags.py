@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows
+from tritone_training.kinds.recommender.said import Said
 from tritone_training.kinds.recommender.tables import Ridge
 from tritone_training.kinds.recommender.world import World
 
@@ -19,31 +20,30 @@ Floats = npt.NDArray[np.float64]
 _AT_ONCE = 256
 
 
-def ease_ratios(world: World, solved: Ridge, tag_weight: float) -> Rows:
-    """EASE: the inverse is updated for the user's row with tags against the one without, exactly (rank two)."""
-    listening = world.listening(tag_weight)
+def ease_ratios(world: World, solved: Ridge, said: Said) -> Rows:
+    """EASE: exactly, for each tagged item by itself.
+
+    An item's weights are a regression on its listeners and words: without a user's tags only what is regressed
+    changes, the inverse over all other items stays as it is.
+    """
+    of_words = solved.spread[world.n_users :] if solved.spread is not None else solved.rows(said.rows)  # (W, I) R P
+    by_pair = _tags_of_pairs(world)
     ratios: list[Floats] = []
     for start in range(0, world.n_users, _AT_ONCE):
         rows = slice(start, min(start + _AT_ONCE, world.n_users))
-        plain, both = sparse.csr_matrix(world.weights[rows]), sparse.csr_matrix(listening[rows])
-        of_plain, of_both = solved.rows(plain), solved.rows(both)
-        for local in range(plain.shape[0]):
-            items = _row(world.tagged, start + local)
+        weights = sparse.csr_matrix(world.weights[rows])
+        through, heard = solved.rows(weights), np.asarray(weights @ of_words.T, np.float64)  # (b, I), (b, W)
+        for local in range(weights.shape[0]):
+            user = start + local
+            items = _row(world.tagged, user)
             if not len(items):
                 continue
-            a, b = _entries(plain, local), _entries(both, local)
-            products = np.array(
-                [
-                    [b[1] @ of_both[local, b[0]] - 1, b[1] @ of_plain[local, b[0]]],
-                    [a[1] @ of_both[local, a[0]], a[1] @ of_plain[local, a[0]] + 1],
-                ],
-                np.float64,
-            )
-            ends = np.stack([of_both[local, items], of_plain[local, items]]).astype(np.float64)  # (2, t)
-            change = np.linalg.solve(products, ends)
-            left = np.array([products[1, 0], products[1, 1] - 1])
-            before = -ends[1] / solved.diagonal[items]
-            after = -(ends[1] - left @ change) / (solved.diagonal[items] - (ends * change).sum(0))
+            before = -through[local, items].astype(np.float64) / solved.diagonal[items]
+            after = before.copy()
+            for place, item in enumerate(items.tolist()):
+                words, change = said.without(item, by_pair[user, item])
+                pull = heard[local, words] + before[place] * of_words[words, item]
+                after[place] += change @ pull
             ratios.append(_ratio(after, before))
     return _rows(world.tagged, ratios)
 
