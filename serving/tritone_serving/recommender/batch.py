@@ -24,11 +24,12 @@ class Batch:
         users: (B,) row of the stored user, -1 if unknown or not given.
         history: (B, I) rows, weighted as in training; what was skipped is below 0.
         heard: (B, I) rows of what was heard, skips and weights of 0 left out; the values mean nothing.
-        friends: (B, U) rows of friends that are known, stored and given ones.
+        friends: (B, U) rows of the people around whom is asked for: friends that are known, stored and given ones,
+            and their friends; the values are how close they are.
         embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
         moods: (B,) place in `MOODS`, -1 without.
         unknown: ids that were passed over.
-        borrowed: (B,) whether the history is what friends listen to, for want of one's own.
+        borrowed: (B,) whether the history is what these people listen to, for want of one's own.
         friend_ids: by question, stored user row -> the id by which the question named that friend.
     """
 

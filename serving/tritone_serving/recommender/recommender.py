@@ -168,18 +168,19 @@ class Recommender:
         return scores, self.blend(scores, weights), batch
 
     def score_by_friends(
-        self, friends: Sequence[Sequence[int]], *, taste: AskTaste | None = None
+        self, friends: Sequence[Sequence[int]], users: Sequence[int], *, taste: AskTaste | None = None
     ) -> tuple[dict[str, Floats], Floats]:
         """As `score`, for people of whom nothing is known but the rows of their friends.
+
+        Args:
+            users: rows of these people themselves, who may be friends of their friends.
 
         Returns:
             member -> (B, I); the ensemble's (B, I).
         """
         n = len(friends)
         nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
-        rows = Rows.from_lists(
-            [np.array(each, np.int64) for each in friends], [np.ones(len(each), np.float32) for each in friends]
-        )
+        rows = self.resolver.circles([np.array(each, np.int64) for each in friends], users)
         history, borrowed = self.resolver.borrow(nothing, rows)
         batch = Batch(
             users=np.full(n, -1),

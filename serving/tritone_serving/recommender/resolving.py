@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.question import Floats, Question, Unknown
 from tritone_serving.recommender.rows import Rows
@@ -45,6 +46,7 @@ class Resolver:
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
+        self._circle = Circle.open(self._friends, artifact.manifest.get("circle") or {})
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
@@ -99,7 +101,7 @@ class Resolver:
                 kept.append(question)
             except QuestionError as error:
                 errors[place] = error
-        friends = _ones([each.friends for each in resolved])
+        friends = self.circles([each.friends for each in resolved], [each.user for each in resolved])
         history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
         history, borrowed = self.borrow(history, friends)
         batch = Batch(
@@ -115,12 +117,22 @@ class Resolver:
         )
         return batch, errors
 
+    def circles(self, friends: Sequence[npt.NDArray[np.int64]], users: Sequence[int]) -> Rows:
+        """(B, U) the people around each, by closeness.
+
+        Args:
+            friends: rows of each one's friends.
+            users: (B,) row of each one, -1 if not stored.
+        """
+        people = [self._circle.around(direct, but=user) for direct, user in zip(friends, users, strict=True)]
+        return Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people])
+
     def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Give whoever has friends and no history what the friends listen to, the most shared first.
+        """Give whoever has friends and no history what the people around them listen to, the most shared first.
 
         Args:
             history: (B, I).
-            friends: (B, U).
+            friends: (B, U), see `circles`.
 
         Returns:
             (B, I), and (B,) whose was borrowed.
@@ -132,9 +144,11 @@ class Resolver:
         for row, wanting in enumerate(borrowed.tolist()):
             items, weights = history.row(row)
             if wanting:
-                theirs = self._listening.take(friends.row(row)[0].astype(np.int64))
+                people, closeness = friends.row(row)
+                theirs = self._listening.take(people.astype(np.int64))
                 items, place = np.unique(theirs.columns, return_inverse=True)
-                weights = np.bincount(place, theirs.values, len(items)).astype(np.float32)
+                shared = theirs.values * np.repeat(closeness, theirs.counts)
+                weights = np.bincount(place, shared, len(items)).astype(np.float32)
                 if len(items) > _MOST_BORROWED:
                     best = np.sort(np.argpartition(-weights, _MOST_BORROWED - 1)[:_MOST_BORROWED])
                     items, weights = items[best], weights[best]

@@ -186,7 +186,7 @@ class UserKnn:
 
 @dataclass(frozen=True, eq=False)
 class Social:
-    """What friends listen to; friends of like taste count more.
+    """What friends and their friends listen to; the closer and those of like taste count more.
 
     Attributes:
         base: what a friend counts whose taste is not alike at all.
@@ -205,20 +205,21 @@ class Social:
         return batch.friends.counts > 0
 
     def score(self, batch: Batch) -> Floats:
-        people = [batch.friends.row(question)[0].astype(np.int64) for question in range(batch.n)]
-        strengths = [self._strengths(batch, question, who) for question, who in enumerate(people)]
-        return self.listeners.add_up(people, strengths, self.n_items)
+        around = [self._around(batch, question) for question in range(batch.n)]
+        return self.listeners.add_up([who for who, _ in around], [strength for _, strength in around], self.n_items)
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        who = batch.friends.row(question)[0].astype(np.int64)
+        who, strengths = self._around(batch, question)
         if not len(who):
             return []
-        strengths = self._strengths(batch, question, who)
-        each = self.listeners.add_up(list(who[:, None]), list(strengths[:, None]), self.n_items)
-        return [Part("friend", who, each[:, items].T)]
+        theirs = self.listeners.by_user.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
+        return [Part("friend", who, np.asarray((theirs * strengths[:, None]).T, np.float32))]
 
-    def _strengths(self, batch: Batch, question: int, who: npt.NDArray[np.int64]) -> Floats:
+    def _around(self, batch: Batch, question: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        """People, and how much each counts."""
+        columns, closeness = batch.friends.row(question)
+        who = columns.astype(np.int64)
         if not len(who) or not batch.n_history[question]:
-            return np.full(len(who), self.base, np.float32)
-        strengths: Floats = np.maximum(self.listeners.likeness_to(batch, question, who), 0) + np.float32(self.base)
-        return strengths
+            return who, closeness * np.float32(self.base)
+        likeness = np.maximum(self.listeners.likeness_to(batch, question, who), 0)
+        return who, closeness * (likeness + np.float32(self.base))

@@ -35,6 +35,8 @@ class RecommenderConfig:
         user_knn_sharpness: likeness to this power.
         user_knn_damping: popularity to this power divides what they listen to.
         social_base: what a friend of unlike taste counts.
+        friends_damping: (how many friends somebody has) ** damping divides their closeness.
+        friends_second: what a friend of a friend counts beside a friend.
         n_profile_tags: of a history, weightiest first.
         taste: train `taste_vae` as a member.
         taste_preset: its preset.
@@ -61,6 +63,8 @@ class RecommenderConfig:
     user_knn_sharpness: float = 1.0
     user_knn_damping: float = 0.35
     social_base: float = 0.02
+    friends_damping: float = 0.25
+    friends_second: float = 0.2
     n_profile_tags: int = 200
     taste: int = 1
     taste_preset: str = "default"

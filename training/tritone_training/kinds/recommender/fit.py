@@ -121,6 +121,7 @@ def manifest_of(parts: Parts, world: World, config: RecommenderConfig, key: byte
         "n_items": world.n_items,
         "n_users": world.n_users,
         "members": parts.members,
+        "circle": {"damping": config.friends_damping, "second": config.friends_second},
         "weighting": {"power": config.power, "skip": config.skip},
         "key_check": key_check(key),
         "personal_data": (

@@ -223,7 +223,9 @@ def _rank_friends(
     for start in range(0, len(people.names), 64):
         names = people.names[start : start + 64]
         members, ensemble = recommender.score_by_friends(
-            [recommender.resolver.friends_of(name) for name in names], taste=taste
+            [recommender.resolver.friends_of(name) for name in names],
+            [recommender.resolver.user(name) for name in names],
+            taste=taste,
         )
         heard = sparse.csr_matrix(people.heard[start : start + 64])
         for name, scores in (("popularity", members["popularity"]), ("ensemble", ensemble)):
