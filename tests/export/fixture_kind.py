@@ -85,5 +85,6 @@ def kind(declaration: Declaration = DECLARATION, inputs: Any = example_inputs) -
         "export": export,
         "example_inputs": inputs,
         "companions": (),
+        "ensembles": (),
     }
     return ModelKind(**{field.name: values.get(field.name, unused) for field in fields(ModelKind)})

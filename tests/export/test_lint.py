@@ -312,7 +312,7 @@ def test_a_queue_limit_beside_a_single_instance(repository: Path) -> None:
 
 
 def test_other_backends_are_left_to_themselves(tmp_path: Path) -> None:
-    for name, backend in (("scorer", "python"), ("all", "ensemble"), ("cf", "cf_ensemble")):
+    for name, backend in (("scorer", "python"), ("all", "ensemble"), ("dance", "dali")):
         model = tmp_path / name
         (model / "1").mkdir(parents=True)
         key = "platform" if backend == "ensemble" else "backend"

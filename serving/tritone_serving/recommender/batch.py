@@ -24,12 +24,12 @@ class Batch:
         users: (B,) row of the stored user, -1 if unknown or not given.
         history: (B, I) rows, weighted as in training; what was skipped is below 0.
         heard: (B, I) rows of what was heard, skips and weights of 0 left out; the values mean nothing.
-        friends: (B, U) rows of the people around whom is asked for: friends that are known, stored and given ones,
-            and their friends; the values are how close they are.
+        friends: (B, U) rows of friends that are known, stored and given ones; the values are how close they are.
+        circle: (B, U) the same with the friends' friends.
         embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
         moods: (B,) place in `MOODS`, -1 without.
         unknown: ids that were passed over.
-        borrowed: (B,) whether the history is what these people listen to, for want of one's own.
+        borrowed: (B,) whether the history is what friends listen to, for want of one's own.
         friend_ids: by question, stored user row -> the id by which the question named that friend.
     """
 
@@ -37,6 +37,7 @@ class Batch:
     history: Rows
     heard: Rows
     friends: Rows
+    circle: Rows
     embeddings: Floats | None
     moods: npt.NDArray[np.int64]
     unknown: Sequence[Unknown]
@@ -56,6 +57,7 @@ class Batch:
             self.history.take(row),
             self.heard.take(row),
             self.friends.take(row),
+            self.circle.take(row),
             None if self.embeddings is None else self.embeddings[row],
             self.moods[row],
             [self.unknown[question]],

@@ -180,13 +180,14 @@ class Recommender:
         """
         n = len(friends)
         nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
-        rows = self.resolver.circles([np.array(each, np.int64) for each in friends], users)
+        rows, circle = self.resolver.around([np.array(each, np.int64) for each in friends], users)
         history, borrowed = self.resolver.borrow(nothing, rows)
         batch = Batch(
             users=np.full(n, -1),
             history=history,
             heard=nothing,
             friends=rows,
+            circle=circle,
             embeddings=None,
             moods=np.full(n, -1),
             unknown=[Unknown()] * n,

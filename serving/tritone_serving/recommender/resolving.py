@@ -101,7 +101,7 @@ class Resolver:
                 kept.append(question)
             except QuestionError as error:
                 errors[place] = error
-        friends = self.circles([each.friends for each in resolved], [each.user for each in resolved])
+        friends, circle = self.around([each.friends for each in resolved], [each.user for each in resolved])
         history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
         history, borrowed = self.borrow(history, friends)
         batch = Batch(
@@ -109,6 +109,7 @@ class Resolver:
             history=history,
             heard=_ones([each.heard for each in resolved]),
             friends=friends,
+            circle=circle,
             embeddings=embedding_rows(kept),
             moods=mood_rows(kept),
             unknown=[each.unknown for each in resolved],
@@ -117,22 +118,25 @@ class Resolver:
         )
         return batch, errors
 
-    def circles(self, friends: Sequence[npt.NDArray[np.int64]], users: Sequence[int]) -> Rows:
-        """(B, U) the people around each, by closeness.
+    def around(self, friends: Sequence[npt.NDArray[np.int64]], users: Sequence[int]) -> tuple[Rows, Rows]:
+        """Friends (B, U) by closeness, and the same with their friends.
 
         Args:
             friends: rows of each one's friends.
             users: (B,) row of each one, -1 if not stored.
         """
         people = [self._circle.around(direct, but=user) for direct, user in zip(friends, users, strict=True)]
-        return Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people])
+        return (
+            Rows.from_lists(friends, [self._circle.say[direct] for direct in friends]),
+            Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people]),
+        )
 
     def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Give whoever has friends and no history what the people around them listen to, the most shared first.
+        """Give whoever has friends and no history what the friends listen to, the most shared first.
 
         Args:
             history: (B, I).
-            friends: (B, U), see `circles`.
+            friends: (B, U) by closeness.
 
         Returns:
             (B, I), and (B,) whose was borrowed.

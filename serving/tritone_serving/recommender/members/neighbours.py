@@ -217,7 +217,7 @@ class Social:
 
     def _around(self, batch: Batch, question: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """People, and how much each counts."""
-        columns, closeness = batch.friends.row(question)
+        columns, closeness = batch.circle.row(question)
         who = columns.astype(np.int64)
         if not len(who) or not batch.n_history[question]:
             return who, closeness * np.float32(self.base)

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import AskTaste, Question, Recommender
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import SEGMENTS
+from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.members.neighbours import UserKnn
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
@@ -115,10 +115,10 @@ def choose(
     learned["short"] = learn(short, tuple(short.features), scales)
     del short
     cold = collect(lambda batch: _without_history(batch, recommender))
-    learned["cold"] = learn(cold, tuple(cold.features), scales)
+    # Whoever has nothing at all is told what is popular, so its weight must be above 0.
+    learned["cold"] = learn(cold, tuple(cold.features), scales, (BIAS,))
     weights = {segment: dict(each.heard) for segment, each in learned.items()}
     unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
-    # Whoever has nothing at all is told what is popular, so its weight must be above 0.
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
     asked = {
         segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.members}

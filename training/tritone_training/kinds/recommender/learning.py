@@ -157,22 +157,27 @@ def problem_of(candidates: Candidates, members: Sequence[str], scales: Mapping[s
     return Problem(candidates, columns)
 
 
-def learn(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> Learned:
+def learn(
+    candidates: Candidates,
+    members: Sequence[str],
+    scales: Mapping[str, float],
+    may_be_negative: Sequence[str] = _MAY_BE_NEGATIVE,
+) -> Learned:
     """The likeliest weights, then polished; those of members that would count against an item are 0."""
     problem = problem_of(candidates, members, scales)
-    weights = polish(problem, _likeliest(problem))
+    weights = polish(problem, _likeliest(problem, may_be_negative))
     return Learned(
         {name: weights.get((name, False), 0.0) for name in members},
         {name: weights.get((name, True), 0.0) for name in (*members, BIAS)},
     )
 
 
-def _likeliest(problem: Problem) -> dict[tuple[str, bool], float]:
+def _likeliest(problem: Problem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
     open_ = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
         found = dict(zip(open_, _logit(features, problem.candidates).tolist(), strict=True))
-        bad = {key: weight for key, weight in found.items() if weight < 0 and key[0] not in _MAY_BE_NEGATIVE}
+        bad = {key: weight for key, weight in found.items() if weight < 0 and key[0] not in may_be_negative}
         if not bad or len(open_) == 1:
             return found
         open_.remove(min(bad, key=lambda key: bad[key]))
