@@ -136,9 +136,16 @@ def served(debian: Path, repository: Path, ports: tuple[int, ...]) -> Iterator[s
             log.seek(0)
             assert ready, log.read().decode(errors="replace")
             yield f"127.0.0.1:{ports[1]}"
+            os.kill(_first_inside(process.pid), signal.SIGTERM)
+            assert process.wait(20) == 0
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.kill()  # and what it started: --kill-child
             process.wait(20)
+
+
+def _first_inside(unshare: int) -> int:
+    """The process that is number 1 in there; `unshare` itself lets signals pass by."""
+    return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
 
 
 def _ready(port: int) -> bool:
