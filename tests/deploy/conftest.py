@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from tests.deploy.name_server import NameServer
 from tests.server.conftest import make_repository
+
 from tritone_serving import ServerOptions, TritonServer
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ class Balancer:
 
     def servers_up(self, backend: str) -> int:
         """How many replicas it sends requests to."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['STATS']}/metrics", timeout=5) as reply:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['STATS']}/metrics", timeout=5) as reply:
             lines = reply.read().decode().splitlines()
         wanted = f'haproxy_server_status{{proxy="{backend}",server="replica'
         return sum(line.startswith(wanted) and 'state="UP"} 1' in line for line in lines)

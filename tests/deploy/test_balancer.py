@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.deploy.conftest import HOSTS, Balancer, Replicas, wait_until
+
 from tritone_client import MusicClient, TritoneError
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
@@ -212,7 +212,7 @@ def test_tls_ends_at_the_balancer(start_balancer: Callable[..., Balancer], tmp_p
             assert music.classify(sound(4)).label
     old = ssl.create_default_context(cafile=str(certificate))
     old.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     with pytest.raises(urllib.error.URLError, match="PROTOCOL_VERSION"):
         urllib.request.urlopen(f"https://localhost:{balancer.ports['HTTPS']}/v2", context=old, timeout=10)

@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-
 from tests.deploy.rendering import ROOT
 
 DOCKER = ROOT / "docker"
@@ -152,3 +151,18 @@ def test_grafana_is_provisioned() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{provider['options']['path']}/tritone.json"
+
+
+@pytest.mark.parametrize("page", ["docs/deploy.md", "docker/README.md"])
+def test_what_the_pages_name_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docs/deploy"}
+    named |= {
+        f"deploy/kubernetes/{path}"
+        for path in re.findall(r"`((?:overlays|components|pools|monitoring)/[\w./-]+)`", text)
+    }
+    assert named
+    missing = [
+        path for path in named if "$" not in path and not (ROOT / path).exists() and not path.endswith("docker/")
+    ]
+    assert missing == []

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from tests.deploy.conftest import ROOT, free_ports, wait_until
 from tests.server.conftest import make_repository
 
@@ -98,9 +97,7 @@ def debian() -> Iterator[Path]:
         trusted = Path("/etc/ssl/certs/ca-certificates.crt")
         if trusted.is_file():
             shutil.copy(trusted, root / trusted.relative_to("/"))
-        done = subprocess.run(
-            unshared(INSTALL, root), check=False, capture_output=True, text=True, timeout=INSTALLED_S
-        )
+        done = subprocess.run(unshared(INSTALL, root), check=False, capture_output=True, text=True, timeout=INSTALLED_S)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         shutil.rmtree(root / "src")
         yield root
@@ -109,7 +106,7 @@ def debian() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def repository() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
-        Path(folder).chmod(0o755)  # noqa: S103  - the image's user reads it
+        Path(folder).chmod(0o755)
         yield make_repository(Path(folder))
 
 
@@ -151,7 +148,7 @@ def _first_inside(unshare: int) -> int:
 def _ready(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), timeout=1):
         pass
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2) as reply:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2) as reply:
         return bool(reply.status == 200)
 
 
@@ -183,7 +180,7 @@ def test_it_is_installed_for_another_user(debian: Path) -> None:
 def test_it_classifies_a_recording(debian: Path, served: str) -> None:
     rng = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # noqa: S103
+        Path(folder).chmod(0o755)
         soundfile.write(Path(folder) / "song.wav", rng.uniform(-0.5, 0.5, 22_050 * 9), 22_050)
         begun = time.monotonic()
         done = run_inside(debian, Path(folder), "tritone", "classify", "/models/song.wav", "--server", served, "--json")

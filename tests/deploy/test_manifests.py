@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-
 from tests.deploy.rendering import KUBERNETES, OVERLAYS, containers, of_kind, pods, rendered
 
 KUBERNETES_VERSIONS = ["1.30", "1.36"]

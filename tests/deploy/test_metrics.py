@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from tests.deploy.conftest import Balancer
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.server.conftest import make_repository
+
 from tritone_serving import ServerOptions, TritonServer
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
