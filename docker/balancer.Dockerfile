@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # The load balancer: Debian's HAProxy, the version that the tests run, with docker/haproxy.cfg.
-ARG BASE=debian:bookworm-20251117-slim
+ARG BASE=debian:12.11-slim
 FROM ${BASE}
 
 COPY docker/install-balancer.sh docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg /src/docker/

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.deploy.name_server import NameServer
+from tests.server import composer_stand_in
 from tests.server.conftest import make_repository
 
 from tritone_serving import ServerOptions, TritonServer
@@ -93,7 +94,7 @@ class Replicas:
 
 @pytest.fixture(scope="module")
 def replicas(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    repository = make_repository(tmp_path_factory.mktemp("repository"))
+    repository = composer_stand_in.make_repository(make_repository(tmp_path_factory.mktemp("repository")))
     http, grpc, metrics = free_ports(3, "0.0.0.0")  # noqa: S104  - looked for on every address, bound on none
 
     def start(host: str) -> TritonServer:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,19 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
 
 
+def tool(name: str) -> str:
+    """A program that a package of `tritone[dev]` brings: beside this Python, whose folder need not be on the PATH."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(name, path=places)
+    assert found, f"{name} is not installed; run: pip install 'tritone[dev]'"
+    return found
+
+
 @functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """The resources of an overlay."""
     done = subprocess.run(
-        ["kubectl", "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True, check=False
+        [tool("kubectl"), "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr  # kustomize warns of what is deprecated

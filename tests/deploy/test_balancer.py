@@ -14,15 +14,19 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import HOSTS, Balancer, Replicas, wait_until
+from tests.deploy.conftest import HOSTS, ROOT, Balancer, Replicas, free_ports, wait_until
+from tests.server import composer_stand_in as stand_in
 
 from tritone_client import MusicClient, TritoneError
+from tritone_client._endpoint import make_endpoint
+from tritone_client._messages import StreamRequest
+from tritone_client._transports import make_transport
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 
@@ -64,6 +68,35 @@ def asked(base: str, method: str, path: str, body: Any = None, **headers: str) -
         connection.close()
 
 
+@contextlib.contextmanager
+def loaded(balancer: Balancer) -> Iterator[list[float]]:
+    """Two clients of each protocol call without pause; answers when they were answered. None may fail."""
+    stop = threading.Event()
+    failures: list[str] = []
+    done: list[float] = []
+
+    def call(address: str, seed: int) -> None:
+        with MusicClient(address, retries=3, timeout_s=20) as music:
+            while not stop.is_set():
+                try:
+                    music.classify(sound(seed))
+                    done.append(time.monotonic())
+                except TritoneError as error:
+                    failures.append(f"{address}: {type(error).__name__}: {error}")
+
+    callers = [(address, seed) for address in (balancer.grpc, balancer.http) for seed in range(2)]
+    threads = [threading.Thread(target=call, args=caller) for caller in callers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert failures == []
+
+
 def test_both_protocols_reach_both_replicas(balancer: Balancer, replicas: Replicas) -> None:
     before = {host: answered(server.metrics_url) for host, server in replicas.servers.items()}
     with MusicClient(replicas.servers[HOSTS[0]].grpc_url, retries=0) as direct:
@@ -77,25 +110,34 @@ def test_both_protocols_reach_both_replicas(balancer: Balancer, replicas: Replic
         assert answered(server.metrics_url) - before[host] >= 10, host
 
 
-def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:
-    stop = threading.Event()
-    failures: list[str] = []
-    done: list[float] = []
-
-    def load(address: str, seed: int) -> None:
-        with MusicClient(address, retries=3, timeout_s=20) as music:
-            while not stop.is_set():
-                try:
-                    music.classify(sound(seed))
-                    done.append(time.monotonic())
-                except TritoneError as error:
-                    failures.append(f"{address}: {type(error).__name__}: {error}")
-
-    threads = [threading.Thread(target=load, args=(address, seed)) for address in (balancer.grpc, balancer.http)
-               for seed in range(2)]  # fmt: skip
-    for thread in threads:
-        thread.start()
+def test_streams_pass_piece_by_piece(balancer: Balancer) -> None:
+    inputs = stand_in.piece(256, seed=2, cost=9)  # about 5 ms a frame
+    transport = make_transport(make_endpoint(balancer.grpc))
     try:
+        moments, frames = [], []
+        for answer in transport.stream(StreamRequest(stand_in.MODEL, "piece", inputs, ("frames",)), timeout_s=30):
+            moments.append(time.monotonic())
+            frames.append(answer.outputs["frames"][0])
+    finally:
+        transport.close()
+    np.testing.assert_array_equal(np.concatenate(frames), stand_in.expected(inputs)[0])
+    assert len(moments) > 4
+    assert moments[-1] - moments[0] > 0.3, "the answers came all at once: something on the way waits for the last"
+
+
+def test_a_reload_of_the_balancer_costs_no_request(balancer: Balancer) -> None:
+    with loaded(balancer) as done:
+        time.sleep(1)
+        balancer.process.send_signal(signal.SIGUSR2)  # a new worker takes over; the old one ends what it has
+        reloaded_at = time.monotonic()
+        assert wait_until(lambda: balancer.log.read_text().count("Loading success") == 2, 10)
+        time.sleep(1.5)
+    assert sum(moment > reloaded_at for moment in done) > 10
+    assert wait_until(lambda: balancer.servers_up("grpc_replicas") == len(HOSTS), 10)
+
+
+def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:
+    with loaded(balancer) as done:
         time.sleep(1.5)
         killed_at = time.monotonic()
         os.kill(replicas.servers[HOSTS[1]].pid, signal.SIGKILL)
@@ -103,11 +145,6 @@ def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replica
             lambda: balancer.servers_up("http_replicas") == balancer.servers_up("grpc_replicas") == 1, 5
         )
         time.sleep(1.5)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    assert failures == []
     assert noticed, "the balancer still sends requests to the dead replica"
     later = [moment for moment in done if moment > killed_at]
     assert len(later) > 10
@@ -230,6 +267,16 @@ def test_replicas_come_and_go_by_name(balancer: Balancer, replicas: Replicas) ->
     finally:
         replicas.names.addresses.append(gone)
     assert wait_until(lambda: balancer.servers_up("grpc_replicas") == len(HOSTS), 15)
+
+
+def test_the_balancers_own_health_check(balancer: Balancer) -> None:
+    def check(port: int) -> int:
+        variables = {"PATH": "/usr/bin:/bin", "TRITONE_REPLICAS": "x", "TRITONE_STATS_PORT": str(port)}
+        script = ROOT / "docker/run-balancer.sh"
+        return subprocess.run([script, "check"], env=variables, capture_output=True, check=False).returncode
+
+    assert check(balancer.ports["STATS"]) == 0
+    assert check(free_ports(1)[0]) != 0
 
 
 def test_requests_are_logged_without_keys(balancer: Balancer) -> None:

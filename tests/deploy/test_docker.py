@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tests.deploy.rendering import ROOT
+from tests.deploy.rendering import ROOT, tool
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -21,7 +21,7 @@ SERVERS = ("server-cpu", "server-gpu")
 
 
 def lint(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["hadolint", path], capture_output=True, text=True, check=False)
+    return subprocess.run([tool("hadolint"), path], capture_output=True, text=True, check=False)
 
 
 def lines(path: Path, instruction: str) -> list[str]:
