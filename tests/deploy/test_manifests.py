@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 from tests.deploy.rendering import KUBERNETES, OVERLAYS, containers, of_kind, pods, rendered
 
 KUBERNETES_VERSIONS = ["1.30", "1.36"]
@@ -80,6 +81,19 @@ def test_every_container_is_locked_in(overlay: str) -> None:
         assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
         assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
         assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", container["image"]), f"{name}: {container['image']}"
+
+
+def test_the_loader_may_run_beside_them() -> None:
+    pod = yaml.safe_load((KUBERNETES / "loader.yaml").read_text())
+    for version in KUBERNETES_VERSIONS:
+        validated(pod, version)
+    (container,) = pod["spec"]["containers"]
+    (claim,) = of_kind("cpu", "PersistentVolumeClaim")
+    assert pod["metadata"]["namespace"] == claim["metadata"]["namespace"]
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    server = next(item for _, _, item in containers("cpu") if item["name"] == "triton")
+    assert container["securityContext"] == server["securityContext"]
+    assert container["image"] == server["image"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
