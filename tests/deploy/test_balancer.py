@@ -94,7 +94,8 @@ def loaded(balancer: Balancer) -> Iterator[list[float]]:
         stop.set()
         for thread in threads:
             thread.join(30)
-    assert failures == []
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures, "\n".join(failures)
 
 
 def test_both_protocols_reach_both_replicas(balancer: Balancer, replicas: Replicas) -> None:
@@ -153,6 +154,22 @@ def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replica
     replicas.servers[HOSTS[1]].stop()
     replicas.servers[HOSTS[1]] = replicas.start(HOSTS[1])
     assert wait_until(lambda: balancer.servers_up("grpc_replicas") == len(HOSTS), 5), "it is not taken back"
+
+
+def test_a_replica_that_stands_still_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:
+    pid = replicas.servers[HOSTS[1]].pid
+    with loaded(balancer) as done:
+        time.sleep(1)
+        os.kill(pid, signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        try:
+            time.sleep(5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(1)
+    meanwhile = [moment for moment in done if stopped_at + 0.5 < moment < stopped_at + 5]
+    assert len(meanwhile) > 10, "the replica that still runs got no requests"
+    assert wait_until(lambda: balancer.servers_up("grpc_replicas") == len(HOSTS), 10)
 
 
 @pytest.mark.parametrize("path", ADMIN_PATHS)
