@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench clean
+.PHONY: help setup demo test image-test lint format serve bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with everything that development, training and serving need
 
@@ -30,6 +30,9 @@ demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.
 
 test: $(READY)  ## Run all tests, those against a real Triton included
 	@$(BIN)/python -m pytest $(ARGS)
+
+image-test: $(READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
+	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
 
 lint: $(READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check

@@ -87,10 +87,13 @@ class Counted:
 
     def __init__(self) -> None:
         self.runs: list[int] = []
-        self.n_bars = self.n_cancelled = self.n_active = 0
+        self.n_bars = self.n_notes = self.n_cancelled = self.n_active = 0
 
     def add_frames(self, n_frames: int) -> None:
         self.runs.append(n_frames)
+
+    def add_notes(self, n_notes: int) -> None:
+        self.n_notes += n_notes
 
     def add_bar(self) -> None:
         self.n_bars += 1
@@ -285,6 +288,8 @@ def test_steps_of_any_length_write_the_same_piece(start: Any, step_milliseconds:
     check(engine.begin(inputs), inputs)
     assert sum(engine.counted.runs) == 100
     assert engine.counted.n_bars == 9
+    frames, _ = stand_in.expected(inputs)
+    assert engine.counted.n_notes == np.count_nonzero(frames == 2) > 0
     wait_until(lambda: engine.counted.n_active == 0)
 
 

@@ -24,6 +24,7 @@ from tritone_ort_batching import Failed
 Array = np.ndarray[Any, Any]
 
 POLL_S = 0.05  # how often a piece's client is asked for; asking is a message to the server's process
+FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and what a frame holds where one begins
 GRACE_S = 2.0  # what pieces under way get to finish in when the server stops
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
@@ -217,6 +218,8 @@ class Engine:
             self._counters.add_bar()
         names = stream.written[0]
         outputs = {name: np.concatenate([part[name] for part in stream.written], axis=1) for name in names}
+        if n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK):
+            self._counters.add_notes(n_notes)
         first_frame, stream.sent = stream.sent, stream.at
         stream.written.clear()
         stream.cut = stream.piece.next_cut(stream.at)

@@ -11,6 +11,9 @@ class Counters:
     def add_frames(self, n_frames: int) -> None:
         """A run wrote so many frames, over all pieces in it."""
 
+    def add_notes(self, n_notes: int) -> None:
+        """So many notes were struck in what was sent."""
+
     def add_bar(self) -> None:
         """A piece reached the end of a bar, or its own."""
 
@@ -35,6 +38,7 @@ class TritonCounters(Counters):
         self._families: list[Any] = []
         self._runs = metric("runs_total", "Runs of the graph", family.COUNTER)
         self._frames = metric("frames_total", "Frames written, over all pieces", family.COUNTER)
+        self._notes = metric("notes_total", "Notes struck, over all pieces", family.COUNTER)
         self._bars = metric("bars_total", "Bars completed, over all pieces", family.COUNTER)
         self._cancelled = metric("cancelled_total", "Pieces given up as nobody listened any more", family.COUNTER)
         self._active = metric("active_streams", "Pieces under way", family.GAUGE)
@@ -44,6 +48,10 @@ class TritonCounters(Counters):
         """See `Counters`."""
         self._runs.increment(1)
         self._frames.increment(n_frames)
+
+    def add_notes(self, n_notes: int) -> None:
+        """See `Counters`."""
+        self._notes.increment(n_notes)
 
     def add_bar(self) -> None:
         """See `Counters`."""

@@ -1,0 +1,14 @@
+# syntax=docker/dockerfile:1
+# The load balancer: Debian's HAProxy, the version that the tests run, with docker/haproxy.cfg.
+ARG BASE=debian:12.11-slim
+FROM ${BASE}
+
+COPY docker/install-balancer.sh docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg /src/docker/
+RUN bash /src/docker/install-balancer.sh /src && rm -rf /src
+
+USER 10001:10001
+EXPOSE 8000 8001 8404 8443
+STOPSIGNAL SIGUSR1
+HEALTHCHECK --interval=10s --timeout=3s --retries=2 CMD ["/opt/tritone/run-balancer.sh", "check"]
+ENTRYPOINT ["/opt/tritone/run-balancer.sh"]
+CMD ["run"]

@@ -1,0 +1,34 @@
+# What the install scripts share; sourced, not run.
+set -euo pipefail
+
+# The same number everywhere, so that volumes and Kubernetes' runAsUser agree with the images.
+readonly TRITONE_UID=10001
+export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+# Makes the user that the servers run as; it owns nothing and cannot log in.
+add_user() {
+    if ! getent passwd "$TRITONE_UID" >/dev/null; then
+        groupadd --gid "$TRITONE_UID" tritone
+        useradd --uid "$TRITONE_UID" --gid "$TRITONE_UID" --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tritone
+    fi
+}
+
+# Installs Debian packages and leaves no lists behind.
+install_packages() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "$@"
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+}
+
+# A Python 3.11 or 3.12 with venv and its shared library: the image's own, else Debian's.
+require_python() {
+    if ! python3 -c '
+import ensurepip, pathlib, sys, sysconfig
+places = [sysconfig.get_config_var("LIBDIR"), "/usr/lib/" + (sysconfig.get_config_var("MULTIARCH") or "")]
+sys.exit(not any(list(pathlib.Path(place).glob("libpython3.*.so.1.0")) for place in places))' 2>/dev/null; then
+        install_packages python3 python3-venv libpython3.11
+    fi
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' ||
+        { echo "Tritone needs Python 3.11 or 3.12; this image has $(python3 -V)" >&2; exit 1; }
+}

@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+# Training, evaluation and export, with the CUDA build of torch that PyPI has.
+#   docker build -f docker/train.Dockerfile -t tritone/train:0.1.0 .
+#   docker run --rm --gpus all --shm-size 2g -v "$PWD:/work" tritone/train:0.1.0 train genre_cnn --data my_music
+# Without a GPU, 4 GB less: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+ARG BASE=python:3.11.14-slim-bookworm
+FROM ${BASE}
+ARG PIP_ARGS=""
+
+COPY . /src
+RUN PIP_ARGS="${PIP_ARGS}" bash /src/docker/install-train.sh /src && rm -rf /src
+
+ENV PATH=/opt/tritone/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp
+USER 10001:10001
+WORKDIR /work
+# A run that ends is judged by its exit status; there is nothing to ask while it lasts.
+HEALTHCHECK NONE
+ENTRYPOINT ["tritone"]
+CMD ["--help"]

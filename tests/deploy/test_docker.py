@@ -1,0 +1,168 @@
+"""Dockerfiles, their scripts and Compose files: linted, pinned, without root, on loopback."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from tests.deploy.rendering import ROOT, tool
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+SCRIPTS = sorted(DOCKER.glob("*.sh"))
+SERVERS = ("server-cpu", "server-gpu")
+
+
+def lint(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([tool("hadolint"), path], capture_output=True, text=True, check=False)
+
+
+def lines(path: Path, instruction: str) -> list[str]:
+    joined = path.read_text().replace("\\\n", " ")
+    return re.findall(rf"^{instruction}\s+(.*)$", joined, re.M)
+
+
+def compose(*names: str) -> dict[str, Any]:
+    """A Compose file, with those laid over it merged in as far as these tests look."""
+    whole: dict[str, Any] = {}
+    for name in names:
+        for service, said in yaml.safe_load((DOCKER / name).read_text())["services"].items():
+            whole.setdefault(service, {}).update(said)
+    return whole
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_dockerfiles_are_clean(path: Path) -> None:
+    done = lint(path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_linter_finds_what_is_wrong(tmp_path: Path) -> None:
+    bad = tmp_path / "Dockerfile"
+    bad.write_text("FROM debian\nRUN cd /tmp && apt-get install curl\n")
+    done = lint(bad)
+    assert done.returncode != 0
+    assert "DL3006" in done.stdout
+
+
+def test_there_are_the_four_images() -> None:
+    assert [path.stem for path in DOCKERFILES] == ["balancer", "server-cpu", "server-gpu", "train"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_each_image_is_pinned_and_installed_by_its_one_script(path: Path) -> None:
+    (base,) = [line for line in lines(path, "ARG") if line.startswith("BASE=")]
+    assert re.fullmatch(r"BASE=[\w./-]+:[\w.-]*\d+\.?\d+[\w.-]*", base), base
+    assert lines(path, "FROM") == ["${BASE}"]
+    (run,) = lines(path, "RUN")
+    script = DOCKER / f"install-{path.stem}.sh"
+    assert re.search(rf"\bbash /src/docker/{script.name} /src && rm -rf /src$", run)
+    assert lines(path, "USER")[-1] == "10001:10001"
+    if path.stem in ("train",):
+        assert lines(path, "HEALTHCHECK") == ["NONE"]
+    else:
+        assert len(lines(path, "HEALTHCHECK")) == 1
+    if path.stem != "balancer":
+        assert '--constraint "$source_folder/constraints.txt"' in script.read_text()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_servers_are_judged_by_what_their_models_answer(name: str) -> None:
+    (check,) = lines(DOCKER / f"{name}.Dockerfile", "HEALTHCHECK")
+    command = json.loads(check.partition("CMD ")[2])
+    assert command[:2] == ["tritone", "probe"]
+    within = float(command[command.index("--timeout") + 1])
+    assert within < float(re.search(r"--timeout=(\d+)s", check)[1])  # type: ignore[index]  # else Docker cuts it short
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_shell(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text()
+    assert path.name == "common.sh" or "common.sh" in text or "set -euo pipefail" in text
+
+
+def test_nothing_but_code_reaches_a_build() -> None:
+    said = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "**" in said
+    admitted = {line[1:] for line in said if line.startswith("!")}
+    assert admitted.isdisjoint({"model_repository", "runs", "demo", ".git", ".venv", "tests"})
+    for path in DOCKERFILES:
+        for copied in lines(path, "COPY"):
+            *sources, _ = copied.split()
+            assert all(source == "." or source.split("/")[0] in admitted for source in sources), copied
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_follows_the_specification(name: str) -> None:
+    folder = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor"
+    schema = json.loads((folder / "compose-spec.json").read_text())
+    said = yaml.safe_load((DOCKER / name).read_text())
+    jsonschema.validate(said, schema)
+    said["services"]["server"]["shmsize"] = "1gb"
+    with pytest.raises(jsonschema.ValidationError, match="shmsize"):
+        jsonschema.validate(said, schema)
+
+
+def test_compose_services_are_locked_in() -> None:
+    services = compose("compose.yaml")
+    assert set(services) == {"server", "balancer", "prometheus", "grafana"}
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["user"].partition(":")[0]) > 0, name
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"]), name
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} is reachable from elsewhere: {port}"
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                assert volume["read_only"] is True, name
+                assert (DOCKER / volume["source"]).exists(), volume["source"]
+
+
+@pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
+def test_compose_servers_have_what_triton_needs(names: tuple[str, ...]) -> None:
+    server = compose(*names)["server"]
+    assert server["shm_size"] == "1gb"
+    assert "exec" in server["tmpfs"][0]  # Triton loads its backends from there
+    assert "ports" not in server  # only the balancer is called
+    assert (DOCKER.parent / server["build"]["dockerfile"]).is_file()
+
+
+def test_grafana_is_provisioned() -> None:
+    source = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"][0]
+    provider = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/tritone.yaml").read_text())["providers"][0]
+    services = compose("compose.yaml")
+    mounted = {volume["target"]: volume["source"] for volume in services["grafana"]["volumes"]}
+    assert mounted[provider["options"]["path"]] == "./grafana/dashboards"
+    assert source["url"] == "http://prometheus:9090"
+    board = json.loads((DOCKER / "grafana/dashboards/tritone.json").read_text())
+    for panel in board["panels"]:
+        assert panel["datasource"]["uid"] == source["uid"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/tritone.json"
+
+
+@pytest.mark.parametrize("page", ["docs/deploy.md", "docker/README.md"])
+def test_what_the_pages_name_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docs/deploy"}
+    named |= {
+        f"deploy/kubernetes/{path}"
+        for path in re.findall(r"`((?:overlays|components|pools|monitoring)/[\w./-]+)`", text)
+    }
+    assert named
+    missing = [
+        path for path in named if "$" not in path and not (ROOT / path).exists() and not path.endswith("docker/")
+    ]
+    assert missing == []

@@ -1,0 +1,104 @@
+"""Dashboard, alerts and the autoscaler's rule name metrics that exist: Triton's, our backends' and HAProxy's."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.deploy.conftest import Balancer
+from tests.deploy.rendering import KUBERNETES, ROOT
+from tests.server.conftest import make_repository
+
+from tritone_serving import ServerOptions, TritonServer
+
+BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
+NAME = re.compile(r"\b(?:nv|tritone|haproxy)_[a-z0-9_]+\b")
+LABEL = re.compile(r"\bby \(([^)]*)\)|([a-z_]+)=~?\"|{{([a-z_]+)}}")
+WANTED = ["Latency", "queue", "Batch size", "rung", "coverage", "Notes per second", "Errors"]
+
+
+def expressions() -> dict[str, str]:
+    """What is asked of Prometheus, by where."""
+    found = {}
+    for panel in json.loads(BOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            found[f"{panel['title']} {target['refId']}"] = target["expr"]
+    found["alerts"] = "\n".join(
+        line for line in (ROOT / "docker/prometheus/alerts.yaml").read_text().splitlines() if "summary" not in line
+    )
+    # Its last metric is the one that it makes.
+    rule = (KUBERNETES / "monitoring/prometheus-adapter.yaml").read_text()
+    found["adapter"] = "\n".join(line for line in rule.splitlines() if "nv_" in line)
+    return found
+
+
+def named(prefix: str) -> dict[str, str]:
+    """Metric -> where it is asked for."""
+    return {name: where for where, text in expressions().items() for name in NAME.findall(text)
+            if name.startswith(prefix)}  # fmt: skip
+
+
+def told(url: str) -> set[str]:
+    with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  - the server's own address
+        return set(re.findall(r"^# TYPE (\S+)", reply.read().decode(), re.M))
+
+
+def test_the_dashboard_shows_what_matters() -> None:
+    titles = [panel["title"] for panel in json.loads(BOARD.read_text())["panels"]]
+    for wanted in WANTED:
+        assert any(wanted in title for title in titles), wanted
+
+
+@pytest.mark.triton
+def test_tritons_metrics_exist(tmp_path: Path) -> None:
+    options = ServerOptions(repository=make_repository(tmp_path), http_port=0, grpc_port=0, metrics_port=0)
+    with TritonServer.start(options) as server:
+        exist = told(server.metrics_url)
+    asked = named("nv_")
+    assert len(asked) > 10
+    assert {name: where for name, where in asked.items() if name not in exist} == {}
+
+
+class Families:
+    """Stands in for Triton's metrics: remembers names."""
+
+    COUNTER = GAUGE = 0
+    names: list[str] = []  # noqa: RUF012  - of the class on purpose: each family is an instance
+
+    def __init__(self, *, name: str, **_: Any) -> None:
+        self.names.append(name)
+
+    def Metric(self, **_: Any) -> Any:  # noqa: N802  - Triton's name
+        return SimpleNamespace(increment=lambda _: None, set=lambda _: None)
+
+
+def test_our_backends_metrics_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    backends = ROOT / "serving/tritone_serving/backends"
+    for backend in ("composer", "cf_ensemble"):
+        monkeypatch.syspath_prepend(backends / backend)
+    utils = SimpleNamespace(MetricFamily=Families)
+    composer: Any = importlib.import_module("tritone_composer_metrics")
+    recommender: Any = importlib.import_module("tritone_cf_metrics")
+    composer.TritonCounters(utils, {})
+    coverage = recommender.Coverage(["a"], 3, int, None)
+    recommender.Reporter(utils, recommender.Counts(), coverage, {}).close()
+    asked = named("tritone_")
+    assert {"tritone_composer_notes_total", "tritone_recommender_answers_total"} <= set(asked)
+    assert {name: where for name, where in asked.items() if name not in Families.names} == {}
+
+
+@pytest.mark.balancer
+@pytest.mark.triton
+def test_haproxys_metrics_exist(start_balancer: Callable[..., Balancer]) -> None:
+    exist = told(f"http://127.0.0.1:{start_balancer().ports['STATS']}/metrics")
+    asked = named("haproxy_")
+    assert len(asked) >= 4
+    assert {name: where for name, where in asked.items() if name not in exist} == {}
