@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from tritone_serving._exceptions import RepositoryError
 
+# A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
+CANDIDATE_SUFFIX: Final = ".candidate"
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
+
+
+def is_candidate(model: str) -> bool:
+    """Whether a model's name is that of a version on trial, which a start must not serve."""
+    return model.endswith(CANDIDATE_SUFFIX)
 
 
 def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -57,7 +65,7 @@ def _steps(folder: Path) -> set[str]:
 
 
 def _versions(folder: Path) -> list[str]:
-    if folder.name.startswith(".") or not folder.is_dir():
+    if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
         return []
     # Triton's own rule: a whole number above 0, without leading zeros.
     return [
