@@ -54,7 +54,9 @@ class Calls:
         self._connection = wire.connect(endpoint, grpc)
 
     def models(self, *, timeout_s: float) -> dict[str, int]:
-        """Models that are loaded, each with how many requests it answered; candidates of a publication left out.
+        """Models that are loaded, each with how many runs it finished, to which answers from the cache do not count.
+
+        Candidates of a publication are left out.
 
         Raises:
             CanaryError: the server does not answer.
@@ -63,7 +65,7 @@ class Calls:
         counts: dict[str, int] = {}
         for each in answer.model_stats:
             if not is_candidate(each.name):
-                counts[each.name] = counts.get(each.name, 0) + each.inference_stats.success.count
+                counts[each.name] = counts.get(each.name, 0) + each.execution_count
         return counts
 
     def config(self, model: str, *, timeout_s: float) -> Any:

@@ -151,7 +151,7 @@ def test_a_killed_launcher_takes_its_server_along(repository: Path) -> None:
 
 
 def test_a_server_that_dies_is_reported(repository: Path) -> None:
-    with cli("--repository", str(repository), *free_ports(), "--json") as process:
+    with cli("--repository", str(repository), *free_ports(), "--json", "--no-supervise") as process:
         facts = ready(process)
         prefix = prefix_of(facts["pid"])
         os.kill(facts["pid"], signal.SIGKILL)
