@@ -28,6 +28,8 @@ COMMANDS: Final = (
     "lint",
     "serve",
     "probe",
+    "publish",
+    "rollback",
     "classify",
     "compose",
     "harmonize",

@@ -30,8 +30,8 @@ class Patience:
     """
 
     look_s: float = 0.2
-    canary_s: float = 0.7
-    silent_s: float = 1.0
+    canary_s: float = 0.5
+    silent_s: float = 0.8
     busy_s: float = 60.0
     short_s: float = 0.3
 
@@ -41,7 +41,7 @@ class ModelWatch:
 
     def __init__(self, model: str, config: Any, calls: Calls, pool: Executor, patience: Patience) -> None:
         self.model = model
-        self._config = config
+        self.config = config
         self._calls = calls
         self._pool = pool
         self._patience = patience
@@ -75,7 +75,7 @@ class ModelWatch:
         n_live = len(stubs) - n_stopped
         if n_live:
             # A model of a native backend has none, and is asked nothing here.
-            self._n_expected = sum(group.count for group in self._config.instance_group) or 1
+            self._n_expected = sum(group.count for group in self.config.instance_group) or 1
         if n_live >= self._n_expected:
             self._short_since = None
             return None
@@ -92,7 +92,7 @@ class ModelWatch:
             if now_s >= self._next_s:
                 self._sent_s, self._ticks, self._ticks_s = now_s, _ticks(stubs), now_s
                 self._canary = self._pool.submit(
-                    sing, self._calls, self.model, self._config, timeout_s=self._patience.busy_s
+                    sing, self._calls, self.model, self.config, timeout_s=self._patience.busy_s
                 )
             return None
         if canary.done():

@@ -19,6 +19,11 @@ def is_candidate(model: str) -> bool:
     return model.endswith(CANDIDATE_SUFFIX)
 
 
+def filled_models(repository: Path) -> set[str]:
+    """Names of the models that have a version."""
+    return {folder.name for folder in repository.iterdir() if _versions(folder)}
+
+
 def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """Names of the models that have at least one version.
 
@@ -37,7 +42,7 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
         what = "is a file" if repository.exists() else "does not exist"
         raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
     filled = {folder.name: folder for folder in repository.iterdir() if _versions(folder)}
-    models = tuple(sorted(name for name, folder in filled.items() if _steps(folder) <= filled.keys()))
+    models = tuple(sorted(name for name, folder in filled.items() if steps_of(folder) <= filled.keys()))
     if not models:
         raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
     missing = [name for name in wanted or () if name not in models]
@@ -50,11 +55,11 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
 
 
 def _lacking(filled: Mapping[str, Path], missing: Sequence[str]) -> str:
-    lacking = sorted({step for name in missing if name in filled for step in _steps(filled[name]) - filled.keys()})
+    lacking = sorted({step for name in missing if name in filled for step in steps_of(filled[name]) - filled.keys()})
     return f" (which pass requests on to {', '.join(lacking)})" if lacking else ""
 
 
-def _steps(folder: Path) -> set[str]:
+def steps_of(folder: Path) -> set[str]:
     """Names of the models that an ensemble joins; of any other model none."""
     try:
         text = (folder / "config.pbtxt").read_text(encoding="utf-8")

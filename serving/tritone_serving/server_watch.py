@@ -23,6 +23,7 @@ class ServerWatch:
         self._server = server
         self._pool = pool
         self._asked: Future[bool] | None = None
+        self._asked_s = 0.0
         self._next_s = 0.0
         self._silent_since: float | None = None
         self._stopped_since: float | None = None
@@ -46,7 +47,7 @@ class ServerWatch:
     def _silent(self, now_s: float) -> str | None:
         if self._asked is None:
             if now_s >= self._next_s:
-                self._next_s = now_s + LIVE_EVERY_S
+                self._asked_s, self._next_s = now_s, now_s + LIVE_EVERY_S
                 self._ticks = cpu_ticks([self._server.pid])
                 self._asked = self._pool.submit(self._server.is_live, timeout_s=LIVE_TIMEOUT_S)
             return None
@@ -56,9 +57,10 @@ class ServerWatch:
         if lives:
             self._silent_since = None
             return None
-        self._silent_since = self._silent_since or now_s - LIVE_TIMEOUT_S
+        self._silent_since = self._silent_since or self._asked_s
         is_busy = cpu_ticks([self._server.pid]) - self._ticks > _IDLE_TICKS
         silent_s = now_s - self._silent_since
-        if is_busy and silent_s < BUSY_PATIENCE_S:
+        # Refused at once: it is ending, and its exit code says more; or it never answers again.
+        if silent_s < (BUSY_PATIENCE_S if is_busy else LIVE_TIMEOUT_S):
             return None
         return f"the server has not answered for {silent_s:.1f} s"

@@ -37,6 +37,7 @@ from tritone_serving.stubs import Stub, stubs_of
 _STATISTICS_TIMEOUT_S = 0.5
 _RELOAD_TIMEOUT_S = 20.0
 _AGAIN_TIMEOUT_S = 10.0
+_N_BROKEN = 3  # so many canaries may still meet what was there before
 _RETIRED_IDLE_S = 3.0
 _N_THREADS = 64
 
@@ -150,13 +151,21 @@ class Watchdog:
                 return
             watch = self._models[model] = ModelWatch(model, config, self._calls, self._pool, self._patience)
         why = watch.look(stubs, n_runs)
-        if why is None:
+        if why is None or self._was_changed(watch):
             return
         pause_s = self._repairs.setdefault(model, _Repairs()).begin(self._limits.n_model_repairs, self._limits)
         if pause_s is None:
             raise _ServerBrokenError(f"{model}: {why}, again after it was loaded anew")
         self._report(f"{model}: {why}; loading it anew" + (f" in {pause_s:.1f} s" if pause_s else ""))
         self._mending[model] = self._pool.submit(self._mend, model, why, stubs, pause_s)
+
+    def _was_changed(self, watch: ModelWatch) -> bool:
+        """Whether somebody loaded another configuration of a model, so that it has to be judged anew."""
+        with contextlib.suppress(CanaryError):
+            if self._calls.config(watch.model, timeout_s=_STATISTICS_TIMEOUT_S) != watch.config:
+                del self._models[watch.model]
+                return True
+        return False
 
     def _mend(self, model: str, why: str, stubs: Sequence[Stub], pause_s: float) -> None:
         """Load a model anew, in a thread of its own; raises if it does not answer after that."""
@@ -171,6 +180,7 @@ class Watchdog:
         self._retired.update({stub.pid: (stub.cpu_ticks, time.monotonic()) for stub in stubs})
         config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S)
         deadline_s = time.monotonic() + _AGAIN_TIMEOUT_S
+        n_broken = 0
         while True:
             try:
                 sing(self._calls, model, config, timeout_s=_AGAIN_TIMEOUT_S)
@@ -178,7 +188,8 @@ class Watchdog:
             except CanaryError as error:
                 if error.failure in ("refused", "busy"):
                     break
-                if time.monotonic() > deadline_s:
+                n_broken += error.failure == "broken"
+                if n_broken == _N_BROKEN or time.monotonic() > deadline_s:
                     raise
                 time.sleep(self._patience.look_s)
         self._report(f"{model}: serving again after {time.monotonic() - begun_s:.1f} s")

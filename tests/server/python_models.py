@@ -74,7 +74,8 @@ class Watched:
     """A server under a watchdog in a thread of its own; as `Watchdog` itself otherwise."""
 
     def __init__(self, repository: Path, **limits: Any) -> None:
-        options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+        # A channel that a test holds open keeps a server from stopping at once.
+        options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
         self.said: list[str] = []
         self.ended: BaseException | None = None
         self._stopping = False
