@@ -128,17 +128,18 @@ def reference_of(version: Path, config_file: Path) -> Reference | None:
     return run
 
 
-def files_in(folder: Path) -> dict[str, Path]:
-    """Files by path inside a folder; nothing hidden, and no versions."""
+def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
+    """Files by path inside a folder, without hidden ones; of a model's folder those beside its versions."""
+
+    def is_apart(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return any(part.startswith(".") for part in parts) or (not is_version and parts[0].isdecimal())
+
     return {
         str(path.relative_to(folder)): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(_is_apart(part) for part in path.relative_to(folder).parts)
+        if path.is_file() and not is_apart(path)
     }
-
-
-def _is_apart(part: str) -> bool:
-    return part.startswith(".") or part.isdecimal()
 
 
 def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:

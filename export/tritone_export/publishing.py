@@ -150,7 +150,7 @@ def _before(folder: Path, found: Sequence[int]) -> int | None:
 
 def _content(version: Path) -> Any:
     """What two versions with the same weights have in common."""
-    files = files_in(version)
+    files = files_in(version, is_version=True)
     said = read_card(version).get("files")
     return said or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
@@ -168,7 +168,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, Path], trial: Trial |
     card = read_card(source)
 
     def version_files(number: int) -> dict[str, bytes | Path]:
-        files: dict[str, bytes | Path] = dict(files_in(source))
+        files: dict[str, bytes | Path] = dict(files_in(source, is_version=True))
         if card:
             files[CARD_FILENAME] = card_bytes({**card, "model": model, "version": number})
         return files

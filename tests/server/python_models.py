@@ -14,7 +14,7 @@ import numpy as np
 
 from tritone_client._endpoint import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
-from tritone_serving.calls import Calls
+from tritone_serving.calls import Answer, Calls
 from tritone_serving.watchdog import Limits, Watchdog
 
 HANG, DIE = 1001.0, 1002.0
@@ -138,12 +138,20 @@ def watched(repository: Path, **limits: Any) -> Iterator[Watched]:
 class Clients:
     """Clients that ask one model all the time and count what they get, by version or by failure."""
 
-    def __init__(self, grpc_url: str, model: str, inputs: Callable[[], Any], *, n: int = 3) -> None:
+    def __init__(
+        self,
+        grpc_url: str,
+        model: str,
+        inputs: Callable[[], Any],
+        *,
+        is_right: Callable[[Any, Answer], bool] = lambda inputs, answer: True,
+        n: int = 3,
+    ) -> None:
         self.got: Counter[str] = Counter()
         self.errors: list[str] = []
         self._stop = threading.Event()
         self._calls = Calls(make_endpoint(grpc_url))
-        self._model, self._inputs = model, inputs
+        self._model, self._inputs, self._is_right = model, inputs, is_right
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(n)]
 
     def __enter__(self) -> Clients:
@@ -159,10 +167,11 @@ class Clients:
 
     def _ask(self) -> None:
         while not self._stop.is_set():
+            inputs = self._inputs()
             try:
-                answer = self._calls.infer(self._model, self._inputs(), timeout_s=15)
+                answer = self._calls.infer(self._model, inputs, timeout_s=15)
             except CanaryError as error:
                 self.errors.append(str(error))
                 time.sleep(0.05)
             else:
-                self.got[answer.version] += 1
+                self.got[answer.version if self._is_right(inputs, answer) else f"wrong {answer.version}"] += 1
