@@ -73,8 +73,7 @@ class ModelWatch:
     def _missing(self, stubs: Sequence[Stub], now_s: float) -> str | None:
         n_stopped = sum(stub.stopped for stub in stubs)
         n_live = len(stubs) - n_stopped
-        if n_live:
-            # A model of a native backend has none, and is asked nothing here.
+        if stubs:  # a model of a native backend has none, and none are missed
             self._n_expected = sum(group.count for group in self.config.instance_group) or 1
         if n_live >= self._n_expected:
             self._short_since = None
