@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import music_models
 from tests.server.python_models import Clients, Watched
 
 from tritone_client._endpoint import make_endpoint
@@ -275,27 +273,3 @@ def test_what_a_killed_publication_left_is_never_served_and_removed_by_the_next(
     with pytest.raises(RefusedVersionError):
         publish_live(world.source("wrong", k=1, width=8), [MODEL], world.live)
     assert not list(world.repository.glob("*.candidate"))
-
-
-@pytest.mark.slow  # trains and exports a kind, if no other test has
-def test_a_checkpoint_goes_live_with_its_companion(tmp_path: Path) -> None:
-    served = music_models.served("polyphony_rnn")
-    repository = tmp_path / "repository"
-    for result in served.results:
-        shutil.copytree(served.repository / result.model, repository / result.model)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
-    with TritonServer.start(options) as server:
-        command = [sys.executable, "-m", "tritone_cli", "publish", "polyphony_rnn", "--json"]
-        command += ["--checkpoint", str(served.checkpoint), "--repository", str(repository), "--max-slowdown", "5"]
-        command += ["--http-url", server.http_url, "--grpc-url", server.grpc_url]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
-        said = {each["model"]: each for each in json.loads(ended.stdout)["published"]}
-        assert {name: each["version"] for name, each in said.items()} == {
-            "polyphony_rnn": 2,
-            "polyphony_rnn_sampler": 2,
-        }
-        assert server.models == {"polyphony_rnn": ["2"], "polyphony_rnn_sampler": ["2"]}
-        # Its card's tolerance was kept on the server too.
-        assert max(said["polyphony_rnn"]["max_abs_difference"].values()) < 1e-3
-    assert sorted(path.name for path in repository.iterdir() if not path.name.startswith(".")) == sorted(said)
