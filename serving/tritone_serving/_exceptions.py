@@ -11,6 +11,9 @@ ServingError
 │   ├── StartupTimeoutError   ... in time
 │   └── ServerExitedError     ... or, later too, ended by itself
 ├── ModelLoadError            the server runs, a model does not load
+├── CanaryError               a model on a running server does not answer as it should
+├── CrashLoopError            what was restarted over and over broke each time
+├── RefusedVersionError       a new version did not pass its canaries; the old one serves on
 └── AdminApiError             the server refused an administrative call
 ```
 """
@@ -95,6 +98,46 @@ class ModelLoadError(ServingError):
     def __init__(self, message: str, *, reasons: Mapping[str, str]) -> None:
         super().__init__(message)
         self.reasons = dict(reasons)
+
+
+class CanaryError(ServingError):
+    """A model on a running server does not answer as it should.
+
+    Attributes:
+        model: its name; empty if it is the server that does not answer.
+        failure: `lost`, `silent`, `broken`, `refused`, `busy` or `absent`; see `tritone_serving.calls`.
+    """
+
+    def __init__(self, message: str, *, model: str, failure: str) -> None:
+        super().__init__(message)
+        self.model = model
+        self.failure = failure
+
+
+class CrashLoopError(ServingError):
+    """What was restarted over and over broke each time; the server is stopped.
+
+    Attributes:
+        last: what broke last.
+    """
+
+    def __init__(self, message: str, *, last: str) -> None:
+        super().__init__(message)
+        self.last = last
+
+
+class RefusedVersionError(ServingError):
+    """A new version did not pass its canaries; the version before serves on.
+
+    Attributes:
+        model: its name.
+        reason: what was wrong.
+    """
+
+    def __init__(self, message: str, *, model: str, reason: str) -> None:
+        super().__init__(message)
+        self.model = model
+        self.reason = reason
 
 
 class AdminApiError(ServingError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import time
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,6 +18,7 @@ from tritone_serving._exceptions import AdminApiError
 ADMIN_HEADER: Final = "tritone-admin-token"
 # Triton looks for the gRPC form of a header under a prefix of its own.
 GRPC_ADMIN_HEADER: Final = f"triton-grpc-protocol-{ADMIN_HEADER}"
+_RELOADED: Final = "tritone_reloaded"  # a parameter that no backend reads
 RESTRICTED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 
 
@@ -53,16 +55,33 @@ class AdminApi:
         """
         self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/load", timeout_s=timeout_s)
 
+    def reload(self, model: str, *, timeout_s: float = 60.0) -> None:
+        """Load what is loaded anew: Triton passes over a load without a change, so one that means nothing is made.
+
+        Raises:
+            AdminApiError: with the model's own reason.
+        """
+        path = f"/v2/models/{urllib.parse.quote(model)}/config"
+        config = self._call("GET", path, timeout_s=timeout_s)
+        config.setdefault("parameters", {})[_RELOADED] = {"string_value": str(time.time_ns())}
+        self._call(
+            "POST",
+            f"/v2/repository/models/{urllib.parse.quote(model)}/load",
+            timeout_s=timeout_s,
+            body={"parameters": {"config": json.dumps(config)}},
+        )
+
     def unload(self, model: str, *, timeout_s: float = 60.0) -> None:
         """Unload a model; requests in flight are answered."""
         self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/unload", timeout_s=timeout_s)
 
-    def _call(self, method: str, path: str, *, timeout_s: float) -> Any:
+    def _call(self, method: str, path: str, *, timeout_s: float, body: Mapping[str, Any] | None = None) -> Any:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
-            connection.request(method, path, headers={ADMIN_HEADER: self._token})
+            sent = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, body=sent, headers={ADMIN_HEADER: self._token})
             response = connection.getresponse()
-            body = response.read()
+            content = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise AdminApiError(
                 f"the server at {self._host}:{self._port} did not answer {path} within {timeout_s:g} s: "
@@ -70,9 +89,9 @@ class AdminApi:
             ) from error
         finally:
             connection.close()
-        answer = _parsed(body)
+        answer = _parsed(content)
         if response.status != http.client.OK:
-            said = answer.get("error") if isinstance(answer, dict) else body.decode("utf-8", "replace")
+            said = answer.get("error") if isinstance(answer, dict) else content.decode("utf-8", "replace")
             raise AdminApiError(in_one_line(str(said or response.reason)), status=response.status)
         return answer
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from tritone_serving._exceptions import RepositoryError
 
+# A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
+CANDIDATE_SUFFIX: Final = ".candidate"
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
+
+
+def is_candidate(model: str) -> bool:
+    """Whether a model's name is that of a version on trial, which a start must not serve."""
+    return model.endswith(CANDIDATE_SUFFIX)
+
+
+def filled_models(repository: Path) -> set[str]:
+    """Names of the models that have a version."""
+    return {folder.name for folder in repository.iterdir() if _versions(folder)}
 
 
 def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -29,7 +42,7 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
         what = "is a file" if repository.exists() else "does not exist"
         raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
     filled = {folder.name: folder for folder in repository.iterdir() if _versions(folder)}
-    models = tuple(sorted(name for name, folder in filled.items() if _steps(folder) <= filled.keys()))
+    models = tuple(sorted(name for name, folder in filled.items() if steps_of(folder) <= filled.keys()))
     if not models:
         raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
     missing = [name for name in wanted or () if name not in models]
@@ -42,11 +55,11 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
 
 
 def _lacking(filled: Mapping[str, Path], missing: Sequence[str]) -> str:
-    lacking = sorted({step for name in missing if name in filled for step in _steps(filled[name]) - filled.keys()})
+    lacking = sorted({step for name in missing if name in filled for step in steps_of(filled[name]) - filled.keys()})
     return f" (which pass requests on to {', '.join(lacking)})" if lacking else ""
 
 
-def _steps(folder: Path) -> set[str]:
+def steps_of(folder: Path) -> set[str]:
     """Names of the models that an ensemble joins; of any other model none."""
     try:
         text = (folder / "config.pbtxt").read_text(encoding="utf-8")
@@ -57,7 +70,7 @@ def _steps(folder: Path) -> set[str]:
 
 
 def _versions(folder: Path) -> list[str]:
-    if folder.name.startswith(".") or not folder.is_dir():
+    if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
         return []
     # Triton's own rule: a whole number above 0, without leading zeros.
     return [

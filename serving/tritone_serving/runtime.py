@@ -78,6 +78,13 @@ def remove_left_behind() -> list[Path]:
     return removed
 
 
+def remove_of(folder: Path) -> None:
+    """Remove one server's private folder and its shared memory; the server must have ended."""
+    for region in SHARED_MEMORY.glob(f"{folder.name}*"):
+        region.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _link_backends(backends: Path, installation: Installation) -> None:
     if installation.stub is None:
         for backend in installation.backends.iterdir():

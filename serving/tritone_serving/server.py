@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
@@ -77,13 +79,18 @@ class TritonServer:
         self.log_path = log_path
         self.pid = 0
         self.ready_s = 0.0
+        self._folder: Path | None = None
         self._ports = ports
         self._api = AdminApi(host, ports["http_port"], token=token)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, options: ServerOptions) -> TritonServer:
+    def start(cls, options: ServerOptions, *, stored_token: str | None = None) -> TritonServer:
         """Start a server and wait until every model is loaded.
+
+        Args:
+            options: with what.
+            stored_token: store this token, instead of a new one, where options give none.
 
         Raises:
             RepositoryError: no folder, no model, or no version.
@@ -107,11 +114,11 @@ class TritonServer:
         log_path = options.log_path or state / f"{ports['http_port']}.log"
         token, token_path = options.admin_token, None
         if token is None:
-            token, token_path = admin_token.new_token(), state / f"{ports['http_port']}.token"
+            token, token_path = stored_token or admin_token.new_token(), state / f"{ports['http_port']}.token"
             admin_token.store_token(token_path, token)
         server = cls(options, ports=ports, token=token, token_path=token_path, log_path=log_path.absolute())
         try:
-            folder = runtime.make_runtime_folder()
+            folder = server._folder = runtime.make_runtime_folder()
             environment = runtime.fill_runtime_folder(folder, installation)
             command = server_command(
                 options, installation=installation, folder=folder, ports=ports, token=token, models=models
@@ -160,6 +167,39 @@ class TritonServer:
         """
         self._api.unload(name, timeout_s=timeout_s)
 
+    def reload_model(self, name: str, *, timeout_s: float = 60.0) -> None:
+        """Load a model that did not change anew: fresh processes take over from the old ones without a gap.
+
+        Raises:
+            ModelLoadError: with the model's own reason.
+        """
+        try:
+            self._api.reload(name, timeout_s=timeout_s)
+        except _AdminApiError as error:
+            raise ModelLoadError(f"{name} does not load: {error}", reasons={name: str(error)}) from error
+
+    def is_live(self, *, timeout_s: float = 1.0) -> bool:
+        """Whether the server answers; one that hangs does not."""
+        return self._api.is_live(timeout_s=timeout_s)
+
+    def kill(self) -> None:
+        """End the server and its stubs at once, whatever state they are in; `stop` then cleans up."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def start_again(self) -> TritonServer:
+        """Stop this server and start another in its place: the same models, ports and token; its log is kept as .1.
+
+        Raises:
+            ServingError: as `start`.
+        """
+        self.stop()
+        with contextlib.suppress(OSError):
+            self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
+        http_port, grpc_port, metrics_port = (self._ports[f"{name}_port"] for name in ("http", "grpc", "metrics"))
+        options = replace(self.options, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+        return TritonServer.start(options, stored_token=self.admin_token)
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the server to end; answers its exit code, or None if it still runs after `timeout_s`."""
         if self._supervisor is None:
@@ -194,7 +234,8 @@ class TritonServer:
             except subprocess.TimeoutExpired:
                 supervisor.kill()  # the kernel then kills the server
                 supervisor.wait()
-                runtime.remove_left_behind()
+            if self._folder is not None:  # the supervisor has removed all of it, unless it was killed itself
+                runtime.remove_of(self._folder)
         if self.token_path is not None:
             self.token_path.unlink(missing_ok=True)
 

@@ -151,7 +151,7 @@ def test_a_killed_launcher_takes_its_server_along(repository: Path) -> None:
 
 
 def test_a_server_that_dies_is_reported(repository: Path) -> None:
-    with cli("--repository", str(repository), *free_ports(), "--json") as process:
+    with cli("--repository", str(repository), *free_ports(), "--json", "--no-supervise") as process:
         facts = ready(process)
         prefix = prefix_of(facts["pid"])
         os.kill(facts["pid"], signal.SIGKILL)
@@ -160,6 +160,23 @@ def test_a_server_that_dies_is_reported(repository: Path) -> None:
         assert "killed by signal 9" in said
         assert facts["log"] in said
         assert left_of(prefix) == []
+
+
+def test_a_server_that_dies_is_started_again_in_its_place(repository: Path) -> None:
+    with cli("--repository", str(repository), *free_ports(), "--json") as process:
+        facts = ready(process)
+        prefix = prefix_of(facts["pid"])
+        os.kill(facts["pid"], signal.SIGKILL)
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert "the server ended by itself (killed by signal 9); restarting the server" in lines[0]
+        assert "the server serves again after" in lines[1]
+        assert b"nv_inference_count" in fetched(facts["metrics"])
+        assert Path(facts["token"]).exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_TARGET_S) == 0
+        assert left_of(prefix) == []
+        assert not Path(facts["token"]).exists()
 
 
 def test_a_killed_supervisor_takes_the_server_along(repository: Path, options_for: Callable[..., Any]) -> None:

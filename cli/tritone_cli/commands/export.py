@@ -82,7 +82,7 @@ def _export(
     from tritone_training.registry import get_kind
 
     kind = get_kind(kind_name)
-    folder = _checkpoint_folder(kind_name, checkpoint, pretrained)
+    folder = checkpoint_folder(kind_name, checkpoint, pretrained)
     with console.people.status("loading the checkpoint") as status:
         exportable = kind.export(folder, pretrained)
         if ab is not None:
@@ -99,7 +99,7 @@ def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExp
     return with_arms(exportable, ab)
 
 
-def _checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
+def checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
     """The folder to load; None where a pretrained backbone alone is wanted."""
     from tritone_training._exceptions import CheckpointError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from tritone_cli import console
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
+    from tritone_serving.watchdog import Watchdog
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +42,10 @@ def register(app: typer.Typer) -> None:
         auto_complete: Annotated[
             bool, typer.Option("--auto-complete", help="Fill in config.pbtxt files that are not whole.")
         ] = False,
+        supervise: Annotated[
+            bool,
+            typer.Option("--supervise/--no-supervise", help="Restart what dies, hangs or does not answer."),
+        ] = True,
         json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object on stdout.")] = False,
     ) -> None:
         """Serve the models of a repository; Ctrl-C stops."""
@@ -65,13 +71,22 @@ def register(app: typer.Typer) -> None:
             with console.people.status("starting Triton"):
                 server = TritonServer.start(options)
             with server:
+                watchdog = _watchdog(server) if supervise else None
                 _report(server, as_json=json)
+                if watchdog is not None:
+                    watchdog.run()  # ends by an exception only
                 exit_code = server.wait()
         except KeyboardInterrupt:
             console.say("stopped")
             return
         if exit_code is not None:
             raise server.exited_error(exit_code)
+
+
+def _watchdog(server: TritonServer) -> Watchdog:
+    from tritone_serving.watchdog import Watchdog
+
+    return Watchdog(server, report=lambda line: console.say(f"{time.strftime('%H:%M:%S')} {line}"))
 
 
 def _interrupt(_number: int, _frame: object) -> None:

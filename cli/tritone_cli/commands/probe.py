@@ -1,0 +1,79 @@
+"""`tritone probe`: does every model of a running server really answer?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console
+from tritone_cli.options import ApiKeyFile, CaFile, api_key
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("probe")(probe)
+
+
+def probe(
+    *,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Ask only this model; may be repeated. Default: all that are loaded.")
+    ] = None,
+    grpc_url: Annotated[str, typer.Option(help="host:port of the server's gRPC, or grpcs://host:port.")] = (
+        "127.0.0.1:8001"
+    ),
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for all models together.")] = 5.0,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    client_cert_file: Annotated[Path | None, typer.Option(help="PEM with this client's certificate.")] = None,
+    client_key_file: Annotated[Path | None, typer.Option(help="PEM with its key.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Send a small inference through each model: exit status 0 if all answer, 1 if one does not."""
+    from tritone_client import InvalidInputError
+    from tritone_client._endpoint import make_endpoint
+    from tritone_serving import CanaryError
+    from tritone_serving.calls import Calls
+    from tritone_serving.probing import probe as ask
+
+    try:
+        endpoint = make_endpoint(
+            grpc_url,
+            api_key=api_key(api_key_file),
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        if endpoint.protocol != "grpc":
+            raise InvalidInputError(f"{grpc_url!r} is HTTP; expected the gRPC address, host:8001 as a rule")
+        calls = Calls(endpoint)
+    except (InvalidInputError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="--grpc-url") from error
+    with calls:
+        try:
+            results = ask(calls, model or (), timeout_s=timeout)
+        except CanaryError as error:
+            if json:
+                console.print_json({"ok": False, "why": str(error), "models": {}})
+            console.fail(str(error))
+            raise typer.Exit(1) from error
+    if json:
+        models = {
+            each.model: {
+                "ok": each.ok,
+                "version": each.version or None,
+                "seconds": round(each.seconds, 4),
+                "why": each.why or None,
+            }
+            for each in results
+        }
+        console.print_json({"ok": all(each.ok for each in results), "models": models})
+    for each in results:
+        if not each.ok:
+            console.fail(each.why)
+        elif not json:
+            console.say(f"{each.model}: version {each.version} answered in {each.seconds * 1000:.0f} ms")
+    if not all(each.ok for each in results):
+        raise typer.Exit(1)

@@ -1,0 +1,43 @@
+"""`tritone rollback`: the version before goes live again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritone_cli import console
+from tritone_cli.commands.publish import as_json
+from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("rollback")(rollback)
+
+
+def rollback(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names of models, companions too.")],
+    *,
+    version: Annotated[
+        int | None, typer.Option(help="Bring back this version.  [default: the one before]", show_default=False)
+    ] = None,
+    repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
+    http_url: HttpUrl = "http://127.0.0.1:8000",
+    grpc_url: GrpcUrl = "127.0.0.1:8001",
+    admin_token_file: AdminTokenFile = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make the version before live again on a running server, under the next number."""
+    if version is not None and len(models) > 1:
+        raise typer.BadParameter("--version belongs to one MODEL")
+    from tritone_export.publishing import rollback as go_back
+
+    with connected(repository, http_url, grpc_url, admin_token_file) as live:
+        published = [go_back(model, live, version=version) for model in models]
+    if json:
+        console.print_json({"published": [as_json(each) for each in published]})
+        return
+    for each in published:
+        console.say(f"{each.model}: version {each.version} is live, which undoes version {each.before}")

@@ -1,0 +1,62 @@
+"""What the verbs that change a running server share: where it is, and the right to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from tritone_export.publishing import Live
+    from tritone_serving.trial import Bounds
+
+HttpUrl = Annotated[str, typer.Option(help="http://host:port of the server, which is told there what to load.")]
+GrpcUrl = Annotated[str, typer.Option(help="host:port of its gRPC, where the new version is asked.")]
+AdminTokenFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the admin token. Default: where `tritone serve` stored it.", show_default=False),
+]
+
+
+@contextmanager
+def connected(
+    repository: Path, http_url: str, grpc_url: str, admin_token_file: Path | None, *, bounds: Bounds | None = None
+) -> Iterator[Live]:
+    """A running server, with the right to change it checked.
+
+    Raises:
+        typer.BadParameter: an address or the token file cannot be used.
+        AdminApiError: the server does not answer, or refuses the token.
+    """
+    from tritone_client import InvalidInputError
+    from tritone_client._endpoint import make_endpoint
+    from tritone_export.publishing import Live
+    from tritone_serving.admin import AdminApi
+    from tritone_serving.admin_token import state_folder
+    from tritone_serving.calls import Calls
+    from tritone_serving.trial import Bounds
+
+    parts = urlsplit(http_url if "://" in http_url else f"http://{http_url}")
+    try:
+        host, port = parts.hostname, parts.port or 8000
+        endpoint = make_endpoint(grpc_url)
+    except (ValueError, InvalidInputError) as error:
+        raise typer.BadParameter(str(error), param_hint="--http-url, --grpc-url") from error
+    if parts.scheme != "http" or not host:
+        raise typer.BadParameter(f"{http_url!r}: expected http://host:port", param_hint="--http-url")
+    token_file = admin_token_file or state_folder() / f"{port}.token"
+    try:
+        token = token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"{token_file} cannot be read ({error}); is a server of yours running on port {port}? Else give the file",
+            param_hint="--admin-token-file",
+        ) from error
+    admin = AdminApi(host, port, token=token)
+    admin.index()
+    with Calls(endpoint) as calls:
+        yield Live(repository, admin, calls, bounds or Bounds())

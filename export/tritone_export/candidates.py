@@ -1,0 +1,180 @@
+"""A new version on trial: its files under a name of its own, where the server can load it and no start serves it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from tritone_export._exceptions import RepositoryError
+from tritone_export.card import CARD_FILENAME, checksum
+from tritone_export.config import CONFIG_FILES
+from tritone_export.parity import open_session
+from tritone_export.repository import versions
+from tritone_serving import AdminApiError, RefusedVersionError
+from tritone_serving.admin import AdminApi
+from tritone_serving.repository import CANDIDATE_SUFFIX
+from tritone_serving.trial import Reference
+
+LOAD_TIMEOUT_S: Final = 60.0
+_ORT = ("onnxruntime",)
+
+
+def newest(source: Path, model: str) -> Path:
+    """The folder of a model's newest version.
+
+    Raises:
+        RepositoryError: there is none.
+    """
+    folder = source / model
+    found = versions(folder) if folder.is_dir() else []
+    if not found:
+        raise RepositoryError(f"{source} holds no version of {model}; fill it with: tritone export {model}")
+    return folder / str(found[-1])
+
+
+def read_card(version: Path) -> dict[str, Any]:
+    """A version's card; empty if it has none.
+
+    Raises:
+        RefusedVersionError: it cannot be read.
+    """
+    path = version / CARD_FILENAME
+    if not path.is_file():
+        return {}
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise corrupted(version, f"{CARD_FILENAME} cannot be read ({error})") from error
+    return card
+
+
+def check_files(version: Path) -> None:
+    """Hold a version's files against the checksums of its card.
+
+    Raises:
+        RefusedVersionError: one is missing or has other content.
+    """
+    for name, said in read_card(version).get("files", {}).items():
+        path = version / name
+        if not path.is_file():
+            raise corrupted(version, f"{name} is missing")
+        if checksum(path)["sha256"] != said["sha256"]:
+            raise corrupted(version, f"{name} is not what its card says: it was damaged or changed after the export")
+
+
+def corrupted(version: Path, why: str) -> RefusedVersionError:
+    """The refusal of a version's files."""
+    model = version.parent.name
+    return RefusedVersionError(
+        f"{model}: the new version is refused, and the one before serves on: {why}", model=model, reason=why
+    )
+
+
+@contextmanager
+def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: AdminApi) -> Iterator[dict[str, str]]:
+    """Load the newest versions of `source` under names of their own, and remove them in the end.
+
+    Yields:
+        the names, by model.
+
+    Raises:
+        RefusedVersionError: one does not load.
+    """
+    names = {model: f"{model}{CANDIDATE_SUFFIX}" for model in models}
+    _remove(repository, admin)  # of a publication that was killed
+    try:
+        for model in models:
+            _lay_out(newest(source, model), repository / names[model], names)
+        for model in models:  # ensembles come after their steps
+            try:
+                admin.load(names[model], timeout_s=LOAD_TIMEOUT_S)
+            except AdminApiError as error:
+                if error.status is None:
+                    raise
+                reason = f"it does not load: {error}"
+                raise RefusedVersionError(
+                    f"{model}: the new version is refused, and the one before serves on: {reason}",
+                    model=model,
+                    reason=reason,
+                ) from error
+        yield names
+    finally:
+        _remove(repository, admin)
+
+
+def reference_of(version: Path, config_file: Path) -> Reference | None:
+    """What a version's ONNX file computes in this process; None if it has none, or ONNX Runtime is not here."""
+    config = _parsed(config_file)
+    path = version / (config.default_model_filename or "model.onnx")
+    if config.backend not in _ORT or not path.is_file() or importlib.util.find_spec("onnxruntime") is None:
+        return None
+    session = open_session(path.read_bytes())
+    batch = [1] if config.max_batch_size > 0 else []
+    shapes = {tensor.name: [*batch, *tensor.reshape.shape] for tensor in config.input if tensor.HasField("reshape")}
+    outputs = [tensor.name for tensor in config.output]
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        feed = {name: array.reshape(shapes.get(name, array.shape)) for name, array in inputs.items()}
+        return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+    return run
+
+
+def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
+    """Files by path inside a folder, without hidden ones; of a model's folder those beside its versions."""
+
+    def is_apart(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return any(part.startswith(".") for part in parts) or (not is_version and parts[0].isdecimal())
+
+    return {
+        str(path.relative_to(folder)): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not is_apart(path)
+    }
+
+
+def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
+    """Copy a model's files with one version, called 1, and give all that the configs name its name on trial."""
+    shutil.copytree(version, folder / "1", ignore=shutil.ignore_patterns(".*"))
+    for name, path in files_in(version.parent).items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name not in CONFIG_FILES:
+            shutil.copy(path, target)
+            continue
+        config = _parsed(path)
+        config.name = folder.name
+        for step in config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ():
+            step.model_name = names.get(step.model_name, step.model_name)
+        for parameter in config.parameters.values():  # a companion that it asks
+            parameter.string_value = names.get(parameter.string_value, parameter.string_value)
+        for group in config.instance_group:  # one is enough to be asked by one
+            group.count = 1
+        target.write_text(text_format.MessageToString(config))
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise RepositoryError(f"{path} cannot be read as a model's configuration: {error}") from error
+
+
+def _remove(repository: Path, admin: AdminApi) -> None:
+    for folder in sorted(repository.glob(f"*{CANDIDATE_SUFFIX}"), reverse=True):
+        try:
+            admin.unload(folder.name, timeout_s=LOAD_TIMEOUT_S)
+        except AdminApiError as error:
+            if error.status is None:
+                shutil.rmtree(folder, ignore_errors=True)  # the server is gone, and the candidate with it
+                continue
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,222 @@
+"""Publishing to a running server: a new version goes live when it has passed, and can be taken back.
+
+A version that is on trial lies under a name of its own, `MODEL.candidate`. Only what passed gets a number in the
+model's folder; so neither a restart of the server nor a load by somebody else in the meantime can serve what did not.
+Triton then loads it beside the version before, and passes requests on to it from one to the next.
+
+The version before stays on disk, with the files that lay beside it (labels, configs) in its folder `.beside`. Going
+back adds it once more under the next number: the response cache knows answers by number, so none is used twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tritone_export._exceptions import RepositoryBusyError, RepositoryError
+from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
+from tritone_export.card import CARD_FILENAME, card_bytes
+from tritone_export.repository import publish, update, versions
+from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
+from tritone_serving.admin import AdminApi
+from tritone_serving.calls import Calls
+from tritone_serving.canary import sing
+from tritone_serving.trial import Bounds, Trial, try_version
+
+BESIDE: Final = ".beside"
+WITHDRAWN: Final = ".withdrawn"
+_LOCK: Final = ".publish.lock"
+_LOAD_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version that is live.
+
+    Attributes:
+        before: the version that was live until then; None if it is the first.
+        trial: what it showed before; None where a version was brought back.
+        seconds: how long the change took, from writing the version to its answering.
+    """
+
+    model: str
+    version: int
+    before: int | None
+    trial: Trial | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server, and what it serves.
+
+    Attributes:
+        repository: the one that it serves.
+        bounds: what a new version has to keep.
+    """
+
+    repository: Path
+    admin: AdminApi
+    calls: Calls
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+def publish_live(
+    source: Path,
+    models: Sequence[str],
+    live: Live,
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> tuple[Published, ...]:
+    """Try the newest versions of `source`, and make them live if all pass.
+
+    Args:
+        source: a model repository, of an export or of another server.
+        models: in the order to load them; an ensemble after its steps.
+        live: the server to publish to.
+        on_step: told each step as it begins.
+
+    Raises:
+        RefusedVersionError: one did not pass; all that was live is live still.
+        RepositoryError: a version is missing, or the repository cannot be written.
+        AdminApiError: the server does not answer, or refuses the admin token.
+    """
+    with _alone(live.repository):
+        for model in models:
+            check_files(newest(source, model))
+        on_step(f"loading {', '.join(models)} on trial")
+        trials: dict[str, Trial] = {}
+        with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
+            for model, name in names.items():
+                on_step(f"{model}: {live.bounds.n_canaries} canaries")
+                version = newest(source, model)
+                trials[model] = try_version(
+                    live.calls,
+                    model,
+                    name,
+                    bounds=live.bounds,
+                    reference=reference_of(version, version.parent / "config.pbtxt"),
+                    tolerance=read_card(version).get("parity", {}).get("tolerance"),
+                )
+        published = []
+        for model in models:
+            on_step(f"{model}: making it live")
+            version = newest(source, model)
+            beside = files_in(version.parent)
+            published.append(_switch(live, version, beside, trials[model]))
+        return tuple(published)
+
+
+def rollback(model: str, live: Live, *, version: int | None = None) -> Published:
+    """Make the version before the live one live again, as the next number.
+
+    Args:
+        version: the one to bring back; None takes the newest below the live one that was not withdrawn before and is
+            not the same.
+
+    Raises:
+        RepositoryError: there is none.
+        RefusedVersionError: it does not answer any more.
+    """
+    with _alone(live.repository):
+        folder = live.repository / model
+        found = versions(folder) if folder.is_dir() else []
+        wanted = version if version is not None else _before(folder, found)
+        if wanted is None or wanted not in found[:-1]:
+            asked = f"version {version}" if version is not None else "version before the live one"
+            listed = ", ".join(map(str, found)) or "none"
+            raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}")
+        check_files(folder / str(wanted))
+        kept = folder / str(wanted) / BESIDE
+        beside = files_in(kept if kept.is_dir() else folder)
+        result = _switch(live, folder / str(wanted), beside, None)
+        (folder / str(found[-1]) / WITHDRAWN).touch()
+        return result
+
+
+def _before(folder: Path, found: Sequence[int]) -> int | None:
+    live = found[-1] if found else 0
+    now = _content(folder / str(live))
+    usable = [each for each in found[:-1] if not (folder / str(each) / WITHDRAWN).exists()]
+    return next((each for each in reversed(usable) if _content(folder / str(each)) != now), None)
+
+
+def _content(version: Path) -> Any:
+    """What two versions with the same weights have in common."""
+    files = files_in(version, is_version=True)
+    said = read_card(version).get("files")
+    return said or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
+
+
+def _switch(live: Live, source: Path, beside: Mapping[str, Path], trial: Trial | None) -> Published:
+    """Give a version its number, load it and see it answer; else put everything back."""
+    begun_s = time.monotonic()
+    model, bounds = source.parent.name, live.bounds
+    folder = live.repository / model
+    found = versions(folder) if folder.is_dir() else []
+    before = found[-1] if found else None
+    kept = {name: path.read_bytes() for name, path in files_in(folder).items()} if found else {}
+    if before is not None:
+        _keep(folder / str(before) / BESIDE, kept)
+    card = read_card(source)
+
+    def version_files(number: int) -> dict[str, bytes | Path]:
+        files: dict[str, bytes | Path] = dict(files_in(source, is_version=True))
+        if card:
+            files[CARD_FILENAME] = card_bytes({**card, "model": model, "version": number})
+        return files
+
+    placed = publish(
+        folder,
+        version_files=version_files,
+        model_files={name: path.read_bytes() for name, path in beside.items()},
+    )
+    try:
+        check_files(placed)
+        live.admin.load(model, timeout_s=_LOAD_TIMEOUT_S)
+        config = live.calls.config(model, timeout_s=bounds.timeout_s)
+        sing(live.calls, model, config, timeout_s=bounds.timeout_s, version=placed.name)
+    except (AdminApiError, CanaryError, RefusedVersionError) as error:
+        _take_back(placed, kept, live.admin)
+        if isinstance(error, RefusedVersionError):
+            raise
+        raise corrupted(placed, f"it passed on trial but not under its own name: {error}") from error
+    return Published(model, int(placed.name), before, trial, time.monotonic() - begun_s)
+
+
+def _take_back(placed: Path, kept: Mapping[str, bytes], admin: AdminApi) -> None:
+    folder = placed.parent
+    if kept:
+        update(folder, kept)
+    placed.rename(folder / f".refused-{placed.name}-{time.time_ns()}")
+    with contextlib.suppress(AdminApiError):  # a server that is gone will start with what is there now
+        admin.load(folder.name, timeout_s=_LOAD_TIMEOUT_S)
+    for refused in folder.glob(".refused-*"):
+        shutil.rmtree(refused, ignore_errors=True)
+
+
+def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextmanager
+def _alone(repository: Path) -> Iterator[None]:
+    """One publication at a time; the kernel lets go of the lock when the process dies."""
+    if not repository.is_dir():
+        raise RepositoryError(f"{repository} is no folder; expected the model repository that the server serves")
+    with (repository / _LOCK).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepositoryBusyError(f"{repository}: another publication is on its way; wait for it") from None
+        yield

@@ -1,0 +1,168 @@
+"""A canary: one small inference that shows whether a model on a running server really answers.
+
+Its inputs are made from the server's own configuration of the model, not from a file that an export leaves beside the
+weights: so it works for every model of every server that can be reached (in a container without the repository, for
+models of other origin, for ensembles), and cannot grow stale. Ours and Triton's readiness say only that a model was
+loaded once: a Python stub that died since stays «ready».
+
+Values that fit all kinds: a lone number is 1 (k, top_k, temperature, a length), a few numbers are zeros as in
+`model_warmup`, many are random: numbers in [0, 1), or 0 and 1 where they are whole. What is random never meets the
+response cache. A model that refuses these is asked again with zeros alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from tritonclient.grpc import model_config_pb2
+
+from tritone_serving._exceptions import CanaryError
+from tritone_serving.calls import Array, Calls
+
+FEW: Final = 16
+_TYPES: Final[dict[str, Any]] = {
+    "TYPE_BOOL": np.bool_,
+    "TYPE_UINT8": np.uint8,
+    "TYPE_UINT16": np.uint16,
+    "TYPE_UINT32": np.uint32,
+    "TYPE_UINT64": np.uint64,
+    "TYPE_INT8": np.int8,
+    "TYPE_INT16": np.int16,
+    "TYPE_INT32": np.int32,
+    "TYPE_INT64": np.int64,
+    "TYPE_FP16": np.float16,
+    "TYPE_FP32": np.float32,
+    "TYPE_FP64": np.float64,
+    "TYPE_STRING": np.object_,
+}
+
+
+@dataclass(frozen=True)
+class Sung:
+    """A canary that came back.
+
+    Attributes:
+        seconds: from sending to the answer, of a stream to its first.
+        inputs: what was asked, to ask another the same.
+        outputs: by name.
+    """
+
+    model: str
+    version: str
+    seconds: float
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+def sing(
+    calls: Calls,
+    model: str,
+    config: Any,
+    *,
+    timeout_s: float,
+    version: str = "",
+    inputs: Mapping[str, Array] | None = None,
+) -> Sung:
+    """Ask a model once and hold its answer against its configuration.
+
+    Args:
+        config: from `Calls.config`.
+        inputs: None makes them.
+
+    Raises:
+        CanaryError: no answer, an error, or an answer of the wrong shape or with numbers that are not finite.
+    """
+    deadline = time.monotonic() + timeout_s
+    tries = [inputs] if inputs is not None else [make_inputs(config), make_inputs(config, zeros=True)]
+    for last, each in zip((False, True)[-len(tries) :], tries, strict=True):
+        begun = time.monotonic()
+        try:
+            answer = calls.infer(
+                model,
+                each,
+                timeout_s=max(0.01, deadline - begun),
+                version=version,
+                decoupled=config.model_transaction_policy.decoupled,
+            )
+        except CanaryError as error:
+            # A python model that cannot use the values says so as an error of its own.
+            if last or error.failure not in ("refused", "broken") or "not healthy" in str(error):
+                raise
+            continue
+        seconds = time.monotonic() - begun
+        check_outputs(model, config, answer.outputs)
+        return Sung(model, answer.version, seconds, each, answer.outputs)
+    raise AssertionError("unreachable: the last try answers or raises")
+
+
+def make_inputs(config: Any, *, zeros: bool = False) -> dict[str, Array]:
+    """The smallest request that the configuration allows: one row, one of what may be many, nothing optional.
+
+    Raises:
+        CanaryError: a type that a request cannot carry.
+    """
+    wanted = [tensor for tensor in config.input if not tensor.optional]
+    if not wanted:  # Triton takes no request without any input; a count says least about what is wanted
+        plain = [tensor for tensor in config.input if _type(tensor).startswith(("TYPE_INT", "TYPE_UINT"))]
+        wanted = [*plain, *config.input][:1]
+    return {tensor.name: _values(config, tensor, zeros=zeros) for tensor in wanted}
+
+
+def check_outputs(model: str, config: Any, outputs: Mapping[str, Array]) -> None:
+    """Hold outputs against the configuration.
+
+    Raises:
+        CanaryError: one is missing, of another type or shape, or holds NaN or infinity.
+    """
+
+    def failed(why: str) -> CanaryError:
+        return CanaryError(f"{model}: {why}", model=model, failure="broken")
+
+    for tensor in config.output:
+        array = outputs.get(tensor.name)
+        if array is None:
+            raise failed(f"the answer lacks output {tensor.name}")
+        wanted = _TYPES.get(_type(tensor))
+        if wanted is not None and array.dtype != np.dtype(wanted):
+            raise failed(f"output {tensor.name} is {array.dtype}; expected {np.dtype(wanted)}")
+        dims = [1, *tensor.dims] if config.max_batch_size > 0 else list(tensor.dims)
+        if len(dims) != array.ndim or any(d not in (-1, n) for d, n in zip(dims, array.shape, strict=True)):
+            said = ", ".join("any" if d == -1 else str(d) for d in dims)
+            raise failed(f"output {tensor.name} has shape {list(array.shape)}; expected [{said}]")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            n_bad = int((~np.isfinite(array)).sum())
+            raise failed(f"output {tensor.name} holds {n_bad} of {array.size} numbers that are NaN or infinite")
+
+
+def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
+    dtype = _TYPES.get(_type(tensor))
+    if dtype is None:
+        raise CanaryError(
+            f"{config.name}: input {tensor.name} is {_type(tensor)}, which no canary can carry",
+            model=config.name,
+            failure="refused",
+        )
+    shape = [1 if size == -1 else size for size in tensor.dims]
+    if config.max_batch_size > 0:
+        shape = [1, *shape]
+    size = math.prod(shape)
+    if dtype is np.object_:
+        return np.full(shape, b"" if zeros else b"1", np.object_)
+    if zeros or dtype is np.bool_:
+        return np.zeros(shape, dtype)
+    if size < FEW:
+        return np.full(shape, 1 if size == 1 else 0, dtype)
+    rng = np.random.default_rng()
+    if np.issubdtype(dtype, np.floating):
+        return rng.random(shape, np.float32).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def _type(tensor: Any) -> str:
+    name: str = model_config_pb2.DataType.Name(tensor.data_type)
+    return name

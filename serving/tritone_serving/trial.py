@@ -1,0 +1,173 @@
+"""Tries a new version on a running server before anybody else meets it.
+
+It is loaded under a name of its own, and asked beside the version that is live: does it take and answer the same
+tensors, are all numbers finite, are they what the file computes outside of the server, and is it fast enough?
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from tritonclient.grpc import model_config_pb2
+
+from tritone_serving._exceptions import CanaryError, RefusedVersionError
+from tritone_serving.calls import Array, Calls
+from tritone_serving.canary import Sung, sing
+
+DEFAULT_TOLERANCE: Final = 1e-3  # of numbers for which no card says more
+# What a version's file computes by itself: inputs -> outputs by name.
+Reference = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a new version has to keep.
+
+    Attributes:
+        n_canaries: how many requests it is asked, each also of the version that is live.
+        timeout_s: for each.
+        max_slowdown: its median time over that of the live version, on the same requests in turns.
+        slack_s: and beyond that, what noise may add to a fast model.
+        other_tensors: it may have other tensors than the live version, which breaks clients of that.
+    """
+
+    n_canaries: int = 8
+    timeout_s: float = 10.0
+    max_slowdown: float = 1.5
+    slack_s: float = 0.005
+    other_tensors: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a version did that passed.
+
+    Attributes:
+        median_s: how long it took for a canary.
+        live_median_s: how long the live version took; None if there is none.
+        max_abs_difference: from its reference, by output; empty without one.
+    """
+
+    model: str
+    median_s: float
+    live_median_s: float | None
+    max_abs_difference: Mapping[str, float]
+
+
+def try_version(
+    calls: Calls,
+    model: str,
+    candidate: str,
+    *,
+    bounds: Bounds,
+    reference: Reference | None = None,
+    tolerance: Mapping[str, float] | None = None,
+) -> Trial:
+    """Ask a candidate that is loaded, and the live version beside it.
+
+    Args:
+        model: its name once it is live; nothing need be loaded under it.
+        candidate: its name now.
+        reference: what its answers are compared with, at `tolerance` by output.
+
+    Raises:
+        RefusedVersionError: says what is wrong with it.
+    """
+    live_config: Any = None
+    try:
+        if model in calls.models(timeout_s=bounds.timeout_s):
+            live_config = calls.config(model, timeout_s=bounds.timeout_s)
+        config = calls.config(candidate, timeout_s=bounds.timeout_s)
+        if live_config is not None and not bounds.other_tensors:
+            _check_tensors(model, live_config, config)
+        sung: list[Sung] = []
+        live_s: list[float] = []
+        differences: dict[str, float] = {}
+        for _ in range(bounds.n_canaries):
+            each = sing(calls, candidate, config, timeout_s=bounds.timeout_s)
+            sung.append(each)
+            if live_config is not None:
+                live_s += _live_seconds(calls, model, live_config, each, bounds)
+            if reference is not None:
+                _compare(model, each, reference(each.inputs), tolerance or {}, differences)
+    except CanaryError as error:
+        reason = str(error).removeprefix(f"{candidate}: ")
+        raise _refused(model, reason) from error
+    # The first of each may still warm up.
+    median_s = statistics.median(each.seconds for each in sung[1:] or sung)
+    live_median_s = statistics.median(live_s[1:] or live_s) if live_s else None
+    if live_median_s is not None and median_s > bounds.max_slowdown * live_median_s + bounds.slack_s:
+        raise _refused(
+            model,
+            f"it takes {median_s * 1000:.1f} ms where the live version takes {live_median_s * 1000:.1f} ms; allowed is "
+            f"{bounds.max_slowdown:g} times that and {bounds.slack_s * 1000:g} ms (--max-slowdown)",
+        )
+    return Trial(model, median_s, live_median_s, differences)
+
+
+def _live_seconds(calls: Calls, model: str, config: Any, each: Sung, bounds: Bounds) -> list[float]:
+    inputs = None if bounds.other_tensors else each.inputs
+    try:
+        return [sing(calls, model, config, timeout_s=bounds.timeout_s, inputs=inputs).seconds]
+    except CanaryError:
+        return []  # a live version that is broken is no reason to refuse a better one
+
+
+def _check_tensors(model: str, live: Any, new: Any) -> None:
+    """Clients of the live version send and read what they did before."""
+
+    def said(tensors: Any) -> dict[str, str]:
+        return {
+            tensor.name: f"{model_config_pb2.DataType.Name(tensor.data_type)} {list(tensor.dims)}" for tensor in tensors
+        }
+
+    problems = []
+    had, has = said(live.output), said(new.output)
+    problems += [
+        f"output {name} is {has.get(name, 'gone')} and was {had[name]}" for name in had if has.get(name) != had[name]
+    ]
+    took, takes = said(live.input), said(new.input)
+    optional = {tensor.name for tensor in new.input if tensor.optional}
+    problems += [
+        f"input {name} is {takes.get(name, 'gone')} and was {took[name]}"
+        for name in took
+        if takes.get(name) != took[name]
+    ]
+    problems += [f"input {name} is new and not optional" for name in takes if name not in took and name not in optional]
+    if problems:
+        raise _refused(model, f"{'; '.join(problems)} (--other-tensors lets it pass)")
+
+
+def _compare(
+    model: str,
+    sung: Sung,
+    expected: Mapping[str, Array],
+    tolerance: Mapping[str, float],
+    differences: dict[str, float],
+) -> None:
+    for name, wanted in expected.items():
+        got = sung.outputs.get(name)
+        if got is None or got.dtype.kind not in "fiub":
+            continue
+        if got.size != wanted.size:
+            raise _refused(model, f"output {name} has shape {list(got.shape)}; its file computes {list(wanted.shape)}")
+        if not got.size:
+            continue
+        difference = float(np.abs(got.astype(np.float64).ravel() - wanted.astype(np.float64).ravel()).max())
+        differences[name] = max(difference, differences.get(name, 0.0))
+        allowed = tolerance.get(name, DEFAULT_TOLERANCE)
+        if not difference <= allowed:
+            raise _refused(
+                model,
+                f"output {name} differs by {difference:.3g} from what its file computes; allowed is {allowed:.3g}",
+            )
+
+
+def _refused(model: str, reason: str) -> RefusedVersionError:
+    return RefusedVersionError(
+        f"{model}: the new version is refused, and the one before serves on: {reason}", model=model, reason=reason
+    )
