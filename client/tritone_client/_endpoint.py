@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tritone_client._exceptions import InvalidInputError
@@ -72,6 +72,48 @@ class Endpoint:
                 f"client_cert_file={self.client_cert_file}, client_key_file={self.client_key_file}"
             ) from error
         return context
+
+
+def make_endpoints(
+    url: str | Sequence[str],
+    *,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    ca_file: str | Path | None = None,
+    client_cert_file: str | Path | None = None,
+    client_key_file: str | Path | None = None,
+) -> tuple[Endpoint, ...]:
+    """Read the addresses of one server or several; what goes with a request goes to all of them.
+
+    Args:
+        url: an address, several with commas between them, or a sequence of addresses.
+
+    Raises:
+        InvalidInputError: as `make_endpoint`, and if they differ in protocol or one is named twice.
+    """
+    several = isinstance(url, list | tuple) or (isinstance(url, str) and "," in url)
+    urls: tuple[Any, ...] = (url,)  # what is no text is refused below
+    if several:
+        urls = tuple(part.strip(" ") for part in url.split(",")) if isinstance(url, str) else tuple(url)
+    endpoints = tuple(
+        make_endpoint(
+            each,
+            api_key=api_key,
+            headers=headers,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        for each in urls
+    )
+    shown = ", ".join(endpoint.url for endpoint in endpoints)
+    if not endpoints:
+        raise InvalidInputError("the list of addresses is empty; expected at least one, as in ['a:8001', 'b:8001']")
+    if len({(endpoint.protocol, endpoint.tls) for endpoint in endpoints}) > 1:
+        raise InvalidInputError(f"the servers must speak the same protocol, all with TLS or all without; got {shown}")
+    if len({endpoint.url for endpoint in endpoints}) < len(endpoints):
+        raise InvalidInputError(f"a server is named twice: {shown}; name each once")
+    return endpoints
 
 
 def make_endpoint(

@@ -33,7 +33,10 @@ _BY_WORDS: Final = (
     ),
     (re.compile(r"is restricted, expecting header", re.I), AccessDeniedError),
     (
-        re.compile(r"maximum queue size|request timeout expired|is stopping|too many requests", re.I),
+        # A dead stub is started again, and other servers have theirs.
+        re.compile(
+            r"maximum queue size|request timeout expired|is stopping|too many requests|stub process.* healthy", re.I
+        ),
         ServerBusyError,
     ),
 )
