@@ -89,6 +89,7 @@ def serve_http(port: int) -> None:
             output = {"name": "embedding", "datatype": "FP32", **sizes}
             self.answer({"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": [output]}, data)
 
+    ThreadingHTTPServer.request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     print("ready", flush=True)
     server.serve_forever()
