@@ -55,6 +55,7 @@ class TritonServer:
         log_path: the server's log.
         pid: the server's process id.
         ready_s: how long it took to be ready.
+        is_wiped: whether its command line, which everyone may read, is free of secrets.
     """
 
     def __init__(
@@ -67,18 +68,22 @@ class TritonServer:
         log_path: Path,
     ) -> None:
         # 0.0.0.0 says where to listen, not where to call.
-        host = "127.0.0.1" if options.host in ("0.0.0.0", "") else options.host  # noqa: S104
+        host, plain_host = (
+            "127.0.0.1" if each == "0.0.0.0" else each  # noqa: S104
+            for each in (options.host, options.plain_host)
+        )
         self.options = options
-        self.http_url = f"http://{host}:{ports['http_port']}"
+        self.http_url = f"http://{plain_host}:{ports['http_port']}"
         self.grpc_url = f"{host}:{ports['grpc_port']}"
-        self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
+        self.metrics_url = f"http://{plain_host}:{ports['metrics_port']}/metrics"
         self.admin_token = token
         self.token_path = token_path
         self.log_path = log_path
         self.pid = 0
         self.ready_s = 0.0
+        self.is_wiped = False
         self._ports = ports
-        self._api = AdminApi(host, ports["http_port"], token=token)
+        self._api = AdminApi(plain_host, ports["http_port"], token=token)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -100,7 +105,8 @@ class TritonServer:
         if options.profile == "gpu":
             require_gpu()
         names = ("http_port", "grpc_port", "metrics_port")
-        ports = claim_ports(options.host, {name: getattr(options, name) for name in names})
+        hosts = {name: options.host if name == "grpc_port" else options.plain_host for name in names}
+        ports = claim_ports(hosts, {name: getattr(options, name) for name in names})
         runtime.remove_left_behind()
 
         state = admin_token.state_folder()
@@ -118,7 +124,7 @@ class TritonServer:
             )
             server._launch(command, environment=environment, folder=folder)
             server._await_live(begun + options.startup_timeout_s)
-            admin_token.wipe_from_command_line(server.pid, token)
+            server.is_wiped = admin_token.wipe_from_command_line(server.pid, *server._secrets())
             server._check_loaded(models)
         except BaseException:  # Ctrl-C too: nothing that was started may stay
             server.stop()
@@ -239,8 +245,14 @@ class TritonServer:
             raise ServingError(f"{command[0]} cannot be started; see the messages above")
         self.pid = int(reported)
 
+    def _secrets(self) -> list[str]:
+        return [secret for secret in (self.admin_token, self.options.api_key) if secret]
+
     def _await_live(self, deadline: float) -> None:
         while not self._api.is_live():
+            # The first line of the log comes after the command line was read, and long before the models are loaded.
+            if not self.is_wiped and self.log_path.stat().st_size:
+                self.is_wiped = admin_token.wipe_from_command_line(self.pid, *self._secrets())
             exit_code = self.wait(POLL_S)
             if exit_code is not None:
                 raise self.exited_error(exit_code)
