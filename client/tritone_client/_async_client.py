@@ -25,6 +25,7 @@ from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
 from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
 from tritone_client._results import Classification
+from tritone_client._tracing import call_span
 from tritone_client._transports import make_async_balanced_transport
 from tritone_client.audio import Audio, FloatArray
 
@@ -86,16 +87,17 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
         self._check_loop()
-        step: Request | _Done[T] = await _advanced(next, flow)
-        while not isinstance(step, _Done):
-            try:
-                response = await self._answer(step, deadline)
-            except ClientError as error:
-                failure = error  # Python forgets `error` where the clause ends
-                step = await _advanced(flow.throw, failure)
-            else:
-                step = await _advanced(flow.send, response)
-        return step.result
+        with call_span(flow):
+            step: Request | _Done[T] = await _advanced(next, flow)
+            while not isinstance(step, _Done):
+                try:
+                    response = await self._answer(step, deadline)
+                except ClientError as error:
+                    failure = error  # Python forgets `error` where the clause ends
+                    step = await _advanced(flow.throw, failure)
+                else:
+                    step = await _advanced(flow.send, response)
+            return step.result
 
     async def _answer(self, request: Request, deadline: Deadline) -> Response:
         n_failed = 0

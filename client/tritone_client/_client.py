@@ -26,6 +26,7 @@ from tritone_client._latent_calls import LatentCalls
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
 from tritone_client._recommending_calls import RecommendingCalls
 from tritone_client._results import Classification
+from tritone_client._tracing import call_span
 from tritone_client._transports import make_balanced_transport
 from tritone_client.audio import Audio, FloatArray
 
@@ -118,18 +119,19 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
         return make_balanced_transport(endpoints)
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T:
-        try:
-            request = next(flow)
-            while True:
-                try:
-                    response = self._answer(request, deadline)
-                except ClientError as error:
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(response)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        with call_span(flow):
+            try:
+                request = next(flow)
+                while True:
+                    try:
+                        response = self._answer(request, deadline)
+                    except ClientError as error:
+                        request = flow.throw(error)
+                    else:
+                        request = flow.send(response)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
         n_failed = 0

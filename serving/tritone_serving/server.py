@@ -30,7 +30,7 @@ from tritone_serving._exceptions import (
 from tritone_serving.admin import AdminApi, in_one_line
 from tritone_serving.command import server_command
 from tritone_serving.installation import find_installation, require_gpu
-from tritone_serving.log import last_lines, reason_in_log
+from tritone_serving.log import has_begun, last_lines, reason_in_log
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports
 from tritone_serving.repository import servable_models
@@ -250,8 +250,8 @@ class TritonServer:
 
     def _await_live(self, deadline: float) -> None:
         while not self._api.is_live():
-            # The first line of the log comes after the command line was read, and long before the models are loaded.
-            if not self.is_wiped and self.log_path.stat().st_size:
+            # The log's first line comes after the command line was read, and before the models are loaded.
+            if not self.is_wiped and has_begun(self.log_path):
                 self.is_wiped = admin_token.wipe_from_command_line(self.pid, *self._secrets())
             exit_code = self.wait(POLL_S)
             if exit_code is not None:

@@ -38,6 +38,7 @@ from tritone_client._messages import (
     model_of,
     nonsense,
 )
+from tritone_client._tracing import trace_headers
 from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
 from tritone_client._transports._text import tensor_bytes
 
@@ -129,6 +130,11 @@ def call_metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
     if "authorization" in headers:
         headers["triton-grpc-protocol-authorization"] = headers["authorization"]
     return tuple((name.lower(), value) for name, value in headers.items())  # gRPC refuses capitals
+
+
+def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """The metadata with that of the current trace, if there is one."""
+    return (*metadata, *trace_headers().items())
 
 
 SERVER_READY: Final = service_pb2.ServerReadyRequest()
