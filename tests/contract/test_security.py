@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,3 +186,18 @@ def test_no_option_takes_a_secret_itself() -> None:
         if (verb, option) == ("sample", "key"):  # of the music
             continue
         assert Path in (kind, *typing.get_args(kind)), f"{verb} {option}: secrets come from files, not as {kind}"
+
+
+def test_an_audit_that_cannot_ask_does_not_pass() -> None:
+    (command,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "/pip-audit " in line]
+    assert "--strict" in command.split()
+    assert "constraints.txt" in command.split()
+
+
+def test_every_threat_names_tests_that_exist() -> None:
+    text = (ROOT / "THREATS.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
+    assert len(named) > 8
+    for path, test in named:
+        assert (ROOT / path).is_file(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
