@@ -12,7 +12,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, a server's certificate for 127.0.0.1 and localhost from it, and a client's."""
+    """PEM files: an authority, a server's certificate for music.example, localhost and 127.0.0.1 from it, and a client's."""
 
     ca: Path
     server_cert: Path
@@ -33,7 +33,7 @@ def make_certificates(folder: Path) -> Certificates:
         )  # fmt: skip
     for name in ("server", "client"):
         alternatives = folder / f"{name}.ext"
-        alternatives.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        alternatives.write_text("subjectAltName=DNS:music.example,DNS:localhost,IP:127.0.0.1\n")
         _openssl(
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}",
             "-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.csr"),

@@ -32,6 +32,7 @@ class Endpoint:
         protocol: `grpc` or `http`.
         path: in front of `/v2`, for servers behind a proxy; without a slash at its end.
         headers: names in lower case; kept out of `repr`, for they hold keys.
+        tls_name: the name to expect in the server's certificate, where it is not `host`; for gRPC.
     """
 
     protocol: str
@@ -43,6 +44,7 @@ class Endpoint:
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
+    tls_name: str | None = None
 
     @property
     def authority(self) -> str:
@@ -131,8 +133,7 @@ def make_endpoint(
         InvalidInputError: says what is wrong and what was expected.
     """
     scheme, host, port, path = _parsed(url)
-    tls_files = {"ca_file": ca_file, "client_cert_file": client_cert_file, "client_key_file": client_key_file}
-    if any(tls_files.values()) and not scheme.endswith("s"):
+    if any((ca_file, client_cert_file, client_key_file)) and not scheme.endswith("s"):
         raise InvalidInputError(
             f"{url!r} is not encrypted, so ca_file and client_*_file have no use; expected grpcs:// or https://"
         )
@@ -145,7 +146,9 @@ def make_endpoint(
         path=path,
         tls=scheme in ("grpcs", "https"),
         headers=_checked_headers(api_key, headers),
-        **{name: _checked_file(name, file) for name, file in tls_files.items()},
+        ca_file=_checked_file("ca_file", ca_file),
+        client_cert_file=_checked_file("client_cert_file", client_cert_file),
+        client_key_file=_checked_file("client_key_file", client_key_file),
     )
 
 

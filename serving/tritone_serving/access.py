@@ -6,12 +6,16 @@ if there is a key. `health` stays open, for probes have no secrets and learn not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import socket
+import ssl
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from tritone_serving._exceptions import OptionsError
 from tritone_serving.admin import ADMIN_HEADER, RESTRICTED_APIS
 
 if TYPE_CHECKING:
+    from tritone_client._endpoint import Endpoint
     from tritone_serving.options import ServerOptions
 
 # What the SDK sends its key as; over gRPC Triton looks for it under the prefix `triton-grpc-protocol-`.
@@ -64,6 +68,52 @@ def access_flags(options: ServerOptions, token: str) -> list[str]:
     if options.tls_client_ca is not None:
         flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={options.tls_client_ca.absolute()}"]
     return flags
+
+
+def own_endpoint(options: ServerOptions, grpc_url: str) -> Endpoint:
+    """How whoever started a server reaches its gRPC: with its key, and trusting the certificate that it was given.
+
+    Under mutual TLS the server's own certificate is shown to it, which it takes if the same authority has signed it,
+    for clients too.
+
+    Args:
+        options: what the server runs with.
+        grpc_url: `host:port`, of a server that is up.
+
+    Raises:
+        OptionsError: the server's certificate bears no name.
+        OSError: the server is not there, or ends the handshake.
+    """
+    from tritone_client._endpoint import make_endpoint
+
+    if options.tls_cert is None:
+        return make_endpoint(grpc_url, api_key=options.api_key)
+    is_mutual = options.tls_client_ca is not None
+    endpoint = make_endpoint(
+        f"grpcs://{grpc_url}",
+        api_key=options.api_key,
+        ca_file=options.tls_cert,
+        client_cert_file=options.tls_cert if is_mutual else None,
+        client_key_file=options.tls_key if is_mutual else None,
+    )
+    return replace(endpoint, tls_name=_name_of(endpoint))
+
+
+def _name_of(endpoint: Endpoint) -> str:
+    """A name that the server's certificate bears; the one for callers need not be the loopback's."""
+    context = endpoint.ssl_context()
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is trusted is the certificate itself
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((endpoint.host, endpoint.port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=endpoint.host) as secured,
+    ):
+        certificate: dict[str, Any] = dict(secured.getpeercert() or {})
+    names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    if not names:
+        raise OptionsError("tls_cert bears no name (subjectAltName), so no caller can tell that it is this server's")
+    return str(names[0]).replace("*", "any")
 
 
 def _check_secret(name: str, secret: str | None) -> None:

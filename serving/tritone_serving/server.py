@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from tritone_serving import admin_token, runtime
 from tritone_serving._exceptions import AdminApiError as _AdminApiError
@@ -27,6 +27,7 @@ from tritone_serving._exceptions import (
     ServingError,
     StartupTimeoutError,
 )
+from tritone_serving.access import own_endpoint
 from tritone_serving.admin import AdminApi, in_one_line
 from tritone_serving.command import server_command
 from tritone_serving.installation import find_installation, require_gpu
@@ -34,6 +35,9 @@ from tritone_serving.log import has_begun, last_lines, reason_in_log
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports
 from tritone_serving.repository import servable_models
+
+if TYPE_CHECKING:
+    from tritone_client._endpoint import Endpoint
 
 POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
@@ -140,6 +144,10 @@ class TritonServer:
             if entry.get("state") == "READY":
                 ready.setdefault(entry["name"], []).append(entry["version"])
         return ready
+
+    def own_endpoint(self) -> Endpoint:
+        """How this process reaches the server's gRPC, with key and TLS; see `access.own_endpoint`."""
+        return own_endpoint(self.options, self.grpc_url)
 
     def is_alive(self) -> bool:
         """Whether the server's process runs; a hung server is alive."""

@@ -23,7 +23,17 @@ from tests.certificates import Certificates, make_certificates
 from tests.server.collector import Collector, collecting
 from tritonclient.utils import InferenceServerException
 
-from tritone_client import AccessDeniedError, AsyncMusicClient, ConnectionFailedError, MusicClient
+from tritone_client import (
+    AccessDeniedError,
+    AsyncMusicClient,
+    ConnectionFailedError,
+    ModelRequest,
+    ModelResponse,
+    MusicClient,
+    ReadyRequest,
+    ReadyResponse,
+)
+from tritone_client._transports import make_transport
 from tritone_serving import ADMIN_HEADER, GRPC_ADMIN_HEADER, ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton
@@ -172,6 +182,19 @@ def test_a_server_that_cannot_prove_who_it_is(guarded: TritonServer, files: Cert
             music.classify(sound)
 
 
+def check_own_endpoint(server: TritonServer) -> None:
+    transport = make_transport(server.own_endpoint())
+    assert transport.handle(ReadyRequest(), timeout_s=5) == ReadyResponse(True)
+    info = transport.handle(ModelRequest("genre_cnn"), timeout_s=5)  # takes the key
+    assert isinstance(info, ModelResponse)
+    transport.close()
+
+
+def test_who_started_it_gets_in(guarded: TritonServer, server: TritonServer) -> None:
+    check_own_endpoint(guarded)
+    check_own_endpoint(server)
+
+
 def test_mutual_tls(repository: Path, files: Certificates, sound: Any, options_for: Callable[..., Any]) -> None:
     options = options_for(repository, tls_cert=files.server_cert, tls_key=files.server_key, tls_client_ca=files.ca)
     own = {"client_cert_file": files.client_cert, "client_key_file": files.client_key}
@@ -190,6 +213,7 @@ def test_mutual_tls(repository: Path, files: Certificates, sound: Any, options_f
                 return (await music.classify(sound)).label
 
         assert asyncio.run(run())
+        check_own_endpoint(server)
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -57,9 +57,9 @@ _OTHER_PROTOCOL: Final = re.compile(
 )
 
 
-def channel_args(endpoint: Endpoint) -> list[tuple[str, int]]:
+def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     """Options of the channel."""
-    args = [
+    args: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
         # Servers count pings that come oftener than every 5 minutes as an attack and hang up. The time-out
@@ -76,6 +76,8 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int]]:
     ]
     if endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127."):
         args.append(("grpc.enable_http_proxy", 0))
+    if endpoint.tls_name is not None:
+        args.append(("grpc.ssl_target_name_override", endpoint.tls_name))
     return args
 
 
