@@ -12,7 +12,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, a server's certificate for music.example, localhost and 127.0.0.1 from it, and a client's."""
+    """PEM files: an authority, a server's certificate (music.example, localhost, 127.0.0.1) from it, a client's."""
 
     ca: Path
     server_cert: Path
