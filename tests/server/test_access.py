@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from opentelemetry import trace
@@ -195,7 +197,9 @@ def test_who_started_it_gets_in(guarded: TritonServer, server: TritonServer) -> 
     check_own_endpoint(server)
 
 
-def test_mutual_tls(repository: Path, files: Certificates, sound: Any, options_for: Callable[..., Any]) -> None:
+def test_mutual_tls(
+    repository: Path, files: Certificates, sound: Any, options_for: Callable[..., Any], tmp_path: Path
+) -> None:
     options = options_for(repository, tls_cert=files.server_cert, tls_key=files.server_key, tls_client_ca=files.ca)
     own = {"client_cert_file": files.client_cert, "client_key_file": files.client_key}
     with TritonServer.start(options) as server:
@@ -214,6 +218,14 @@ def test_mutual_tls(repository: Path, files: Certificates, sound: Any, options_f
 
         assert asyncio.run(run())
         check_own_endpoint(server)
+        recording = tmp_path / "sound.wav"
+        soundfile.write(recording, *sound)
+        own_files = {"TRITONE_CLIENT_CERT": str(files.client_cert), "TRITONE_CLIENT_KEY": str(files.client_key)}
+        verb = ["-m", "tritone_cli", "classify", str(recording), "--server", url, "--ca-file", str(files.ca)]
+        done = subprocess.run(
+            [sys.executable, *verb], env={**os.environ, **own_files}, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(params=["grpc", "http"])
