@@ -16,13 +16,46 @@ people = Console(stderr=True, highlight=False)
 _MOST_PROBLEMS: Final = 10
 
 
+_as_log = False
+
+
+def log_as_json() -> None:
+    """From now on, print what is said as JSON lines on stderr, for collectors of logs."""
+    global _as_log  # noqa: PLW0603 - there is one stderr
+    _as_log = True
+    people.quiet = True
+
+
+def logs_json() -> bool:
+    """Whether `log_as_json` was called."""
+    return _as_log
+
+
+def write_log_line(line: str) -> None:
+    """Print one line that is JSON already on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _log(level: str, message: str) -> None:
+    from tritone_serving.json_log import entry
+
+    write_log_line(json.dumps(_plain(entry(level, message)), ensure_ascii=False))
+
+
 def fail(message: str) -> None:
     """Print one error message for people."""
+    if _as_log:
+        _log("error", message)
+        return
     people.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one line for people, without markup."""
+    if _as_log:
+        _log("info", message)
+        return
     people.print(Text(message), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
 
 

@@ -78,7 +78,10 @@ TagColumn = Annotated[str | None, typer.Option(help="The tags' table's column of
 
 # --- asking a server ----------------------------------------------------------------------------
 Server = Annotated[
-    str, typer.Option(envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port.")
+    str,
+    typer.Option(
+        envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port; several with commas."
+    ),
 ]
 ApiKeyFile = Annotated[
     Path | None, typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set.")
@@ -162,6 +165,11 @@ def api_key(file: Path | None) -> str | None:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"the key cannot be read ({error})", param_hint="--api-key-file") from error
+
+
+def client_file(server: str, variable: str) -> str | None:
+    """A PEM file to show to servers that ask for a certificate (mutual TLS), from the environment."""
+    return os.environ.get(variable) or None if server.startswith(("grpcs://", "https://")) else None
 
 
 def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:

@@ -22,7 +22,14 @@ def connect(server: str, timeout: float, api_key_file: Path | None, ca_file: Pat
     """A client as the options say."""
     from tritone_client import MusicClient
 
-    return MusicClient(server, timeout_s=timeout, api_key=options.api_key(api_key_file), ca_file=ca_file)
+    return MusicClient(
+        server,
+        timeout_s=timeout,
+        api_key=options.api_key(api_key_file),
+        ca_file=ca_file,
+        client_cert_file=options.client_file(server, "TRITONE_CLIENT_CERT"),
+        client_key_file=options.client_file(server, "TRITONE_CLIENT_KEY"),
+    )
 
 
 def check_outs(outs: Sequence[Path] | None) -> None:

@@ -25,7 +25,8 @@ from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
 from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
 from tritone_client._results import Classification
-from tritone_client._transports import make_async_transport
+from tritone_client._tracing import call_span
+from tritone_client._transports import make_async_balanced_transport
 from tritone_client.audio import Audio, FloatArray
 
 A = TypeVar("A")
@@ -38,9 +39,9 @@ class _Done(Generic[T]):
 
 
 class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingCalls, BaseClient[AsyncTransport]):
-    """Asks the music models of one server from one event loop, and keeps its connections open.
+    """Asks the music models of a server, or of several that serve the same, from one event loop.
 
-    Recordings and scores are read in asyncio's worker threads, so the loop stays free.
+    Keeps its connections open. Recordings and scores are read in asyncio's worker threads, so the loop stays free.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -81,21 +82,22 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
     ) -> None:
         await self.close()
 
-    def _make_transport(self, endpoint: Endpoint) -> AsyncTransport:
-        return make_async_transport(endpoint)
+    def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> AsyncTransport:
+        return make_async_balanced_transport(endpoints)
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
         self._check_loop()
-        step: Request | _Done[T] = await _advanced(next, flow)
-        while not isinstance(step, _Done):
-            try:
-                response = await self._answer(step, deadline)
-            except ClientError as error:
-                failure = error  # Python forgets `error` where the clause ends
-                step = await _advanced(flow.throw, failure)
-            else:
-                step = await _advanced(flow.send, response)
-        return step.result
+        with call_span(flow):
+            step: Request | _Done[T] = await _advanced(next, flow)
+            while not isinstance(step, _Done):
+                try:
+                    response = await self._answer(step, deadline)
+                except ClientError as error:
+                    failure = error  # Python forgets `error` where the clause ends
+                    step = await _advanced(flow.throw, failure)
+                else:
+                    step = await _advanced(flow.send, response)
+            return step.result
 
     async def _answer(self, request: Request, deadline: Deadline) -> Response:
         n_failed = 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeVar, cast
 
 from tritone_client._catalogue import Catalogue, Flow, check_model_name
 from tritone_client._deadline import Deadline, retry_delay_s, timed_out
-from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoint
+from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoints
 from tritone_client._exceptions import (
     ClientError,
     InvalidInputError,
@@ -35,7 +35,7 @@ class BaseClient(Generic[TRANSPORT]):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
@@ -51,7 +51,9 @@ class BaseClient(Generic[TRANSPORT]):
 
         Args:
             url: `host:port` (gRPC), `grpc://`, `grpcs://`, `http://` or `https://`; without a port,
-                Triton's own (8001, 8000), with TLS 443.
+                Triton's own (8001, 8000), with TLS 443. Several, as a list or with commas between them, for servers
+                that serve the same models: calls are shared among them, one that cannot be reached is left alone
+                for a while, and what may be repeated goes to another at once, within the call's time.
             timeout_s: for a whole call, with all its requests and retries.
             retries: how often a request is sent again after the connection failed or the server was busy.
             api_key: sent as `authorization: Bearer ...`.
@@ -66,7 +68,7 @@ class BaseClient(Generic[TRANSPORT]):
         Raises:
             InvalidInputError: says which option is wrong.
         """
-        endpoint = make_endpoint(
+        endpoints = make_endpoints(
             url,
             api_key=api_key,
             headers=headers,
@@ -79,17 +81,18 @@ class BaseClient(Generic[TRANSPORT]):
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._catalogue = Catalogue()
         self._writers = Writers()
         self._closed = False
-        self._transport: TRANSPORT = self._make_transport(endpoint) if transport is None else transport
+        self._transport: TRANSPORT = self._make_transport(endpoints) if transport is None else transport
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
-        return f"{type(self).__name__}({self._endpoint.url!r}, timeout_s={self._timeout_s:g}{state})"
+        urls = ",".join(endpoint.url for endpoint in self._endpoints)
+        return f"{type(self).__name__}({urls!r}, timeout_s={self._timeout_s:g}{state})"
 
-    def _make_transport(self, endpoint: Endpoint) -> TRANSPORT:
+    def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
         raise NotImplementedError
 
     def _classify(self, audio: Audio, top: int | None, model: str | None) -> Flow[Classification]:

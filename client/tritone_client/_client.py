@@ -26,16 +26,17 @@ from tritone_client._latent_calls import LatentCalls
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
 from tritone_client._recommending_calls import RecommendingCalls
 from tritone_client._results import Classification
-from tritone_client._transports import make_transport
+from tritone_client._tracing import call_span
+from tritone_client._transports import make_balanced_transport
 from tritone_client.audio import Audio, FloatArray
 
 T = TypeVar("T")
 
 
 class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Transport]):
-    """Asks the music models of one server; may be shared by threads, and keeps its connections open.
+    """Asks the music models of a server, or of several that serve the same.
 
-    Make it after a fork, not before.
+    May be shared by threads, and keeps its connections open. Make it after a fork, not before.
     """
 
     def classify(
@@ -114,22 +115,23 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
     ) -> None:
         self.close()
 
-    def _make_transport(self, endpoint: Endpoint) -> Transport:
-        return make_transport(endpoint)
+    def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> Transport:
+        return make_balanced_transport(endpoints)
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T:
-        try:
-            request = next(flow)
-            while True:
-                try:
-                    response = self._answer(request, deadline)
-                except ClientError as error:
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(response)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        with call_span(flow):
+            try:
+                request = next(flow)
+                while True:
+                    try:
+                        response = self._answer(request, deadline)
+                    except ClientError as error:
+                        request = flow.throw(error)
+                    else:
+                        request = flow.send(response)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
         n_failed = 0

@@ -48,8 +48,10 @@ class Deadline:
 def timed_out(request: Request, timeout_s: float) -> RequestTimeoutError:
     """The error for a call that ran out of time."""
     who = f"model {model_of(request)!r}" if model_of(request) else "the server"
+    about = f" to request {id_of(request)}" if id_of(request) else ""
     return RequestTimeoutError(
-        f"no answer from {who} within {timeout_s:g} s; give the call a longer timeout_s, or look at the server's load",
+        f"no answer from {who} within {timeout_s:g} s{about}; give the call a longer timeout_s, or look at the "
+        f"server's load",
         model=model_of(request),
         request_id=id_of(request),
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tritone_client._exceptions import InvalidInputError
@@ -32,6 +32,7 @@ class Endpoint:
         protocol: `grpc` or `http`.
         path: in front of `/v2`, for servers behind a proxy; without a slash at its end.
         headers: names in lower case; kept out of `repr`, for they hold keys.
+        tls_name: the name to expect in the server's certificate, where it is not `host`; for gRPC.
     """
 
     protocol: str
@@ -43,6 +44,7 @@ class Endpoint:
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
+    tls_name: str | None = None
 
     @property
     def authority(self) -> str:
@@ -74,6 +76,48 @@ class Endpoint:
         return context
 
 
+def make_endpoints(
+    url: str | Sequence[str],
+    *,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    ca_file: str | Path | None = None,
+    client_cert_file: str | Path | None = None,
+    client_key_file: str | Path | None = None,
+) -> tuple[Endpoint, ...]:
+    """Read the addresses of one server or several; what goes with a request goes to all of them.
+
+    Args:
+        url: an address, several with commas between them, or a sequence of addresses.
+
+    Raises:
+        InvalidInputError: as `make_endpoint`, and if they differ in protocol or one is named twice.
+    """
+    several = isinstance(url, list | tuple) or (isinstance(url, str) and "," in url)
+    urls: tuple[Any, ...] = (url,)  # what is no text is refused below
+    if several:
+        urls = tuple(part.strip(" ") for part in url.split(",")) if isinstance(url, str) else tuple(url)
+    endpoints = tuple(
+        make_endpoint(
+            each,
+            api_key=api_key,
+            headers=headers,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        for each in urls
+    )
+    shown = ", ".join(endpoint.url for endpoint in endpoints)
+    if not endpoints:
+        raise InvalidInputError("the list of addresses is empty; expected at least one, as in ['a:8001', 'b:8001']")
+    if len({(endpoint.protocol, endpoint.tls) for endpoint in endpoints}) > 1:
+        raise InvalidInputError(f"the servers must speak the same protocol, all with TLS or all without; got {shown}")
+    if len({endpoint.url for endpoint in endpoints}) < len(endpoints):
+        raise InvalidInputError(f"a server is named twice: {shown}; name each once")
+    return endpoints
+
+
 def make_endpoint(
     url: str,
     *,
@@ -89,8 +133,7 @@ def make_endpoint(
         InvalidInputError: says what is wrong and what was expected.
     """
     scheme, host, port, path = _parsed(url)
-    tls_files = {"ca_file": ca_file, "client_cert_file": client_cert_file, "client_key_file": client_key_file}
-    if any(tls_files.values()) and not scheme.endswith("s"):
+    if any((ca_file, client_cert_file, client_key_file)) and not scheme.endswith("s"):
         raise InvalidInputError(
             f"{url!r} is not encrypted, so ca_file and client_*_file have no use; expected grpcs:// or https://"
         )
@@ -103,7 +146,9 @@ def make_endpoint(
         path=path,
         tls=scheme in ("grpcs", "https"),
         headers=_checked_headers(api_key, headers),
-        **{name: _checked_file(name, file) for name, file in tls_files.items()},
+        ca_file=_checked_file("ca_file", ca_file),
+        client_cert_file=_checked_file("client_cert_file", client_cert_file),
+        client_key_file=_checked_file("client_key_file", client_key_file),
     )
 
 

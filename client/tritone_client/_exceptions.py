@@ -13,7 +13,7 @@ TritoneError                      everything that Tritone raises on purpose (all
         ├── ModelNotFoundError    no such model, or none of its versions is ready
         ├── RequestRejectedError  the server says that the request is not valid
         │   └── NothingKnownError a recommender knows nothing of what it was asked about
-        ├── ServerBusyError       the server's queue was full or the request waited too long in it
+        ├── ServerBusyError       the server's queue was full, the wait in it too long, or a part of it is dead
         └── AccessDeniedError     the API key or header is missing or wrong
 ```
 """
@@ -117,7 +117,7 @@ class NothingKnownError(RequestRejectedError):
 
 
 class ServerBusyError(ServerError):
-    """The server's queue was full, or the request waited in it for too long."""
+    """The server's queue was full, the request waited in it for too long, or the model's process is dead."""
 
 
 class AccessDeniedError(ServerError):

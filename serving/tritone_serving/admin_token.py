@@ -1,4 +1,4 @@
-"""The admin token: made, stored for this user alone, and wiped from the server's command line."""
+"""Secrets: the admin token made and stored for this user alone, and all wiped from the server's command line."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ def store_token(path: Path, token: str) -> None:
     partial.replace(path)
 
 
-def wipe_from_command_line(pid: int, token: str) -> bool:
-    """Overwrite the token where `ps` shows the server's command line.
+def wipe_from_command_line(pid: int, *tokens: str) -> bool:
+    """Overwrite secrets where `ps` shows the server's command line.
 
-    Triton 2.51 takes it from its command line and from nowhere else (no file, no environment variable), and
-    a command line is readable for every user of the machine. The server copies it when it starts, so the
-    original can go. Until then, for the seconds of the start, it is readable.
+    Triton 2.51 takes them from its command line and from nowhere else (no file, no environment variable), and
+    a command line is readable for every user of the machine. The server copies them when it starts, so the
+    originals can go. Until then, for a moment, they are readable, unless /proc is mounted with `hidepid=2`.
 
     Returns:
-        Whether it is gone; a kernel may forbid writing to another process's memory.
+        Whether they are gone; a kernel may forbid writing to another process's memory.
     """
-    secret = token.encode()
+    secrets_ = [token.encode() for token in tokens]
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: 48 and 49 counted from the pid
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             memory.seek(start)
             line = memory.read(end - start)
-            at = line.find(secret)
-            while at >= 0:
-                memory.seek(start + at)
-                memory.write(b"*" * len(secret))
-                at = line.find(secret, at + len(secret))
-        return secret not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            for secret in secrets_:
+                at = line.find(secret)
+                while at >= 0:
+                    memory.seek(start + at)
+                    memory.write(b"*" * len(secret))
+                    at = line.find(secret, at + len(secret))
+        left = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return not any(secret in left for secret in secrets_)
     except (OSError, ValueError, OverflowError):
         return False

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.admin import ADMIN_HEADER, RESTRICTED_APIS
+from tritone_serving.access import access_flags
 from tritone_serving.installation import Installation
 from tritone_serving.options import ServerOptions
 
 # A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
 # growth maps the region anew in both processes. What is not touched costs no memory.
 SHM_BYTES: Final = 8 << 20
+TRACE_DELAY_MS: Final = 1000  # how long spans wait to be sent together
 _PLAIN: Final = re.compile(r"[\w./+:@%=,-]+")
 
 
@@ -36,7 +37,6 @@ def server_command(
         token: what the admin APIs are to ask for.
         models: to load at start.
     """
-    restricted = f"{','.join(RESTRICTED_APIS)}:{ADMIN_HEADER}={token}"
     command = [
         str(installation.binary),
         f"--model-repository={_speakable(options.repository.resolve(), folder)}",
@@ -47,15 +47,13 @@ def server_command(
         # Stay up when a model fails: the repository index then says why, in words made for it.
         "--exit-on-error=false",
         f"--exit-timeout-secs={max(1, round(options.stop_timeout_s) - 2)}",
-        f"--http-address={options.host}",
+        f"--http-address={options.plain_host}",
         f"--http-port={ports['http_port']}",
         f"--grpc-address={options.host}",
         f"--grpc-port={ports['grpc_port']}",
-        f"--metrics-address={options.host}",
+        f"--metrics-address={options.plain_host}",
         f"--metrics-port={ports['metrics_port']}",
-        # 2.51 reads the token from here and nowhere else; see admin_token.wipe_from_command_line.
-        f"--http-restricted-api={restricted}",
-        f"--grpc-restricted-protocol={restricted}",
+        *access_flags(options, token),
         f"--backend-config=python,shm-region-prefix-name={folder.name}-",
         f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
@@ -67,6 +65,15 @@ def server_command(
         command.append("--disable-auto-complete-config")
     if options.response_cache_bytes:
         command.append(f"--cache-config=local,size={options.response_cache_bytes}")
+    if options.otlp_url:
+        command += [
+            "--trace-config=mode=opentelemetry",
+            f"--trace-config=opentelemetry,url={options.otlp_url}",
+            "--trace-config=opentelemetry,resource=service.name=tritone",
+            f"--trace-config=opentelemetry,bsp_schedule_delay={TRACE_DELAY_MS}",
+            "--trace-config=rate=1",
+            "--trace-config=level=TIMESTAMPS",
+        ]
     if options.profile == "gpu":
         command.append("--model-config-name=gpu")
     else:

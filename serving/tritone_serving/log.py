@@ -10,6 +10,7 @@ _TAIL_BYTES: Final = 64 << 10  # a log may have grown for weeks
 # 2026-11-22T05:00:32Z E 11368 model_lifecycle.cc:642] "failed to load ..."
 _ERROR: Final = re.compile(r'^\S+Z [EF] \d+ [\w.]+:\d+\] "?(.*?)"?$')
 
+_ANY: Final = re.compile(r"^\S+Z [IWEF] \d+ [\w.]+:\d+\] ")
 _STACK_FRAME: Final = re.compile(r"^\s*\d+# ")  # " 3# 0x000055B0 in .../tritonserver"
 
 
@@ -29,6 +30,11 @@ def reason_in_log(log_path: Path, model: str) -> str:
     about = [line for line in errors if model in line]
     # The first is the cause, the later ones its consequences.
     return (about or errors or [f"no reason was given; see {log_path}"])[0].replace('\\"', '"')
+
+
+def has_begun(log_path: Path) -> bool:
+    """Whether the server itself has written to its log; a dynamic linker's warning is not enough."""
+    return any(_ANY.match(line) for line in _tail(log_path))
 
 
 def _tail(log_path: Path) -> list[str]:

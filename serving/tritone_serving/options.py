@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from tritone_serving._exceptions import OptionsError
+from tritone_serving.access import check_access
 
 Profile = Literal["cpu", "gpu"]
 LOOPBACK: Final = "127.0.0.1"
@@ -25,6 +26,13 @@ class ServerOptions:
             admin token to whoever reads the traffic: put TLS in front.
         http_port: 0 picks a free one; so for the other two.
         admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
+        api_key: what inference, metadata, configurations and statistics ask for; None leaves them open.
+        tls_cert: PEM with the server's certificate: gRPC then speaks TLS.
+        tls_key: PEM with its key.
+        tls_client_ca: PEM with the authority that must have signed a caller's certificate (mutual TLS).
+        http_host: address for HTTP and metrics, where Triton has no TLS; None means loopback if gRPC has it, so that
+            no door stands open beside it, else `host`.
+        otlp_url: where traces go, as OTLP over HTTP (`http://localhost:4318/v1/traces`); None makes none.
         log_path: the server's log; None puts it under the user's state folder.
         startup_timeout_s: to being ready with every model loaded.
         stop_timeout_s: how long requests in flight and models get to finish before they are killed.
@@ -47,7 +55,13 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    admin_token: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    http_host: str | None = None
+    otlp_url: str | None = None
     log_path: Path | None = None
     startup_timeout_s: float = 60.0
     stop_timeout_s: float = 7.0
@@ -59,14 +73,13 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if self.profile not in get_args(Profile):
             raise OptionsError(f"profile is {self.profile!r}; expected one of: {', '.join(get_args(Profile))}")
-        if not self.host.strip():  # the server would take it for all addresses, its gRPC part for none
-            raise OptionsError(f"host is {self.host!r}; expected an address, 127.0.0.1 or 0.0.0.0 for all")
+        for name in ("host", "http_host"):  # "" the server would take for all addresses, its gRPC part for none
+            if (value := getattr(self, name)) is not None and not value.strip():
+                raise OptionsError(f"{name} is {value!r}; expected an address, 127.0.0.1 or 0.0.0.0 for all")
+        if self.otlp_url is not None and not self.otlp_url.startswith(("http://", "https://")):
+            raise OptionsError(f"otlp_url is {self.otlp_url!r}; expected as in http://localhost:4318/v1/traces")
         self._check_ports()
-        # Both flags are written `api,api:header=token`, so these would end the token early.
-        if self.admin_token is not None and not (self.admin_token.isascii() and self.admin_token.isprintable()):
-            raise OptionsError("admin_token holds characters that an HTTP header cannot carry; use ASCII")
-        if self.admin_token is not None and (len(self.admin_token) < 8 or set(self.admin_token) & set(" =:,")):
-            raise OptionsError("admin_token must have 8 characters or more, and no space, '=', ':' or ','")
+        check_access(self)
         if not self.stop_timeout_s > 0 or not self.startup_timeout_s > 0:
             raise OptionsError(
                 f"startup_timeout_s is {self.startup_timeout_s} and stop_timeout_s {self.stop_timeout_s}; "
@@ -77,6 +90,13 @@ class ServerOptions:
                 f"response_cache_bytes is {self.response_cache_bytes}; expected 0 (no cache) "
                 f"or at least {MIN_CACHE_BYTES}"
             )
+
+    @property
+    def plain_host(self) -> str:
+        """The address for what Triton serves without TLS: HTTP and metrics."""
+        if self.http_host is not None:
+            return self.http_host
+        return self.host if self.tls_cert is None else LOOPBACK
 
     def _check_ports(self) -> None:
         ports = {name: getattr(self, name) for name in ("http_port", "grpc_port", "metrics_port")}

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from tritone_serving._exceptions import OptionsError, PortTakenError
 
 
-def claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+def claim_ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> dict[str, int]:
     """Check that the wanted ports are free, and pick free ones for those given as 0.
 
     Args:
-        host: the address that the server will listen on.
+        host: the address that the server will listen on; one for all options, or by option.
         wanted: port by the option that chose it.
 
     Returns:
@@ -24,10 +24,11 @@ def claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
         PortTakenError: another program listens there.
         OptionsError: this host has no such address, or the port needs more rights.
     """
+    at = dict.fromkeys(wanted, host) if isinstance(host, str) else host
     ports: dict[str, int] = {}
     with ExitStack() as held:  # all at once, so that no two options get the same free port
         for option, port in wanted.items():
-            ports[option] = held.enter_context(_bound(host, port, option)).getsockname()[1]
+            ports[option] = held.enter_context(_bound(at[option], port, option)).getsockname()[1]
     return ports
 
 

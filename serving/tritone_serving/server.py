@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from tritone_serving import admin_token, runtime
 from tritone_serving._exceptions import AdminApiError as _AdminApiError
@@ -29,13 +29,17 @@ from tritone_serving._exceptions import (
     ServingError,
     StartupTimeoutError,
 )
+from tritone_serving.access import own_endpoint
 from tritone_serving.admin import AdminApi, in_one_line
 from tritone_serving.command import server_command
 from tritone_serving.installation import find_installation, require_gpu
-from tritone_serving.log import last_lines, reason_in_log
+from tritone_serving.log import has_begun, last_lines, reason_in_log
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports
 from tritone_serving.repository import servable_models
+
+if TYPE_CHECKING:
+    from tritone_client._endpoint import Endpoint
 
 POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
@@ -57,6 +61,7 @@ class TritonServer:
         log_path: the server's log.
         pid: the server's process id.
         ready_s: how long it took to be ready.
+        is_wiped: whether its command line, which everyone may read, is free of secrets.
     """
 
     def __init__(
@@ -69,19 +74,23 @@ class TritonServer:
         log_path: Path,
     ) -> None:
         # 0.0.0.0 says where to listen, not where to call.
-        host = "127.0.0.1" if options.host in ("0.0.0.0", "") else options.host  # noqa: S104
+        host, plain_host = (
+            "127.0.0.1" if each == "0.0.0.0" else each  # noqa: S104
+            for each in (options.host, options.plain_host)
+        )
         self.options = options
-        self.http_url = f"http://{host}:{ports['http_port']}"
+        self.http_url = f"http://{plain_host}:{ports['http_port']}"
         self.grpc_url = f"{host}:{ports['grpc_port']}"
-        self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
+        self.metrics_url = f"http://{plain_host}:{ports['metrics_port']}/metrics"
         self.admin_token = token
         self.token_path = token_path
         self.log_path = log_path
         self.pid = 0
         self.ready_s = 0.0
         self._folder: Path | None = None
+        self.is_wiped = False
         self._ports = ports
-        self._api = AdminApi(host, ports["http_port"], token=token)
+        self._api = AdminApi(plain_host, ports["http_port"], token=token)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -107,7 +116,8 @@ class TritonServer:
         if options.profile == "gpu":
             require_gpu()
         names = ("http_port", "grpc_port", "metrics_port")
-        ports = claim_ports(options.host, {name: getattr(options, name) for name in names})
+        hosts = {name: options.host if name == "grpc_port" else options.plain_host for name in names}
+        ports = claim_ports(hosts, {name: getattr(options, name) for name in names})
         runtime.remove_left_behind()
 
         state = admin_token.state_folder()
@@ -125,7 +135,7 @@ class TritonServer:
             )
             server._launch(command, environment=environment, folder=folder)
             server._await_live(begun + options.startup_timeout_s)
-            admin_token.wipe_from_command_line(server.pid, token)
+            server.is_wiped = admin_token.wipe_from_command_line(server.pid, *server._secrets())
             server._check_loaded(models)
         except BaseException:  # Ctrl-C too: nothing that was started may stay
             server.stop()
@@ -141,6 +151,10 @@ class TritonServer:
             if entry.get("state") == "READY":
                 ready.setdefault(entry["name"], []).append(entry["version"])
         return ready
+
+    def own_endpoint(self) -> Endpoint:
+        """How this process reaches the server's gRPC, with key and TLS; see `access.own_endpoint`."""
+        return own_endpoint(self.options, self.grpc_url)
 
     def is_alive(self) -> bool:
         """Whether the server's process runs; a hung server is alive."""
@@ -280,8 +294,14 @@ class TritonServer:
             raise ServingError(f"{command[0]} cannot be started; see the messages above")
         self.pid = int(reported)
 
+    def _secrets(self) -> list[str]:
+        return [secret for secret in (self.admin_token, self.options.api_key) if secret]
+
     def _await_live(self, deadline: float) -> None:
         while not self._api.is_live():
+            # The log's first line comes after the command line was read, and before the models are loaded.
+            if not self.is_wiped and has_begun(self.log_path):
+                self.is_wiped = admin_token.wipe_from_command_line(self.pid, *self._secrets())
             exit_code = self.wait(POLL_S)
             if exit_code is not None:
                 raise self.exited_error(exit_code)

@@ -140,7 +140,8 @@ def test_the_client_is_made_as_asked(run: Any, tmp_path: Path, monkeypatch: pyte
     key = tmp_path / "key"
     key.write_text("s3cret\n")
     assert run("compose", "--server", "x:9", "--timeout", 5, "--api-key-file", key).status == 0
-    assert seen == [(("x:9",), {"timeout_s": 5, "api_key": "s3cret", "ca_file": None})]
+    files = dict.fromkeys(("ca_file", "client_cert_file", "client_key_file"))
+    assert seen == [(("x:9",), {"timeout_s": 5, "api_key": "s3cret", **files})]
     assert run("compose", "--api-key-file", tmp_path / "none").status == 2
 
 

@@ -79,7 +79,7 @@ GRPC = [
     (RpcError("UNAVAILABLE", None), ConnectionFailedError),
     (RpcError("CANCELLED", "Locally cancelled by application!"), ConnectionFailedError),
     (RpcError("DEADLINE_EXCEEDED", "Deadline Exceeded"), RequestTimeoutError),
-    (RpcError("INTERNAL", "Stub process 'x' is not healthy."), ServerError),
+    (RpcError("INTERNAL", "Stub process 'x' is not healthy."), ServerBusyError),
     (RpcError("UNIMPLEMENTED", "unknown service"), ServerError),
     (RpcError("UNKNOWN", "?"), ServerError),
     (RpcError("A_CODE_OF_THE_FUTURE", "?"), ServerError),

@@ -187,7 +187,7 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
         (429, "", ServerBusyError),
         (503, '{"error": "Exceeds maximum queue size"}', ServerBusyError),
         (502, "<html>bad gateway</html>", ServerBusyError),
-        (500, '{"error": "Stub process is not healthy."}', ServerError),
+        (500, '{"error": "Stub process is not healthy."}', ServerBusyError),
         (302, "", ServerError),
         (200, "", ServerError),
         (200, "not json", ServerError),

@@ -8,7 +8,19 @@ import textwrap
 
 import tritone_client
 
-BLOCKED = ("torch", "onnx", "onnxruntime", "pandas", "matplotlib", "lightning", "scipy", "sklearn", "gevent", "music21")
+BLOCKED = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "matplotlib",
+    "lightning",
+    "scipy",
+    "sklearn",
+    "gevent",
+    "music21",
+    "opentelemetry",
+)
 
 
 def run(script: str) -> str:

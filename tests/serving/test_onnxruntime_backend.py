@@ -246,3 +246,11 @@ def test_a_fixed_batch_is_named(backend: Any) -> None:
     config = {"max_batch_size": 8, "input": [stated("x")], "output": [stated("z")]}
     with pytest.raises(backend.session.SessionError, match="fixed batch of 1"):
         backend.contract.read_contract(config, fixed, "m.onnx")
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/model.onnx", "a/../../model.onnx"])
+def test_a_config_names_no_file_outside_its_version(backend: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "1").mkdir()
+    with pytest.raises(backend.session.SessionError, match="inside the version's folder"):
+        backend.session.model_file(str(tmp_path / "1"), {"default_model_filename": name})

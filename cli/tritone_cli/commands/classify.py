@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, options, pieces
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,14 +45,14 @@ def classify(
 
     A recording that cannot be used is reported and the others are still answered; the exit status is then 1.
     """
-    from tritone_client import ClientError, MusicClient
+    from tritone_client import ClientError
 
     if plot is not None and len(files) > 1:
         raise typer.BadParameter("one picture shows one recording: give one FILE with --plot")
     results: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     hopeless: ClientError | None = None  # an error that every further file would meet as well
-    with MusicClient(server, timeout_s=timeout, api_key=options.api_key(api_key_file), ca_file=ca_file) as music:
+    with pieces.connect(server, timeout, api_key_file, ca_file) as music:
         for file in files:
             name = _printable(file)
             try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +39,23 @@ def register(app: typer.Typer) -> None:
         admin_token_file: Annotated[
             Path | None, typer.Option(help="File with the admin token. Default: one is made and stored.")
         ] = None,
+        api_key_file: Annotated[
+            Path | None, typer.Option(help="File with the key that callers must send; else TRITONE_API_KEY, if set.")
+        ] = None,
+        tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: gRPC speaks TLS.")] = None,
+        tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
+        tls_client_ca: Annotated[
+            Path | None, typer.Option(help="PEM authority that callers' certificates must come from (mutual TLS).")
+        ] = None,
+        http_host: Annotated[
+            str | None, typer.Option(help="Address for HTTP and metrics. Default: --host; loopback with TLS.")
+        ] = None,
+        otlp_url: Annotated[
+            str | None, typer.Option(help="Send OpenTelemetry traces here, as http://localhost:4318/v1/traces.")
+        ] = None,
+        log_format: Annotated[
+            Literal["text", "json"], typer.Option(help="json: this command's and the server's log as JSON on stderr.")
+        ] = "text",
         log_file: Annotated[Path | None, typer.Option(help="The server's log.")] = None,
         startup_timeout: Annotated[float, typer.Option(help="Seconds to being ready.")] = 60.0,
         auto_complete: Annotated[
@@ -54,6 +73,8 @@ def register(app: typer.Typer) -> None:
         # Also while it starts: both end in `except` and `finally` blocks, which stop what was started.
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
+        if log_format == "json":
+            console.log_as_json()
         options = ServerOptions(
             repository=repository,
             profile=profile,
@@ -62,7 +83,13 @@ def register(app: typer.Typer) -> None:
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
-            admin_token=_token_in(admin_token_file),
+            admin_token=_secret_in(admin_token_file, "--admin-token-file"),
+            api_key=_secret_in(api_key_file, "--api-key-file") or os.environ.get("TRITONE_API_KEY") or None,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            http_host=http_host,
+            otlp_url=otlp_url,
             log_path=log_file,
             startup_timeout_s=startup_timeout,
             auto_complete=auto_complete,
@@ -70,7 +97,7 @@ def register(app: typer.Typer) -> None:
         try:
             with console.people.status("starting Triton"):
                 server = TritonServer.start(options)
-            with server:
+            with server, _followed_log(server, log_format):
                 watchdog = _watchdog(server) if supervise else None
                 _report(server, as_json=json)
                 if watchdog is not None:
@@ -96,18 +123,26 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _token_in(path: Path | None) -> str | None:
+def _secret_in(path: Path | None, option: str) -> str | None:
     if path is None:
         return None
     from tritone_serving import OptionsError
 
     try:
-        token = path.read_text().strip()
+        secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionsError(f"--admin-token-file {path} cannot be read: {error}") from error
-    if not token:
-        raise OptionsError(f"--admin-token-file {path} is empty; expected a token of 8 characters or more")
-    return token
+        raise OptionsError(f"{option} {path} cannot be read: {error}") from error
+    if not secret:
+        raise OptionsError(f"{option} {path} is empty; expected a secret of 8 characters or more")
+    return secret
+
+
+def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManager[object]:
+    if log_format != "json":
+        return nullcontext()
+    from tritone_serving.json_log import LogFollower
+
+    return closing(LogFollower(server.log_path, console.write_log_line))
 
 
 def _report(server: TritonServer, *, as_json: bool) -> None:
@@ -130,15 +165,33 @@ def _report(server: TritonServer, *, as_json: bool) -> None:
             | {"ready_s": round(server.ready_s, 3)}
         )
         return
+    ready = f"ready in {server.ready_s:.1f} s ({server.options.profile})"
+    if console.logs_json():
+        console.say(f"{ready}: {', '.join(models)} at {server.grpc_url} (gRPC), {server.http_url} (HTTP)")
+        return
     table = Table.grid(padding=(0, 2))
     for name, versions in models.items():
         table.add_row("model", f"{name}, version {', '.join(versions)}")
     for key, value in facts.items():
         table.add_row(key, str(value or "as given"))
-    console.people.print(f"ready in {server.ready_s:.1f} s ({server.options.profile}); Ctrl-C stops")
+    console.people.print(f"{ready}; Ctrl-C stops")
     console.people.print(table, soft_wrap=True)
-    if server.options.host not in ("127.0.0.1", "localhost"):
-        console.say(
-            f"note: listening on {server.options.host}; inference is open to whoever reaches it, "
-            f"and the admin token travels in clear text"
-        )
+    for note in _notes(server):
+        console.say(f"note: {note}")
+
+
+def _notes(server: TritonServer) -> list[str]:
+    """What is open that perhaps should not be."""
+    local = ("127.0.0.1", "localhost")
+    options = server.options
+    notes = []
+    reached = [host for host in dict.fromkeys((options.host, options.plain_host)) if host not in local]
+    if reached and options.api_key is None and options.tls_client_ca is None:
+        notes.append(f"listening on {reached[0]}; inference is open to whoever reaches it (--api-key-file closes it)")
+    if options.plain_host not in local:
+        notes.append(f"HTTP on {options.plain_host} is not encrypted: keys and the admin token travel in clear text")
+    if options.tls_cert is None and options.api_key is not None and options.host not in local:
+        notes.append(f"gRPC on {options.host} is not encrypted: the key travels in clear text (--tls-cert)")
+    if not server.is_wiped:
+        notes.append("this kernel leaves the secrets readable in the server's command line for users of this machine")
+    return notes

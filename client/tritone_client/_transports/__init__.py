@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tritone_client._endpoint import Endpoint
 from tritone_client._messages import AsyncTransport, Transport
 
@@ -26,3 +28,21 @@ def make_async_transport(endpoint: Endpoint) -> AsyncTransport:
     from tritone_client._transports._grpc_async import AsyncGrpcTransport
 
     return AsyncGrpcTransport(endpoint)
+
+
+def make_balanced_transport(endpoints: Sequence[Endpoint]) -> Transport:
+    """A transport for threads that shares its calls among servers."""
+    if len(endpoints) == 1:
+        return make_transport(endpoints[0])
+    from tritone_client._transports._balanced import BalancedTransport
+
+    return BalancedTransport(endpoints, [make_transport(endpoint) for endpoint in endpoints])
+
+
+def make_async_balanced_transport(endpoints: Sequence[Endpoint]) -> AsyncTransport:
+    """A transport for one event loop that shares its calls among servers."""
+    if len(endpoints) == 1:
+        return make_async_transport(endpoints[0])
+    from tritone_client._transports._balanced import AsyncBalancedTransport
+
+    return AsyncBalancedTransport(endpoints, [make_async_transport(endpoint) for endpoint in endpoints])

@@ -45,7 +45,7 @@ class AsyncGrpcTransport:
         call: Any = None
         try:
             messages = iter((streaming.message(request),))
-            call = self._connection().stub.ModelStreamInfer(messages, metadata=self._metadata)
+            call = self._connection().stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
             answers = aiter(call)
             while (answer := await _next(answers, request, timeout_s)) is not None:
                 response = streaming.read_answer(request, answer)
@@ -95,7 +95,7 @@ class AsyncGrpcTransport:
         return ReadyResponse((await self._call(stub.ModelReady, message, request, deadline)).ready)
 
     async def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
-        return await method(message, metadata=self._metadata, timeout=deadline.check(request))
+        return await method(message, metadata=wire.traced(self._metadata), timeout=deadline.check(request))
 
 
 async def _next(answers: Any, request: StreamRequest, timeout_s: float) -> Any:

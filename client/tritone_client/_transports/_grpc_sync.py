@@ -50,7 +50,7 @@ class GrpcTransport:
         try:
             self._check_open()
             messages = iter((streaming.message(request),))
-            call = self._connection.stub.ModelStreamInfer(messages, metadata=self._metadata)
+            call = self._connection.stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
             answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
             # gRPC has no time limit for the next answer alone, so a thread waits for it.
             threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
@@ -90,7 +90,7 @@ class GrpcTransport:
         return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)
 
     def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
-        return method(message, metadata=self._metadata, timeout=deadline.check(request))
+        return method(message, metadata=wire.traced(self._metadata), timeout=deadline.check(request))
 
 
 def _pass_on(call: Any, answers: queue.SimpleQueue[Any]) -> None:

@@ -38,6 +38,7 @@ from tritone_client._messages import (
     model_of,
     nonsense,
 )
+from tritone_client._tracing import trace_headers
 from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
 from tritone_client._transports._text import tensor_bytes
 
@@ -56,9 +57,9 @@ _OTHER_PROTOCOL: Final = re.compile(
 )
 
 
-def channel_args(endpoint: Endpoint) -> list[tuple[str, int]]:
+def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     """Options of the channel."""
-    args = [
+    args: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
         # Servers count pings that come oftener than every 5 minutes as an attack and hang up. The time-out
@@ -75,6 +76,8 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int]]:
     ]
     if endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127."):
         args.append(("grpc.enable_http_proxy", 0))
+    if endpoint.tls_name is not None:
+        args.append(("grpc.ssl_target_name_override", endpoint.tls_name))
     return args
 
 
@@ -129,6 +132,11 @@ def call_metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
     if "authorization" in headers:
         headers["triton-grpc-protocol-authorization"] = headers["authorization"]
     return tuple((name.lower(), value) for name, value in headers.items())  # gRPC refuses capitals
+
+
+def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """The metadata with that of the current trace, if there is one."""
+    return (*metadata, *trace_headers().items())
 
 
 SERVER_READY: Final = service_pb2.ServerReadyRequest()

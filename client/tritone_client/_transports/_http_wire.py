@@ -41,6 +41,7 @@ from tritone_client._messages import (
     model_of,
     nonsense,
 )
+from tritone_client._tracing import trace_headers
 from tritone_client._transports._refusals import kind_by_words, refusal, unreachable
 from tritone_client._transports._text import read_texts, tensor_bytes
 
@@ -84,13 +85,14 @@ class Reply:
 def calls_for(request: Request, endpoint: Endpoint) -> list[Call]:
     """The HTTP requests that a request takes: two for a description of a model, else one."""
     base = f"{endpoint.path}/v2"
+    headers = {**endpoint.headers, **trace_headers()}
     if isinstance(request, InferRequest):
-        return [_infer_call(request, base, endpoint.headers)]
+        return [_infer_call(request, base, headers)]
     if isinstance(request, ModelRequest):
         model = f"{base}/models/{request.model}"
-        return [Call("GET", path, endpoint.headers) for path in (model, f"{model}/config")]
+        return [Call("GET", path, headers) for path in (model, f"{model}/config")]
     path = f"{base}/models/{request.model}/ready" if request.model else f"{base}/health/ready"
-    return [Call("GET", path, endpoint.headers)]
+    return [Call("GET", path, headers)]
 
 
 def read(request: Request, replies: list[Reply]) -> Response:

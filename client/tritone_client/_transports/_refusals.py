@@ -33,7 +33,10 @@ _BY_WORDS: Final = (
     ),
     (re.compile(r"is restricted, expecting header", re.I), AccessDeniedError),
     (
-        re.compile(r"maximum queue size|request timeout expired|is stopping|too many requests", re.I),
+        # A dead stub is started again, and other servers have theirs.
+        re.compile(
+            r"maximum queue size|request timeout expired|is stopping|too many requests|stub process.* healthy", re.I
+        ),
         ServerBusyError,
     ),
 )
@@ -53,12 +56,15 @@ def kind_by_words(message: str) -> type[ServerError] | None:
 def refusal(kind: type[ServerError], message: str, request: Request, *, status: str | None) -> ServerError:
     """The server's refusal as our error, with the remedy where there is one."""
     remedy = _REMEDIES.get(kind)
-    text = f"the server answered: {message.strip() or 'nothing'}"
+    said = message.strip() or "nothing"
+    request_id = id_of(request)
+    about = f" to request {request_id}" if request_id and request_id not in said else ""
+    text = f"the server answered{about}: {said}"
     return kind(
         f"{text}; {remedy}" if remedy else text,
         model=model_of(request),
         status=status,
-        request_id=id_of(request),
+        request_id=request_id,
     )
 
 

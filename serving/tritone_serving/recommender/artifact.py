@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tritone_serving.recommender.rows import Rows
 
 FORMAT: Final = 1
 MANIFEST: Final = "recommender.json"
+_ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
 Array = npt.NDArray[Any]
 
 
@@ -120,7 +122,11 @@ def open_artifact(folder: Path) -> Artifact:
     manifest = _read_manifest(folder)
     arrays: dict[str, Array] = {}
     for name, described in manifest["arrays"].items():
-        path = folder / f"{Path(name).name}.npy"
+        if not _ARRAY_NAME.fullmatch(name):  # it becomes a file's name, here and wherever the artifact is copied to
+            raise ArtifactError(
+                f"{folder / MANIFEST}: names an array {name!r}; expected letters, digits, '_', '.', '-'"
+            )
+        path = folder / f"{name}.npy"
         try:
             array = _map(path, described["shape"])
         except FileNotFoundError:

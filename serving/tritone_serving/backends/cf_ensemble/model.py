@@ -149,6 +149,10 @@ class TritonPythonModel:
         for place, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 self._counts.add("refused_total")
+                if not isinstance(answer, QuestionError):
+                    pb_utils.Logger.log_error(
+                        f"cf_ensemble: [request id: {request.request_id()}] failed at row {place}"
+                    )
                 return _refusal(answer, f"row {place}: " if len(answers) > 1 else "")
             rows.append(answer)
         wanted = request.requested_output_names() or self._outputs

@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import Engine, Reason
 from tritone_composer_graph import ChunkGraph
-from tritone_composer_metrics import make_counters
+from tritone_composer_metrics import Counters, make_counters
 from tritone_composer_options import read_options
 from tritone_composer_piece import FIRST_FRAME, Piece
 from tritone_ort_batching import Failed, read_request
@@ -70,10 +70,11 @@ class TritonPythonModel:
         except (SessionError, Failed) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         name = args["model_name"]
+        self._counters = make_counters(pb_utils, {"model": name, "version": args["model_version"]})
         self._engine = Engine(
             self._graph,
             self._options,
-            make_counters(pb_utils, {"model": name, "version": args["model_version"]}),
+            self._counters,
             is_stopping=_STOP_FILE.exists if _STOP_FILE else lambda: False,
             warn=pb_utils.Logger.log_error,
         )
@@ -81,7 +82,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine, or refuse it; never waits for a run."""
         for request in requests:
-            sender = Sender(request.get_response_sender())
+            sender = Sender(request.get_response_sender(), self._counters)
             try:
                 ready = read_request(0, request, self._graph.contract)
                 sender.wanted = ready.wanted
@@ -103,8 +104,9 @@ class Sender:
         wanted: the outputs that the request asks for.
     """
 
-    def __init__(self, sender: Any) -> None:
+    def __init__(self, sender: Any, counters: Counters) -> None:
         self._sender = sender
+        self._counters = counters
         self.wanted: tuple[str, ...] = ()
 
     def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
@@ -118,6 +120,8 @@ class Sender:
 
     def end(self, reason: Reason, text: str) -> None:
         """Say why there is no (further) answer."""
+        if reason is not Reason.CANCELLED:
+            self._counters.add_refused()
         self._sender.send(
             pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODES[reason]))),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,

@@ -20,6 +20,9 @@ class Counters:
     def add_cancelled(self) -> None:
         """A piece was given up because its client cancelled or went away."""
 
+    def add_refused(self) -> None:
+        """A piece ended with an error that is told to its client."""
+
     def set_active(self, n_streams: int) -> None:
         """So many pieces are under way."""
 
@@ -41,6 +44,7 @@ class TritonCounters(Counters):
         self._notes = metric("notes_total", "Notes struck, over all pieces", family.COUNTER)
         self._bars = metric("bars_total", "Bars completed, over all pieces", family.COUNTER)
         self._cancelled = metric("cancelled_total", "Pieces given up as nobody listened any more", family.COUNTER)
+        self._refused = metric("refused_total", "Pieces that ended with an error", family.COUNTER)
         self._active = metric("active_streams", "Pieces under way", family.GAUGE)
         self._active.set(0)
 
@@ -60,6 +64,10 @@ class TritonCounters(Counters):
     def add_cancelled(self) -> None:
         """See `Counters`."""
         self._cancelled.increment(1)
+
+    def add_refused(self) -> None:
+        """See `Counters`."""
+        self._refused.increment(1)
 
     def set_active(self, n_streams: int) -> None:
         """See `Counters`."""

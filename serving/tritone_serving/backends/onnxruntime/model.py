@@ -66,6 +66,8 @@ class TritonPythonModel:
         for group in group_requests(ready, self._contract):
             for member, outcome in zip(group, self._joint.run(group), strict=True):
                 if isinstance(outcome, Failed):
+                    request_id = requests[member.index].request_id()
+                    pb_utils.Logger.log_error(f"onnxruntime: [request id: {request_id}] {outcome}")
                     answers[member.index] = _refusal(outcome, pb_utils.TritonError.INTERNAL)
                 else:
                     answers[member.index] = pb_utils.InferenceResponse(

@@ -27,9 +27,12 @@ def model_file(folder: str, config: dict[str, Any]) -> str:
     """Where a version's ONNX file lies.
 
     Raises:
-        SessionError: there is none.
+        SessionError: there is none, or the config names one outside the version's folder.
     """
-    path = Path(folder) / (config.get("default_model_filename") or "model.onnx")
+    name = Path(config.get("default_model_filename") or "model.onnx")
+    if name.is_absolute() or ".." in name.parts:
+        raise SessionError(f"default_model_filename is {str(name)!r}; expected a file inside the version's folder")
+    path = Path(folder) / name
     if path.is_dir():  # with its external data beside it
         path = path / "model.onnx"
     if not path.is_file():

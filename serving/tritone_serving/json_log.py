@@ -1,0 +1,108 @@
+"""The server's log as JSON lines, for collectors of logs: one object a line, with the request's id where it names one.
+
+Triton 2.51 writes text alone. That file stays as it is; this follows it while the server runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+PERIOD_S: Final = 0.2
+_LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "fatal", "V": "debug"}
+# 2026-11-22T05:00:32Z I 11368 server.cc:305] "text, with \" and \n escaped"
+_LINE: Final = re.compile(r"^(?P<time>\S+Z) (?P<level>[IWEFV]) (?P<pid>\d+) (?P<source>[\w.]+:\d+)\] (?P<text>.*)$")
+_REQUEST: Final = re.compile(r"\[request id: ([^\]]+)\]")
+_MODEL: Final = re.compile(r"\bmodel(?: instance)? '([\w.-]+?)(?:_\d+_\d+)?'|^(\w+_\d+_\d+), ")
+
+
+def entry(level: str, message: str, **more: Any) -> dict[str, Any]:
+    """One entry, of now."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {"time": now, "level": level, "logger": "tritone", "message": message, **more}
+
+
+def parsed(line: str) -> dict[str, Any] | None:
+    """A line of Triton's log as an entry; None for tables and empty lines.
+
+    What is no line of the log's form (a stack, what a library prints) becomes an entry without a source.
+    """
+    found = _LINE.match(line)
+    if found is None:
+        text = line.strip()
+        return None if not text or text[0] in "+|" else entry("info", text, logger="triton")
+    text = _unquoted(found["text"])
+    made: dict[str, Any] = {
+        "time": found["time"],
+        "level": _LEVELS[found["level"]],
+        "logger": "triton",
+        "pid": int(found["pid"]),
+        "source": found["source"],
+        "message": text,
+    }
+    if request := _REQUEST.search(text):
+        made["request_id"] = request[1]
+    if (model := _MODEL.search(text)) and model[1]:
+        made["model"] = model[1]
+    return made
+
+
+class LogFollower:
+    """Hands on each line of a log as JSON from a thread of its own, until it is closed.
+
+    A log that is replaced, because the server was started again, is followed from its beginning.
+    """
+
+    def __init__(self, path: Path, write: Callable[[str], None]) -> None:
+        self._path = path
+        self._write = write
+        self._closing = threading.Event()
+        self._place = 0
+        self._inode = 0
+        self._rest = b""
+        self._thread = threading.Thread(target=self._run, name="tritone-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hand on what is left, and end."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(PERIOD_S):
+            self._hand_on()
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        for line in self._new_lines():
+            made = parsed(line)
+            if made is not None:
+                self._write(json.dumps(made, ensure_ascii=False))
+
+    def _new_lines(self) -> Iterator[str]:
+        try:
+            with self._path.open("rb") as file:
+                inode = self._path.stat().st_ino
+                if inode != self._inode or self._place > self._path.stat().st_size:
+                    self._inode, self._place, self._rest = inode, 0, b""
+                file.seek(self._place)
+                data = file.read()
+        except OSError:
+            return
+        self._place += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        yield from (line.decode("utf-8", "replace") for line in lines)
+
+
+def _unquoted(text: str) -> str:
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text[1:-1]

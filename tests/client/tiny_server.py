@@ -1,0 +1,99 @@
+"""A server of one model in a process of its own, so that a test can kill it: `python tiny_server.py grpc|http PORT`."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+WINDOW = 66_150
+SIZES = {"probabilities": 2, "emotions": 9, "embedding": 256}
+WORK_S = 0.01
+
+
+def embedding(n_windows: int) -> bytes:
+    return struct.pack("<256f", 1.0, *[0.0] * 255) * n_windows
+
+
+def serve_grpc(port: int) -> None:
+    import grpc
+    from tritonclient.grpc import service_pb2 as pb
+    from tritonclient.grpc import service_pb2_grpc
+
+    class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+        def ServerReady(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+            return pb.ServerReadyResponse(ready=True)
+
+        def ModelMetadata(self, request: Any, _context: Any) -> Any:  # noqa: N802
+            answer = pb.ModelMetadataResponse(name=request.name, versions=["1"])
+            answer.inputs.add(name="audio", datatype="FP32", shape=[-1, WINDOW])
+            for name, size in SIZES.items():
+                answer.outputs.add(name=name, datatype="FP32", shape=[-1, size])
+            return answer
+
+        def ModelConfig(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+            answer = pb.ModelConfigResponse()
+            answer.config.max_batch_size = 8
+            return answer
+
+        def ModelInfer(self, request: Any, _context: Any) -> Any:  # noqa: N802
+            time.sleep(WORK_S)
+            n_windows = request.inputs[0].shape[0]
+            answer = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+            answer.outputs.add(name="embedding", datatype="FP32", shape=[n_windows, 256])
+            answer.raw_output_contents.append(embedding(n_windows))
+            return answer
+
+    server = grpc.server(ThreadPoolExecutor(8))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    print("ready", flush=True)
+    server.wait_for_termination()
+
+
+def serve_http(port: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+        def answer(self, head: Any, tail: bytes = b"", **headers: str) -> None:
+            body = json.dumps(head).encode()
+            self.send_response(200)
+            if tail:
+                self.send_header("Inference-Header-Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + len(tail)))
+            self.end_headers()
+            self.wfile.write(body + tail)
+
+        def do_GET(self) -> None:
+            if self.path.endswith("/config"):
+                return self.answer({"max_batch_size": 8})
+            outputs = [{"name": name, "shape": [-1, size]} for name, size in SIZES.items()]
+            inputs = [{"name": "audio", "shape": [-1, WINDOW]}]
+            return self.answer({"name": "genre_cnn", "versions": ["1"], "inputs": inputs, "outputs": outputs})
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            head = json.loads(body[: int(self.headers["inference-header-content-length"])])
+            time.sleep(WORK_S)
+            n_windows = head["inputs"][0]["shape"][0]
+            data = embedding(n_windows)
+            sizes = {"shape": [n_windows, 256], "parameters": {"binary_data_size": len(data)}}
+            output = {"name": "embedding", "datatype": "FP32", **sizes}
+            self.answer({"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": [output]}, data)
+
+    ThreadingHTTPServer.request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    print("ready", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    {"grpc": serve_grpc, "http": serve_http}[sys.argv[1]](int(sys.argv[2]))
