@@ -25,7 +25,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from tritone_client._endpoint import make_endpoint
 from tritone_serving._exceptions import CanaryError, CrashLoopError, ServingError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import sing
@@ -116,7 +115,7 @@ class Watchdog:
             self.server.stop()
 
     def _watch_anew(self) -> None:
-        self._calls = Calls(make_endpoint(self.server.grpc_url))
+        self._calls = Calls(self.server.own_endpoint())
         self._server_watch = ServerWatch(self.server, self._pool)
         self._models: dict[str, ModelWatch] = {}
         self._mending: dict[str, Future[None]] = {}
