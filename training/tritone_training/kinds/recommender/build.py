@@ -20,11 +20,13 @@ from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.declaration import DECLARATION
+from tritone_training.kinds.recommender.staging import check_together
 
 ARTIFACT_FOLDER: Final = "artifact"
 TASTE_FOLDER: Final = "taste_vae"
 KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
+_NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256")  # of checkpoint.json
 # What the manifest says that belongs on the card, for people and auditors.
 _SHOWN: Final = ("personal_data", "members", "ensembles", "ab", "metrics", "data", "weighting")
 
@@ -39,13 +41,14 @@ def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
 
     if folder is None or pretrained is not None:
         raise CheckpointError("a recommender is trained on a listening log; there is no pretrained one to export")
-    artifact = read_artifact(folder / ARTIFACT_FOLDER)
+    artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
+    check_together(folder, info, artifact.manifest)
     taste = folder / TASTE_FOLDER
     companions = (get_kind("taste_vae").export(taste, None),) if taste.is_dir() else ()
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,
-        info=load_info(folder),
+        info=info,
         companions=tuple(each for each in companions if not isinstance(each, ArtifactExport)),
         key=key if key.is_file() else None,
     )
@@ -63,7 +66,7 @@ def from_artifact(
     """
     manifest = artifact.manifest
     card = {
-        **{name: value for name, value in info.items() if name not in ("format", "kind", "weights", "weights_sha256")},
+        **{name: value for name, value in info.items() if name not in _NOT_SHOWN},
         **{name: manifest[name] for name in _SHOWN if name in manifest},
         "metrics": {**(manifest.get("metrics") or {}), **_how(info)},
         "personal_data": personal_data(artifact),
