@@ -11,6 +11,7 @@ runs/recommender/
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -132,6 +133,8 @@ def _fit(
         "ab": {"salt": "", "shares": {"a": 1.0}},
         "metrics": {"valid": chosen.metrics},
     }
+    if not _is_finite(manifest):
+        raise TrainingError("the learned weights are not finite numbers; set the hyper-parameters less extremely")
     write_artifact(folder, manifest, parts.arrays)
     if config.n_listed and world.n_users <= config.most_listed_users:
         recommender, ask = open_recommender(request.out, key_path)
@@ -153,6 +156,7 @@ def _fit(
         "n_users": world.n_users,
         "n_items": world.n_items,
         "members": list(parts.members),
+        **({} if request.listening is None or request.listening.key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
         "data": listening.report,
@@ -166,6 +170,12 @@ def _fit(
         "members_valid": chosen.metrics["members"],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _train_taste(
