@@ -14,6 +14,7 @@ from tests import recommender_models
 
 from tritone_export import forget_in_checkpoint
 from tritone_training._exceptions import CheckpointError
+from tritone_training.artifact_export import ArtifactExport
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import train
 from tritone_training.registry import get_kind
@@ -77,3 +78,16 @@ def test_a_checkpoint_that_forgot_somebody_is_still_one(run: Path) -> None:
     user = recommender_models.world().log.users[3]
     assert forget_in_checkpoint(user, run)
     KIND.export(run, None)
+
+
+def test_a_key_that_lies_elsewhere_is_remembered_and_none_other_is_taken_for_it(run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.key"
+    elsewhere.write_text("f" * 64)
+    files = replace(recommender_models.files(), key=elsewhere)
+    KIND.train(TrainRequest(out=run, preset="tiny", progress=False, listening=files, overrides={"taste": 0}))
+    exported = KIND.export(run, None)
+    assert isinstance(exported, ArtifactExport)
+    assert exported.key is None  # run/recommender.key is of the training before
+    assert exported.key_wanted is not None
+    assert exported.key_wanted[1] == str(elsewhere)
+    assert str(tmp_path) not in json.dumps({**exported.card, "command": "", "data": ""})
