@@ -73,6 +73,14 @@ def test_rows_that_a_stray_quote_swallowed_are_reported(tmp_path: Path) -> None:
     assert pairs(log) == [("dan", "d"), ("eve", "e")]
 
 
+def test_a_cut_parquet_file_is_said_to_lack_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pd.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"\(its end is missing\)"):
+        load_log(path)
+
+
 # --- columns ------------------------------------------------------------------------------------
 
 

@@ -83,10 +83,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"{path}: reading Parquet needs fastparquet or pyarrow: pip install 'tritone[train]'"
         ) from error
     except Exception as error:  # whatever its decompressors and decoders raise over damaged bytes
-        why = (str(error).splitlines() or [""])[0]
-        raise DataError(
-            f"{path}: is damaged, cut short or no Parquet file ({type(error).__name__}: {why}); write it again"
-        ) from error
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if not path.read_bytes().endswith(b"PAR1"):
+            why = "its end is missing"
+        raise DataError(f"{path}: is damaged, cut short or no Parquet file ({why}); write it again") from error
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
