@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,25 @@ def test_a_version_is_the_artifact_and_its_card(repository: Path, artifact: Path
     ]
     assert "HMAC" in personal["identified_by"]
     assert [tensor["name"] for tensor in card["outputs"]][:2] == ["item_ids", "scores"]
+
+
+def test_a_version_without_its_key_says_what_it_needs(
+    tmp_path: Path, artifact: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = SimpleNamespace(name="recommender", companions=(), declarations=(), ensembles=())
+    check = str(open_artifact(artifact).manifest["key_check"])
+    export = replace(models.to_export(artifact, None), key_wanted=(check, str(key_file)))
+    warning = export_artifact(export, kind, repository=tmp_path / "r").warning
+    assert warning is not None
+    assert f"there is no key at {key_path(check)}" in warning
+    assert f"install -m 600 {key_file} {key_path(check)}" in warning
+    subprocess.run(warning.rpartition("looks: ")[2], shell=True, check=True)  # noqa: S602 - what people would paste
+    assert export_artifact(export, kind, repository=tmp_path / "r").warning is None
+    (tmp_path / "other.key").write_text("0" * 64)
+    monkeypatch.setenv("TRITONE_RECOMMENDER_KEY", str(tmp_path / "other.key"))
+    assert "other.key holds another key" in str(export_artifact(export, kind, repository=tmp_path / "r").warning)
+    card = json.loads((tmp_path / "r" / "recommender" / "1" / "model_card.json").read_text())
+    assert f"recommender-keys/{check}.key" in card["personal_data"]["key"]
 
 
 def test_all_that_is_published_is_clean(repository: Path) -> None:
