@@ -104,7 +104,8 @@ def _check_weights(what: str, where: tuple[str, str], weights: Any, members: Col
     bad: Mapping[str, Any] = {name: weight for name, weight in weights.items() if not is_number(weight)}
     if bad:
         raise ValueError(
-            f"{what} has the {key} {shown(bad, 200)} for {segment}; expected finite numbers, at most {MOST:g} either way"
+            f"{what} has the {key} {shown(bad, 200)} for {segment}; expected finite numbers, at most {MOST:g} either "
+            f"way"
         )
 
 

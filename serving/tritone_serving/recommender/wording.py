@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 LONGEST_ID: Final = 80  # characters
-LONGEST_MESSAGE: Final = 1_000  # gRPC's metadata end at 8 KiB, and a character may take four bytes
+LONGEST_MESSAGE: Final = 1_000  # gRPC writes a character as up to 12 bytes of its headers, which end at 16 KiB
 
 
 def shown(value: Any, longest: int = LONGEST_ID) -> str:
     """As `repr`, cut."""
-    if isinstance(value, str | bytes) and len(value) > longest:
-        return f"{value[:longest]!r}..."
+    if isinstance(value, str | bytes):
+        return f"{value[:longest]!r}{'...' if len(value) > longest else ''}"
     return cut(repr(value), longest)
 
 
