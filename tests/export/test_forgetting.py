@@ -96,7 +96,7 @@ def test_arrays_of_items_may_be_as_long_as_there_are_users(tmp_path: Path, key_f
     artifact = models.make_artifact(tmp_path / "checkpoint" / "artifact", key_file, n_users=20, n_items=20)
     opened = open_artifact(artifact)
     manifest = {name: value for name, value in opened.manifest.items() if name != "arrays"}
-    of_tags = {"tags.ids": np.zeros(20, np.uint8), "tags.ends": np.full(20, 1, np.int64)}
+    of_tags = {"tags.ids": np.zeros(20, np.uint8), "tags.ends": np.arange(1, 21)}
     write_artifact(artifact, manifest, {**opened.arrays, **of_tags})
     assert forget_in_checkpoint(GONE, artifact.parent, key=key_file) == (20, 19)
     assert forget_in_checkpoint(models.user_id(4), artifact.parent, key=key_file) == (19, 18)

@@ -35,10 +35,8 @@ def refused(artifact: Path, whole: Path, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["n_items", "n_users", "members", "ensembles", "key_check", "arrays", "weighting"])
-@pytest.mark.parametrize("value", [None, [], "x", -1, 1.5])
+@pytest.mark.parametrize("value", [None, [], -1, 1.5])
 def test_entries_of_other_types(artifact: Path, whole: Path, name: str, value: object) -> None:
-    if name == "key_check" and isinstance(value, str):
-        pytest.skip("text, though of another key")
     models.spoil_manifest(artifact, **{name: value})
     refused(artifact, whole, f"recommender.json: is damaged .*{name}")
 

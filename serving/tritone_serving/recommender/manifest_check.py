@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from tritone_serving.recommender.arms_check import check_ensembles, check_shares, is_number
 from tritone_serving.recommender.wording import shown
@@ -64,10 +64,10 @@ def _check_members(members: Any, n_items: int) -> None:
 
 def _check_numbers(what: str, found: Any, most: Mapping[str, float]) -> None:
     for name, largest in most.items():
-        value = found.get(name) if isinstance(found, dict) else None
+        value: Any = found.get(name) if isinstance(found, dict) else None
         if not is_number(value, largest) or value < 0:
             raise ValueError(f"{what} is {shown(found)}; expected {name} from 0 to {largest:g}")
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
