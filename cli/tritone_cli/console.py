@@ -102,12 +102,13 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
+_MEMBERS_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a name, within 80 columns
 
 
 def print_members(members: Mapping[str, Mapping[str, float]]) -> None:
     """Print an ensemble's members, the best first."""
     rows = sorted(members.items(), key=lambda entry: -entry[1]["ndcg@10"])
-    shown = [{"member": name, **{key: each[key] for key in RANKING_FIGURES if key in each}} for name, each in rows]
+    shown = [{"member": name, **{key: each[key] for key in _MEMBERS_FIGURES if key in each}} for name, each in rows]
     print_rows("members", shown)
 
 
@@ -129,6 +130,15 @@ def print_ranking(metrics: Mapping[str, Any]) -> None:
         say(f"written: {path}")
 
 
+_LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
+    "metadata": {
+        "n_ids_not_utf8": "rows not used: id not utf8",
+        "n_cells_not_utf8": "cells not used: text not utf8",
+    },
+    "tags": {"n_names_not_utf8": "names not used: text not utf8"},
+}
+
+
 def print_listening_report(report: Mapping[str, Any]) -> None:
     """Print what of a log is used, and how many rows are not, by reason."""
     log = report["parts"]["log"]
@@ -137,6 +147,12 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
         say(f"  {log['n_merged']} rows repeated a user and item and were added up")
     for reason, n in log.get("dropped", {}).items():
         say(f"  {n} not used: {reason.replace('_', ' ')}")
+    if n := report["parts"].get("valid", {}).get("n_in_log_too"):
+        say(f"  {n} of the listens to choose by are in the log too, and not used for that")
+    for part, reasons in _LEFT_OUT.items():
+        for reason, words in reasons.items():
+            if n := report["parts"].get(part, {}).get(reason):
+                say(f"{part}: {n} {words}")
     how = report["parts"].get("valid", {}).get("how", "a tenth of the listens, and a tenth for testing")
     say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
 

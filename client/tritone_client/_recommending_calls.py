@@ -43,7 +43,7 @@ class RecommendingCalls:
             history: ids of tracks heard, up to 100,000; one that is there twice counts twice.
             weights: how much each of them was listened to (plays), 0 or more; 1 each if None.
             skipped: ids of tracks turned away: they do not come, nor does what is like them.
-            friends: ids of users.
+            friends: ids of users, at most 1000 different ones.
             audio: a recording to go by, as for `classify`; the client's `genre_model` hears it first.
             mood: one of the nine emotions, such as `calmness`; see `tritone_client.constants.EMOTIONS`.
             n: how many tracks, 1 to 10,000; fewer come only where the catalogue has no more.

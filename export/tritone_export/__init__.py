@@ -25,7 +25,8 @@ from tritone_export._exceptions import (
     StaticAxisError,
     ValueMismatchError,
 )
-from tritone_export.forgetting import Forgotten, forget_in_checkpoint, forget_user
+from tritone_export.forgetting import Forgotten, forget_user, served_versions
+from tritone_export.forgetting_checkpoint import forget_in_checkpoint
 from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
@@ -71,6 +72,7 @@ __all__ = [
     "forget_in_checkpoint",
     "forget_user",
     "lint_repository",
+    "served_versions",
     "write_configs",
     "write_kind_configs",
 ]

@@ -12,6 +12,7 @@ for result in export_kind(kind.export(checkpoint, None), kind, repository=Path("
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +28,9 @@ from tritone_export.labels import check_labels, label_text
 from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, open_session, run_network
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.signature import check_signature
-from tritone_serving.recommender_keys import install_key
+from tritone_serving.recommender import KeyFileError, read_key
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender_keys import find_key, install_key, key_path
 from tritone_training.artifact_export import ArtifactExport
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class ExportResult:
         path: the version's folder.
         parity: how far it is from PyTorch; None where there is no network.
         seconds: how long the whole export took.
+        warning: what has to be done before it can be served, None if nothing.
     """
 
     model: str
@@ -54,6 +58,7 @@ class ExportResult:
     path: Path
     parity: Parity | None
     seconds: float
+    warning: str | None = None
 
 
 def export_kind(
@@ -241,7 +246,28 @@ def export_artifact(
         model_files={file: text.encode() for file, text in configs.items()},
         lock_timeout_s=lock_timeout_s,
     )
-    return ExportResult(name, int(path.name), path, None, time.monotonic() - start_s)
+    return ExportResult(name, int(path.name), path, None, time.monotonic() - start_s, _key_warning(artifact, name))
+
+
+def _key_warning(artifact: ArtifactExport, name: str) -> str | None:
+    """How to bring the key to where the server looks for it, if it is not there."""
+    if artifact.key_wanted is None:
+        return None
+    check, recorded = artifact.key_wanted
+    expected = find_key("", check)
+    try:
+        if key_check(read_key(expected)) == check:
+            return None
+        found = f"{expected} holds another key"
+    except KeyFileError:
+        found = f"there is no key at {expected}"
+    target = key_path(check)
+    source = shlex.quote(recorded) if recorded else "KEY_FILE"
+    used = f"the key that training used, {recorded}," if recorded else "recommender.key, which training wrote,"
+    return (
+        f"{name} cannot be served yet: it needs {used} and {found}. To put it where the server looks: "
+        f"install -d -m 700 {shlex.quote(str(target.parent))} && install -m 600 {source} {shlex.quote(str(target))}"
+    )
 
 
 def write_configs(declaration: Declaration, repository: Path, *, name: str | None = None) -> list[Path]:

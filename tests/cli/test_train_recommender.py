@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests import recommender_models
+
+from tritone_cli import console
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,15 @@ def test_as_many_seeds_as_are_asked_for(tritone: Callable[..., Any], words: list
     )  # fmt: skip
     assert ended.status == 0, ended.stderr
     assert [fold["seed"] for fold in json.loads(ended.stdout)["folds"]] == [5, 6]
+
+
+def test_the_members_fit_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = dict.fromkeys(console.RANKING_FIGURES, 0.12345)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "people", Console(stderr=True, width=80))
+        console.print_members(dict.fromkeys(("taste_vae", "popularity"), figures))
+    lines = capsys.readouterr().err.splitlines()
+    header = next(line for line in lines if "ndcg@10" in line)
+    assert all(name in header for name in ("member", "recall@40", "hit rate@10"))
+    assert any("taste_vae" in line for line in lines)
+    assert max(map(len, lines)) <= 80

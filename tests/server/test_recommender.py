@@ -349,6 +349,12 @@ def test_metrics_tell_what_each_member_takes(served: TritonServer, client: Clien
         assert metric(served, "member_seconds_total", model="recommender", member=member) > 0
 
 
+def test_long_ids_are_refused_in_few_words(client: Client) -> None:
+    with pytest.raises(InferenceServerException, match="none of the ids is known") as caught:
+        client.ask(history=["\U0001f3b6" * 50_000])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 # --- what does not load -------------------------------------------------------------------------------------
 
 
@@ -361,17 +367,18 @@ def test_a_fault_of_ours_is_about_one_question_and_says_nothing_of_it(
     served: TritonServer, repository: Path, key_file: Path, tmp_path: Path
 ) -> None:
     version = add_version(repository, "faulty", key_file, tmp_path)
-    starts, columns = (np.load(version / f"ease.{part}.npy") for part in ("starts", "columns"))
-    columns[starts[9] : starts[10]] = 10**6
-    np.save(version / "ease.columns.npy", columns)
+    row = models.opened(version, key_file).resolver.user(models.user_id(9))
     served.load_model("faulty")
+    # Spoilt while it is mapped, because it would not be opened so.
+    start, end = np.load(version / "history.starts.npy")[row : row + 2]
+    np.load(version / "history.columns.npy", mmap_mode="r+")[start:end] = 10**6
     client = Client(served, "faulty")
     with pytest.raises(InferenceServerException, match=r"the recommender failed .*see the server's log") as caught:
-        client.ask(history=["track-9"])
+        client.ask(user_id=models.user_id(9))
     assert caught.value.status() == "StatusCode.INTERNAL"
-    answers = client.send_together([question(history=[f"track-{i % 10}"], k=2) for i in range(60)])
+    answers = client.send_together([question(user_id=models.user_id(i % 10), k=2) for i in range(60)])
     assert [isinstance(answer, Answers) for answer in answers] == [i % 10 != 9 for i in range(60)]
-    assert "track-9" not in served.log_path.read_text()
+    assert models.user_id(9) not in served.log_path.read_text()
     client.close()
     served.unload_model("faulty")
     shutil.rmtree(version.parent)

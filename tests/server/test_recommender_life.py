@@ -147,8 +147,12 @@ def test_a_user_is_forgotten_while_the_server_runs(
         "versions": {"recommender": 2, "recording_recommender": 2},
         "removed": [1],
         "kept": [],
+        "other_key": [],
+        "users": [models.N_USERS, models.N_USERS - 1],
+        "checkpoint_users": [models.N_USERS, models.N_USERS - 1],
         "live": ["recommender", "recording_recommender"],
         "removed_from_checkpoint": True,
+        "failed": [],
     }
     assert gone not in result.output
     after = client.ask(user_id=gone)

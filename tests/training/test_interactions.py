@@ -186,6 +186,49 @@ def test_with_times_the_latest_are_held_out(tmp_path: Path) -> None:
     assert len(held_out) == 10
 
 
+@pytest.mark.parametrize("n_moments", [1, 3])
+def test_coarse_times_hold_out_as_much_as_fine_ones(tmp_path: Path, n_moments: int) -> None:
+    rows = [(f"user {n % 9}", f"item {n}", f"2020-0{n % n_moments + 1}") for n in range(90)]
+    log = load_log(write(tmp_path / "log.csv", ",", rows, ("user", "item", "date")))
+    train, held_out = split_log(log, fraction=0.1, seed=0)
+    assert len(held_out) == 9
+    assert train.time is not None
+    assert held_out.time is not None
+    assert train.time.max() <= held_out.time.min()
+    assert pairs(split_log(log, fraction=0.1, seed=0)[1]) == pairs(held_out)
+    assert pairs(split_log(log, fraction=0.1, seed=1)[1]) != pairs(held_out)
+
+
+def test_one_listen_with_a_time_cannot_be_split(tmp_path: Path) -> None:
+    log = load_log(write(tmp_path / "log.csv", ",", [("ann", "a", "2020-01")], ("user", "item", "date")))
+    with pytest.raises(DataError, match=r"1 listens of 1 users cannot be split.*expected several listens"):
+        split_log(log, fraction=0.1, seed=0)
+
+
+def test_what_is_learnt_from_is_not_chosen_by(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", ",", ROWS)
+    valid = write(tmp_path / "valid.csv", ",", [("ann", "c", 1), ("ann", "d", 2), ("eve", "c", 1)])
+    request = TrainRequest(out=tmp_path, listening=ListeningFiles(interactions=log, valid=valid))
+    listening = load_listening(request)
+    assert pairs(listening.valid) == [("ann", "d", 2.0), ("eve", "c", 1.0)]
+    assert listening.report["parts"]["valid"]["n_in_log_too"] == 1
+    assert listening.report["parts"]["valid"]["n_used"] == 2
+    write(tmp_path / "valid.csv", ",", ROWS[:3])
+    with pytest.raises(DataError, match=r"valid\.csv: all 3 of its listens are in log\.csv too"):
+        load_listening(request)
+
+
+def test_files_that_would_not_be_looked_at_are_refused(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", ",", ROWS)
+    for files, says in (
+        (ListeningFiles(interactions=log, tag_names=log), "--tag-names holds the names of --item-tags"),
+        (ListeningFiles(friends=log), "--friends belongs to a log: give --interactions too"),
+        (ListeningFiles(item_tags=log), "--item-tags belongs to a log: give --interactions too"),
+    ):
+        with pytest.raises(DataError, match=says):
+            load_listening(TrainRequest(out=tmp_path, listening=files))
+
+
 def test_times_in_milliseconds_and_as_text(tmp_path: Path) -> None:
     header = ("user", "item", "timestamp")
     for name, stamps in {
@@ -219,7 +262,7 @@ def test_tags_with_names(tmp_path: Path) -> None:
 
 def test_metadata_knows_usual_names(tmp_path: Path) -> None:
     path = write(tmp_path / "m.csv", ",", [("a", "So What", "Miles Davis", "Jazz")], ("id", "name", "artist", "genre"))
-    assert load_metadata(path) == {"a": {"title": "So What", "artist": "Miles Davis", "genre": "Jazz"}}
+    assert load_metadata(path).rows == {"a": {"title": "So What", "artist": "Miles Davis", "genre": "Jazz"}}
 
 
 def test_tags_of_held_out_pairs_do_not_tell(tmp_path: Path) -> None:

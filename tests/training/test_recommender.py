@@ -357,6 +357,8 @@ def test_config_defaults_and_limits() -> None:
     for overrides, says in (
         ({"ease_l2": 0}, "must be above 0"),
         ({"power": float("nan")}, "expected a finite number"),
+        ({"ease_l2": 1e300}, "ease_l2 is 1e\\+300; expected at most 1e\\+12"),
+        ({"power": 9.0}, "power is 9.0; expected at most 4"),
         ({"n_neighbours": 2.5}, "expected a whole number"),
         ({"width": 3}, "no hyper-parameter width"),
     ):
@@ -399,6 +401,26 @@ def test_recordings_need_a_network(tmp_path: Path) -> None:
     listening = replace(recommender_models.files(), recordings=tmp_path)
     with pytest.raises(DataError, match="give --genre-checkpoint"):
         KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
+
+
+def test_a_network_needs_recordings(tmp_path: Path) -> None:
+    listening = replace(recommender_models.files(), genre_checkpoint=tmp_path)
+    with pytest.raises(DataError, match="--genre-checkpoint hears recordings: give --recordings"):
+        KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
+
+
+@pytest.mark.parametrize("wrong", ["nan", "singular"])
+def test_what_cannot_be_solved_is_refused(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ease(*_: object) -> sparse.csr_matrix:
+        if wrong == "singular":
+            raise np.linalg.LinAlgError("the Gram matrix is singular")
+        return sparse.csr_matrix(np.full((recommender_models.N_ITEMS,) * 2, np.nan, np.float32))
+
+    monkeypatch.setattr("tritone_training.kinds.recommender.fit.ease_table", ease)
+    says = {"nan": "ease: what was fitted holds numbers that are not finite", "singular": "raise ease_l2 or graph_l2"}
+    request = TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files())
+    with pytest.raises(TrainingError, match=says[wrong]):
+        KIND.train(request)
 
 
 def test_folds_and_backbones_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ class ArtifactExport:
         card: as `Exportable.card`.
         companions: as `Exportable.companions`.
         key: (its check value, its file), if the data can only be read with a key that must not travel with it.
+        key_wanted: (its check value, where training found it) of the key that serving needs, whether or not its file
+            is known; the second is None where it was made beside the checkpoint.
     """
 
     declaration: Declaration
@@ -29,3 +31,4 @@ class ArtifactExport:
     card: Mapping[str, Any]
     companions: Sequence[Exportable] = ()
     key: tuple[str, Path] | None = None
+    key_wanted: tuple[str, str | None] | None = None

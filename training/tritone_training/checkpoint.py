@@ -27,7 +27,7 @@ import torch
 from tritone_training._exceptions import CheckpointError
 
 FORMAT: Final = 1
-_INFO: Final = "checkpoint.json"
+INFO: Final = "checkpoint.json"
 _STAGED_WEIGHTS: Final = "weights"
 
 
@@ -76,10 +76,10 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
 
 def update_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replace checkpoint.json."""
-    staged = folder / f".{_INFO}.{os.getpid()}"
+    staged = folder / f".{INFO}.{os.getpid()}"
     try:
         staged.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        staged.replace(folder / _INFO)
+        staged.replace(folder / INFO)
     finally:
         staged.unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, of another kind or format, or its weights are damaged.
     """
-    path = folder / _INFO
+    path = folder / INFO
     if not path.is_file():
         raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {kind} --out {folder}` writes one")
     try:
@@ -106,7 +106,7 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
         raise CheckpointError(f"{folder}: is a checkpoint of {info.get('kind')!r}, expected {kind!r}")
     weights = folder / Path(str(info.get("weights"))).name
     if not weights.is_file() or _sha256(weights) != info.get("weights_sha256"):
-        raise CheckpointError(f"{weights}: is missing or not the file that {_INFO} names; train again")
+        raise CheckpointError(f"{weights}: is missing or not the file that {INFO} names; train again")
     try:
         tensors = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

@@ -61,6 +61,8 @@ def export(
         console.print_json({**first, "companions": companions})
         return
     for result in results:
+        if result.warning:
+            console.say(f"warning: {result.warning}")
         console.say(f"{result.path}: version {result.version} of {result.model}, {result.seconds:.1f} s")
         if result.parity is None:
             continue
@@ -147,6 +149,7 @@ def _as_json(kind: str, result: ExportResult) -> dict[str, object]:
         "version": result.version,
         "path": str(result.path),
         "seconds": round(result.seconds, 3),
+        **({"warning": result.warning} if result.warning else {}),
         "parity": result.parity
         and {
             "tolerance": result.parity.tolerance,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritone_cli import console
+from tritone_client import TritoneError
 
 if TYPE_CHECKING:
     from tritone_export import Forgotten
+    from tritone_serving.admin import AdminApi
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +58,8 @@ def forget(
 ) -> None:
     """Publish a version of the recommender without a user, and delete the versions that hold them.
 
+    Checkpoint, repository and server are each done by themselves, and say whether they held the user: repeat the
+    command until all are done. The exit status is 1 if something failed, or if nobody of this id was held anywhere.
     What many users' histories went into together (counts, similarities, a network's weights) stays until the next
     training; no user can be read from it.
     """
@@ -61,46 +67,135 @@ def forget(
 
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")
-    in_checkpoint = forget_in_checkpoint(user, checkpoint, key=key) if checkpoint else None
-    done = forget_user(user, repository, model=model, key=key, keep_old=keep_old)
-    live = _make_live(http_port, done) if http_port else ()
+    server = _connect(http_port) if http_port else None  # before anything is changed
+    failed: list[str] = []
+    users = done = None
+    live: dict[str, list[int]] = {}
+    if checkpoint:
+        with _noting("checkpoint", failed):
+            users = forget_in_checkpoint(user, checkpoint, key=key)
+    with _noting("repository", failed):
+        done = forget_user(user, repository, model=model, key=key, keep_old=keep_old)
+        failed += [f"repository: version {number} may hold the user: {why}" for number, why in done.unread.items()]
+    if server:
+        with _noting(f"server on port {http_port}", failed):
+            _make_live(server, repository, model, live)
+    held = bool((users and users[0] != users[1]) or (done and done.was_held) or live)
     if json:
         console.print_json(
             {
-                "versions": done.versions,
-                "removed": done.removed,
-                "kept": done.kept,
-                "live": live,
-                "removed_from_checkpoint": in_checkpoint,
+                "versions": done.versions if done else {},
+                "removed": done.removed if done else [],
+                "kept": done.kept if done else [],
+                "other_key": done.other_key if done else [],
+                "users": done.users if done else None,
+                "checkpoint_users": users,
+                "live": list(live),
+                "removed_from_checkpoint": users and users[0] != users[1],
+                "failed": failed,
             }
         )
-        return
+    else:
+        _tell(done, users, live, model=model, http_port=http_port)
+        if not checkpoint:
+            console.say("a checkpoint that still holds the user would bring them back: name it with --checkpoint")
+    for each in failed:
+        console.fail(each)
+    if not failed and not held:
+        console.fail("nobody of this id was held; ids are as in the log")
+    if failed or not held:
+        raise typer.Exit(1)
+
+
+def _tell(
+    done: Forgotten | None,
+    users: tuple[int, int] | None,
+    live: dict[str, list[int]],
+    *,
+    model: str,
+    http_port: int | None,
+) -> None:
     # The id itself is not said: terminals are logged.
-    for name, version in done.versions.items():
-        console.say(f"{repository / name / str(version)}: version {version} of {name} is without the user")
-    if done.removed:
-        console.say(f"deleted with the user in them: versions {', '.join(map(str, done.removed))} of {model}")
-    if done.kept:
-        console.say(f"the user is still in: versions {', '.join(map(str, done.kept))} of {model}")
-    if live:
-        console.say(f"live on port {http_port}: {', '.join(live)}")
-    elif done.versions:
+    if users:
+        console.say(f"checkpoint: {_change(users)}")
+    if done:
+        if done.versions and done.users:
+            console.say(f"repository: {_change(done.users)}")
+        for name, version in done.versions.items():
+            console.say(f"repository: version {version} of {name} is without the user")
+        if done.removed:
+            console.say(f"repository: deleted with the user in them: versions {_numbers(done.removed)} of {model}")
+        if done.kept:
+            console.say(f"repository: the user is still in versions {_numbers(done.kept)} of {model}")
+        if done.other_key:
+            console.say(
+                f"repository: versions {_numbers(done.other_key)} of {model} were made with another key, under which "
+                f"the given one finds nobody"
+            )
+        if not done.was_held:
+            console.say(f"repository: {'no version that was read' if done.unread else 'no version'} holds them")
+    for name, versions in live.items():
+        console.say(f"server on port {http_port}: {name}: version {versions[0]} -> {versions[1]}")
+    if http_port and not live:
+        console.say(f"server on port {http_port}: nothing newer was loaded")
+    if done and done.versions and not http_port:
         console.say("a running server goes on with what it has loaded: give its --http-port, or load the new versions")
-    if in_checkpoint is None:
-        console.say("a checkpoint that still holds the user would bring them back: name it with --checkpoint")
 
 
-def _make_live(port: int, done: Forgotten) -> tuple[str, ...]:
+def _change(users: tuple[int, int]) -> str:
+    before, after = users
+    return f"{before} -> {after} users" if before != after else f"does not hold them ({after} users)"
+
+
+def _numbers(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions))
+
+
+@contextmanager
+def _noting(where: str, failed: list[str]) -> Iterator[None]:
+    """What fails here is noted, so that the rest is done all the same."""
+    try:
+        yield
+    except (TritoneError, OSError) as error:
+        failed.append(f"{where}: {error}")
+
+
+def _connect(port: int) -> AdminApi:
     from tritone_serving._exceptions import AdminApiError
     from tritone_serving.admin import AdminApi
     from tritone_serving.admin_token import state_folder
 
     path = state_folder() / f"{port}.token"
     if not path.is_file():
-        raise AdminApiError(
-            f"no server of this user listens on port {port} (there is no {path}); the new version is in the repository"
-        )
+        raise AdminApiError(f"no server of this user listens on port {port} (there is no {path}); nothing was changed")
     api = AdminApi("127.0.0.1", port, token=path.read_text().strip())
-    for name in done.versions:  # the recommender first: an ensemble's new version is to pass on to it
-        api.load(name)
-    return tuple(done.versions)
+    try:
+        api.index()
+    except AdminApiError as error:
+        raise AdminApiError(f"{error}; nothing was changed", status=error.status) from error
+    return api
+
+
+def _make_live(server: AdminApi, repository: Path, model: str, live: dict[str, list[int]]) -> None:
+    """Load the newest versions of what the server has older ones of; `live` is told (old, new) of each."""
+    from tritone_export import served_versions
+    from tritone_serving._exceptions import AdminApiError
+
+    loaded = _loaded(server)
+    # The recommender first: an ensemble's new version is to pass on to it.
+    for name, newest in served_versions(repository, model).items():
+        if name not in loaded or loaded[name] == newest:
+            continue
+        server.load(name)
+        now = _loaded(server).get(name)
+        if now != newest:
+            raise AdminApiError(
+                f"it serves version {now} of {name}, and {repository} has {newest}; is that the server's repository?"
+            )
+        live[name] = [loaded[name], newest]
+
+
+def _loaded(server: AdminApi) -> dict[str, int]:
+    """The version of each model that answers."""
+    ready = [each for each in server.index() if each.get("state") == "READY"]
+    return {each["name"]: int(each.get("version") or 0) for each in ready}

@@ -26,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import ArtifactError
+from tritone_serving.recommender.arrays_check import check_arrays
+from tritone_serving.recommender.manifest_check import check_manifest
 from tritone_serving.recommender.rows import Rows
 
 FORMAT: Final = 1
@@ -67,10 +69,17 @@ class Artifact:
             raise ArtifactError(f"{self.folder}: lacks {error.args[0]}.npy; export the recommender again") from None
 
     def texts(self, name: str) -> list[str]:
-        """Strings that were written with `text_arrays`."""
+        """Strings that were written with `text_arrays`.
+
+        Raises:
+            ArtifactError: they are no text.
+        """
         ids, ends = self.arrays[f"{name}.ids"].tobytes(), self.arrays[f"{name}.ends"]
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        return [ids[a:b].decode("utf-8") for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        try:
+            return [ids[a:b].decode("utf-8") for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        except UnicodeDecodeError:
+            raise ArtifactError(f"{self.folder}: {name}.ids holds bytes that are not UTF-8; export again") from None
 
 
 def rows_arrays(name: str, rows: Rows) -> dict[str, Array]:
@@ -119,7 +128,7 @@ def open_artifact(folder: Path) -> Artifact:
     Raises:
         ArtifactError: it is missing, damaged, or of another version.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     arrays: dict[str, Array] = {}
     for name, described in manifest["arrays"].items():
         if not _ARRAY_NAME.fullmatch(name):  # it becomes a file's name, here and wherever the artifact is copied to
@@ -139,6 +148,10 @@ def open_artifact(folder: Path) -> Artifact:
                 f"{described['shape']}; the files do not belong together, export again"
             )
         arrays[name] = array
+    try:
+        check_arrays(manifest, arrays)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: is damaged ({error}); export again") from error
     return Artifact(folder, manifest, arrays)
 
 
@@ -149,7 +162,12 @@ def _map(path: Path, shape: Sequence[int]) -> Array:
     return np.asarray(array)  # the plain type: every slice of a memmap costs microseconds
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What an artifact says of itself, without its arrays.
+
+    Raises:
+        ArtifactError: as `open_artifact`.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(
@@ -165,4 +183,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     missing = {"n_items", "n_users", "members", "ensembles", "key_check", "arrays", "weighting"} - set(manifest)
     if missing:
         raise ArtifactError(f"{path}: lacks {', '.join(sorted(missing))}; train and export again")
+    try:
+        check_manifest(manifest)
+    except (ValueError, KeyError) as error:
+        raise ArtifactError(f"{path}: is damaged ({error}); export again") from error
     return dict(manifest)

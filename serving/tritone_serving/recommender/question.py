@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender.wording import shown
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ MOODS: Final = (
 EMBEDDING_SIZE: Final = 256
 MOST_ITEMS: Final = 10_000  # that one answer holds
 MOST_HISTORY: Final = 100_000  # that one question holds, duplicates included
+MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
 Rung = Literal["user", "history", "friends", "recording", "mood", "popularity"]
 RUNGS: Final[tuple[Rung, ...]] = ("user", "history", "friends", "recording", "mood", "popularity")
@@ -44,7 +46,7 @@ class Question:
         history: item ids, duplicates are summed.
         weights: how much each item of `history` was listened to, in the unit of the log (plays); all 1 if None.
         skipped: item ids that were turned away: never recommended, and evidence against what is like them.
-        friends: raw user ids.
+        friends: raw user ids, at most 1000 different ones.
         embedding: (256,) of a recording by `genre_cnn`, any length but 0.
         mood: one of `MOODS`.
         k: how many items are wanted; fewer come only where the catalogue has no more.
@@ -84,8 +86,10 @@ class Question:
         for name in ("history", "skipped", "friends", "exclude"):
             if len(getattr(self, name)) > MOST_HISTORY:
                 raise QuestionError(f"{name} holds {len(getattr(self, name))} ids; expected at most {MOST_HISTORY}")
+        if len(self.friends) > MOST_FRIENDS and (n_friends := len(set(self.friends))) > MOST_FRIENDS:
+            raise QuestionError(f"friends holds {n_friends} different ids; expected at most {MOST_FRIENDS}")
         if self.mood is not None and self.mood not in MOODS:
-            raise QuestionError(f"mood is {self.mood!r}; expected one of {', '.join(MOODS)}")
+            raise QuestionError(f"mood is {shown(self.mood)}; expected one of {', '.join(MOODS)}")
         self._check_weights()
         self._check_embedding()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
+_MOST_NAMED: Final = 20  # causes of one member for one item, the strongest; the others are summed up
 
 
 def reasons_of(
@@ -72,16 +73,17 @@ def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 
-def _add(found: list[list[Reason]], name: str, because: str, part: Part, causes: Sequence[str]) -> None:
-    """A part's summands to each item's reasons; causes without a name become one."""
+def _add(found: list[list[Reason]], name: str, because: str, part: Part, names: Sequence[str]) -> None:
+    """A part's summands to each item's reasons; causes without a name, and the weaker of many, become one."""
+    is_named = np.array([bool(each) for each in names], np.bool_)
     for reasons, amounts in zip(found, part.amounts.astype(np.float64), strict=True):
-        nameless = 0.0
-        for cause, amount in zip(causes, amounts.tolist(), strict=True):
-            if not cause:
-                nameless += amount
-            elif amount:
-                reasons.append(Reason(name, because, cause, amount))
-        if nameless:
+        told = np.flatnonzero(is_named & (amounts != 0))
+        if len(told) > _MOST_NAMED:
+            told = told[np.argpartition(-np.abs(amounts[told]), _MOST_NAMED - 1)[:_MOST_NAMED]]
+        reasons += [Reason(name, because, names[cause], float(amounts[cause])) for cause in told.tolist()]
+        rest = np.ones(len(amounts), np.bool_)
+        rest[told] = False
+        if nameless := float(amounts[rest].sum()):
             reasons.append(Reason(name, because, "", nameless))
 
 

@@ -37,6 +37,7 @@ from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.similar import Similar, similar_items
+from tritone_serving.recommender.wording import shown
 
 # Begins a question to taste_vae; the function that it answers waits for its scores (B, T).
 AskTaste = Callable[[TasteInputs], Callable[[], Floats]]
@@ -322,6 +323,6 @@ class Recommender:
         if item is not None:
             place = self.resolver.item(item)
             if place is None:
-                raise QuestionError(f"item {item!r} is not known")
+                raise QuestionError(f"item {shown(item)} is not known")
         found = similar_items(self.artifact, place, embedding, by=by, n=n)
         return [Similar(self.item_ids[each], score) for each, score in found]

@@ -19,6 +19,7 @@ from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.question import Floats, Question, Unknown
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.wording import shown
 
 _NOBODY: Final = -1
 _MOST_BORROWED: Final = 200  # items of friends
@@ -177,9 +178,9 @@ class Resolver:
         known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or question.mood)
         if not known and user == _NOBODY and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
+            some = ", ".join(map(shown, named[:3])) + " ..." * (len(named) > 3)
             raise QuestionError(
-                f"none of the ids is known ({', '.join(map(repr, named[:3]))}{' ...' * (len(named) > 3)}), and nothing "
-                f"else is given; leave them out for what is popular"
+                f"none of the ids is known ({some}), and nothing else is given; leave them out for what is popular"
             )
         if skipped:
             stays = ~np.isin(heard, skipped)
@@ -229,7 +230,7 @@ class Resolver:
             rows.update(self._friends.row(user)[0].tolist())
         names: dict[int, str] = {}
         unknown: list[str] = []
-        for name in question.friends:
+        for name in dict.fromkeys(question.friends):
             row = self.user(name)
             if row == _NOBODY:
                 unknown.append(name)
@@ -237,7 +238,7 @@ class Resolver:
                 names[row] = name
         rows.update(names)
         rows.discard(user)  # nobody is their own friend
-        return np.array(sorted(rows), np.int64), names, tuple(dict.fromkeys(unknown))
+        return np.array(sorted(rows), np.int64), names, tuple(unknown)
 
 
 def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:

@@ -15,6 +15,7 @@ from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.question import EMBEDDING_SIZE, MOST_ITEMS, Floats
 from tritone_serving.recommender.ranking import top
+from tritone_serving.recommender.wording import shown
 
 WAYS: Final = ("listening", "sound", "both")
 
@@ -45,7 +46,7 @@ def similar_items(
         QuestionError: as `Recommender.similar`.
     """
     if by not in WAYS:
-        raise QuestionError(f"by is {by!r}; expected one of {', '.join(WAYS)}")
+        raise QuestionError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
     if not 1 <= n <= MOST_ITEMS:
         raise QuestionError(f"n is {n}; expected 1 to {MOST_ITEMS}")
     if (item is None) == (embedding is None):

@@ -30,6 +30,7 @@ from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
 
 from tritone_serving.recommender import Answer, Question, QuestionError
+from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
 _FOLDER = Path(os.environ["TRITONE_STOP_FILE"]).parent if "TRITONE_STOP_FILE" in os.environ else None
@@ -178,4 +179,4 @@ def _refusal(error: Exception, row: str = "") -> Any:
     else:
         text = f"{row}the recommender failed ({type(error).__name__}); see the server's log"
         code = pb_utils.TritonError.INTERNAL
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(cut(text), code))

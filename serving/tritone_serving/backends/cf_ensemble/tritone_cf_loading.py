@@ -8,7 +8,8 @@ from typing import Any
 
 from tritone_cf_taste import Taste
 
-from tritone_serving.recommender import Recommender, RecommenderError, open_artifact, read_key
+from tritone_serving.recommender import Recommender, RecommenderError, read_key
+from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
 
@@ -33,7 +34,7 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
     """
     keep_freed_memory()
     try:
-        check = str(open_artifact(folder).manifest["key_check"])
+        check = str(read_manifest(folder)["key_check"])
         path = find_key(_parameter(config, KEY_PARAMETER), check)
         if not path.is_file():
             raise LoadError(

@@ -44,7 +44,7 @@ def open_members(artifact: Artifact) -> dict[str, Member]:
             )
         try:
             members[name] = _KINDS[kind](artifact, name, described)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArtifactError(
                 f"{artifact.folder}: member {name!r} lacks or misnames {error}; train and export again"
             ) from error

@@ -2,7 +2,8 @@
 
 The rules, in their order:
 
-1. rows without a user or an item, or with an id that is no UTF-8, are left out;
+1. rows without a user or an item, or with an id that is no UTF-8, are left out; so are those with an id of several
+   lines: a stray quote swallowed what is between;
 2. rows whose count is no finite number above 0, or above `most_plays`, are left out (as are unreadable times);
 3. rows of the same user and item are added up, ratings averaged, and the earliest time is kept;
 4. ratings below `least_rating` are left out: a bad rating is no listening;
@@ -22,6 +23,7 @@ import pandas as pd
 
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.log import Log
+from tritone_training.data.interactions.times import seconds_of
 
 _FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]
@@ -80,7 +82,7 @@ def clean(
     counts = ratings if plays is None else plays
     table["plays"] = 1.0 if counts is None else pd.to_numeric(counts.to_numpy(object), errors="coerce")
     if times is not None:
-        table["time"] = _seconds(times)
+        table["time"] = seconds_of(source, times)
 
     def drop(reason: str, wrong: Flags) -> None:
         nonlocal table
@@ -91,6 +93,7 @@ def clean(
     drop("no_user", table["user"].isna().to_numpy())
     drop("no_item", table["item"].isna().to_numpy())
     drop("id_not_utf8", ~(is_text(table["user"]) & is_text(table["item"])))
+    drop("id_of_several_lines", (_breaks(table["user"]) | _breaks(table["item"])))
     values = table["plays"].to_numpy(np.float64)
     drop("count_not_a_finite_number", ~np.isfinite(values))
     drop("count_not_above_0", (table["plays"] <= 0).to_numpy())
@@ -135,16 +138,8 @@ def clean(
     )
 
 
-def _seconds(times: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    """Unix seconds, milliseconds, or dates as text; NaN where unreadable."""
-    numbers = pd.to_numeric(times.to_numpy(object), errors="coerce")
-    seconds = np.array(numbers, np.float64)
-    seconds[~np.isfinite(seconds)] = np.nan
-    if np.isnan(seconds).all():
-        parsed = pd.to_datetime(pd.Series(times.to_numpy(object)), errors="coerce", utc=True, format="mixed")
-        epoch = pd.Timestamp(0, unit="s", tz="UTC")
-        return np.asarray((parsed - epoch) / pd.Timedelta(seconds=1), np.float64)
-    return np.where(seconds > 1e11, seconds / 1e3, seconds)  # 1e11 s is the year 5138: those are milliseconds
+def _breaks(column: pd.Series[Any]) -> Flags:
+    return np.fromiter(("\n" in value for value in column), np.bool_, len(column))
 
 
 def _of_bots(table: pd.DataFrame, rules: CleaningRules) -> Flags:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tritone_training._exceptions import DataError
-from tritone_training.data.interactions.log import Log, TagTable
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
 from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.splits import split_log
@@ -85,6 +85,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
         DataError: something cannot be read, or the log has fewer than two listeners.
     """
     files = files_of(request)
+    _check_needs(request.listening, files)
     if files is None or files.interactions is None:
         return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
     columns = columns_of(files)
@@ -92,21 +93,60 @@ def load_listening(request: TrainRequest) -> ListeningData:
     test: Log | None = None
     reports: dict[str, Any] = {"log": log.report}
     if files.valid is not None:
-        train, valid = log, load_log(files.valid, columns)
-        reports["valid"] = {**valid.report, "how": "given"}
+        train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
+        reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
     else:
         train, test, valid = three_parts(log, request.seed)
-        how = "the latest" if log.time is not None else "of each listener's at random"
+        how = "the latest (drawn among those of one moment)" if log.time is not None else "of each listener's at random"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
     if len(np.unique(train.user)) < 2:
         raise DataError(f"{train.source}: holds one listener; recommending from others' listening needs at least two")
     tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
     tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
     friends = load_friends(files.friends, columns) if files.friends else []
-    metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else {}
+    metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else MetadataTable({})
     reports["friends"] = {"n_used": len(friends)}
     reports["tags"] = tags.report
-    return ListeningData(train, valid, test, friends, tags, metadata, _report(train, reports))
+    reports["metadata"] = metadata.report
+    return ListeningData(train, valid, test, friends, tags, metadata.rows, _report(train, reports))
+
+
+def _check_needs(given: ListeningFiles | None, files: ListeningFiles | None) -> None:
+    """Refuse what would not be looked at.
+
+    Raises:
+        DataError: a file is named that belongs to another, which is not.
+    """
+    if given is None:
+        return
+    for name in ("valid", "friends", "item_tags", "metadata"):
+        if getattr(given, name) is not None and files is None:
+            raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
+    if given.tag_names is not None and given.item_tags is None:
+        raise DataError("--tag-names holds the names of --item-tags: give these too, or leave it out")
+
+
+def _without_known(train: Log, valid: Log) -> tuple[Log, int]:
+    """(held-out pairs that the log does not hold, how many it holds): what is learnt from cannot be chosen by.
+
+    Raises:
+        DataError: it holds them all.
+    """
+    known = valid.matrix(
+        {name: place for place, name in enumerate(train.users)}, {name: place for place, name in enumerate(train.items)}
+    )
+    known = known.multiply(train.matrix() > 0)
+    users, items = known.nonzero()
+    both = {(train.users[u], train.items[i]) for u, i in zip(users.tolist(), items.tolist(), strict=True)}
+    kept = np.array(
+        [(valid.users[u], valid.items[i]) not in both for u, i in zip(valid.user, valid.item, strict=True)], np.bool_
+    )
+    if not kept.any():
+        raise DataError(
+            f"{valid.source}: all {len(valid)} of its listens are in {train.source} too; --valid has to hold listens "
+            f"that the log does not"
+        )
+    return valid.take(kept), int((~kept).sum())
 
 
 def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:

@@ -97,3 +97,18 @@ class TagTable:
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+@dataclass(frozen=True, eq=False)
+class MetadataTable:
+    """What is said of items.
+
+    Attributes:
+        rows: item id -> column -> text.
+    """
+
+    rows: Mapping[str, Mapping[str, str]]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)

@@ -1,20 +1,20 @@
-"""Tables from disk: CSV with any separator, TSV, Parquet; columns by name, or found where their name is usual."""
+"""The log and what belongs to it, read from tables: columns by name, or found where their name is usual."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
-from tritone_training.data.interactions.log import Log, TagTable
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
+from tritone_training.data.interactions.tables import read_table
 
-_SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # a comma last: names hold commas
 # Names that columns usually have, in lower case without `_`, `-` and blanks.
 _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "user": ("userid", "user", "uid", "userkey", "listener", "listenerid"),
@@ -56,6 +56,7 @@ def load_log(path: Path, columns: Columns = Columns(), *, rules: CleaningRules |
     plays = _optional(table, path, "plays", columns.plays)
     rating = None if plays else _optional(table, path, "rating", columns.rating)
     time = _optional(table, path, "time", columns.time)
+    _distinct(path, user=user, item=item, plays=plays, rating=rating, time=time)
     return clean(
         path.name,
         users=table[user],
@@ -71,6 +72,7 @@ def load_friends(path: Path, columns: Columns = Columns()) -> list[tuple[str, st
     """Pairs of raw user ids, each pair once, in either direction; rows without both ids are left out."""
     table = read_table(path)
     user, friend = _required(table, path, "user", columns.user), _required(table, path, "friend", columns.friend)
+    _distinct(path, user=user, friend=friend)
     pairs = table[[user, friend]].dropna()
     ok = is_text(pairs[user]) & is_text(pairs[friend]) & (pairs[user] != pairs[friend]).to_numpy()
     both = {(min(a, b), max(a, b)) for a, b in zip(pairs[user][ok], pairs[friend][ok], strict=True)}
@@ -86,113 +88,86 @@ def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = 
     table = read_table(path)
     item, tag = _required(table, path, "item", columns.item), _required(table, path, "tag", columns.tag)
     user = _optional(table, path, "user", columns.user)
+    _distinct(path, user=user, item=item, tag=tag)
     wanted = [item, tag, *([user] if user else [])]
     kept = table[wanted].dropna()
     ok = np.logical_and.reduce([is_text(kept[name]) for name in wanted])
     kept = kept[ok].drop_duplicates()
     tags = kept[tag]
+    report = {"source": path.name, "n_in": len(table), "n_used": len(kept), "given_by_users": user is not None}
     if names is not None:
-        named = read_table(names)
-        key = tag if tag in named.columns else str(named.columns[0])
-        value = next((str(name) for name in named.columns if name != key), key)
-        tags = tags.map(dict(zip(named[key], named[value], strict=True))).fillna(tags)
+        known, n_unreadable = _tag_names(names, tag)
+        tags = tags.map(known).fillna(tags)
+        report["n_names_not_utf8"] = n_unreadable
     return TagTable(
         items=kept[item].tolist(),
         tags=[" ".join(str(each).split()) for each in tags],
         users=kept[user].tolist() if user else [""] * len(kept),
-        report={"source": path.name, "n_in": len(table), "n_used": len(kept), "given_by_users": user is not None},
+        report=report,
     )
 
 
-def load_metadata(path: Path, *, item: str | None = None) -> dict[str, dict[str, str]]:
-    """Item id -> {column: text} of all other columns; `title` and `artist` are those columns' usual names.
+def _tag_names(path: Path, tag: str) -> tuple[dict[str, str], int]:
+    """(tag's id -> name, how many names are no UTF-8); a tag without a name is called by its id."""
+    table = read_table(path)
+    key = tag if tag in table.columns else str(table.columns[0])
+    value = next((str(name) for name in table.columns if name != key), None)
+    if value is None:
+        raise DataError(f"{path}: has one column, {key!r}; expected the tags' ids and their names")
+    table = table.dropna(subset=[key, value])
+    ok = is_text(table[value])
+    named = zip(table[key][ok], table[value][ok], strict=True)
+    return {str(each): str(name) for each, name in named if str(name).strip()}, int((~ok).sum())
+
+
+def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
+    """What is said of each item: all other columns, with `title` and `artist` under these names.
+
+    Of several columns that usually hold a title (or an artist) the first of `_NAMES` is one; the others stay what they
+    are called, and count as words. Rows whose id, and cells whose text, is no UTF-8 are left out.
 
     Args:
         item: what the log calls its items; a column of that name holds the ids, else one that is usual.
     """
     table = read_table(path)
-    key = item if item in table.columns else _required(table, path, "id", None)
-    plain = {_plain_name(name): name for name in table.columns if name != key}
-    renamed = {plain[usual]: wanted for wanted, names in _NAMES.items() for usual in reversed(names) if usual in plain}
-    table = table.dropna(subset=[key]).drop_duplicates(subset=[key]).rename(columns=renamed)
-    rows: dict[str, dict[str, str]] = {}
-    for row in table.to_dict("records"):
-        rows[str(row[key])] = {
-            str(name): str(value) for name, value in row.items() if name != key and isinstance(value, str) and value
-        }
-    return rows
+    n_in = len(table)
+    key = item if item is not None and item in table.columns else _required(table, path, "id", None)
+    table = table.dropna(subset=[key])
+    ids = is_text(table[key])
+    table = table[ids].drop_duplicates(subset=[key])
+    usual = _usual_names(table.columns, key)
+    columns = {
+        name: usual.get(name) or name.encode("utf-8", "backslashreplace").decode("utf-8")
+        for name in map(str, table.columns)
+        if name != key
+    }
+    rows: dict[str, dict[str, str]] = {name: {} for name in table[key]}
+    n_cells = 0
+    for name, shown in columns.items():
+        cells = table[[key, name]].dropna()
+        ok = is_text(cells[name])
+        n_cells += int((~ok).sum())
+        for each, text in zip(cells[key][ok], cells[name][ok], strict=True):
+            rows[each][shown] = text
+    report = {
+        "source": path.name,
+        "n_in": n_in,
+        "n_used": len(rows),
+        "n_ids_not_utf8": int((~ids).sum()),
+        "n_cells_not_utf8": n_cells,
+    }
+    return MetadataTable(rows, report)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Every column as text, empty cells as missing; bytes that are no UTF-8 stay recognisable.
-
-    Raises:
-        DataError: it is missing, empty or no table.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a table as CSV, TSV or Parquet")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return _as_text(_read_parquet(path))
-        separator = _separator(path)
-        table = pd.read_csv(
-            path,
-            sep=separator,
-            dtype=object,
-            encoding="utf-8-sig",
-            encoding_errors="surrogateescape",
-            engine="c" if len(separator) == 1 else "python",
-            skipinitialspace=True,
-            keep_default_na=False,  # an artist may be called NA or None
-            na_values=[""],
-        )
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeError, ValueError, OSError) as error:
-        raise DataError(f"{path}: is no table that can be read ({str(error).splitlines()[0]})") from error
-    table.columns = pd.Index([str(name).strip() for name in table.columns])
-    return table
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading Parquet needs fastparquet or pyarrow: pip install 'tritone[train]'"
-        ) from error
-
-
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    whole = {}
-    for name in table.columns:
-        column = table[name]
-        if pd.api.types.is_datetime64_any_dtype(column):
-            whole[str(name)] = column.dt.strftime("%Y-%m-%dT%H:%M:%S.%f").astype(object)
-        else:
-            whole[str(name)] = pd.Series([None if pd.isna(v) else _text(v) for v in column], dtype=object)
-    return pd.DataFrame(whole)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _separator(path: Path) -> str:
-    """The one that divides the first lines into equally many cells, and into most."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        lines = [line.rstrip("\r\n") for _, line in zip(range(20), file, strict=False)]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise DataError(f"{path}: is empty; expected a header line and at least one row")
-    best, most = ",", 0
-    for separator in _SEPARATORS:
-        cells = [line.count(separator) for line in lines]
-        if cells[0] and min(cells) >= cells[0] and cells[0] > most:
-            best, most = separator, cells[0]
-    return best
+def _usual_names(columns: pd.Index, key: str) -> dict[str, str]:
+    """The columns that hold titles and artists -> `title` and `artist`."""
+    found = {}
+    for wanted, names in _NAMES.items():
+        plain = {_plain_name(name): str(name) for name in columns if name != key}
+        chosen = wanted if wanted in plain.values() else next((plain[name] for name in names if name in plain), None)
+        if chosen is not None:
+            found[chosen] = wanted
+    return found
 
 
 def _required(table: pd.DataFrame, path: Path, what: str, name: str | None) -> str:
@@ -211,6 +186,24 @@ def _optional(table: pd.DataFrame, path: Path, what: str, name: str | None) -> s
         return name
     plain = {_plain_name(each): str(each) for each in table.columns}
     return next((plain[usual] for usual in _USUAL[what] if usual in plain), None)
+
+
+def _distinct(path: Path, **columns: str | None) -> None:
+    """Refuse one column for two things.
+
+    Raises:
+        DataError: as said.
+    """
+    taken: dict[str, str] = {}
+    for what, name in columns.items():
+        if name is None:
+            continue
+        if name in taken:
+            raise DataError(
+                f"{path}: column {name!r} cannot be both the {taken[name]} and the {what}; name another with "
+                f"--{what}-column or --{taken[name]}-column"
+            )
+        taken[name] = what
 
 
 def _plain_name(name: object) -> str:

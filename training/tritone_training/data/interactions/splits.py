@@ -17,20 +17,21 @@ from tritone_training.data.interactions.log import Log
 def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
     """(the rest, the held-out part).
 
-    With times: everything after the moment that leaves `fraction` of the pairs behind it, for all users alike, so
-    that nothing is predicted from its future. Without: that fraction of each user's items, drawn at random; whoever
-    has a single item keeps it.
+    With times: the latest `fraction` of the pairs, for all users alike, so that nothing is predicted from its future;
+    among pairs of one moment (times may be months) it is drawn which are held out. Without: that fraction of each
+    user's items, drawn at random; whoever has a single item keeps it.
 
     Raises:
         DataError: nothing would be left on one of the sides.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction is {fraction}; expected a number between 0 and 1")
-    held_out = _latest(log, fraction) if log.time is not None else _random(log, fraction, seed)
+    held_out = _latest(log, fraction, seed) if log.time is not None else _random(log, fraction, seed)
     if held_out.all() or not held_out.any():
+        wanted = "users with several items each" if log.time is None else "several listens"
         raise DataError(
-            f"{log.source}: {len(log)} listens of {len(log.users)} users cannot be split: one side would be empty; "
-            f"expected users with several items each"
+            f"{log.source}: {len(log)} listens of {len(np.unique(log.user))} users cannot be split: one side would be "
+            f"empty; expected {wanted}"
         )
     return log.take(~held_out), log.take(held_out)
 
@@ -41,9 +42,12 @@ def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64
     return np.array([counts.get(name, 0) for name in users], np.int64)
 
 
-def _latest(log: Log, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _latest(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     assert log.time is not None  # noqa: S101 - the caller looked
-    return np.asarray(log.time > np.quantile(log.time, 1 - fraction))
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(log)), log.time))
+    held_out = np.zeros(len(log), np.bool_)
+    held_out[order[int((1 - fraction) * (len(log) - 1)) + 1 :]] = True
+    return held_out
 
 
 def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

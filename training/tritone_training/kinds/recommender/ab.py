@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender.ensemble import SEGMENTS
+from tritone_serving.recommender.arms_check import KEYS, check_ensembles, check_shares
+from tritone_serving.recommender.wording import shown
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.kinds.recommender.declaration import MANIFEST_FILENAME
@@ -33,58 +33,45 @@ def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
     """
     try:
         wanted = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the A/B test cannot be read ({error})") from error
     if not isinstance(wanted, dict) or not {"salt", "shares"} <= wanted.keys() <= _KEYS:
         raise CheckpointError(f"{path}: expected an object with salt, shares and ensembles")
     source = artifact.files[MANIFEST_FILENAME]
     manifest = json.loads(source if isinstance(source, bytes) else source.read_bytes())
-    ensembles = {**manifest["ensembles"], **(wanted.get("ensembles") or {})}
-    for arm, described in ensembles.items():
-        _check_ensemble(path, arm, described, manifest["members"])
-    shares = wanted["shares"]
-    if (
-        not isinstance(shares, dict)
-        or not shares
-        or not all(_is_number(share) and share > 0 for share in shares.values())
-    ):
-        raise CheckpointError(f"{path}: shares are {shares!r}; expected a number above 0 for each arm")
-    strangers = sorted(shares.keys() - ensembles.keys())
+    given = wanted.get("ensembles", {})
+    try:
+        if given != {}:
+            check_ensembles(given, manifest["members"])
+        for arm, described in given.items():
+            _check_keys(arm, described)
+        ensembles = {**manifest["ensembles"], **given}
+        check_shares(wanted["shares"], ensembles, above_0=True)
+        if not isinstance(wanted["salt"], str) or not _is_text(wanted["salt"]):
+            raise ValueError(f"salt is {shown(wanted['salt'])}; expected text")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    chosen = {"ensembles": ensembles, "ab": {"salt": wanted["salt"], "shares": wanted["shares"]}}
+    # What was worked out in training for an arm that is another one now.
+    stale = {f"lists.{arm}.{part}" for arm in given for part in ("starts", "columns", "values")}
+    arrays = {name: described for name, described in manifest["arrays"].items() if name not in stale}
+    content = json.dumps({**manifest, **chosen, "arrays": arrays}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {name: file for name, file in artifact.files.items() if name.removesuffix(".npy") not in stale}
+    return replace(artifact, files={**files, MANIFEST_FILENAME: content.encode()}, card={**artifact.card, **chosen})
+
+
+def _check_keys(arm: str, described: Mapping[str, Any]) -> None:
+    strangers = sorted(described.keys() - KEYS)
     if strangers:
-        raise CheckpointError(
-            f"{path}: shares name the arms {', '.join(strangers)}, which are no ensembles; there are: "
-            f"{', '.join(ensembles)}"
-        )
-    if not isinstance(wanted["salt"], str):
-        raise CheckpointError(f"{path}: salt is {wanted['salt']!r}; expected text")
-    chosen = {"ensembles": ensembles, "ab": {"salt": wanted["salt"], "shares": shares}}
-    content = json.dumps({**manifest, **chosen}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return replace(
-        artifact,
-        files={**artifact.files, MANIFEST_FILENAME: content.encode()},
-        card={**artifact.card, **chosen},
-    )
+        raise ValueError(f"arm {arm!r} holds {shown(strangers, 200)}; expected {', '.join(sorted(KEYS))}")
+    if not isinstance(how := described.get("how", ""), str) or not _is_text(how):
+        raise ValueError(f"arm {arm!r}: how is {shown(how)}; expected text")
 
 
-def _check_ensemble(path: Path, arm: str, described: Any, members: Mapping[str, Any]) -> None:
-    weights = described.get("weights") if isinstance(described, dict) else None
-    if (
-        not isinstance(weights, dict)
-        or set(weights) != set(SEGMENTS)
-        or not isinstance(described.get("warm_from"), int)
-    ):
-        raise CheckpointError(f"{path}: arm {arm!r} needs warm_from and weights for {', '.join(SEGMENTS)}")
-    for segment, each in weights.items():
-        strangers = sorted(each.keys() - members.keys())
-        if strangers:
-            raise CheckpointError(
-                f"{path}: arm {arm!r} weighs {', '.join(strangers)}, and there are no such members; there are: "
-                f"{', '.join(members)}"
-            )
-        wrong = {name: weight for name, weight in each.items() if not _is_number(weight)}
-        if wrong:
-            raise CheckpointError(f"{path}: arm {arm!r} has the weights {wrong} for {segment}; expected finite numbers")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8; JSON may hold halves of characters."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_client.constants import EMBEDDING_SIZE
-from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
+from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender.artifact import files_of
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender_keys import KEY_VARIABLE
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
 from tritone_serving.sound_index import build_index
 from tritone_training import checkpoint
@@ -20,11 +22,13 @@ from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.declaration import DECLARATION
+from tritone_training.kinds.recommender.staging import check_together
 
 ARTIFACT_FOLDER: Final = "artifact"
 TASTE_FOLDER: Final = "taste_vae"
 KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
+_NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # What the manifest says that belongs on the card, for people and auditors.
 _SHOWN: Final = ("personal_data", "members", "ensembles", "ab", "metrics", "data", "weighting")
 
@@ -39,16 +43,25 @@ def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
 
     if folder is None or pretrained is not None:
         raise CheckpointError("a recommender is trained on a listening log; there is no pretrained one to export")
-    artifact = read_artifact(folder / ARTIFACT_FOLDER)
+    artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
+    check_together(folder, info, artifact.manifest)
     taste = folder / TASTE_FOLDER
     companions = (get_kind("taste_vae").export(taste, None),) if taste.is_dir() else ()
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,
-        info=load_info(folder),
+        info=info,
         companions=tuple(each for each in companions if not isinstance(each, ArtifactExport)),
-        key=key if key.is_file() else None,
+        key=key if _made_with(key, artifact) else None,
     )
+
+
+def _made_with(key: Path, artifact: Artifact) -> bool:
+    """Whether this file is there and holds the artifact's key: one of an earlier training may lie there too."""
+    try:
+        return key_check(read_key(key)) == str(artifact.manifest["key_check"])
+    except KeyFileError:
+        return False
 
 
 def from_artifact(
@@ -63,7 +76,7 @@ def from_artifact(
     """
     manifest = artifact.manifest
     card = {
-        **{name: value for name, value in info.items() if name not in ("format", "kind", "weights", "weights_sha256")},
+        **{name: value for name, value in info.items() if name not in _NOT_SHOWN},
         **{name: manifest[name] for name in _SHOWN if name in manifest},
         "metrics": {**(manifest.get("metrics") or {}), **_how(info)},
         "personal_data": personal_data(artifact),
@@ -79,6 +92,7 @@ def from_artifact(
         card=card,
         companions=companions,
         key=None if key is None else (str(manifest["key_check"]), key),
+        key_wanted=(str(manifest["key_check"]), str(info["key"]) if "key" in info else None),
     )
 
 
@@ -102,6 +116,7 @@ def read_artifact(folder: Path) -> Artifact:
 
 def personal_data(artifact: Artifact) -> dict[str, Any]:
     """What a version holds about people."""
+    check = str(artifact.manifest["key_check"])
     held = ["listening histories (which items, how often)"]
     if len(artifact.arrays["friends.columns"]):
         held.append("who is whose friend")
@@ -111,6 +126,11 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
         "n_users": artifact.n_users,
         "held": held,
         "identified_by": "pseudonyms: HMAC-SHA256 of the user's id under a key that is not in this folder",
+        "key": (
+            f"the server loads this version only with the key that has the check value {check}; it looks in "
+            f"tritone/recommender-keys/{check}.key under XDG_STATE_HOME (~/.local/state), or where {KEY_VARIABLE} or "
+            f"the config's parameter key_file says"
+        ),
         "not_held": "names, raw user ids, times of listening",
         "derived": "counts, similarities and network weights that many users' histories went into together",
         "to_remove_a_user": "tritone forget USER",

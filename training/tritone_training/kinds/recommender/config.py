@@ -84,11 +84,23 @@ class RecommenderConfig:
                 raise TrainingError(f"{field.name} is {value!r}; expected a {'whole ' * whole}number")
             if not math.isfinite(value) or value < 0:
                 raise TrainingError(f"{field.name} is {value!r}; expected a finite number, 0 or more")
+            most = _MOST_OF_EXPONENTS.get(field.name, _MOST)
+            if value > most:
+                raise TrainingError(f"{field.name} is {value!r}; expected at most {most:g}")
         for name in ("ease_l2", "graph_l2", *_WHOLE - {"taste", "taste_epochs", "n_listed"}):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
+# Far beyond anything useful, and what is computed with it in single precision stays finite.
+_MOST: Final = 1e12
+_MOST_OF_EXPONENTS: Final = {
+    "power": 4,
+    "damping": 4,
+    "friends_damping": 4,
+    "user_knn_damping": 4,
+    "user_knn_sharpness": 20,
+}
 _WHOLE: Final = {
     "n_neighbours",
     "ease_most_items",

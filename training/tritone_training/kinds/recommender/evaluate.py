@@ -12,6 +12,7 @@ from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.build import load_info
 from tritone_training.kinds.recommender.judge import judge, people_of
 from tritone_training.kinds.recommender.scoring import open_recommender
+from tritone_training.kinds.recommender.staging import check_together
 from tritone_training.progress import progress_bar
 
 
@@ -29,6 +30,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     log, held_out, which = _data(request, int(info["seed"]))
     key = request.listening.key if request.listening is not None else None
     recommender, taste = open_recommender(request.checkpoint, key)
+    check_together(request.checkpoint, info, recommender.artifact.manifest)
     people = people_of(recommender, log, held_out)
     with progress_bar("ranking", shown=request.progress) as on_progress:
         figures = judge(recommender, taste, people, on_progress=on_progress)

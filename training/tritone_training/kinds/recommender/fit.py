@@ -13,6 +13,7 @@ from scipy import sparse
 from tritone_serving.recommender.artifact import rows_arrays, text_arrays
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.rows import Rows
+from tritone_training._exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
 from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
@@ -52,18 +53,34 @@ def fit_members(
     metadata: Mapping[str, Mapping[str, str]],
     on_step: OnStep,
 ) -> Parts:
-    """Fit all members but `taste_vae` and those that need sound."""
+    """Fit all members but `taste_vae` and those that need sound.
+
+    Raises:
+        TrainingError: hyper-parameters are so extreme that something is not finite, or cannot be solved.
+    """
     parts = Parts()
     _base(parts, world, metadata)
     _popularity(parts, world)
     listening = world.listening(config.tag_weight)
-    if world.n_items > config.ease_most_items and world.n_users > MOST_DUAL_USERS:
-        _items_among_neighbours(parts, world, listening, config, on_step)
-    else:
-        _items_among_all(parts, world, listening, config, on_step)
+    large = world.n_items > config.ease_most_items and world.n_users > MOST_DUAL_USERS
+    items = _items_among_neighbours if large else _items_among_all
+    try:
+        items(parts, world, listening, config, on_step)
+    except np.linalg.LinAlgError as error:
+        raise TrainingError(f"the item-item members cannot be solved ({error}); raise ease_l2 or graph_l2") from error
     _people(parts, world, listening, config)
     _tags(parts, world, config)
+    _check_finite(parts)
     return parts
+
+
+def _check_finite(parts: Parts) -> None:
+    for name, array in parts.arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            member = name.partition(".")[0]
+            raise TrainingError(
+                f"{member}: what was fitted holds numbers that are not finite; set its hyper-parameters less extremely"
+            )
 
 
 def _items_among_all(

@@ -50,7 +50,7 @@ def hear(request: TrainRequest) -> Sounds | None:
     """Embed the recordings that a request names; None if it names none.
 
     Raises:
-        DataError: there is no network to hear them with, or not one file can be heard.
+        DataError: there is no network to hear them with, or nothing that it could hear, or not one file can be heard.
     """
     given = request.listening
     if given is None or (given.recordings is None and given.genre_checkpoint is None):
@@ -67,7 +67,7 @@ def hear(request: TrainRequest) -> Sounds | None:
     elif files_of(request) is None:
         recordings = _catalogue(request.progress)
     else:
-        return None
+        raise DataError("--genre-checkpoint hears recordings: give --recordings too, or leave it out")
     return _hear(recordings, given.genre_checkpoint, request.progress)
 
 

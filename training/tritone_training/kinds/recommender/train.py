@@ -11,11 +11,13 @@ runs/recommender/
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +34,7 @@ from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_
 from tritone_training.kinds.recommender.listing import work_out
 from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
 from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
+from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.recommender.world import World, build_world
 from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
 from tritone_training.kinds.taste_vae.train import TasteData, train_taste
@@ -78,18 +81,27 @@ def configure(request: TrainRequest) -> RecommenderConfig:
 
 
 def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: Prepared) -> Mapping[str, Any]:
-    """Fit everything and write the checkpoint folder.
+    """Fit everything and write the checkpoint folder; one that is there stays whole until the new one is.
 
     Raises:
         TrainingError: training `taste_vae` diverged, or the key cannot be used.
     """
-    began_s = time.monotonic()
-    listening = prepared.listening
     key_path = request.listening.key if request.listening and request.listening.key else request.out / KEY
     try:
         key = make_key(key_path)
     except KeyFileError as error:
         raise TrainingError(str(error)) from error
+    with staging(request.out) as staged:
+        summary = _fit(replace(request, out=staged), config, prepared, key, key_path)
+        put_in_place(request.out, staged, (ARTIFACT, TASTE, checkpoint.INFO))
+    return {"checkpoint": str(request.out), "key": str(key_path), **summary}
+
+
+def _fit(
+    request: TrainRequest, config: RecommenderConfig, prepared: Prepared, key: bytes, key_path: Path
+) -> dict[str, Any]:
+    began_s = time.monotonic()
+    listening = prepared.listening
     world = build_world(listening, config, key, prepared.sounds.items if prepared.sounds else ())
     with ExitStack() as bars:
 
@@ -101,7 +113,12 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
     if prepared.sounds is not None:
         add_sounds(parts, world, prepared.sounds)
     taste = _train_taste(request, config, listening, world, parts) if config.taste else None
-    manifest = {**manifest_of(parts, world, config, key), "data": listening.report, "ensembles": NOTHING_LEARNED}
+    manifest = {
+        **manifest_of(parts, world, config, key),
+        FIT: new_fit(),
+        "data": listening.report,
+        "ensembles": NOTHING_LEARNED,
+    }
     folder = request.out / ARTIFACT
     write_artifact(folder, manifest, parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
@@ -116,6 +133,8 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
         "ab": {"salt": "", "shares": {"a": 1.0}},
         "metrics": {"valid": chosen.metrics},
     }
+    if not _is_finite(manifest):
+        raise TrainingError("the learned weights are not finite numbers; set the hyper-parameters less extremely")
     write_artifact(folder, manifest, parts.arrays)
     if config.n_listed and world.n_users <= config.most_listed_users:
         recommender, ask = open_recommender(request.out, key_path)
@@ -126,6 +145,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
     info = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
+        FIT: manifest[FIT],
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": checkpoint.versions(),
         "command": request.command,
@@ -136,6 +156,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
         "n_users": world.n_users,
         "n_items": world.n_items,
         "members": list(parts.members),
+        **({} if request.listening is None or request.listening.key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
         "data": listening.report,
@@ -144,13 +165,17 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
     }
     checkpoint.update_info(request.out, info)
     return {
-        "checkpoint": str(request.out),
-        "key": str(key_path),
         **{name: info[name] for name in ("n_users", "n_items", "members", "ensembles", "seconds", "data")},
         "metrics": {"valid": chosen.metrics["ensemble"]},
         "members_valid": chosen.metrics["members"],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _train_taste(

@@ -1,0 +1,165 @@
+"""Tables as people have them: damaged, packed, wrongly quoted, in another encoding, with dates of any order."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tritone_serving.recommender.artifact import text_arrays
+from tritone_training._exceptions import DataError
+from tritone_training.data.interactions import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions.log import Log
+
+
+def pairs(log: Log) -> list[tuple[str, str]]:
+    return [(log.users[u], log.items[i]) for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)]
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[: len(c) // 2], lambda c: c[:8] + b"\xff" * 200 + c[208:], lambda c: b""]
+)
+def test_a_damaged_parquet_file_is_called_one(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "log.parquet"
+    rows = {"user": [f"u{n % 50}" for n in range(5_000)], "item": [f"i{n * 7 % 900}" for n in range(5_000)]}
+    pd.DataFrame(rows).to_parquet(path, compression="gzip")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"log\.parquet: is damaged, cut short or no Parquet file \("):
+        load_log(path)
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["log.tsv.gz", "log.csv"])
+def test_packed_tables_are_read_by_what_they_hold(
+    tmp_path: Path, separator: str, pack: Callable[[bytes], bytes], name: str
+) -> None:
+    text = "\n".join(separator.join(row) for row in [("user", "item"), ("ann", "a b"), ("bob", "c")])
+    (tmp_path / name).write_bytes(pack(text.encode()))
+    assert pairs(load_log(tmp_path / name)) == [("ann", "a b"), ("bob", "c")]
+
+
+def test_packed_tables_that_cannot_be_unpacked_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"user,item\nann,a\n" * 99)[:-12])
+    with pytest.raises(DataError, match="is no table that can be read"):
+        load_log(tmp_path / "cut.gz")
+    (tmp_path / "log.zip").write_bytes(b"PK\x03\x04" + b"\0" * 40)
+    with pytest.raises(DataError, match="is a ZIP archive; unpack it"):
+        load_log(tmp_path / "log.zip")
+
+
+def test_stray_quotes_between_tabs_are_letters(tmp_path: Path) -> None:
+    rows = ["user\titem", 'ann\t"Weird Al', 'bob\tTwelve Inch 12"', 'cas\t"Heroes"', 'dan\t"say ""hi"""', 'eve\tlast"']
+    (tmp_path / "log.tsv").write_text("\n".join(rows) + "\n")
+    log = load_log(tmp_path / "log.tsv")
+    assert pairs(log) == [
+        ("ann", '"Weird Al'), ("bob", 'Twelve Inch 12"'), ("cas", "Heroes"), ("dan", 'say "hi"'), ("eve", 'last"'),
+    ]  # fmt: skip
+
+
+def test_rows_that_a_stray_quote_swallowed_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text('user,item\nann,"a\nbob,b\ncas,c"\ndan,d\neve,e\n')
+    log = load_log(tmp_path / "log.csv")
+    assert log.report["dropped"] == {"id_of_several_lines": 1}
+    assert pairs(log) == [("dan", "d"), ("eve", "e")]
+
+
+def test_a_cut_parquet_file_is_said_to_lack_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pd.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"\(its end is missing\)"):
+        load_log(path)
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+def test_one_column_is_not_two_things(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item\nann,a\nbob,b\n")
+    with pytest.raises(
+        DataError, match="column 'item' cannot be both the user and the item; name another with --item-"
+    ):
+        load_log(path, Columns(user="item", item="item"))
+    with pytest.raises(DataError, match="column 'user' cannot be both the user and the plays"):
+        load_log(path, Columns(plays="user"))
+    with pytest.raises(DataError, match="column 'user' cannot be both the user and the friend"):
+        load_friends(path, Columns(friend="user"))
+    with pytest.raises(DataError, match="column 'item' cannot be both the item and the tag"):
+        load_tags(path, Columns(tag="item"))
+    path.write_text("user,item,item\nann,a,b\nbob,b,c\n")
+    with pytest.raises(DataError, match="has two columns called 'item'; rename or remove one"):
+        load_log(path)
+
+
+def test_metadata_with_two_usual_names_keeps_both(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("id,name,title,composer,artist\na,Nom,So What,Evans,Davis\n")
+    assert load_metadata(path).rows == {
+        "a": {"title": "So What", "artist": "Davis", "name": "Nom", "composer": "Evans"}
+    }
+
+
+def test_metadata_and_tag_names_that_are_no_utf8_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"id,title,caf\xe9\na,m\xfasica,x\n\xff,So What,y\nb,Blue,z\n")
+    table = load_metadata(path)
+    assert table.rows == {"a": {"caf\\udce9": "x"}, "b": {"title": "Blue", "caf\\udce9": "z"}}
+    assert table.report == {
+        "source": "m.csv", "n_in": 3, "n_used": 2, "n_ids_not_utf8": 1, "n_cells_not_utf8": 1,
+    }  # fmt: skip
+    for row in table.rows.values():
+        text_arrays("all", [*row, *row.values()])
+    (tmp_path / "tags.csv").write_text("user,item,tag\nann,a,1\nann,a,2\nann,a,3\n")
+    (tmp_path / "names.csv").write_bytes(b"tag,name\n1,m\xfasica\n2,pop\n3,\n")
+    tags = load_tags(tmp_path / "tags.csv", names=tmp_path / "names.csv")
+    assert list(tags.tags) == ["1", "pop", "3"]
+    assert tags.report["n_names_not_utf8"] == 1
+    (tmp_path / "names.csv").write_text("tag\n1\n")
+    with pytest.raises(DataError, match="has one column, 'tag'; expected the tags' ids and their names"):
+        load_tags(tmp_path / "tags.csv", names=tmp_path / "names.csv")
+
+
+# --- dates --------------------------------------------------------------------------------------
+
+
+def days(tmp_path: Path, *times: str) -> list[str]:
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user,item,date", *(f"u,i{n},{time}" for n, time in enumerate(times))]) + "\n")
+    log = load_log(path)
+    assert log.time is not None
+    return [str(day) for day in np.array(log.time, "datetime64[s]").astype("datetime64[D]")]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (("05.06.2012", "18.06.2012"), ["2012-06-05", "2012-06-18"]),
+        (("05.06.2012", "07.08.2012"), ["2012-06-05", "2012-08-07"]),
+        (("05/06/2012", "18/06/2012"), ["2012-06-05", "2012-06-18"]),
+        (("05/06/2012", "06/18/2012"), ["2012-05-06", "2012-06-18"]),
+        (("5-6-2012 14:03", "6-18-2012 2:03 PM"), ["2012-05-06", "2012-06-18"]),
+        (("2012-06-05", "2012-06-18T10:00:00+02:00"), ["2012-06-05", "2012-06-18"]),
+        (("2012-06", "2012-07"), ["2012-06-01", "2012-07-01"]),
+        (("18 Jun 2012", "June 5, 2012".replace(",", "")), ["2012-06-18", "2012-06-05"]),
+    ],
+)
+def test_dates_are_read_by_one_rule_for_the_column(tmp_path: Path, times: tuple[str, ...], expected: list[str]) -> None:
+    assert days(tmp_path, *times) == expected
+
+
+def test_dates_whose_order_cannot_be_told_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"like '05/06/2012', begin with the day or with the month\? No row tells"):
+        days(tmp_path, "05/06/2012", "07/08/2012")
+    with pytest.raises(DataError, match=r"begin with the day \('18/06/2012'\), others with the month \('06/18/2012'\)"):
+        days(tmp_path, "18/06/2012", "06/18/2012")

@@ -1,0 +1,82 @@
+"""A checkpoint folder is replaced as a whole: a training that fails or is interrupted leaves the old one as it was.
+
+A folder in the checkpoint's own takes the new parts, so that moving them is a renaming on any file system. Between two
+such renamings a crash can still leave parts of both; each fit therefore has a name, which checkpoint.json and the
+artifact's manifest both say, and what does not belong together is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tritone_training._exceptions import CheckpointError, TrainingError
+
+FIT: Final = "fit"  # in checkpoint.json and in the manifest
+_STAGED: Final = ".unfinished"
+_REPLACED: Final = ".replaced"
+
+
+def new_fit() -> str:
+    """A name for one fit."""
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """An empty folder for a checkpoint in the making, gone at the end whatever happens.
+
+    What a killed training left there is removed too.
+
+    Raises:
+        TrainingError: it cannot be made.
+    """
+    staged = folder / _STAGED
+    try:
+        _clear(folder)
+        staged.mkdir(parents=True)
+    except OSError as error:
+        raise TrainingError(f"{staged}: cannot be written ({error.strerror}); give another --out") from error
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
+    """Replace a checkpoint's parts by what was staged; an old part that the new checkpoint lacks is removed.
+
+    Args:
+        parts: names of files and folders, checkpoint.json last.
+    """
+    old = folder / _REPLACED
+    old.mkdir()
+    for part in parts:
+        if (folder / part).exists():
+            (folder / part).rename(old / part)
+        if (staged / part).exists():
+            (staged / part).rename(folder / part)
+    _clear(folder)
+
+
+def check_together(folder: Path, info: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose artifact is another fit's; checkpoints from before fits had names pass.
+
+    Raises:
+        CheckpointError: they do not belong together.
+    """
+    if info.get(FIT) != manifest.get(FIT):
+        raise CheckpointError(
+            f"{folder}: its artifact is not the one that checkpoint.json describes (fit {manifest.get(FIT)}, expected "
+            f"{info.get(FIT)}): a training was interrupted here; train again"
+        )
+
+
+def _clear(folder: Path) -> None:
+    for name in (_STAGED, _REPLACED):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
