@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from tritone_cli import options
+
 if TYPE_CHECKING:
     from tritone_export.publishing import Live
     from tritone_serving.trial import Bounds
@@ -24,7 +26,14 @@ AdminTokenFile = Annotated[
 
 @contextmanager
 def connected(
-    repository: Path, http_url: str, grpc_url: str, admin_token_file: Path | None, *, bounds: Bounds | None = None
+    repository: Path,
+    http_url: str,
+    grpc_url: str,
+    admin_token_file: Path | None,
+    *,
+    api_key_file: Path | None = None,
+    ca_file: Path | None = None,
+    bounds: Bounds | None = None,
 ) -> Iterator[Live]:
     """A running server, with the right to change it checked.
 
@@ -43,7 +52,13 @@ def connected(
     parts = urlsplit(http_url if "://" in http_url else f"http://{http_url}")
     try:
         host, port = parts.hostname, parts.port or 8000
-        endpoint = make_endpoint(grpc_url)
+        endpoint = make_endpoint(
+            grpc_url,
+            api_key=options.api_key(api_key_file),
+            ca_file=ca_file,
+            client_cert_file=options.client_file(grpc_url, "TRITONE_CLIENT_CERT"),
+            client_key_file=options.client_file(grpc_url, "TRITONE_CLIENT_KEY"),
+        )
     except (ValueError, InvalidInputError) as error:
         raise typer.BadParameter(str(error), param_hint="--http-url, --grpc-url") from error
     if parts.scheme != "http" or not host:

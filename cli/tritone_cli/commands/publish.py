@@ -12,6 +12,7 @@ import typer
 
 from tritone_cli import console
 from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
+from tritone_cli.options import ApiKeyFile, CaFile
 
 if TYPE_CHECKING:
     from tritone_export.publishing import Published
@@ -42,6 +43,8 @@ def publish(
     http_url: HttpUrl = "http://127.0.0.1:8000",
     grpc_url: GrpcUrl = "127.0.0.1:8001",
     admin_token_file: AdminTokenFile = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
     max_slowdown: Annotated[
         float, typer.Option(min=0.01, help="The new version may take so many times as long as the live one, and 5 ms.")
     ] = 1.5,
@@ -61,7 +64,9 @@ def publish(
 
     bounds = Bounds(n_canaries=canaries, max_slowdown=max_slowdown, other_tensors=other_tensors)
     with (
-        connected(repository, http_url, grpc_url, admin_token_file, bounds=bounds) as live,
+        connected(
+            repository, http_url, grpc_url, admin_token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
+        ) as live,
         console.people.status("loading") as status,
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):

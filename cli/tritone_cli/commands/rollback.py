@@ -10,6 +10,7 @@ import typer
 from tritone_cli import console
 from tritone_cli.commands.publish import as_json
 from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
+from tritone_cli.options import ApiKeyFile, CaFile
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,8 @@ def rollback(
     http_url: HttpUrl = "http://127.0.0.1:8000",
     grpc_url: GrpcUrl = "127.0.0.1:8001",
     admin_token_file: AdminTokenFile = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make the version before live again on a running server, under the next number."""
@@ -34,7 +37,9 @@ def rollback(
         raise typer.BadParameter("--version belongs to one MODEL")
     from tritone_export.publishing import rollback as go_back
 
-    with connected(repository, http_url, grpc_url, admin_token_file) as live:
+    with connected(
+        repository, http_url, grpc_url, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
+    ) as live:
         published = [go_back(model, live, version=version) for model in models]
     if json:
         console.print_json({"published": [as_json(each) for each in published]})
