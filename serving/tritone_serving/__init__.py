@@ -14,6 +14,8 @@ from tritone_serving._exceptions import (
     GpuMissingError,
     ModelLoadError,
     OptionsError,
+    PerfAnalyzerError,
+    PerfAnalyzerMissingError,
     PortTakenError,
     RepositoryError,
     ServerExitedError,
@@ -21,6 +23,7 @@ from tritone_serving._exceptions import (
     ServingError,
     StartupError,
     StartupTimeoutError,
+    UnstableError,
 )
 from tritone_serving.admin import ADMIN_HEADER, GRPC_ADMIN_HEADER
 from tritone_serving.options import ServerOptions
@@ -33,6 +36,8 @@ __all__ = [
     "GpuMissingError",
     "ModelLoadError",
     "OptionsError",
+    "PerfAnalyzerError",
+    "PerfAnalyzerMissingError",
     "PortTakenError",
     "RepositoryError",
     "ServerExitedError",
@@ -42,4 +47,5 @@ __all__ = [
     "StartupError",
     "StartupTimeoutError",
     "TritonServer",
+    "UnstableError",
 ]

@@ -11,7 +11,10 @@ ServingError
 │   ├── StartupTimeoutError   ... in time
 │   └── ServerExitedError     ... or, later too, ended by itself
 ├── ModelLoadError            the server runs, a model does not load
-└── AdminApiError             the server refused an administrative call
+├── AdminApiError             the server refused an administrative call
+└── PerfAnalyzerError         a load could not be measured
+    ├── PerfAnalyzerMissingError  perf_analyzer is not installed, or does not start
+    └── UnstableError             its windows do not agree with one another
 ```
 """
 
@@ -107,3 +110,15 @@ class AdminApiError(ServingError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PerfAnalyzerError(ServingError):
+    """A load could not be measured."""
+
+
+class PerfAnalyzerMissingError(PerfAnalyzerError):
+    """perf_analyzer is not installed, or lacks a library."""
+
+
+class UnstableError(PerfAnalyzerError):
+    """The windows of a measurement do not agree with one another, so there is no figure to tell."""
