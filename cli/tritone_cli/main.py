@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "export",
     "lint",
     "serve",
+    "bench",
     "classify",
     "compose",
     "harmonize",

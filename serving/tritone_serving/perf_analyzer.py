@@ -37,7 +37,7 @@ N_TRIALS: Final = 8  # windows; three in a row have to agree
 _LIBRARIES: Final = ("libb64.so.0d", "libcudart.so.12")
 _GET_IT: Final = "pip install --force-reinstall --no-deps 'tritonclient==2.51.0' brings it (Linux on x86-64)"
 _GET_LIBRARIES: Final = (
-    "pip install 'tritone[serve]', or apt install libb64-0d and pip install nvidia-cuda-runtime-cu12"
+    "pip install 'tritone[serve]' brings its libraries, as do libb64-0d and nvidia-cuda-runtime-cu12"
 )
 
 
@@ -54,7 +54,7 @@ class Load:
     rate: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.concurrency} at once" if self.rate is None else f"{self.rate:.4g} a second"
+        return f"{self.concurrency} at once" if self.rate is None else f"{self.rate:.4g}/s Poisson"
 
 
 @dataclass(frozen=True, kw_only=True)
