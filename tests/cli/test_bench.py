@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.server.conftest import make_repository
+
 from tritone_cli.benching import report
 from tritone_cli.benching.ceiling import Ceiling, Way, ways
 from tritone_cli.benching.counts import Counts, between
@@ -138,7 +138,7 @@ def test_the_report_has_tables_and_pictures_and_no_figure_where_there_is_none(tm
     assert "| grpc | 4 at once | 90 | 0.90 | 1 | 2 | 3 | 4 |" in text
     assert "| grpc | 8 at once | no figure | - | - | - | - | - |" in text
     assert "- m, 8 at once: no 3 of 8 windows agreed" in text
-    rows = list(csv.DictReader(written[1].open(newline="")))
+    rows = list(csv.DictReader(written[1].read_text().splitlines()))
     assert [each["per_s"] for each in rows] == ["90.0", ""]
     assert rows[0]["batches"] == "1:2 4:2"
     assert written[2].read_bytes().startswith(b"\x89PNG")
