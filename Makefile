@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve bench clean
+.PHONY: help setup demo test lint format serve bench rival clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +44,14 @@ format: $(READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(READY)  ## Measure what serving costs: on model_repository, and recommending on simulated listeners
-	@$(BIN)/python tests/load/classify_latency.py $(ARGS)
-	@$(BIN)/python tests/load/compose_latency.py $(ARGS)
+bench: $(READY)  ## Measure what serving costs: runs/bench (ARGS go to `tritone bench`), then the SDK and the recommender
+	@$(BIN)/tritone bench --grpc --http --report runs/bench $(ARGS)
+	@$(BIN)/python tests/load/classify_latency.py
+	@$(BIN)/python tests/load/compose_latency.py
 	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2
+
+rival: $(READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
+	@$(BIN)/python tests/load/rival_load.py $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache
