@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test image-test lint format serve bench audit clean
+.PHONY: help setup demo test image-test lint format serve bench rival audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,15 +47,19 @@ format: $(READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(READY)  ## Measure what serving costs: on model_repository, and recommending on simulated listeners
-	@$(BIN)/python tests/load/classify_latency.py $(ARGS)
-	@$(BIN)/python tests/load/compose_latency.py $(ARGS)
+bench: $(READY)  ## Measure what serving costs: runs/bench (ARGS go to `tritone bench`), then the SDK and the recommender
+	@$(BIN)/tritone bench --grpc --http --report runs/bench $(ARGS)
+	@$(BIN)/python tests/load/classify_latency.py
+	@$(BIN)/python tests/load/compose_latency.py
 	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
 audit: $(READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
 	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
+
+rival: $(READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
+	@$(BIN)/python tests/load/rival_load.py $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "probe",
     "publish",
     "rollback",
+    "bench",
     "classify",
     "compose",
     "harmonize",

@@ -16,6 +16,8 @@ from tritone_serving._exceptions import (
     GpuMissingError,
     ModelLoadError,
     OptionsError,
+    PerfAnalyzerError,
+    PerfAnalyzerMissingError,
     PortTakenError,
     RefusedVersionError,
     RepositoryError,
@@ -24,6 +26,7 @@ from tritone_serving._exceptions import (
     ServingError,
     StartupError,
     StartupTimeoutError,
+    UnstableError,
 )
 from tritone_serving.admin import ADMIN_HEADER, GRPC_ADMIN_HEADER
 from tritone_serving.options import ServerOptions
@@ -38,6 +41,8 @@ __all__ = [
     "GpuMissingError",
     "ModelLoadError",
     "OptionsError",
+    "PerfAnalyzerError",
+    "PerfAnalyzerMissingError",
     "PortTakenError",
     "RefusedVersionError",
     "RepositoryError",
@@ -48,4 +53,5 @@ __all__ = [
     "StartupError",
     "StartupTimeoutError",
     "TritonServer",
+    "UnstableError",
 ]

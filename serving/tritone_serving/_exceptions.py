@@ -15,6 +15,10 @@ ServingError
 ├── CrashLoopError            what was restarted over and over broke each time
 ├── RefusedVersionError       a new version did not pass its canaries; the old one serves on
 └── AdminApiError             the server refused an administrative call
+├── AdminApiError             the server refused an administrative call
+└── PerfAnalyzerError         a load could not be measured
+    ├── PerfAnalyzerMissingError  perf_analyzer is not installed, or does not start
+    └── UnstableError             its windows do not agree with one another
 ```
 """
 
@@ -150,3 +154,15 @@ class AdminApiError(ServingError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PerfAnalyzerError(ServingError):
+    """A load could not be measured."""
+
+
+class PerfAnalyzerMissingError(PerfAnalyzerError):
+    """perf_analyzer is not installed, or lacks a library."""
+
+
+class UnstableError(PerfAnalyzerError):
+    """The windows of a measurement do not agree with one another, so there is no figure to tell."""

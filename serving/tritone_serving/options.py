@@ -11,6 +11,7 @@ from tritone_serving.access import check_access
 
 Profile = Literal["cpu", "gpu"]
 LOOPBACK: Final = "127.0.0.1"
+CACHE_BYTES: Final = 64 << 20
 MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with much less
 
 
@@ -65,7 +66,7 @@ class ServerOptions:
     log_path: Path | None = None
     startup_timeout_s: float = 60.0
     stop_timeout_s: float = 7.0
-    response_cache_bytes: int = 64 << 20
+    response_cache_bytes: int = CACHE_BYTES
     auto_complete: bool = False
     log_verbose: int = 0
     installation: Path | None = None

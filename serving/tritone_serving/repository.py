@@ -54,6 +54,12 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
     return models if wanted is None else tuple(wanted)
 
 
+def newest_version(folder: Path) -> Path | None:
+    """The folder of a model's newest version; None if it has none."""
+    versions = sorted(_versions(folder), key=int)
+    return folder / versions[-1] if versions else None
+
+
 def _lacking(filled: Mapping[str, Path], missing: Sequence[str]) -> str:
     lacking = sorted({step for name in missing if name in filled for step in steps_of(filled[name]) - filled.keys()})
     return f" (which pass requests on to {', '.join(lacking)})" if lacking else ""

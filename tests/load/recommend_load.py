@@ -14,12 +14,9 @@ mean nothing, their cost does), with a small network in the place of `taste_vae`
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests import recommender_artifacts as models
 
-from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.installation import find_installation
+from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer
+from tritone_serving.perf_analyzer import Load, PerfAnalyzer
 from tritone_serving.recommender import open_artifact
 
 MODEL = "recommender"
@@ -80,7 +77,7 @@ def main() -> None:
         one, many = result[kind]["one_client"], result[kind]["perf_analyzer"]
         print(f"{kind:9s} one client: p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms ({one['n']} requests)")
         if many is None:
-            print("          perf_analyzer is not installed or does not start; 32 clients were not measured")
+            print("          32 clients were not measured, for the reason above")
         else:
             print(
                 f"          {CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
@@ -190,47 +187,33 @@ def perf_analyzer(
     server: TritonServer, questions: Sequence[dict[str, list[Any]]], window_s: float, folder: Path
 ) -> dict[str, float] | None:
     """32 clients at once; None where perf_analyzer is not there or does not start."""
-    beside = Path(sys.executable).with_name("perf_analyzer")
-    binary = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
-    if binary is None:
+    try:
+        tool = PerfAnalyzer.find(folder)
+    except PerfAnalyzerMissingError as error:
+        sys.stderr.write(f"{error}\n")
         return None
     shaped = [
         {name: {"content": values, "shape": [len(values)]} for name, values in question.items()}
         for question in questions
     ]
-    data, table = folder / "questions.json", folder / "perf.csv"
+    data = folder / "questions.json"
     data.write_text(json.dumps({"data": shaped}))
-    command = [binary, "-m", MODEL, "-u", server.grpc_url, "-i", "grpc", "--concurrency-range", str(CONCURRENCY)]
-    command += ["--input-data", str(data), "-f", str(table), "--percentile=99", "-s", "50", "-r", "6"]
-    command += ["--measurement-interval", str(round(1e3 * window_s))]
-    table.unlink(missing_ok=True)
-    done = subprocess.run(
-        command, env=_with_libraries(folder), capture_output=True, text=True, timeout=20 + 8 * window_s, check=False
-    )
-    if not table.is_file():
-        sys.stderr.write(f"perf_analyzer: {(done.stderr or done.stdout).strip()[-600:]}\n")
+    try:
+        reading = tool.measure(
+            MODEL,
+            server.grpc_url,
+            protocol="grpc",
+            data=data,
+            load=Load(concurrency=CONCURRENCY),
+            window_s=window_s,
+            stability=0.5,
+            percentile=99,
+            n_trials=6,
+        )
+    except PerfAnalyzerError as error:
+        sys.stderr.write(f"{error}\n")
         return None
-    with table.open(newline="") as file:
-        row = next(csv.DictReader(file))
-    return {
-        "per_s": float(row["Inferences/Second"]),
-        "p50_ms": float(row["p50 latency"]) / 1e3,
-        "p99_ms": float(row["p99 latency"]) / 1e3,
-    }
-
-
-def _with_libraries(folder: Path) -> dict[str, str]:
-    """The environment for perf_analyzer: the two libraries that its wheel expects of the system, from the server's."""
-    links = folder / "libraries"
-    links.mkdir(exist_ok=True)
-    for place in find_installation().libraries:
-        for path in place.glob("*.so*"):
-            for wanted in ("libb64.so.0d", "libcudart.so.12"):
-                stem = wanted.partition(".")[0]
-                if re.match(rf"{stem}[-.]", path.name) and not (links / wanted).exists():
-                    (links / wanted).symlink_to(path)
-    paths = [str(links), *map(str, find_installation().libraries), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
+    return {"per_s": reading.per_s, "p50_ms": reading.p50_ms, "p99_ms": reading.p99_ms}
 
 
 def counted(server: TritonServer) -> tuple[float, float, float]:

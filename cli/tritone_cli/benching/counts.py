@@ -1,0 +1,191 @@
+"""What the server itself says of a load: queue, compute, batches, cache; and what its processes took."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from tritone_client import TritoneError
+
+_PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_SAMPLE_S: Final = 0.5
+
+
+class StatisticsError(TritoneError):
+    """The server does not tell a model's config or statistics."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What happened to one model between two looks at the server.
+
+    Attributes:
+        n: requests answered.
+        n_failed: requests refused or failed.
+        part_ms: mean milliseconds of a request in `queue`, `compute_input`, `compute_infer`, `compute_output`.
+        batches: how many executions had each batch size.
+        n_cache_hits: requests that the response cache answered.
+    """
+
+    n: int
+    n_failed: int
+    part_ms: Mapping[str, float]
+    batches: Mapping[int, int]
+    n_cache_hits: int
+    n_cache_misses: int
+
+    @property
+    def mean_batch(self) -> float | None:
+        """Inferences an execution; None if the server counts none (an ensemble)."""
+        n_runs = sum(self.batches.values())
+        return sum(size * count for size, count in self.batches.items()) / n_runs if n_runs else None
+
+
+def model_config(http_url: str, model: str) -> Mapping[str, Any]:
+    """A model's config as the server tells it.
+
+    Raises:
+        StatisticsError: the server does not answer, or has no such model ready.
+    """
+    found: Mapping[str, Any] = _get(http_url, f"/v2/models/{model}/config")
+    return found
+
+
+def statistics(http_url: str, model: str) -> Mapping[str, Any]:
+    """All versions' statistics since the server started, as it tells them.
+
+    Raises:
+        StatisticsError: the server does not answer, or has no such model.
+    """
+    found: Mapping[str, Any] = _get(http_url, f"/v2/models/{model}/stats")
+    return found
+
+
+def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counts:
+    """The difference of two looks."""
+    old, new = _summed(before), _summed(after)
+    diff = {name: value - old.get(name, 0) for name, value in new.items()}
+    # Queue and compute are only timed of requests that the cache did not answer.
+    parts = {name: diff[f"{name}.ns"] / max(diff[f"{name}.count"], 1) / 1e6 for name in _PARTS}
+    sizes = {int(name.partition(":")[2]): n for name, n in diff.items() if name.startswith("batch:") and n}
+    return Counts(
+        n=diff["success.count"],
+        n_failed=diff["fail.count"],
+        part_ms=parts,
+        batches=dict(sorted(sizes.items())),
+        n_cache_hits=diff["cache_hit.count"],
+        n_cache_misses=diff["cache_miss.count"],
+    )
+
+
+def _summed(told: Mapping[str, Any]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for version in told["model_stats"]:
+        for name in (*_PARTS, "success", "fail", "cache_hit", "cache_miss"):
+            for unit in ("count", "ns"):
+                value = int(version["inference_stats"].get(name, {}).get(unit, 0))
+                totals[f"{name}.{unit}"] = totals.get(f"{name}.{unit}", 0) + value
+        for batch in version.get("batch_stats", ()):
+            key = f"batch:{batch['batch_size']}"
+            totals[key] = totals.get(key, 0) + int(batch["compute_infer"]["count"])
+    return totals
+
+
+def _get(http_url: str, path: str) -> Any:
+    try:
+        with urllib.request.urlopen(http_url + path, timeout=10) as answer:  # noqa: S310 - a server's own address
+            return json.load(answer)
+    except (OSError, ValueError) as error:
+        said = error.read().decode("utf-8", "replace") if isinstance(error, urllib.error.HTTPError) else str(error)
+        raise StatisticsError(f"{http_url}{path}: {said}") from error
+
+
+@dataclass
+class Processes:
+    """Processor time and memory of a server and of its stubs, while a `with` block runs.
+
+    Attributes:
+        pid: of the server; the stubs are its descendants.
+        server_cores: mean number of cores that the server itself took.
+        stub_cores: ... and its stubs together.
+        memory_mb: the most that all of them held; pages that they share count once.
+    """
+
+    pid: int
+    server_cores: float = 0.0
+    stub_cores: float = 0.0
+    memory_mb: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _thread: threading.Thread | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Processes:
+        self._began_s, self._before = time.monotonic(), _ticks(self.pid)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        took_s = max(time.monotonic() - self._began_s, 1e-9)
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        spent = {pid: ticks - self._before.get(pid, 0) for pid, ticks in _ticks(self.pid).items()}
+        self.server_cores = spent.pop(self.pid, 0) / _TICKS_PER_S / took_s
+        self.stub_cores = sum(spent.values()) / _TICKS_PER_S / took_s
+
+    def _watch(self) -> None:
+        while True:
+            self.memory_mb = max(self.memory_mb, memory_mb(self.pid))
+            if self._stop.wait(_SAMPLE_S):
+                return
+
+
+def memory_mb(pid: int) -> float:
+    """Proportional set size of a process and its descendants, in MiB."""
+    total_kb = 0
+    for each in family(pid):
+        try:
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
+        except OSError:
+            continue  # it has ended
+        total_kb += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
+    return total_kb / 1024
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(path.name))
+    found = [pid]
+    for each in found:
+        found.extend(children.get(each, ()))
+    return found
+
+
+def _ticks(pid: int) -> dict[int, int]:
+    spent = {}
+    for each in family(pid):
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        spent[each] = int(fields[11]) + int(fields[12])
+    return spent

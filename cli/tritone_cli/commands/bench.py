@@ -1,0 +1,148 @@
+"""`tritone bench`: what serving each model costs, measured with NVIDIA's perf_analyzer."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tritone_cli import console, options
+
+if TYPE_CHECKING:
+    from tritone_cli.benching.measuring import Where
+    from tritone_serving.perf_analyzer import Protocol
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(bench)
+
+
+def bench(
+    *,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all that have a version.")
+    ] = None,
+    concurrency: Annotated[str, typer.Option(help="Closed loop: 8, 1,4,16, 1:32 (doubling) or 1:32:4.")] = "1:32",
+    request_rate: Annotated[
+        str, typer.Option(help="Open loop, Poisson: requests a second, or shares of capacity (50%,80%), or none.")
+    ] = "70%",
+    grpc: Annotated[bool, typer.Option("--grpc", help="Over gRPC; the default. With --http: both.")] = False,
+    http: Annotated[bool, typer.Option("--http", help="Over HTTP.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Of each measuring window; three in a row must agree.")] = 5.0,
+    stability: Annotated[float, typer.Option(min=1, max=100, help="Per cent by which they may differ.")] = 10.0,
+    repository: Annotated[Path, typer.Option(help="Folder of models; served for the bench.")] = Path(
+        "model_repository"
+    ),
+    server: Annotated[
+        str | None,
+        typer.Option(help="A running server's HTTP address instead; --repository is what it serves, if here."),
+    ] = None,
+    grpc_server: Annotated[
+        str | None, typer.Option(help="With --server: its gRPC address. Default: the same host, port 8001.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="With the response cache, which answers for the model when asked again.")
+    ] = False,
+    ceiling: Annotated[bool, typer.Option(help="Measure ONNX Runtime in process, before and after.")] = True,
+    input_data: Annotated[
+        Path | None, typer.Option(help="Questions as perf_analyzer's JSON; default: drawn from the declaration.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for Markdown, CSV and pictures.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure throughput, latency and where the time goes. What cannot be measured stably has no figure."""
+    from tritone_cli.benching import levels
+    from tritone_cli.benching import report as reporting
+    from tritone_cli.benching.measuring import Plan, measure_model
+    from tritone_serving.perf_analyzer import PerfAnalyzer
+
+    protocols: list[Protocol] = []
+    if grpc or not http:
+        protocols.append("grpc")
+    if http:
+        protocols.append("http")
+    try:
+        plan = Plan(
+            protocols=protocols,
+            concurrencies=levels.concurrencies(concurrency),
+            rates=levels.rates(request_rate),
+            window_s=seconds,
+            stability=stability / 100,
+            data=input_data,
+            with_ceiling=ceiling,
+        )
+    except levels.LevelError as error:
+        raise typer.BadParameter(str(error)) from error
+    if report is not None:
+        import matplotlib  # noqa: F401  - before the minutes of measuring, not after
+    with tempfile.TemporaryDirectory(prefix="tritone-bench-") as temporary:
+        folder = Path(temporary)
+        tool = PerfAnalyzer.find(folder)
+        results = []
+        with _running(models, repository, server, grpc_server, cache) as (where, names):
+            for name in names:
+                with console.people.status(name) as status:
+                    results.append(measure_model(tool, where, name, plan, folder=folder, on_step=status.update))
+                if not as_json:
+                    for title, rows in reporting.tables(results[-1]).items():
+                        console.print_rows(title, rows)
+                    for remark in reporting.remarks(results[-1]):
+                        console.say(f"  {remark}")
+    facts = {
+        "Command": f"`tritone {shlex.join(sys.argv[1:])}`",
+        "Generator": f"perf_analyzer {tool.version}, on the same machine",
+        "Windows": f"three of {seconds:g} s that agree within {stability:g} %",
+    }
+    written = reporting.write(results, report, facts=facts) if report is not None else []
+    for path in written:
+        console.say(f"written: {path}")
+    if as_json:
+        console.print_json({**reporting.as_json(results), "written": [str(path) for path in written]})
+    silent = [result.model for result in results if not any(row.reading for row in result.rows)]
+    if silent:
+        console.fail(
+            f"no stable figure for {', '.join(silent)}; quieten the machine, or raise --seconds or --stability"
+        )
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _running(
+    models: list[str] | None, repository: Path, server: str | None, grpc_server: str | None, cache: bool
+) -> Iterator[tuple[Where, tuple[str, ...]]]:
+    """The server to measure, and which of its models."""
+    from tritone_cli.benching.measuring import Where
+    from tritone_serving import ServerOptions, TritonServer
+    from tritone_serving.options import CACHE_BYTES
+    from tritone_serving.repository import servable_models
+
+    if server is not None:
+        http_url = server if "://" in server else f"http://{server}"
+        host = http_url.partition("://")[2].rpartition(":")[0]
+        here = repository if repository.is_dir() and host in ("localhost", "127.0.0.1") else None
+        if not models and here is None:
+            raise typer.BadParameter("--server with a repository that is not here needs the names of MODELs")
+        names = tuple(models) if models else servable_models(repository)
+        yield Where(grpc_url=grpc_server or f"{host}:8001", http_url=http_url.rstrip("/"), repository=here), names
+        return
+    # All models that there are: an ensemble, or the recommender, asks others.
+    options = ServerOptions(
+        repository=repository,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        response_cache_bytes=CACHE_BYTES if cache else 0,
+    )
+    names = servable_models(repository, models or None)
+    with TritonServer.start(options) as running:
+        yield (
+            Where(grpc_url=running.grpc_url, http_url=running.http_url, repository=repository, pid=running.pid),
+            names,
+        )
