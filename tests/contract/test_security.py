@@ -156,8 +156,17 @@ def test_an_artifacts_arrays_lie_in_its_folder(tmp_path: Path, name: str) -> Non
     folder = tmp_path / "artifact"
     folder.mkdir()
     np.save(tmp_path / "x.npy", np.zeros(1))
-    manifest: dict[str, Any] = dict.fromkeys(("n_items", "n_users", "members", "ensembles", "key_check", "weighting"))
-    manifest |= {"format": artifact.FORMAT, "arrays": {name: {"shape": [1], "dtype": "<f8"}}}
+    weights: dict[str, Any] = {"cold": {}, "short": {}, "warm": {}}
+    manifest = {
+        "format": artifact.FORMAT,
+        "n_items": 1,
+        "n_users": 1,
+        "members": {"popularity": {"kind": "popularity"}},
+        "ensembles": {"a": {"warm_from": 1, "weights": weights}},
+        "key_check": "0123abcd",
+        "weighting": {"power": 0.25, "skip": 0.5},
+        "arrays": {name: {"shape": [1], "dtype": "<f8"}},
+    }
     (folder / artifact.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="names an array"):
         artifact.open_artifact(folder)
