@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tritone_client._catalogue import (
     AUDIO_INPUT,
+    LABELLED,
     Catalogue,
     Flow,
     Remembered,
@@ -53,8 +54,7 @@ def classify_flow(catalogue: Catalogue, audio: Audio, *, model: str, top: int | 
     for attempt in range(N_ATTEMPTS):
         try:
             known = yield from catalogue.look_up(model, labels=True)
-            outputs = tuple(name for name in known.info.outputs if name in (*(known.labels or ()), "embedding"))
-            heard = yield from _listen(known, audio, outputs)
+            heard = yield from _listen(known, audio, _outputs(known))
             return _classification(known, heard, top)
         except ServerError as error:
             _begin_again_or_raise(catalogue, model, error, attempt)
@@ -66,11 +66,20 @@ def embed_flow(catalogue: Catalogue, audio: Audio, *, model: str) -> Flow[FloatA
     for attempt in range(N_ATTEMPTS):
         try:
             known = yield from catalogue.look_up(model, labels=False)
-            heard = yield from _listen(known, audio, ("embedding",))
+            heard = yield from _listen(known, audio, _outputs(known))
             return _mean_direction(heard.output("embedding"))
         except ServerError as error:
             _begin_again_or_raise(catalogue, model, error, attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _outputs(known: Remembered) -> tuple[str, ...]:
+    """What every question about a recording asks for.
+
+    Triton's response cache knows answers by the inputs alone: after a question for the embedding only, it would give
+    `classify` an answer without probabilities.
+    """
+    return tuple(name for name in known.info.outputs if name in (*LABELLED, "embedding"))
 
 
 def _begin_again_or_raise(catalogue: Catalogue, model: str, error: ServerError, attempt: int) -> None:

@@ -90,7 +90,11 @@ class FakeRecommender:
     def _heard(request: InferRequest) -> dict[str, Any]:
         """(N, 256): each window's direction follows from its first sample."""
         places = (np.abs(request.inputs["audio"][:, 0]) * 1_000).astype(int) % 256
-        return {"embedding": np.eye(256, dtype=np.float32)[places]}
+        outputs = {"probabilities": 2, "emotions": 9}
+        return {
+            "embedding": np.eye(256, dtype=np.float32)[places],
+            **{name: np.full((len(places), width), 1 / width, np.float32) for name, width in outputs.items()},
+        }
 
     @staticmethod
     def _recommended(request: InferRequest) -> dict[str, Any]:

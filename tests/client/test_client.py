@@ -84,12 +84,15 @@ def test_tags_where_the_model_has_them(connect: Any, model: Any, make_noise: Any
     assert list(tags) == ["female vocal", "slow", "guitar"]
 
 
-def test_embed_asks_for_the_embedding_only(connect: Any, model: Any, make_noise: Any) -> None:
+def test_embed_asks_as_classify_does_for_the_cache_looks_at_inputs_alone(connect: Any, model: Any, make_noise: Any) -> None:
     embedding = connect()("embed", make_noise(9))
     assert embedding.shape == (256,)
     assert np.linalg.norm(embedding) == pytest.approx(1)
     assert embedding[0] / embedding[1] == pytest.approx(2)  # two windows point one way, one the other
-    assert [request.outputs for request in model.inferences()] == [("embedding",)]
+    connect()("classify", make_noise(9))
+    asked = [request for request in model.inferences() if request.n_classes == 0]
+    assert len({request.outputs for request in asked}) == 1
+    assert set(asked[0].outputs) >= {"probabilities", "embedding"}
 
 
 def test_a_short_recording_has_its_own_length(connect: Any, make_noise: Any) -> None:
