@@ -84,7 +84,9 @@ def test_tags_where_the_model_has_them(connect: Any, model: Any, make_noise: Any
     assert list(tags) == ["female vocal", "slow", "guitar"]
 
 
-def test_embed_asks_as_classify_does_for_the_cache_looks_at_inputs_alone(connect: Any, model: Any, make_noise: Any) -> None:
+def test_embed_asks_as_classify_does_for_the_cache_looks_at_inputs_alone(
+    connect: Any, model: Any, make_noise: Any
+) -> None:
     embedding = connect()("embed", make_noise(9))
     assert embedding.shape == (256,)
     assert np.linalg.norm(embedding) == pytest.approx(1)

@@ -173,8 +173,9 @@ def _usual_names(columns: pd.Index, key: str) -> dict[str, str]:
 def _required(table: pd.DataFrame, path: Path, what: str, name: str | None) -> str:
     found = _optional(table, path, what, name)
     if found is None:
+        option = "item" if what == "id" else what  # ids of metadata are those of items
         raise DataError(
-            f"{path}: which column holds the {what}? Found are {_listed(table.columns)}; name it with --{what}-column"
+            f"{path}: which column holds the {what}? Found are {_listed(table.columns)}; name it with --{option}-column"
         )
     return found
 
