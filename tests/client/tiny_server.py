@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,13 @@ SIZES = {"probabilities": 2, "emotions": 9, "embedding": 256}
 WORK_S = 0.01
 
 
-def embedding(n_windows: int) -> bytes:
-    return struct.pack("<256f", 1.0, *[0.0] * 255) * n_windows
+def numbers(name: str, n_windows: int) -> bytes:
+    """One output's tensor: the same for every window."""
+    import array
+
+    size = SIZES[name]
+    row = [1.0] + [0.0] * (size - 1) if name == "embedding" else [1 / size] * size
+    return array.array("f", row * n_windows).tobytes()
 
 
 def serve_grpc(port: int) -> None:
@@ -44,8 +48,9 @@ def serve_grpc(port: int) -> None:
             time.sleep(WORK_S)
             n_windows = request.inputs[0].shape[0]
             answer = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
-            answer.outputs.add(name="embedding", datatype="FP32", shape=[n_windows, 256])
-            answer.raw_output_contents.append(embedding(n_windows))
+            for name, size in SIZES.items():
+                answer.outputs.add(name=name, datatype="FP32", shape=[n_windows, size])
+                answer.raw_output_contents.append(numbers(name, n_windows))
             return answer
 
     server = grpc.server(ThreadPoolExecutor(8))
@@ -84,10 +89,18 @@ def serve_http(port: int) -> None:
             head = json.loads(body[: int(self.headers["inference-header-content-length"])])
             time.sleep(WORK_S)
             n_windows = head["inputs"][0]["shape"][0]
-            data = embedding(n_windows)
-            sizes = {"shape": [n_windows, 256], "parameters": {"binary_data_size": len(data)}}
-            output = {"name": "embedding", "datatype": "FP32", **sizes}
-            self.answer({"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": [output]}, data)
+            tensors = {name: numbers(name, n_windows) for name in SIZES}
+            outputs = [
+                {
+                    "name": name,
+                    "datatype": "FP32",
+                    "shape": [n_windows, SIZES[name]],
+                    "parameters": {"binary_data_size": len(data)},
+                }
+                for name, data in tensors.items()
+            ]
+            answered = {"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": outputs}
+            self.answer(answered, b"".join(tensors.values()))
 
     ThreadingHTTPServer.request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
