@@ -6,10 +6,14 @@ import ast
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tritone_training.kind import ListeningFiles
 
 # --- training -----------------------------------------------------------------------------------
 
@@ -170,6 +174,13 @@ def api_key(file: Path | None) -> str | None:
 def client_file(server: str, variable: str) -> str | None:
     """A PEM file to show to servers that ask for a certificate (mutual TLS), from the environment."""
     return os.environ.get(variable) or None if server.startswith(("grpcs://", "https://")) else None
+
+
+def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
+    """What a verb was told of a listening log: those of its parameters that are named as the fields are."""
+    from tritone_training.api import ListeningFiles
+
+    return ListeningFiles(**{each.name: given[each.name] for each in fields(ListeningFiles) if each.name in given})
 
 
 def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:

@@ -61,24 +61,7 @@ def train(
         overrides=options.parse_settings(settings),
         progress=not as_json,
         command=options.command_line(sys.argv),
-        listening=training.ListeningFiles(
-            interactions=interactions,
-            valid=valid,
-            friends=friends,
-            item_tags=item_tags,
-            tag_names=tag_names,
-            metadata=metadata,
-            recordings=recordings,
-            genre_checkpoint=genre_checkpoint,
-            user_column=user_column,
-            item_column=item_column,
-            plays_column=plays_column,
-            rating_column=rating_column,
-            time_column=time_column,
-            friend_column=friend_column,
-            tag_column=tag_column,
-            key=key,
-        ),
+        listening=options.listening_files(locals()),
     )
     made = training.get_kind(kind)
     summary = made.train(request)

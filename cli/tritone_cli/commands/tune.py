@@ -53,24 +53,7 @@ def tune(
     from tritone_training import api as training
     from tritone_training.tuning import tune as run_study
 
-    listening = training.ListeningFiles(
-        interactions=interactions,
-        valid=valid,
-        friends=friends,
-        item_tags=item_tags,
-        tag_names=tag_names,
-        metadata=metadata,
-        recordings=recordings,
-        genre_checkpoint=genre_checkpoint,
-        user_column=user_column,
-        item_column=item_column,
-        plays_column=plays_column,
-        rating_column=rating_column,
-        time_column=time_column,
-        friend_column=friend_column,
-        tag_column=tag_column,
-        key=key,
-    )
+    listening = options.listening_files(locals())
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-tune",
         data=data,
