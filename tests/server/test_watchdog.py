@@ -107,6 +107,8 @@ def test_a_server_that_dies_or_hangs_is_started_again_in_its_place(
     os.kill(pid, number)
     assert clean.noticed(word) < NOTICED_S, clean.said
     assert wait_until(lambda: clean.answers("pair") and clean.answers("single"), AGAIN_S) < AGAIN_S, clean.said
+    # It answers before all of its ports are open, and only then it takes the place of the one before.
+    assert clean.noticed("the server serves again") < AGAIN_S, clean.said
     assert (clean.server.grpc_url, clean.server.admin_token) == (clean.grpc_url, token)
     assert clean.server.pid != pid
     assert folder is not None
