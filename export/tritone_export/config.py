@@ -66,7 +66,7 @@ def build_config(declaration: Declaration, *, name: str | None = None, profile: 
     _add_version_policy(config)
     _add_transaction_policy(config, declaration)
     if not declaration.decoupled:  # such a backend takes each request at once and joins them by itself
-        _add_dynamic_batching(config, serving)
+        _add_dynamic_batching(config, serving, profile)
     _add_instance_group(config, serving.instances, profile)
     _add_optimization(config)
     _add_parameters(config, declaration, profile)
@@ -98,7 +98,17 @@ def _check(declaration: Declaration) -> None:
             "batch "
             f"axis, so it must be at least 1"
         )
-    sizes = (*batching.preferred_batch_sizes, *declaration.serving.warmup_batch_sizes)
+    on_gpu = declaration.serving.gpu_batching or batching
+    if on_gpu.max_batch_size != batching.max_batch_size:
+        raise DeclarationError(
+            f"{declaration.name}: max_batch_size is {batching.max_batch_size}, and {on_gpu.max_batch_size} on a GPU; "
+            f"clients go by one number"
+        )
+    sizes = (
+        *batching.preferred_batch_sizes,
+        *on_gpu.preferred_batch_sizes,
+        *declaration.serving.warmup_batch_sizes,
+    )
     wrong = [size for size in sizes if not 1 <= size <= batching.max_batch_size]
     if wrong:
         raise DeclarationError(
@@ -151,10 +161,13 @@ def _add_transaction_policy(config: ModelConfig, declaration: Declaration) -> No
         config.model_transaction_policy.decoupled = True
 
 
-def _add_dynamic_batching(config: ModelConfig, serving: Serving) -> None:
+def _add_dynamic_batching(config: ModelConfig, serving: Serving, profile: Profile) -> None:
     batching = config.dynamic_batching
-    batching.preferred_batch_size.extend(serving.batching.preferred_batch_sizes)
-    batching.max_queue_delay_microseconds = serving.batching.max_queue_delay_microseconds
+    declared = serving.batching
+    if serving.gpu_batching is not None and _on_gpu(serving.instances, profile):
+        declared = serving.gpu_batching
+    batching.preferred_batch_size.extend(declared.preferred_batch_sizes)
+    batching.max_queue_delay_microseconds = declared.max_queue_delay_microseconds
     policy = batching.default_queue_policy
     policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = serving.queue.default_timeout_microseconds

@@ -22,6 +22,7 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  - where the kernel keeps 
 OUR_BACKENDS: Final = Path(__file__).parent / "backends"
 # Names a file that is made when the server is asked to stop; a backend that streams looks for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
+RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
 _PREFIX: Final = "tritone-"
 
 
@@ -38,6 +39,7 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
     backends/onnxruntime/   link to our python-based backend, unless the installation has a native one
     bin/python3 lib/ pyvenv.cfg   an environment that sees what this process can import
     cwd/                    empty: Triton's stub imports from its working folder first
+    running                 locked in by instances that compute, so that they share the cores
     stopping                made when the server is asked to stop
     ```
 
@@ -51,7 +53,11 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
     backends.mkdir()
     (folder / "cwd").mkdir()
     _link_backends(backends, installation)
-    environment = {**os.environ, STOP_FILE_VARIABLE: str(folder / "stopping")}
+    environment = {
+        **os.environ,
+        STOP_FILE_VARIABLE: str(folder / "stopping"),
+        RUNNING_FILE_VARIABLE: str(folder / "running"),
+    }
     libraries = [str(path) for path in installation.libraries]
     if installation.stub is not None:
         _link_python(folder)

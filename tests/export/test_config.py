@@ -36,8 +36,10 @@ def test_text_parses_back_to_the_declaration(declaration: Declaration, file: str
     assert [t.label_filename or None for t in config.output] == [t.label_file for t in declaration.outputs]
     assert config.max_batch_size == serving.batching.max_batch_size
     batching = config.dynamic_batching
-    assert tuple(batching.preferred_batch_size) == serving.batching.preferred_batch_sizes
-    assert batching.max_queue_delay_microseconds == serving.batching.max_queue_delay_microseconds
+    declared = serving.batching if file == "config.pbtxt" else serving.gpu_batching
+    assert declared is not None
+    assert tuple(batching.preferred_batch_size) == declared.preferred_batch_sizes
+    assert batching.max_queue_delay_microseconds == declared.max_queue_delay_microseconds
     policy = batching.default_queue_policy
     assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
     assert policy.default_timeout_microseconds == serving.queue.default_timeout_microseconds
@@ -51,7 +53,7 @@ def test_text_parses_back_to_the_declaration(declaration: Declaration, file: str
         assert config.parameters[key].string_value == value
 
 
-def test_cpu_and_gpu_differ_in_placement_alone() -> None:
+def test_cpu_and_gpu_differ_in_placement_and_batching_alone() -> None:
     files = config_files(DECLARATION)
     cpu, gpu = parse(files["config.pbtxt"]), parse(files["configs/gpu.pbtxt"])
     assert [g.kind for g in cpu.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
@@ -61,6 +63,8 @@ def test_cpu_and_gpu_differ_in_placement_alone() -> None:
     for config in (cpu, gpu):
         del config.instance_group[:]
         config.parameters.clear()
+        config.dynamic_batching.ClearField("preferred_batch_size")
+        config.dynamic_batching.ClearField("max_queue_delay_microseconds")
     assert cpu == gpu
 
 
@@ -119,6 +123,7 @@ def test_what_cannot_be_with_a_decoupled_model_is_refused(changed: dict[str, Any
         ({"max_batch_size": 0}, {}),
         ({"preferred_batch_sizes": (8, 128)}, {}),
         ({"preferred_batch_sizes": (0,)}, {}),
+        ({"max_batch_size": 32}, {}),  # and 64 on a GPU
         ({}, {"n_cpu": 0}),
         ({}, {"n_gpu": -1}),
     ],

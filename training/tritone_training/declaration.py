@@ -73,18 +73,23 @@ class Instances:
 
     n_cpu: int
     n_gpu: int  # 0: the kind gains nothing from a GPU, and configs/gpu.pbtxt keeps it on the CPU
-    n_intra_op_threads: int  # 0: as many as there are cores
+    n_intra_op_threads: int  # 0: as many as there are cores, shared out among instances that compute at once
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What config.pbtxt says beyond the tensors."""
+    """What config.pbtxt says beyond the tensors.
+
+    Attributes:
+        gpu_batching: for the GPU profile, where that gains by joining requests what a CPU does not.
+    """
 
     batching: Batching
     queue: QueuePolicy
     instances: Instances
     response_cache: bool
     warmup_batch_sizes: tuple[int, ...] = (1,)
+    gpu_batching: Batching | None = None
 
 
 @dataclass(frozen=True)

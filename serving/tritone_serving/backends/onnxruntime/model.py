@@ -10,12 +10,14 @@ Letters: R requests of one execute call, B rows of a joint run.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from tritone_ort_batching import Failed, JointRun, Ready, group_requests, read_request
 from tritone_ort_contract import Contract, read_contract
+from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
 from tritone_ort_session import SessionError, model_file, open_session
 
 
@@ -40,19 +42,21 @@ class TritonPythonModel:
         """Open the session and hold the config against it."""
         config = json.loads(args["model_config"])
         folder = f"{args['model_repository']}/{args['model_version']}"
+        kind, device_id = args["model_instance_kind"], int(args["model_instance_device_id"])
         try:
             path = model_file(folder, config)
-            self._session = open_session(
-                path,
-                config,
-                instance_kind=args["model_instance_kind"],
-                device_id=int(args["model_instance_device_id"]),
-                warn=pb_utils.Logger.log_warn,
-            )
-            self._contract: Contract = read_contract(config, self._session, path)
+            session = open_session(path, config, instance_kind=kind, device_id=device_id, warn=pb_utils.Logger.log_warn)
+            self._contract: Contract = read_contract(config, session, path)
+            self._crowd = _crowd() if kind == "CPU" else None
+            if self._crowd is not None:
+                n_threads = threads_in_a_crowd(config, n_cores=len(os.sched_getaffinity(0)))
+                crowded = session
+                if n_threads is not None:
+                    crowded = open_session(path, config, instance_kind=kind, device_id=device_id, n_threads=n_threads)
+                session = SharedCores(self._crowd, alone=session, crowded=crowded)
         except SessionError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        self._joint = JointRun(self._session, self._contract)
+        self._joint = JointRun(session, self._contract)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer R requests with as few runs as their shapes allow; each gets its own answer or error."""
@@ -78,7 +82,20 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Free the session, and with it the memory of a GPU, before the process ends."""
         del self._joint
-        del self._session
+        if self._crowd is not None:
+            self._crowd.close()
+
+
+def _crowd() -> Crowd | None:
+    """The server's other instances, where its launcher gave them a file to meet in."""
+    path = os.environ.get(FILE_VARIABLE)
+    if not path:
+        return None
+    try:
+        return Crowd(path)
+    except OSError as error:
+        pb_utils.Logger.log_warn(f"onnxruntime: {path}: {error}; instances do not see each other")
+        return None
 
 
 def _refusal(error: Failed, code: int) -> Any:

@@ -46,6 +46,7 @@ def open_session(
     *,
     instance_kind: str,
     device_id: int,
+    n_threads: int | None = None,
     warn: Callable[[str], Any] = print,
 ) -> Any:
     """Open a session.
@@ -55,6 +56,7 @@ def open_session(
         config: the model's config as Triton hands it to a backend.
         instance_kind: `CPU` or `GPU`, as the instance group says.
         device_id: which GPU.
+        n_threads: within an operator, instead of what the config says.
         warn: takes what the config asks for and is not done.
 
     Raises:
@@ -64,6 +66,8 @@ def open_session(
 
     parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
     options = session_options(ort, config, parameters)
+    if n_threads is not None:
+        options.intra_op_num_threads = n_threads
     providers: list[Any] = [CPU]
     if instance_kind == "GPU":
         if CUDA not in ort.get_available_providers():

@@ -43,10 +43,12 @@ DECLARATION: Final = Declaration(
     inputs=(AUDIO,),
     outputs=(PROBABILITIES, EMOTION_FRACTIONS, EMBEDDING),
     serving=Serving(
-        batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
+        # On a CPU a batch of 8 windows takes as long as 8 windows, so to wait for company gains nothing.
+        batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        gpu_batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
-        # Two, each free to use all cores: one copies while the other computes, and with one alone Triton's batcher
-        # stalls under a queue limit (lint says when).
+        # Two, which share the cores while both compute: one copies while the other computes, and with one alone
+        # Triton's batcher stalls under a queue limit (lint says when).
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=0),
         response_cache=True,
     ),
