@@ -48,13 +48,16 @@ class Load:
     Attributes:
         concurrency: closed loop; None if `rate` is given.
         rate: open loop with Poisson arrivals, in requests a second.
+        batch: inferences in each request, as the windows of a recording.
     """
 
     concurrency: int | None = None
     rate: float | None = None
+    batch: int = 1
 
     def __str__(self) -> str:
-        return f"{self.concurrency} at once" if self.rate is None else f"{self.rate:.4g}/s Poisson"
+        said = f"{self.concurrency} at once" if self.rate is None else f"{self.rate:.4g}/s Poisson"
+        return said if self.batch == 1 else f"{said}, {self.batch} each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,8 @@ class PerfAnalyzer:
         else:
             command += ["--request-rate-range", f"{load.rate:g}", "--request-distribution", "poisson"]
             command += ["--max-threads", "16"]
+        if load.batch > 1:
+            command += ["-b", str(load.batch)]
         if percentile is not None:
             command += ["--percentile", str(percentile)]
         if streaming:

@@ -6,6 +6,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 from tests.server.conftest import make_repository
 
-from tritone_cli.benching import report
+from tritone_cli.benching import report, summary
 from tritone_cli.benching.ceiling import Ceiling, Way, ways
 from tritone_cli.benching.counts import Counts, between
 from tritone_cli.benching.inputs import NoInputsError, questions_for
-from tritone_cli.benching.levels import LevelError, Rate, concurrencies, rates
+from tritone_cli.benching.levels import LevelError, Rate, batches, concurrencies, rates
 from tritone_cli.benching.measuring import ModelResult, Row
 from tritone_serving import PerfAnalyzerMissingError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Reading
@@ -46,6 +47,15 @@ def test_rates() -> None:
     for text in ("0", "120%", "x", "-3", "nan", "inf"):
         with pytest.raises(LevelError, match="requests a second"):
             rates(text)
+
+
+def test_batches() -> None:
+    assert batches("8, 1") == (1, 8)
+    assert Rate(0.5, is_share=True).load(80.0, batch=8) == Load(rate=5.0, batch=8)
+    assert (str(Load(concurrency=2, batch=8)), str(Load(concurrency=2))) == ("2 at once, 8 each", "2 at once")
+    for text in ("", "0", "x", "1,,2", "-1"):
+        with pytest.raises(LevelError, match="expected 1 or 1,8"):
+            batches(text)
 
 
 def told(n: int, ns: int, batches: dict[int, int], *, hits: int = 0, failed: int = 0) -> dict[str, Any]:
@@ -144,6 +154,24 @@ def test_the_report_has_tables_and_pictures_and_no_figure_where_there_is_none(tm
     assert written[2].read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_short_table_replaces_what_stands_between_the_marks(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"# é\n{summary.BEGIN}\nold\n{summary.END}\nrest\n", encoding="utf-8")
+    open_loop = replace(row(50.0), load=Load(rate=50.0))
+    for _ in range(2):
+        summary.replace(file, [result_of(row(80.0), row(90.0, n=8), open_loop)], command="`x`")
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith(f"# é\n{summary.BEGIN}\n| model |")
+    assert text.endswith(f"`x`.\n{summary.END}\nrest\n")
+    assert "| `m` | grpc, 8 at once | 90 | 1, 4 | 0.90 | grpc, 50/s Poisson | 1, 4 |" in text
+    assert "old" not in text
+    summary.replace(file, [result_of(row(None, "why"))], command="`x`")
+    assert "| `m` | no stable figure | - | - | - | - | - |" in file.read_text(encoding="utf-8")
+    file.write_text(f"{summary.END}{summary.BEGIN}")
+    with pytest.raises(summary.NoMarksError, match="no place for the table"):
+        summary.check(file)
+
+
 def test_no_share_of_a_ceiling_that_moved() -> None:
     assert result_of(row(90.0)).share_of_ceiling(row(90.0)) == pytest.approx(0.9)
     moved = result_of(row(90.0), after_per_s=50.0)
@@ -156,7 +184,7 @@ def test_ways_to_use_the_cores() -> None:
     assert ways(1, 1) == (Way(1, 1, 1),)
 
 
-@pytest.mark.parametrize("words", [["--concurrency", "0"], ["--request-rate", "x"]])
+@pytest.mark.parametrize("words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"]])
 def test_wrong_usage(tritone: Callable[..., Any], words: list[str]) -> None:
     done = tritone("bench", *words)
     assert done.status == 2
@@ -191,10 +219,23 @@ def test_a_real_run(tritone: Callable[..., Any], tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     repository = make_repository(tmp_path / "models")
     # 100 %: the machine may be busy, and it is not its figures that are tested.
-    loads = ("--concurrency", "2", "--request-rate", "5", "--seconds", "0.4", "--stability", "100", "--no-ceiling")
+    loads = (
+        "--concurrency",
+        "2",
+        "--request-rate",
+        "5",
+        "--batch",
+        "1,4",
+        "--seconds",
+        "0.4",
+        "--stability",
+        "100",
+        "--no-ceiling",
+    )
     done = tritone("bench", "genre_cnn", "--repository", repository, *loads, "--report", tmp_path / "r", "--json")
     rows = json.loads(done.stdout)["models"]["genre_cnn"]["rows"]
-    assert [(each["concurrency"], each["rate"]) for each in rows] == [(2, None), (None, 5.0)]
+    loads_of = [(each["concurrency"], each["rate"], each["request_batch"]) for each in rows]
+    assert loads_of == [(2, None, 1), (None, 5.0, 1), (2, None, 4), (None, 5.0, 4)]
     for each in rows:
         assert each["requests"] > 0
         assert each["failed"] == 0

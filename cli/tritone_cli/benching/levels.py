@@ -25,11 +25,16 @@ class Rate:
     value: float
     is_share: bool
 
-    def load(self, capacity_per_s: float | None) -> Load | None:
-        """The load; None for a share of a capacity that is not known."""
+    def load(self, capacity_per_s: float | None, *, batch: int = 1) -> Load | None:
+        """The load; None for a share of a capacity that is not known.
+
+        Args:
+            capacity_per_s: in inferences.
+            batch: inferences in each request.
+        """
         if not self.is_share:
-            return Load(rate=self.value)
-        return None if capacity_per_s is None else Load(rate=max(self.value * capacity_per_s, 0.1))
+            return Load(rate=self.value, batch=batch)
+        return None if capacity_per_s is None else Load(rate=max(self.value * capacity_per_s / batch, 0.1), batch=batch)
 
 
 def concurrencies(text: str) -> tuple[int, ...]:
@@ -52,6 +57,21 @@ def concurrencies(text: str) -> tuple[int, ...]:
     if not all(1 <= level <= MAX_CLIENTS for level in levels):
         raise LevelError(expected)
     return tuple(sorted(set(levels)))
+
+
+def batches(text: str) -> tuple[int, ...]:
+    """Read `1` or `1,8`: inferences in each request.
+
+    Raises:
+        LevelError: it is none of these.
+    """
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not 1 <= found[0] <= found[-1] <= MAX_CLIENTS:
+        raise LevelError(f"--batch is {text!r}; expected 1 or 1,8, each 1 to {MAX_CLIENTS}")
+    return tuple(found)
 
 
 def rates(text: str) -> tuple[Rate, ...]:

@@ -51,6 +51,7 @@ class Plan:
     """What to measure.
 
     Attributes:
+        batches: inferences in each request.
         window_s: of each of the windows that have to agree.
         stability: by how much they may differ, as a share.
         data: inputs for all models in perf_analyzer's form; None draws them.
@@ -59,6 +60,7 @@ class Plan:
     protocols: Sequence[Protocol]
     concurrencies: Sequence[int]
     rates: Sequence[Rate]
+    batches: Sequence[int] = (1,)
     window_s: float = 5.0
     stability: float = 0.1
     data: Path | None = None
@@ -132,9 +134,11 @@ def measure_model(
     config = model_config(where.http_url, model)
     is_decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
     data, ceiling, again = plan.data, None, None
+    max_batch, stack = int(config.get("max_batch_size", 0)), True
     no_ceiling: str | None = "not asked for"
     if data is None:
         questions = questions_for(config, where.repository)
+        stack = questions.batch is not None
         data = folder / f"{model}.json"
         write_data(data, questions.requests)
         if plan.with_ceiling:
@@ -142,7 +146,6 @@ def measure_model(
             if no_ceiling is None and where.repository is not None and questions.batch is not None:
                 file = _onnx_file(where.repository, config)
                 on_step(f"{model}: in process, before")
-                max_batch = int(config["max_batch_size"])
                 ceiling = best_way(file, questions.batch, max_batch=max_batch, seconds=CEILING_S)
                 batch, way = questions.batch, ceiling.way
                 again = lambda: throughput(file, batch, way, seconds=CEILING_S)  # noqa: E731
@@ -152,21 +155,25 @@ def measure_model(
         if is_decoupled and protocol == "http":
             skipped.append(f"{model}: streams its answers, which HTTP cannot carry")
             continue
-        carried: float | None = None
-        for load in [Load(concurrency=n) for n in plan.concurrencies]:
-            on_step(f"{model}: {protocol}, {load}")
-            rows.append(_one(tool, where, model, protocol, load, plan=plan, data=data, is_decoupled=is_decoupled))
-            if rows[-1].reading is not None:
-                carried = max(carried or 0.0, rows[-1].reading.per_s)
-        for rate in plan.rates:
-            load_or_none = rate.load(carried)
-            if load_or_none is None:
-                skipped.append(f"{model}, {protocol}: no stable capacity to take {rate.value:.0%} of")
+        for size in plan.batches:
+            if size > 1 and (size > max_batch or not stack):
+                skipped.append(f"{model}: takes no {size} inferences in a request")
                 continue
-            on_step(f"{model}: {protocol}, {load_or_none}")
-            rows.append(
-                _one(tool, where, model, protocol, load_or_none, plan=plan, data=data, is_decoupled=is_decoupled)
-            )
+            carried: float | None = None
+            for load in [Load(concurrency=n, batch=size) for n in plan.concurrencies]:
+                on_step(f"{model}: {protocol}, {load}")
+                rows.append(_one(tool, where, model, protocol, load, plan=plan, data=data, is_decoupled=is_decoupled))
+                if rows[-1].reading is not None:
+                    carried = max(carried or 0.0, rows[-1].reading.per_s)
+            for rate in plan.rates:
+                arrivals = rate.load(carried, batch=size)
+                if arrivals is None:
+                    skipped.append(f"{model}, {protocol}: no stable capacity to take {rate.value:.0%} of")
+                    continue
+                on_step(f"{model}: {protocol}, {arrivals}")
+                rows.append(
+                    _one(tool, where, model, protocol, arrivals, plan=plan, data=data, is_decoupled=is_decoupled)
+                )
     if ceiling is not None and again is not None:
         on_step(f"{model}: in process, after")
         ceiling = replace(ceiling, after_per_s=again())
@@ -230,8 +237,9 @@ def _doubt(reading: Reading, load: Load, counts: Counts, stability: float) -> st
         return None
     if reading.delayed > LATE:
         return f"{reading.delayed:.0%} of the requests were sent late: beyond what the server or the generator carries"
-    if abs(reading.per_s / load.rate - 1) > max(stability, 0.05):
-        return f"{reading.per_s:.4g} a second were answered of {load.rate:.4g} that arrived: no steady state"
+    arrived_per_s = load.rate * load.batch
+    if abs(reading.per_s / arrived_per_s - 1) > max(stability, 0.05):
+        return f"{reading.per_s:.4g} a second were answered of {arrived_per_s:.4g} that arrived: no steady state"
     return None
 
 

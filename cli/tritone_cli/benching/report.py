@@ -44,6 +44,7 @@ def cells(result: ModelResult, row: Row) -> dict[str, Any]:
         "load": str(row.load),
         "concurrency": row.load.concurrency,
         "rate": row.load.rate,
+        "request_batch": row.load.batch,
         "per_s": reading and reading.per_s,
         "of_ceiling": result.share_of_ceiling(row),
         **{f"p{number}_ms": reading and getattr(reading, f"p{number}_ms") for number in (50, 90, 95, 99)},

@@ -15,7 +15,7 @@ import typer
 from tritone_cli import console, options
 
 if TYPE_CHECKING:
-    from tritone_cli.benching.measuring import Where
+    from tritone_cli.benching.measuring import ModelResult, Where
     from tritone_serving.perf_analyzer import Protocol
 
 
@@ -33,6 +33,7 @@ def bench(
     request_rate: Annotated[
         str, typer.Option(help="Open loop, Poisson: requests a second, or shares of capacity (50%,80%), or none.")
     ] = "70%",
+    batch: Annotated[str, typer.Option(help="Inferences in each request, as a recording's windows: 1 or 1,8.")] = "1",
     grpc: Annotated[bool, typer.Option("--grpc", help="Over gRPC; the default. With --http: both.")] = False,
     http: Annotated[bool, typer.Option("--http", help="Over HTTP.")] = False,
     seconds: Annotated[float, typer.Option(min=0.2, help="Of each measuring window; three in a row must agree.")] = 5.0,
@@ -55,24 +56,24 @@ def bench(
         Path | None, typer.Option(help="Questions as perf_analyzer's JSON; default: drawn from the declaration.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for Markdown, CSV and pictures.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Markdown file whose table between the bench's marks is replaced.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure throughput, latency and where the time goes. What cannot be measured stably has no figure."""
-    from tritone_cli.benching import levels
+    from tritone_cli.benching import levels, summary
     from tritone_cli.benching import report as reporting
     from tritone_cli.benching.measuring import Plan, measure_model
     from tritone_serving.perf_analyzer import PerfAnalyzer
 
-    protocols: list[Protocol] = []
-    if grpc or not http:
-        protocols.append("grpc")
-    if http:
-        protocols.append("http")
+    protocols: list[Protocol] = ["grpc", "http"] if grpc and http else ["http" if http else "grpc"]
     try:
         plan = Plan(
             protocols=protocols,
             concurrencies=levels.concurrencies(concurrency),
             rates=levels.rates(request_rate),
+            batches=levels.batches(batch),
             window_s=seconds,
             stability=stability / 100,
             data=input_data,
@@ -80,6 +81,8 @@ def bench(
         )
     except levels.LevelError as error:
         raise typer.BadParameter(str(error)) from error
+    if table is not None:
+        summary.check(table)
     if report is not None:
         import matplotlib  # noqa: F401  - before the minutes of measuring, not after
     with tempfile.TemporaryDirectory(prefix="tritone-bench-") as temporary:
@@ -91,16 +94,16 @@ def bench(
                 with console.people.status(name) as status:
                     results.append(measure_model(tool, where, name, plan, folder=folder, on_step=status.update))
                 if not as_json:
-                    for title, rows in reporting.tables(results[-1]).items():
-                        console.print_rows(title, rows)
-                    for remark in reporting.remarks(results[-1]):
-                        console.say(f"  {remark}")
+                    _show(results[-1])
     facts = {
         "Command": f"`tritone {shlex.join(sys.argv[1:])}`",
         "Generator": f"perf_analyzer {tool.version}, on the same machine",
         "Windows": f"three of {seconds:g} s that agree within {stability:g} %",
     }
     written = reporting.write(results, report, facts=facts) if report is not None else []
+    if table is not None:
+        summary.replace(table, results, command=facts["Command"])
+        written.append(table)
     for path in written:
         console.say(f"written: {path}")
     if as_json:
@@ -111,6 +114,15 @@ def bench(
             f"no stable figure for {', '.join(silent)}; quieten the machine, or raise --seconds or --stability"
         )
         raise typer.Exit(1)
+
+
+def _show(result: ModelResult) -> None:
+    from tritone_cli.benching import report
+
+    for title, rows in report.tables(result).items():
+        console.print_rows(title, rows)
+    for remark in report.remarks(result):
+        console.say(f"  {remark}")
 
 
 @contextlib.contextmanager
