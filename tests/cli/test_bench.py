@@ -219,23 +219,12 @@ def test_a_real_run(tritone: Callable[..., Any], tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     repository = make_repository(tmp_path / "models")
     # 100 %: the machine may be busy, and it is not its figures that are tested.
-    loads = (
-        "--concurrency",
-        "2",
-        "--request-rate",
-        "5",
-        "--batch",
-        "1,4",
-        "--seconds",
-        "0.4",
-        "--stability",
-        "100",
-        "--no-ceiling",
-    )
+    loads = ["--concurrency", "2", "--request-rate", "5", "--batch", "4", "--no-ceiling"]
+    loads += ["--seconds", "0.4", "--stability", "100"]
     done = tritone("bench", "genre_cnn", "--repository", repository, *loads, "--report", tmp_path / "r", "--json")
     rows = json.loads(done.stdout)["models"]["genre_cnn"]["rows"]
     loads_of = [(each["concurrency"], each["rate"], each["request_batch"]) for each in rows]
-    assert loads_of == [(2, None, 1), (None, 5.0, 1), (2, None, 4), (None, 5.0, 4)]
+    assert loads_of == [(2, None, 4), (None, 5.0, 4)]
     for each in rows:
         assert each["requests"] > 0
         assert each["failed"] == 0
