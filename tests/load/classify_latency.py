@@ -2,6 +2,8 @@
 
     make bench            or   .venv/bin/python tests/load/classify_latency.py [--repository DIR] [--rounds N] [--json]
 
+Then the SDK beside perf_analyzer's single client with the same windows in a request, in turns, without the cache.
+
 Every round asks each way once, in turn, about a clip it has never asked about (the response cache is on), so that
 the machine's drift falls on all of them alike. Decoding is measured apart. Reports; asserts nothing.
 """
@@ -13,6 +15,7 @@ import io
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +30,12 @@ from tritone_client import MusicClient
 from tritone_client.audio import iter_windows
 from tritone_client.constants import GENRE_MODEL, SAMPLE_RATE_HZ
 from tritone_serving import ServerOptions, TritonServer
+from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, write_data
 
 CLIP_S = 20.0
 N_WARM_UP = 5
+N_TURNS = 4
+N_ASKED = 25  # by the SDK in a turn
 
 
 def main() -> None:
@@ -49,6 +55,11 @@ def main() -> None:
     for name, row in result["ways"].items():
         print(f"{name:34}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['ratio']:8.2f}")
     print(f"ratio: median over the rounds, to «{result['reference']}» of the same round")
+    for protocol, row in result["perf_analyzer"].items():
+        print(
+            f"over {protocol}, without the cache: SDK p50 {row['sdk_p50_ms']:.1f} ms, perf_analyzer "
+            f"{row['perf_analyzer_p50_ms']:.1f} ms, ratio {row['ratio']:.2f} ({row['n_turns']} turns each)"
+        )
     print(f"decoding a 20 s Ogg clip: {result['decode_ms']:.1f} ms (not in the figures above)")
     print(f"server start to ready: {result['ready_s']:.2f} s")
 
@@ -95,9 +106,49 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
             }
             for name, values in times.items()
         },
+        "perf_analyzer": beside_perf_analyzer(repository, model),
         "decode_ms": decode_ms(random),
         "ready_s": ready_s,
     }
+
+
+def beside_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
+    """What the SDK's single caller waits, and perf_analyzer's, in turns; the same number of windows in each request."""
+    options = ServerOptions(
+        repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0, response_cache_bytes=0
+    )
+    random = np.random.default_rng(1)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, TritonServer.start(options) as server:
+        tool, data = PerfAnalyzer.find(Path(folder)), Path(folder) / "windows.json"
+        windows = windows_of(new_clip(random))
+        write_data(data, [{"audio": window} for window in windows])
+        load = Load(concurrency=1, batch=len(windows))
+        urls: dict[Protocol, str] = {"grpc": server.grpc_url, "http": server.http_url}
+        for protocol, url in urls.items():
+            sdk, rival = [], []
+            with MusicClient(url) as music:
+                for turn in range(N_TURNS + 1):
+                    times = []
+                    for _ in range(N_ASKED):
+                        clip = (new_clip(random), SAMPLE_RATE_HZ)
+                        began = time.perf_counter()
+                        music.classify(clip, model=model)
+                        times.append(time.perf_counter() - began)
+                    reading = tool.measure(
+                        model, url.removeprefix("http://"), protocol=protocol, data=data, load=load,
+                        window_s=1.0, stability=0.3,
+                    )  # fmt: skip
+                    if turn:  # the first warms up
+                        sdk.append(1e3 * statistics.median(times))
+                        rival.append(reading.p50_ms)
+            found[protocol] = {
+                "sdk_p50_ms": statistics.median(sdk),
+                "perf_analyzer_p50_ms": statistics.median(rival),
+                "ratio": statistics.median(a / b for a, b in zip(sdk, rival, strict=True)),
+                "n_turns": N_TURNS,
+            }
+    return found
 
 
 def new_clip(random: np.random.Generator) -> npt.NDArray[np.float32]:
