@@ -47,8 +47,8 @@ format: $(READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(READY)  ## Measure what serving costs: runs/bench (ARGS go to `tritone bench`), then the SDK and the recommender
-	@$(BIN)/tritone bench --grpc --http --report runs/bench $(ARGS)
+bench: $(READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
+	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --table README.md $(ARGS)
 	@$(BIN)/python tests/load/classify_latency.py
 	@$(BIN)/python tests/load/compose_latency.py
 	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2

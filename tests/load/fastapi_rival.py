@@ -2,9 +2,10 @@
 
     RIVAL_MODEL=model_repository/genre_cnn/1/model.onnx .venv/bin/python tests/load/fastapi_rival.py --port 8080
 
-Two workers by default (one a core here), each with a session of one thread, uvloop and httptools. A request is a
-window's float32 samples as raw bytes; the answer is probabilities, emotions and embedding, one after the other, as raw
-float32. Nothing is parsed that need not be, nothing is checked but the length. `rival_load.py` starts it.
+Two workers by default (one a core here), uvloop and httptools. RIVAL_THREADS threads in each worker's session: 1, the
+best where there is a worker a core, or 0, ONNX Runtime's default of a thread a core, which two workers fight over. A
+request is a window's float32 samples as raw bytes; the answer is probabilities, emotions and embedding, one after the
+other, as raw float32. Nothing is parsed that need not be, nothing is checked but the length. `rival_load.py` starts it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OUTPUTS = ("probabilities", "emotions", "embedding")
 def make_app() -> FastAPI:
     """What each worker runs; uvicorn calls it once in each."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads = int(os.environ.get("RIVAL_THREADS", "1"))
     session = onnxruntime.InferenceSession(os.environ["RIVAL_MODEL"], options, providers=["CPUExecutionProvider"])
     session.run(OUTPUTS, {"audio": np.zeros((1, WINDOW_BYTES // 4), np.float32)})
     app = FastAPI(openapi_url=None)
