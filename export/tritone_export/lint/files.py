@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,16 +32,16 @@ def model_filename(config: Any) -> str | None:
     return config.default_model_filename or _DEFAULT_FILENAME.get(backend_of(config))
 
 
-def check_versions(folder: ModelFolder, file: ConfigFile, report: Reporter) -> None:
-    """Report versions without their model file."""
+def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:
+    """Report those versions that lack the model file which a config names."""
     filename = model_filename(file.config)
-    for version in folder.versions:
+    for version in versions:
         path = folder.path / str(version)
         if filename and not (path / filename).exists():
             report.error(
                 path,
                 1,
-                f"version {version} holds no {filename}",
+                f"version {version} holds no {filename}, which {file.path.relative_to(folder.path)} serves",
                 f"export it again, or remove it: rm -r {path}",
             )
 
