@@ -116,7 +116,7 @@ def prepare_model(
     if reduction is not None and reduction.precisions and quality is not None:
         on_step(f"{name}: judging fp32 on validation data")
         held_out = quality.held_out(reduction.request)
-        before = measure(content, held_out, "fp32")
+        before = measure(session, held_out, "fp32")
         for precision in reduction.precisions:
             on_step(f"{name}: converting to {precision}, and judging that on validation data")
             reduced.append(

@@ -13,6 +13,7 @@ from tritone_export.lint.finding import Reporter
 from tritone_export.lint.graph import Graph
 from tritone_export.lint.layout import ModelFolder
 from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export.precision import FILENAMES
 
 _DEFAULT_FILENAME: Final = {
     "onnxruntime": "model.onnx",
@@ -30,6 +31,11 @@ def backend_of(config: Any) -> str:
 def model_filename(config: Any) -> str | None:
     """What a version has to hold; None where the backend alone knows."""
     return config.default_model_filename or _DEFAULT_FILENAME.get(backend_of(config))
+
+
+def is_reduced(config: Any) -> bool:
+    """Whether a config serves a graph in less than single precision, which not every version has."""
+    return model_filename(config) in FILENAMES.values()
 
 
 def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:

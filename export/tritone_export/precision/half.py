@@ -43,22 +43,12 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         ConversionError: the converter or the checker refused.
     """
     import onnx
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = copy.deepcopy(model)
-    name_nodes(model)
-    blocked = {
-        node.name
-        for node in model.graph.node
-        if node.op_type in _SINGLE or node.op_type in DEFAULT_OP_BLOCK_LIST or node.domain not in ("", "ai.onnx")
-    } | front_end(model)
-    _keep_neighbours(model, blocked)
-    if not any(node.op_type in ("Conv", "Gemm", "MatMul") and node.name not in blocked for node in model.graph.node):
-        raise PrecisionError("no product of this graph can be computed in half precision: fp16 would change nothing")
-    _part_constants(model, blocked)
-    _check_range(model, blocked)
+    model, single = _parted(model)
+    _check_range(model, single)
     with translating("converting the graph to half precision"):
-        half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(blocked))
+        half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(single))
         _drop_repeated(half)
         _join_single(half)
         _sort(half)
@@ -67,7 +57,85 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def _keep_neighbours(model: onnx.ModelProto, blocked: set[str]) -> None:
+def as_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A twin to measure by on a CPU: what `to_half` makes 16 bits wide is rounded to that, and stays 32 bits wide.
+
+    Of a graph in half precision ONNX Runtime computes most nodes in 32 bits there, and leaves out the casts between
+    two of them, so that neither rounding nor overflow would show. Casts that a graph itself asks for are kept. Sums
+    within a product are in 32 bits, as on a GPU's tensor cores.
+
+    Args:
+        model: in single precision, as for `to_half`.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model, single = _parted(model)
+    typed = onnx.shape_inference.infer_shapes(model).graph
+    floats = {
+        value.name
+        for value in (*typed.value_info, *typed.input, *typed.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    halves = [node for node in model.graph.node if node.name not in single]
+    read = {name for node in halves for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.name in read and tensor.data_type == TensorProto.FLOAT:
+            rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+
+    def rounding(name: str, into: str) -> list[Any]:
+        return [
+            helper.make_node("Cast", [name], [f"{into}.16"], to=TensorProto.FLOAT16),
+            helper.make_node("Cast", [f"{into}.16"], [into], to=TensorProto.FLOAT),
+        ]
+
+    made = {name for node in halves for name in node.output}
+    entering = sorted((read & floats) - made)  # from nodes in single precision, and from outside
+    nodes = {name: rounding(name, f"{name}.rounded") for name in entering}
+    inputs = {value.name for value in model.graph.input}
+    ordered = [each for name in entering if name in inputs for each in nodes[name]]
+    for node in model.graph.node:
+        ordered.append(node)
+        if node.name in single:
+            ordered += [each for name in node.output if name in nodes for each in nodes[name]]
+            continue
+        for index, name in enumerate(node.input):
+            if name in nodes:
+                node.input[index] = f"{name}.rounded"
+        for index, name in enumerate(node.output):
+            if name in floats:
+                node.output[index] = f"{name}.exact"
+                ordered += rounding(node.output[index], name)
+    copies = [copy.deepcopy(node) for node in ordered]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+def _parted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
+    """A copy whose nodes have names, and the names of those that stay in single precision.
+
+    Raises:
+        PrecisionError: nothing of the graph would be converted.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
+    model = copy.deepcopy(model)
+    name_nodes(model)
+    single = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in _SINGLE or node.op_type in DEFAULT_OP_BLOCK_LIST or node.domain not in ("", "ai.onnx")
+    } | front_end(model)
+    _keep_neighbours(model, single)
+    if not any(node.op_type in ("Conv", "Gemm", "MatMul") and node.name not in single for node in model.graph.node):
+        raise PrecisionError("no product of this graph can be computed in half precision: fp16 would change nothing")
+    _part_constants(model, single)
+    return model, single
+
+
+def _keep_neighbours(model: onnx.ModelProto, single: set[str]) -> None:
     """Light nodes join those in single precision that they work for.
 
     A square that is summed up would overflow in half precision, and an answer that is cut to size would be rounded.
@@ -79,11 +147,11 @@ def _keep_neighbours(model: onnx.ModelProto, blocked: set[str]) -> None:
         after = [reader.name for output in node.output for reader in read_by.get(output, ())]
         before = [made_by[name].name for name in node.input if name in made_by]
         is_answer = not answers.isdisjoint(node.output)
-        if node.op_type in _LIGHT and blocked.issuperset(after) and (not is_answer or blocked.issuperset(before)):
-            blocked.add(node.name)
+        if node.op_type in _LIGHT and single.issuperset(after) and (not is_answer or single.issuperset(before)):
+            single.add(node.name)
 
 
-def _part_constants(model: onnx.ModelProto, blocked: set[str]) -> None:
+def _part_constants(model: onnx.ModelProto, single: set[str]) -> None:
     """Give nodes in single precision constants of their own: the converter would round those that both sides read."""
     from onnx import TensorProto
 
@@ -93,32 +161,32 @@ def _part_constants(model: onnx.ModelProto, blocked: set[str]) -> None:
         model.graph.value_info.remove(value)
     read_by = readers(model.graph.node)
     for name, tensor in constants.items():
-        single = [node for node in read_by.get(name, ()) if node.name in blocked]
-        if not single or len(single) == len(read_by[name]):
+        readers_in_single = [node for node in read_by.get(name, ()) if node.name in single]
+        if not readers_in_single or len(readers_in_single) == len(read_by[name]):
             continue
         own = model.graph.initializer.add()
         own.CopyFrom(tensor)
         own.name = f"{name}.single"
-        for node in single:
+        for node in readers_in_single:
             for index, each in enumerate(node.input):
                 if each == name:
                     node.input[index] = own.name
 
 
-def _check_range(model: onnx.ModelProto, blocked: set[str]) -> None:
+def _check_range(model: onnx.ModelProto, single: set[str]) -> None:
     from onnx import TensorProto, numpy_helper
 
     read_by = readers(model.graph.node)
     tensors = [
         (tensor.name, tensor)
         for tensor in model.graph.initializer
-        if any(node.name not in blocked for node in read_by.get(tensor.name, ()))
+        if any(node.name not in single for node in read_by.get(tensor.name, ()))
     ]
     tensors += [
         (node.output[0], attribute.t)
         for node in model.graph.node
         for attribute in node.attribute
-        if attribute.HasField("t") and node.name not in blocked
+        if attribute.HasField("t") and node.name not in single
     ]
     for name, tensor in tensors:
         if tensor.data_type != TensorProto.FLOAT:

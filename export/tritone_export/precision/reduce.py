@@ -13,7 +13,7 @@ import numpy as np
 from tritone_export._exceptions import PrecisionError, QualityLossError, translating
 from tritone_export.parity import Arrays, draw_inputs, open_session
 from tritone_export.precision.graphs import subgraph_names
-from tritone_export.precision.half import to_half
+from tritone_export.precision.half import as_rounded, to_half
 from tritone_export.precision.int8 import to_int8
 from tritone_export.signature import check_signature
 
@@ -166,8 +166,11 @@ def reduce_graph(
     reduced: bytes = converted.SerializeToString(deterministic=True)
     sessions = (open_session(content), open_session(reduced))
     check_signature(sessions[1], declaration)
-    differences = _differences(sessions, declaration, draw, precision)
-    found = measure(reduced, held_out, precision)
+    judged = sessions[1]
+    if precision == "fp16":
+        judged = open_session(as_rounded(model).SerializeToString())
+    differences = _differences((sessions[0], judged), declaration, draw, precision)
+    found = measure(judged, held_out, precision)
     losses = tuple(
         Loss(
             metric=metric.name,
@@ -192,13 +195,15 @@ def reduce_graph(
     )
 
 
-def measure(content: bytes, held_out: HeldOut, precision: str) -> Mapping[str, float]:
+def measure(session: Any, held_out: HeldOut, precision: str) -> Mapping[str, float]:
     """Take the figures of a graph.
+
+    Args:
+        session: from `open_session`.
 
     Raises:
         PrecisionError: it answers NaN or infinity.
     """
-    session = open_session(content)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
