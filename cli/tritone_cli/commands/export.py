@@ -112,8 +112,8 @@ def export(
             console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
         for reduced in result.reduced:
             _say_reduced(reduced)
-        for why in (result.kept or {}).values():
-            console.say(f"  in fp32 alone: {why}")
+        for why in dict.fromkeys((result.kept or {}).values()):
+            console.say(f"  {why}")
     console.say(f"serve it: tritone serve --repository {repository}")
 
 
