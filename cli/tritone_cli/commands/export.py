@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tritone_training.kind import Exportable, ListeningFiles
 
 
+_WORTH_IT = 0.95  # of the time in fp32; what is nearer to 1 is within the noise
+
+
 class Precision(StrEnum):
     """What the command line accepts."""
 
@@ -183,6 +186,8 @@ def _say_reduced(reduced: Reduced) -> None:
     times = ", ".join(f"{ratio:.2f} times for {n_batch}" for n_batch, ratio in reduced.latency_ratio.items())
     share = reduced.n_bytes[0] / reduced.n_bytes[1]
     console.say(f"  {precision}: the file is {share:.2f} times as large; the time of a batch here is {times}")
+    if precision == "int8" and min(reduced.latency_ratio.values()) > _WORTH_IT:
+        console.say("  int8: is not faster on this machine; without --precision, fp32 is served")
 
 
 def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:

@@ -117,8 +117,8 @@ def check_reducible(precision: Precision, declaration: Declaration, quality: Qua
     name = declaration.name
     if quality is None or declaration.backend != "onnxruntime":
         raise PrecisionError(
-            f"{name} is served in fp32 alone: it writes music in loops of small steps, whose time does not go into "
-            f"products and whose every choice would go another way"
+            f"{name} is served in fp32 alone: it works in a loop of small steps, whose inner graph ONNX Runtime's "
+            f"converters do not carry over"
         )
     if precision == "fp16" and declaration.serving.instances.n_gpu == 0:
         raise PrecisionError(f"{name} runs on the CPU in every profile, where fp16 is slower than fp32")
