@@ -27,7 +27,7 @@ from tritone_export import (
     export_model,
     lint_repository,
 )
-from tritone_export.precision import to_half, to_int8
+from tritone_export.precision import reduce_graph, to_half, to_int8
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training._exceptions import DataError
 from tritone_training.kind import Companion, EvaluateRequest
@@ -234,6 +234,20 @@ def test_loops_are_not_carried_over() -> None:
     writers = ("polyphony_rnn", "music_transformer", "music_gan")
     assert [get_kind(name).quality for name in writers] == [None] * 3
     assert [companion.quality for companion in get_kind("music_vae").companions] == [None]
+    model = spectrum_model()
+    model.graph.node.append(helper.make_node("Scan", ["audio"], ["scanned"]))
+    quality = fixture_kind.quality()
+    with pytest.raises(PrecisionError, match="holds Scan, whose inner graphs neither converter carries over"):
+        reduce_graph(
+            model,
+            b"",
+            "int8",
+            declaration=fixture_kind.exportable().declaration,
+            quality=quality,
+            held_out=quality.held_out(REQUEST),
+            before={},
+            draw=fixture_kind.example_inputs,
+        )
 
 
 def spectrum_model() -> onnx.ModelProto:
