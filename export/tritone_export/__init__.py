@@ -18,6 +18,8 @@ from tritone_export._exceptions import (
     NameMismatchError,
     NonFiniteError,
     ParityError,
+    PrecisionError,
+    QualityLossError,
     RankMismatchError,
     RepositoryBusyError,
     RepositoryError,
@@ -28,9 +30,9 @@ from tritone_export._exceptions import (
 from tritone_export.forgetting import Forgotten, forget_user, served_versions
 from tritone_export.forgetting_checkpoint import forget_in_checkpoint
 from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
+from tritone_export.models import ExportResult
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
-    ExportResult,
     companion_name,
     export_artifact,
     export_kind,
@@ -38,6 +40,7 @@ from tritone_export.pipeline import (
     write_configs,
     write_kind_configs,
 )
+from tritone_export.precision import Precision, Reduced, Reduction
 
 __all__ = [
     "BatchParity",
@@ -58,7 +61,12 @@ __all__ = [
     "NonFiniteError",
     "Parity",
     "ParityError",
+    "Precision",
+    "PrecisionError",
+    "QualityLossError",
     "RankMismatchError",
+    "Reduced",
+    "Reduction",
     "RepositoryBusyError",
     "RepositoryError",
     "ShapeMismatchError",

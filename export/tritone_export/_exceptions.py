@@ -15,6 +15,8 @@ ExportError
 │   ├── ShapeMismatchError       ... in the size of an axis
 │   ├── ValueMismatchError       ... in the numbers
 │   └── NonFiniteError           NaN or infinity came out
+├── PrecisionError               a graph cannot be served in the precision that was asked for
+│   └── QualityLossError         ... because it would lose more than may be lost
 ├── ForgettingError              a user cannot be removed
 └── RepositoryError              the repository cannot be written
     ├── DiskFullError            no room (or a quota or file size limit)
@@ -133,6 +135,28 @@ class NonFiniteError(ParityError):
         super().__init__(message, tensor=tensor)
         self.source = source
         self.index = index
+
+
+class PrecisionError(ExportError):
+    """The graph cannot be converted to this precision, or what that costs cannot be measured."""
+
+
+class QualityLossError(PrecisionError):
+    """On validation data the reduced graph is worse than the bound allows.
+
+    Attributes:
+        metric: which figure.
+        before: in single precision.
+        after: in the precision that was asked for.
+        max_loss: how much it may lose.
+    """
+
+    def __init__(self, message: str, *, metric: str, before: float, after: float, max_loss: float) -> None:
+        super().__init__(message)
+        self.metric = metric
+        self.before = before
+        self.after = after
+        self.max_loss = max_loss
 
 
 class ForgettingError(ExportError):

@@ -33,6 +33,7 @@ def build_card(
     model: onnx.ModelProto,
     parity: Parity,
     files: Mapping[str, bytes],
+    precisions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather a version's card: the checkpoint's own part (data, licences, metrics), then what export knows.
 
@@ -44,6 +45,7 @@ def build_card(
         model: what was written.
         parity: how far that is from PyTorch.
         files: the version's other files, for their checksums.
+        precisions: what is known of the graphs in less than single precision, by precision.
     """
     declaration = exportable.declaration
     card = {
@@ -61,6 +63,7 @@ def build_card(
             "ir_version": model.ir_version,
             "n_nodes": len(model.graph.node),
         },
+        **({"precisions": precisions} if precisions else {}),
         "files": {file: checksum(content) for file, content in files.items()},
         "versions": {"python": platform.python_version(), **package_versions()},
     }

@@ -40,13 +40,16 @@ _CUDNN_HEURISTIC: Final = "1"
 _GRAPH_OPTIMIZATION_LEVEL: Final = 0
 
 
-def build_config(declaration: Declaration, *, name: str | None = None, profile: Profile = "cpu") -> ModelConfig:
+def build_config(
+    declaration: Declaration, *, name: str | None = None, profile: Profile = "cpu", filename: str | None = None
+) -> ModelConfig:
     """Build the whole configuration of one profile.
 
     Args:
         declaration: the tensors, and how to serve them.
         profile: `gpu` places the model on a GPU, if the declaration gives it any.
         name: the model's folder, if it differs from the declaration's name.
+        filename: what this profile serves of a version, if it differs from the declaration's.
 
     Returns:
         an `inference.ModelConfig` message.
@@ -59,7 +62,7 @@ def build_config(declaration: Declaration, *, name: str | None = None, profile: 
     config = model_config_pb2.ModelConfig(
         name=name or declaration.name,
         backend=declaration.backend,
-        default_model_filename=declaration.filename,
+        default_model_filename=filename or declaration.filename,
         max_batch_size=serving.batching.max_batch_size,
     )
     _add_tensors(config, declaration)
@@ -81,12 +84,27 @@ def config_text(config: ModelConfig) -> str:
     return HEADER + text
 
 
-def config_files(declaration: Declaration, *, name: str | None = None) -> dict[str, str]:
-    """Both configuration files: path inside the model's folder -> text."""
+def config_files(
+    declaration: Declaration, *, name: str | None = None, filenames: Mapping[Profile, str] | None = None
+) -> dict[str, str]:
+    """Both configuration files: path inside the model's folder -> text.
+
+    Args:
+        filenames: what a profile serves of a version, where it differs from the declaration's.
+    """
     return {
-        path: config_text(build_config(declaration, name=name, profile=profile))
+        path: config_text(
+            build_config(declaration, name=name, profile=profile, filename=(filenames or {}).get(profile))
+        )
         for path, profile in CONFIG_FILES.items()
     }
+
+
+def filenames_of(declaration: Declaration, *, for_gpu: str | None, for_cpu: str | None) -> dict[Profile, str]:
+    """Which file each profile serves, where one is for GPUs and one for CPUs."""
+    on_gpu = _on_gpu(declaration.serving.instances, "gpu")
+    chosen: dict[Profile, str | None] = {"cpu": for_cpu, "gpu": for_gpu if on_gpu else for_cpu}
+    return {profile: filename for profile, filename in chosen.items() if filename}
 
 
 def _check(declaration: Declaration) -> None:

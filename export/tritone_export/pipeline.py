@@ -14,51 +14,28 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritone_export._exceptions import ExportError, ModelTooLargeError
-from tritone_export.card import CARD_FILENAME, build_artifact_card, build_card, card_bytes, package_versions
-from tritone_export.config import MODEL_FILENAME, config_files
-from tritone_export.convert import MAX_N_BYTES, add_metadata, to_onnx
+from tritone_export._exceptions import ExportError, PrecisionError
+from tritone_export.card import CARD_FILENAME, build_artifact_card, card_bytes
+from tritone_export.config import config_files
 from tritone_export.ensembles import publish_ensemble, write_ensemble_configs
-from tritone_export.labels import check_labels, label_text
-from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, open_session, run_network
+from tritone_export.models import ExportResult, prepare_model, write_model
+from tritone_export.parity import Arrays
+from tritone_export.precision import Precision, Reduction, check_reducible
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
-from tritone_export.signature import check_signature
 from tritone_serving.recommender import KeyFileError, read_key
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender_keys import find_key, install_key, key_path
 from tritone_training.artifact_export import ArtifactExport
 
 if TYPE_CHECKING:
-    import onnx
-
     from tritone_training.declaration import Declaration
     from tritone_training.kind import Exportable, ModelKind
-
-_EXAMPLE_N_BATCH = 2
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """A version that is in place.
-
-    Attributes:
-        path: the version's folder.
-        parity: how far it is from PyTorch; None where there is no network.
-        seconds: how long the whole export took.
-        warning: what has to be done before it can be served, None if nothing.
-    """
-
-    model: str
-    version: int
-    path: Path
-    parity: Parity | None
-    seconds: float
-    warning: str | None = None
+    from tritone_training.quality import Quality
 
 
 def export_kind(
@@ -67,31 +44,43 @@ def export_kind(
     *,
     repository: Path,
     name: str | None = None,
+    reduction: Reduction | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[ExportResult, ...]:
     """Export all that a checkpoint serves: the kind's own model, its companions, the ensembles that it is a part of.
 
     Args:
         name: of the kind's own model; companions are named after it.
+        reduction: precisions to add to those models that can have them.
 
     Raises:
-        ExportError: as `export_model`; models before the one that failed are in place.
+        ExportError: as `export_model`; nothing is written unless every network passes, but where the repository
+            itself refuses one, models before it are in place.
     """
-    if isinstance(exportable, ArtifactExport):
-        results = [export_artifact(exportable, kind, repository=repository, name=name, on_step=on_step)]
-    else:
-        results = [export_model(exportable, kind, repository=repository, name=name, on_step=on_step)]
-    for companion, each in zip(kind.companions, exportable.companions, strict=True):
-        results.append(
-            export_model(
-                each,
-                kind,
-                repository=repository,
-                name=companion_name(kind.name, each.declaration.name, name),
-                example_inputs=companion.example_inputs,
-                on_step=on_step,
-            )
+    own = () if isinstance(exportable, ArtifactExport) else (exportable,)
+    qualities = (*(kind.quality for _ in own), *(companion.quality for companion in kind.companions))
+    draws = (*(None for _ in own), *(companion.example_inputs for companion in kind.companions))
+    networks = (*own, *exportable.companions)
+    asked = () if reduction is None else reduction.precisions
+    kept = _kept(asked, [(each.declaration, quality) for each, quality in zip(networks, qualities, strict=True)], kind)
+    prepared = [
+        prepare_model(
+            each,
+            kind,
+            name=companion_name(kind.name, each.declaration.name, name) if each is not exportable else name,
+            example_inputs=draw,
+            quality=quality,
+            reduction=reduction and replace(reduction, precisions=tuple(p for p in asked if p not in reasons)),
+            on_step=on_step,
         )
+        for each, quality, draw, reasons in zip(networks, qualities, draws, kept, strict=True)
+    ]
+    results = []
+    if isinstance(exportable, ArtifactExport):
+        results.append(export_artifact(exportable, kind, repository=repository, name=name, on_step=on_step))
+    for each, reasons in zip(prepared, kept, strict=True):
+        on_step(f"{each.name}: writing the version")
+        results.append(write_model(each, repository, kept=reasons))
     for ensemble in kind.ensembles:
         start_s = time.monotonic()
         on_step(f"{ensemble.name}: writing the version")
@@ -103,6 +92,27 @@ def export_kind(
         )
         results.append(ExportResult(path.parent.name, int(path.name), path, None, time.monotonic() - start_s))
     return tuple(results)
+
+
+def _kept(
+    asked: Sequence[Precision], models: Sequence[tuple[Declaration, Quality | None]], kind: ModelKind
+) -> list[dict[Precision, str]]:
+    """For each model the precisions that it cannot have, and why.
+
+    Raises:
+        PrecisionError: none can have one that is asked for.
+    """
+    kept: list[dict[Precision, str]] = [{} for _ in models]
+    for precision in asked:
+        for (declaration, quality), reasons in zip(models, kept, strict=True):
+            try:
+                check_reducible(precision, declaration, quality)
+            except PrecisionError as error:
+                reasons[precision] = str(error)
+        if all(precision in reasons for reasons in kept):
+            whys = "; ".join(reasons[precision] for reasons in kept) or f"{kind.name} has no network"
+            raise PrecisionError(f"{kind.name} cannot be exported in {precision}: {whys}")
+    return kept
 
 
 def write_kind_configs(kind: ModelKind, repository: Path, *, name: str | None = None) -> list[Path]:
@@ -146,6 +156,8 @@ def export_model(
     repository: Path,
     name: str | None = None,
     example_inputs: Callable[[int, int], Arrays] | None = None,
+    quality: Quality | None = None,
+    reduction: Reduction | None = None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
@@ -156,54 +168,28 @@ def export_model(
         kind: draws the inputs for the comparison, unless `example_inputs` does.
         repository: made if it is missing.
         name: the model's folder, if it differs from the declaration's name.
+        quality: how to judge it, if that differs from the kind's own; needed for `reduction` alone.
+        reduction: precisions to add to single precision.
         lock_timeout_s: how long to wait for another export of the same model.
         on_step: told each step's name as it begins.
 
     Raises:
         ExportError: its subclass says what is wrong; the repository is as it was before.
     """
-    start_s = time.monotonic()
-    declaration = exportable.declaration
-    name = name or declaration.name
-    check_model_name(name)
-    configs = config_files(declaration, name=name)
-    labels = {file: label_text(file, names).encode() for file, names in exportable.label_files.items()}
-    network = exportable.network.to("cpu").eval()
-
-    graph = exportable.graph or declaration
-    draw = exportable.example_inputs or example_inputs or kind.example_inputs
-
-    on_step(f"{name}: converting to ONNX")
-    example = draw_inputs(graph, draw, _EXAMPLE_N_BATCH)
-    # What PyTorch itself answers otherwise than declared is told before the slow part.
-    answers = run_network(network, graph, example)
-    widths = {output: answer.shape[-1] for output, answer in answers.items()}
-    check_labels(graph, exportable.label_files, widths)
-    model = to_onnx(network, graph, example)
-    add_metadata(model, _metadata(exportable, kind, name))
-    content = _serialised(model)
-
-    on_step(f"{name}: comparing with PyTorch")
-    session = open_session(content)
-    check_signature(session, graph)
-    parity = check_parity(network, session, graph, draw)
-
-    on_step(f"{name}: writing the version")
-    files = {MODEL_FILENAME: content, **labels}
-
-    def version_files(version: int) -> dict[str, bytes]:
-        card = build_card(
-            exportable, kind=kind.name, name=name, version=version, model=model, parity=parity, files=files
-        )
-        return {**files, CARD_FILENAME: card_bytes(card)}
-
-    path = publish(
-        repository / name,
-        version_files=version_files,
-        model_files={**labels, **{file: text.encode() for file, text in configs.items()}},
-        lock_timeout_s=lock_timeout_s,
+    quality = quality or kind.quality
+    for precision in () if reduction is None else reduction.precisions:
+        check_reducible(precision, exportable.declaration, quality)
+    prepared = prepare_model(
+        exportable,
+        kind,
+        name=name,
+        example_inputs=example_inputs,
+        quality=quality,
+        reduction=reduction,
+        on_step=on_step,
     )
-    return ExportResult(name, int(path.name), path, parity, time.monotonic() - start_s)
+    on_step(f"{prepared.name}: writing the version")
+    return write_model(prepared, repository, lock_timeout_s=lock_timeout_s)
 
 
 def export_artifact(
@@ -292,27 +278,3 @@ def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -
     return {
         key: companion_name(kind.name, value, name) if value in names else value for key, value in parameters.items()
     }
-
-
-def _metadata(exportable: Exportable, kind: ModelKind, name: str) -> dict[str, str]:
-    counts = {
-        f"tritone.n_labels.{tensor.name}": str(len(exportable.label_files[tensor.label_file]))
-        for tensor in exportable.declaration.outputs
-        if tensor.label_file and tensor.label_file in exportable.label_files
-    }
-    return {
-        **exportable.metadata,
-        **counts,
-        "tritone.kind": kind.name,
-        "tritone.model": name,
-        "tritone.version": package_versions().get("tritone", "unknown"),
-        "tritone.card": CARD_FILENAME,
-    }
-
-
-def _serialised(model: onnx.ModelProto) -> bytes:
-    n_bytes = model.ByteSize()
-    if n_bytes > MAX_N_BYTES:
-        raise ModelTooLargeError(f"the ONNX model takes {n_bytes / 2**30:.2f} GiB; one file holds less than 2 GiB")
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content

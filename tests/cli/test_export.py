@@ -80,3 +80,35 @@ def test_configs_only_needs_no_checkpoint(app: typer.Typer, tmp_path: Path) -> N
 )
 def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2
+
+
+def test_precisions_are_measured_and_told(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path) -> None:
+    kind = fixture_kind.kind(quality=fixture_kind.quality())
+    monkeypatch.setattr(registry, "get_kind", lambda name: kind)
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--precision", "int8", "--precision", "fp32"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "int8: accuracy " in result.stderr
+    assert "in fp32 1.0000, on 64 examples of noise (may lose 0.05)" in result.stderr
+    with pytest.raises(TritoneError, match=r"is refused: accuracy .* may lose 0 and loses"):
+        CliRunner().invoke(app, [*arguments, "--max-loss", "0"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-loss", "0.1"], "--max-loss: only for --precision"),
+        (["--precision", "fp32", "--data", "x"], "--data: only for --precision"),
+        (["--precision", "int4"], "int4"),
+    ],
+)
+def test_options_that_need_a_precision(app: typer.Typer, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["export", "genre_cnn", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bare_backbone_has_nothing_to_be_measured_on(app: typer.Typer) -> None:
+    arguments = ["export", "genre_cnn", "--pretrained", "musicnn", "--precision", "fp16"]
+    with pytest.raises(TritoneError, match="without a checkpoint there are no validation data"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -13,6 +13,7 @@ import torch
 
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
+from tritone_training.quality import Quality
 
 if TYPE_CHECKING:
     import optuna
@@ -125,10 +126,12 @@ class Companion:
     Attributes:
         declaration: its name begins with the kind's unless a backend of ours gives it its own.
         example_inputs: as `ModelKind.example_inputs`, for the ONNX file's own inputs.
+        quality: as `ModelKind.quality`.
     """
 
     declaration: Declaration
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class ModelKind:
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         companions: further models that each checkpoint serves.
         ensembles: models on the server that join this kind's own with others.
+        quality: how its graph is judged in less than single precision; None where that does not serve.
     """
 
     name: str
@@ -163,6 +167,7 @@ class ModelKind:
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
     companions: Sequence[Companion] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
+    quality: Quality | None = None
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tritone_cli import console
+from tritone_cli import console, options
 
 if TYPE_CHECKING:
-    from tritone_export import ExportResult
+    from tritone_export import ExportResult, Reduced, Reduction
     from tritone_training.artifact_export import ArtifactExport
-    from tritone_training.kind import Exportable
+    from tritone_training.kind import Exportable, ListeningFiles
+
+
+_WORTH_IT = 0.95  # of the time in fp32; what is nearer to 1 is within the noise
+
+
+class Precision(StrEnum):
+    """What the command line accepts."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +54,31 @@ def export(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(
+            help="Add fp16 (served on GPUs) or int8 (on CPUs) to fp32, once it has shown on validation data that it is "
+            "as good; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="How much worse a precision may be, in the kind's own figures.", show_default="the kind's"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The training data, for --precision, if they lie elsewhere now.", show_default=False),
+    ] = None,
+    interactions: options.Interactions = None,
+    valid: options.Valid = None,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    plays_column: options.PlaysColumn = None,
+    rating_column: options.RatingColumn = None,
+    time_column: options.TimeColumn = None,
     configs_only: Annotated[
         bool,
         typer.Option("--configs-only", help="Only write config.pbtxt and configs/gpu.pbtxt, of all kinds."),
@@ -49,13 +87,19 @@ def export(
 ) -> None:
     """Convert a trained model to ONNX, compare it with PyTorch, and add it to the repository."""
     if configs_only:
-        if checkpoint or pretrained or ab:
-            raise typer.BadParameter("--configs-only takes neither --checkpoint nor --pretrained nor --ab")
+        if checkpoint or pretrained or ab or precision:
+            raise typer.BadParameter("--configs-only takes none of --checkpoint, --pretrained, --ab and --precision")
         _write_configs(kind, repository, name, json)
         return
     if kind is None:
         raise typer.BadParameter(f"which KIND? There are: {', '.join(_kind_names())}", param_hint="KIND")
-    results = _export(kind, checkpoint, repository, pretrained, name, ab)
+    measuring = _Measuring(
+        precisions=tuple(dict.fromkeys(each.value for each in precision or ())),
+        max_loss=max_loss,
+        data=data,
+        listening=options.listening_files(locals()),
+    )
+    results = _export(kind, checkpoint, repository, pretrained, name, ab, measuring)
     if json:
         first, *companions = (_as_json(kind, result) for result in results)
         console.print_json({**first, "companions": companions})
@@ -69,6 +113,10 @@ def export(
         for output, difference in result.parity.max_abs_difference.items():
             tolerance = result.parity.tolerance[output]
             console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
+        for reduced in result.reduced:
+            _say_reduced(reduced)
+        for why in dict.fromkeys((result.kept or {}).values()):
+            console.say(f"  {why}")
     console.say(f"serve it: tritone serve --repository {repository}")
 
 
@@ -79,6 +127,7 @@ def _export(
     pretrained: str | None,
     name: str | None,
     ab: Path | None,
+    measuring: _Measuring,
 ) -> tuple[ExportResult, ...]:
     from tritone_export import export_kind
     from tritone_training.registry import get_kind
@@ -89,7 +138,56 @@ def _export(
         exportable = kind.export(folder, pretrained)
         if ab is not None:
             exportable = _with_arms(exportable, ab)
-        return export_kind(exportable, kind, repository=repository, name=name, on_step=status.update)
+        reduction = measuring.reduction(folder)
+        return export_kind(
+            exportable, kind, repository=repository, name=name, reduction=reduction, on_step=status.update
+        )
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What was said of precisions, and of the data to measure them on."""
+
+    precisions: tuple[str, ...]
+    max_loss: float | None
+    data: Path | None
+    listening: ListeningFiles
+
+    def __post_init__(self) -> None:
+        given = {"--max-loss": self.max_loss, "--data": self.data, "--interactions": self.listening.interactions}
+        named = [option for option, value in given.items() if value is not None]
+        if named and not set(self.precisions) - {"fp32"}:
+            raise typer.BadParameter(f"{', '.join(named)}: only for --precision fp16 or int8", param_hint=named[0])
+
+    def reduction(self, folder: Path | None) -> Reduction | None:
+        """What to ask of export; None for fp32 alone."""
+        from tritone_export import PrecisionError, Reduction
+        from tritone_training.api import EvaluateRequest
+
+        wanted = tuple(each for each in self.precisions if each != "fp32")
+        if not wanted:
+            return None
+        if folder is None:
+            raise PrecisionError(
+                f"without a checkpoint there are no validation data, and what {' and '.join(wanted)} costs cannot be "
+                f"measured; train on top of the backbone first, or export in fp32"
+            )
+        request = EvaluateRequest(checkpoint=folder, data=self.data, progress=False, listening=self.listening)
+        return Reduction(precisions=wanted, request=request, max_loss=self.max_loss)  # type: ignore[arg-type]
+
+
+def _say_reduced(reduced: Reduced) -> None:
+    precision = reduced.precision
+    for each in reduced.losses:
+        console.say(
+            f"  {precision}: {each.metric} {each.reduced:.4f}, in fp32 {each.fp32:.4f}, on {reduced.n} examples of "
+            f"{reduced.source} (may lose {each.max_loss:g})"
+        )
+    times = ", ".join(f"{ratio:.2f} times for {n_batch}" for n_batch, ratio in reduced.latency_ratio.items())
+    share = reduced.n_bytes[0] / reduced.n_bytes[1]
+    console.say(f"  {precision}: the file is {share:.2f} times as large; the time of a batch here is {times}")
+    if precision == "int8" and min(reduced.latency_ratio.values()) > _WORTH_IT:
+        console.say("  int8: is not faster on this machine; without --precision, fp32 is served")
 
 
 def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:
@@ -150,6 +248,8 @@ def _as_json(kind: str, result: ExportResult) -> dict[str, object]:
         "path": str(result.path),
         "seconds": round(result.seconds, 3),
         **({"warning": result.warning} if result.warning else {}),
+        **({"precisions": {each.precision: each.describe() for each in result.reduced}} if result.reduced else {}),
+        **({"fp32_alone": dict(result.kept)} if result.kept else {}),
         "parity": result.parity
         and {
             "tolerance": result.parity.tolerance,

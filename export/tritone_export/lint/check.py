@@ -16,12 +16,19 @@ from tritone_export._exceptions import RepositoryError
 from tritone_export.lint.artifact import ARTIFACT_BACKEND, check_artifact
 from tritone_export.lint.backends import ONNX_BACKENDS, check_policy, wire_of
 from tritone_export.lint.ensembles import check_steps
-from tritone_export.lint.files import backend_of, check_checksum, check_labels, check_versions, model_filename
+from tritone_export.lint.files import (
+    backend_of,
+    check_checksum,
+    check_labels,
+    check_versions,
+    is_reduced,
+    model_filename,
+)
 from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
 from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
 from tritone_export.lint.pbtxt import ConfigFile, read_config
-from tritone_export.lint.settings import check_agreement, check_default_placement, check_settings
+from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
 
 
 def lint_repository(path: Path) -> list[Finding]:
@@ -75,6 +82,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     files = [file for file in (default, *others) if file is not None]
     for file in files:
         check_settings(file, path.name, report)
+        check_precision(file, report)
         check_policy(file, backend_of(file.config), report)
         check_steps(file, repository, report)
     if default is not None:
@@ -86,9 +94,13 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
 def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Reporter) -> None:
     if not folder.versions:
         report.note(f"{folder.path}: has no version yet; `tritone export {folder.path.name}` adds one")
-    check_versions(folder, default, report)
     newest: Graph | None = None
     served = served_versions(default.config, folder.versions)
+    # Versions that are kept for going back may be of before a profile was served in another precision.
+    check_versions(folder, default, served if is_reduced(default.config) else folder.versions, report)
+    for file in files:
+        if file is not default and model_filename(file.config) != model_filename(default.config):
+            check_versions(folder, file, served, report)
     if folder.versions and not served:
         report.error(
             default.path,
@@ -102,13 +114,17 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
             check_artifact(folder.path / str(version), report)
     if backend in ONNX_BACKENDS:
         for version in served:
-            model = folder.path / str(version) / (model_filename(default.config) or "")
-            if not model.is_file():
-                continue  # reported already, or a folder of parts, which only the runtime understands
-            check_checksum(model, report)
-            newest = read_graph(model, report)
-            if newest is not None:
-                newest = wire_of(newest, backend, model, report)
-                for file in files:
-                    check_tensors(file, newest, model, report)
+            found: dict[Path, Graph | None] = {}
+            for file in files:
+                model = folder.path / str(version) / (model_filename(file.config) or "")
+                if not model.is_file():
+                    continue  # reported already, or a folder of parts, which only the runtime understands
+                if model not in found:
+                    check_checksum(model, report)
+                    graph = read_graph(model, report)
+                    found[model] = graph and wire_of(graph, backend, model, report)
+                graph = found[model]
+                if graph is not None:
+                    check_tensors(file, graph, model, report)
+                    newest = newest if file is not default else graph
     check_labels(folder, default, newest, report)

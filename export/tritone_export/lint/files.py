@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from tritone_export.lint.finding import Reporter
 from tritone_export.lint.graph import Graph
 from tritone_export.lint.layout import ModelFolder
 from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export.precision import FILENAMES
 
 _DEFAULT_FILENAME: Final = {
     "onnxruntime": "model.onnx",
@@ -31,16 +33,21 @@ def model_filename(config: Any) -> str | None:
     return config.default_model_filename or _DEFAULT_FILENAME.get(backend_of(config))
 
 
-def check_versions(folder: ModelFolder, file: ConfigFile, report: Reporter) -> None:
-    """Report versions without their model file."""
+def is_reduced(config: Any) -> bool:
+    """Whether a config serves a graph in less than single precision, which not every version has."""
+    return model_filename(config) in FILENAMES.values()
+
+
+def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:
+    """Report those versions that lack the model file which a config names."""
     filename = model_filename(file.config)
-    for version in folder.versions:
+    for version in versions:
         path = folder.path / str(version)
         if filename and not (path / filename).exists():
             report.error(
                 path,
                 1,
-                f"version {version} holds no {filename}",
+                f"version {version} holds no {filename}, which {file.path.relative_to(folder.path)} serves",
                 f"export it again, or remove it: rm -r {path}",
             )
 

@@ -8,6 +8,7 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export.precision import FILENAMES
 
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
@@ -60,6 +61,18 @@ def check_default_placement(file: ConfigFile, report: Reporter) -> None:
                 "KIND_GPU in the default config fails the model on every host without a GPU",
                 "use KIND_CPU here and KIND_GPU in configs/gpu.pbtxt, chosen with --model-config-name=gpu",
             )
+
+
+def check_precision(file: ConfigFile, report: Reporter) -> None:
+    """Report half precision on a CPU: it has no arithmetic of its own there, and each step converts back and forth."""
+    on_gpu = any(group.kind == _KIND_GPU for group in file.config.instance_group)
+    if file.config.default_model_filename == FILENAMES["fp16"] and not on_gpu:
+        report.warning(
+            file.path,
+            file.source.line("default_model_filename"),
+            "serves half precision on a CPU, where it is slower than fp32",
+            "serve model.onnx here, and half precision in configs/gpu.pbtxt",
+        )
 
 
 def check_agreement(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:

@@ -12,6 +12,7 @@ from tritone_training.kinds.genre_cnn.config import PRESETS, suggest
 from tritone_training.kinds.genre_cnn.crossvalidate import crossvalidate
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import evaluate
+from tritone_training.kinds.genre_cnn.quality import QUALITY
 from tritone_training.kinds.genre_cnn.train import trainer
 
 
@@ -39,4 +40,5 @@ KIND = ModelKind(
     suggest=suggest,
     export=exportable,
     example_inputs=example_inputs,
+    quality=QUALITY,
 )

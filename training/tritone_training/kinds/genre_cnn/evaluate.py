@@ -21,7 +21,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Measure a checkpoint on a data set, one fold of it, or one split of its own training run."""
     network, info = load_network(request.checkpoint)
     labels = list(info["labels"])
-    recordings = _selected(_load(request, info), request, info)
+    recordings = recordings_of(request, info)
     unknown = sorted(set(recordings.labels) - set(labels))
     if unknown:
         raise DataError(
@@ -44,6 +44,18 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     if request.report is not None:
         metrics["report"] = report.write(request.report, judgement, labels)
     return metrics
+
+
+def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:
+    """The recordings that a request asks for.
+
+    Args:
+        info: checkpoint.json.
+
+    Raises:
+        DataError: there are none, or not all of the checkpoint's own part.
+    """
+    return _selected(_load(request, info), request, info)
 
 
 def _load(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:

@@ -13,6 +13,7 @@ from tritone_training.kinds.music_vae.config import PRESETS, suggest
 from tritone_training.kinds.music_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, N_LATENT
 from tritone_training.kinds.music_vae.evaluate import evaluate
+from tritone_training.kinds.music_vae.quality import QUALITY
 from tritone_training.kinds.music_vae.train import trainer
 
 Inputs = dict[str, npt.NDArray[np.generic]]
@@ -61,4 +62,5 @@ KIND = ModelKind(
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(DECODER, decoder_example_inputs),),
+    quality=QUALITY,
 )

@@ -11,6 +11,7 @@ from tritone_training.kinds.recommender.evaluate import evaluate
 from tritone_training.kinds.recommender.train import trainer
 from tritone_training.kinds.taste_vae.build import example_inputs as taste_inputs
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
+from tritone_training.kinds.taste_vae.quality import QUALITY_IN_RECOMMENDER
 
 KIND = ModelKind(
     name="recommender",
@@ -24,6 +25,6 @@ KIND = ModelKind(
     suggest=suggest,
     export=exportable,
     example_inputs=example_inputs,
-    companions=(Companion(TASTE, taste_inputs),),
+    companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),
     ensembles=(RECORDING_RECOMMENDER,),
 )

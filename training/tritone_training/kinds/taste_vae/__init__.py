@@ -8,6 +8,7 @@ from tritone_training.kinds.taste_vae.config import PRESETS, suggest
 from tritone_training.kinds.taste_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
 from tritone_training.kinds.taste_vae.evaluate import evaluate
+from tritone_training.kinds.taste_vae.quality import QUALITY
 from tritone_training.kinds.taste_vae.train import trainer
 
 KIND = ModelKind(
@@ -22,4 +23,5 @@ KIND = ModelKind(
     suggest=suggest,
     export=exportable,
     example_inputs=example_inputs,
+    quality=QUALITY,
 )

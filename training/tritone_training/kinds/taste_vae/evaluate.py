@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from tritone_training._exceptions import DataError, TrainingError
-from tritone_training.data.interactions import held_out_counts, load_listening
+from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender.metrics import hits_of, means, per_user, top_items
 from tritone_training.kinds.taste_vae.build import load_network
@@ -29,10 +29,31 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     if request.fold is not None:
         raise TrainingError("listening logs have no folds; use --split valid or test")
     network, info = load_network(request.checkpoint)
-    listening = load_listening(
+    listening = listening_of(request, info)
+    part = request.split or ("test" if listening.test is not None else "valid")
+    metrics = judge(network, listening, listening.part(part), info)
+    return {**metrics, "checkpoint": str(request.checkpoint), "data": listening.train.source}
+
+
+def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> ListeningData:
+    """The log that a request names, split as in training."""
+    return load_listening(
         TrainRequest(out=request.checkpoint, data=request.data, listening=request.listening, seed=info["seed"])
     )
-    held_out = listening.part(request.split or ("test" if listening.test is not None else "valid"))
+
+
+def judge(network: torch.nn.Module, listening: ListeningData, held_out: Log, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank all items that the network knows.
+
+    Args:
+        network: items (B, L), weights (B, L) -> a tuple that begins with scores (B, T).
+        listening: whose training part is what everybody has heard.
+        held_out: the listens to find.
+        info: checkpoint.json.
+
+    Raises:
+        DataError: the log shares no item with the checkpoint.
+    """
     places = {name: place for place, name in enumerate(info["items"])}
     users = {name: place for place, name in enumerate(listening.train.users)}
     plays, wanted = listening.train.matrix(users, places), held_out.matrix(users, places)
@@ -46,8 +67,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         scores = _score(network, sparse.csr_matrix(weights[rows]))
         found.append(hits_of(top_items(scores, sparse.csr_matrix(plays[rows])), sparse.csr_matrix(wanted[rows])))
     judged = n_held_out > 0
-    metrics = means(per_user(np.concatenate(found)[judged], n_held_out[judged]))
-    return {**metrics, "n": int(judged.sum()), "checkpoint": str(request.checkpoint), "data": listening.train.source}
+    return {**means(per_user(np.concatenate(found)[judged], n_held_out[judged])), "n": int(judged.sum())}
 
 
 def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,0 +1,275 @@
+"""One graph in less than single precision: may it be, what it loses, how fast it is; refused if it loses too much."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from tritone_export._exceptions import PrecisionError, QualityLossError, translating
+from tritone_export.parity import Arrays, draw_inputs, open_session
+from tritone_export.precision.graphs import subgraph_names
+from tritone_export.precision.half import as_rounded, to_half
+from tritone_export.precision.int8 import to_int8
+from tritone_export.signature import check_signature
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tritone_training.declaration import Declaration
+    from tritone_training.kind import EvaluateRequest
+    from tritone_training.quality import HeldOut, Quality
+
+Precision: TypeAlias = Literal["fp16", "int8"]  # fp32 is what every version holds
+
+FILENAMES: Final[Mapping[Precision, str]] = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+_LATENCY_BATCHES: Final = (1, 8)
+_N_TIMES: Final = 15
+_LATENCY_S: Final = 2.0  # at most, for each batch size
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What an export was asked for.
+
+    Attributes:
+        precisions: those to add to fp32.
+        request: where the checkpoint and its validation data lie.
+        max_loss: replaces the bound of each figure that the kind declares.
+    """
+
+    precisions: tuple[Precision, ...]
+    request: EvaluateRequest
+    max_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One figure, before and after."""
+
+    metric: str
+    fp32: float
+    reduced: float
+    loss: float
+    max_loss: float
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A graph that passed.
+
+    Attributes:
+        losses: on validation data.
+        source: of these data.
+        n: how many examples there were.
+        n_bytes: of the file, and of the one in single precision.
+        latency_ratio: batch size -> time beside single precision, in process on this machine's CPU; above 1 is slower.
+        max_abs_difference: from single precision, by output, on the kind's own example inputs.
+    """
+
+    precision: Precision
+    content: bytes
+    losses: tuple[Loss, ...]
+    source: str
+    n: int
+    n_bytes: tuple[int, int]
+    latency_ratio: Mapping[int, float]
+    max_abs_difference: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def filename(self) -> str:
+        """In the version folder."""
+        return FILENAMES[self.precision]
+
+    def describe(self) -> dict[str, Any]:
+        """For the model card."""
+        return {
+            "file": self.filename,
+            "data": self.source,
+            "portion": "valid",
+            "n": self.n,
+            "metrics": {
+                each.metric: {
+                    "fp32": each.fp32,
+                    self.precision: each.reduced,
+                    "loss": each.loss,
+                    "max_loss": each.max_loss,
+                }
+                for each in self.losses
+            },
+            "n_bytes": {"fp32": self.n_bytes[1], self.precision: self.n_bytes[0]},
+            "latency_ratio": {str(n_batch): ratio for n_batch, ratio in self.latency_ratio.items()},
+            "latency_of": "this file over fp32, medians of alternating runs in process, CPU, by batch size",
+            "max_abs_difference": dict(self.max_abs_difference),
+        }
+
+
+def check_reducible(precision: Precision, declaration: Declaration, quality: Quality | None) -> None:
+    """Refuse what is known before anything is converted.
+
+    Raises:
+        PrecisionError: with the reason.
+    """
+    name = declaration.name
+    if quality is None or declaration.backend != "onnxruntime":
+        raise PrecisionError(
+            f"{name} is served in fp32 alone: it works in a loop of small steps, whose inner graph ONNX Runtime's "
+            f"converters do not carry over"
+        )
+    if precision == "fp16" and declaration.serving.instances.n_gpu == 0:
+        raise PrecisionError(f"{name} runs on the CPU in every profile, where fp16 is slower than fp32")
+    if precision == "int8" and quality.int8 is None:
+        raise PrecisionError(f"{name} has no form in int8")
+
+
+def reduce_graph(
+    model: onnx.ModelProto,
+    content: bytes,
+    precision: Precision,
+    *,
+    declaration: Declaration,
+    quality: Quality,
+    held_out: HeldOut,
+    before: Mapping[str, float],
+    draw: Callable[[int, int], Arrays],
+    max_loss: float | None = None,
+) -> Reduced:
+    """Convert a graph and hold it against the one in single precision.
+
+    Args:
+        model: in single precision; `content` is the same as a file.
+        held_out: from `quality.held_out`.
+        before: what `held_out.measure` found of `content`.
+        draw: example inputs, for latency and differences.
+        max_loss: replaces the kind's own bounds.
+
+    Raises:
+        PrecisionError: the graph cannot be converted, or answers NaN or infinity.
+        QualityLossError: it loses more than it may.
+        ConversionError, ParityError: a library refused it, or its tensors are others than declared.
+    """
+    loops = subgraph_names(model)
+    if loops:
+        raise PrecisionError(
+            f"{declaration.name} holds {' and '.join(loops)}, whose inner graphs neither converter carries over: "
+            f"{precision} is refused; export it in fp32"
+        )
+    if precision == "fp16":
+        converted = to_half(model)
+    else:
+        assert quality.int8 is not None  # noqa: S101 - `check_reducible` has looked
+        converted = to_int8(model, quality.int8, held_out.calibration())
+    reduced: bytes = converted.SerializeToString(deterministic=True)
+    sessions = (open_session(content), open_session(reduced))
+    check_signature(sessions[1], declaration)
+    judged = sessions[1]
+    if precision == "fp16":
+        judged = open_session(as_rounded(model).SerializeToString())
+    differences = _differences((sessions[0], judged), declaration, draw, precision)
+    found = measure(judged, held_out, precision)
+    losses = tuple(
+        Loss(
+            metric=metric.name,
+            fp32=before[metric.name],
+            reduced=found[metric.name],
+            loss=metric.loss(before[metric.name], found[metric.name]),
+            max_loss=metric.max_loss if max_loss is None else max_loss,
+        )
+        for metric in quality.metrics
+        if metric.name in before
+    )
+    _check_losses(declaration.name, precision, losses, held_out.source, int(found["n"]))
+    return Reduced(
+        precision=precision,
+        content=reduced,
+        losses=losses,
+        source=held_out.source,
+        n=int(found["n"]),
+        n_bytes=(len(reduced), len(content)),
+        latency_ratio=_latency_ratio(sessions, declaration, draw),
+        max_abs_difference=differences,
+    )
+
+
+def measure(session: Any, held_out: HeldOut, precision: str) -> Mapping[str, float]:
+    """Take the figures of a graph.
+
+    Args:
+        session: from `open_session`.
+
+    Raises:
+        PrecisionError: it answers NaN or infinity.
+    """
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        with translating(f"running the {precision} graph on validation data"):
+            answers = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        _check_finite(answers, precision)
+        return answers
+
+    return held_out.measure(run)
+
+
+def _check_finite(answers: Arrays, precision: str) -> None:
+    for name, answer in answers.items():
+        if answer.dtype.kind == "f" and not np.isfinite(answer).all():
+            raise PrecisionError(
+                f"in {precision}, output {name!r} holds NaN or infinity: numbers on the way are beyond what it holds; "
+                f"export in fp32"
+            )
+
+
+def _check_losses(name: str, precision: str, losses: tuple[Loss, ...], source: str, n: int) -> None:
+    for each in losses:
+        # Not `>`: of NaN nothing is known to be kept.
+        if not each.loss <= each.max_loss:
+            figures = ", ".join(f"{one.metric} {one.fp32:.4f} in fp32 and {one.reduced:.4f}" for one in losses)
+            raise QualityLossError(
+                f"{name} in {precision} is refused: {figures} in {precision}, on {n} validation examples of {source}; "
+                f"{each.metric} may lose {each.max_loss:g} and loses {each.loss:.4f}. Nothing was written; export in "
+                f"fp32, or allow more with --max-loss",
+                metric=each.metric,
+                before=each.fp32,
+                after=each.reduced,
+                max_loss=each.max_loss,
+            )
+
+
+def _differences(
+    sessions: tuple[Any, Any], declaration: Declaration, draw: Callable[[int, int], Arrays], precision: str
+) -> dict[str, float]:
+    names = [tensor.name for tensor in declaration.outputs]
+    inputs = dict(draw_inputs(declaration, draw, 3))
+    with translating(f"running the {precision} graph"):
+        before, after = (dict(zip(names, session.run(names, inputs), strict=True)) for session in sessions)
+    _check_finite(after, precision)
+    return {
+        name: float(np.abs(after[name].astype(np.float64) - before[name].astype(np.float64)).max(initial=0.0))
+        for name in names
+    }
+
+
+def _latency_ratio(
+    sessions: tuple[Any, Any], declaration: Declaration, draw: Callable[[int, int], Arrays]
+) -> dict[int, float]:
+    """Runs alternate, so that whatever else the machine does slows both."""
+    ratios = {}
+    for n_batch in _LATENCY_BATCHES:
+        if n_batch > declaration.serving.batching.max_batch_size:
+            continue
+        inputs = dict(draw_inputs(declaration, draw, n_batch))
+        times_s: tuple[list[float], list[float]] = ([], [])
+        until_s = time.perf_counter() + _LATENCY_S
+        while len(times_s[0]) < _N_TIMES and (len(times_s[0]) < 3 or time.perf_counter() < until_s):
+            for session, found in zip(sessions, times_s, strict=True):
+                start_s = time.perf_counter()
+                session.run(None, inputs)
+                found.append(time.perf_counter() - start_s)
+        before_s, after_s = (statistics.median(found) for found in times_s)
+        ratios[n_batch] = round(after_s / before_s, 3)
+    return ratios
