@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tritone_serving.recommender import (
     read_key,
 )
 from tritone_serving.recommender.arms import arm_of
-from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, loud
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +66,12 @@ def ask(recommender: Recommender, question: Question) -> Answer:
     return answer
 
 
-def uniform_taste(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+def uniform_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
     """Stands for `taste_vae`: likes item 5 whatever was heard."""
+    meanwhile()
     scores = np.zeros((len(inputs.items), uniform_taste.n_known), np.float32)
     scores[:, 5] = 8
-    return lambda: scores
+    return scores
 
 
 uniform_taste.n_known = 0
@@ -201,13 +203,13 @@ def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
 
 
 def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
-    taste = alike.members["taste_vae"]
+    taste = alike.scorer.members["taste_vae"]
     uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
     seen: list[TasteInputs] = []
 
-    def spy(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+    def spy(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         seen.append(inputs)
-        return uniform_taste(inputs)
+        return uniform_taste(inputs, meanwhile)
 
     ids = alike.item_ids
     questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
@@ -227,7 +229,7 @@ def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> N
 
 
 def test_taste_is_not_asked_about_people_without_history(recommender: Recommender) -> None:
-    def never(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+    def never(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         raise AssertionError("asked")
 
     assert isinstance(recommender.answer([Question()], taste=never)[0], Answer)
@@ -237,8 +239,35 @@ def test_members_times_are_told(folder: Path, key: bytes) -> None:
     told: list[tuple[str, float]] = []
     recommender = Recommender.open(folder, key=key, on_member=lambda name, seconds: told.append((name, seconds)))
     ask(recommender, Question(history=recommender.item_ids[:2]))
-    assert {name for name, _ in told} == set(recommender.members) - {"taste_vae"}
+    assert {name for name, _ in told} == set(recommender.scorer.members) - {"taste_vae"}
     assert all(0 < seconds < 5 for _, seconds in told)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike: Recommender, first: bool) -> None:
+    questions = [Question(history=[alike.item_ids[1], alike.item_ids[2]]), Question()]
+    told = np.random.default_rng(0).standard_normal((2, alike.scorer.members["taste_vae"].n_known)).astype(np.float32)
+
+    def ask_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+        if first:
+            meanwhile()
+            return told
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        thread.join()
+        return told
+
+    members, total, batch = alike.score(questions, taste=ask_taste)
+    assert list(members)[-1] == "taste_vae"
+    weights = alike.scorer.score(questions, batch, ask_taste).weights
+    n_heard = alike.scorer.n_heard
+    wanted = np.zeros(total.shape)
+    for column, (name, raw) in enumerate(members.items()):
+        heard = loud(np.array(raw), alike.scorer.scales[name])
+        wanted[:, :n_heard] += weights.heard[:, column, None] * heard[:, :n_heard]
+        wanted[:, n_heard:] += weights.unheard[:, column, None] * heard[:, n_heard:]
+    wanted[:, n_heard:] += weights.bias[:, None]
+    np.testing.assert_allclose(total, wanted, rtol=1e-4, atol=1e-5)
 
 
 # --- reasons ------------------------------------------------------------------------------------

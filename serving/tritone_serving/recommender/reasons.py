@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import Weights, loud
+from tritone_serving.recommender.ensemble import loud
 from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.members.taste import Taste, whole_taste
 from tritone_serving.recommender.question import Floats, Reason
 from tritone_serving.recommender.ranking import Ranked
+from tritone_serving.recommender.scorer import Scored
 
 if TYPE_CHECKING:
     from tritone_serving.recommender.recommender import Recommender
@@ -28,27 +29,26 @@ def reasons_of(
     row: int,
     *,
     ranked: Ranked,
-    scores: Mapping[str, Floats],
-    weights: Weights,
+    scored: Scored,
 ) -> tuple[tuple[Reason, ...], ...]:
     """Reasons for one question's answer, by item, the weightiest first.
 
     A friend is named only if the question named them: stored friends are summed up without a name.
 
     Args:
-        scores: member -> (B, I), raw.
-        weights: this question's, of the members in the order of `scores`.
+        scored: the batch's.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
-    known = ranked.items < recommender.n_heard
-    for column, (name, member_scores) in enumerate(scores.items()):
+    scorer, weights = recommender.scorer, scored.weights.of(row)
+    known = ranked.items < scorer.n_heard
+    for column, (name, member_scores) in enumerate(scored.members.items()):
         counts = np.where(known, weights.heard[0, column], weights.unheard[0, column]).astype(np.float64)
         if not counts.any():
             continue
-        member = recommender.members[name]
+        member = scorer.members[name]
         raw = member_scores[row, ranked.items]
         parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, ranked.items))
-        for part in _shared(parts, loud(raw, recommender.scales[name]) * counts):
+        for part in _shared(parts, loud(raw, scorer.scales[name]) * counts):
             because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
             causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
             _add(found, name, because, part, causes)
