@@ -136,7 +136,17 @@ RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     ),
     outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)),
     steps=(
-        Step(GENRE_MODEL, {"audio": "audio"}, {"embedding": "window_embeddings"}),
+        # All its outputs, though one is used: Triton's response cache knows answers by the inputs alone, and would
+        # give the next `classify` of these windows an answer without probabilities.
+        Step(
+            GENRE_MODEL,
+            {"audio": "audio"},
+            {
+                "probabilities": "window_probabilities",
+                "emotions": "window_emotions",
+                "embedding": "window_embeddings",
+            },
+        ),
         Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
         Step(
             "recommender",
