@@ -147,7 +147,16 @@ RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
                 "embedding": "window_embeddings",
             },
         ),
-        Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
+        Step(
+            POOLING_MODEL,
+            {
+                # The first two are taken because Triton refuses an ensemble with tensors that nobody takes.
+                "probabilities": "window_probabilities",
+                "emotions": "window_emotions",
+                "embeddings": "window_embeddings",
+            },
+            {"embedding": "recording_embedding"},
+        ),
         Step(
             "recommender",
             {"embedding": "recording_embedding", "k": "k"},
