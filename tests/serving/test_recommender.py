@@ -23,6 +23,7 @@ from tritone_serving.recommender import (
     TasteInputs,
     make_key,
     read_key,
+    reasons,
 )
 from tritone_serving.recommender.arms import arm_of
 from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, loud
@@ -504,7 +505,10 @@ def test_arms_are_drawn_by_user_and_kept() -> None:
     assert {arm_of(f"user {n}", salt="one", shares={"a": 0.0, "b": 1.0}) for n in range(50)} == {"b"}
 
 
-def test_sound_and_mood_count_as_asked_only_where_they_are_given(recommender: Recommender) -> None:
+def test_sound_and_mood_count_as_asked_only_where_they_are_given(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender.resolver, "_has_moods", True)
     song = recommender.item_ids[3:4]
     heard = np.ones(EMBEDDING_SIZE, np.float32)
     questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
@@ -532,3 +536,39 @@ def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[
     assert isinstance(first, Answer)
     assert isinstance(second, Answer)
     assert not np.array_equal(first.scores, second.scores)
+
+
+def test_reasons_are_the_same_however_few_items_are_explained_at_once(
+    alike: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question(history=alike.item_ids[:12], k=30, explain=True, novelty=0.2)
+    at_once = ask(alike, question).reasons
+    slices: list[int] = []
+
+    def spy(n_items: int, n_history: int) -> list[slice]:
+        slices.append(len(found := real(n_items, n_history)))
+        return found
+
+    real = reasons._slices
+    monkeypatch.setattr(reasons, "_slices", spy)
+    monkeypatch.setattr(reasons, "_MOST_AT_ONCE", 40)  # three items of these histories
+    few = ask(alike, question).reasons
+    assert set(slices) == {10}
+    for one, other in zip(at_once, few, strict=True):
+        wanted = {(each.member, each.because, each.id): each.amount for each in one}
+        assert {(each.member, each.because, each.id): each.amount for each in other} == pytest.approx(wanted, abs=1e-6)
+
+
+# --- moods --------------------------------------------------------------------------------------
+
+
+def test_a_mood_without_trained_emotions_is_told(recommender: Recommender) -> None:
+    assert "items.moods" not in recommender.artifact.arrays
+    song = [recommender.item_ids[0]]
+    with_song = ask(recommender, Question(history=song, mood="power"))
+    assert with_song.unknown.mood
+    assert with_song.items == ask(recommender, Question(history=song)).items
+    [refused] = recommender.answer([Question(mood="power")])
+    assert isinstance(refused, QuestionError)
+    assert str(refused).startswith("nothing is known by mood: ")
+    assert not ask(recommender, Question(history=song)).unknown.mood

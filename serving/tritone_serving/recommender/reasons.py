@@ -22,6 +22,8 @@ _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
 _MOST_NAMED: Final = 20  # causes of one member for one item, the strongest; the others are summed up
 
+_MOST_AT_ONCE: Final = 4 << 20  # summands: some 100 MB with all that is made of them
+
 
 def reasons_of(
     recommender: Recommender,
@@ -46,12 +48,14 @@ def reasons_of(
         if not counts.any():
             continue
         member = scorer.members[name]
-        raw = member_scores[row, ranked.items]
-        parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, ranked.items))
-        for part in _shared(parts, loud(raw, scorer.scales[name]) * counts):
-            because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
-            causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
-            _add(found, name, because, part, causes)
+        for some in _slices(len(ranked.items), int(batch.history.counts[row])):
+            items = ranked.items[some]
+            raw = member_scores[row, items]
+            parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, items))
+            for part in _shared(parts, loud(raw, scorer.scales[name]) * counts[some]):
+                because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
+                causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
+                _add(found[some], name, because, part, causes)
     extras = {
         "novelty": ranked.novelty,
         "diversity": ranked.diversity,
@@ -62,6 +66,12 @@ def reasons_of(
             if amounts[place]:
                 reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+
+
+def _slices(n_items: int, n_history: int) -> list[slice]:
+    """So many items at a time that a summand for each of them and each of the history fits into little memory."""
+    size = max(1, _MOST_AT_ONCE // max(n_history, 1))
+    return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
 def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
