@@ -137,6 +137,8 @@ _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "tags": {"n_names_not_utf8": "names not used: text not utf8"},
 }
+# What each table beside a log is about.
+_BELONGS: Final = {"friends": "two users", "tags": "an item", "metadata": "an item", "recordings": "an item"}
 
 
 def print_listening_report(report: Mapping[str, Any]) -> None:
@@ -153,6 +155,10 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
         for reason, words in reasons.items():
             if n := report["parts"].get(part, {}).get(reason):
                 say(f"{part}: {n} {words}")
+    for part, words in _BELONGS.items():
+        found = report["parts"].get(part, {})
+        if found.get("n_used") and found.get("n_in_log") == 0:
+            say(f"{part}: none of {found['n_used']} is about {words} of the log: are these ids the log's?")
     how = report["parts"].get("valid", {}).get("how", "a tenth of the listens, and a tenth for testing")
     say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
 

@@ -15,6 +15,7 @@ import numpy as np
 from tritone_client._catalogue import Flow, VersionChangedError, check_version, latest_version
 from tritone_client._exceptions import InvalidInputError, RequestRejectedError, ServerBusyError, ServerError
 from tritone_client._messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse
+from tritone_client._whole_answers import whole_answer
 from tritone_client.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
 
@@ -208,7 +209,7 @@ def infer(known: Writer, request: InferRequest) -> Flow[InferResponse]:
     Raises:
         VersionChangedError: if they differ.
     """
-    response = cast(InferResponse, (yield request))
+    response = yield from whole_answer(request, known.info.max_batch_size)
     check_version(known.version, response)
     return response
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from tritone_client._catalogue import (
 from tritone_client._exceptions import RequestTimeoutError, ServerBusyError, ServerError
 from tritone_client._messages import Array, InferRequest, InferResponse
 from tritone_client._results import Classification, TimelineWindow
+from tritone_client._whole_answers import whole_answer
 from tritone_client.audio import Audio, FloatArray, Window, iter_windows
 from tritone_client.constants import EMOTION_NOT_TRAINED
 
@@ -77,7 +78,7 @@ def _outputs(known: Remembered) -> tuple[str, ...]:
     """What every question about a recording asks for.
 
     Triton's response cache knows answers by the inputs alone: after a question for the embedding only, it would give
-    `classify` an answer without probabilities.
+    `classify` an answer without probabilities, and the question would have to be put twice (`whole_answer`).
     """
     return tuple(name for name in known.info.outputs if name in (*LABELLED, "embedding"))
 
@@ -103,7 +104,7 @@ def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_
         request = InferRequest(known.info.model, next_request_id("listen"), {AUDIO_INPUT: batch}, outputs)
         began_s = time.perf_counter()
         try:
-            response = cast(InferResponse, (yield request))
+            response = yield from whole_answer(request, known.info.max_batch_size)
         except RequestTimeoutError as error:
             if heard.duration_s:
                 error.add_note(f"{heard.duration_s:.0f} s of the recording had been answered")

@@ -208,6 +208,19 @@ def id_of(request: Request) -> str | None:
     return request.request_id if isinstance(request, InferRequest | StreamRequest) else None
 
 
+class MissingOutputError(ServerError):
+    """The answer lacks an output that was asked for."""
+
+
+def missing_output(request: Request, name: str) -> MissingOutputError:
+    """The error for an answer without one of the outputs that were asked for."""
+    return MissingOutputError(
+        f"model {model_of(request)!r} answered without {name!r}, which was asked for",
+        model=model_of(request),
+        request_id=id_of(request),
+    )
+
+
 def nonsense(request: Request, what: str) -> ServerError:
     """The error for an answer that is none."""
     return ServerError(

@@ -61,10 +61,11 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class UnknownIds:
-    """Ids of a question that the model does not know and so passed over; true if there are any.
+    """What of a question the model does not know and so passed over; true if there is anything.
 
     Attributes:
         user: whether the user is unknown.
+        mood: whether a mood was given to a model that knows nothing of moods.
     """
 
     user: bool = False
@@ -72,14 +73,17 @@ class UnknownIds:
     skipped: tuple[str, ...] = ()
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    mood: bool = False
 
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        lists = {each.name: list(getattr(self, each.name)) for each in fields(self) if each.name != "user"}
-        return {"user": self.user, **lists}
+        lists = {
+            each.name: list(getattr(self, each.name)) for each in fields(self) if each.name not in ("user", "mood")
+        }
+        return {"user": self.user, **lists, "mood": self.mood}
 
 
 class Recommendations(list[Recommendation]):

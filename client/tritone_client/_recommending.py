@@ -20,7 +20,7 @@ from tritone_client._recommending_options import Id, Wanted, likeness_inputs
 from tritone_client.audio import Audio
 
 _OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
-_IDS: Final = ("user_id", "history", "skipped", "friends", "exclude")
+_MAY_BE_UNKNOWN: Final = ("user_id", "mood", "history", "skipped", "friends", "exclude")
 
 
 def recommend_flow(
@@ -30,7 +30,7 @@ def recommend_flow(
     check_model_name(model)
     asked = yield from _with_embedding(catalogue, wanted.inputs(), audio, genre_model)
     outputs = ("rung", "arm", *(("reasons",) if wanted.explain else ()))
-    if any(name in asked for name in _IDS):  # each output costs the server time
+    if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
     return (yield from _ask("recommend", asked, outputs, model))
 
@@ -117,4 +117,4 @@ def _unknown(text: str) -> UnknownIds:
     """`{"user": true, "history": ["x"], ...}`, or nothing."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    return UnknownIds(user=bool(found.get("user", False)), **lists)
+    return UnknownIds(user=bool(found.get("user", False)), mood=bool(found.get("mood", False)), **lists)

@@ -3,6 +3,10 @@
 An ensemble of ours has no batch axis, so that one request may be many windows for one step and one question for the
 next: Triton holds the whole shape of a tensor against the steps', batch axes included. The graph in between turns
 the embeddings of a recording's windows into one; it is written node by node, since nothing in it is learned.
+
+It takes what else `genre_cnn` says of the windows and does nothing with it. Triton's response cache knows answers by
+the inputs alone: an ensemble that asked `genre_cnn` for the embeddings only would leave an answer there that lacks the
+probabilities of whoever asks next; and Triton refuses an ensemble whose steps answer what no other step takes.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from tritone_training.declaration import EnsembleDeclaration, Tensor
 
 POOLING_MODEL: Final = "recording_embedding"
+POOLING_IGNORES: Final = ("probabilities", "emotions")  # inputs beside the embeddings
 _ONNX: Final = "model.onnx"
 _NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
 
@@ -107,7 +112,8 @@ def pooling_configs() -> dict[str, str]:
     config: ModelConfig = model_config_pb2.ModelConfig(
         name=POOLING_MODEL, backend="onnxruntime", default_model_filename=_ONNX, max_batch_size=0
     )
-    config.input.add(name="embeddings", data_type=model_config_pb2.TYPE_FP32, dims=[-1, -1])
+    for name in ("embeddings", *POOLING_IGNORES):
+        config.input.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=[-1, -1])
     config.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[1, -1])
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
@@ -116,7 +122,10 @@ def pooling_configs() -> dict[str, str]:
 
 
 def pooling_graph() -> bytes:
-    """The graph: embeddings (W, E) of a recording's windows -> embedding (1, E), the unit vector of their mean."""
+    """The graph: embeddings (W, E) of a recording's windows -> embedding (1, E), the unit vector of their mean.
+
+    Its other inputs, (W, any), have no part in it.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -129,7 +138,10 @@ def pooling_graph() -> bytes:
             helper.make_node("Div", ["mean", "divisor"], ["embedding"]),
         ],
         POOLING_MODEL,
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["window", "feature"])],
+        [
+            helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["window", "feature"]),
+            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["window", name]) for name in POOLING_IGNORES),
+        ],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, "feature"])],
         [
             numpy_helper.from_array(np.array([0], np.int64), "windows"),

@@ -72,7 +72,14 @@ def test_the_answer_is_a_list(connect: Any) -> None:
         "amount": 0.5,
     }
     assert plain["rung"] == "popularity"
-    assert plain["unknown"] == {"user": False, "history": [], "skipped": [], "friends": [], "exclude": []}
+    assert plain["unknown"] == {
+        "user": False,
+        "history": [],
+        "skipped": [],
+        "friends": [],
+        "exclude": [],
+        "mood": False,
+    }
     again = pickle.loads(pickle.dumps(tracks))  # noqa: S301 - worker processes send results home like this
     assert type(again) is Recommendations
     assert again.to_dict() == tracks.to_dict()
@@ -144,7 +151,7 @@ def test_ids_are_text_or_its_bytes(connect: Any, model: FakeRecommender, who: An
 def test_ids_that_the_model_does_not_know_are_told(connect: Any) -> None:
     ask = connect()
     tracks = ask("recommend", "me", history=["x", "track-1"], friends=["42", "y"], skipped=["z"], exclude=["ü"])
-    assert tracks.unknown == UnknownIds(True, ("x",), ("z",), ("y",), ("ü",))
+    assert tracks.unknown == UnknownIds(True, ("x",), ("z",), ("y",), ("ü",), mood=False)
     assert tracks.unknown
     assert tracks.rung == "history"
     assert tracks.to_dict()["unknown"]["friends"] == ["y"]

@@ -64,7 +64,9 @@ def repository(tmp_path: Path, artifact: Path, key_file: Path) -> Path:
     (genre / "config.pbtxt").write_text(
         'name: "genre_cnn" backend: "onnxruntime" max_batch_size: 8\n'
         'input [ { name: "audio" data_type: TYPE_FP32 dims: [ 66150 ] } ]\n'
-        'output [ { name: "embedding" data_type: TYPE_FP32 dims: [ 256 ] } ]\n'
+        'output [ { name: "probabilities" data_type: TYPE_FP32 dims: [ 4 ] }, '
+        '{ name: "emotions" data_type: TYPE_FP32 dims: [ 9 ] }, '
+        '{ name: "embedding" data_type: TYPE_FP32 dims: [ 256 ] } ]\n'
     )
     return path
 
@@ -211,14 +213,20 @@ def test_a_full_disk_leaves_the_old_version(
     assert sorted(path.name for path in (repository / "recommender").iterdir() if path.is_dir()) == ["1", "configs"]
 
 
-def test_pooling_is_the_mean_direction() -> None:
+def test_pooling_is_the_mean_direction_whatever_else_is_said() -> None:
+    def windows(embeddings: np.ndarray) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(9)
+        sizes = {"probabilities": 4, "emotions": 9}
+        said = {name: rng.random((len(embeddings), size), np.float32) for name, size in sizes.items()}
+        return {"embeddings": embeddings, **said}
+
     session = onnxruntime.InferenceSession(pooling_graph(), providers=["CPUExecutionProvider"])
     for n_windows in (1, 2, 64):
         embeddings = np.random.default_rng(n_windows).standard_normal((n_windows, 256)).astype(np.float32)
-        [[pooled]] = session.run(None, {"embeddings": embeddings})
+        [[pooled]] = session.run(None, windows(embeddings))
         mean = embeddings.mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean), atol=1e-6)
-    [[cancelled]] = session.run(None, {"embeddings": np.array([[1, 0], [-1, 0]], np.float32)})
+    [[cancelled]] = session.run(None, windows(np.array([[1, 0], [-1, 0]], np.float32)))
     assert cancelled.tolist() == [0, 0]
 
 
@@ -245,10 +253,15 @@ def test_lint_sees_what_is_wrong_with_an_artifact(repository: Path, spoil: objec
     ("old", "new", "says"),
     [
         ('model_name: "genre_cnn"', 'model_name: "jenre_cnn"', "passes requests on to 'jenre_cnn', and there is no"),
-        ('key: "embeddings"', 'key: "windows"', "recording_embedding has no input 'windows'; it has embeddings"),
+        (
+            'key: "embeddings"',
+            'key: "windows"',
+            "recording_embedding has no input 'windows'; it has embeddings, ",
+        ),
         ('key: "embeddings"', 'key: "windows"', "gives recording_embedding no input 'embeddings'"),
         ('key: "rung"', 'key: "step"', "recommender has no output 'step'"),
         ('value: "window_embeddings"', 'value: "elsewhere"', "tensor 'window_embeddings' comes from no step"),
+        ('value: "window_embeddings"', 'value: "elsewhere"', "tensor 'elsewhere' is taken by no step"),
     ],
 )
 def test_lint_follows_an_ensemble(repository: Path, old: str, new: str, says: str) -> None:

@@ -146,6 +146,7 @@ def test_unknown_ids_are_told(client: Client) -> None:
         "skipped": ["z"],
         "friends": ["y"],
         "exclude": ["w"],
+        "mood": False,
     }
 
 

@@ -103,6 +103,18 @@ def test_the_same_recording_is_answered_from_the_cache(live: TritonServer, windo
     assert cache_hits(live) == before + 1
 
 
+def test_from_sound_to_suggestion_leaves_the_cache_fit_for_classify(
+    live: TritonServer, windows: Callable[[int], Any]
+) -> None:
+    audio = windows(2)
+    hear(live, audio)
+    genre = Client(live, "genre_cnn")
+    found = genre._client.infer("genre_cnn", _audio(audio))
+    genre.close()
+    for output in ("probabilities", "emotions", "embedding"):
+        assert found.as_numpy(output) is not None, output
+
+
 def test_sound_that_does_not_fit(live: TritonServer, windows: Callable[[int], Any]) -> None:
     with pytest.raises(InferenceServerException, match="batch-size must be <= 64 for 'genre_cnn'"):
         hear(live, windows(65))

@@ -115,7 +115,7 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
     assert tensors.make("rung", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
-        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[]}'
+        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false}'
     ]
     assert all(text.startswith(b'[{"member":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]
@@ -154,17 +154,29 @@ class FakeTriton:
 INPUTS = TasteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
 
 
-def test_taste_is_asked_without_waiting(cf_ensemble: Any) -> None:
+def nothing() -> None:
+    """Nobody else has anything to score."""
+
+
+def test_the_others_score_while_taste_is_asked(cf_ensemble: Any) -> None:
     triton = FakeTriton(np.ones((2, 4), np.float32))
     triton.release.clear()
     taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
-    began = time.monotonic()
-    wait = taste.ask(INPUTS)
-    assert time.monotonic() - began < 1
-    triton.release.set()
-    assert wait().shape == (2, 4)
+    # The answer comes only after the others: had they to wait for it, it would never come.
+    assert taste.ask(INPUTS, triton.release.set).shape == (2, 4)
     assert triton.asked[0]["model_name"] == "taste_vae"
     taste.close()
+
+
+def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
+        taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+        with pytest.raises(ZeroDivisionError):
+            taste.ask(INPUTS, fail)
+        taste.close()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_taste_is_asked_without_waiting(cf_ensemble: Any) -> None:
 def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: FakeTriton, says: str) -> None:
     taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
     with pytest.raises(cf_ensemble.taste.TasteError, match=says):
-        taste.ask(INPUTS)()
+        taste.ask(INPUTS, nothing)
     taste.close()
 
 

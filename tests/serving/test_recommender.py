@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from tritone_serving.recommender import (
     TasteInputs,
     make_key,
     read_key,
+    reasons,
 )
 from tritone_serving.recommender.arms import arm_of
-from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, loud
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +67,12 @@ def ask(recommender: Recommender, question: Question) -> Answer:
     return answer
 
 
-def uniform_taste(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+def uniform_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
     """Stands for `taste_vae`: likes item 5 whatever was heard."""
+    meanwhile()
     scores = np.zeros((len(inputs.items), uniform_taste.n_known), np.float32)
     scores[:, 5] = 8
-    return lambda: scores
+    return scores
 
 
 uniform_taste.n_known = 0
@@ -201,13 +204,13 @@ def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
 
 
 def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
-    taste = alike.members["taste_vae"]
+    taste = alike.scorer.members["taste_vae"]
     uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
     seen: list[TasteInputs] = []
 
-    def spy(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+    def spy(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         seen.append(inputs)
-        return uniform_taste(inputs)
+        return uniform_taste(inputs, meanwhile)
 
     ids = alike.item_ids
     questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
@@ -227,7 +230,7 @@ def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> N
 
 
 def test_taste_is_not_asked_about_people_without_history(recommender: Recommender) -> None:
-    def never(inputs: TasteInputs) -> Callable[[], np.ndarray]:
+    def never(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         raise AssertionError("asked")
 
     assert isinstance(recommender.answer([Question()], taste=never)[0], Answer)
@@ -237,8 +240,35 @@ def test_members_times_are_told(folder: Path, key: bytes) -> None:
     told: list[tuple[str, float]] = []
     recommender = Recommender.open(folder, key=key, on_member=lambda name, seconds: told.append((name, seconds)))
     ask(recommender, Question(history=recommender.item_ids[:2]))
-    assert {name for name, _ in told} == set(recommender.members) - {"taste_vae"}
+    assert {name for name, _ in told} == set(recommender.scorer.members) - {"taste_vae"}
     assert all(0 < seconds < 5 for _, seconds in told)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike: Recommender, first: bool) -> None:
+    questions = [Question(history=[alike.item_ids[1], alike.item_ids[2]]), Question()]
+    told = np.random.default_rng(0).standard_normal((2, alike.scorer.members["taste_vae"].n_known)).astype(np.float32)
+
+    def ask_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+        if first:
+            meanwhile()
+            return told
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        thread.join()
+        return told
+
+    members, total, batch = alike.score(questions, taste=ask_taste)
+    assert list(members)[-1] == "taste_vae"
+    weights = alike.scorer.score(questions, batch, ask_taste).weights
+    n_heard = alike.scorer.n_heard
+    wanted = np.zeros(total.shape)
+    for column, (name, raw) in enumerate(members.items()):
+        heard = loud(np.array(raw), alike.scorer.scales[name])
+        wanted[:, :n_heard] += weights.heard[:, column, None] * heard[:, :n_heard]
+        wanted[:, n_heard:] += weights.unheard[:, column, None] * heard[:, n_heard:]
+    wanted[:, n_heard:] += weights.bias[:, None]
+    np.testing.assert_allclose(total, wanted, rtol=1e-4, atol=1e-5)
 
 
 # --- reasons ------------------------------------------------------------------------------------
@@ -475,7 +505,10 @@ def test_arms_are_drawn_by_user_and_kept() -> None:
     assert {arm_of(f"user {n}", salt="one", shares={"a": 0.0, "b": 1.0}) for n in range(50)} == {"b"}
 
 
-def test_sound_and_mood_count_as_asked_only_where_they_are_given(recommender: Recommender) -> None:
+def test_sound_and_mood_count_as_asked_only_where_they_are_given(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender.resolver, "_has_moods", True)
     song = recommender.item_ids[3:4]
     heard = np.ones(EMBEDDING_SIZE, np.float32)
     questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
@@ -503,3 +536,39 @@ def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[
     assert isinstance(first, Answer)
     assert isinstance(second, Answer)
     assert not np.array_equal(first.scores, second.scores)
+
+
+def test_reasons_are_the_same_however_few_items_are_explained_at_once(
+    alike: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question(history=alike.item_ids[:12], k=30, explain=True, novelty=0.2)
+    at_once = ask(alike, question).reasons
+    slices: list[int] = []
+
+    def spy(n_items: int, n_history: int) -> list[slice]:
+        slices.append(len(found := real(n_items, n_history)))
+        return found
+
+    real = reasons._slices
+    monkeypatch.setattr(reasons, "_slices", spy)
+    monkeypatch.setattr(reasons, "_MOST_AT_ONCE", 40)  # three items of these histories
+    few = ask(alike, question).reasons
+    assert set(slices) == {10}
+    for one, other in zip(at_once, few, strict=True):
+        wanted = {(each.member, each.because, each.id): each.amount for each in one}
+        assert {(each.member, each.because, each.id): each.amount for each in other} == pytest.approx(wanted, abs=1e-6)
+
+
+# --- moods --------------------------------------------------------------------------------------
+
+
+def test_a_mood_without_trained_emotions_is_told(recommender: Recommender) -> None:
+    assert "items.moods" not in recommender.artifact.arrays
+    song = [recommender.item_ids[0]]
+    with_song = ask(recommender, Question(history=song, mood="power"))
+    assert with_song.unknown.mood
+    assert with_song.items == ask(recommender, Question(history=song)).items
+    [refused] = recommender.answer([Question(mood="power")])
+    assert isinstance(refused, QuestionError)
+    assert str(refused).startswith("nothing is known by mood: ")
+    assert not ask(recommender, Question(history=song)).unknown.mood

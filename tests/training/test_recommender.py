@@ -14,10 +14,11 @@ import pytest
 from scipy import sparse
 from tests import recommender_models
 
+from tritone_cli.console import print_listening_report
 from tritone_serving.recommender import Question
 from tritone_serving.recommender.batch import weigh
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
-from tritone_training.data.interactions import Columns, load_log
+from tritone_training.data.interactions import Columns, load_listening, load_log
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig, build_config
@@ -429,3 +430,28 @@ def test_folds_and_backbones_are_refused(tmp_path: Path) -> None:
             kind.train(TrainRequest(out=tmp_path, fold=1, listening=ListeningFiles()))
         with pytest.raises(TrainingError, match="no pretrained backbones"):
             kind.train(TrainRequest(out=tmp_path, pretrained="musicnn"))
+
+
+def test_held_out_listens_without_their_log_are_refused(tmp_path: Path) -> None:
+    listening = ListeningFiles(test=tmp_path / "later.csv")
+    with pytest.raises(TrainingError, match="give --interactions LOG, too"):
+        KIND.evaluate(EvaluateRequest(checkpoint=recommender_models.checkpoint(), listening=listening, progress=False))
+
+
+def test_tables_of_other_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = recommender_models.files()
+    (tmp_path / "friends.csv").write_text("who,whom\nx,y\n")
+    (tmp_path / "pieces.csv").write_text("id,title\nx,X\n")
+    listening = replace(files, friends=tmp_path / "friends.csv", metadata=tmp_path / "pieces.csv")
+    report = load_listening(TrainRequest(out=tmp_path, listening=listening)).report
+    assert {part: report["parts"][part]["n_in_log"] for part in ("friends", "metadata")} == {
+        "friends": 0,
+        "metadata": 0,
+    }
+    assert report["parts"]["tags"]["n_in_log"] > 0
+    print_listening_report(report)
+    told = capsys.readouterr()
+    told_text = told.out + told.err
+    assert "friends: none of 1 is about two users of the log" in told_text
+    assert "metadata: none of 1 is about an item of the log" in told_text
+    assert "tags: none" not in told_text

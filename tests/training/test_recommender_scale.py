@@ -157,7 +157,7 @@ def test_beyond_the_limit_the_answers_are_the_same_where_neighbours_are_all(
 def test_only_people_who_were_drawn_are_neighbours(listening: sparse.csr_matrix, tmp_path: Path) -> None:
     n_drawn = 20
     whole, drawn = fitted(tmp_path / "all", listening), fitted(tmp_path / "drawn", listening, user_knn_people=n_drawn)
-    every, some = whole.members["user_knn"], drawn.members["user_knn"]
+    every, some = whole.scorer.members["user_knn"], drawn.scorer.members["user_knn"]
     assert isinstance(every, UserKnn)
     assert isinstance(some, UserKnn)
     people = some.listeners.people

@@ -114,9 +114,10 @@ def _kind_on_card(folder: Path) -> str | None:
 
 
 def _window_embeddings(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
-    """What `recording_embedding` pools: (n, 256) unit vectors, n windows."""
+    """What `recording_embedding` takes: (n, 256) unit vectors to pool, n windows, and what it passes over."""
     drawn = np.random.default_rng(seed).standard_normal((n, 256)).astype(np.float32)
-    return {"embeddings": drawn / np.linalg.norm(drawn, axis=1, keepdims=True)}
+    ignored = {"probabilities": np.zeros((n, 4), np.float32), "emotions": np.zeros((n, 9), np.float32)}
+    return {"embeddings": drawn / np.linalg.norm(drawn, axis=1, keepdims=True), **ignored}
 
 
 def _on_the_wire(row: npt.NDArray[Any], dims: Sequence[int | str]) -> Array:

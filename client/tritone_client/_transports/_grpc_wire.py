@@ -35,6 +35,7 @@ from tritone_client._messages import (
     StreamRequest,
     dtype_name,
     id_of,
+    missing_output,
     model_of,
     nonsense,
 )
@@ -194,7 +195,7 @@ def read_inference(request: InferRequest | StreamRequest, response: Any) -> Infe
     for name in request.outputs:
         array = result.as_numpy(name)
         if array is None:
-            raise nonsense(request, f"the output {name!r} is missing")
+            raise missing_output(request, name)
         if array.dtype == np.object_:
             try:
                 array = np.array([value.decode() for value in array.ravel()], object).reshape(array.shape)

@@ -38,6 +38,7 @@ from tritone_client._messages import (
     Response,
     dtype_name,
     id_of,
+    missing_output,
     model_of,
     nonsense,
 )
@@ -194,7 +195,7 @@ def _read_inference(request: InferRequest, reply: Reply) -> InferResponse:
         outputs[tensor["name"]] = array.reshape(tensor["shape"])
     for name in request.outputs:
         if name not in outputs:
-            raise nonsense(request, f"the output {name!r} is missing")
+            raise missing_output(request, name)
     return InferResponse(head["model_name"], str(head["model_version"]), head.get("id", ""), outputs)
 
 

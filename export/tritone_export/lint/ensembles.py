@@ -18,11 +18,11 @@ def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
     config = file.config
     if not config.HasField("ensemble_scheduling"):
         return
-    made = {tensor.name for tensor in config.input}
+    made = {tensor.name: file.source.line(("input", i)) for i, tensor in enumerate(config.input)}
     wanted: dict[str, int] = {}
     for place, step in enumerate(config.ensemble_scheduling.step):
         line = file.source.line("ensemble_scheduling", ("step", place))
-        made |= set(step.output_map.values())
+        made |= dict.fromkeys(step.output_map.values(), line)
         wanted |= dict.fromkeys(step.input_map.values(), line)
         _check_step(step, line, file, repository, report)
     wanted |= {tensor.name: file.source.line(("output", i)) for i, tensor in enumerate(config.output)}
@@ -31,6 +31,10 @@ def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
             report.error(
                 file.path, line, f"tensor {name!r} comes from no step and no input", "map an output of a step to it"
             )
+    for name in sorted(made.keys() - wanted.keys()):  # Triton does not load an ensemble with one
+        report.error(
+            file.path, made[name], f"tensor {name!r} is taken by no step and is no output", "take it, or map it not"
+        )
 
 
 def _check_step(step: Any, line: int, file: ConfigFile, repository: Path, report: Reporter) -> None:

@@ -9,7 +9,8 @@ from tritone_serving.recommender.artifact import Artifact, open_artifact, write_
 from tritone_serving.recommender.members.taste import TASTE, TasteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question, Reason, Rung, Unknown
-from tritone_serving.recommender.recommender import AskTaste, Recommender
+from tritone_serving.recommender.recommender import Recommender
+from tritone_serving.recommender.scorer import AskTaste
 from tritone_serving.recommender.similar import Similar
 
 __all__ = [

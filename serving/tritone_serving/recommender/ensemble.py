@@ -116,22 +116,32 @@ def loud(scores: Floats, scale: float) -> Floats:
     return np.log(heard, out=heard)
 
 
-def blend(scores: Mapping[str, Floats], weights: Weights, n_heard: int) -> Floats:
-    """Weighted sum of members' scores.
+class Blend:
+    """A weighted sum of members' scores, added up as they come."""
 
-    Args:
-        scores: member -> (B, I), as `loud` made them.
-        weights: members in the order of `scores`.
-        n_heard: the first items of that number are those that somebody listens to.
+    def __init__(self, weights: Weights, n_heard: int, n_items: int) -> None:
+        """Begin with nothing.
 
-    Returns:
-        (B, I), a new array.
-    """
-    first = next(iter(scores.values()))
-    total = np.zeros(first.shape, np.float32)
-    for column, each in enumerate(scores.values()):
-        for part, table in ((slice(n_heard), weights.heard), (slice(n_heard, None), weights.unheard)):
-            if table[:, column].any():
-                total[:, part] += table[:, column, None] * each[:, part]
-    total[:, n_heard:] += weights.bias[:, None]
-    return total
+        Args:
+            n_heard: the first items of that number are those that somebody listens to.
+        """
+        self._weights = weights
+        self._n_heard = n_heard
+        self._total = np.zeros((len(weights.bias), n_items), np.float32)
+
+    def add(self, member: int, scores: Floats) -> None:
+        """Add a member's.
+
+        Args:
+            member: its place in the weights.
+            scores: (B, I), as `loud` made them.
+        """
+        heard, unheard = slice(self._n_heard), slice(self._n_heard, None)
+        for part, table in ((heard, self._weights.heard), (unheard, self._weights.unheard)):
+            if table[:, member].any():
+                self._total[:, part] += table[:, member, None] * scores[:, part]
+
+    def total(self) -> Floats:
+        """(B, I)."""
+        self._total[:, self._n_heard :] += self._weights.bias[:, None]
+        return self._total

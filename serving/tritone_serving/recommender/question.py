@@ -139,13 +139,14 @@ class Reason:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Ids of a question that the artifact does not know."""
+    """What of a question the artifact does not know: ids, or moods at all."""
 
     user: bool = False
     history: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    mood: bool = False
 
 
 @dataclass(frozen=True, eq=False)

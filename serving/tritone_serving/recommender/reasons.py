@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import Weights, loud
+from tritone_serving.recommender.ensemble import loud
 from tritone_serving.recommender.members.base import Part
 from tritone_serving.recommender.members.taste import Taste, whole_taste
 from tritone_serving.recommender.question import Floats, Reason
 from tritone_serving.recommender.ranking import Ranked
+from tritone_serving.recommender.scorer import Scored
 
 if TYPE_CHECKING:
     from tritone_serving.recommender.recommender import Recommender
@@ -21,6 +22,8 @@ _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
 _MOST_NAMED: Final = 20  # causes of one member for one item, the strongest; the others are summed up
 
+_MOST_AT_ONCE: Final = 4 << 20  # summands: some 100 MB with all that is made of them
+
 
 def reasons_of(
     recommender: Recommender,
@@ -28,30 +31,31 @@ def reasons_of(
     row: int,
     *,
     ranked: Ranked,
-    scores: Mapping[str, Floats],
-    weights: Weights,
+    scored: Scored,
 ) -> tuple[tuple[Reason, ...], ...]:
     """Reasons for one question's answer, by item, the weightiest first.
 
     A friend is named only if the question named them: stored friends are summed up without a name.
 
     Args:
-        scores: member -> (B, I), raw.
-        weights: this question's, of the members in the order of `scores`.
+        scored: the batch's.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
-    known = ranked.items < recommender.n_heard
-    for column, (name, member_scores) in enumerate(scores.items()):
+    scorer, weights = recommender.scorer, scored.weights.of(row)
+    known = ranked.items < scorer.n_heard
+    for column, (name, member_scores) in enumerate(scored.members.items()):
         counts = np.where(known, weights.heard[0, column], weights.unheard[0, column]).astype(np.float64)
         if not counts.any():
             continue
-        member = recommender.members[name]
-        raw = member_scores[row, ranked.items]
-        parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, ranked.items))
-        for part in _shared(parts, loud(raw, recommender.scales[name]) * counts):
-            because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
-            causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
-            _add(found, name, because, part, causes)
+        member = scorer.members[name]
+        for some in _slices(len(ranked.items), int(batch.history.counts[row])):
+            items = ranked.items[some]
+            raw = member_scores[row, items]
+            parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, items))
+            for part in _shared(parts, loud(raw, scorer.scales[name]) * counts[some]):
+                because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
+                causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
+                _add(found[some], name, because, part, causes)
     extras = {
         "novelty": ranked.novelty,
         "diversity": ranked.diversity,
@@ -62,6 +66,12 @@ def reasons_of(
             if amounts[place]:
                 reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+
+
+def _slices(n_items: int, n_history: int) -> list[slice]:
+    """So many items at a time that a summand for each of them and each of the history fits into little memory."""
+    size = max(1, _MOST_AT_ONCE // max(n_history, 1))
+    return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
 def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:

@@ -8,14 +8,12 @@ recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_
 [answer] = recommender.answer([Question(user="42", k=10)], taste=None)
 print(answer.items, answer.scores, answer.rung)
 ```
-Letters: B questions, M members, I items, T items that `taste_vae` knows (the first T).
+Letters: B questions, I items.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,25 +21,21 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import ArtifactError, QuestionError
-from tritone_serving.recommender.arms import arm_of
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import Ensemble, Weights, blend, loud
 from tritone_serving.recommender.lists import Lists
 from tritone_serving.recommender.members import Member, open_members
-from tritone_serving.recommender.members.taste import Taste, TasteInputs, open_taste
+from tritone_serving.recommender.members.taste import open_taste
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.question import Answer, Floats, Question, Rung, Unknown
 from tritone_serving.recommender.ranking import rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.scorer import AskTaste, OnMember, Scorer
 from tritone_serving.recommender.similar import Similar, similar_items
 from tritone_serving.recommender.wording import shown
 
-# Begins a question to taste_vae; the function that it answers waits for its scores (B, T).
-AskTaste = Callable[[TasteInputs], Callable[[], Floats]]
-OnMember = Callable[[str, float], None]
 _NEVER: Final = np.float32(-np.inf)
 
 
@@ -52,9 +46,7 @@ class Recommender:
         artifact: its manifest and arrays.
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
-        scales: each member's unit, see `ensemble.loud`.
-        n_heard: items that anybody listens to; they come first.
-        members: by name; `taste_vae` is among them though another model scores for it.
+        scorer: scores batches by its members and ensembles.
     """
 
     def __init__(
@@ -64,23 +56,13 @@ class Recommender:
         members: Mapping[str, Member],
         on_member: OnMember | None = None,
     ) -> None:
-        self._on_member = on_member
         self.artifact = artifact
-        self.members = members
+        self.scorer = Scorer(artifact, members, on_member)
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
-        self.scales = {name: float(each.get("scale", 0.0)) for name, each in artifact.manifest["members"].items()}
-        self._ensembles = {
-            arm: Ensemble.from_manifest(described) for arm, described in artifact.manifest["ensembles"].items()
-        }
-        self._ab: Mapping[str, Any] = artifact.manifest.get("ab") or {
-            "salt": "",
-            "shares": {next(iter(self._ensembles)): 1.0},
-        }
         self._lists = Lists.open(artifact)
         self._popularity = artifact.arrays["popularity.shares"]
-        self.n_heard = int(np.count_nonzero(self._popularity))
         self._vectors = artifact.arrays.get("vectors")
 
     @classmethod
@@ -110,7 +92,7 @@ class Recommender:
         """Answer questions, each in its place; what cannot be answered becomes an error in its place.
 
         Args:
-            taste: begins a question to `taste_vae`; without it that member has no say.
+            taste: asks `taste_vae`; without it that member has no say.
             arm: of an A/B test, for all; drawn by each user's id unless given.
         """
         listed = {place: answer for place, q in enumerate(questions) if (answer := self._listed(q, arm)) is not None}
@@ -135,7 +117,7 @@ class Recommender:
             question.check()
         except QuestionError:
             return None  # it is told in its place with the others
-        arm = arm or self._arm(question)
+        arm = arm or self.scorer.arm(question)
         exclude, unknown = self.resolver.items(question.exclude)
         ranked = self._lists.find(question, user, arm, exclude)
         if ranked is None:
@@ -164,9 +146,8 @@ class Recommender:
         batch, errors = self.resolver.batch(questions)
         for error in errors.values():
             raise error
-        scores = self.score_members(batch, taste)
-        weights, _ = self._weights(questions, batch, tuple(scores))
-        return scores, self.blend(scores, weights), batch
+        scored = self.scorer.score(questions, batch, taste)
+        return scored.members, scored.ensemble, batch
 
     def score_by_friends(
         self, friends: Sequence[Sequence[int]], users: Sequence[int], *, taste: AskTaste | None = None
@@ -195,41 +176,14 @@ class Recommender:
             friend_ids=[{}] * n,
             borrowed=borrowed,
         )
-        scores = self.score_members(batch, taste)
-        weights, _ = self._weights([Question()] * n, batch, tuple(scores))
-        return scores, self.blend(scores, weights)
-
-    def score_members(self, batch: Batch, taste: AskTaste | None) -> dict[str, Floats]:
-        """Every member's scores: name -> (B, I); `taste_vae` is asked first and awaited last."""
-        asked: dict[str, Callable[[], Floats]] = {}
-        for name, member in self.members.items():
-            if isinstance(member, Taste) and taste is not None and member.knows(batch).any():
-                asked[name] = member.ask(batch, taste)
-        scores = {
-            name: self._timed(name, partial(member.score, batch))
-            for name, member in self.members.items()
-            if not isinstance(member, Taste)
-        }
-        return {**scores, **{name: self._timed(name, wait) for name, wait in asked.items()}}
-
-    def _timed(self, name: str, run: Callable[[], Floats]) -> Floats:
-        if self._on_member is None:
-            return run()
-        start_s = time.perf_counter()
-        found = run()
-        self._on_member(name, time.perf_counter() - start_s)
-        return found
-
-    def blend(self, scores: Mapping[str, Floats], weights: Weights) -> Floats:
-        """The ensemble's scores (B, I) of its members'."""
-        return blend({name: loud(each, self.scales[name]) for name, each in scores.items()}, weights, self.n_heard)
+        scored = self.scorer.score([Question()] * n, batch, taste)
+        return scored.members, scored.ensemble
 
     def _answer(
         self, questions: Sequence[Question], batch: Batch, taste: AskTaste | None, arm: str | None
     ) -> list[Answer]:
-        scores = self.score_members(batch, taste)
-        weights, arms = self._weights(questions, batch, tuple(scores), arm)
-        total = self.blend(scores, weights)
+        scored = self.scorer.score(questions, batch, taste, arm)
+        total = scored.ensemble
         answers = []
         for row, question in enumerate(questions):
             n_heard = self._mask(total[row], question, batch, row)
@@ -246,34 +200,13 @@ class Recommender:
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
                     rung=self._rung(question, batch, row),
-                    reasons=reasons_of(self, batch, row, ranked=ranked, scores=scores, weights=weights.of(row))
-                    if question.explain
-                    else (),
+                    reasons=reasons_of(self, batch, row, ranked=ranked, scored=scored) if question.explain else (),
                     unknown=batch.unknown[row],
-                    arm=arms[row],
+                    arm=scored.arms[row],
                     heard=n_heard,
                 )
             )
         return answers
-
-    def _weights(
-        self, questions: Sequence[Question], batch: Batch, members: tuple[str, ...], arm: str | None = None
-    ) -> tuple[Weights, list[str]]:
-        """Each question's weights, and its arm."""
-        arms = [arm or self._arm(question) for question in questions]
-        weights = Weights.zeros(batch.n, len(members))
-        for each in set(arms):
-            mine = np.array([other == each for other in arms])
-            weights.put(mine, self._ensembles[each].weights_of(members, batch))
-        return weights, arms
-
-    def _arm(self, question: Question) -> str:
-        return arm_of(question.user, salt=self._ab["salt"], shares=self._ab["shares"])
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arms that anybody gets."""
-        return tuple(name for name, share in self._ab["shares"].items() if share > 0)
 
     def _mask(self, scores: Floats, question: Question, batch: Batch, row: int) -> int:
         """Put -inf where an item must not come; answers how many were left out as heard."""

@@ -49,6 +49,7 @@ class Resolver:
         self._friends = artifact.rows("friends")
         self._circle = Circle.open(self._friends, artifact.manifest.get("circle") or {})
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
+        self._has_moods = "items.moods" in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
     def item(self, name: str) -> int | None:
@@ -174,13 +175,20 @@ class Resolver:
             skipped=unknown_skipped,
             friends=unknown_friends,
             exclude=unknown_exclude,
+            mood=question.mood is not None and not self._has_moods,
         )
-        known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or question.mood)
+        by_mood = question.mood is not None and self._has_moods
+        known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or by_mood)
         if not known and user == _NOBODY and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
             some = ", ".join(map(shown, named[:3])) + " ..." * (len(named) > 3)
             raise QuestionError(
                 f"none of the ids is known ({some}), and nothing else is given; leave them out for what is popular"
+            )
+        if not known and user == _NOBODY and unknown.mood:
+            raise QuestionError(
+                "nothing is known by mood: this recommender was trained without recordings, or with a genre_cnn that "
+                "was trained without emotions, and nothing else is given"
             )
         if skipped:
             stays = ~np.isin(heard, skipped)

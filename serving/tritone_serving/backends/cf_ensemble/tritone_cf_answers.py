@@ -17,7 +17,7 @@ from tritone_serving.recommender import Answer, Recommender, Similar, Unknown
 Array = np.ndarray[Any, Any]
 
 SIMILAR = "similar"  # the rung of an answer to what is like an item
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[]}'
+_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false}'
 _KNOWN = Unknown()
 
 

@@ -59,19 +59,16 @@ class Taste:
         weights[rows, place] = batch.history.values[keep]
         return TasteInputs(items, weights)
 
-    def ask(self, batch: Batch, taste: Callable[[TasteInputs], Callable[[], Floats]]) -> Callable[[], Floats]:
-        """Begin; the answered function waits and gives (B, I)."""
-        wait = taste(self.inputs(batch))
-
-        def finish() -> Floats:
-            answered = np.asarray(wait(), np.float32)
-            scores = np.zeros((batch.n, self.n_items), np.float32)
-            likely = np.exp(answered - answered.max(1, keepdims=True))
-            scores[:, : self.n_known] = likely * (self.n_known / likely.sum(1, keepdims=True))
-            scores[~self.knows(batch)] = 0
-            return scores
-
-        return finish
+    def ask(
+        self, batch: Batch, taste: Callable[[TasteInputs, Callable[[], None]], Floats], meanwhile: Callable[[], None]
+    ) -> Floats:
+        """(B, I) of what `taste` answers, which sees to it that `meanwhile` is called."""
+        answered = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
+        scores = np.zeros((batch.n, self.n_items), np.float32)
+        likely = np.exp(answered - answered.max(1, keepdims=True))
+        scores[:, : self.n_known] = likely * (self.n_known / likely.sum(1, keepdims=True))
+        scores[~self.knows(batch)] = 0
+        return scores
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         return batch.has_history

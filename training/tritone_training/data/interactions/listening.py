@@ -105,9 +105,10 @@ def load_listening(request: TrainRequest) -> ListeningData:
     tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
     friends = load_friends(files.friends, columns) if files.friends else []
     metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else MetadataTable({})
-    reports["friends"] = {"n_used": len(friends)}
-    reports["tags"] = tags.report
-    reports["metadata"] = metadata.report
+    users, items = set(train.users), set(train.items)
+    reports["friends"] = {"n_used": len(friends), "n_in_log": sum(a in users and b in users for a, b in friends)}
+    reports["tags"] = {**tags.report, "n_in_log": sum(item in items for item in tags.items)}
+    reports["metadata"] = {**metadata.report, "n_in_log": sum(item in items for item in metadata.rows)}
     return ListeningData(train, valid, test, friends, tags, metadata.rows, _report(train, reports))
 
 

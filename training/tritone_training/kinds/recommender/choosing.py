@@ -89,7 +89,7 @@ def choose(
     questions = [Question(user=world.users[user]) for user in users.tolist()]
     batches = [recommender.resolver.batch(questions[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
     metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], heard, wanted, counts[users])
-    members = recommender.members
+    members = recommender.scorer.members
     if "user_knn" in members:
         members = {**members, "user_knn": _with_metric(members["user_knn"], metric)}
     recommender = Recommender(recommender.artifact, recommender.resolver, members)
@@ -97,10 +97,10 @@ def choose(
 
     def collect(change: Callable[[Batch], Batch]) -> Candidates:
         nonlocal done
-        collector = Collector(heard, wanted, counts[users], recommender.n_heard)
+        collector = Collector(heard, wanted, counts[users], recommender.scorer.n_heard)
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            collector.add(rows, recommender.score_members(change(batch), taste))
+            collector.add(rows, recommender.scorer.members_of(change(batch), taste))
             done += 1
             on_progress(done, total)
         return collector.finish()
@@ -121,13 +121,13 @@ def choose(
     unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
     asked = {
-        segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.members}
+        segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.members}
         for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
     }
     even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
     return Chosen(
         metric,
-        {name: scales.get(name, 0.0) for name in recommender.members},
+        {name: scales.get(name, 0.0) for name in recommender.scorer.members},
         {
             "a": {
                 "warm_from": config.warm_from,
@@ -157,13 +157,13 @@ def _metric(
     counts: npt.NDArray[np.int64],
 ) -> str:
     """The measure of likeness with the best NDCG@10 + recall@40 / 2."""
-    member = recommender.members.get("user_knn")
+    member = recommender.scorer.members.get("user_knn")
     if member is None:
         return METRICS[0]
     n = sum(batch.n for batch in batches)
     found = {}
     for metric in METRICS:
-        collector = Collector(heard[:n], wanted[:n], counts[:n], recommender.n_heard)
+        collector = Collector(heard[:n], wanted[:n], counts[:n], recommender.scorer.n_heard)
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             collector.add(rows, {"user_knn": _with_metric(member, metric).score(batch)})

@@ -136,8 +136,27 @@ RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     ),
     outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)),
     steps=(
-        Step(GENRE_MODEL, {"audio": "audio"}, {"embedding": "window_embeddings"}),
-        Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
+        # All its outputs, though one is used: Triton's response cache knows answers by the inputs alone, and would
+        # give the next `classify` of these windows an answer without probabilities.
+        Step(
+            GENRE_MODEL,
+            {"audio": "audio"},
+            {
+                "probabilities": "window_probabilities",
+                "emotions": "window_emotions",
+                "embedding": "window_embeddings",
+            },
+        ),
+        Step(
+            POOLING_MODEL,
+            {
+                # The first two are taken because Triton refuses an ensemble with tensors that nobody takes.
+                "probabilities": "window_probabilities",
+                "emotions": "window_emotions",
+                "embeddings": "window_embeddings",
+            },
+            {"embedding": "recording_embedding"},
+        ),
         Step(
             "recommender",
             {"embedding": "recording_embedding", "k": "k"},

@@ -48,7 +48,11 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     files = request.listening
-    if files is not None and files.interactions is not None and files.test is not None:
+    if files is not None and files.test is not None:
+        if files.interactions is None:
+            raise TrainingError(
+                "--test FILE is judged beside the log that was learned from: give --interactions LOG, too"
+            )
         if request.split is not None:
             raise TrainingError("give --test or --split, not both")
         columns = columns_of(files)

@@ -29,7 +29,7 @@ def work_out(
     arms: dict[str, tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]] = {}
     for start in range(0, world.n_users, AT_ONCE):
         questions = [Question(user=name, k=n) for name in world.users[start : start + AT_ONCE]]
-        for arm in recommender.arms:
+        for arm in recommender.scorer.arms:
             columns, values = arms.setdefault(arm, ([], []))
             for answer in recommender.answer(questions, taste=taste, arm=arm):
                 if isinstance(answer, Exception):

@@ -42,20 +42,18 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
         recommender = Recommender.open(folder / ARTIFACT, key=read_key(key or folder / KEY))
     except (ArtifactError, KeyFileError) as error:
         raise CheckpointError(str(error)) from error
-    return recommender, taste_of(folder) if TASTE in recommender.members else None
+    return recommender, taste_of(folder) if TASTE in recommender.scorer.members else None
 
 
 def taste_of(folder: Path) -> AskTaste:
     """Ask the checkpoint's own network, in this process."""
     network, _ = load_network(folder / TASTE)
 
-    def ask(inputs: TasteInputs) -> Callable[[], Floats]:
-        def wait() -> Floats:
-            with torch.inference_mode():
-                scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
-            return np.asarray(scores.numpy(), np.float32)
-
-        return wait
+    def ask(inputs: TasteInputs, meanwhile: Callable[[], None]) -> Floats:
+        meanwhile()
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
+        return np.asarray(scores.numpy(), np.float32)
 
     return ask
 

@@ -61,7 +61,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 def prepare(request: TrainRequest) -> Prepared:
     """Read the log and hear the recordings."""
-    return Prepared(load_listening(request), hear(request))
+    listening, sounds = load_listening(request), hear(request)
+    if sounds is not None:
+        heard = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
+        parts = {**listening.report["parts"], "recordings": heard}
+        listening = replace(listening, report={**listening.report, "parts": parts})
+    return Prepared(listening, sounds)
 
 
 def configure(request: TrainRequest) -> RecommenderConfig:
