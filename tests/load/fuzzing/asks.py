@@ -71,7 +71,8 @@ def packed(array: Array) -> bytes:
 
 
 def fill(datatype: str, n_items: int, rng: np.random.Generator) -> bytes:
-    """So many items of a type: any bits, where a type allows any."""
+    """So many items of a type: any bits, where a type allows any; none if the number is below 0."""
+    n_items = max(0, n_items)
     if datatype == "BYTES":
         words = [WORDS[each] for each in rng.integers(0, len(WORDS), n_items)]
         return b"".join(len(each).to_bytes(4, "little") + each for each in words)

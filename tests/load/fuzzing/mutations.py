@@ -155,7 +155,7 @@ def _values(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
             | st.integers(-3, 300).map(lambda n: n.to_bytes(8, "little", signed=True)[:size])
         )
     n_items = len(tensor.data) // size
-    if draw(st.booleans()):
+    if n_items == 0 or draw(st.booleans()):
         return ask.with_tensor(place, data=value * n_items)
     spoiled = bytearray(tensor.data)
     for at in rng.integers(0, n_items, draw(st.integers(1, 3))).tolist():
