@@ -129,12 +129,16 @@ def test_a_tally_tells_what_should_not_be() -> None:
     tally = judging.Tally()
     tally.add("grpc", "values", judging.Outcome(judging.FAILED, "INTERNAL", "the model failed"), "request")
     tally.add("http", "JSON cut", judging.Outcome(judging.FAILED, "500", "failed to parse the request JSON buffer"), "")
+    tally.add(
+        "grpc", "sizes", judging.Outcome(judging.FAILED, "INTERNAL", "batch size 7 for 'm_0_0', max allowed is 6"), ""
+    )
+    tally.add("http", "parameters", judging.Outcome(judging.FAILED, "503", "Request timeout expired"), "")
     tally.add("http", "valid", judging.Outcome(judging.REFUSED, "400", "no"), "", must=judging.OK)
     tally.add("http", "bytes", judging.Outcome(judging.HANG), "")
     tally.add("grpc", "admin without a token", judging.Outcome(judging.OK, "OK"), "", must=judging.REFUSED)
     tally.add("grpc", "size", judging.Outcome(judging.NOT_SENT, said=judging.OVERFLOW), "")
     assert [each.category for each in tally.findings] == ["values", "valid", "bytes", "admin without a token"]
-    assert (tally.n_sent, sum(tally.known.values()), tally.not_sent[judging.OVERFLOW]) == (5, 1, 1)
+    assert (tally.n_sent, sum(tally.known.values()), tally.not_sent[judging.OVERFLOW]) == (7, 3, 1)
     assert "| grpc: size |  |  |  |  |  |  | 1 |" in tally.table()
 
 

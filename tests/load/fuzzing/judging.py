@@ -31,6 +31,9 @@ KNOWN: Final = tuple(
         ("http", r"failed to parse the request JSON", "its JSON parser's errors are 500"),
         ("http", r"[Uu]nable to parse '|attempt to access JSON", "a JSON field of the wrong type is 500"),
         ("http", r"parameter key '.*' was not found", "a parameter whose name holds NUL is 500"),
+        ("http", r"Request timeout expired", "the request's own time limit in the queue is 503"),
+        ("grpc", r"^batch size \d+ for '\w+', max allowed is", "rows beyond 32 bits are counted wrongly, and INTERNAL"),
+        ("http", r"batch size \d+ for '\w+', max allowed is", "rows beyond 32 bits are counted wrongly, and 500"),
         ("grpc", r"^Unable to parse request$", "bytes that are no protobuf are INTERNAL"),
         (
             "grpc",
