@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test image-test lint format serve bench rival audit clean
+.PHONY: help setup demo test fuzz image-test lint format serve bench rival audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test: $(READY)  ## Run all tests, those against a real Triton included
 
 image-test: $(READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
+
+fuzz: $(READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
+	@mkdir -p runs
+	@$(BIN)/python tests/load/fuzz.py --report runs/fuzz.md $(ARGS)
 
 lint: $(READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check

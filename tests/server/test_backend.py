@@ -149,7 +149,8 @@ def test_one_bad_request_among_good_ones(tmp_path: Path, options_for: Callable[.
     assert max(batch.batch_size for batch in batches) > 1  # they did share an execute call
     error = answers.pop(bad)
     assert isinstance(error, InferenceServerException)
-    assert "the model failed on this request" in str(error)
+    assert "this request does not fit the model" in str(error)
+    assert error.status() == "StatusCode.INVALID_ARGUMENT"  # an index that is not there is the sender's mistake
     assert "99" in str(error)
     assert answers == [index * 10.0 for index in range(n_requests) if index != bad]
 

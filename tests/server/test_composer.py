@@ -326,7 +326,7 @@ def test_a_piece_that_the_graph_fails_on_ends_alone(transport: Any, composer: Tr
     good = [stand_in.piece(200, seed=i, cost=5) for i in range(3)]
     others = [transport.stream(request(inputs), timeout_s=TIMEOUT_S) for inputs in good]
     firsts = [next(answers) for answers in others]
-    with pytest.raises(ServerError, match=r"the model failed on this piece: .*out of data bounds"):
+    with pytest.raises(RequestRejectedError, match=r"this piece does not fit the model: .*out of data bounds"):
         list(transport.stream(request(bad(style=np.array([[stand_in.N_STYLES]], np.int64))), timeout_s=TIMEOUT_S))
     for inputs, first, answers in zip(good, firsts, others, strict=True):
         check_whole([first, *answers], inputs)

@@ -115,6 +115,27 @@ def test_one_failure_does_not_spoil_the_others(backend: Any) -> None:
     np.testing.assert_array_equal(got[2]["double"], rows(2, value=2))
 
 
+@pytest.mark.parametrize(
+    ("module", "text", "others", "is_refused"),
+    [
+        ("onnxruntime.capi", "indices element out of data bounds", True, True),
+        ("onnxruntime.capi", "indices element out of data bounds", False, False),
+        ("onnxruntime.capi", "Failed to allocate memory for requested buffer", True, False),
+        ("builtins", "some fault of ours", True, False),
+    ],
+)
+def test_who_is_to_blame_for_a_failed_run(backend: Any, module: str, text: str, others: bool, is_refused: bool) -> None:
+    class Broken(Session):
+        def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
+            if feed["x"].any() or not others:
+                raise type("Raised", (Exception,), {"__module__": module})(text)
+            return super().run(names, feed)
+
+    got = answers(backend, Broken(), Request(x=rows(1, value=1)), Request(x=rows(1)))
+    assert isinstance(got[0], backend.batching.Refused) is is_refused
+    assert text in str(got[0])
+
+
 def test_an_output_without_a_batch_is_refused_not_split(backend: Any) -> None:
     session = SimpleNamespace(run=lambda names, _feed: [np.zeros((), np.float32) for _ in names])
     got = answers(backend, session, Request(x=rows(1)), Request(x=rows(1)))  # type: ignore[arg-type]

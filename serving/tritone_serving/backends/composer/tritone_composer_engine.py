@@ -19,7 +19,7 @@ from tritone_composer_graph import ChunkGraph, State
 from tritone_composer_metrics import Counters
 from tritone_composer_options import Options
 from tritone_composer_piece import Piece
-from tritone_ort_batching import Failed
+from tritone_ort_batching import Failed, Refused
 
 Array = np.ndarray[Any, Any]
 
@@ -203,7 +203,8 @@ class Engine:
             outputs, state = self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
         except Failed as error:
             if len(group) == 1:
-                self._end(group[0], Reason.BROKEN, str(error))
+                reason = Reason.INVALID if isinstance(error, Refused) else Reason.BROKEN
+                self._end(group[0], reason, str(error))
                 return []
             return [stream for member in group for stream in self._advance([member], n_frames)]
         for row, stream in enumerate(group):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tritone_composer_options import Options
 from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Piece
-from tritone_ort_batching import Failed
+from tritone_ort_batching import Failed, run_failed
 from tritone_ort_contract import TYPES, Spec, read_contract
 from tritone_ort_session import SessionError
 
@@ -83,7 +83,8 @@ class ChunkGraph:
         try:
             values = self._session.run(names, {**feed, **state})
         except Exception as error:  # onnxruntime's exceptions have no common root
-            raise Failed(f"the model failed on this piece: {' '.join(str(error).split())}") from error
+            # An argument that is invalid is a value that was sent, such as a style that is not there.
+            raise run_failed(error, "piece", is_refused=type(error).__name__ == "InvalidArgument") from error
         answered = dict(zip(names, values, strict=True))
         outputs = {name: answered[name] for name in self._outputs}
         for name, value in outputs.items():

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from tritone_ort_batching import Failed, JointRun, Ready, group_requests, read_request
+from tritone_ort_batching import Failed, JointRun, Ready, Refused, group_requests, read_request
 from tritone_ort_contract import Contract, read_contract
 from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
 from tritone_ort_session import SessionError, model_file, open_session
@@ -69,7 +69,9 @@ class TritonPythonModel:
                 answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
         for group in group_requests(ready, self._contract):
             for member, outcome in zip(group, self._joint.run(group), strict=True):
-                if isinstance(outcome, Failed):
+                if isinstance(outcome, Refused):
+                    answers[member.index] = _refusal(outcome, pb_utils.TritonError.INVALID_ARG)
+                elif isinstance(outcome, Failed):
                     request_id = requests[member.index].request_id()
                     pb_utils.Logger.log_error(f"onnxruntime: [request id: {request_id}] {outcome}")
                     answers[member.index] = _refusal(outcome, pb_utils.TritonError.INTERNAL)

@@ -19,6 +19,10 @@ class Failed(Exception):  # noqa: N818  - an answer to one request, raised or ha
     """One request cannot be answered; the text goes to its sender."""
 
 
+class Refused(Failed):
+    """The request is at fault: the model answers others."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """A request that fits the model.
@@ -116,7 +120,7 @@ class JointRun:
         try:
             values = self._session.run(list(member.wanted), member.feed)
         except Exception as error:
-            return Failed(f"the model failed on this request: {' '.join(str(error).split())}")
+            return run_failed(error, "request", is_refused=self._answers_others(error))
         for name, value in zip(member.wanted, values, strict=True):
             if self._contract.batched and (value.ndim == 0 or value.shape[0] != member.n_rows):
                 return Failed(
@@ -124,6 +128,24 @@ class JointRun:
                     f"for a batch of {member.n_rows}; its first axis must be the batch"
                 )
         return dict(zip(member.wanted, values, strict=True))
+
+    def _answers_others(self, error: Exception) -> bool:
+        """Whether a failed run was its request's fault: the model answers the smallest request that there is.
+
+        What was short of memory tells nothing about the request.
+        """
+        if not type(error).__module__.startswith("onnxruntime") or "allocat" in str(error):
+            return False
+        feed = {
+            spec.name: np.full([size or 1 for size in spec.dims], "" if spec.dtype is np.object_ else 0, spec.dtype)
+            for spec in self._contract.inputs
+            if not spec.optional
+        }
+        try:
+            self._session.run(list(self._contract.outputs), feed)
+        except Exception:
+            return False
+        return True
 
     def _joined(self, group: list[Ready], n_rows: int) -> dict[str, Array]:
         return {name: self._stacked(name, [member.feed[name] for member in group], n_rows) for name in group[0].feed}
@@ -137,6 +159,16 @@ class JointRun:
         if buffer is None or buffer.shape[1:] != row or buffer.shape[0] < n_rows:
             buffer = self._buffers[name] = np.empty((n_rows, *row), parts[0].dtype)
         return np.concatenate(parts, out=buffer[:n_rows])
+
+
+def run_failed(error: Exception, what: str, *, is_refused: bool) -> Failed:
+    """What a run of a model raised, in words for the sender, who is to blame or not."""
+    said = " ".join(str(error).split())
+    return (
+        Refused(f"this {what} does not fit the model: {said}")
+        if is_refused
+        else Failed(f"the model failed on this {what}: {said}")
+    )
 
 
 def _checked(spec: Spec, array: Array) -> Array:
