@@ -135,7 +135,7 @@ def table(result: dict[str, Any]) -> str:
     ok_mb = "within" if result["largest_mb"] <= BOUND_MB else "MISSES"
     return "\n".join(
         [
-            f"{result['n_models']} models in {result['n_stubs']} processes, {how}; median of {result['n_rounds']} starts",
+            f"{result['n_models']} models in {result['n_stubs']} processes, {how}; {result['n_rounds']} starts, medians",
             f"`tritone serve` to ready: {result['ready_s']:.2f} s, the server's own part {result['start_s']:.2f} s",
             f"... and every model probed: {result['probed_s']:.2f} s, slowest {result['slowest_s']:.2f} s: "
             f"{ok_s} {BOUND_S:.0f} s",
