@@ -135,9 +135,9 @@ def table(result: dict[str, Any]) -> str:
     ok_mb = "within" if result["largest_mb"] <= BOUND_MB else "MISSES"
     return "\n".join(
         [
-            f"{result['n_models']} models in {result['n_stubs']} processes, {how}; {result['n_rounds']} starts, medians",
+            f"{result['n_models']} models in {result['n_stubs']} processes, {how}; {result['n_rounds']} starts",
             f"`tritone serve` to ready: {result['ready_s']:.2f} s, the server's own part {result['start_s']:.2f} s",
-            f"... and every model probed: {result['probed_s']:.2f} s, slowest {result['slowest_s']:.2f} s: "
+            f"... and every model probed: median {result['probed_s']:.2f} s, slowest {result['slowest_s']:.2f} s: "
             f"{ok_s} {BOUND_S:.0f} s",
             f"memory of all of it: {result['all_mb']:.0f} MB, largest {result['largest_mb']:.0f} MB: "
             f"{ok_mb} {BOUND_MB:.0f} MB",

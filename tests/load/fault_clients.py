@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def seen(calls: Sequence[Call], fault_s: float) -> dict[str, Any]:
     moments = [fault_s, *answered]
     # Clients that wait when the load ends have had no answer until then.
     moments.append(max([call.ended_s for call in calls], default=fault_s))
-    gaps = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
     return {
         "requests": len(calls),
         "lost": len(lost),
@@ -86,7 +87,6 @@ def seen(calls: Sequence[Call], fault_s: float) -> dict[str, Any]:
 def shortened(said: str, n_chars: int = 110) -> str:
     """An error as a table carries it: one line, without what differs from call to call."""
     line = " ".join(said.split()).replace("|", "/")
-    for part in (" to request ",):
-        head, found, tail = line.partition(part)
-        line = head + tail.partition(":")[1] + tail.partition(":")[2] if found else line
+    head, found, tail = line.partition(" to request ")
+    line = head + "".join(tail.partition(":")[1:]) if found else line
     return line if len(line) <= n_chars else f"{line[:n_chars]} ..."

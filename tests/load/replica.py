@@ -95,9 +95,10 @@ class Replica:
             RuntimeError: it is not.
         """
         names = zip(("http", "grpc", "metrics"), self.ports, strict=True)
+        ports = [f"--{name}-port={port}" for name, port in names]
         command = [
-            *self._wrapper, sys.executable, "-m", "tritone_cli", "serve", "--repository", str(self.repository), "--json",
-            "--host", self.host, "--log-file", str(self.log), *(f"--{name}-port={port}" for name, port in names),
+            *self._wrapper, sys.executable, "-m", "tritone_cli", "serve", "--repository", str(self.repository),
+            "--json", "--host", self.host, "--log-file", str(self.log), *ports,
         ]  # fmt: skip
         environment = {**os.environ, "XDG_STATE_HOME": str(self._state)}
         if self.clock is not None:
