@@ -72,7 +72,7 @@ class Fault:
         if (self.own_shm or self.small_disk) and not may_mount():
             return "this user may not mount a disk to fill (root may)"
         if self.own_clock and libfaketime() is None:
-            return "libfaketime is not here (Debian: apt install faketime; PyPI: libfaketime)"
+            return "libfaketime is not here (pip install libfaketime)"
         if self.balanced and haproxy_path() is None:
             return "HAProxy is not here (Debian: apt install haproxy)"
         return ""
@@ -124,7 +124,6 @@ def _fill_disk(world: World) -> None:
         world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=False))}")
 
     _filled(world.disk, publish)
-    world.notes.append(f"publish, when there is room again: {_publish(world, _exported(world, spoilt=False))}")
 
 
 def _filled(disk: Path, meanwhile: Callable[[], None] = lambda: None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import importlib.util
 import json
 import os
@@ -160,12 +159,13 @@ class Replica:
 
 @functools.cache
 def libfaketime() -> Path | None:
-    """The library that lies to a program about the time: Debian's `faketime`, or PyPI's `libfaketime`."""
-    found = sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))  # noqa: PTH207 - a pattern in a folder's name
+    """The library that lies to a program about the time, of PyPI's `libfaketime`.
+
+    Debian 12's own, 0.9.10, makes Python's `time.sleep` fail or never end where only the clock is to jump.
+    """
     spec = importlib.util.find_spec("libfaketime")
-    if not found and spec is not None and spec.origin:
-        found = [str(path) for path in Path(spec.origin).parent.rglob("libfaketime*.so.1")]
-    return Path(found[0]) if found else None
+    found = list(Path(spec.origin).parent.rglob("libfaketime.so.1")) if spec is not None and spec.origin else []
+    return found[0] if found else None
 
 
 @functools.cache

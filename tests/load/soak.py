@@ -37,6 +37,8 @@ N_CLIENTS = 16
 CAPACITY_S = 30.0
 LOOK_S = 5.0
 LATE_S = 0.01
+N_LOOKS_SAID = 6
+CACHE_MB = 4
 
 
 def main() -> None:
@@ -47,7 +49,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--load", type=float, default=LOAD, help="share of the capacity")
     parser.add_argument("--capacity-seconds", type=float, default=CAPACITY_S)
-    parser.add_argument("--cache-mb", type=int, help="of the response cache; 0 for none; default: the server's own")
+    parser.add_argument(
+        "--cache-mb",
+        type=int,
+        default=CACHE_MB,
+        help="of the response cache, 0 for none; small, so that it is full, and forgets, before memory is judged",
+    )
     parser.add_argument("--report", type=Path, help="folder for soak.png, soak.txt and soak.json")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -72,9 +79,9 @@ def soak(
     repository: Path, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], list[mixing.Sent], list[report.Memory]]:
     """Serve, find the capacity, load, judge."""
-    given = {} if arguments.cache_mb is None else {"response_cache_bytes": arguments.cache_mb << 20}
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    with TritonServer.start(ServerOptions(repository=repository, **ports, **given)) as server:
+    options = ServerOptions(repository=repository, response_cache_bytes=arguments.cache_mb << 20, **ports)
+    with TritonServer.start(options) as server:
         asked = mixing.ask_all(server.http_url, repository, arguments.models or sorted(server.models))
         seconds = 60 * arguments.minutes
         capacity_per_s, sent, memory = asyncio.run(
@@ -114,6 +121,8 @@ async def _watch(pid: int, memory: list[report.Memory], look_s: float) -> None:
     while True:
         at_s = time.perf_counter() - begun_s
         memory.append(report.Memory(at_s, await asyncio.to_thread(lambda: memory_mb(family(pid)))))
+        if len(memory) % N_LOOKS_SAID == 1:
+            _say(f"after {at_s:4.0f} s: {memory[-1].mb:.1f} MB")
         await asyncio.sleep(max(0.0, len(memory) * look_s - (time.perf_counter() - begun_s)))
 
 
