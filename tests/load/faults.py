@@ -6,9 +6,9 @@ A small model with `genre_cnn`'s tensors, two instances, behind `tritone serve` 
 never pause. Each fault is met twice:
     one   one server, clients without retries: what the fault itself does
     two   two replicas, clients with the SDK's own retries: no call may be lost, or the exit status is 1
-(of the balancer's faults both have two replicas behind it). Everything is on loopback; a full disk is one of a few
-MB that is mounted where nobody else sees it, a jumping clock is libfaketime's. What this machine lacks for a fault
-is said in its row. A few minutes for all.
+(of the balancer's faults both have two replicas behind it, and clients that have its address alone). Everything is
+on loopback; a full disk is one of a few MB that is mounted where nobody else sees it, a jumping clock is
+libfaketime's. What this machine lacks for a fault is said in its row. A few minutes for all.
 
 Columns: requests; lost, those that ended in an error; the longest time in which no client got an answer; noticed,
 until the watchdog said so; serving again, until the broken one answered canaries for good.
@@ -43,6 +43,9 @@ from tests.server.conftest import MODEL, make_repository
 from tritone_serving import runtime
 
 MODES = {"one": "one server, no retries", "two": "two replicas, SDK's retries"}
+# A balancer is one address: nobody else can be asked while it is away, so retries have to last longer than that.
+BALANCED_RETRIES = 5
+BALANCED = {"one": "two replicas behind it, no retries", "two": f"two replicas behind it, retries={BALANCED_RETRIES}"}
 BEFORE_S = 1.5
 AFTER_S = 2.0
 HEALED_S = 30.0
@@ -76,13 +79,14 @@ def main() -> None:
 
 def row(fault: Fault, mode: str) -> dict[str, Any]:
     """Break one thing in one world."""
-    named = {"name": fault.name, "clients": MODES[mode], "missing": fault.missing()}
+    clients_are = (BALANCED if fault.balanced else MODES)[mode]
+    named = {"name": fault.name, "clients": clients_are, "missing": fault.missing()}
     if named["missing"]:
         return named
     with tempfile.TemporaryDirectory(prefix="tritone-chaos-") as folder, world_for(fault, mode, Path(folder)) as world:
         behind = world.balancer.grpc if world.balancer else None
         addresses = [behind] if behind else [replica.grpc_url for replica in world.replicas]
-        retries = 0 if mode == "one" else None
+        retries = 0 if mode == "one" else BALANCED_RETRIES if fault.balanced else None
         with (
             Clients(addresses, retries=retries, long_clips=fault.long_clips) as clients,
             Watching(world.broken) as watching,
