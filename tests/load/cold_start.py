@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--warm", action="store_true", help="leave the kernel's cache of files as it is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if not filled_models(arguments.repository):
+    if not (arguments.repository.is_dir() and filled_models(arguments.repository)):
         parser.error(f"{arguments.repository} holds no version of a model; `tritone export` or `make demo` make some")
     rounds = [start_once(arguments.repository, drop=not arguments.warm) for _ in range(arguments.rounds)]
     result = summary(rounds)

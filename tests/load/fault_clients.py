@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -89,4 +90,6 @@ def shortened(said: str, n_chars: int = 110) -> str:
     line = " ".join(said.split()).replace("|", "/")
     head, found, tail = line.partition(" to request ")
     line = head + "".join(tail.partition(":")[1:]) if found else line
+    line = re.sub(r"127\.0\.0\.\d+:\d+", "HOST:PORT", re.sub(r"tritone-\d+-[\w-]*", "tritone-*", line))
+    line = re.sub(r"/\S*/tritone-chaos-\w+/", "", line)
     return line if len(line) <= n_chars else f"{line[:n_chars]} ..."

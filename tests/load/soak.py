@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tritone-soak-") as folder:
         repository = arguments.repository or Path("model_repository")
-        if arguments.repository is None and not filled_models(repository):
+        if arguments.repository is None and not (repository.is_dir() and filled_models(repository)):
             from tests.load.stand_ins import small_repository
 
             os.environ["XDG_STATE_HOME"] = f"{folder}/state"

@@ -39,6 +39,8 @@ def test_what_was_said_fits_a_cell() -> None:
     said = shortened("ServerBusyError: the server answered to request 12-ab: no | luck\n" + "x" * 500)
     assert said.startswith("ServerBusyError: the server answered: no / luck x")
     assert len(said) < 120
+    assert shortened("no connection to grpc://127.0.0.2:41825") == "no connection to grpc://HOST:PORT"
+    assert shortened("/tmp/x/tritone-chaos-ab12_/disk/repository: no room") == "disk/repository: no room"
 
 
 def test_a_row_is_markdown() -> None:
