@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz image-test lint format serve bench rival audit clean
+.PHONY: help setup demo test fuzz image-test lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,7 @@ bench: $(READY)  ## Measure what serving costs: runs/bench and README's table (h
 	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --table README.md $(ARGS)
 	@$(BIN)/python tests/load/classify_latency.py
 	@$(BIN)/python tests/load/compose_latency.py
+	@$(BIN)/python tests/load/cold_start.py
 	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
@@ -64,6 +65,12 @@ audit: $(READY)  ## Look all pinned dependencies up in a database of known vulne
 
 rival: $(READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
 	@$(BIN)/python tests/load/rival_load.py $(ARGS)
+
+soak: $(READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
+	@$(BIN)/python tests/load/soak.py --report runs/soak $(ARGS)
+
+chaos: $(READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/faults.md)
+	@$(BIN)/python tests/load/faults.py --report docs/faults.md $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -144,7 +144,10 @@ def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
 
 def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
     """Copy a model's files with one version, called 1, and give all that the configs name its name on trial."""
-    shutil.copytree(version, folder / "1", ignore=shutil.ignore_patterns(".*"))
+    for name, path in files_in(version, is_version=True).items():
+        target = folder / "1" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     for name, path in files_in(version.parent).items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

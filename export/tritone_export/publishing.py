@@ -23,7 +23,7 @@ from typing import Any, Final
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.repository import publish, update, versions
+from tritone_export.repository import publish, translated, update, versions
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
@@ -86,9 +86,10 @@ def publish_live(
     Raises:
         RefusedVersionError: one did not pass; all that was live is live still.
         RepositoryError: a version is missing, or the repository cannot be written.
+        DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
     """
-    with _alone(live.repository):
+    with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
         on_step(f"loading {', '.join(models)} on trial")
@@ -125,7 +126,7 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> Published
         RepositoryError: there is none.
         RefusedVersionError: it does not answer any more.
     """
-    with _alone(live.repository):
+    with translated(live.repository), _alone(live.repository):
         folder = live.repository / model
         found = versions(folder) if folder.is_dir() else []
         wanted = version if version is not None else _before(folder, found)

@@ -76,7 +76,7 @@ def publish(
         RepositoryBusyError: another export holds the model.
         RepositoryError: the folder cannot be written.
     """
-    with _translated(model_folder), _locked(model_folder, lock_timeout_s), _staging(model_folder) as staging:
+    with translated(model_folder), _locked(model_folder, lock_timeout_s), _staging(model_folder) as staging:
         version = _next_version(model_folder)
         staged = staging / str(version)
         _write_files(staged, version_files(version))
@@ -99,7 +99,7 @@ def update(
     Raises:
         DiskFullError, RepositoryBusyError, RepositoryError: as `publish`.
     """
-    with _translated(model_folder):
+    with translated(model_folder):
         if not _changed(model_folder, model_files):
             return []
         with _locked(model_folder, lock_timeout_s), _staging(model_folder) as staging:
@@ -205,7 +205,8 @@ def _locked(model_folder: Path, timeout_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _translated(model_folder: Path) -> Iterator[None]:
+def translated(model_folder: Path) -> Iterator[None]:
+    """Turn the system's errors while a folder is written into ours: the disk is full, or may not be written."""
     try:
         yield
     except OSError as error:

@@ -80,6 +80,7 @@ GRPC = [
     (RpcError("CANCELLED", "Locally cancelled by application!"), ConnectionFailedError),
     (RpcError("DEADLINE_EXCEEDED", "Deadline Exceeded"), RequestTimeoutError),
     (RpcError("INTERNAL", "Stub process 'x' is not healthy."), ServerBusyError),
+    (RpcError("INTERNAL", "Failed to increase the shared memory pool size for key 'x' to 9 bytes."), ServerBusyError),
     (RpcError("UNIMPLEMENTED", "unknown service"), ServerError),
     (RpcError("UNKNOWN", "?"), ServerError),
     (RpcError("A_CODE_OF_THE_FUTURE", "?"), ServerError),

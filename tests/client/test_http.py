@@ -188,6 +188,7 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
         (503, '{"error": "Exceeds maximum queue size"}', ServerBusyError),
         (502, "<html>bad gateway</html>", ServerBusyError),
         (500, '{"error": "Stub process is not healthy."}', ServerBusyError),
+        (500, '{"error": "Failed to increase the shared memory pool size for key \'x\'"}', ServerBusyError),
         (302, "", ServerError),
         (200, "", ServerError),
         (200, "not json", ServerError),

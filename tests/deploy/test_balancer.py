@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import HOSTS, ROOT, Balancer, Replicas, free_ports, wait_until
+from tests.deploy.balancing import HOSTS, ROOT, Balancer, free_ports, wait_until
+from tests.deploy.conftest import Replicas
 from tests.server import composer_stand_in as stand_in
 
 from tritone_client import MusicClient, TritoneError

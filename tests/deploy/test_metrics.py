@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.deploy.conftest import Balancer
+from tests.deploy.balancing import Balancer
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.server.conftest import make_repository
 

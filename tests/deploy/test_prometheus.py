@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.deploy.conftest import BINARIES, HOSTS, Balancer, Replicas, free_ports, wait_until
+from tests.deploy.balancing import BINARIES, HOSTS, Balancer, free_ports, wait_until
+from tests.deploy.conftest import Replicas
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import sound
 

@@ -73,8 +73,6 @@ def measure(repository: Path, n_rounds: int, seconds: float) -> dict[str, Any]:
             **latencies(session, grpc, http, n_rounds),
             "step_at_a_time": step_at_a_time(server.grpc_url, grpc),
             "clients": crowds(grpc, seconds / N_TURNS),
-            "ready_s": server.ready_s,
-            "n_models": len([path for path in repository.iterdir() if any(path.glob("[0-9]*"))]),
         }
 
 
@@ -235,7 +233,6 @@ def table(result: dict[str, Any]) -> str:
             f"{row['ratio']:5.2f} times one client's notes"
             for row in result["clients"]
         ),
-        f"server start to ready: {result['ready_s']:.2f} s with {result['n_models']} models",
     ]
     return "\n".join(lines) + "\n"
 
@@ -268,7 +265,6 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
         "| clients | notes/s | pieces/s | times one |",
         "|---|---|---|---|",
         *crowd,
-        f"\nServer start to ready: {result['ready_s']:.2f} s with {result['n_models']} models.",
     ]
     (folder / "compose_latency.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")

@@ -32,8 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests import recommender_artifacts as models
 
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer
+from tritone_serving.memory import memory_mb
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer
 from tritone_serving.recommender import open_artifact
+from tritone_serving.stubs import stubs_of
 
 MODEL = "recommender"
 OUTPUTS = ("item_ids", "scores", "rung", "arm", "unknown")  # what the SDK asks for
@@ -230,19 +232,8 @@ def counted(server: TritonServer) -> tuple[float, float, float]:
 
 
 def backend_memory_mb(server: TritonServer) -> float:
-    """Proportional set size of the processes that run the recommender: pages that they share count once."""
-    total = 0
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            arguments = (path / "cmdline").read_bytes().split(b"\0")
-            if parent != server.pid or not any(b"cf_ensemble" in each or each == MODEL.encode() for each in arguments):
-                continue
-            rollup = (path / "smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
-    return total / 1024
+    """Of the processes that run the recommender."""
+    return memory_mb(stub.pid for stub in stubs_of(server.pid) if stub.model == MODEL)
 
 
 def newest(model: Path) -> Path:

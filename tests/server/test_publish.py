@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ import pytest
 from tests.server.python_models import Clients, Watched
 
 from tritone_client._endpoint import make_endpoint
-from tritone_export import RepositoryError, check_repository
+from tritone_export import DiskFullError, RepositoryError, check_repository
 from tritone_export.publishing import Live, publish_live, rollback
 from tritone_serving import RefusedVersionError, ServerOptions, TritonServer
 from tritone_serving.admin import AdminApi
@@ -262,6 +265,19 @@ def test_on_the_command_line(world: World) -> None:
     assert code == 2
     assert "--admin-token-file" in error
     assert port
+
+
+def test_a_full_disk_is_told_and_leaves_the_live_version(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    before, version = world.files(), world.version
+    monkeypatch.setattr(shutil, "copy", full)
+    with pytest.raises(DiskFullError, match=r"no room for the new version.*untouched"):
+        publish_live(world.source("no_room", k=4), [MODEL], world.live)
+    assert world.files() == before
+    assert world.version == version
+    assert not list(world.repository.glob("*.candidate"))
 
 
 def test_what_a_killed_publication_left_is_never_served_and_removed_by_the_next(world: World, tmp_path: Path) -> None:

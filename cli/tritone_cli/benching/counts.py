@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from tritone_client import TritoneError
+from tritone_serving.memory import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -148,36 +148,9 @@ class Processes:
 
     def _watch(self) -> None:
         while True:
-            self.memory_mb = max(self.memory_mb, memory_mb(self.pid))
+            self.memory_mb = max(self.memory_mb, memory_mb(family(self.pid)))
             if self._stop.wait(_SAMPLE_S):
                 return
-
-
-def memory_mb(pid: int) -> float:
-    """Proportional set size of a process and its descendants, in MiB."""
-    total_kb = 0
-    for each in family(pid):
-        try:
-            rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
-        except OSError:
-            continue  # it has ended
-        total_kb += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
-    return total_kb / 1024
-
-
-def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(path.name))
-    found = [pid]
-    for each in found:
-        found.extend(children.get(each, ()))
-    return found
 
 
 def _ticks(pid: int) -> dict[int, int]:

@@ -33,9 +33,11 @@ _BY_WORDS: Final = (
     ),
     (re.compile(r"is restricted, expecting header", re.I), AccessDeniedError),
     (
-        # A dead stub is started again, and other servers have theirs.
+        # A dead stub is started again, a /dev/shm that is full empties, and other servers have theirs.
         re.compile(
-            r"maximum queue size|request timeout expired|is stopping|too many requests|stub process.* healthy", re.I
+            r"maximum queue size|request timeout expired|is stopping|too many requests|stub process.* healthy"
+            r"|failed to increase the shared memory pool",
+            re.I,
         ),
         ServerBusyError,
     ),

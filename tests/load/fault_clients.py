@@ -1,0 +1,95 @@
+"""Clients of a service that is broken under them: each asks without pause and notes what it got."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tritone_client import MusicClient, TritoneError
+
+RATE_HZ = 22_050
+N_CLIENTS = 4
+# Seconds of sound; the long one is several requests' worth of shared memory.
+CLIP_S, LONG_CLIP_S = 3.0, 60.0
+TIMEOUT_S = 20.0
+PAUSE_S = 0.02
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call and its end, in seconds on the monotonic clock; `error` is empty if it was answered."""
+
+    begun_s: float
+    ended_s: float
+    error: str = ""
+
+
+class Clients:
+    """Threads that classify, each with the SDK; a call is the same whoever answers it, so it may be repeated."""
+
+    def __init__(self, addresses: Sequence[str], *, retries: int | None, long_clips: bool = False) -> None:
+        self.calls: list[Call] = []
+        self._addresses, self._retries, self._long_clips = list(addresses), retries, long_clips
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,), daemon=True) for n in range(N_CLIENTS)]
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 5)
+
+    def _ask(self, number: int) -> None:
+        rng = np.random.default_rng(number)
+        given = {} if self._retries is None else {"retries": self._retries}
+        seconds = LONG_CLIP_S if self._long_clips and number % 2 else CLIP_S
+        with MusicClient(self._addresses, timeout_s=TIMEOUT_S, **given) as music:  # type: ignore[arg-type]
+            while not self._stop.is_set():
+                sound = rng.uniform(-0.5, 0.5, int(seconds * RATE_HZ)).astype(np.float32)
+                begun_s, said = time.monotonic(), ""
+                try:
+                    music.classify((sound, RATE_HZ))
+                except TritoneError as error:
+                    said = f"{type(error).__name__}: {error}"
+                self.calls.append(Call(begun_s, time.monotonic(), said))
+                time.sleep(PAUSE_S)
+
+
+def seen(calls: Sequence[Call], fault_s: float) -> dict[str, Any]:
+    """What clients saw of a fault that began at `fault_s`: the longest time in which none of them got an answer."""
+    lost = [call for call in calls if call.error]
+    answered = sorted(call.ended_s for call in calls if not call.error and call.ended_s > fault_s)
+    moments = [fault_s, *answered]
+    # Clients that wait when the load ends have had no answer until then.
+    moments.append(max([call.ended_s for call in calls], default=fault_s))
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    return {
+        "requests": len(calls),
+        "lost": len(lost),
+        "longest_gap_s": max(gaps, default=0.0),
+        "told": sorted({shortened(call.error) for call in lost})[:3],
+    }
+
+
+def shortened(said: str, n_chars: int = 110) -> str:
+    """An error as a table carries it: one line, without what differs from call to call."""
+    line = " ".join(said.split()).replace("|", "/")
+    head, found, tail = line.partition(" to request ")
+    line = head + "".join(tail.partition(":")[1:]) if found else line
+    line = re.sub(r"127\.0\.0\.\d+:\d+", "HOST:PORT", re.sub(r"tritone-\d+-[\w-]*", "tritone-*", line))
+    line = re.sub(r"/\S*/tritone-chaos-\w+/", "", line)
+    return line if len(line) <= n_chars else f"{line[:n_chars]} ..."

@@ -1,0 +1,176 @@
+"""One `tritone serve`, as a user starts it, that may have a shared memory and a clock of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.deploy.balancing import wait_until
+
+from tritone_client._endpoint import make_endpoint
+from tritone_serving import CanaryError
+from tritone_serving.admin import AdminApi
+from tritone_serving.calls import Calls
+from tritone_serving.memory import family
+from tritone_serving.probing import probe
+
+SHM_MB = 96
+STOP_S = 4.0
+# Mounted in a namespace that the replica alone is in: its /dev/shm is what a container has.
+IN_OWN_SHM = ("unshare", "--mount", "--propagation", "private", "sh", "-c",
+              f'mount -t tmpfs -o size={SHM_MB}m tmpfs /dev/shm && exec "$@"', "sh")  # fmt: skip
+
+
+class Replica:
+    """A server with its watchdog.
+
+    Attributes:
+        said: lines of the command's stderr and when they came, on the monotonic clock.
+        clock: what the server takes for now: written as `+3600`, read by libfaketime. None: the machine's.
+    """
+
+    def __init__(
+        self, repository: Path, folder: Path, *, host: str, ports: tuple[int, int, int],
+        own_shm: bool = False, own_clock: bool = False, log_folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        folder.mkdir()
+        self.host, self.ports, self.repository = host, ports, repository
+        self.log = (log_folder or folder) / "server.log"
+        self.clock = folder / "clock" if own_clock else None
+        self.said: list[tuple[float, str]] = []
+        self._state = folder / "state"
+        self._wrapper = IN_OWN_SHM if own_shm else ()
+        self.start()
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{self.host}:{self.ports[1]}"
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{self.host}:{self.ports[0]}"
+
+    @property
+    def server_pid(self) -> int:
+        """Of the Triton that runs now; the watchdog may have replaced the one before.
+
+        Raises:
+            ProcessLookupError: none runs.
+        """
+        for pid in family(self.process.pid):
+            with contextlib.suppress(OSError):
+                if (Path(f"/proc/{pid}/exe")).resolve().name == "tritonserver":
+                    return pid
+        raise ProcessLookupError(f"{self.grpc_url}: no tritonserver runs")
+
+    @property
+    def shared_memory(self) -> Path:
+        """The replica's own /dev/shm, seen from outside."""
+        return Path(f"/proc/{self.process.pid}/root/dev/shm")
+
+    @property
+    def token_path(self) -> Path:
+        """The file with the admin token."""
+        return Path(self._told["token"])
+
+    def admin(self) -> AdminApi:
+        """The admin APIs, with the token that the server stored."""
+        return AdminApi(self.host, self.ports[0], token=self.token_path.read_text().strip())
+
+    def start(self) -> None:
+        """Start it, again too; waits until it is ready.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        names = zip(("http", "grpc", "metrics"), self.ports, strict=True)
+        ports = [f"--{name}-port={port}" for name, port in names]
+        command = [
+            *self._wrapper, sys.executable, "-m", "tritone_cli", "serve", "--repository", str(self.repository),
+            "--json", "--host", self.host, "--log-file", str(self.log), *ports,
+        ]  # fmt: skip
+        environment = {**os.environ, "XDG_STATE_HOME": str(self._state)}
+        if self.clock is not None:
+            self.clock.write_text("+0")
+            environment |= {
+                "LD_PRELOAD": str(libfaketime()), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_NO_CACHE": "1",
+                # A clock that is set jumps; the time since boot goes on, and so do the times of files.
+                "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+            }  # fmt: skip
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self._reader = threading.Thread(target=self._listen, args=(self.process,), daemon=True)
+        self._reader.start()
+        line = self.process.stdout.readline() if self.process.stdout else b""
+        if not line:
+            self._reader.join(5)
+            raise RuntimeError(f"{self.grpc_url} does not start: {[text for _, text in self.said[-3:]]}")
+        self._told = json.loads(line)
+
+    def kill(self) -> None:
+        """End all of it at once, watchdog first; nothing is left to heal it."""
+        pids = family(self.process.pid)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it; what was broken may not end by itself."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def answers(self, timeout_s: float = 1.0) -> bool:
+        """Whether every model answers a canary."""
+        try:
+            with Calls(make_endpoint(self.grpc_url)) as calls:
+                return all(each.ok for each in probe(calls, timeout_s=timeout_s))
+        except CanaryError:
+            return False
+
+    def heard(self, word: str, since_s: float, timeout_s: float) -> float | None:
+        """When a line with a word came, at or after a moment; None if none does in time."""
+        found: list[float] = []
+
+        def is_there() -> bool:
+            found[:] = [at_s for at_s, line in list(self.said) if at_s >= since_s and word in line]
+            return bool(found)
+
+        return found[-1] if wait_until(is_there, timeout_s) else None
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        for line in process.stderr or ():
+            self.said.append((time.monotonic(), line.decode("utf-8", "replace").strip()))
+
+
+@functools.cache
+def libfaketime() -> Path | None:
+    """The library that lies to a program about the time, of PyPI's `libfaketime`.
+
+    Debian 12's own, 0.9.10, makes Python's `time.sleep` fail or never end where only the clock is to jump.
+    """
+    spec = importlib.util.find_spec("libfaketime")
+    found = list(Path(spec.origin).parent.rglob("libfaketime.so.1")) if spec is not None and spec.origin else []
+    return found[0] if found else None
+
+
+@functools.cache
+def may_mount() -> bool:
+    """Whether this process may mount a small disk, where nobody else sees it."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*IN_OWN_SHM, "true"], capture_output=True, check=False).returncode == 0
