@@ -23,6 +23,7 @@ from tritone_export._exceptions import (
     RepositoryError,
     ShapeMismatchError,
     StaticAxisError,
+    TunedError,
     ValueMismatchError,
 )
 from tritone_export.forgetting import Forgotten, forget_user, served_versions
@@ -63,6 +64,7 @@ __all__ = [
     "RepositoryError",
     "ShapeMismatchError",
     "StaticAxisError",
+    "TunedError",
     "ValueMismatchError",
     "check_repository",
     "companion_name",

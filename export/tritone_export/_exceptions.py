@@ -16,6 +16,7 @@ ExportError
 │   ├── ValueMismatchError       ... in the numbers
 │   └── NonFiniteError           NaN or infinity came out
 ├── ForgettingError              a user cannot be removed
+├── TunedError                   serving.json, what `tritone optimize` found, is nonsense or does not fit
 └── RepositoryError              the repository cannot be written
     ├── DiskFullError            no room (or a quota or file size limit)
     └── RepositoryBusyError      another export held the model for too long
@@ -137,6 +138,10 @@ class NonFiniteError(ParityError):
 
 class ForgettingError(ExportError):
     """A user cannot be removed from the recommender."""
+
+
+class TunedError(ExportError, ValueError):
+    """A model's `serving.json` cannot be read, or asks for what the model cannot do."""
 
 
 class RepositoryError(ExportError):
