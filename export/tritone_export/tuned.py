@@ -54,7 +54,8 @@ class Setting:
 
     def as_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        return {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
+        said = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
+        return {**said, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
 
 
 def setting_of(config: ModelConfig) -> Setting:

@@ -133,20 +133,17 @@ def _search(
     with tempfile.TemporaryDirectory(prefix="tritone-optimize-") as temporary:
         place = Path(temporary)
         tool = PerfAnalyzer.find(place)
-        with (
-            console.people.status(f"{folder.name}: starting the server") as status,
-            taking_turns(
-                tool,
-                folder.parent,
-                config,
-                in_force,
-                folder=place,
-                load=Load(concurrency=concurrency),
-                protocol="grpc" if grpc else "http",
-                window_s=seconds,
-                data=data,
-            ) as turn,
-        ):
+        turn = taking_turns(
+            tool,
+            folder.parent,
+            config,
+            folder=place,
+            load=Load(concurrency=concurrency),
+            protocol="grpc" if grpc else "http",
+            seconds=seconds,
+            data=data,
+        )
+        with console.people.status(folder.name) as status:
             return search(
                 space,
                 in_force,

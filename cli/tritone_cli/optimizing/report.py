@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tritone_cli.optimizing.search import STAGES, Found, Trial
+
+_LEGEND: Final = (
+    "copies: instances; threads: of each, `shared` means all cores among those that compute; batches: preferred sizes; "
+    "us: how long to wait for them; /s: median inferences a second of n rounds; gain: the rounds' median over what is "
+    "in force, each within its own round."
+)
 
 
 def cells(found: Found) -> list[dict[str, Any]]:
@@ -32,7 +38,7 @@ def cells(found: Found) -> list[dict[str, Any]]:
 
 
 def tables(found: Found) -> dict[str, list[dict[str, str]]]:
-    """Rows for people, by stage."""
+    """Rows for people, by stage, narrow enough for a terminal: the delay in us, gains over what is in force."""
     return {
         stage: [_shown(trial, found) for trial in found.trials if trial.stage == stage]
         for stage in STAGES
@@ -47,15 +53,15 @@ def _shown(trial: Trial, found: Found) -> dict[str, str]:
     if setting == found.best and found.changes:
         remark = "best"
     return {
-        "instances": str(setting.instances),
+        "copies": str(setting.instances),
         "threads": "-" if setting.threads is None else "shared" if setting.threads == 0 else str(setting.threads),
         "batches": " ".join(map(str, setting.preferred_batch_sizes)) or "none",
-        "delay us": str(setting.max_queue_delay_microseconds),
-        "a second": _figure(trial.per_s),
-        "p50 ms": _figure(trial.p50_ms),
+        "us": str(setting.max_queue_delay_microseconds),
+        "/s": _figure(trial.per_s),
+        "p50": _figure(trial.p50_ms),
         "p99 ms": _figure(trial.p99_ms),
-        "against in force": "-" if gain is None else f"{gain:+.1%}",
-        "rounds": str(sum(reading is not None for reading in trial.readings)),
+        "gain": "-" if gain is None else f"{gain:+.1%}",
+        "n": str(sum(reading is not None for reading in trial.readings)),
         "": remark or ("no figure" if trial.per_s is None else ""),
     }
 
@@ -77,7 +83,7 @@ def write(found: Found, model: str, folder: Path, *, facts: Mapping[str, Any]) -
     picture, markdown = folder / f"{model}-optimize.png", folder / f"{model}-optimize.md"
     draw(found, model, picture)
     lines = [f"# Settings of {model}", "", *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())]
-    lines += ["", f"Best: {found.best}. {found.why}.", "", f"![throughput and p99]({picture.name})"]
+    lines += ["", f"Best: {found.best} ({found.why}).", "", f"![throughput and p99]({picture.name})", "", _LEGEND]
     for stage, rows in tables(found).items():
         lines += ["", f"## {stage.capitalize()}", "", _row(rows[0]), _row(dict.fromkeys(rows[0], "---"), values=True)]
         lines += [_row(row, values=True) for row in rows]

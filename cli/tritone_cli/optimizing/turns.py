@@ -1,11 +1,9 @@
-"""A server of its own on which settings take their turns, each as a model with a name of its own."""
+"""Puts settings to the test one after the other, each on a real server."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,39 +14,38 @@ from tritone_cli.optimizing.search import Turn
 from tritone_export.candidates import files_in, newest
 from tritone_export.config import CONFIG_FILES, config_text
 from tritone_export.tuned import TUNED_FILENAME, Setting, apply
-from tritone_serving import AdminApiError, ServerOptions, TritonServer
+from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
 
-_LOAD_TIMEOUT_S: Final = 60.0
+N_WINDOWS: Final = 3  # perf_analyzer gives no figure of fewer
+_ANY: Final = 100.0  # a factor: the windows need not agree, since the rounds have to
 
 
-@contextmanager
 def taking_turns(
     tool: PerfAnalyzer,
     source: Path,
     config: Any,
-    in_force: Setting,
     *,
     folder: Path,
     load: Load,
     protocol: Protocol,
-    window_s: float,
+    seconds: float,
     data: Path | None = None,
-) -> Iterator[Turn]:
-    """Serve copies of a model, and measure each when it is its turn; the response cache is off.
+) -> Turn:
+    """What measures a setting once, on a server that is started for it and serves nothing else; no response cache.
 
-    Only the one whose turn it is, is loaded: others would take memory, and their processes a core at their start.
+    Not one server that loads and unloads: Triton 2.51 may abort when a busy machine does both at once.
 
     Args:
         source: the repository with the model, which is read and left as it is.
         config: the model's `inference.ModelConfig`.
         folder: an empty one, for the copies.
+        seconds: of one measurement.
         data: questions as perf_analyzer's JSON; None draws them.
 
     Raises:
         RepositoryError: the model has no version.
         NoInputsError: no kind draws questions for it.
-        ServingError: the server does not start.
     """
     version = newest(source, config.name)
     if data is None:
@@ -57,32 +54,36 @@ def taking_turns(
         write_data(data, questions.requests)
     repository = folder / "repository"
     asked = _lay_out_asked(source, config, repository)
-    names = {in_force: _lay_out(version, config, in_force, repository, 0)}
     options = ServerOptions(
         repository=repository,
-        models=(*asked, names[in_force]),
         http_port=0,
         grpc_port=0,
         metrics_port=0,
         response_cache_bytes=0,
+        log_path=folder / "server.log",
     )
-    with TritonServer.start(options) as server:
-        server.unload_model(names[in_force])
-        url = server.grpc_url if protocol == "grpc" else server.http_url.partition("://")[2]
+    names: dict[Setting, str] = {}
 
-        def turn(setting: Setting) -> Reading:
-            if setting not in names:
-                names[setting] = _lay_out(version, config, setting, repository, len(names))
-            name = names[setting]
-            server.load_model(name, timeout_s=_LOAD_TIMEOUT_S)
+    def turn(setting: Setting) -> Reading:
+        if setting not in names:
+            names[setting] = _lay_out(version, config, setting, repository, len(names))
+        name = names[setting]
+        with TritonServer.start(replace(options, models=(*asked, name))) as server:
             try:
-                # One window: the rounds are what has to agree.
-                return tool.measure(name, url, protocol=protocol, data=data, load=load, window_s=window_s, n_trials=1)
+                return tool.measure(
+                    name,
+                    server.grpc_url if protocol == "grpc" else server.http_url.partition("://")[2],
+                    protocol=protocol,
+                    data=data,
+                    load=load,
+                    window_s=seconds / N_WINDOWS,
+                    stability=_ANY,
+                    n_trials=N_WINDOWS,
+                )
             finally:
-                with contextlib.suppress(AdminApiError):
-                    server.unload_model(name)
+                server.kill()  # an orderly end takes seconds, and nobody else is being answered
 
-        yield turn
+    return turn
 
 
 def _lay_out(version: Path, config: Any, setting: Setting, repository: Path, number: int) -> str:
