@@ -32,7 +32,7 @@ def optimize(
     grpc: Annotated[bool, typer.Option("--grpc/--http", help="What the clients speak.")] = True,
     rounds: Annotated[int, typer.Option(min=2, help="How often each setting is measured, in turns.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.2, help="Of each measurement.")] = 2.0,
-    minutes: Annotated[float, typer.Option(min=0.1, help="To take at most, or little more.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="After these, no stage begins another round.")] = 10.0,
     instances: Annotated[str | None, typer.Option(help="To try: 2,3. Default: by the cores.")] = None,
     threads: Annotated[
         str | None, typer.Option(help="To try, of each instance; 0 shares all cores.  [default: 0,1]")
@@ -55,7 +55,8 @@ def optimize(
     """Find how many instances and threads, which batches and delay carry most on this CPU within a latency bound.
 
     What wins clearly is written into MODEL's serving.json, which exports and publications go by from then on, and into
-    its config.pbtxt; a running server takes it up when it loads the model again. Else all stays as it is.
+    its config.pbtxt; a running server takes it up when it loads the model again. Else all stays as it is. The exit
+    status is 1 if nothing keeps the bound.
     """
     from tritone_export.repository import check_model_name
 

@@ -157,7 +157,9 @@ def search(
         return tried
 
     placed = _best(stage(0, [*([declared] if declared else []), *space.placements(in_force)]), bound_ms)
-    best = _best(stage(1, [placed, *space.batchings(placed)]), bound_ms)
+    best, batchings = placed, space.batchings(placed)
+    if not {in_force, placed}.issuperset(batchings):  # else these were compared just now
+        best = _best(stage(1, [placed, *batchings]), bound_ms)
     if best == in_force:
         base = next(trial for trial in reversed(trials) if trial.setting == in_force)
         kept = Found(tuple(trials), in_force, in_force, None, None, "nothing that was tried carries more")
