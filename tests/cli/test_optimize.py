@@ -134,6 +134,7 @@ def test_a_gain_within_the_spread_of_the_rounds_is_none() -> None:
     assert not found.changes
     assert found.gain == pytest.approx(0.15, abs=0.02)
     assert found.spread == pytest.approx(0.35, abs=0.02)
+    assert found.why.endswith("no clear gain; a quieter machine or more --rounds would tell")
 
 
 def test_the_luck_of_many_is_not_taken_for_a_gain() -> None:
@@ -191,6 +192,17 @@ def test_without_a_figure_of_what_is_in_force_there_is_no_search() -> None:
 
     with pytest.raises(NoFigureError, match=r"in force .* has no figure: no answer"):
         search(SPACE, IN_FORCE, turn)
+
+
+def test_nothing_else_to_try_is_said_and_not_measured() -> None:
+    machine = Machine(by_threads_and_batches)
+    one = Space(instances=(2,), threads=(0,), batches=((),), delays_us=(0,))
+    with pytest.raises(SpaceError, match="nothing to try"):
+        search(one, IN_FORCE, machine)
+    assert machine.asked == []
+    found = search(replace(one, batches=((4, 8),)), IN_FORCE, machine, effort=Effort(now_s=lambda: machine.now_s))
+    assert found.changes
+    assert {trial.stage for trial in found.trials} == {"batches and delay", "once more"}
 
 
 def test_time_is_kept() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from tritone_cli.optimizing.space import Space
+from tritone_cli.optimizing.space import Space, SpaceError
 from tritone_client import TritoneError
 from tritone_export.tuned import Setting
 from tritone_serving.perf_analyzer import Reading
@@ -142,6 +142,7 @@ def search(
 
     Raises:
         NoFigureError: what is in force cannot be measured.
+        SpaceError: there is nothing else.
     """
     effort = effort or Effort()
     deadline_s = effort.now_s() + effort.limit_s
@@ -156,10 +157,15 @@ def search(
             raise NoFigureError(f"what is in force ({in_force}) has no figure: {tried[0].problem}")
         return tried
 
-    placed = _best(stage(0, [*([declared] if declared else []), *space.placements(in_force)]), bound_ms)
+    placements = [*([declared] if declared else []), *space.placements(in_force)]
+    placed = in_force
+    if not {in_force}.issuperset(placements):
+        placed = _best(stage(0, placements), bound_ms)
     best, batchings = placed, space.batchings(placed)
     if not {in_force, placed}.issuperset(batchings):  # else these were compared just now
         best = _best(stage(1, [placed, *batchings]), bound_ms)
+    if not trials:
+        raise SpaceError(f"there is nothing to try but what is in force: {in_force}")
     if best == in_force:
         base = next(trial for trial in reversed(trials) if trial.setting == in_force)
         kept = Found(tuple(trials), in_force, in_force, None, None, "nothing that was tried carries more")
@@ -208,7 +214,8 @@ def _decide(trials: Sequence[Trial], base: Trial, winner: Trial, bound_ms: float
     if not base.keeps(bound_ms):
         told += f"; its p99 is {winner.p99_ms:.4g} ms, and that of what is in force {base.p99_ms:.4g} ms"
     elif gain <= max(spread, LEAST_GAIN):
-        return replace(stays, why=f"{told}: no clear gain")
+        noise = "; a quieter machine or more --rounds would tell" if spread > gain > LEAST_GAIN else ""
+        return replace(stays, why=f"{told}: no clear gain{noise}")
     return replace(stays, best=winner.setting, why=told)
 
 
