@@ -31,6 +31,7 @@ COMMANDS: Final = (
     "publish",
     "rollback",
     "bench",
+    "optimize",
     "classify",
     "compose",
     "harmonize",

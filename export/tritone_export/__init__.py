@@ -25,6 +25,7 @@ from tritone_export._exceptions import (
     RepositoryError,
     ShapeMismatchError,
     StaticAxisError,
+    TunedError,
     ValueMismatchError,
 )
 from tritone_export.forgetting import Forgotten, forget_user, served_versions
@@ -71,6 +72,7 @@ __all__ = [
     "RepositoryError",
     "ShapeMismatchError",
     "StaticAxisError",
+    "TunedError",
     "ValueMismatchError",
     "check_repository",
     "companion_name",

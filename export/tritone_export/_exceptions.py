@@ -18,6 +18,7 @@ ExportError
 ├── PrecisionError               a graph cannot be served in the precision that was asked for
 │   └── QualityLossError         ... because it would lose more than may be lost
 ├── ForgettingError              a user cannot be removed
+├── TunedError                   serving.json, what `tritone optimize` found, is nonsense or does not fit
 └── RepositoryError              the repository cannot be written
     ├── DiskFullError            no room (or a quota or file size limit)
     └── RepositoryBusyError      another export held the model for too long
@@ -161,6 +162,10 @@ class QualityLossError(PrecisionError):
 
 class ForgettingError(ExportError):
     """A user cannot be removed from the recommender."""
+
+
+class TunedError(ExportError, ValueError):
+    """A model's `serving.json` cannot be read, or asks for what the model cannot do."""
 
 
 class RepositoryError(ExportError):

@@ -17,6 +17,7 @@ from tritone_export.parity import Arrays, Parity, check_parity, draw_inputs, ope
 from tritone_export.precision import FILENAMES, Precision, Reduced, Reduction, measure, reduce_graph
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish
 from tritone_export.signature import check_signature
+from tritone_export.tuned_files import overridden
 
 if TYPE_CHECKING:
     import onnx
@@ -181,7 +182,7 @@ def write_model(
     path = publish(
         repository / prepared.name,
         version_files=version_files,
-        model_files=prepared.model_files,
+        model_files=overridden(prepared.model_files, repository / prepared.name),
         lock_timeout_s=lock_timeout_s,
     )
     seconds = prepared.seconds + time.monotonic() - start_s

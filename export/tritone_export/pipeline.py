@@ -27,6 +27,7 @@ from tritone_export.models import ExportResult, prepare_model, write_model
 from tritone_export.parity import Arrays
 from tritone_export.precision import Precision, Reduction, check_reducible
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
+from tritone_export.tuned_files import overridden
 from tritone_serving.recommender import KeyFileError, read_key
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender_keys import find_key, install_key, key_path
@@ -213,7 +214,7 @@ def export_artifact(
     declaration = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
     name = name or declaration.name
     check_model_name(name)
-    configs = config_files(declaration, name=name)
+    configs = _configs(declaration, repository, name)
     if artifact.key is not None:
         check, file = artifact.key
         try:
@@ -229,7 +230,7 @@ def export_artifact(
     path = publish(
         repository / name,
         version_files=version_files,
-        model_files={file: text.encode() for file, text in configs.items()},
+        model_files=configs,
         lock_timeout_s=lock_timeout_s,
     )
     return ExportResult(name, int(path.name), path, None, time.monotonic() - start_s, _key_warning(artifact, name))
@@ -268,8 +269,13 @@ def write_configs(declaration: Declaration, repository: Path, *, name: str | Non
     """
     name = name or declaration.name
     check_model_name(name)
+    return update(repository / name, _configs(declaration, repository, name))
+
+
+def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str, bytes]:
+    """A declaration's configs, with what `tritone optimize` found for this repository's machine."""
     files = {file: text.encode() for file, text in config_files(declaration, name=name).items()}
-    return update(repository / name, files)
+    return overridden(files, repository / name)
 
 
 def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:

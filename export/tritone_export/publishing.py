@@ -24,6 +24,8 @@ from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
 from tritone_export.repository import publish, translated, update, versions
+from tritone_export.tuned import TUNED_FILENAME
+from tritone_export.tuned_files import overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
@@ -92,6 +94,7 @@ def publish_live(
     with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
+            _beside(source / model, live.repository / model)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
@@ -110,7 +113,7 @@ def publish_live(
         for model in models:
             on_step(f"{model}: making it live")
             version = newest(source, model)
-            beside = files_in(version.parent)
+            beside = _beside(version.parent, live.repository / model)
             published.append(_switch(live, version, beside, trials[model]))
         return tuple(published)
 
@@ -136,10 +139,20 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> Published
             raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}")
         check_files(folder / str(wanted))
         kept = folder / str(wanted) / BESIDE
-        beside = files_in(kept if kept.is_dir() else folder)
+        # How this machine serves best is not a version's: what holds now stays.
+        beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
         return result
+
+
+def _beside(source: Path, folder: Path) -> dict[str, bytes]:
+    """What is to lie beside a version: as beside its source, but served as `tritone optimize` found best here."""
+    return overridden(_contents(source), folder)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in files_in(folder).items()}
 
 
 def _before(folder: Path, found: Sequence[int]) -> int | None:
@@ -156,14 +169,14 @@ def _content(version: Path) -> Any:
     return said or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
 
-def _switch(live: Live, source: Path, beside: Mapping[str, Path], trial: Trial | None) -> Published:
+def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial | None) -> Published:
     """Give a version its number, load it and see it answer; else put everything back."""
     begun_s = time.monotonic()
     model, bounds = source.parent.name, live.bounds
     folder = live.repository / model
     found = versions(folder) if folder.is_dir() else []
     before = found[-1] if found else None
-    kept = {name: path.read_bytes() for name, path in files_in(folder).items()} if found else {}
+    kept = _contents(folder) if found else {}
     if before is not None:
         _keep(folder / str(before) / BESIDE, kept)
     card = read_card(source)
@@ -174,11 +187,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, Path], trial: Trial |
             files[CARD_FILENAME] = card_bytes({**card, "model": model, "version": number})
         return files
 
-    placed = publish(
-        folder,
-        version_files=version_files,
-        model_files={name: path.read_bytes() for name, path in beside.items()},
-    )
+    placed = publish(folder, version_files=version_files, model_files=beside)
     try:
         check_files(placed)
         live.admin.load(model, timeout_s=_LOAD_TIMEOUT_S)
@@ -196,6 +205,8 @@ def _take_back(placed: Path, kept: Mapping[str, bytes], admin: AdminApi) -> None
     folder = placed.parent
     if kept:
         update(folder, kept)
+        if TUNED_FILENAME not in kept:
+            (folder / TUNED_FILENAME).unlink(missing_ok=True)
     placed.rename(folder / f".refused-{placed.name}-{time.time_ns()}")
     with contextlib.suppress(AdminApiError):  # a server that is gone will start with what is there now
         admin.load(folder.name, timeout_s=_LOAD_TIMEOUT_S)

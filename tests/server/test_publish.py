@@ -21,6 +21,8 @@ from tests.server.python_models import Clients, Watched
 from tritone_client._endpoint import make_endpoint
 from tritone_export import DiskFullError, RepositoryError, check_repository
 from tritone_export.publishing import Live, publish_live, rollback
+from tritone_export.tuned import Setting, setting_of
+from tritone_export.tuned_files import parse_config, reset, tune
 from tritone_serving import RefusedVersionError, ServerOptions, TritonServer
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Answer, Calls
@@ -278,6 +280,23 @@ def test_a_full_disk_is_told_and_leaves_the_live_version(world: World, monkeypat
     assert world.files() == before
     assert world.version == version
     assert not list(world.repository.glob("*.candidate"))
+
+
+def test_what_optimize_found_stays_where_it_was_found(world: World) -> None:
+    number = len(world.ks) + 1
+    world.ks |= {str(number): 6.0, str(number + 1): 2.0}
+    folder = world.repository / MODEL
+    config = (folder / "config.pbtxt").read_bytes()
+    setting = Setting(instances=3, threads=1, preferred_batch_sizes=(4,), max_queue_delay_microseconds=100)
+    tune(folder, setting, measured={})
+    publish_live(world.source("tuned", k=6), [MODEL], world.live)
+    assert setting_of(world.live.calls.config(MODEL, timeout_s=5)) == setting, "and it is served so"
+    assert world.version == str(number)
+    reset(folder)
+    assert rollback(MODEL, world.live).version == number + 1
+    assert setting_of(parse_config((folder / "config.pbtxt").read_bytes())) == setting_of(parse_config(config))
+    assert not (folder / "serving.json").exists(), "going back to a version is not going back to its settings"
+    assert world.version == str(number + 1)
 
 
 def test_what_a_killed_publication_left_is_never_served_and_removed_by_the_next(world: World, tmp_path: Path) -> None:

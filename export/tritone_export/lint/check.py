@@ -29,6 +29,7 @@ from tritone_export.lint.graph import Graph, check_tensors, read_graph
 from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
 from tritone_export.lint.pbtxt import ConfigFile, read_config
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
+from tritone_export.lint.tuned import check_tuned
 
 
 def lint_repository(path: Path) -> list[Finding]:
@@ -88,6 +89,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     if default is not None:
         for file in others:
             check_agreement(file, default, report)
+        check_tuned(path, default, report)
         _check_versions(folder, files, default, report)
 
 

@@ -1,0 +1,167 @@
+"""What `tritone optimize` found for this machine: `serving.json` in a model's folder, beside config.pbtxt.
+
+It overrides what the model's kind declares, for what runs on a CPU: instances, threads, preferred batch sizes and how
+long to wait for them. Exports and publications go by it whenever they write a config, so it stays across versions; it
+belongs to the folder, not to a version. `tritone optimize MODEL --reset` removes it.
+
+```json
+{"setting": {"instances": 3, "threads": 1, "preferred_batch_sizes": [4, 8], "max_queue_delay_microseconds": 500}}
+```
+
+Beside `setting` it may hold `model`, `declared` (what stands without it; every export brings that up to date),
+`undo`, and `measured`: under which load, on how many cores, and all that was tried.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tritonclient.grpc import model_config_pb2
+
+from tritone_export._exceptions import TunedError
+from tritone_export.config import ModelConfig
+
+TUNED_FILENAME: Final = "serving.json"
+MAX_INSTANCES: Final = 256
+MAX_THREADS: Final = 1024
+MAX_DELAY_US: Final = 1_000_000
+_THREADS: Final = "intra_op_thread_count"
+_FIELDS: Final = ("instances", "threads", "preferred_batch_sizes", "max_queue_delay_microseconds")
+PARTS: Final = ("model", "setting", "declared", "undo", "measured")
+_KIND_CPU: Final = model_config_pb2.ModelInstanceGroup.KIND_CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a model is served on a CPU.
+
+    Attributes:
+        threads: of each instance; 0 leaves them to share all cores; None where the model's backend takes no number.
+    """
+
+    instances: int
+    threads: int | None
+    preferred_batch_sizes: tuple[int, ...]
+    max_queue_delay_microseconds: int
+
+    def __str__(self) -> str:
+        threads = {None: "", 0: ", all cores shared"}.get(self.threads, f", threads {self.threads}")
+        sizes = " ".join(map(str, self.preferred_batch_sizes)) or "none"
+        return f"instances {self.instances}{threads}, batches {sizes}, delay {self.max_queue_delay_microseconds} us"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        said = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
+        return {**said, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
+
+
+def setting_of(config: ModelConfig) -> Setting:
+    """What a config says."""
+    threads = config.parameters[_THREADS].string_value if _THREADS in config.parameters else None
+    return Setting(
+        instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
+        threads=int(threads) if threads is not None and threads.isdecimal() else None,
+        preferred_batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
+        max_queue_delay_microseconds=config.dynamic_batching.max_queue_delay_microseconds,
+    )
+
+
+def nothing_to_choose(config: ModelConfig) -> str | None:
+    """Why settings mean nothing to a model; None if they do."""
+    if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
+        return "it is an ensemble, which computes nothing itself: optimize the models that it joins"
+    if config.model_transaction_policy.decoupled:
+        return "its backend streams answers and joins requests by itself, whatever a config says of batches"
+    if config.max_batch_size < 1 or not config.HasField("dynamic_batching"):
+        return "it has no dynamic batching, so there is nothing to choose"
+    if any(group.kind != _KIND_CPU for group in config.instance_group):
+        return "its instance_group is not KIND_CPU, and only what runs on a CPU is chosen here"
+    return None
+
+
+def unfit(setting: Setting, config: ModelConfig) -> str | None:
+    """Why a model cannot be served so; None if it can."""
+    if reason := nothing_to_choose(config):
+        return reason
+    if setting.threads is not None and _THREADS not in config.parameters:
+        return f"threads is {setting.threads}, and its backend {config.backend!r} takes no number of threads"
+    wrong = [size for size in setting.preferred_batch_sizes if size > config.max_batch_size]
+    if wrong:
+        return f"preferred_batch_sizes holds {wrong}, above its max_batch_size of {config.max_batch_size}"
+    policy = config.dynamic_batching.default_queue_policy
+    if setting.instances == 1 and (policy.max_queue_size or policy.default_timeout_microseconds):
+        return "instances is 1, and beside a queue limit Triton stalls a lone instance for 0.5 s; use 2 at least"
+    return None
+
+
+def apply(setting: Setting, config: ModelConfig) -> ModelConfig:
+    """A copy of a config with a setting, which has to fit; one that is placed on a GPU comes back as it is."""
+    changed = model_config_pb2.ModelConfig()
+    changed.CopyFrom(config)
+    if any(group.kind != _KIND_CPU for group in config.instance_group):
+        return changed
+    del changed.instance_group[:]
+    changed.instance_group.add(kind=_KIND_CPU, count=setting.instances)
+    changed.dynamic_batching.preferred_batch_size[:] = setting.preferred_batch_sizes
+    changed.dynamic_batching.max_queue_delay_microseconds = setting.max_queue_delay_microseconds
+    if setting.threads is not None:
+        changed.parameters[_THREADS].string_value = str(setting.threads)
+    return changed
+
+
+def read_tuned(folder: Path) -> dict[str, Any] | None:
+    """A model folder's file, checked; `setting` and `declared` in it are `Setting`s. None if there is no file.
+
+    Raises:
+        TunedError: it is no such file; says what is expected.
+    """
+    path = folder / TUNED_FILENAME
+    try:
+        return parse_tuned(path.read_bytes(), path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TunedError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_tuned(text: bytes, path: Path) -> dict[str, Any]:
+    """The file's content, as `read_tuned` gives it.
+
+    Args:
+        path: for messages.
+
+    Raises:
+        TunedError: as `read_tuned`.
+    """
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise TunedError(f"{path}: cannot be read as JSON ({error}); correct it, or remove it") from error
+    if not isinstance(said, dict) or "setting" not in said or set(said) - set(PARTS):
+        found = ", ".join(map(str, said)) if isinstance(said, dict) else type(said).__name__
+        raise TunedError(f"{path}: holds {found or 'nothing'}; expected an object with setting, and of {PARTS} alone")
+    for part in ("setting", "declared"):
+        if part in said:
+            said[part] = _checked(said[part], f"{path}: {part}")
+    return said
+
+
+def _checked(said: Any, where: str) -> Setting:
+    if not isinstance(said, dict) or set(said) - set(_FIELDS) or set(_FIELDS) - set(said) - {"threads"}:
+        raise TunedError(f"{where} is {said!r}; expected an object with {', '.join(_FIELDS)}")
+    sizes = said["preferred_batch_sizes"]
+    if not isinstance(sizes, list) or sizes != sorted({size for size in sizes if _is_count(size, 1, 1 << 20)}):
+        raise TunedError(f"{where}: preferred_batch_sizes is {sizes!r}; expected whole numbers from 1 on, ascending")
+    ranges = {"instances": (1, MAX_INSTANCES), "threads": (0, MAX_THREADS)}
+    ranges["max_queue_delay_microseconds"] = (0, MAX_DELAY_US)
+    for name, (least, most) in ranges.items():
+        if name in said and not _is_count(said[name], least, most):
+            raise TunedError(f"{where}: {name} is {said[name]!r}; expected a whole number from {least} to {most}")
+    return Setting(**{**said, "preferred_batch_sizes": tuple(sizes), "threads": said.get("threads")})
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
