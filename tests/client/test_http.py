@@ -35,6 +35,7 @@ from tritone_client import (
     ServerError,
 )
 from tritone_client._endpoint import make_endpoint
+from tritone_client._messages import MissingOutputError
 from tritone_client._transports import make_async_transport, make_transport
 
 WINDOWS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -195,7 +196,6 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
         (200, "[]", ServerError),
         (200, "null", ServerError),
         (200, "{}", ServerError),
-        (200, '{"model_name": "m", "model_version": "1", "outputs": []}', ServerError),
         (200, '{"model_name": "m", "model_version": "1", "outputs": [{"name": "sums"}]}', ServerError),
         (200, b"\xff\xfe", ServerError),
     ],
@@ -212,6 +212,14 @@ def test_refusals_and_nonsense(ask: Any, serving: Any, *, status: int, body: Any
         assert caught.value.status == str(status)
     if message is INFER:
         assert caught.value.request_id == "id-7"
+
+
+def test_an_answer_without_an_output_that_was_asked_for(ask: Any, serving: Any) -> None:
+    server = serving(
+        lambda handler, _: handler.answer(200, b'{"model_name": "m", "model_version": "1", "outputs": []}')
+    )
+    with pytest.raises(MissingOutputError, match="without 'sums'"):
+        ask(server, INFER)
 
 
 @pytest.mark.parametrize(

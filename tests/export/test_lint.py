@@ -81,8 +81,8 @@ CONFIG_FAULTS = {
     "KIND_GPU": ("kind: KIND_CPU", "kind: KIND_GPU", "KIND_GPU", "KIND_GPU in the default config"),
     "gpus": ("kind: KIND_CPU", "kind: KIND_CPU\n  gpus: [0]", "gpus", "a KIND_CPU group lists gpus"),
     "preferred": (
-        "[8, 16, 32]",
-        "[8, 16, 128]",
+        "dynamic_batching {",
+        "dynamic_batching {\n  preferred_batch_size: [8, 128]",
         "preferred_batch_size",
         "size 128 is not between 1 and max_batch",
     ),
