@@ -29,7 +29,7 @@ from tritone_export._exceptions import (
 )
 from tritone_export.forgetting import Forgotten, forget_user, served_versions
 from tritone_export.forgetting_checkpoint import forget_in_checkpoint
-from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
+from tritone_export.lint import Finding, LintReport, check_hearing, check_repository, lint_repository
 from tritone_export.models import ExportResult
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
@@ -72,6 +72,7 @@ __all__ = [
     "ShapeMismatchError",
     "StaticAxisError",
     "ValueMismatchError",
+    "check_hearing",
     "check_repository",
     "companion_name",
     "export_artifact",

@@ -169,7 +169,7 @@ def test_a_good_version_goes_live_under_load_and_comes_back(world: World) -> Non
         assert world.version == "2"
         labels = world.repository / MODEL / "labels.txt"
         assert labels.read_text().startswith("3 0")
-        back = rollback(MODEL, world.live)
+        (back,) = rollback(MODEL, world.live)
         assert (back.version, back.before) == (3, 2)
         assert world.version == "3"
     assert clients.errors == []

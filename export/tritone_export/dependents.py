@@ -1,0 +1,47 @@
+"""Models that answer by means of others: ensembles by their steps, backends of ours by a model that their config names.
+
+Triton's response cache knows answers by the version of the model that was asked, and by its inputs. An answer that such
+a model gave by means of another would outlive the version of that other one, so it gets a new number, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from tritone_export._exceptions import RepositoryError
+from tritone_export.candidates import read_config
+from tritone_serving.repository import filled_models
+
+
+def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
+    """Models that pass requests on to one of `changed`, or to one that does; each after those that it passes them to.
+
+    Raises:
+        RepositoryError: a configuration cannot be read, or models pass requests on to one another in a circle.
+    """
+    models = filled_models(repository)
+    asks = {model: _asked_by(repository / model) & models for model in sorted(models)}
+    try:
+        in_order = list(TopologicalSorter(asks).static_order())
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise RepositoryError(f"{repository}: models pass requests on in a circle: {circle}; correct one") from error
+    affected = set(changed)
+    found = []
+    for model in in_order:
+        if asks[model] & affected:
+            affected.add(model)
+            found.append(model)
+    return found
+
+
+def _asked_by(folder: Path) -> set[str]:
+    """What a model's configuration names: of what it names, models are those that the repository holds."""
+    path = folder / "config.pbtxt"
+    if not path.is_file():
+        return set()
+    config = read_config(path)
+    steps = {step.model_name for step in config.ensemble_scheduling.step}
+    return (steps | {parameter.string_value for parameter in config.parameters.values()}) - {folder.name}
