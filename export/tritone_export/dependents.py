@@ -6,13 +6,32 @@ a model gave by means of another would outlive the version of that other one, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Collection, Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from tritone_export._exceptions import RepositoryError
 from tritone_export.candidates import read_config
+from tritone_serving import CanaryError
+from tritone_serving.calls import Calls
 from tritone_serving.repository import filled_models
+
+
+def cached_dependents(repository: Path, changed: Collection[str], calls: Calls, *, timeout_s: float) -> list[str]:
+    """Those on the server, and not of `changed` themselves, whose answers its cache holds; see `dependents`.
+
+    Args:
+        timeout_s: for each question to the server.
+    """
+    cached = []
+    for model in dependents(repository, changed):
+        if model in changed:
+            continue
+        with contextlib.suppress(CanaryError):  # it is not loaded, and answers nobody
+            if calls.config(model, timeout_s=timeout_s).response_cache.enable:
+                cached.append(model)
+    return cached
 
 
 def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
@@ -22,7 +41,7 @@ def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
         RepositoryError: a configuration cannot be read, or models pass requests on to one another in a circle.
     """
     models = filled_models(repository)
-    asks = {model: _asked_by(repository / model) & models for model in sorted(models)}
+    asks = {model: sorted(_asked_by(repository / model) & models) for model in sorted(models)}
     try:
         in_order = list(TopologicalSorter(asks).static_order())
     except CycleError as error:
@@ -31,7 +50,7 @@ def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
     affected = set(changed)
     found = []
     for model in in_order:
-        if asks[model] & affected:
+        if not affected.isdisjoint(asks[model]):
             affected.add(model)
             found.append(model)
     return found

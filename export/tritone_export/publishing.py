@@ -23,7 +23,7 @@ from typing import Any, Final
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.dependents import dependents
+from tritone_export.dependents import cached_dependents
 from tritone_export.repository import publish, translated, update, versions
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
@@ -100,7 +100,7 @@ def publish_live(
     with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
-        users = _cached_users(live, models)
+        users = cached_dependents(live.repository, models, live.calls, timeout_s=live.bounds.timeout_s)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
@@ -149,21 +149,10 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
         check_files(folder / str(wanted))
         kept = folder / str(wanted) / BESIDE
         beside = files_in(kept if kept.is_dir() else folder)
-        users = _cached_users(live, [model])
+        users = cached_dependents(live.repository, [model], live.calls, timeout_s=live.bounds.timeout_s)
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
         return (result, *_renew(live, users, [model]))
-
-
-def _cached_users(live: Live, models: Sequence[str]) -> list[str]:
-    """Models on the server whose answers are kept in its cache, and come from others that are to change."""
-    found = [model for model in dependents(live.repository, models) if model not in models]
-    cached = []
-    for model in found:
-        with contextlib.suppress(CanaryError):  # it is not loaded, and answers nobody
-            if live.calls.config(model, timeout_s=live.bounds.timeout_s).response_cache.enable:
-                cached.append(model)
-    return cached
 
 
 def _renew(
@@ -176,12 +165,14 @@ def _renew(
         version = newest(live.repository, model)
         try:
             published = _switch(live, version, files_in(version.parent), None)
-        except RefusedVersionError as error:
+        except (RefusedVersionError, RepositoryError) as error:
+            reason = error.reason if isinstance(error, RefusedVersionError) else str(error)
             raise RefusedVersionError(
-                f"{', '.join(changed)}: the new version is live, but {model} no longer answers by means of it, or only "
-                f"from the cache: {error.reason}; go back with: tritone rollback {' '.join(changed)}",
+                f"{', '.join(changed)}: the new version is live, but {model}, which passes requests on to it, cannot "
+                f"be renewed and answers from the cache, if at all: {reason}; go back with: tritone rollback "
+                f"{' '.join(changed)}",
                 model=model,
-                reason=error.reason,
+                reason=reason,
             ) from error
         renewed.append(replace(published, renewed=True))
     return renewed

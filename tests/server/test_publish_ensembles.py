@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +94,46 @@ def test_cached_answers_end_with_the_version_that_gave_them(world: World, tmp_pa
     back = rollback(MODEL, world.live)
     assert {each.model: each.version for each in back} == {MODEL: 3, "cached": 3, "a_second": 3}
     assert [world.ask(name)[0] for name in names] == [2.0] * 3
+
+
+def test_on_the_command_line(world: World, tmp_path: Path) -> None:
+    world.ask("cached")
+    (make_source(tmp_path / "next", k=3) / MODEL).rename(tmp_path / "next" / "genre_cnn")
+    config, card = (tmp_path / "next" / "genre_cnn" / name for name in ("config.pbtxt", "1/model_card.json"))
+    config.write_text(config.read_text().replace(MODEL, "genre_cnn"))
+    card.write_text(json.dumps({**json.loads(card.read_text()), "weights_sha256": "cd" * 32}))
+    make_source(tmp_path / "next", k=4)
+    recommender = world.repository / "recommender" / "1"  # nothing that could be loaded
+    recommender.mkdir(parents=True)
+    heard_by = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
+    (recommender / "recommender.json").write_text(
+        json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by})
+    )
+
+    def tritone(verb: str, *arguments: str) -> tuple[dict[str, Any], str]:
+        command = [sys.executable, "-m", "tritone_cli", verb, *arguments, "--repository", str(world.repository)]
+        command += ["--http-url", world.watched.server.http_url, "--grpc-url", world.watched.server.grpc_url]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        return json.loads(ended.stdout or "{}"), ended.stderr
+
+    said, told = tritone(
+        "publish", MODEL, "genre_cnn", "--from", str(tmp_path / "next"), "--max-slowdown", "5", "--json"
+    )
+    assert [(each["model"], each["renewed"]) for each in said["published"]] == [
+        (MODEL, False),
+        ("genre_cnn", False),
+        ("cached", True),
+        ("a_second", True),
+    ]
+    (warning,) = said["warnings"]
+    assert "recommender does not belong to" in warning
+    assert f"warning: {warning}" in told
+    said, told = tritone("rollback", MODEL)
+    assert said == {}
+    assert f"{MODEL}: version 3 is live, which undoes version 2" in told
+    assert "cached: version 3: renewed" in told
+    assert "warning" not in told
+    assert world.ask("cached") == (2.0, "3")
 
 
 def test_an_ensemble_that_the_new_version_breaks_is_told(world: World, tmp_path: Path) -> None:
