@@ -38,7 +38,7 @@ def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
     """Models that pass requests on to one of `changed`, or to one that does; each after those that it passes them to.
 
     Raises:
-        RepositoryError: a configuration cannot be read, or models pass requests on to one another in a circle.
+        RepositoryError: models pass requests on to one another in a circle.
     """
     models = filled_models(repository)
     asks = {model: sorted(_asked_by(repository / model) & models) for model in sorted(models)}
@@ -58,9 +58,9 @@ def dependents(repository: Path, changed: Iterable[str]) -> list[str]:
 
 def _asked_by(folder: Path) -> set[str]:
     """What a model's configuration names: of what it names, models are those that the repository holds."""
-    path = folder / "config.pbtxt"
-    if not path.is_file():
-        return set()
-    config = read_config(path)
+    try:
+        config = read_config(folder / "config.pbtxt")
+    except RepositoryError:
+        return set()  # nothing that a server could have loaded
     steps = {step.model_name for step in config.ensemble_scheduling.step}
     return (steps | {parameter.string_value for parameter in config.parameters.values()}) - {folder.name}
