@@ -30,7 +30,7 @@ from tritone_export._exceptions import (
 )
 from tritone_export.forgetting import Forgotten, forget_user, served_versions
 from tritone_export.forgetting_checkpoint import forget_in_checkpoint
-from tritone_export.lint import Finding, LintReport, check_repository, lint_repository
+from tritone_export.lint import Finding, LintReport, check_hearing, check_repository, lint_repository
 from tritone_export.models import ExportResult
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
@@ -74,6 +74,7 @@ __all__ = [
     "StaticAxisError",
     "TunedError",
     "ValueMismatchError",
+    "check_hearing",
     "check_repository",
     "companion_name",
     "export_artifact",

@@ -112,7 +112,7 @@ def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: Ad
 
 def reference_of(version: Path, config_file: Path) -> Reference | None:
     """What a version's ONNX file computes in this process; None if it has none, or ONNX Runtime is not here."""
-    config = _parsed(config_file)
+    config = read_config(config_file)
     path = version / (config.default_model_filename or "model.onnx")
     if config.backend not in _ORT or not path.is_file() or importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -154,7 +154,7 @@ def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
         if name not in CONFIG_FILES:
             shutil.copy(path, target)
             continue
-        config = _parsed(path)
+        config = read_config(path)
         config.name = folder.name
         for step in config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ():
             step.model_name = names.get(step.model_name, step.model_name)
@@ -165,7 +165,12 @@ def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
         target.write_text(text_format.MessageToString(config))
 
 
-def _parsed(path: Path) -> Any:
+def read_config(path: Path) -> Any:
+    """A configuration.
+
+    Raises:
+        RepositoryError: it cannot be read.
+    """
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:

@@ -16,13 +16,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
+from tritone_export.dependents import cached_dependents
 from tritone_export.repository import publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME
 from tritone_export.tuned_files import overridden, untuned
@@ -44,8 +45,10 @@ class Published:
 
     Attributes:
         before: the version that was live until then; None if it is the first.
-        trial: what it showed before; None where a version was brought back.
+        trial: what it showed before; None where a version was brought back, or renewed.
         seconds: how long the change took, from writing the version to its answering.
+        renewed: it is the version before under another number, so that no answer of it is taken from the cache: it
+            passes requests on to a model that was changed.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Published:
     before: int | None
     trial: Trial | None
     seconds: float
+    renewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def publish_live(
     *,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Published, ...]:
-    """Try the newest versions of `source`, and make them live if all pass.
+    """Try the newest versions of `source`, and make them live if all pass; renew what answers by means of them.
 
     Args:
         source: a model repository, of an export or of another server.
@@ -85,8 +89,12 @@ def publish_live(
         live: the server to publish to.
         on_step: told each step as it begins.
 
+    Returns:
+        the new versions, then those that were renewed.
+
     Raises:
-        RefusedVersionError: one did not pass; all that was live is live still.
+        RefusedVersionError: one did not pass; all that was live is live still. Or what passes requests on to one that
+            is live now cannot be renewed, which the message tells.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
@@ -95,6 +103,7 @@ def publish_live(
         for model in models:
             check_files(newest(source, model))
             _beside(source / model, live.repository / model)
+        users = cached_dependents(live.repository, models, live.calls, timeout_s=live.bounds.timeout_s)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
@@ -115,19 +124,22 @@ def publish_live(
             version = newest(source, model)
             beside = _beside(version.parent, live.repository / model)
             published.append(_switch(live, version, beside, trials[model]))
-        return tuple(published)
+        return (*published, *_renew(live, users, models, on_step))
 
 
-def rollback(model: str, live: Live, *, version: int | None = None) -> Published:
-    """Make the version before the live one live again, as the next number.
+def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Published, ...]:
+    """Make the version before the live one live again, as the next number; renew what answers by means of it.
 
     Args:
         version: the one to bring back; None takes the newest below the live one that was not withdrawn before and is
             not the same.
 
+    Returns:
+        the model's version, then those that were renewed.
+
     Raises:
         RepositoryError: there is none.
-        RefusedVersionError: it does not answer any more.
+        RefusedVersionError: it does not answer any more, or what passes requests on to it does not.
     """
     with translated(live.repository), _alone(live.repository):
         folder = live.repository / model
@@ -141,9 +153,33 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> Published
         kept = folder / str(wanted) / BESIDE
         # How this machine serves best is not a version's: what holds now stays.
         beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
+        users = cached_dependents(live.repository, [model], live.calls, timeout_s=live.bounds.timeout_s)
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
-        return result
+        return (result, *_renew(live, users, [model]))
+
+
+def _renew(
+    live: Live, users: Sequence[str], changed: Sequence[str], on_step: Callable[[str], None] = lambda step: None
+) -> list[Published]:
+    """Give what is live the next number, under which the cache holds no answers yet."""
+    renewed = []
+    for model in users:
+        on_step(f"{model}: renewing, since it answers by means of {', '.join(changed)}")
+        version = newest(live.repository, model)
+        try:
+            published = _switch(live, version, _contents(version.parent), None)
+        except (RefusedVersionError, RepositoryError) as error:
+            reason = error.reason if isinstance(error, RefusedVersionError) else str(error)
+            raise RefusedVersionError(
+                f"{', '.join(changed)}: the new version is live, but {model}, which passes requests on to it, cannot "
+                f"be renewed and answers from the cache, if at all: {reason}; go back with: tritone rollback "
+                f"{' '.join(changed)}",
+                model=model,
+                reason=reason,
+            ) from error
+        renewed.append(replace(published, renewed=True))
+    return renewed
 
 
 def _beside(source: Path, folder: Path) -> dict[str, bytes]:

@@ -42,6 +42,19 @@ def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
     assert (tmp_path / "model_repository" / "genre_cnn" / "1" / "model.onnx").is_file()
 
 
+def test_a_recommender_that_heard_by_another_network_is_told(app: typer.Typer, tmp_path: Path) -> None:
+    version = tmp_path / "model_repository" / "recommender" / "1"
+    version.mkdir(parents=True)
+    heard_by = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
+    (version / "recommender.json").write_text(json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by}))
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert "recommender does not belong to model_repository/genre_cnn/1 (weights-cdcdcdcdcdcd.pt)" in warning
+    assert f"warning: {warning}\n" in result.stderr
+
+
 def test_people_read_stderr(app: typer.Typer, tmp_path: Path) -> None:
     arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--name", "genre_two"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 from tests import recommender_models
+from tests.training import sounds
+from tests.training.conftest import Trained
 
 from tritone_cli.console import print_listening_report
-from tritone_serving.recommender import Question
+from tritone_serving.recommender import Question, open_artifact
 from tritone_serving.recommender.batch import weigh
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.interactions import Columns, load_listening, load_log
@@ -402,6 +404,21 @@ def test_recordings_need_a_network(tmp_path: Path) -> None:
     listening = replace(recommender_models.files(), recordings=tmp_path)
     with pytest.raises(DataError, match="give --genre-checkpoint"):
         KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
+
+
+def test_all_that_is_left_says_who_heard_the_items(trained: Trained, tmp_path: Path) -> None:
+    for number in range(4):
+        sounds.write(tmp_path / "audio" / "piece" / f"{number}.wav", sounds.hum(number))
+    listening = replace(recommender_models.files(), recordings=tmp_path / "audio", genre_checkpoint=trained.folder)
+    out = tmp_path / "run"
+    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, listening=listening, overrides={"taste": 0}))
+    weights = json.loads((trained.folder / "checkpoint.json").read_text())["weights_sha256"]
+    assert get_kind("genre_cnn").export(trained.folder, None).card["weights_sha256"] == weights
+    expected = {"kind": "genre_cnn", "weights_sha256": weights}
+    assert json.loads((out / "checkpoint.json").read_text())["heard_by"] == expected
+    assert open_artifact(out / "artifact").manifest["heard_by"] == expected
+    assert KIND.export(out, None).card["heard_by"] == expected
+    assert "heard_by" not in KIND.export(recommender_models.checkpoint(), None).card
 
 
 def test_a_network_needs_recordings(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ class EnsembleDeclaration:
     Attributes:
         inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
         steps: in any order; tensors that are neither input nor output join them.
-        response_cache: an answer may outlive the versions of the steps that gave it, so whoever publishes a step
-            publishes the ensemble too.
+        response_cache: an answer may outlive the versions of the steps that gave it, so `tritone publish` of a step
+            gives the ensemble a new version, too.
     """
 
     name: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import console, options
+from tritone_cli.hearing import as_warnings, say_hearing
 
 if TYPE_CHECKING:
     from tritone_export import ExportResult, Reduced, Reduction
@@ -100,9 +101,11 @@ def export(
         listening=options.listening_files(locals()),
     )
     results = _export(kind, checkpoint, repository, pretrained, name, ab, measuring)
+    models = [result.model for result in results]
     if json:
+        warnings = say_hearing(repository, models)
         first, *companions = (_as_json(kind, result) for result in results)
-        console.print_json({**first, "companions": companions})
+        console.print_json({**first, "companions": companions, **as_warnings(warnings)})
         return
     for result in results:
         if result.warning:
@@ -117,6 +120,7 @@ def export(
             _say_reduced(reduced)
         for why in dict.fromkeys((result.kept or {}).values()):
             console.say(f"  {why}")
+    say_hearing(repository, models)
     console.say(f"serve it: tritone serve --repository {repository}")
 
 

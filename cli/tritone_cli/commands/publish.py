@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tritone_cli import console
+from tritone_cli.hearing import as_warnings, say_hearing
 from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
 from tritone_cli.options import ApiKeyFile, CaFile
 
@@ -71,8 +72,9 @@ def publish(
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
         published = publish_live(folder, names, live, on_step=status.update)
+    warnings = say_hearing(repository, [each.model for each in published if not each.renewed])
     if json:
-        console.print_json({"published": [as_json(each) for each in published]})
+        console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})
         return
     for each in published:
         console.say(f"{each.model}: {_said(each)}")
@@ -110,13 +112,21 @@ def as_json(published: Published) -> dict[str, Any]:
         "version": published.version,
         "before": published.before,
         "seconds": round(published.seconds, 3),
+        "renewed": published.renewed,
         "median_s": trial and trial.median_s,
         "live_median_s": trial and trial.live_median_s,
         "max_abs_difference": dict(trial.max_abs_difference) if trial else {},
     }
 
 
+def said_of_renewed(published: Published) -> str:
+    """Why a model that nobody named has another number."""
+    return f"version {published.version}: renewed, so that no answer by means of what was live before is in the cache"
+
+
 def _said(published: Published) -> str:
+    if published.renewed:
+        return said_of_renewed(published)
     said = f"version {published.version} is live"
     if published.before is not None:
         said += f", version {published.before} is kept"

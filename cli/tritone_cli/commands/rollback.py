@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tritone_cli import console
-from tritone_cli.commands.publish import as_json
+from tritone_cli.commands.publish import as_json, said_of_renewed
+from tritone_cli.hearing import as_warnings, say_hearing
 from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
 from tritone_cli.options import ApiKeyFile, CaFile
 
@@ -40,9 +41,11 @@ def rollback(
     with connected(
         repository, http_url, grpc_url, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
     ) as live:
-        published = [go_back(model, live, version=version) for model in models]
+        published = [each for model in models for each in go_back(model, live, version=version)]
+    warnings = say_hearing(repository, models)
     if json:
-        console.print_json({"published": [as_json(each) for each in published]})
+        console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})
         return
     for each in published:
-        console.say(f"{each.model}: version {each.version} is live, which undoes version {each.before}")
+        undoes = f"version {each.version} is live, which undoes version {each.before}"
+        console.say(f"{each.model}: {said_of_renewed(each) if each.renewed else undoes}")

@@ -2,5 +2,6 @@
 
 from tritone_export.lint.check import check_repository, lint_repository
 from tritone_export.lint.finding import Finding, LintReport
+from tritone_export.lint.hearing import check_hearing
 
-__all__ = ["Finding", "LintReport", "check_repository", "lint_repository"]
+__all__ = ["Finding", "LintReport", "check_hearing", "check_repository", "lint_repository"]

@@ -26,6 +26,7 @@ from tritone_export.lint.files import (
 )
 from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
+from tritone_export.lint.hearing import report_hearing
 from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
 from tritone_export.lint.pbtxt import ConfigFile, read_config
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
@@ -58,6 +59,7 @@ def check_repository(path: Path) -> LintReport:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
         for folder in folders:
             _check_model(folder, path, report)
+        report_hearing(path, report)
     except OSError as error:
         raise RepositoryError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
     if not folders:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tritone_client.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
-from tritone_serving.recommender.artifact import files_of
+from tritone_serving.recommender.artifact import EMBEDDINGS, HEARD_BY, files_of
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender_keys import KEY_VARIABLE
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
@@ -30,7 +30,7 @@ KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # What the manifest says that belongs on the card, for people and auditors.
-_SHOWN: Final = ("personal_data", "members", "ensembles", "ab", "metrics", "data", "weighting")
+_SHOWN: Final = ("personal_data", "members", HEARD_BY, "ensembles", "ab", "metrics", "data", "weighting")
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
@@ -84,7 +84,7 @@ def from_artifact(
         "artifact_format": manifest["format"],
     }
     files: dict[str, Path | bytes] = {path.name: path for path in files_of(artifact)}
-    if "items.embeddings" in artifact.arrays and (index := build_index(artifact.arrays["items.embeddings"])):
+    if EMBEDDINGS in artifact.arrays and (index := build_index(artifact.arrays[EMBEDDINGS])):
         files[INDEX_FILENAME] = index
     return ArtifactExport(
         declaration=DECLARATION,

@@ -5,7 +5,7 @@ Letters: I items, W windows of a recording.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 
 from tritone_client import InvalidAudioError
 from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS
+from tritone_serving.recommender.artifact import EMBEDDINGS
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import files_of
 from tritone_training.data.loading import visible_files
@@ -38,12 +39,14 @@ class Sounds:
         embeddings: (n, 256) of length 1.
         emotions: (n, 9), or None if the network was not trained on them.
         problems: files that could not be heard, with the reason.
+        heard_by: which network it was: its kind, and the digest of its weights as on its own card.
     """
 
     items: Sequence[str]
     embeddings: Floats
     emotions: Floats | None
     problems: Sequence[str]
+    heard_by: Mapping[str, str]
 
 
 def hear(request: TrainRequest) -> Sounds | None:
@@ -79,7 +82,7 @@ def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
 
 
 def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> Sounds:
-    network = _network(checkpoint)
+    network, heard_by = _network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
     with progress_bar("hearing recordings", shown=progress) as on_progress:
         for number, (item, recording) in enumerate(recordings, start=1):
@@ -97,11 +100,12 @@ def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progres
             f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1])
         )
     felt_by_all = np.stack(emotions)
-    return Sounds(items, np.stack(embeddings), felt_by_all if (felt_by_all >= 0).all() else None, problems)
+    emotions_heard = felt_by_all if (felt_by_all >= 0).all() else None
+    return Sounds(items, np.stack(embeddings), emotions_heard, problems, heard_by)
 
 
-def _network(checkpoint: Path) -> Callable[[Recording], tuple[Floats, Floats]]:
-    from tritone_training.kinds.genre_cnn.build import exportable
+def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
+    from tritone_training.kinds.genre_cnn.build import KIND_NAME, exportable
 
     made = exportable(checkpoint, None)
     names = [tensor.name for tensor in made.declaration.outputs]
@@ -119,7 +123,7 @@ def _network(checkpoint: Path) -> Callable[[Recording], tuple[Floats, Floats]]:
         )
         return embedding / max(float(np.linalg.norm(embedding)), 1e-9), felt
 
-    return run
+    return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
 
 
 def add_sounds(parts: Parts, world: World, sounds: Sounds) -> None:
@@ -128,7 +132,7 @@ def add_sounds(parts: Parts, world: World, sounds: Sounds) -> None:
     rows = np.array([places[item] for item in sounds.items], np.int64)
     embeddings = np.zeros((world.n_items, EMBEDDING_SIZE), np.float32)
     embeddings[rows] = sounds.embeddings
-    parts.arrays["items.embeddings"] = embeddings
+    parts.arrays[EMBEDDINGS] = embeddings
     parts.arrays["sound.centre"] = sounds.embeddings.mean(0)
     parts.members["sound"] = {"kind": "sound"}
     if sounds.emotions is not None:
