@@ -9,7 +9,8 @@ async with AsyncMusicClient("localhost:8001") as music:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,10 +20,10 @@ from tritone_client._async_composing_calls import AsyncComposingCalls
 from tritone_client._async_latent_calls import AsyncLatentCalls
 from tritone_client._async_recommending_calls import AsyncRecommendingCalls
 from tritone_client._base import BaseClient
-from tritone_client._catalogue import Flow
-from tritone_client._deadline import Deadline
+from tritone_client._catalogue import Flow, after
+from tritone_client._deadline import Deadline, Pause
 from tritone_client._endpoint import Endpoint
-from tritone_client._exceptions import ClientError
+from tritone_client._exceptions import ClientError, VersionChangedError
 from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
 from tritone_client._results import Classification
 from tritone_client._tracing import call_span
@@ -88,7 +89,7 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
         self._check_loop()
         with call_span(flow):
-            step: Request | _Done[T] = await _advanced(next, flow)
+            step: Request | Pause | _Done[T] = await _advanced(next, flow)
             while not isinstance(step, _Done):
                 try:
                     response = await self._answer(step, deadline)
@@ -99,19 +100,41 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
                     step = await _advanced(flow.send, response)
             return step.result
 
-    async def _answer(self, request: Request, deadline: Deadline) -> Response:
-        n_failed = 0
+    async def _answer(self, request: Request | Pause, deadline: Deadline) -> Response | None:
+        if isinstance(request, Pause):
+            await asyncio.sleep(request.delay_s(deadline.left_s()))
+            return None
+        failures: list[ClientError] = []
         while True:
             try:
                 return await self._transport.handle(request, timeout_s=deadline.check(request))
             except ClientError as error:
-                n_failed += 1
-                delay_s = self._delay_s(request, error, n_failed, deadline)
+                failures.append(error)
+                delay_s = self._delay_s(request, failures, deadline)
             await asyncio.sleep(delay_s)
 
-    async def _stream(self, request: StreamRequest, timeout_s: float) -> AsyncIterator[InferResponse]:
+    async def _stream(
+        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Answers as they come; before the first one, `again` makes the request anew where its version is gone."""
+        begun = Deadline(timeout_s)
+        for n_begun in itertools.count(1):
+            async with aclosing(self._stream_of(request, timeout_s)) as responses:
+                n_answers = 0
+                try:
+                    async for response in responses:
+                        n_answers += 1
+                        yield response
+                    return
+                except VersionChangedError as error:
+                    if n_answers:
+                        raise
+                    pause = Pause(n_begun, error)
+            request = await self._run(after(pause, again()), begun)
+
+    async def _stream_of(self, request: StreamRequest, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
         """Answers as they come; only before the first one may the request be sent again."""
-        n_failed = 0
+        failures: list[ClientError] = []
         while True:
             deadline = Deadline(timeout_s)
             async with aclosing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
@@ -122,8 +145,8 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
                         yield response
                     return
                 except ClientError as error:
-                    n_failed += 1
-                    delay_s = self._stream_delay_s(request, error, n_failed, n_answers, deadline)
+                    failures.append(error)
+                    delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
             await asyncio.sleep(delay_s)
 
     def _check_loop(self) -> None:
@@ -137,10 +160,10 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
             )
 
 
-async def _advanced(step: Callable[[A], Request], value: A) -> Request | _Done[T]:
+async def _advanced(step: Callable[[A], Request | Pause], value: A) -> Request | Pause | _Done[T]:
     """Run a flow to its next request, in a worker thread because that is where recordings are decoded."""
 
-    def run() -> Request | _Done[T]:
+    def run() -> Request | Pause | _Done[T]:
         try:
             return step(value)
         except StopIteration as end:  # a future cannot carry this one

@@ -59,7 +59,7 @@ class AsyncComposingCalls:
             flow = stream_flow(self._writers, prompt=prompt, bars=bars, meter=meter, wish=wish, model=model)
             deadline = self._deadline(timeout_s)
             request, growing = await self._run(flow, deadline)
-            return growing, self._stream(request, deadline.timeout_s)
+            return growing, self._stream(request, growing.request, deadline.timeout_s)
 
         return AsyncPieceStream(wish.seed, begin)
 

@@ -113,24 +113,26 @@ class BaseClient(Generic[TRANSPORT]):
             raise ClientError("this client is closed; make a new one")
         return Deadline(self._timeout_s if timeout_s is None else _checked_timeout(timeout_s))
 
-    def _delay_s(self, request: Request, error: ClientError, n_failed: int, deadline: Deadline) -> float:
-        """How long to wait before sending again; raises `error` if that is not to be."""
+    def _delay_s(self, request: Request, failures: Sequence[ClientError], deadline: Deadline) -> float:
+        """How long to wait before sending again; raises the last of `failures` if that is not to be."""
+        error = failures[-1]
         if isinstance(error, RequestTimeoutError):  # the transport knew only what was left of the call's time
             raise timed_out(request, deadline.timeout_s) from error
-        delay_s = retry_delay_s(request, error, n_failed=n_failed, retries=self._retries, left_s=deadline.left_s())
+        delay_s = retry_delay_s(request, failures, retries=self._retries, left_s=deadline.left_s())
         if delay_s is None:
             raise error
         return delay_s
 
     def _stream_delay_s(
-        self, request: StreamRequest, error: ClientError, n_failed: int, n_answers: int, deadline: Deadline
+        self, request: StreamRequest, failures: Sequence[ClientError], n_answers: int, deadline: Deadline
     ) -> float:
         """As `_delay_s`, for a stream: once it has begun, what failed stays failed."""
+        error = failures[-1]
         if isinstance(error, ServerError) and not isinstance(error, ServerBusyError):
             self._writers.forget(request.model)  # it may have been replaced by one with other tensors
         if n_answers:
             raise error
-        return self._delay_s(request, error, n_failed, deadline)
+        return self._delay_s(request, failures, deadline)
 
 
 def _ready_flow(model: str | None) -> Flow[bool]:

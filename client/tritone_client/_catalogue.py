@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar, cast
 
 import numpy as np
 
-from tritone_client._exceptions import InvalidInputError, ServerError
+from tritone_client._deadline import Pause
+from tritone_client._exceptions import InvalidInputError, ServerBusyError, ServerError, VersionChangedError
 from tritone_client._messages import (
     Array,
     InferRequest,
@@ -25,23 +27,23 @@ from tritone_client._messages import (
     ModelResponse,
     Request,
     Response,
+    latest_version,
 )
 from tritone_client.constants import EMOTIONS, SAMPLE_RATE_HZ
 
 T = TypeVar("T")
 # A flow yields requests, is sent their responses (or thrown their errors), and returns the result. It does
 # no input or output towards the server, so the synchronous and the asynchronous client run the same one.
-Flow: TypeAlias = Generator[Request, Response, T]
+Flow: TypeAlias = Generator[Request | Pause, Response | None, T]
 
 AUDIO_INPUT: Final = "audio"
 LABELLED: Final = ("probabilities", "emotions", "tags")  # outputs whose last axis has names
 N_CLASSES_MAX: Final = 100_000  # "all of them": Triton answers with as many as there are
+# A server may keep an old version beside the new one, and a fleet have replicas of both for hours: nobody is refused
+# there, but everybody should come to ask for the new one.
+REMEMBERED_FOR_S: Final = 30.0
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 _MODEL_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
-
-
-class VersionChangedError(ServerError):
-    """A response came from another version than what is remembered; the call must begin again."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Remembered:
     Attributes:
         version: None until an answer said it.
         labels: names by output, or None if nobody has asked for them yet.
+        since_s: on the monotonic clock.
     """
 
     info: ModelResponse
     version: str | None
     labels: Mapping[str, tuple[str, ...]] | None = None
+    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def n_windows_max(self) -> int:
@@ -78,14 +82,16 @@ class Catalogue:
         """What is known about a model, asked from the server where nothing is.
 
         Raises:
-            VersionChangedError: if a new version went live between the questions.
+            VersionChangedError: if its version is gone between the questions.
             ServerError: if the model is not one that listens to recordings.
         """
         known = self._models.get(model)
-        if known is None:
+        if known is None or is_old(known.since_s):
             info = cast(ModelResponse, (yield ModelRequest(model)))
             _check_listens(info)
-            known = Remembered(info, latest_version(info.versions))
+            version = latest_version(info.versions)
+            labels_known = known.labels if known is not None and known.version == version else None
+            known = Remembered(info, version, labels_known)
             self._models[model] = known
         if labels and known.labels is None:
             known = yield from self._with_labels(known)
@@ -104,11 +110,50 @@ class Catalogue:
             inputs={AUDIO_INPUT: _test_tone(known.window_samples)},
             outputs=named,
             n_classes=N_CLASSES_MAX,
+            version=known.version,
         )
         response = cast(InferResponse, (yield request))
         check_version(known.version, response)
         labels = {name: _labels(name, response.outputs[name], known.info.model) for name in named}
         return replace(known, labels=labels, version=response.version)
+
+
+def on_live_versions(forget: Callable[[], None], attempt: Callable[[], Flow[T]]) -> Flow[T]:
+    """Run a flow, and run it again as long as the versions that it goes by turn out to be gone, and there is time.
+
+    A flow asks for the version that it knows, so that servers with another one refuse. What is known may be old, a
+    version may go live in the middle, and during a roll-out the replicas behind one address differ for a while.
+
+    Args:
+        forget: drops what is remembered about the flow's models, which may have other tensors or labels by now.
+        attempt: makes the flow, from the look-up on.
+
+    Raises:
+        VersionChangedError: versions kept changing until the call's time was up.
+        ServerError: any other, at once.
+    """
+    for n_begun in itertools.count(1):
+        try:
+            return (yield from attempt())
+        except ServerError as error:
+            if not isinstance(error, ServerBusyError):
+                forget()
+            if not isinstance(error, VersionChangedError):
+                raise
+            changed = error
+        yield Pause(n_begun, changed)
+    raise AssertionError("unreachable: it returns or raises")
+
+
+def is_old(since_s: float) -> bool:
+    """Whether what has been remembered since then is to be asked for again."""
+    return time.monotonic() - since_s > REMEMBERED_FOR_S
+
+
+def after(pause: Pause, flow: Flow[T]) -> Flow[T]:
+    """A flow that begins later."""
+    yield pause
+    return (yield from flow)
 
 
 def check_version(known: str | None, response: InferResponse) -> None:
@@ -120,7 +165,7 @@ def check_version(known: str | None, response: InferResponse) -> None:
     if known is not None and response.version != known:
         raise VersionChangedError(
             f"model {response.model!r} changed from version {known} to {response.version} during "
-            f"the call, and again when it was repeated; call again when the roll-out is over",
+            f"the call, and again whenever it was repeated; call again when the roll-out is over",
             model=response.model,
             request_id=response.request_id,
         )
@@ -137,12 +182,6 @@ def check_model_name(model: str) -> str:
             f"{model!r} cannot be a model's name; expected letters, digits, '_', '-' and '.', as in genre_cnn"
         )
     return model
-
-
-def latest_version(versions: tuple[str, ...]) -> str | None:
-    """The version that Triton asks by default: the highest number; None if there is none."""
-    numbers = [int(version) for version in versions if version.isdecimal()]
-    return str(max(numbers)) if numbers else None
 
 
 _counter = itertools.count(1)

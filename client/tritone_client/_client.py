@@ -10,18 +10,19 @@ with MusicClient("localhost:8001") as music:
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
 from typing import Self, TypeVar
 
 from tritone_client._base import BaseClient
-from tritone_client._catalogue import Flow
+from tritone_client._catalogue import Flow, after
 from tritone_client._composing_calls import ComposingCalls
-from tritone_client._deadline import Deadline
+from tritone_client._deadline import Deadline, Pause
 from tritone_client._endpoint import Endpoint
-from tritone_client._exceptions import ClientError
+from tritone_client._exceptions import ClientError, VersionChangedError
 from tritone_client._latent_calls import LatentCalls
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
 from tritone_client._recommending_calls import RecommendingCalls
@@ -133,19 +134,41 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
                 result: T = end.value
                 return result
 
-    def _answer(self, request: Request, deadline: Deadline) -> Response:
-        n_failed = 0
+    def _answer(self, request: Request | Pause, deadline: Deadline) -> Response | None:
+        if isinstance(request, Pause):
+            time.sleep(request.delay_s(deadline.left_s()))
+            return None
+        failures: list[ClientError] = []
         while True:
             try:
                 return self._transport.handle(request, timeout_s=deadline.check(request))
             except ClientError as error:
-                n_failed += 1
-                delay_s = self._delay_s(request, error, n_failed, deadline)
+                failures.append(error)
+                delay_s = self._delay_s(request, failures, deadline)
             time.sleep(delay_s)
 
-    def _stream(self, request: StreamRequest, timeout_s: float) -> Iterator[InferResponse]:
+    def _stream(
+        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+    ) -> Generator[InferResponse, None, None]:
+        """Answers as they come; before the first one, `again` makes the request anew where its version is gone."""
+        begun = Deadline(timeout_s)
+        for n_begun in itertools.count(1):
+            with closing(self._stream_of(request, timeout_s)) as responses:
+                n_answers = 0
+                try:
+                    for response in responses:
+                        n_answers += 1
+                        yield response
+                    return
+                except VersionChangedError as error:
+                    if n_answers:
+                        raise
+                    pause = Pause(n_begun, error)
+            request = self._run(after(pause, again()), begun)
+
+    def _stream_of(self, request: StreamRequest, timeout_s: float) -> Generator[InferResponse, None, None]:
         """Answers as they come; only before the first one may the request be sent again."""
-        n_failed = 0
+        failures: list[ClientError] = []
         while True:
             deadline = Deadline(timeout_s)
             with closing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
@@ -156,6 +179,6 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
                         yield response
                     return
                 except ClientError as error:
-                    n_failed += 1
-                    delay_s = self._stream_delay_s(request, error, n_failed, n_answers, deadline)
+                    failures.append(error)
+                    delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
             time.sleep(delay_s)

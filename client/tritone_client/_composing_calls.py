@@ -98,7 +98,7 @@ class ComposingCalls:
         flow = stream_flow(self._writers, prompt=prompt, bars=bars, meter=meter, wish=wish, model=model)
         deadline = self._deadline(timeout_s)
         request, growing = self._run(flow, deadline)
-        return PieceStream(growing, self._stream(request, deadline.timeout_s))
+        return PieceStream(growing, self._stream(request, growing.request, deadline.timeout_s))
 
     def harmonize(
         self: Runs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,11 +13,18 @@ from tritone_client._exceptions import (
     ConnectionFailedError,
     RequestTimeoutError,
     ServerBusyError,
+    VersionChangedError,
 )
 from tritone_client._messages import Request, id_of, model_of
 
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 2.0
+# A version that one replica behind a balancer lacks, another may have. Sent again so often before the call looks up
+# which versions there are; where the version is gone for good, that costs it these few waits once.
+N_VERSION_RETRIES: Final = 3
+FIRST_VERSION_DELAY_S: Final = 0.01
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,49 @@ def timed_out(request: Request, timeout_s: float) -> RequestTimeoutError:
     )
 
 
-def retry_delay_s(request: Request, error: ClientError, *, n_failed: int, retries: int, left_s: float) -> float | None:
+def retry_delay_s(request: Request, failures: Sequence[ClientError], *, retries: int, left_s: float) -> float | None:
     """Seconds to wait before a request is sent again; None if it must not be.
 
-    Only what may be repeated is repeated, only after a failure that time may heal, and only if the wait
-    leaves time for an answer. The jitter keeps clients that failed together from coming back together.
+    Only what may be repeated is repeated, only after a failure that time or another server may heal, and only if the
+    wait leaves time for an answer.
+
+    Args:
+        failures: of the request so far, the last one just now.
+        retries: how often it may be sent again; a version that is not there is counted by itself.
     """
-    if not request.idempotent or n_failed > retries:
+    changed = isinstance(failures[-1], VersionChangedError)
+    n_failed = sum(isinstance(error, VersionChangedError) is changed for error in failures)
+    if not request.idempotent or n_failed > (N_VERSION_RETRIES if changed else retries):
         return None
-    if not isinstance(error, ConnectionFailedError | ServerBusyError):
+    if changed:
+        delay_s = 0.0 if n_failed == 1 else _jittered_s(FIRST_VERSION_DELAY_S, LONGEST_PAUSE_S, n_failed - 1)
+    elif isinstance(failures[-1], ConnectionFailedError | ServerBusyError):
+        delay_s = _jittered_s(FIRST_DELAY_S, LONGEST_DELAY_S, n_failed)
+    else:
         return None
-    longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (n_failed - 1))
-    delay_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
     return delay_s if delay_s < left_s else None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A flow's wish to wait before it begins again with other versions; raises `error` in it if time is up.
+
+    Attributes:
+        n_begun: how often it has begun, from 1.
+    """
+
+    n_begun: int
+    error: ClientError
+
+    def delay_s(self, left_s: float) -> float:
+        """Seconds to wait: none at first, as what was remembered may just have been old."""
+        delay_s = 0.0 if self.n_begun == 1 else _jittered_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, self.n_begun - 1)
+        if delay_s >= left_s:
+            raise self.error
+        return delay_s
+
+
+def _jittered_s(first_s: float, longest_s: float, n: int) -> float:
+    """Doubling from time to time; the jitter keeps clients that failed together from coming back together."""
+    delay_s: float = min(longest_s, first_s * 2 ** min(n - 1, 10))
+    return delay_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing

@@ -108,6 +108,13 @@ class ModelNotFoundError(ServerError):
     """No such model on this server, or none of its versions is ready."""
 
 
+class VersionChangedError(ServerError):
+    """The model is there, but not in the version that the call went by: it must begin again with another one.
+
+    Callers meet it only where versions kept changing for all of the call's time.
+    """
+
+
 class RequestRejectedError(ServerError):
     """The server says that the request is not valid: wrong name, type or shape."""
 

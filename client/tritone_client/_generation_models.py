@@ -6,22 +6,22 @@ Letters: N frames, Z and G latent dimensions.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, cast
 
 import numpy as np
 
-from tritone_client._catalogue import Flow, VersionChangedError, check_version, latest_version
-from tritone_client._exceptions import InvalidInputError, RequestRejectedError, ServerBusyError, ServerError
-from tritone_client._messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse
+from tritone_client._catalogue import Flow, check_version, is_old, on_live_versions
+from tritone_client._exceptions import InvalidInputError, RequestRejectedError, ServerError
+from tritone_client._messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone_client._whole_answers import whole_answer
 from tritone_client.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
 
 T = TypeVar("T")
 Shape = tuple[int | None, ...]  # without the batch axis; None where it differs between calls or versions
-N_ATTEMPTS: Final = 3  # as for recordings: what is remembered may be stale, and a version may go live meanwhile
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,14 @@ class Writer:
     """A version of a model that has to do with written music.
 
     Attributes:
-        version: None until an answer said it.
+        version: None if the server does not say.
+        since_s: on the monotonic clock.
     """
 
     info: ModelResponse
     role: Role
     version: str | None
+    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
@@ -171,7 +173,7 @@ class Writers:
             ServerError: if it has none of the roles.
         """
         known = self._models.get(model)
-        if known is None or known.role not in roles:
+        if known is None or known.role not in roles or is_old(known.since_s):
             info = cast(ModelResponse, (yield ModelRequest(model)))
             role = next((role for role in ROLES if role.fits(info)), None)
             if role is None or role not in roles:
@@ -187,29 +189,24 @@ class Writers:
 
 
 def with_fresh_models(writers: Writers, models: tuple[str, ...], attempt: Callable[[], Flow[T]]) -> Flow[T]:
-    """Run a flow, and run it again where what was remembered about its models turns out to be stale."""
-    for n_failed in range(N_ATTEMPTS):
-        try:
-            return (yield from attempt())
-        except ServerError as error:
-            if not isinstance(error, ServerBusyError):
-                writers.forget(*models)
-            # A new version may take other shapes, which the server says by refusing them.
-            stale = isinstance(error, VersionChangedError) or (
-                isinstance(error, RequestRejectedError) and n_failed == 0
-            )
-            if not stale or n_failed == N_ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    """`on_live_versions`; and once more after a refusal: what is served under the same number may take other shapes."""
+
+    def forget() -> None:
+        writers.forget(*models)
+
+    try:
+        return (yield from on_live_versions(forget, attempt))
+    except RequestRejectedError:
+        return (yield from on_live_versions(forget, attempt))
 
 
 def infer(known: Writer, request: InferRequest) -> Flow[InferResponse]:
-    """Ask a model, and hold the answer's version against what is remembered.
+    """Ask a model for the version that is remembered.
 
     Raises:
-        VersionChangedError: if they differ.
+        VersionChangedError: if it is not there.
     """
-    response = yield from whole_answer(request, known.info.max_batch_size)
+    response = yield from whole_answer(replace(request, version=known.version), known.info.max_batch_size)
     check_version(known.version, response)
     return response
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +18,16 @@ from tritone_client._catalogue import (
     Catalogue,
     Flow,
     Remembered,
-    VersionChangedError,
     check_version,
     next_request_id,
+    on_live_versions,
 )
-from tritone_client._exceptions import RequestTimeoutError, ServerBusyError, ServerError
+from tritone_client._exceptions import RequestTimeoutError, ServerError, VersionChangedError
 from tritone_client._messages import Array, InferRequest, InferResponse
 from tritone_client._results import Classification, TimelineWindow
 from tritone_client._whole_answers import whole_answer
 from tritone_client.audio import Audio, FloatArray, Window, iter_windows
 from tritone_client.constants import EMOTION_NOT_TRAINED
-
-# What is remembered may be stale, which costs one repetition, and a version may go live in the middle of
-# the call, which costs another; a third time is a server that cannot make up its mind.
-N_ATTEMPTS: Final = 3
 
 
 @dataclass
@@ -52,26 +47,24 @@ class _Heard:
 
 def classify_flow(catalogue: Catalogue, audio: Audio, *, model: str, top: int | None) -> Flow[Classification]:
     """The flow of `MusicClient.classify`."""
-    for attempt in range(N_ATTEMPTS):
-        try:
-            known = yield from catalogue.look_up(model, labels=True)
-            heard = yield from _listen(known, audio, _outputs(known))
-            return _classification(known, heard, top)
-        except ServerError as error:
-            _begin_again_or_raise(catalogue, model, error, attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def attempt() -> Flow[Classification]:
+        known = yield from catalogue.look_up(model, labels=True)
+        heard = yield from _listen(known, audio, _outputs(known))
+        return _classification(known, heard, top)
+
+    return (yield from on_live_versions(lambda: catalogue.forget(model), attempt))
 
 
 def embed_flow(catalogue: Catalogue, audio: Audio, *, model: str) -> Flow[FloatArray]:
     """The flow of `MusicClient.embed`."""
-    for attempt in range(N_ATTEMPTS):
-        try:
-            known = yield from catalogue.look_up(model, labels=False)
-            heard = yield from _listen(known, audio, _outputs(known))
-            return _mean_direction(heard.output("embedding"))
-        except ServerError as error:
-            _begin_again_or_raise(catalogue, model, error, attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def attempt() -> Flow[FloatArray]:
+        known = yield from catalogue.look_up(model, labels=False)
+        heard = yield from _listen(known, audio, _outputs(known))
+        return _mean_direction(heard.output("embedding"))
+
+    return (yield from on_live_versions(lambda: catalogue.forget(model), attempt))
 
 
 def _outputs(known: Remembered) -> tuple[str, ...]:
@@ -81,14 +74,6 @@ def _outputs(known: Remembered) -> tuple[str, ...]:
     `classify` an answer without probabilities, and the question would have to be put twice (`whole_answer`).
     """
     return tuple(name for name in known.info.outputs if name in (*LABELLED, "embedding"))
-
-
-def _begin_again_or_raise(catalogue: Catalogue, model: str, error: ServerError, attempt: int) -> None:
-    """Called while `error` is handled."""
-    if not isinstance(error, ServerBusyError):
-        catalogue.forget(model)  # the model may have been replaced by one with other tensors or labels
-    if not isinstance(error, VersionChangedError) or attempt == N_ATTEMPTS - 1:
-        raise error
 
 
 def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_Heard]:
@@ -101,7 +86,8 @@ def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_
         if chunk is None:
             return heard
         windows, batch = chunk
-        request = InferRequest(known.info.model, next_request_id("listen"), {AUDIO_INPUT: batch}, outputs)
+        inputs = {AUDIO_INPUT: batch}
+        request = InferRequest(known.info.model, next_request_id("listen"), inputs, outputs, version=known.version)
         began_s = time.perf_counter()
         try:
             response = yield from whole_answer(request, known.info.max_batch_size)

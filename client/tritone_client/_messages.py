@@ -14,7 +14,7 @@ client = MusicClient(transport=Recorded())
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -79,6 +79,7 @@ class InferRequest:
         n_classes: above 0, ask for the outputs' classes instead of their numbers (Triton's classification
             extension, the only way to a label file): each output is then an array of
             `value:index:label` strings of shape (n_batch, at most n_classes).
+        version: the only one that may answer; the server's latest if None.
     """
 
     model: str
@@ -87,6 +88,7 @@ class InferRequest:
     outputs: tuple[str, ...]
     n_classes: int = 0
     idempotent: bool = True
+    version: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,7 @@ class StreamRequest:
     Attributes:
         inputs: as of `InferRequest`.
         outputs: as of `InferRequest`; each answer has all of them.
+        version: as of `InferRequest`.
     """
 
     model: str
@@ -118,6 +121,7 @@ class StreamRequest:
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
     idempotent: bool = True
+    version: str | None = None
 
 
 Request: TypeAlias = ReadyRequest | ModelRequest | InferRequest | StreamRequest
@@ -196,6 +200,12 @@ def dtype_name(array: Array) -> str:
         raise InvalidInputError(
             f"an array of type {array.dtype} cannot be sent; expected one of {', '.join(DTYPES)}"
         ) from None
+
+
+def latest_version(versions: Sequence[str]) -> str | None:
+    """The version that Triton asks by default: the highest number; None if there is none."""
+    numbers = [int(version) for version in versions if version.isdecimal()]
+    return str(max(numbers)) if numbers else None
 
 
 def model_of(request: Request) -> str | None:

@@ -23,6 +23,7 @@ from tritone_client._exceptions import (
     ModelNotFoundError,
     RequestTimeoutError,
     ServerBusyError,
+    VersionChangedError,
 )
 from tritone_client._messages import Request, id_of, model_of
 
@@ -58,13 +59,13 @@ class Pool:
         self._lock = threading.Lock()
         self._turn = 0
 
-    def take(self, tried: Sequence[Member]) -> tuple[Member, bool] | None:
+    def take(self, tried: Sequence[Member], *, only_well: bool = False) -> tuple[Member, bool] | None:
         """The server to ask next, and whether it must be probed first; None if all were tried.
 
-        Each `take` is followed by one `give_back`.
+        With `only_well`, one that rests counts as tried. Each `take` is followed by one `give_back`.
         """
         with self._lock:
-            left = [member for member in self.members if member not in tried]
+            left = [member for member in self.members if member not in tried and not (only_well and member.n_failed)]
             if not left:
                 return None
             now_s = self._clock()
@@ -117,7 +118,9 @@ class Round:
 
     def next(self) -> Member | None:
         """The server to ask next; None if all were asked. Sets `must_probe`."""
-        taken = self._pool.take([member for member, _ in self._failures])
+        # A version that one server lacks may be nowhere any more: no reason to wait for one that is away.
+        only_well = any(isinstance(error, VersionChangedError) for _, error in self._failures)
+        taken = self._pool.take([member for member, _ in self._failures], only_well=only_well)
         if taken is None:
             return None
         member, self.must_probe = taken
@@ -143,6 +146,9 @@ class Round:
     def verdict(self) -> ClientError:
         """One error for those of several servers: what may pass comes before what will not."""
         errors = [error for _, error in self._failures]
+        changed = next((error for error in errors if isinstance(error, VersionChangedError)), None)
+        if changed is not None:  # one is there, and will answer whoever looks up which version it has
+            return changed
         if len(errors) == 1:
             return errors[0]
         if not any(isinstance(error, ConnectionFailedError) for error in errors):
@@ -165,8 +171,9 @@ def silent(member: Member) -> ConnectionFailedError:
 
 
 def may_move(request: Request, error: ClientError) -> bool:
-    """Whether another server may be asked the same: this one is gone, is full, or lacks the model."""
-    return request.idempotent and isinstance(error, ConnectionFailedError | ServerBusyError | ModelNotFoundError)
+    """Whether another server may be asked the same: this one is gone, is full, or lacks the model or its version."""
+    heals = ConnectionFailedError | ServerBusyError | ModelNotFoundError | VersionChangedError
+    return request.idempotent and isinstance(error, heals)
 
 
 def _reason(member: Member, error: ClientError) -> str:

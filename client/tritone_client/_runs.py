@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol, TypeVar
 
 from tritone_client._catalogue import Catalogue, Flow
@@ -22,7 +22,9 @@ class Runs(Protocol):
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...
 
-    def _stream(self, request: StreamRequest, timeout_s: float) -> Iterator[InferResponse]: ...
+    def _stream(
+        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+    ) -> Iterator[InferResponse]: ...
 
     def _deadline(self, timeout_s: float | None) -> Deadline: ...
 
@@ -36,6 +38,8 @@ class AsyncRuns(Protocol):
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...
 
-    def _stream(self, request: StreamRequest, timeout_s: float) -> AsyncIterator[InferResponse]: ...
+    def _stream(
+        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+    ) -> AsyncIterator[InferResponse]: ...
 
     def _deadline(self, timeout_s: float | None) -> Deadline: ...

@@ -13,10 +13,10 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client._catalogue import Flow, check_model_name, next_request_id
+from tritone_client._catalogue import Flow, check_model_name, next_request_id, on_live_versions
 from tritone_client._composing import Wish, continuing, writing_inputs
 from tritone_client._exceptions import ClientError, ServerError
-from tritone_client._generation_models import STREAMER, Writers, checked
+from tritone_client._generation_models import STREAMER, Writer, Writers, checked
 from tritone_client._messages import InferResponse, StreamRequest
 from tritone_client._plan import GIVEN, Plan
 from tritone_client.music.grid import N_PITCHES, STRUCK, Frames, Grid
@@ -55,15 +55,30 @@ class PieceChunk:
 
 
 class Growing:
-    """What has arrived of a piece."""
+    """What has arrived of a piece, and what is asked of the model that writes it."""
 
-    def __init__(self, plan: Plan, wish: Wish, model: str) -> None:
-        self.plan = plan
+    def __init__(self, writers: Writers, plan_for: Callable[[Writer], Plan], wish: Wish, model: str) -> None:
         self.seed = wish.seed
         self.model = model
+        self.plan: Plan  # of the last request
+        self._writers = writers
+        self._plan_for = plan_for
+        self._wish = wish
         self._version: str | None = None
         self._frames = np.zeros((0, N_PITCHES), np.uint8)
         self._nll = np.zeros(0, np.float32)
+
+    def request(self) -> Flow[StreamRequest]:
+        """What is to be streamed, of the version that is served; again, as long as nothing has arrived."""
+        model = self.model
+
+        def attempt() -> Flow[StreamRequest]:
+            known = yield from self._writers.look_up(model, STREAMER)
+            self.plan = self._plan_for(known)
+            inputs = writing_inputs(known, self.plan, self._wish)
+            return StreamRequest(model, next_request_id("stream"), inputs, OUTPUTS, version=known.version)
+
+        return (yield from on_live_versions(lambda: self._writers.forget(model), attempt))
 
     def add(self, response: InferResponse) -> PieceChunk | None:
         """Take the next answer; None if it holds nothing but prompt.
@@ -142,11 +157,9 @@ def stream_flow(
     model: str,
 ) -> Flow[tuple[StreamRequest, Growing]]:
     """What is to be streamed: the flow of `MusicClient.stream_compose`, up to the stream itself."""
-    plan_for = continuing(prompt, bars, meter, wish)
-    known = yield from writers.look_up(check_model_name(model), STREAMER)
-    plan = plan_for(known)
-    request = StreamRequest(model, next_request_id("stream"), writing_inputs(known, plan, wish), OUTPUTS)
-    return request, Growing(plan, wish, model)
+    growing = Growing(writers, continuing(prompt, bars, meter, wish), wish, check_model_name(model))
+    request = yield from growing.request()
+    return request, growing
 
 
 class PieceStream:

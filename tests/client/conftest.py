@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.client.writers import lacks
 
 from tritone_client import (
     AsyncMusicClient,
@@ -41,6 +42,7 @@ class FakeModel:
     emotions: bool = True
     tags: tuple[str, ...] = ()
     max_batch_size: int = 4
+    heeds_versions: bool = True
     before: Callable[[Request], None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
     closed: int = 0
@@ -61,6 +63,8 @@ class FakeModel:
                 request.model, ("1", self.version), {"audio": (-1, 66150)}, outputs, self.max_batch_size
             )
         if isinstance(request, InferRequest):
+            if self.heeds_versions and request.version not in (None, self.version):
+                raise lacks(request)
             return self.infer(request)
         return ReadyResponse(True)
 

@@ -161,14 +161,20 @@ def test_a_new_version_in_the_middle_of_a_recording(
         assert len(result.request_ids) == 3
 
 
-def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: Any, make_noise: Any) -> None:
+@pytest.mark.parametrize("heeds_versions", [True, False])
+def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: Any, make_noise: Any, heeds_versions: bool) -> None:
+    model.heeds_versions = heeds_versions
+
     def flip(request: Any) -> None:
         if isinstance(request, InferRequest):
             model.version = str(int(model.version) + 1)
 
     model.before = flip
+    began_s = time.monotonic()
     with pytest.raises(ServerError, match="roll-out") as caught:
-        connect()("classify", make_noise(3))
+        connect(timeout_s=1)("classify", make_noise(3))
+    assert time.monotonic() - began_s < 1.2
+    assert len(model.requests) > 6  # it took its time, and made something of it
     assert caught.value.model == "genre_cnn"
 
 

@@ -494,7 +494,7 @@ def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: FakeWriters)
 
     model.before = flip
     with pytest.raises(ServerError, match="roll-out"):
-        connect()("compose", bars=1)
+        connect(timeout_s=0.5)("compose", bars=1)
 
 
 def test_a_refusal_is_tried_once_more_with_what_the_model_is_now(connect: Any, model: FakeWriters) -> None:

@@ -34,6 +34,7 @@ from tritone_client import (
     TritoneError,
 )
 from tritone_client._endpoint import make_endpoint
+from tritone_client._exceptions import VersionChangedError
 from tritone_client._transports import make_async_transport, make_transport
 from tritone_client._transports._grpc_wire import Connection
 
@@ -57,6 +58,8 @@ class RpcError(grpc.RpcError):  # type: ignore[misc]
 
 GRPC = [
     (RpcError("NOT_FOUND", "Request for unknown model: 'x' is not found"), ModelNotFoundError),
+    (RpcError("NOT_FOUND", "Request for unknown model: 'x' version 2 is not found"), VersionChangedError),
+    (RpcError("UNAVAILABLE", "Request for unknown model: 'x' version 2 is not at ready state"), VersionChangedError),
     (RpcError("UNAVAILABLE", "Request for unknown model: 'x' has no available versions"), ModelNotFoundError),
     (RpcError("INVALID_ARGUMENT", "unexpected shape"), RequestRejectedError),
     (RpcError("INVALID_ARGUMENT", "none of the ids is known ('unknown model'), and nothing else"), NothingKnownError),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,6 +36,7 @@ from tritone_client import (
     ServerError,
 )
 from tritone_client._endpoint import make_endpoint
+from tritone_client._exceptions import VersionChangedError
 from tritone_client._messages import MissingOutputError
 from tritone_client._transports import make_async_transport, make_transport
 
@@ -157,6 +159,25 @@ def test_a_large_body_without_warnings(ask: Any, serving: Any) -> None:
     np.testing.assert_allclose(response.outputs["sums"], 66_150)
 
 
+def test_the_version_that_is_asked_for(ask: Any, serving: Any) -> None:
+    paths = []
+
+    def act(handler: Handler, body: bytes) -> None:
+        paths.append(handler.path)
+        if body:
+            sums(handler, body)
+        else:
+            tensors = [{"name": "x", "shape": [-1, 4]}]
+            described = {"name": "m", "versions": ["9", "10"], "inputs": tensors, "outputs": tensors}
+            handler.answer(200, json.dumps({**described, "max_batch_size": 8}).encode())
+
+    server = serving(act)
+    assert ask(server, replace(INFER, version="12")).outputs["sums"].shape == (3, 1)
+    assert ask(server, ModelRequest("m")).max_batch_size == 8
+    # Behind a balancer the second question may go elsewhere: to a server that has the same version, or refuses.
+    assert paths == ["/v2/models/m/versions/12/infer", "/v2/models/m", "/v2/models/m/versions/10/config"]
+
+
 def test_paths_and_headers(ask: Any, serving: Any) -> None:
     seen = []
 
@@ -184,6 +205,8 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
         (403, '{"error": "This API is restricted, expecting header \'x\'"}', AccessDeniedError),
         (404, '{"error": "Request for unknown model: \'m\' is not found"}', ModelNotFoundError),
         (503, '{"error": "Request for unknown model: \'m\' has no available versions"}', ModelNotFoundError),
+        (404, '{"error": "Request for unknown model: \'m\' version 2 is not found"}', VersionChangedError),
+        (503, '{"error": "Request for unknown model: \'m\' version 2 is not at ready state"}', VersionChangedError),
         (404, "<html>nginx</html>", ServerError),
         (429, "", ServerBusyError),
         (503, '{"error": "Exceeds maximum queue size"}', ServerBusyError),

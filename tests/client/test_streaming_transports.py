@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from tritone_client import (
     ServerError,
 )
 from tritone_client._endpoint import make_endpoint
+from tritone_client._exceptions import VersionChangedError
 from tritone_client._messages import StreamRequest
 from tritone_client._transports import make_async_transport, make_transport
 
@@ -148,7 +150,9 @@ def endless(context: Any) -> Iterator[int]:
 def test_answers_come_in_order_and_the_empty_end_is_no_answer(server: Server, connect: Any) -> None:
     server.script = lambda _: iter((4, 5, 6, None))
     assert connect()().rest() == [4, 5, 6]
-    (sent,) = server.requests
+    assert connect()(replace(REQUEST, version="12")).rest() == [4, 5, 6]
+    assert [request.model_version for request in server.requests] == ["", "12"]
+    sent = server.requests[0]
     assert (sent.model_name, sent.id, sent.outputs[0].name) == ("composer", "stream-1", "x")
     assert (sent.inputs[0].name, sent.inputs[0].datatype, list(sent.inputs[0].shape)) == ("noise", "FP32", [1, 3, 2])
     np.testing.assert_array_equal(np.frombuffer(sent.raw_input_contents[0], np.float32), np.arange(6))
@@ -277,6 +281,7 @@ def test_closing_the_transport_ends_its_streams(server: Server, connect: Any) ->
     ("said", "kind"),
     [
         ("Request for unknown model: 'composer' is not found", ModelNotFoundError),
+        ("Request for unknown model: 'composer' version 2 is not found", VersionChangedError),
         ("too many requests: 64 pieces are being streamed already", ServerBusyError),
         ("the model is being unloaded, or the server is stopping; ask again", ServerBusyError),
         ("[request id: 1] unexpected shape for input 'x'", RequestRejectedError),

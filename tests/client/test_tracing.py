@@ -71,7 +71,7 @@ def test_both_protocols_carry_it() -> None:
     try:
         expected = f"00-{1:032x}-{2:016x}-01"
         request = InferRequest("m", "i", {"x": np.zeros(1, np.float32)}, ("y",))
-        (call,) = _http_wire.calls_for(request, make_endpoint("http://x:1", api_key="k"))
+        call = _http_wire.first_call(request, make_endpoint("http://x:1", api_key="k"))
         assert call.headers["traceparent"] == expected
         assert call.headers["authorization"] == "Bearer k"
         assert ("traceparent", expected) in _grpc_wire.traced((("a", "b"),))

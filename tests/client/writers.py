@@ -24,8 +24,10 @@ from tritone_client import (
     Request,
     RequestRejectedError,
     Response,
+    ServerError,
     StreamRequest,
 )
+from tritone_client._transports._refusals import kind_by_words, refusal
 from tritone_client.music.noise import uniform_noise
 
 Z: Final = 128
@@ -176,6 +178,8 @@ class FakeWriters:
         return [r for r in self.requests if isinstance(r, InferRequest | StreamRequest) and r.model == model]
 
     def _outputs(self, request: InferRequest | StreamRequest) -> dict[str, Any]:
+        if request.version not in (None, self.version):
+            raise lacks(request)
         takes, _, rule = self.models[request.model]
         assert request.inputs.keys() == takes.keys()
         sizes = set()
@@ -191,6 +195,12 @@ class FakeWriters:
         outputs = rule(request.inputs)
         self.spoil(request.model, outputs)
         return {name: outputs[name] for name in request.outputs if name in outputs}
+
+
+def lacks(request: InferRequest | StreamRequest) -> ServerError:
+    """The refusal of a server that has another version."""
+    said = f"Request for unknown model: '{request.model}' version {request.version} is not found"
+    return refusal(kind_by_words(said) or ServerError, said, request, status="NOT_FOUND")
 
 
 def noise_columns(seed: int, n_frames: int) -> list[int]:

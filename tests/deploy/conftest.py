@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.deploy.balancing import HOSTS, Balancer, free_ports, haproxy_path, start_haproxy
@@ -40,8 +41,13 @@ class Replicas:
 
 
 @pytest.fixture(scope="module")
-def replicas(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    repository = composer_stand_in.make_repository(make_repository(tmp_path_factory.mktemp("repository")))
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all replicas serve."""
+    return composer_stand_in.make_repository(make_repository(tmp_path_factory.mktemp("repository")))
+
+
+@pytest.fixture(scope="module")
+def replicas(haproxy: str, repository: Path) -> Iterator[Replicas]:
     http, grpc, metrics = free_ports(3, "0.0.0.0")  # noqa: S104  - looked for on every address, bound on none
 
     def start(host: str) -> TritonServer:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -136,6 +137,24 @@ def test_a_reload_of_the_balancer_costs_no_request(balancer: Balancer) -> None:
         time.sleep(1.5)
     assert sum(moment > reloaded_at for moment in done) > 10
     assert wait_until(lambda: balancer.servers_up("grpc_replicas") == len(HOSTS), 10)
+
+
+def test_replicas_that_change_their_version_cost_no_request(
+    balancer: Balancer, replicas: Replicas, repository: Path
+) -> None:
+    """Each request goes to any replica, whichever version it serves."""
+    model = repository / "genre_cnn"
+    shutil.copytree(model / "1", model / "2")
+    with loaded(balancer) as done:
+        for host in HOSTS:
+            time.sleep(0.5)
+            replicas.servers[host].load_model("genre_cnn")
+            loaded_at = time.monotonic()
+            time.sleep(1)  # of the first: while the other has the old version
+            assert sum(moment > loaded_at for moment in done) > 5
+    for server in replicas.servers.values():
+        with MusicClient(server.http_url) as music:
+            assert music.classify(sound(1)).model_version == "2"
 
 
 def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:

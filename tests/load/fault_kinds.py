@@ -197,6 +197,13 @@ def _publish(world: World, exported: Path) -> str:
     return f"exit {done.returncode}, {shortened(done.stderr or done.stdout)}"
 
 
+def _roll_out(world: World) -> None:
+    shutil.copytree(world.repository / MODEL / "1", world.repository / MODEL / "2")
+    for replica in world.replicas:
+        replica.admin().load(MODEL)
+        time.sleep(HOLD_S)
+
+
 def _reload_balancer(world: World) -> None:
     if world.balancer is not None:
         world.balancer.process.send_signal(signal.SIGUSR2)
@@ -228,6 +235,8 @@ FAULTS = {
     "clock": Fault("clock jumps: an hour on, two back, one on", _jump_clock, own_clock=True),
     "bad-load": Fault("damaged new version, loaded by hand", _load_damaged),
     "bad-publish": Fault("damaged new version, published", _publish_damaged),
+    "rollout": Fault("new version, loaded by one replica after another, 5 s apart", _roll_out),
+    "balancer-rollout": Fault("new version behind the load balancer, 5 s apart", _roll_out, balanced=True),
     "balancer-reload": Fault("load balancer reloaded", _reload_balancer, balanced=True),
     "balancer-kill": Fault("kill -9 of the load balancer, started again at once", _restart_balancer, balanced=True),
 }

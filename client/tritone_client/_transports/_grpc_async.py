@@ -87,7 +87,7 @@ class AsyncGrpcTransport:
             return wire.read_inference(request, await self._call(connection.infer, message, request, deadline))
         if isinstance(request, ModelRequest):
             metadata = await self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
-            config = await self._call(stub.ModelConfig, wire.config_request(request), request, deadline)
+            config = await self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)
             return wire.read_model(metadata, config)
         if request.model is None:
             return ReadyResponse((await self._call(stub.ServerReady, wire.SERVER_READY, request, deadline)).ready)

@@ -24,7 +24,9 @@ _INVALID: Final = re.compile(r"expect|must be|differ|invalid", re.I)
 
 def message(request: StreamRequest) -> Any:
     """A request as protobuf."""
-    built = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
+    built = service_pb2.ModelInferRequest(
+        model_name=request.model, model_version=request.version, id=request.request_id
+    )
     for name, array in request.inputs.items():
         built.inputs.add(name=name, datatype=dtype_name(array), shape=array.shape)
         built.raw_input_contents.append(bytes(tensor_bytes(array)))

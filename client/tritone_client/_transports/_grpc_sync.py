@@ -83,7 +83,7 @@ class GrpcTransport:
             return wire.read_inference(request, self._call(self._connection.infer, message, request, deadline))
         if isinstance(request, ModelRequest):
             metadata = self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
-            config = self._call(stub.ModelConfig, wire.config_request(request), request, deadline)
+            config = self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)
             return wire.read_model(metadata, config)
         if request.model is None:
             return ReadyResponse(self._call(stub.ServerReady, wire.SERVER_READY, request, deadline).ready)

@@ -30,8 +30,10 @@ class AsyncHttpTransport:
         """See `AsyncTransport.handle`."""
         deadline = Deadline(timeout_s)
         try:
-            calls = wire.calls_for(request, self._endpoint)
-            return wire.read(request, [await self._exchange(call, request, deadline) for call in calls])
+            replies = [await self._exchange(wire.first_call(request, self._endpoint), request, deadline)]
+            if (call := wire.second_call(request, replies[0], self._endpoint)) is not None:
+                replies.append(await self._exchange(call, request, deadline))
+            return wire.read(request, replies)
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 

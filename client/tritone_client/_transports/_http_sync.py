@@ -41,8 +41,10 @@ class HttpTransport:
         """See `Transport.handle`."""
         deadline = Deadline(timeout_s)
         try:
-            calls = wire.calls_for(request, self._endpoint)
-            return wire.read(request, [self._exchange(call, deadline) for call in calls])
+            replies = [self._exchange(wire.first_call(request, self._endpoint), deadline)]
+            if (call := wire.second_call(request, replies[0], self._endpoint)) is not None:
+                replies.append(self._exchange(call, deadline))
+            return wire.read(request, replies)
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 

@@ -38,6 +38,7 @@ from tritone_client._messages import (
     Response,
     dtype_name,
     id_of,
+    latest_version,
     missing_output,
     model_of,
     nonsense,
@@ -83,17 +84,33 @@ class Reply:
     body: bytes
 
 
-def calls_for(request: Request, endpoint: Endpoint) -> list[Call]:
-    """The HTTP requests that a request takes: two for a description of a model, else one."""
-    base = f"{endpoint.path}/v2"
+def first_call(request: Request, endpoint: Endpoint) -> Call:
+    """The HTTP request that a request begins with, and mostly ends."""
     headers = {**endpoint.headers, **trace_headers()}
     if isinstance(request, InferRequest):
-        return [_infer_call(request, base, headers)]
+        return _infer_call(request, _model_path(request.model, endpoint, request.version), headers)
     if isinstance(request, ModelRequest):
-        model = f"{base}/models/{request.model}"
-        return [Call("GET", path, headers) for path in (model, f"{model}/config")]
-    path = f"{base}/models/{request.model}/ready" if request.model else f"{base}/health/ready"
-    return [Call("GET", path, headers)]
+        return Call("GET", _model_path(request.model, endpoint), headers)
+    path = f"{_model_path(request.model, endpoint)}/ready" if request.model else f"{endpoint.path}/v2/health/ready"
+    return Call("GET", path, headers)
+
+
+def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | None:
+    """After a model's metadata its configuration, in the same version: behind a balancer another server may answer.
+
+    Raises:
+        ServerError: if the reply is a refusal or makes no sense.
+    """
+    if not isinstance(request, ModelRequest):
+        return None
+    if reply.status != _OK:
+        raise _refused(request, reply)
+    try:
+        version = latest_version(json.loads(reply.body).get("versions", ()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+    path = f"{_model_path(request.model, endpoint, version)}/config"
+    return Call("GET", path, {**endpoint.headers, **trace_headers()})
 
 
 def read(request: Request, replies: list[Reply]) -> Response:
@@ -147,7 +164,12 @@ def translated(  # noqa: PLR0911 - a list of cases
     )
 
 
-def _infer_call(request: InferRequest, base: str, headers: Mapping[str, str]) -> Call:
+def _model_path(model: str, endpoint: Endpoint, version: str | None = None) -> str:
+    path = f"{endpoint.path}/v2/models/{model}"
+    return f"{path}/versions/{version}" if version else path
+
+
+def _infer_call(request: InferRequest, path: str, headers: Mapping[str, str]) -> Call:
     raw = {name: tensor_bytes(array) for name, array in request.inputs.items()}
     inputs = [
         {
@@ -164,7 +186,7 @@ def _infer_call(request: InferRequest, base: str, headers: Mapping[str, str]) ->
     parts = (memoryview(head), *raw.values())
     return Call(
         "POST",
-        f"{base}/models/{request.model}/infer",
+        f"{path}/infer",
         {
             **headers,
             "content-type": "application/octet-stream",

@@ -15,6 +15,7 @@ from tritone_client._exceptions import (
     RequestRejectedError,
     ServerBusyError,
     ServerError,
+    VersionChangedError,
 )
 from tritone_client._messages import Request, StreamRequest, id_of, model_of
 
@@ -27,6 +28,8 @@ _BY_WORDS: Final = (
         ),
         NothingKnownError,
     ),
+    # The model is there: whoever asked for this version must look which there are.
+    (re.compile(r"unknown model: .* version \d+ is not (found|at ready state)", re.I), VersionChangedError),
     (
         re.compile(r"unknown model|no available versions|is not ready|model .* not found", re.I),
         ModelNotFoundError,
@@ -44,6 +47,7 @@ _BY_WORDS: Final = (
 )
 _REMEDIES: Final[dict[type[ServerError], str]] = {
     ModelNotFoundError: "check the name, and that the model was exported (`tritone export`) and loaded",
+    VersionChangedError: "versions kept changing during the call; call again when the roll-out is over",
     AccessDeniedError: "pass the server's key as api_key= or its header in headers=",
     ServerBusyError: "try again later, allow more retries=, or give the server more instances",
     RequestRejectedError: "client and model do not agree; was the model exported with another version?",
