@@ -283,6 +283,11 @@ def silent_listener(*answers: bytes) -> socket.socket:
             for answer in answers:
                 peer.sendall(answer)
                 time.sleep(0.05)
+            # Whoever closes with something unread resets the connection, and the answer with it.
+            peer.shutdown(socket.SHUT_WR)
+            peer.settimeout(1)
+            while peer.recv(1 << 16):
+                pass
 
     def accept() -> None:
         with suppress(OSError):
