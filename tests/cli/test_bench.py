@@ -184,7 +184,9 @@ def test_ways_to_use_the_cores() -> None:
     assert ways(1, 1) == (Way(1, 1, 1),)
 
 
-@pytest.mark.parametrize("words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"], ["--seconds", "inf"]]
+)
 def test_wrong_usage(tritone: Callable[..., Any], words: list[str]) -> None:
     done = tritone("bench", *words)
     assert done.status == 2

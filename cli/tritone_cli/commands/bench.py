@@ -36,7 +36,9 @@ def bench(
     batch: Annotated[str, typer.Option(help="Inferences in each request, as a recording's windows: 1 or 1,8.")] = "1",
     grpc: Annotated[bool, typer.Option("--grpc", help="Over gRPC; the default. With --http: both.")] = False,
     http: Annotated[bool, typer.Option("--http", help="Over HTTP.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Of each measuring window; three in a row must agree.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.2, max=3600, help="Of each measuring window; three in a row must agree.")
+    ] = 5.0,
     stability: Annotated[float, typer.Option(min=1, max=100, help="Per cent by which they may differ.")] = 10.0,
     repository: Annotated[Path, typer.Option(help="Folder of models; served for the bench.")] = Path(
         "model_repository"
@@ -65,7 +67,7 @@ def bench(
     from tritone_cli.benching import levels, summary
     from tritone_cli.benching import report as reporting
     from tritone_cli.benching.measuring import Plan, measure_model
-    from tritone_serving.perf_analyzer import PerfAnalyzer
+    from tritone_serving.perf_analyzer import PerfAnalyzer, check_data
 
     protocols: list[Protocol] = ["grpc", "http"] if grpc and http else ["http" if http else "grpc"]
     try:
@@ -81,6 +83,8 @@ def bench(
         )
     except levels.LevelError as error:
         raise typer.BadParameter(str(error)) from error
+    if input_data is not None:
+        check_data(input_data)
     if table is not None:
         summary.check(table)
     if report is not None:
