@@ -135,10 +135,13 @@ def _running(
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
     from tritone_cli.benching.measuring import Where
+    from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
     from tritone_serving.options import CACHE_BYTES
     from tritone_serving.repository import servable_models
 
+    for name in models or ():
+        check_model_name(name)
     if server is not None:
         http_url = server if "://" in server else f"http://{server}"
         host = http_url.partition("://")[2].rpartition(":")[0]
