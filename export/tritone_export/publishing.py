@@ -23,7 +23,7 @@ from typing import Any, Final
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.repository import publish, translated, update, versions
+from tritone_export.repository import check_model_name, publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME
 from tritone_export.tuned_files import overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
@@ -86,11 +86,14 @@ def publish_live(
         on_step: told each step as it begins.
 
     Raises:
+        InvalidModelNameError: one is none.
         RefusedVersionError: one did not pass; all that was live is live still.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
     """
+    for model in models:
+        check_model_name(model)
     with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
@@ -126,9 +129,11 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> Published
             not the same.
 
     Raises:
-        RepositoryError: there is none.
+        InvalidModelNameError: this is none.
+        RepositoryError: there is no such version.
         RefusedVersionError: it does not answer any more.
     """
+    check_model_name(model)
     with translated(live.repository), _alone(live.repository):
         folder = live.repository / model
         found = versions(folder) if folder.is_dir() else []
