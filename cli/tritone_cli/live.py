@@ -49,8 +49,8 @@ def connected(
     from tritone_serving.calls import Calls
     from tritone_serving.trial import Bounds
 
-    parts = urlsplit(http_url if "://" in http_url else f"http://{http_url}")
     try:
+        parts = urlsplit(http_url if "://" in http_url else f"http://{http_url}")
         host, port = parts.hostname, parts.port or 8000
         endpoint = make_endpoint(
             grpc_url,

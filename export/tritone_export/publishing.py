@@ -24,7 +24,7 @@ from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
 from tritone_export.dependents import cached_dependents
-from tritone_export.repository import publish, translated, update, versions
+from tritone_export.repository import check_model_name, publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME
 from tritone_export.tuned_files import overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
@@ -93,12 +93,15 @@ def publish_live(
         the new versions, then those that were renewed.
 
     Raises:
+        InvalidModelNameError: one is none.
         RefusedVersionError: one did not pass; all that was live is live still. Or what passes requests on to one that
             is live now cannot be renewed, which the message tells.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
     """
+    for model in models:
+        check_model_name(model)
     with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
@@ -138,9 +141,11 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
         the model's version, then those that were renewed.
 
     Raises:
+        InvalidModelNameError: this is none.
         RepositoryError: there is none.
         RefusedVersionError: it does not answer any more, or what passes requests on to it does not.
     """
+    check_model_name(model)
     with translated(live.repository), _alone(live.repository):
         folder = live.repository / model
         found = versions(folder) if folder.is_dir() else []
@@ -148,7 +153,15 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
         if wanted is None or wanted not in found[:-1]:
             asked = f"version {version}" if version is not None else "version before the live one"
             listed = ", ".join(map(str, found)) or "none"
-            raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}")
+            # What was withdrawn, or holds the same files, is passed over unless it is asked for by number.
+            hint = (
+                ""
+                if version is not None or len(found) < 2
+                else (
+                    "; none of these differs from the live one and was not withdrawn before; --version N takes it all the same"
+                )
+            )
+            raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}{hint}")
         check_files(folder / str(wanted))
         kept = folder / str(wanted) / BESIDE
         # How this machine serves best is not a version's: what holds now stays.

@@ -135,7 +135,7 @@ def _tuned(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, byt
             raise TunedError(f"{name}: {TUNED_FILENAME}: {reason}; `tritone optimize {name} --reset` removes the file")
     plain = {name: told[name] for name in PARTS if name in told}
     plain |= {name: value.as_json() for name, value in plain.items() if isinstance(value, Setting)}
-    written = {TUNED_FILENAME: (json.dumps(plain, ensure_ascii=False, indent=2) + "\n").encode()}
+    written = {TUNED_FILENAME: (json.dumps(plain, indent=2) + "\n").encode()}
     for path, config in configs.items():
         changed = apply(said["setting"], config)
         written[path] = files[path] if changed == config else tuned_text(changed).encode()

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ class PerfAnalyzer:
         """Look beside this Python, then on the PATH, and try to start it.
 
         Args:
-            folder: for links to the libraries that it needs, and for its tables; has to outlive the object.
+            folder: for links to the libraries that it needs; has to outlive the object.
 
         Raises:
             PerfAnalyzerMissingError: it is not there, or does not start; the message says how to get it.
@@ -148,39 +149,40 @@ class PerfAnalyzer:
             UnstableError: they do not agree.
             PerfAnalyzerError: anything else; with the program's own last words.
         """
-        table = Path(data).with_suffix(".csv")
-        table.unlink(missing_ok=True)
-        command = [str(self.binary), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data)]
-        command += ["-f", str(table), "-s", f"{100 * stability:g}", "-r", str(n_trials)]
-        command += ["--measurement-interval", str(round(1e3 * window_s))]
-        if load.rate is None:
-            command += ["--concurrency-range", str(load.concurrency)]
-        else:
-            command += ["--request-rate-range", f"{load.rate:g}", "--request-distribution", "poisson"]
-            command += ["--max-threads", "16"]
-        if load.batch > 1:
-            command += ["-b", str(load.batch)]
-        if percentile is not None:
-            command += ["--percentile", str(percentile)]
-        if streaming:
-            command += ["--streaming", "--async"]
-        limit_s = 60 + 2 * n_trials * window_s
-        try:
-            done = subprocess.run(
-                command, env=self.environment, capture_output=True, text=True, timeout=limit_s, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise PerfAnalyzerError(f"{model}, {load}: perf_analyzer did not end within {limit_s:.0f} s") from error
-        said = done.stdout + done.stderr
-        if "Failed to obtain stable measurement" in said:
-            raise UnstableError(
-                f"{model}, {load}: no {min(3, n_trials)} of {n_trials} windows of {window_s:g} s in a row agreed "
-                f"within {100 * stability:g} %; quieten the machine, or use longer windows"
-            )
-        if not table.is_file():
-            last = " ".join(done.stderr.split())[-400:] or f"exit status {done.returncode}"
-            raise PerfAnalyzerError(f"{model}, {load}: perf_analyzer measured nothing: {last}")
-        return parse_table(table.read_text(), delayed=parse_delayed(said))
+        # In a folder of its own: beside the questions, it might take the place of a table that is somebody's.
+        with tempfile.TemporaryDirectory(prefix="tritone-perf-") as folder:
+            table = Path(folder) / "table.csv"
+            command = [str(self.binary), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data)]
+            command += ["-f", str(table), "-s", f"{100 * stability:g}", "-r", str(n_trials)]
+            command += ["--measurement-interval", str(round(1e3 * window_s))]
+            if load.rate is None:
+                command += ["--concurrency-range", str(load.concurrency)]
+            else:
+                command += ["--request-rate-range", f"{load.rate:g}", "--request-distribution", "poisson"]
+                command += ["--max-threads", "16"]
+            if load.batch > 1:
+                command += ["-b", str(load.batch)]
+            if percentile is not None:
+                command += ["--percentile", str(percentile)]
+            if streaming:
+                command += ["--streaming", "--async"]
+            limit_s = 60 + 2 * n_trials * window_s
+            try:
+                done = subprocess.run(
+                    command, env=self.environment, capture_output=True, text=True, timeout=limit_s, check=False
+                )
+            except subprocess.TimeoutExpired as error:
+                raise PerfAnalyzerError(f"{model}, {load}: perf_analyzer did not end within {limit_s:.0f} s") from error
+            said = done.stdout + done.stderr
+            if "Failed to obtain stable measurement" in said:
+                raise UnstableError(
+                    f"{model}, {load}: no {min(3, n_trials)} of {n_trials} windows of {window_s:g} s in a row agreed "
+                    f"within {100 * stability:g} %; quieten the machine, or use longer windows"
+                )
+            if not table.is_file():
+                last = " ".join(done.stderr.split())[-400:] or f"exit status {done.returncode}"
+                raise PerfAnalyzerError(f"{model}, {load}: perf_analyzer measured nothing: {last}")
+            return parse_table(table.read_text(), delayed=parse_delayed(said))
 
 
 def with_libraries(folder: Path) -> dict[str, str]:
@@ -236,6 +238,22 @@ def write_data(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
             the batch axis.
     """
     path.write_text(json.dumps({"data": [{name: _told(array) for name, array in each.items()} for each in requests]}))
+
+
+def check_data(path: Path) -> None:
+    """See whether a file can be `--input-data`, before a server is started for it.
+
+    Raises:
+        PerfAnalyzerError: it cannot; of what it may hold only the outline is looked at.
+    """
+    try:
+        said = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PerfAnalyzerError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise PerfAnalyzerError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(said, dict) or not isinstance(said.get("data"), list) or not said["data"]:
+        raise PerfAnalyzerError(f"{path}: expected an object with data, a list of requests, as perf_analyzer reads it")
 
 
 def _told(array: Any) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import socket
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from tests.server.conftest import make_repository
 
 from tritone_cli.benching import report, summary
 from tritone_cli.benching.ceiling import Ceiling, Way, ways
-from tritone_cli.benching.counts import Counts, between
+from tritone_cli.benching.counts import Counts, StatisticsError, between, statistics
 from tritone_cli.benching.inputs import NoInputsError, questions_for
 from tritone_cli.benching.levels import LevelError, Rate, batches, concurrencies, rates
 from tritone_cli.benching.measuring import ModelResult, Row
@@ -79,6 +82,35 @@ def test_the_servers_counts_are_differences() -> None:
     assert counts.part_ms["queue"] == pytest.approx(2.0)
     assert counts.batches == {1: 4, 8: 2}
     assert counts.mean_batch == pytest.approx(20 / 6)
+
+
+@contextlib.contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The address of something that answers one request, and is no Triton."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            thread.join(10)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"null", b"{", b"[" * 100_000])
+def test_what_is_no_triton_is_told(tritone: Callable[..., Any], body: bytes) -> None:
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body) as url, pytest.raises(StatisticsError, match=url):
+        statistics(f"http://{url}", "m")
+    with answering(b"SSH-2.0-x\r\n") as url:
+        done = tritone("bench", "m", "--server", url)
+    assert done.status == 1
+    assert url in done.stderr
+    assert tritone("bench", "m", "--server", "localhost:1/a b").status == 1
 
 
 def config_of(name: str, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -184,7 +216,9 @@ def test_ways_to_use_the_cores() -> None:
     assert ways(1, 1) == (Way(1, 1, 1),)
 
 
-@pytest.mark.parametrize("words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"], ["--seconds", "inf"]]
+)
 def test_wrong_usage(tritone: Callable[..., Any], words: list[str]) -> None:
     done = tritone("bench", *words)
     assert done.status == 2

@@ -279,3 +279,5 @@ def test_a_real_search(tritone: Callable[..., Any], tmp_path: Path, monkeypatch:
     assert tritone("optimize", "genre_cnn", "--repository", repository, "--reset").status == 0
     assert setting_of(parse_config((folder / "config.pbtxt").read_bytes())).instances == 2
     assert not (folder / "serving.json").exists()
+    again = tritone("optimize", "genre_cnn", "--repository", repository, "--reset")
+    assert (again.status, "served as it is declared" in again.stderr) == (0, True)

@@ -145,7 +145,8 @@ def test_nonsense_is_refused_by_exports_and_told_by_lint(tmp_path: Path, name: s
 def test_a_file_by_hand_needs_its_setting_alone(tmp_path: Path) -> None:
     write_configs(DECLARATION, tmp_path)
     folder = tmp_path / "genre_cnn"
-    (folder / TUNED_FILENAME).write_text(json.dumps({"setting": FORM}))
+    # JSON can say half a letter, which no file in UTF-8 can hold.
+    (folder / TUNED_FILENAME).write_text(json.dumps({"setting": FORM, "measured": "\ud800"}))
     (finding,) = lint_repository(tmp_path)
     assert "says instances 3, threads 1, batches 4 8, delay 500 us, but config.pbtxt says instances 2" in str(finding)
     write_configs(DECLARATION, tmp_path)

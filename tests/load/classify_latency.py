@@ -26,6 +26,10 @@ import numpy.typing as npt
 import onnxruntime
 import soundfile
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.load.arguments import count
+
 from tritone_client import MusicClient
 from tritone_client.audio import iter_windows
 from tritone_client.constants import GENRE_MODEL, SAMPLE_RATE_HZ
@@ -43,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--model", default=GENRE_MODEL)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=count, default=60)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result = measure(arguments.repository, arguments.model, arguments.rounds)

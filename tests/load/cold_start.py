@@ -24,6 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.load.arguments import count
+
 from tritone_client._endpoint import make_endpoint
 from tritone_serving.calls import Calls
 from tritone_serving.memory import family, memory_mb
@@ -41,7 +45,7 @@ def main() -> None:
     """Measure; print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--warm", action="store_true", help="leave the kernel's cache of files as it is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

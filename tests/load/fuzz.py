@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.load.arguments import count
 from tests.load.fuzzing import served
 from tests.load.fuzzing.campaign import Result, run
 from tests.server.python_models import watched
@@ -32,7 +33,7 @@ N_CANARIES = 24
 def main() -> int:
     """Fuzz, and print a report in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000, help="so many are sent (20000)")
+    parser.add_argument("--requests", type=count, default=20_000, help="so many are sent (20000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repository", type=Path, help="serve this instead of tiny models of every kind")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -27,8 +27,10 @@ import numpy as np
 import tritonclient.http as triton
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from http_load import Load, ask, closed_loop, connect, request_bytes
+from tests.load.arguments import amount, count
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.ports import claim_ports
@@ -46,10 +48,10 @@ def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
-    parser.add_argument("--workers", type=int, default=2, help="of the rival")
+    parser.add_argument("--clients", type=count, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=amount, default=4.0, help="of each turn")
+    parser.add_argument("--workers", type=count, default=2, help="of the rival")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result = measure(arguments)

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.load import mix as mixing
 from tests.load import soak_report as report
+from tests.load.arguments import amount
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.memory import family, memory_mb
@@ -46,9 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, help="default: model_repository, else small stand-ins")
     parser.add_argument("--models", nargs="+", help="load only these; default: all")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--load", type=float, default=LOAD, help="share of the capacity")
-    parser.add_argument("--capacity-seconds", type=float, default=CAPACITY_S)
+    parser.add_argument("--minutes", type=amount, default=10.0)
+    parser.add_argument("--load", type=amount, default=LOAD, help="share of the capacity")
+    parser.add_argument("--capacity-seconds", type=amount, default=CAPACITY_S)
     parser.add_argument(
         "--cache-mb",
         type=int,
@@ -58,6 +59,9 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="folder for soak.png, soak.txt and soak.json")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    given = arguments.repository
+    if given is not None and not (given.is_dir() and filled_models(given)):
+        parser.error(f"{given} holds no version of a model; `tritone export` or `make demo` make some")
     with tempfile.TemporaryDirectory(prefix="tritone-soak-") as folder:
         repository = arguments.repository or Path("model_repository")
         if arguments.repository is None and not (repository.is_dir() and filled_models(repository)):
@@ -65,7 +69,10 @@ def main() -> None:
 
             os.environ["XDG_STATE_HOME"] = f"{folder}/state"
             repository = small_repository(Path(folder))
-        result, sent, memory = soak(repository, arguments)
+        try:
+            result, sent, memory = soak(repository, arguments)
+        except report.TooShortError as error:
+            sys.exit(f"no judgement: {error}")
     if arguments.report:
         arguments.report.mkdir(parents=True, exist_ok=True)
         report.draw(sent, memory, arguments.report / "soak.png")

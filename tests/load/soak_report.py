@@ -21,6 +21,10 @@ MOST_SLOWDOWN = 1.2
 CONFIDENCE_Z = 1.96  # of a p99's interval, from the order of its values
 
 
+class TooShortError(ValueError):
+    """There is too little to judge by."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """Memory of the server and its stubs at a moment of the load."""
@@ -124,7 +128,7 @@ def p99_interval(values: Any) -> tuple[float, float]:
 def _between(memory: Sequence[Memory], begin_s: float, end_s: float) -> list[float]:
     found = [each.mb for each in memory if begin_s <= each.at_s <= end_s]
     if not found:
-        raise ValueError(f"memory was not looked at between {begin_s:.0f} and {end_s:.0f} s; the load was too short")
+        raise TooShortError(f"memory was not looked at between {begin_s:.0f} and {end_s:.0f} s; the load was too short")
     return found
 
 

@@ -150,3 +150,22 @@ def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
     assert found["memory_mb"]["end"] > 50
     assert done.returncode == (0 if found["passed"] else 1)
     assert (tmp_path / "r" / "soak.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["soak", "--minutes", "nan"],
+        ["soak", "--repository", "."],
+        ["cold_start", "--rounds", "0"],
+        ["classify_latency", "--rounds", "-1"],
+        ["rival_load", "--clients", "0"],
+        ["rival_load", "--seconds", "inf"],
+    ],
+)
+def test_tools_refuse_what_measures_nothing(tmp_path: Path, words: list[str]) -> None:
+    tool = Path(__file__).with_name(f"{words[0]}.py")
+    done = subprocess.run([sys.executable, tool, *words[1:]], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"{tool.name}: error: ")

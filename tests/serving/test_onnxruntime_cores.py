@@ -59,6 +59,13 @@ class Session:
         return [self.name]
 
 
+def test_requests_are_answered_where_there_are_no_locks(backend: Any, tmp_path: Path) -> None:
+    crowd = backend.cores.Crowd(str(tmp_path / "running"))
+    shared = backend.cores.SharedCores(crowd, alone=Session("alone"), crowded=Session("crowded"))
+    crowd.close()
+    assert [shared.run([], {}) for _ in range(5)] == 5 * [["crowded"]]
+
+
 def test_another_process_is_seen_while_it_computes_and_when_it_dies(backend: Any, tmp_path: Path) -> None:
     crowd = backend.cores.Crowd(str(tmp_path / "running"))
     with instance(tmp_path / "running") as other:

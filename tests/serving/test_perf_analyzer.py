@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, UnstableError
-from tritone_serving.perf_analyzer import Load, PerfAnalyzer, parse_delayed, parse_table, write_data
+from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data, parse_delayed, parse_table, write_data
 
 HEAD = (
     "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"
@@ -64,10 +65,22 @@ sys.exit(2)"""
 
 
 def test_what_else_goes_wrong_is_told_in_its_own_words(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text(f"{HEAD}\n{ROW}\n")  # of an earlier load: must not be taken for this one's
+    (tmp_path / "m.csv").write_text(f"{HEAD}\n{ROW}\n")  # beside the questions: somebody's own
     with pytest.raises(PerfAnalyzerError, match="no such model") as caught:
         measure(stand_in(tmp_path, "sys.exit('error: no such model')"), tmp_path)
     assert not isinstance(caught.value, UnstableError)
+    assert (tmp_path / "m.csv").is_file()
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{}", '{"data": []}', '{"data": {}}', "\xff"])
+def test_questions_that_are_none_are_refused_at_once(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "questions.json"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(PerfAnalyzerError, match=re.escape(str(path))):
+        check_data(path)
+    write_data(path, [{"x": np.zeros(2, np.float32)}])
+    check_data(path)
 
 
 def test_an_open_loop_asks_for_poisson_arrivals(tmp_path: Path) -> None:

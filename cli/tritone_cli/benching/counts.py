@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import threading
@@ -58,8 +59,7 @@ def model_config(http_url: str, model: str) -> Mapping[str, Any]:
     Raises:
         StatisticsError: the server does not answer, or has no such model ready.
     """
-    found: Mapping[str, Any] = _get(http_url, f"/v2/models/{model}/config")
-    return found
+    return _get(http_url, f"/v2/models/{model}/config")
 
 
 def statistics(http_url: str, model: str) -> Mapping[str, Any]:
@@ -68,7 +68,9 @@ def statistics(http_url: str, model: str) -> Mapping[str, Any]:
     Raises:
         StatisticsError: the server does not answer, or has no such model.
     """
-    found: Mapping[str, Any] = _get(http_url, f"/v2/models/{model}/stats")
+    found = _get(http_url, f"/v2/models/{model}/stats")
+    if not isinstance(found.get("model_stats"), list):
+        raise StatisticsError(f"{http_url} tells no statistics of {model}; is it Triton's HTTP address?")
     return found
 
 
@@ -102,13 +104,18 @@ def _summed(told: Mapping[str, Any]) -> dict[str, int]:
     return totals
 
 
-def _get(http_url: str, path: str) -> Any:
+def _get(http_url: str, path: str) -> Mapping[str, Any]:
     try:
         with urllib.request.urlopen(http_url + path, timeout=10) as answer:  # noqa: S310 - a server's own address
-            return json.load(answer)
-    except (OSError, ValueError) as error:
+            found = json.load(answer)
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         said = error.read().decode("utf-8", "replace") if isinstance(error, urllib.error.HTTPError) else str(error)
         raise StatisticsError(f"{http_url}{path}: {said}") from error
+    if not isinstance(found, dict):
+        raise StatisticsError(
+            f"{http_url}{path}: answers {found!r:.80}; expected an object, as Triton's HTTP address does"
+        )
+    return found
 
 
 @dataclass

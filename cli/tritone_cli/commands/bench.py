@@ -36,7 +36,9 @@ def bench(
     batch: Annotated[str, typer.Option(help="Inferences in each request, as a recording's windows: 1 or 1,8.")] = "1",
     grpc: Annotated[bool, typer.Option("--grpc", help="Over gRPC; the default. With --http: both.")] = False,
     http: Annotated[bool, typer.Option("--http", help="Over HTTP.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Of each measuring window; three in a row must agree.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.2, max=3600, help="Of each measuring window; three in a row must agree.")
+    ] = 5.0,
     stability: Annotated[float, typer.Option(min=1, max=100, help="Per cent by which they may differ.")] = 10.0,
     repository: Annotated[Path, typer.Option(help="Folder of models; served for the bench.")] = Path(
         "model_repository"
@@ -65,7 +67,7 @@ def bench(
     from tritone_cli.benching import levels, summary
     from tritone_cli.benching import report as reporting
     from tritone_cli.benching.measuring import Plan, measure_model
-    from tritone_serving.perf_analyzer import PerfAnalyzer
+    from tritone_serving.perf_analyzer import PerfAnalyzer, check_data
 
     protocols: list[Protocol] = ["grpc", "http"] if grpc and http else ["http" if http else "grpc"]
     try:
@@ -81,6 +83,8 @@ def bench(
         )
     except levels.LevelError as error:
         raise typer.BadParameter(str(error)) from error
+    if input_data is not None:
+        check_data(input_data)
     if table is not None:
         summary.check(table)
     if report is not None:
@@ -101,14 +105,16 @@ def bench(
         "Windows": f"three of {seconds:g} s that agree within {stability:g} %",
     }
     written = reporting.write(results, report, facts=facts) if report is not None else []
-    if table is not None:
+    silent = [result.model for result in results if not any(row.reading for row in result.rows)]
+    if table is not None and silent:
+        console.say(f"{table} keeps its table, since {', '.join(silent)} would have no figure in it")
+    elif table is not None:
         summary.replace(table, results, command=facts["Command"])
         written.append(table)
     for path in written:
         console.say(f"written: {path}")
     if as_json:
         console.print_json({**reporting.as_json(results), "written": [str(path) for path in written]})
-    silent = [result.model for result in results if not any(row.reading for row in result.rows)]
     if silent:
         console.fail(
             f"no stable figure for {', '.join(silent)}; quieten the machine, or raise --seconds or --stability"
@@ -131,10 +137,13 @@ def _running(
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
     from tritone_cli.benching.measuring import Where
+    from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
     from tritone_serving.options import CACHE_BYTES
     from tritone_serving.repository import servable_models
 
+    for name in models or ():
+        check_model_name(name)
     if server is not None:
         http_url = server if "://" in server else f"http://{server}"
         host = http_url.partition("://")[2].rpartition(":")[0]

@@ -31,7 +31,7 @@ def optimize(
     ] = None,
     grpc: Annotated[bool, typer.Option("--grpc/--http", help="What the clients speak.")] = True,
     rounds: Annotated[int, typer.Option(min=2, help="How often each setting is measured, in turns.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Of each measurement.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Of each measurement.")] = 2.0,
     minutes: Annotated[float, typer.Option(min=0.1, help="After these, no stage begins another round.")] = 10.0,
     instances: Annotated[str | None, typer.Option(help="To try: 2,3. Default: by the cores.")] = None,
     threads: Annotated[
@@ -119,7 +119,7 @@ def _search(
     from tritone_export import RepositoryError
     from tritone_export.tuned import read_tuned, setting_of
     from tritone_export.tuned_files import parse_config
-    from tritone_serving.perf_analyzer import Load, PerfAnalyzer
+    from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
     from tritone_serving.repository import servable_models
 
     servable_models(folder.parent, (folder.name,))
@@ -131,6 +131,8 @@ def _search(
     in_force = setting_of(config)
     declared = (read_tuned(folder) or {}).get("declared")
     space = space_for(config, in_force, spoken)
+    if data is not None:
+        check_data(data)
     with tempfile.TemporaryDirectory(prefix="tritone-optimize-") as temporary:
         place = Path(temporary)
         tool = PerfAnalyzer.find(place)
@@ -193,13 +195,18 @@ def _tell(
 
 
 def _reset(folder: Path, as_json: bool) -> None:
+    from tritone_export.tuned import TUNED_FILENAME
     from tritone_export.tuned_files import reset
 
-    written = reset(folder)
+    there = (folder / TUNED_FILENAME).exists()
+    written = reset(folder) if there else []
     if as_json:
-        console.print_json({"model": folder.name, "reset": True, "written": [str(path) for path in written]})
+        console.print_json({"model": folder.name, "reset": there, "written": [str(path) for path in written]})
         return
-    console.say(f"{folder.name}: removed serving.json")
+    if not there:
+        console.say(f"{folder.name} has no {TUNED_FILENAME}: it is served as it is declared")
+        return
+    console.say(f"{folder.name}: removed {TUNED_FILENAME}")
     for path in written:
         console.say(f"wrote {path}")
     if not written:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tritone_cli import console
-from tritone_cli.options import ApiKeyFile, CaFile, api_key
+from tritone_cli.options import ApiKeyFile, CaFile, api_key, client_file
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +43,8 @@ def probe(
             grpc_url,
             api_key=api_key(api_key_file),
             ca_file=ca_file,
-            client_cert_file=client_cert_file,
-            client_key_file=client_key_file,
+            client_cert_file=client_cert_file or client_file(grpc_url, "TRITONE_CLIENT_CERT"),
+            client_key_file=client_key_file or client_file(grpc_url, "TRITONE_CLIENT_KEY"),
         )
         if endpoint.protocol != "grpc":
             raise InvalidInputError(f"{grpc_url!r} is HTTP; expected the gRPC address, host:8001 as a rule")

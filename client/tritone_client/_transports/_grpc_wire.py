@@ -255,8 +255,9 @@ def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> Cli
         hint = "was the client closed, or is the server stopping?"
     elif _OTHER_PROTOCOL.search(message):
         hint = (
-            f"something listens there but does not speak gRPC: Triton's HTTP port (8000 by default) wants "
-            f"http://{endpoint.authority}, its gRPC port (8001 by default) a plain host:port"
+            f"something listens there but does not speak gRPC as asked: Triton's HTTP port (8000 by default) wants "
+            f"http://{endpoint.authority}, its gRPC port (8001 by default) a plain host:port, or grpcs:// where it has "
+            f"TLS (and a client's certificate, if it asks for one)"
         )
     elif re.search(r"ssl|tls|certificate|handshake", message, re.I):
         hint = "check the scheme (grpc:// or grpcs://), ca_file= and the client's certificate"

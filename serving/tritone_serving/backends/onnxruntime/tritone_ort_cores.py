@@ -10,6 +10,7 @@ process dies, and one call tells whether anybody else holds any.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -54,12 +55,17 @@ class SharedCores:
 
     def run(self, wanted: list[str], feed: dict[str, Any]) -> Any:
         """As onnxruntime's `InferenceSession.run`."""
-        self._n_calm = 0 if self._crowd.enter() else self._n_calm + 1
+        try:
+            somebody = self._crowd.enter()
+        except OSError:  # a file system without locks, or no more of them: no reason to refuse a request
+            somebody = True
+        self._n_calm = 0 if somebody else self._n_calm + 1
         session = self._alone if self._n_calm >= N_CALM else self._crowded
         try:
             return session.run(wanted, feed)
         finally:
-            self._crowd.leave()
+            with contextlib.suppress(OSError):
+                self._crowd.leave()
 
 
 def threads_in_a_crowd(config: dict[str, Any], *, n_cores: int) -> int | None:

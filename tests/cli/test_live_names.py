@@ -1,0 +1,27 @@
+"""`tritone publish` and `tritone rollback` with addresses and names that are none; no server is needed to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tritone_export._exceptions import InvalidModelNameError
+from tritone_export.publishing import Live, publish_live, rollback
+
+
+def test_an_address_with_half_a_bracket_is_wrong_usage(tritone: Callable[..., Any]) -> None:
+    done = tritone("rollback", "m", "--http-url", "http://[::1")
+    assert done.status == 2
+    assert "--http-url" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp", "a/b", ""])
+def test_a_name_never_leads_out_of_the_repository(tmp_path: Path, name: str) -> None:
+    live = cast("Live", None)  # refused before anything of it is looked at
+    with pytest.raises(InvalidModelNameError, match="cannot be a model's name"):
+        rollback(name, live)
+    with pytest.raises(InvalidModelNameError, match="cannot be a model's name"):
+        publish_live(tmp_path, (name,), live)
