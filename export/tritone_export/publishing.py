@@ -154,13 +154,8 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
             asked = f"version {version}" if version is not None else "version before the live one"
             listed = ", ".join(map(str, found)) or "none"
             # What was withdrawn, or holds the same files, is passed over unless it is asked for by number.
-            hint = (
-                ""
-                if version is not None or len(found) < 2
-                else (
-                    "; none of these differs from the live one and was not withdrawn before; --version N takes it all the same"
-                )
-            )
+            passed_over = version is None and len(found) > 1
+            hint = "; the others hold the same or were withdrawn, which --version N overrules" if passed_over else ""
             raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}{hint}")
         check_files(folder / str(wanted))
         kept = folder / str(wanted) / BESIDE
