@@ -9,7 +9,7 @@ from tritone_export._exceptions import ForgettingError
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.resolving import Resolver
-from tritone_serving.recommender_keys import KEY_VARIABLE, key_path
+from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_path
 
 
 def holds(artifact: Artifact, key: bytes, user: str) -> bool:
@@ -39,7 +39,7 @@ def find_users_key(artifact: Artifact, given: Path | None) -> bytes | None:
     try:
         named = given or os.environ.get(KEY_VARIABLE)
         installed = key_path(check)
-        paths = ([Path(named).expanduser()] if named else []) + ([installed] if installed.is_file() else [])
+        paths = ([find_key(str(named), check)] if named else []) + ([installed] if installed.is_file() else [])
         return next((content for path in paths if key_check(content := read_key(path)) == check), None)
     except (RecommenderError, ValueError) as error:
         raise ForgettingError(str(error)) from error

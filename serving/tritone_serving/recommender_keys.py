@@ -36,14 +36,18 @@ def find_key(configured: str, key_check: str) -> Path:
     """The file to read the key from; it need not be there.
 
     Args:
-        configured: a path, or empty to look at the environment, then in the folder of keys.
+        configured: a path, or empty to look at the environment, then in the folder of keys. Where it names a folder,
+            the key lies in there as it does in the folder of keys, which is how containers are given theirs.
         key_check: what the artifact stores of its key.
 
     Raises:
         ValueError: as `key_path`.
     """
     named = configured or os.environ.get(KEY_VARIABLE, "")
-    return Path(named).expanduser() if named else key_path(key_check)
+    if not named:
+        return key_path(key_check)
+    place = Path(named).expanduser()
+    return place / key_path(key_check).name if place.is_dir() else place
 
 
 def install_key(source: Path, key_check: str) -> Path:

@@ -29,9 +29,12 @@ def tool(name: str) -> str:
 @functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """The resources of an overlay."""
-    done = subprocess.run(
-        [tool("kubectl"), "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True, check=False
-    )
+    return rendered_at(KUBERNETES / "overlays" / overlay)
+
+
+def rendered_at(folder: Path) -> list[dict[str, Any]]:
+    """The resources of a kustomization."""
+    done = subprocess.run([tool("kubectl"), "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr  # kustomize warns of what is deprecated
     return list(yaml.safe_load_all(done.stdout))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -36,6 +37,11 @@ def compose(*names: str) -> dict[str, Any]:
         for service, said in yaml.safe_load((DOCKER / name).read_text())["services"].items():
             whole.setdefault(service, {}).update(said)
     return whole
+
+
+def unset(value: str) -> str:
+    """What Compose makes of a value while no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
@@ -118,13 +124,15 @@ def test_compose_services_are_locked_in() -> None:
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert int(service["user"].partition(":")[0]) > 0, name
+        assert int(unset(service["user"]).partition(":")[0]) > 0, name
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"]), name
         assert service["deploy"]["resources"]["limits"]["memory"], name
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} is reachable from elsewhere: {port}"
         for volume in service.get("volumes", []):
-            if volume["type"] == "bind":
+            if isinstance(volume, str):
+                assert volume.endswith(":ro"), name
+            elif volume["type"] == "bind":
                 assert volume["read_only"] is True, name
                 assert (DOCKER / volume["source"]).exists(), volume["source"]
 
@@ -136,6 +144,38 @@ def test_compose_servers_have_what_triton_needs(names: tuple[str, ...]) -> None:
     assert "exec" in server["tmpfs"][0]  # Triton loads its backends from there
     assert "ports" not in server  # only the balancer is called
     assert (DOCKER.parent / server["build"]["dockerfile"]).is_file()
+
+
+@pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
+def test_compose_servers_find_the_recommenders_keys_and_start_without(names: tuple[str, ...]) -> None:
+    server = compose(*names)["server"]
+    folder = server["environment"]["TRITONE_RECOMMENDER_KEY"]
+    (mount,) = [volume for volume in server["volumes"] if isinstance(volume, str) and f":{folder}:" in volume]
+    assert mount.startswith("${TRITONE_RECOMMENDER_KEYS:-")
+    assert not folder.startswith("/tmp"), "what Docker makes on the way there is root's, and the server writes there"
+    volume, _, target = unset(mount).partition(":")
+    assert target == f"{folder}:ro"
+    assert volume in yaml.safe_load((DOCKER / "compose.yaml").read_text())["volumes"]  # no folder: an empty volume
+    assert "TRITONE_USER" in server["user"]  # the keys' owner alone may read them
+
+
+def test_compose_hands_on_an_api_key_and_keeps_it_out_of_images() -> None:
+    assert compose("compose.yaml")["server"]["environment"]["TRITONE_API_KEY"] == "${TRITONE_API_KEY:-}"
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored.index("docker/.env") > ignored.index("!docker")
+    assert "/docker/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("place", ["docs/deploy.md", "docker/compose.yaml"])
+def test_the_settings_that_the_pages_write_are_those_of_compose(place: str, tmp_path: Path) -> None:
+    (command,) = re.findall(r"printf 'TRITONE_.*", (ROOT / place).read_text())
+    (tmp_path / "docker").mkdir()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env={"HOME": "/home/me", "PATH": os.defpath}, check=True)
+    settings = dict(line.split("=") for line in (tmp_path / "docker/.env").read_text().splitlines())
+    assert settings == {
+        "TRITONE_USER": f"{os.getuid()}:{os.getgid()}",
+        "TRITONE_RECOMMENDER_KEYS": "/home/me/.local/state/tritone/recommender-keys",
+    }
 
 
 def test_grafana_is_provisioned() -> None:
@@ -156,10 +196,10 @@ def test_grafana_is_provisioned() -> None:
 @pytest.mark.parametrize("page", ["docs/deploy.md", "docker/README.md"])
 def test_what_the_pages_name_is_there(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docs/deploy"}
+    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docs/deploy", "docker/.env"}
     named |= {
         f"deploy/kubernetes/{path}"
-        for path in re.findall(r"`((?:overlays|components|pools|monitoring)/[\w./-]+)`", text)
+        for path in re.findall(r"`((?:overlays|components|pools|monitoring|loader)/[\w./-]+)`", text)
     }
     assert named
     missing = [

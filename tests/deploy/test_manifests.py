@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tests.deploy.rendering import KUBERNETES, OVERLAYS, containers, of_kind, pods, rendered
+from tests.deploy.rendering import KUBERNETES, OVERLAYS, ROOT, containers, of_kind, pods, rendered, rendered_at
 
+KEY_VARIABLE = "TRITONE_RECOMMENDER_KEY"
 KUBERNETES_VERSIONS = ["1.30", "1.36"]
 KSERVE = json.loads((Path(__file__).parent / "kserve.schema.json").read_text())
 SERVERS = {"app.kubernetes.io/name": "tritone-server"}
@@ -84,7 +87,7 @@ def test_every_container_is_locked_in(overlay: str) -> None:
 
 
 def test_the_loader_may_run_beside_them() -> None:
-    pod = yaml.safe_load((KUBERNETES / "loader.yaml").read_text())
+    (pod,) = rendered_at(KUBERNETES / "loader")
     for version in KUBERNETES_VERSIONS:
         validated(pod, version)
     (container,) = pod["spec"]["containers"]
@@ -113,6 +116,79 @@ def test_every_server_can_be_judged_and_has_room(overlay: str) -> None:
             is_gpu = "gpu" in container["image"]
             assert ("nvidia.com/gpu" in container["resources"]["limits"]) is is_gpu
             assert ("nvidia.com/gpu.present" in pod.get("nodeSelector", {})) is is_gpu
+    assert found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_server_finds_the_recommenders_keys_and_starts_without(overlay: str) -> None:
+    for name, pod in pods(overlay):
+        if name.endswith("balancer"):
+            continue
+        (container,) = pod["containers"]
+        (folder,) = [pair["value"] for pair in container["env"] if pair["name"] == KEY_VARIABLE]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == folder]
+        assert mount["readOnly"] is True
+        assert not folder.startswith("/tmp"), "what is made on the way there is root's, and the server writes there"
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+        assert volume["secret"]["secretName"] == "tritone-recommender-keys", name
+        assert volume["secret"]["optional"] is True, name
+        if "defaultMode" in volume["secret"]:  # the keys are root's: read by group where the pod has one, else by all
+            assert volume["secret"]["defaultMode"] & 0o040
+            assert pod["securityContext"]["fsGroup"] == 10001
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "mixed"])
+def test_an_upgrade_needs_no_gpu_more_than_the_servers_have(overlay: str) -> None:
+    (server,) = [item for item in of_kind(overlay, "Deployment") if item["metadata"]["name"] == "tritone-server-gpu"]
+    assert server["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+    (scaler,) = [item for item in of_kind(overlay, "HorizontalPodAutoscaler")
+                 if item["metadata"]["name"] == "tritone-server-gpu"]  # fmt: skip
+    assert scaler["spec"]["minReplicas"] > 1  # one is left
+
+
+@pytest.fixture
+def own_copy(tmp_path: Path) -> Path:
+    """The manifests, to be changed as the pages say; answers the folder that a checkout would be."""
+    shutil.copytree(KUBERNETES, tmp_path / "deploy/kubernetes")
+    return tmp_path
+
+
+def as_said(text: str, start: str, checkout: Path) -> None:
+    """Run the command of a page or a file's head that begins so."""
+    (command,) = [line.lstrip("# ") for line in text.splitlines() if line.lstrip("# ").startswith(start)]
+    subprocess.run(["bash", "-c", command], cwd=checkout, check=True)
+
+
+def test_images_are_named_once(own_copy: Path) -> None:
+    as_said((ROOT / "docs/deploy.md").read_text(), "sed -i", own_copy)
+    folder = own_copy / "deploy/kubernetes"
+    for place in [*(f"overlays/{overlay}" for overlay in OVERLAYS), "loader"]:
+        images = re.findall(r"image: (.*)", yaml.safe_dump(rendered_at(folder / place)))
+        ours = [image for image in images if "rclone" not in image]
+        assert ours, place
+        assert all(image.startswith("registry.example/tritone/") for image in ours), (place, ours)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_api_key_reaches_servers_and_probes(overlay: str, own_copy: Path) -> None:
+    said = (KUBERNETES / "components/api-key/kustomization.yaml").read_text()
+    as_said(said.replace("overlays/gpu", f"overlays/{overlay}"), "echo", own_copy)
+    found = 0
+    for resource in rendered_at(own_copy / f"deploy/kubernetes/overlays/{overlay}"):
+        for version in KUBERNETES_VERSIONS:
+            validated(resource, version)
+        if resource["kind"] not in ("Deployment", "ServingRuntime"):
+            continue
+        pod = resource["spec"]["template"]["spec"] if resource["kind"] == "Deployment" else resource["spec"]
+        (container,) = pod["containers"]
+        given = {pair["name"]: pair for pair in container["env"]}
+        if "balancer" in resource["metadata"]["name"]:
+            assert "TRITONE_API_KEY" not in given
+            continue
+        found += 1
+        secret = given["TRITONE_API_KEY"]["valueFrom"]["secretKeyRef"]
+        assert secret == {"name": "tritone-api-key", "key": "key"}  # not optional: without it the server stays closed
+        assert KEY_VARIABLE in given
     assert found
 
 
