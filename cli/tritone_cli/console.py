@@ -51,6 +51,14 @@ def fail(message: str) -> None:
     people.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Print one warning for people."""
+    if _as_log:
+        _log("warning", message)
+        return
+    people.print(Text.assemble(("warning:", "bold yellow"), " ", message), soft_wrap=True)
+
+
 def say(message: str) -> None:
     """Print one line for people, without markup."""
     if _as_log:

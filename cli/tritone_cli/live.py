@@ -71,7 +71,7 @@ def connected(
             f"{token_file} cannot be read ({error}); is a server of yours running on port {port}? Else give the file",
             param_hint="--admin-token-file",
         ) from error
-    admin = AdminApi(host, port, token=token)
+    admin = AdminApi(host, port, token=token, api_key=options.api_key(api_key_file))
     admin.index()
     with Calls(endpoint) as calls:
         yield Live(repository, admin, calls, bounds or Bounds())

@@ -14,7 +14,6 @@ ServingError
 ├── CanaryError               a model on a running server does not answer as it should
 ├── CrashLoopError            what was restarted over and over broke each time
 ├── RefusedVersionError       a new version did not pass its canaries; the old one serves on
-└── AdminApiError             the server refused an administrative call
 ├── AdminApiError             the server refused an administrative call
 └── PerfAnalyzerError         a load could not be measured
     ├── PerfAnalyzerMissingError  perf_analyzer is not installed, or does not start
@@ -85,11 +84,13 @@ class ServerExitedError(StartupError):
 
     Attributes:
         exit_code: as the shell counts: 128 + the signal's number if one killed it.
+        is_lock_exception: whether the Python backend ended it because a stub was too slow.
     """
 
-    def __init__(self, message: str, *, log_path: Path, exit_code: int) -> None:
+    def __init__(self, message: str, *, log_path: Path, exit_code: int, is_lock_exception: bool = False) -> None:
         super().__init__(message, log_path=log_path)
         self.exit_code = exit_code
+        self.is_lock_exception = is_lock_exception
 
 
 class ModelLoadError(ServingError):

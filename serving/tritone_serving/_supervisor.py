@@ -5,7 +5,9 @@ A process of its own between the launcher and the server, run as a script with t
 - the launcher holds the other end of stdin: when that closes, by its stop() or by its death in any form,
   the server is asked to stop, and killed with every Python stub if it does not in time;
 - when the server ends by itself, its stubs are ended too;
-- then its shared memory and its private folder are removed.
+- then its shared memory and its private folder are removed;
+- what the server and its stubs print goes through a pipe into the log, which is renamed and begun again when it has
+  reached its largest size.
 
 Should this process itself be killed, the kernel kills the server with it (PR_SET_PDEATHSIG).
 One line of JSON comes in on stdin, the server's pid goes out on stdout, its exit code is the exit code.
@@ -23,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ STACK_BYTES = 256 << 20
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GROUP_GONE_TIMEOUT_S = 2.0  # SIGKILL takes a moment to reach a process that holds much memory
+LOG_END_TIMEOUT_S = 0.5
+_logs: list[_Log] = []
 
 
 def main() -> int:
@@ -70,17 +75,55 @@ def main() -> int:
 
 
 def _started(order: dict[str, Any]) -> subprocess.Popen[bytes]:
-    with Path(order["log"]).open("ab") as log:
-        return subprocess.Popen(
-            order["command"],
-            cwd=order["cwd"],
-            env=order["environment"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # one process group: the server, its stubs and their shells
-            preexec_fn=_before_exec,  # noqa: PLW1509  - safe here: this process has one thread
-        )
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    server = subprocess.Popen(
+        order["command"],
+        cwd=order["cwd"],
+        env=order["environment"],
+        stdin=subprocess.DEVNULL,
+        stdout=write_end,
+        stderr=write_end,
+        start_new_session=True,  # one process group: the server, its stubs and their shells
+        preexec_fn=_before_exec,  # noqa: PLW1509  - safe here: this process has one thread
+    )
+    os.close(write_end)
+    log = _Log(read_end, Path(order["log"]), int(order["log_max_bytes"]))
+    threading.Thread(target=log.copy, name="log", daemon=True).start()
+    _logs.append(log)
+    return server
+
+
+class _Log:
+    """Copies what the server prints into a file and begins the file again when it has become too large."""
+
+    def __init__(self, pipe: int, path: Path, max_bytes: int) -> None:
+        self._pipe = pipe
+        self._path = path
+        self._max_bytes = max_bytes
+        self.ended = threading.Event()
+
+    def copy(self) -> None:
+        """Copy until every process that holds the pipe has ended; a full disk loses lines, never stops the server."""
+        file, size = self._open()
+        while True:
+            content = os.read(self._pipe, 1 << 16)
+            if not content:
+                break
+            if self._max_bytes and size and size + len(content) > self._max_bytes:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                file, size = self._open()
+            with contextlib.suppress(OSError):
+                size += os.write(file, content)
+        self.ended.set()
+
+    def _open(self) -> tuple[int, int]:
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            return file, os.fstat(file).st_size
+        except OSError:
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 0
 
 
 def _before_exec() -> None:
@@ -106,6 +149,8 @@ def _ended(server: subprocess.Popen[bytes], timeout_s: float, stop_file: Path) -
         while time.monotonic() < deadline:
             if os.waitpid(-server.pid, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
+    for log in _logs:
+        log.ended.wait(LOG_END_TIMEOUT_S)  # the last words of a crash
     return 128 - code if code < 0 else code
 
 

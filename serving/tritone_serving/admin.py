@@ -27,12 +27,15 @@ class AdminApi:
 
     Args:
         token: the server's admin token.
+        api_key: the key that callers of the server need, if it has one: a model's configuration is closed without it.
     """
 
-    def __init__(self, host: str, port: int, *, token: str) -> None:
+    def __init__(self, host: str, port: int, *, token: str, api_key: str | None = None) -> None:
         self._host = host
         self._port = port
-        self._token = token
+        self._headers = {ADMIN_HEADER: token}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
 
     def is_live(self, *, timeout_s: float = 1.0) -> bool:
         """Whether the server answers."""
@@ -79,7 +82,7 @@ class AdminApi:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
             sent = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, body=sent, headers={ADMIN_HEADER: self._token})
+            connection.request(method, path, body=sent, headers=self._headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:

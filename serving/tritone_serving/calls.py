@@ -77,14 +77,29 @@ class Calls:
         return self._call("ModelConfig", service_pb2.ModelConfigRequest(name=model), model, timeout_s).config
 
     def infer(
-        self, model: str, inputs: Mapping[str, Array], *, timeout_s: float, version: str = "", decoupled: bool = False
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        timeout_s: float,
+        version: str = "",
+        decoupled: bool = False,
+        parameters: Mapping[str, str | bool] | None = None,
     ) -> Answer:
         """Run a model once.
+
+        Args:
+            parameters: of the request, which backends can read.
 
         Raises:
             CanaryError: `failure` says in which way it failed.
         """
         request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+        for name, value in (parameters or {}).items():
+            if isinstance(value, bool):
+                request.parameters[name].bool_param = value
+            else:
+                request.parameters[name].string_param = value
         for name, array in inputs.items():
             text = array.dtype == np.object_
             request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)

@@ -24,6 +24,10 @@ from tritonclient.grpc import model_config_pb2
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Array, Calls
 
+# Parameters of a request. The first marks one that backends leave out of their own metrics. The second holds the
+# server's health token: a backend of ours answers such a request without running the model.
+CANARY_PARAMETER: Final = "tritone_canary"
+HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_health.py
 FEW: Final = 16
 _TYPES: Final[dict[str, Any]] = {
     "TYPE_BOOL": np.bool_,
@@ -88,6 +92,7 @@ def sing(
                 timeout_s=max(0.01, deadline - begun),
                 version=version,
                 decoupled=config.model_transaction_policy.decoupled,
+                parameters={CANARY_PARAMETER: True},
             )
         except CanaryError as error:
             # A python model that cannot use the values says so as an error of its own.
@@ -98,6 +103,27 @@ def sing(
         check_outputs(model, config, answer.outputs)
         return Sung(model, answer.version, seconds, each, answer.outputs)
     raise AssertionError("unreachable: the last try answers or raises")
+
+
+def check_health(calls: Calls, model: str, config: Any, *, token: str, timeout_s: float) -> None:
+    """Send a request that a backend of ours answers without running the model.
+
+    Any other backend runs the model.
+
+    Args:
+        config: from `Calls.config`.
+        token: the server's `health_token`.
+
+    Raises:
+        CanaryError: no answer, or an error.
+    """
+    calls.infer(
+        model,
+        make_inputs(config),
+        timeout_s=timeout_s,
+        decoupled=config.model_transaction_policy.decoupled,
+        parameters={CANARY_PARAMETER: True, HEALTH_PARAMETER: token},
+    )
 
 
 def make_inputs(config: Any, *, zeros: bool = False) -> dict[str, Array]:

@@ -26,6 +26,7 @@ def server_command(
     ports: Mapping[str, int],
     token: str,
     models: Sequence[str],
+    n_load_threads: int = 4,
 ) -> list[str]:
     """Build the arguments that start the server.
 
@@ -36,6 +37,7 @@ def server_command(
         ports: by option name, none of them 0.
         token: what the admin APIs are to ask for.
         models: to load at start.
+        n_load_threads: how many of them at the same time.
     """
     command = [
         str(installation.binary),
@@ -46,6 +48,9 @@ def server_command(
         *(f"--load-model={name}" for name in models),
         # Stay up when a model fails: the repository index then says why, in words made for it.
         "--exit-on-error=false",
+        # Without `require_all` a model that does not load must not keep the others from traffic.
+        f"--strict-readiness={str(options.require_all).lower()}",
+        f"--model-load-thread-count={n_load_threads}",
         f"--exit-timeout-secs={max(1, round(options.stop_timeout_s) - 2)}",
         f"--http-address={options.plain_host}",
         f"--http-port={ports['http_port']}",
@@ -57,7 +62,7 @@ def server_command(
         f"--backend-config=python,shm-region-prefix-name={folder.name}-",
         f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
-        f"--backend-config=python,stub-timeout-seconds={max(1, round(options.startup_timeout_s))}",
+        f"--backend-config=python,stub-timeout-seconds={max(1, round(5 * options.startup_timeout_s))}",
         f"--log-verbose={options.log_verbose}",
         "--log-format=ISO8601",
     ]

@@ -32,6 +32,11 @@ def reason_in_log(log_path: Path, model: str) -> str:
     return (about or errors or [f"no reason was given; see {log_path}"])[0].replace('\\"', '"')
 
 
+def names_in_tail(log_path: Path, text: str) -> bool:
+    """Return whether the end of a log contains a text."""
+    return any(text in line for line in _tail(log_path))
+
+
 def has_begun(log_path: Path) -> bool:
     """Whether the server itself has written to its log; a dynamic linker's warning is not enough."""
     return any(_ANY.match(line) for line in _tail(log_path))

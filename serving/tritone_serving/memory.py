@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+# Of version 2 and of version 1, as a container sees them.
+_LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def memory_mb(pids: Iterable[int]) -> float:
@@ -20,6 +26,31 @@ def memory_mb(pids: Iterable[int]) -> float:
             continue
         total_kb += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
     return total_kb / 1024
+
+
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """Return the resident anonymous memory of processes together, which is cheaper to read than `memory_mb`.
+
+    Files that are mapped, such as libraries and artifacts, are left out: the kernel can drop them at any time.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.M)
+        total += int(found[1]) << 10 if found else 0
+    return total
+
+
+def memory_limit_bytes() -> int:
+    """Return what this process and its children may use: the control group's limit, or the machine's memory."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _LIMIT_FILES:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            limits.append(int(path.read_text()))
+    return min(limit for limit in limits if limit > 0)
 
 
 def family(pid: int) -> list[int]:

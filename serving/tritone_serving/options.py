@@ -12,6 +12,7 @@ from tritone_serving.access import check_access
 Profile = Literal["cpu", "gpu"]
 LOOPBACK: Final = "127.0.0.1"
 CACHE_BYTES: Final = 64 << 20
+LOG_BYTES: Final = 32 << 20
 MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with much less
 
 
@@ -23,6 +24,8 @@ class ServerOptions:
         repository: folder of models, as `tritone export` fills it.
         profile: `gpu` serves each model's `configs/gpu.pbtxt`, where there is one.
         models: names to load at start; None loads every model that has a version.
+        require_all: whether a model that does not load keeps the server from starting. Otherwise the others are served,
+            and `TritonServer.failed_models` says which are missing and why.
         host: address to listen on. Anything but loopback lets others call the models, and shows the
             admin token to whoever reads the traffic: put TLS in front.
         http_port: 0 picks a free one; so for the other two.
@@ -35,7 +38,9 @@ class ServerOptions:
             no door stands open beside it, else `host`.
         otlp_url: where traces go, as OTLP over HTTP (`http://localhost:4318/v1/traces`); None makes none.
         log_path: the server's log; None puts it under the user's state folder.
-        startup_timeout_s: to being ready with every model loaded.
+        log_max_bytes: size at which the log is renamed to `<name>.1` and begun again; 0 lets it grow.
+        startup_timeout_s: to being ready with every model loaded; on a machine whose processors are busy up to five
+            times as long.
         stop_timeout_s: how long requests in flight and models get to finish before they are killed.
         response_cache_bytes: memory for answers to repeated requests, 0 for no cache.
         auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).
@@ -52,6 +57,7 @@ class ServerOptions:
     repository: Path
     profile: Profile = "cpu"
     models: tuple[str, ...] | None = None
+    require_all: bool = True
     host: str = LOOPBACK
     http_port: int = 8000
     grpc_port: int = 8001
@@ -64,6 +70,7 @@ class ServerOptions:
     http_host: str | None = None
     otlp_url: str | None = None
     log_path: Path | None = None
+    log_max_bytes: int = LOG_BYTES
     startup_timeout_s: float = 60.0
     stop_timeout_s: float = 7.0
     response_cache_bytes: int = CACHE_BYTES
@@ -86,6 +93,8 @@ class ServerOptions:
                 f"startup_timeout_s is {self.startup_timeout_s} and stop_timeout_s {self.stop_timeout_s}; "
                 f"expected seconds above 0"
             )
+        if self.log_max_bytes < 0:
+            raise OptionsError(f"log_max_bytes is {self.log_max_bytes}; expected 0 (no limit) or more")
         if self.response_cache_bytes and self.response_cache_bytes < MIN_CACHE_BYTES:
             raise OptionsError(
                 f"response_cache_bytes is {self.response_cache_bytes}; expected 0 (no cache) "

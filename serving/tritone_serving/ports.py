@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -30,6 +31,30 @@ def claim_ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> dic
         for option, port in wanted.items():
             ports[option] = held.enter_context(_bound(at[option], port, option)).getsockname()[1]
     return ports
+
+
+def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) -> bool:
+    """Wait until ports that a program of one's own has held are free.
+
+    Args:
+        ports: address and port by option.
+        timeout_s: how long to wait at most.
+
+    Returns:
+        Whether all are free.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            claim_ports(
+                {option: host for option, (host, _) in ports.items()}, {o: port for o, (_, port) in ports.items()}
+            )
+        except PortTakenError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def _bound(host: str, port: int, option: str) -> socket.socket:

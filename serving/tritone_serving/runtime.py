@@ -7,6 +7,7 @@ what a killed server left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -23,6 +24,8 @@ OUR_BACKENDS: Final = Path(__file__).parent / "backends"
 # Names a file that is made when the server is asked to stop; a backend that streams looks for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
+# A secret of this server and its backends; see backends/onnxruntime/tritone_ort_health.py.
+HEALTH_TOKEN_VARIABLE: Final = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - a name
 _PREFIX: Final = "tritone-"
 
 
@@ -31,10 +34,11 @@ def make_runtime_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_owner_prefix(os.getpid())}-"))
 
 
-def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, str]:
+def fill_runtime_folder(folder: Path, installation: Installation, *, health_token: str = "") -> dict[str, str]:
     """Lay out backends and a Python environment for the server in its private folder.
 
     ```
+    tritonserver            copy of the server binary with fixes of known faults, where there are any for it
     backends/python/        libtriton_python.so, triton_python_backend_stub
     backends/onnxruntime/   link to our python-based backend, unless the installation has a native one
     bin/python3 lib/ pyvenv.cfg   an environment that sees what this process can import
@@ -42,6 +46,9 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
     running                 locked in by instances that compute, so that they share the cores
     stopping                made when the server is asked to stop
     ```
+
+    Args:
+        health_token: what the server's health checks carry, so that backends recognise them.
 
     Returns:
         The environment variables to start the server with.
@@ -57,6 +64,7 @@ def fill_runtime_folder(folder: Path, installation: Installation) -> dict[str, s
         **os.environ,
         STOP_FILE_VARIABLE: str(folder / "stopping"),
         RUNNING_FILE_VARIABLE: str(folder / "running"),
+        HEALTH_TOKEN_VARIABLE: health_token,
     }
     libraries = [str(path) for path in installation.libraries]
     if installation.stub is not None:
@@ -89,6 +97,15 @@ def remove_of(folder: Path) -> None:
     for region in SHARED_MEMORY.glob(f"{folder.name}*"):
         region.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_memory_bytes(folder: Path) -> int:
+    """Return what a server's shared memory takes: pages that were touched."""
+    total = 0
+    for region in SHARED_MEMORY.glob(f"{folder.name}*"):
+        with contextlib.suppress(OSError):
+            total += region.stat().st_blocks * 512
+    return total
 
 
 def _link_backends(backends: Path, installation: Installation) -> None:

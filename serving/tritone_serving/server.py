@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,11 +32,13 @@ from tritone_serving._exceptions import (
 )
 from tritone_serving.access import own_endpoint
 from tritone_serving.admin import AdminApi, in_one_line
+from tritone_serving.binary_fixes import fixed_copy
 from tritone_serving.command import server_command
+from tritone_serving.cpu_pressure import CpuPressure, recent_pressure
 from tritone_serving.installation import find_installation, require_gpu
-from tritone_serving.log import has_begun, last_lines, reason_in_log
+from tritone_serving.log import has_begun, last_lines, names_in_tail, reason_in_log
 from tritone_serving.options import ServerOptions
-from tritone_serving.ports import claim_ports
+from tritone_serving.ports import claim_ports, wait_for_ports
 from tritone_serving.repository import servable_models
 
 if TYPE_CHECKING:
@@ -43,6 +46,16 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
+START_ATTEMPTS: Final = 3
+# Triton's Python backend ends the whole server with this exception when a stub is too slow to start, which happens
+# when many start at once on few, busy processors (https://github.com/triton-inference-server/server/issues/8882).
+LOCK_EXCEPTION: Final = "boost::interprocess::lock_exception"
+_LOAD_THREADS: Final = 4  # Triton's own default
+# Above this share of time in which something waits for a processor, models are loaded one after the other.
+_BUSY_START: Final = 0.5
+# On a busy machine a start may take this many times `startup_timeout_s`.
+_LONGEST_START: Final = 5.0
+_PORTS_TIMEOUT_S: Final = 30.0
 _SUPERVISOR: Final = Path(__file__).with_name("_supervisor.py")
 
 
@@ -53,6 +66,7 @@ class TritonServer:
 
     Attributes:
         options: what it was started with.
+        reachable_host: address at which HTTP and metrics can be called from this machine.
         http_url: `http://127.0.0.1:8000`.
         grpc_url: `127.0.0.1:8001`; gRPC addresses carry no scheme.
         metrics_url: where Prometheus scrapes.
@@ -62,6 +76,9 @@ class TritonServer:
         pid: the server's process id.
         ready_s: how long it took to be ready.
         is_wiped: whether its command line, which everyone may read, is free of secrets.
+        binary_fixes: names of the fixes of known faults in the binary that runs; see `binary_fixes`.
+        failed_models: models that did not load and their reasons; empty with `require_all`.
+        health_token: what health checks carry, so that backends recognise them.
     """
 
     def __init__(
@@ -79,6 +96,7 @@ class TritonServer:
             for each in (options.host, options.plain_host)
         )
         self.options = options
+        self.reachable_host = plain_host
         self.http_url = f"http://{plain_host}:{ports['http_port']}"
         self.grpc_url = f"{host}:{ports['grpc_port']}"
         self.metrics_url = f"http://{plain_host}:{ports['metrics_port']}/metrics"
@@ -89,13 +107,18 @@ class TritonServer:
         self.ready_s = 0.0
         self._folder: Path | None = None
         self.is_wiped = False
+        self.binary_fixes: frozenset[str] = frozenset()
+        self.failed_models: dict[str, str] = {}
+        self.health_token = secrets.token_urlsafe(16)
         self._ports = ports
-        self._api = AdminApi(plain_host, ports["http_port"], token=token)
+        self._api = AdminApi(plain_host, ports["http_port"], token=token, api_key=options.api_key)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(cls, options: ServerOptions, *, stored_token: str | None = None) -> TritonServer:
-        """Start a server and wait until every model is loaded.
+        """Start a server and wait until its models are loaded.
+
+        A start that the Python backend ends because the machine is busy is repeated, one model after the other.
 
         Args:
             options: with what.
@@ -106,10 +129,23 @@ class TritonServer:
             PortTakenError: another program has a port; nothing was started.
             ServerNotInstalledError: there is no Triton.
             GpuMissingError: profile `gpu` without a GPU.
-            ModelLoadError: a model does not load; the server is stopped again.
-            StartupTimeoutError: not ready within `startup_timeout_s`; the server is stopped again.
+            ModelLoadError: no model loads, or one does not with `require_all`; the server is stopped again.
+            StartupTimeoutError: not ready within `startup_timeout_s`, or five times that on a busy machine; the server
+                is stopped again.
             ServerExitedError: the server ended by itself.
         """
+        n_threads = 1 if recent_pressure() > _BUSY_START else _LOAD_THREADS
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                return cls._start_once(options, stored_token=stored_token, n_load_threads=n_threads)
+            except ServerExitedError as error:
+                if attempt == START_ATTEMPTS or not error.is_lock_exception:
+                    raise
+                n_threads = 1
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @classmethod
+    def _start_once(cls, options: ServerOptions, *, stored_token: str | None, n_load_threads: int) -> TritonServer:
         begun = time.monotonic()
         models = servable_models(options.repository, options.models)
         installation = find_installation(options.installation)
@@ -129,12 +165,19 @@ class TritonServer:
         server = cls(options, ports=ports, token=token, token_path=token_path, log_path=log_path.absolute())
         try:
             folder = server._folder = runtime.make_runtime_folder()
-            environment = runtime.fill_runtime_folder(folder, installation)
+            environment = runtime.fill_runtime_folder(folder, installation, health_token=server.health_token)
+            binary, server.binary_fixes = fixed_copy(installation.binary, folder)
             command = server_command(
-                options, installation=installation, folder=folder, ports=ports, token=token, models=models
+                options,
+                installation=replace(installation, binary=binary),
+                folder=folder,
+                ports=ports,
+                token=token,
+                models=models,
+                n_load_threads=n_load_threads,
             )
             server._launch(command, environment=environment, folder=folder)
-            server._await_live(begun + options.startup_timeout_s)
+            server._await_live(begun)
             server.is_wiped = admin_token.wipe_from_command_line(server.pid, *server._secrets())
             server._check_loaded(models)
         except BaseException:  # Ctrl-C too: nothing that was started may stay
@@ -151,6 +194,11 @@ class TritonServer:
             if entry.get("state") == "READY":
                 ready.setdefault(entry["name"], []).append(entry["version"])
         return ready
+
+    @property
+    def runtime_folder(self) -> Path | None:
+        """The server's private folder; its name is the prefix of its shared memory."""
+        return self._folder
 
     def own_endpoint(self) -> Endpoint:
         """How this process reaches the server's gRPC, with key and TLS; see `access.own_endpoint`."""
@@ -208,6 +256,12 @@ class TritonServer:
             ServingError: as `start`.
         """
         self.stop()
+        # A killed process keeps its ports until the kernel has freed its memory, which takes a while on a busy machine.
+        hosts = {"grpc_port": self.options.host}
+        wait_for_ports(
+            {name: (hosts.get(name, self.options.plain_host), port) for name, port in self._ports.items()},
+            timeout_s=_PORTS_TIMEOUT_S,
+        )
         with contextlib.suppress(OSError):
             self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
         http_port, grpc_port, metrics_port = (self._ports[f"{name}_port"] for name in ("http", "grpc", "metrics"))
@@ -224,12 +278,13 @@ class TritonServer:
             return None
 
     def exited_error(self, exit_code: int) -> ServerExitedError:
-        """Say that the server ended by itself, with the end of its log."""
+        """Return the error for a server that ended by itself, with the end of its log."""
         how = f"killed by signal {exit_code - 128}" if exit_code > 128 else f"exit code {exit_code}"
         return ServerExitedError(
             f"the server ended by itself ({how}); the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
             log_path=self.log_path,
             exit_code=exit_code,
+            is_lock_exception=names_in_tail(self.log_path, LOCK_EXCEPTION),
         )
 
     def stop(self) -> None:
@@ -284,6 +339,7 @@ class TritonServer:
             "prefix": folder.name,
             "shared_memory": str(runtime.SHARED_MEMORY),
             "log": str(self.log_path),
+            "log_max_bytes": self.options.log_max_bytes,
             "stop_timeout_s": self.options.stop_timeout_s,
         }
         stdin, stdout = _pipes(self._supervisor)
@@ -297,7 +353,9 @@ class TritonServer:
     def _secrets(self) -> list[str]:
         return [secret for secret in (self.admin_token, self.options.api_key) if secret]
 
-    def _await_live(self, deadline: float) -> None:
+    def _await_live(self, begun: float) -> None:
+        pressure = CpuPressure()
+        timeout_s = self.options.startup_timeout_s
         while not self._api.is_live():
             # The log's first line comes after the command line was read, and before the models are loaded.
             if not self.is_wiped and has_begun(self.log_path):
@@ -305,10 +363,13 @@ class TritonServer:
             exit_code = self.wait(POLL_S)
             if exit_code is not None:
                 raise self.exited_error(exit_code)
-            if time.monotonic() > deadline:
+            waited_s = time.monotonic() - begun
+            # Models that wait for a processor get more time; those that wait for nothing do not.
+            longest = _LONGEST_START if pressure.sample().some > _BUSY_START else 1.0
+            if waited_s > timeout_s * longest:
                 raise StartupTimeoutError(
-                    f"the server was not ready after {self.options.startup_timeout_s:g} s "
-                    f"(startup_timeout_s); the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
+                    f"the server was not ready after {waited_s:.0f} s (startup_timeout_s is {timeout_s:g}); "
+                    f"the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
                     log_path=self.log_path,
                 )
 
@@ -316,14 +377,14 @@ class TritonServer:
         entries = self._api.index()
         ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
         said = {entry["name"]: entry["reason"] for entry in entries if entry.get("reason")}
-        reasons = {
+        self.failed_models = {
             name: in_one_line(said.get(name) or reason_in_log(self.log_path, name))
             for name in models
             if name not in ready
         }
-        if reasons:
-            listed = "\n".join(f"{name} does not load: {reason}" for name, reason in reasons.items())
-            raise ModelLoadError(listed, reasons=reasons)
+        if self.failed_models and (self.options.require_all or not ready):
+            listed = "\n".join(f"{name} does not load: {reason}" for name, reason in self.failed_models.items())
+            raise ModelLoadError(listed, reasons=self.failed_models)
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

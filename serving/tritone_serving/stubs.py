@@ -1,4 +1,4 @@
-"""The Python stubs of a server, as the kernel sees them: the model of each, and whether it is stopped or busy.
+"""The Python stubs of a server, as the kernel sees them: the model of each, and whether it is stopped.
 
 Triton 2.51 starts each instance of a Python model as a process of its own and never starts one again. When it is gone
 or stopped, every request that meets it fails after a second, and the model stays «ready».
@@ -6,12 +6,14 @@ or stopped, every request that meets it fails after a second, and the model stay
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 _STUB = b"triton_python_backend_stub"
 _INSTANCE_ARGUMENT = 8  # `genre_cnn_0_1`: model, group, instance
+_FORGET_OTHERS_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,11 @@ class Stub:
 
     Attributes:
         state: a letter as in `ps`: R runs, S waits, D waits for a device, T is stopped, t is traced.
-        cpu_ticks: processor time that it has used, in hundredths of a second as a rule.
-        running: some thread of it has work for a processor.
     """
 
     pid: int
     model: str
     state: str
-    cpu_ticks: int
-    running: bool
 
     @property
     def stopped(self) -> bool:
@@ -36,25 +34,59 @@ class Stub:
         return self.state in "Tt"
 
 
-def stubs_of(server_pid: int) -> list[Stub]:
-    """The live stubs in a server's process group; a zombie is not alive."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
+class StubScanner:
+    """Finds the stubs of one server again and again, and reads little of /proc each time.
+
+    What is no stub of the server is remembered by its process id for half a minute, so that a machine with many
+    processes costs one listing of /proc.
+    """
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+        self._known: dict[int, Stub] = {}
+        self._others: set[int] = set()
+        self._forget_s = time.monotonic() + _FORGET_OTHERS_S
+
+    def scan(self) -> list[Stub]:
+        """Return the live stubs; a zombie is not alive."""
+        now_s = time.monotonic()
+        if now_s > self._forget_s:  # process ids are used again
+            self._others.clear()
+            self._forget_s = now_s + _FORGET_OTHERS_S
+        found: dict[int, Stub] = {}
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal() or (pid := int(folder.name)) in self._others:
+                continue
+            stub = self._look_at(pid, folder)
+            if stub is None:
+                if pid not in self._known:
+                    self._others.add(pid)
+            else:
+                found[pid] = stub
+        self._known = found
+        return list(found.values())
+
+    def _look_at(self, pid: int, folder: Path) -> Stub | None:
         try:
             fields = _stat(folder)
-            if int(fields[2]) != server_pid or fields[0] in "ZX":
-                continue
+            if int(fields[2]) != self._server_pid or fields[0] in "ZX":
+                return None
+            known = self._known.get(pid)
+            if known is not None:
+                return replace(known, state=fields[0])
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            if not arguments[0].endswith(_STUB) or len(arguments) <= _INSTANCE_ARGUMENT:
-                continue
-            running = any(_stat(task)[0] in "RD" for task in (folder / "task").iterdir())
         except OSError:  # it ended while it was read
-            continue
+            return None
+        if not arguments[0].endswith(_STUB) or len(arguments) <= _INSTANCE_ARGUMENT:
+            self._known.pop(pid, None)
+            return None
         model = arguments[_INSTANCE_ARGUMENT].decode("utf-8", "replace").rsplit("_", 2)[0]
-        found.append(Stub(int(folder.name), model, fields[0], int(fields[11]) + int(fields[12]), running))
-    return found
+        return Stub(pid, model, fields[0])
+
+
+def stubs_of(server_pid: int) -> list[Stub]:
+    """Return the live stubs in a server's process group."""
+    return StubScanner(server_pid).scan()
 
 
 def is_stopped(pid: int) -> bool:
@@ -65,18 +97,6 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def cpu_ticks(pids: Iterable[int]) -> int:
-    """Processor time of processes together; those that are gone count nothing."""
-    total = 0
-    for pid in pids:
-        try:
-            fields = _stat(Path(f"/proc/{pid}"))
-        except OSError:
-            continue
-        total += int(fields[11]) + int(fields[12])
-    return total
-
-
 def _stat(folder: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the third on: state, ppid, pgrp, ... utime at 11, stime at 12."""
+    """The fields of /proc/PID/stat from the third on: state, ppid, pgrp, ..."""
     return (folder / "stat").read_text().rpartition(")")[2].split()

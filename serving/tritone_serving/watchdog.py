@@ -1,16 +1,17 @@
-"""Keeps a server serving: notices what is broken, says so in one line, and restarts only that.
+"""Keeps a server serving: detects what is broken, reports it in one line, and repairs only that.
 
 ```python
 with TritonServer.start(options) as server:
-    Watchdog(server, report=print).run()  # until Ctrl-C, or until it gives up
+    Watchdog(server, report=lambda level, line: print(line)).run()  # until Ctrl-C, or until it gives up
 ```
 
-A model whose Python process died, stopped or hangs is loaded anew beside what is left of it, so that instances that
-are well answer on. A server that ended or hangs is started again with the same ports and token. What breaks again
-and again within a minute is restarted after longer and longer pauses, a model at last together with the server, and
-then given up.
+A model whose Python process died, was stopped or hangs is loaded again while its healthy instances go on answering. A
+server that ended or hangs is started again with the same ports and token. A model that cannot be repaired is tried
+again after longer and longer pauses; it never takes the others with it, unless no model of the server answers. A server
+that starts and ends again is restarted without a limit, since one request may have ended it; the supervisor gives up
+only when the server fails to start several times in a row.
 
-Ensembles have no process; they are as well as their steps, which are watched.
+Ensembles have no process; their steps are watched.
 """
 
 from __future__ import annotations
@@ -19,82 +20,73 @@ import contextlib
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
-from tritone_serving._exceptions import CanaryError, CrashLoopError, ServingError
+from tritone_serving._exceptions import AdminApiError, CanaryError, CrashLoopError, ServingError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import sing
-from tritone_serving.model_watch import ModelWatch, Patience
+from tritone_serving.cpu_pressure import CpuPressure, CpuTimes, cpu_times
+from tritone_serving.memory import anonymous_bytes, memory_limit_bytes
+from tritone_serving.model_health import ModelHealth
+from tritone_serving.runtime import shared_memory_bytes
 from tritone_serving.server import TritonServer
-from tritone_serving.server_watch import ServerWatch
-from tritone_serving.stubs import Stub, stubs_of
+from tritone_serving.server_health import ServerHealth
+from tritone_serving.stubs import Stub, StubScanner
+from tritone_serving.supervision import Backoff, Level, Problem, SupervisionOptions
+from tritone_serving.supervisor_metrics import SupervisorMetrics
 
-_STATISTICS_TIMEOUT_S = 0.5
-_RELOAD_TIMEOUT_S = 20.0
-_AGAIN_TIMEOUT_S = 10.0
-_N_BROKEN = 3  # so many canaries may still meet what was there before
-_RETIRED_IDLE_S = 3.0
-_N_THREADS = 64
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to give up.
-
-    Attributes:
-        n_model_repairs: so often a model alone is loaded anew, then the server is restarted.
-        n_server_restarts: so often the server is restarted, then no more.
-        window_s: what counts: the repairs within so many seconds.
-        pause_s: before the second repair; each further pause is twice as long. The first comes at once.
-    """
-
-    n_model_repairs: int = 3
-    n_server_restarts: int = 4
-    window_s: float = 60.0
-    pause_s: float = 0.5
+_STATISTICS_TIMEOUT_S: Final = 1.0
+_STATISTICS_EVERY_S: Final = 1.0
+_PATIENCE_DECAY: Final = 0.9  # each look; pressure comes in bursts
+_RETIRED_IDLE_S: Final = 3.0
+_N_THREADS: Final = 64
+_MEMORY_SHARE: Final = 0.8
+_N_MEMORY_LOOKS: Final = 3
+_FIRST_RETRY_S: Final = 30.0  # of a model that did not load at the start
+_LONGEST_RETRY_S: Final = 300.0
 
 
 @dataclass
-class _Repairs:
-    """When something was repaired lately."""
+class _Retired:
+    """A process that a newer one replaced: its processor times when it was last seen to work, and when that was."""
 
-    times: deque[float] = field(default_factory=deque)
+    times: CpuTimes
+    since_s: float
 
-    def begin(self, n_most: int, limits: Limits) -> float | None:
-        """Note one more; answers how long to pause before it, None if it would be one too many."""
-        now_s = time.monotonic()
-        while self.times and now_s - self.times[0] > limits.window_s:
-            self.times.popleft()
-        if len(self.times) >= n_most:
-            return None
-        pause_s = limits.pause_s * 2 ** (len(self.times) - 1) if self.times else 0.0
-        self.times.append(now_s)
-        return pause_s
+
+@dataclass
+class _Failed:
+    """A model that does not load or answer: when to try again, and the pause after that."""
+
+    retry_s: float
+    pause_s: float
 
 
 class Watchdog:
-    """Watches one server, and whichever takes its place."""
+    """Watches one server, and whichever replaces it."""
 
     def __init__(
         self,
         server: TritonServer,
         *,
-        report: Callable[[str], None],
-        patience: Patience | None = None,
-        limits: Limits | None = None,
+        report: Callable[[Level, str], None],
+        options: SupervisionOptions | None = None,
+        metrics: SupervisorMetrics | None = None,
     ) -> None:
         self.server = server
         self._report = report
-        self._patience = patience or Patience()
-        self._limits = limits or Limits()
-        self._repairs: dict[str, _Repairs] = {}
-        self._restarts = _Repairs()
+        self._options = options or SupervisionOptions()
+        self._metrics = metrics or SupervisorMetrics()
+        self._memory_limit = self._options.max_memory_bytes or int(_MEMORY_SHARE * memory_limit_bytes())
+        self._pressure = CpuPressure()
+        self._patience = 1.0
+        self._reload_pauses: dict[str, Backoff] = {}
+        self._restart_pause = Backoff(self._options, self._options.longest_restart_pause_s)
         self._pool = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="watchdog")
-        self._watch_anew()
+        self._watch_server()
 
     def run(self) -> NoReturn:
         """Watch until an exception ends it; then the server is stopped.
@@ -107,149 +99,283 @@ class Watchdog:
                 try:
                     self._look()
                 except _ServerBrokenError as broken:
-                    self._restart(str(broken))
-                time.sleep(self._patience.look_s)
+                    self._restart(broken.problem)
+                time.sleep(self._options.look_s)
         finally:
             self._calls.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.server.stop()
 
-    def _watch_anew(self) -> None:
+    def _watch_server(self) -> None:
+        """Begin to watch the server that runs now."""
         self._calls = Calls(self.server.own_endpoint())
-        self._server_watch = ServerWatch(self.server, self._pool)
-        self._models: dict[str, ModelWatch] = {}
-        self._mending: dict[str, Future[None]] = {}
-        self._retired: dict[int, tuple[int, float]] = {}  # pid -> ticks when last seen to compute, and when
+        self._server_health = ServerHealth(self.server, self._pool, self._options, answers_grpc=self._answers_grpc)
+        self._stubs = StubScanner(self.server.pid)
+        self._statistics: Future[dict[str, int]] | None = None
+        self._next_statistics_s = 0.0
+        self._n_runs: dict[str, int] = {}  # by model that is loaded, as last seen
+        self._models: dict[str, ModelHealth] = {}
+        self._reloading: dict[str, Future[None]] = {}
+        self._retired: dict[int, _Retired] = {}
+        now_s = time.monotonic()
+        self._failed = {
+            model: _Failed(now_s + _FIRST_RETRY_S, 2 * _FIRST_RETRY_S) for model in self.server.failed_models
+        }
+        for model in self._failed:
+            self._metrics.set_healthy(model, False)
+        self._next_memory_s = now_s + self._options.memory_every_s
+        self._n_above_limit = 0
 
     def _look(self) -> None:
-        why = self._server_watch.look()
-        if why is not None:
-            raise _ServerBrokenError(why)
-        stubs = stubs_of(self.server.pid)
+        patience = self._measure_patience()
+        problem = self._server_health.look(patience=patience)
+        if problem is not None:
+            raise _ServerBrokenError(problem)
+        stubs = self._stubs.scan()
         self._end_retired(stubs)
-        try:
-            n_runs = self._calls.models(timeout_s=_STATISTICS_TIMEOUT_S)
-        except CanaryError:
-            return  # whether it is gone is the server watch's business
-        for model in self._models.keys() - n_runs.keys():  # unloaded by somebody, or loaded anew just now
-            if model not in self._mending:
-                del self._models[model]
-        for model, n in n_runs.items():
-            if not self._is_mending(model):
+        self._update_statistics()
+        for model, health in list(self._models.items()):
+            if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
-                self._look_at(model, own, n)
+                problem = health.look(own, self._n_runs.get(model, 0), patience=patience)
+                if problem is not None and not self._was_changed(health):
+                    self._begin_reload(model, problem, own)
+        self._look_at_memory(stubs)
+        self._retry_failed()
 
-    def _look_at(self, model: str, stubs: Sequence[Stub], n_runs: int) -> None:
-        watch = self._models.get(model)
-        if watch is None:
-            try:
-                config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S)
-            except CanaryError:
-                return
-            if config.platform == "ensemble":
-                return
-            watch = self._models[model] = ModelWatch(model, config, self._calls, self._pool, self._patience)
-        why = watch.look(stubs, n_runs)
-        if why is None or self._was_changed(watch):
+    def _measure_patience(self) -> float:
+        self._patience = max(self._pressure.sample().patience, 1 + (self._patience - 1) * _PATIENCE_DECAY)
+        self._metrics.set_patience(self._patience)
+        return self._patience
+
+    # --- which models there are ----------------------------------------------------------------
+
+    def _update_statistics(self) -> None:
+        """Ask for the models and their runs in the background, and take the result when it is there."""
+        now_s = time.monotonic()
+        if self._statistics is None:
+            if now_s >= self._next_statistics_s:
+                self._next_statistics_s = now_s + _STATISTICS_EVERY_S
+                timeout_s = _STATISTICS_TIMEOUT_S * self._patience
+                self._statistics = self._pool.submit(self._calls.models, timeout_s=timeout_s)
             return
-        pause_s = self._repairs.setdefault(model, _Repairs()).begin(self._limits.n_model_repairs, self._limits)
-        if pause_s is None:
-            raise _ServerBrokenError(f"{model}: {why}, again after it was loaded anew")
-        self._report(f"{model}: {why}; loading it anew" + (f" in {pause_s:.1f} s" if pause_s else ""))
-        self._mending[model] = self._pool.submit(self._mend, model, why, stubs, pause_s)
+        if not self._statistics.done():
+            return
+        statistics, self._statistics = self._statistics, None
+        if statistics.exception() is not None:
+            return  # whether the server is gone is seen elsewhere
+        self._n_runs = statistics.result()
+        for model in self._models.keys() - self._n_runs.keys():  # it was unloaded, or is being loaded again
+            if model not in self._reloading:
+                del self._models[model]
+        for model in self._n_runs.keys() - self._models.keys() - self._reloading.keys():
+            self._begin_to_watch(model)
 
-    def _was_changed(self, watch: ModelWatch) -> bool:
-        """Whether somebody loaded another configuration of a model, so that it has to be judged anew."""
-        with contextlib.suppress(CanaryError):
-            if self._calls.config(watch.model, timeout_s=_STATISTICS_TIMEOUT_S) != watch.config:
-                del self._models[watch.model]
-                return True
-        return False
+    def _begin_to_watch(self, model: str) -> None:
+        try:
+            config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S)
+        except CanaryError:
+            return
+        if config.platform == "ensemble":
+            return
+        self._failed.pop(model, None)
+        self._metrics.set_healthy(model, True)
+        self._models[model] = ModelHealth(
+            model,
+            config,
+            calls=self._calls,
+            pool=self._pool,
+            options=self._options,
+            health_token=self.server.health_token,
+            server_pid=self.server.pid,
+            on_check=self._metrics.checked,
+        )
 
-    def _mend(self, model: str, why: str, stubs: Sequence[Stub], pause_s: float) -> None:
-        """Load a model anew, in a thread of its own; raises if it does not answer after that."""
+    def _was_changed(self, health: ModelHealth) -> bool:
+        """Whether another configuration of a model was loaded or the model unloaded, so that its watch begins again."""
+        try:
+            is_same = self._calls.config(health.model, timeout_s=_STATISTICS_TIMEOUT_S) == health.config
+        except CanaryError as error:
+            is_same = error.failure != "absent"
+        if not is_same:
+            del self._models[health.model]
+        return not is_same
+
+    # --- repairing models ----------------------------------------------------------------------
+
+    def _begin_reload(self, model: str, problem: Problem, stubs: Sequence[Stub]) -> None:
+        pauses = self._reload_pauses.setdefault(model, Backoff(self._options, self._options.longest_reload_pause_s))
+        pause_s = pauses.next_pause_s(time.monotonic())
+        self._report("warning", f"{model}: {problem.text}; reloading it" + (f" in {pause_s:.1f} s" if pause_s else ""))
+        self._metrics.reloaded(model, problem.reason)
+        self._reloading[model] = self._pool.submit(self._reload, model, problem, stubs, pause_s, self._patience)
+
+    def _reload(self, model: str, problem: Problem, stubs: Sequence[Stub], pause_s: float, patience: float) -> None:
+        """Load a model again, in a thread of its own; raises if it does not answer after that."""
         begun_s = time.monotonic()
-        # What is stopped or hangs would never end; what is merely the last of several answers on meanwhile.
-        hangs = why.startswith("no answer")
+        # A process that is stopped or hangs would never end; one that still answers goes on until it is replaced.
         for stub in stubs:
-            if hangs or stub.stopped:
+            if problem.reason == "hung" or stub.stopped:
                 _kill(stub.pid)
         time.sleep(pause_s)
-        self.server.reload_model(model, timeout_s=_RELOAD_TIMEOUT_S)
-        self._retired.update({stub.pid: (stub.cpu_ticks, time.monotonic()) for stub in stubs})
-        config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S)
-        deadline_s = time.monotonic() + _AGAIN_TIMEOUT_S
-        n_broken = 0
+        if problem.reason == "not_loaded":
+            self.server.load_model(model, timeout_s=self._options.reload_timeout_s * patience)
+        else:
+            self.server.reload_model(model, timeout_s=self._options.reload_timeout_s * patience)
+        now_s = time.monotonic()
+        self._retired.update({stub.pid: _Retired(cpu_times([stub.pid]), now_s) for stub in stubs})
+        self._await_answer(model, deadline_s=now_s + self._options.answer_timeout_s * patience)
+        self._report("info", f"{model}: answers again after {time.monotonic() - begun_s:.1f} s")
+
+    def _await_answer(self, model: str, *, deadline_s: float) -> None:
+        config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S * self._patience)
+        if config.platform == "ensemble":
+            return
         while True:
+            left_s = deadline_s - time.monotonic()
             try:
-                sing(self._calls, model, config, timeout_s=_AGAIN_TIMEOUT_S)
-                break
+                sing(self._calls, model, config, timeout_s=max(0.1, left_s))
             except CanaryError as error:
                 if error.failure in ("refused", "busy"):
-                    break
-                n_broken += error.failure == "broken"
-                if n_broken == _N_BROKEN or time.monotonic() > deadline_s:
+                    return
+                if left_s <= 0:
                     raise
-                time.sleep(self._patience.look_s)
-        self._report(f"{model}: serving again after {time.monotonic() - begun_s:.1f} s")
+                time.sleep(self._options.look_s)
+            else:
+                return
 
-    def _is_mending(self, model: str) -> bool:
-        mending = self._mending.get(model)
-        if mending is None:
+    def _is_reloading(self, model: str) -> bool:
+        reload = self._reloading.get(model)
+        if reload is None:
             return False
-        if not mending.done():
+        if not reload.done():
             return True
-        del self._mending[model]
-        self._models.pop(model, None)  # judged afresh
-        error = mending.exception()
-        if error is not None:
-            raise _ServerBrokenError(f"{model} could not be loaded anew: {' '.join(str(error).split())}")
-        return False
+        del self._reloading[model]
+        self._models.pop(model, None)  # its watch begins again
+        error = reload.exception()
+        if error is None:
+            self._failed.pop(model, None)
+            self._metrics.set_healthy(model, True)
+        else:
+            self._note_failure(model, error)
+        return True
 
-    def _restart(self, why: str) -> None:
+    def _note_failure(self, model: str, error: BaseException) -> None:
+        before = self._failed.get(model)
+        pause_s = min(_LONGEST_RETRY_S, before.pause_s if before else self._options.longest_reload_pause_s)
+        self._failed[model] = _Failed(time.monotonic() + pause_s, 2 * pause_s)
+        self._metrics.reload_failed(model)
+        text = " ".join(str(error).split())
+        self._report("warning", f"{model} could not be reloaded: {text}; trying again in {pause_s:.0f} s")
+        if not self._models and not self._reloading and self._failed.keys() >= self._n_runs.keys():
+            raise _ServerBrokenError(Problem("all_models", f"no model answers; the last one: {model}: {text}"))
+
+    def _retry_failed(self) -> None:
+        """Load models again that did not load or answer, when their time has come."""
+        now_s = time.monotonic()
+        for model, failed in list(self._failed.items()):
+            if model in self._models:  # somebody else has loaded it
+                del self._failed[model]
+            elif model not in self._reloading and now_s >= failed.retry_s:
+                failed.retry_s = now_s + failed.pause_s
+                self._metrics.reloaded(model, "not_loaded")
+                problem = Problem("not_loaded", "it is not loaded")
+                self._reloading[model] = self._pool.submit(self._reload, model, problem, (), 0.0, self._patience)
+        for model in list(self._reloading):
+            if model not in self._models:
+                self._is_reloading(model)
+
+    def _end_retired(self, stubs: Sequence[Stub]) -> None:
+        """End processes that a newer one replaced: where one instance died, Triton forgets to end the others.
+
+        One that still computes, or waits for a processor, finishes its request; nothing new comes to it.
+        """
+        now_s = time.monotonic()
+        live = {stub.pid for stub in stubs}
+        for pid, retired in list(self._retired.items()):
+            if pid not in live:
+                del self._retired[pid]
+                continue
+            times = cpu_times([pid])
+            if times.since(retired.times).active_s > 0.02:
+                self._retired[pid] = _Retired(times, now_s)
+            elif now_s - retired.since_s > _RETIRED_IDLE_S * self._patience:
+                _kill(pid)
+
+    # --- the server as a whole -----------------------------------------------------------------
+
+    def _look_at_memory(self, stubs: Sequence[Stub]) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_memory_s:
+            return
+        self._next_memory_s = now_s + self._options.memory_every_s
+        by_model: dict[str, int] = {}
+        for stub in stubs:
+            by_model[stub.model] = by_model.get(stub.model, 0) + anonymous_bytes([stub.pid])
+        folder = self.server.runtime_folder
+        shared = shared_memory_bytes(folder) if folder is not None else 0
+        total = anonymous_bytes([self.server.pid]) + sum(by_model.values()) + shared
+        self._metrics.set_memory(total, self._memory_limit)
+        self._n_above_limit = self._n_above_limit + 1 if total > self._memory_limit else 0
+        if self._n_above_limit < _N_MEMORY_LOOKS:
+            return
+        self._n_above_limit = 0
+        text = f"{total >> 20} MB resident; the limit is {self._memory_limit >> 20} MB"
+        largest = max(by_model, key=by_model.__getitem__, default="")
+        if largest in self._models and by_model[largest] > total // 2:
+            own = [stub for stub in stubs if stub.model == largest]
+            self._begin_reload(largest, Problem("memory", f"{text}, most of it here"), own)
+        else:
+            raise _ServerBrokenError(Problem("memory", f"the server holds {text}"))
+
+    def _answers_grpc(self, timeout_s: float) -> bool:
+        try:
+            self._calls.models(timeout_s=timeout_s)
+        except CanaryError as error:
+            return error.failure not in ("lost", "silent")
+        return True
+
+    def _restart(self, problem: Problem) -> None:
         begun_s = time.monotonic()
+        n_failed = 0
+        why = problem.text
+        self._metrics.restarted(problem.reason)
         while True:
-            pause_s = self._restarts.begin(self._limits.n_server_restarts, self._limits)
-            if pause_s is None:
-                raise CrashLoopError(
-                    f"gave up: restarted {self._limits.n_server_restarts} times within {self._limits.window_s:.0f} s, "
-                    f"and broke each time; the last time: {why}; the logs are {self.server.log_path} and, of the "
-                    f"server before, {self.server.log_path}.1",
-                    last=why,
-                )
-            self._report(f"{why}; restarting the server" + (f" in {pause_s:.1f} s" if pause_s else ""))
+            pause_s = self._restart_pause.next_pause_s(time.monotonic())
+            self._report("warning", f"{why}; restarting the server" + (f" in {pause_s:.1f} s" if pause_s else ""))
             self._calls.close()
             self.server.kill()
             time.sleep(pause_s)
             try:
                 self.server = self.server.start_again()
             except ServingError as error:
+                n_failed += 1
+                self._metrics.start_failed()
                 why = " ".join(str(error).split())
+                if n_failed >= self._options.n_failed_starts:
+                    raise CrashLoopError(
+                        f"gave up: the server failed to start {n_failed} times in a row; the last time: {why}; the "
+                        f"logs are {self.server.log_path} and, of the server before, {self.server.log_path}.1",
+                        last=why,
+                    ) from error
                 continue
-            self._watch_anew()
-            models = ", ".join(self.server.models)
-            self._report(f"the server serves again after {time.monotonic() - begun_s:.1f} s: {models}")
+            self._watch_server()
+            models = ", ".join(self._loaded())
+            self._report("info", f"the server answers again after {time.monotonic() - begun_s:.1f} s: {models}")
             return
 
-    def _end_retired(self, stubs: Sequence[Stub]) -> None:
-        """End processes that a newer one replaced: where one instance died Triton forgets to end the others.
-
-        One that still computes finishes what it was asked; nothing new comes to it.
-        """
-        now_s = time.monotonic()
-        live = {stub.pid: stub for stub in stubs}
-        for pid, (ticks, since_s) in list(self._retired.items()):
-            stub = live.get(pid)
-            if stub is None:
-                del self._retired[pid]
-            elif stub.running or stub.cpu_ticks > ticks + 2:
-                self._retired[pid] = (stub.cpu_ticks, now_s)
-            elif now_s - since_s > _RETIRED_IDLE_S:
-                _kill(pid)
+    def _loaded(self) -> list[str]:
+        with contextlib.suppress(AdminApiError):
+            return list(self.server.models)
+        return []
 
 
 class _ServerBrokenError(Exception):
-    """The server as a whole has to be restarted; the text says why."""
+    """The server as a whole has to be restarted."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem
 
 
 def _kill(pid: int) -> None:

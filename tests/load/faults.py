@@ -131,7 +131,7 @@ class Watching:
         while time.monotonic() < end_s:
             well = [is_well for at_s, is_well in self._looks if at_s > since_s][-5:]
             said = [line for at_s, line in list(self._replica.said) if at_s >= fault_s]
-            mending = any("loading it anew" in line or "restarting" in line for line in said[-1:])
+            mending = any("reloading it" in line or "restarting" in line for line in said[-1:])
             if len(well) == 5 and all(well) and not mending:
                 return True
             time.sleep(PROBE_S)

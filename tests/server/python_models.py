@@ -15,7 +15,8 @@ import numpy as np
 from tritone_client._endpoint import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Answer, Calls
-from tritone_serving.watchdog import Limits, Watchdog
+from tritone_serving.supervision import SupervisionOptions
+from tritone_serving.watchdog import Watchdog
 
 HANG, DIE = 1001.0, 1002.0
 MODEL = """
@@ -73,13 +74,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> float:
 class Watched:
     """A server under a watchdog in a thread of its own; as `Watchdog` itself otherwise."""
 
-    def __init__(self, repository: Path, **limits: Any) -> None:
+    def __init__(self, repository: Path, **supervision: Any) -> None:
         # A channel that a test holds open keeps a server from stopping at once.
         options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
         self.said: list[str] = []
+        self.levels: list[str] = []
         self.ended: BaseException | None = None
         self._stopping = False
-        self.dog = Watchdog(TritonServer.start(options), report=self._report, limits=Limits(**limits))
+        self.dog = Watchdog(TritonServer.start(options), report=self._report, options=SupervisionOptions(**supervision))
         self.grpc_url = self.server.grpc_url
         self.calls = Calls(make_endpoint(self.grpc_url))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -122,13 +124,14 @@ class Watched:
         except BaseException as error:  # also the KeyboardInterrupt above
             self.ended = error
 
-    def _report(self, line: str) -> None:
+    def _report(self, level: str, line: str) -> None:
         self.said.append(line)
+        self.levels.append(level)
 
 
 @contextmanager
-def watched(repository: Path, **limits: Any) -> Iterator[Watched]:
-    made = Watched(repository, **limits)
+def watched(repository: Path, **supervision: Any) -> Iterator[Watched]:
+    made = Watched(repository, **supervision)
     try:
         yield made
     finally:

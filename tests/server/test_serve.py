@@ -177,7 +177,7 @@ def test_a_server_that_dies_is_started_again_in_its_place(repository: Path) -> N
         assert process.stderr is not None
         lines = [process.stderr.readline() for _ in range(2)]
         assert "the server ended by itself (killed by signal 9); restarting the server" in lines[0]
-        assert "the server serves again after" in lines[1]
+        assert "the server answers again after" in lines[1]
         assert wait_until(lambda: tells_metrics(facts["metrics"]), 5)  # Triton opens this port last
         assert Path(facts["token"]).exists()
         process.send_signal(signal.SIGTERM)

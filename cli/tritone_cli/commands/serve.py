@@ -16,7 +16,7 @@ from tritone_cli import console
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
-    from tritone_serving.watchdog import Watchdog
+    from tritone_serving.supervision import Level, SupervisionOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -61,14 +61,42 @@ def register(app: typer.Typer) -> None:
         auto_complete: Annotated[
             bool, typer.Option("--auto-complete", help="Fill in config.pbtxt files that are not whole.")
         ] = False,
+        require_all: Annotated[
+            bool,
+            typer.Option("--require-all", help="Do not start if a model fails to load. Default: serve the others."),
+        ] = False,
         supervise: Annotated[
             bool,
             typer.Option("--supervise/--no-supervise", help="Restart what dies, hangs or does not answer."),
         ] = True,
+        supervisor_port: Annotated[
+            int | None,
+            typer.Option(
+                help="Port of the supervisor's metrics, next to --metrics-port by default; 0 picks a free one.",
+                show_default=False,
+            ),
+        ] = None,
+        supervise_check_s: Annotated[
+            float, typer.Option(help="Seconds between health checks of a model without traffic.")
+        ] = 2.0,
+        supervise_silent_s: Annotated[
+            float, typer.Option(help="Seconds without an answer after which an idle model counts as hung.")
+        ] = 1.0,
+        supervise_busy_s: Annotated[
+            float, typer.Option(help="Seconds without an answer after which a computing model counts as hung.")
+        ] = 60.0,
+        supervise_max_memory_mb: Annotated[
+            int,
+            typer.Option(help="Resident memory in MB at which the server restarts. 0: 80 % of what there is."),
+        ] = 0,
+        supervise_failed_starts: Annotated[
+            int, typer.Option(help="Failed starts in a row after which the supervisor gives up.")
+        ] = 5,
         json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object on stdout.")] = False,
     ) -> None:
         """Serve the models of a repository; Ctrl-C stops."""
         from tritone_serving import ServerOptions, TritonServer
+        from tritone_serving.supervision import SupervisionOptions
 
         # Also while it starts: both end in `except` and `finally` blocks, which stop what was started.
         signal.signal(signal.SIGTERM, _interrupt)
@@ -79,6 +107,7 @@ def register(app: typer.Typer) -> None:
             repository=repository,
             profile=profile,
             models=tuple(model) if model else None,
+            require_all=require_all,
             host=host,
             http_port=http_port,
             grpc_port=grpc_port,
@@ -94,14 +123,21 @@ def register(app: typer.Typer) -> None:
             startup_timeout_s=startup_timeout,
             auto_complete=auto_complete,
         )
+        supervision = SupervisionOptions(
+            check_s=supervise_check_s,
+            silent_s=supervise_silent_s,
+            busy_s=supervise_busy_s,
+            max_memory_bytes=supervise_max_memory_mb << 20,
+            n_failed_starts=supervise_failed_starts,
+        )
         try:
             with console.people.status("starting Triton"):
                 server = TritonServer.start(options)
             with server, _followed_log(server, log_format):
-                watchdog = _watchdog(server) if supervise else None
-                _report(server, as_json=json)
-                if watchdog is not None:
-                    watchdog.run()  # ends by an exception only
+                if supervise:
+                    _supervise(server, supervision, port=supervisor_port, as_json=json)
+                else:
+                    _report(server, as_json=json)
                 exit_code = server.wait()
         except KeyboardInterrupt:
             console.say("stopped")
@@ -110,10 +146,34 @@ def register(app: typer.Typer) -> None:
             raise server.exited_error(exit_code)
 
 
-def _watchdog(server: TritonServer) -> Watchdog:
+def _supervise(server: TritonServer, options: SupervisionOptions, *, port: int | None, as_json: bool) -> None:
+    """Watch the server and repair what breaks; ends by an exception only."""
+    from tritone_serving import PortTakenError
+    from tritone_serving.supervisor_metrics import SupervisorMetrics
     from tritone_serving.watchdog import Watchdog
 
-    return Watchdog(server, report=lambda line: console.say(f"{time.strftime('%H:%M:%S')} {line}"))
+    metrics = SupervisorMetrics()
+    wanted = port
+    if wanted is None:
+        wanted = server.options.metrics_port + 1 if server.options.metrics_port else 0
+    try:
+        metrics.serve(server.options.plain_host, wanted)
+    except PortTakenError as error:
+        if port is not None:
+            raise
+        console.warn(f"{error}; serving without them")
+    with closing(metrics):
+        watchdog = Watchdog(server, report=_report_event, options=options, metrics=metrics)
+        _report(server, as_json=as_json, supervisor_port=metrics.port)
+        watchdog.run()
+
+
+def _report_event(level: Level, text: str) -> None:
+    line = text if console.logs_json() else f"{time.strftime('%H:%M:%S')} {text}"  # a JSON entry has its own time
+    if level == "warning":
+        console.warn(line)
+    else:
+        console.say(line)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -145,13 +205,16 @@ def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManag
     return closing(LogFollower(server.log_path, console.write_log_line))
 
 
-def _report(server: TritonServer, *, as_json: bool) -> None:
+def _report(server: TritonServer, *, as_json: bool, supervisor_port: int = 0) -> None:
     """Say where everything is, once the server is ready."""
     models = server.models
+    for name, reason in server.failed_models.items():
+        console.warn(f"{name} is not served: {reason}")
     facts: dict[str, Any] = {
         "http": server.http_url,
         "grpc": server.grpc_url,
         "metrics": server.metrics_url,
+        "supervisor_metrics": f"http://{server.reachable_host}:{supervisor_port}/metrics" if supervisor_port else None,
         "token": server.token_path,
         "log": server.log_path,
     }
@@ -160,6 +223,7 @@ def _report(server: TritonServer, *, as_json: bool) -> None:
             {
                 **{key: value and str(value) for key, value in facts.items()},
                 "models": models,
+                "failed_models": server.failed_models,
                 "pid": server.pid,
             }
             | {"ready_s": round(server.ready_s, 3)}
@@ -173,7 +237,8 @@ def _report(server: TritonServer, *, as_json: bool) -> None:
     for name, versions in models.items():
         table.add_row("model", f"{name}, version {', '.join(versions)}")
     for key, value in facts.items():
-        table.add_row(key, str(value or "as given"))
+        if value or key == "token":
+            table.add_row(key.replace("_", " "), str(value or "as given"))
     console.people.print(f"{ready}; Ctrl-C stops")
     console.people.print(table, soft_wrap=True)
     for note in _notes(server):

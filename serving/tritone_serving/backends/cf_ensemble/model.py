@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -20,6 +21,8 @@ import triton_python_backend_utils as pb_utils
 import tritone_cf_package
 
 tritone_cf_package.make_importable()
+# The folder that Triton knows is a link; next to the real one is the backend with which this one shares code.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
 from tritone_cf_alike import Alike
@@ -28,6 +31,7 @@ from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
+from tritone_ort_health import is_health_check
 
 from tritone_serving.recommender import Answer, Question, QuestionError
 from tritone_serving.recommender.wording import cut
@@ -70,6 +74,15 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer R requests, each row of each a question; all are scored together."""
+        checks = [is_health_check(request) for request in requests]
+        if not any(checks):
+            return self._execute(requests)
+        answers = iter(self._execute([each for each, is_check in zip(requests, checks, strict=True) if not is_check]))
+        return [pb_utils.InferenceResponse(output_tensors=[]) if is_check else next(answers) for is_check in checks]
+
+    def _execute(self, requests: list[Any]) -> list[Any]:
+        if not requests:
+            return []
         began_s = time.perf_counter()
         read = [_read(request) for request in requests]
         asked = [question for questions in read if not isinstance(questions, QuestionError) for question in questions]

@@ -29,6 +29,7 @@ from tritone_composer_metrics import Counters, make_counters
 from tritone_composer_options import read_options
 from tritone_composer_piece import FIRST_FRAME, Piece
 from tritone_ort_batching import Failed, read_request
+from tritone_ort_health import is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
 
 Array = np.ndarray[Any, Any]
@@ -82,6 +83,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine, or refuse it; never waits for a run."""
         for request in requests:
+            if is_health_check(request):
+                request.get_response_sender().send(
+                    pb_utils.InferenceResponse(output_tensors=[]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+                )
+                continue
             sender = Sender(request.get_response_sender(), self._counters)
             try:
                 ready = read_request(0, request, self._graph.contract)

@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 from tritone_ort_batching import Failed, JointRun, Ready, Refused, group_requests, read_request
 from tritone_ort_contract import Contract, read_contract
 from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
+from tritone_ort_health import is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
 
 
@@ -63,6 +64,9 @@ class TritonPythonModel:
         answers: list[Any] = [None] * len(requests)
         ready: list[Ready] = []
         for index, request in enumerate(requests):
+            if is_health_check(request):
+                answers[index] = pb_utils.InferenceResponse(output_tensors=[])
+                continue
             try:
                 ready.append(read_request(index, request, self._contract))
             except Failed as error:

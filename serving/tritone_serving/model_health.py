@@ -1,0 +1,172 @@
+"""Health of one model of a running server, from its processes, its traffic, and health checks when there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Final
+
+from tritone_serving._exceptions import CanaryError
+from tritone_serving.calls import Calls
+from tritone_serving.canary import check_health, sing
+from tritone_serving.cpu_pressure import CpuTimes, cpu_times
+from tritone_serving.stubs import Stub
+from tritone_serving.supervision import Problem, SupervisionOptions
+
+OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble"})
+ACTIVE_SHARE: Final = 0.05  # of one processor: a stub that waits for a request uses less, one that computes much more
+STARVED_SHARE: Final = 0.2  # of the time, in which the server's own threads wait for a processor
+N_FAILED_CHECKS: Final = 3  # Triton itself takes a stub for dead when it gets no processor for a second
+NOT_HEALTHY: Final = "not healthy"
+OnCheck = Callable[[str, str], None]
+
+
+class ModelHealth:
+    """Watches one model; `look` is called again and again and never waits."""
+
+    def __init__(
+        self,
+        model: str,
+        config: Any,
+        *,
+        calls: Calls,
+        pool: Executor,
+        options: SupervisionOptions,
+        health_token: str,
+        server_pid: int,
+        on_check: OnCheck,
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            config: from `Calls.config`.
+            health_token: the server's.
+            on_check: called with the model's name and `answered` or a `CanaryError.failure` after each check.
+        """
+        self.model = model
+        self.config = config
+        self._calls = calls
+        self._pool = pool
+        self._options = options
+        self._token = health_token
+        self._server_pid = server_pid
+        self._on_check = on_check
+        self._n_expected = 0
+        self._missing_since_s: float | None = None
+        self._n_runs = -1
+        now_s = time.monotonic()
+        self._answered_s = now_s
+        self._next_check_s = now_s
+        self._next_run_s = now_s + options.run_s
+        self._check: Future[None] | None = None
+        self._sent_s = 0.0
+        self._n_failed = 0
+        self._sampled_s = 0.0
+        self._stub_times = CpuTimes()
+        self._server_times = CpuTimes()
+
+    def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> Problem | None:
+        """Look once.
+
+        Args:
+            stubs: the model's processes; none for a native backend.
+            n_runs: how many runs it has finished so far.
+            patience: factor for time limits, from the pressure on the machine's processors.
+
+        Returns:
+            What is wrong; None if nothing is, as far as can be seen.
+        """
+        now_s = time.monotonic()
+        if n_runs != self._n_runs:  # traffic shows that the model answers
+            self._n_runs = n_runs
+            self._answered(now_s)
+        return self._missing(stubs, now_s) or self._unanswered(stubs, now_s, patience)
+
+    def _missing(self, stubs: Sequence[Stub], now_s: float) -> Problem | None:
+        n_stopped = sum(stub.stopped for stub in stubs)
+        n_live = len(stubs) - n_stopped
+        if stubs:  # a model of a native backend has none
+            self._n_expected = sum(group.count for group in self.config.instance_group) or 1
+        if n_live >= self._n_expected:
+            self._missing_since_s = None
+            return None
+        if self._missing_since_s is None:
+            self._missing_since_s = now_s
+        if now_s - self._missing_since_s < self._options.missing_s:
+            return None
+        n_dead = self._n_expected - n_live - n_stopped
+        counts = [f"{n} {word}" for n, word in ((n_dead, "dead"), (n_stopped, "stopped")) if n > 0]
+        return Problem(
+            "dead" if n_dead > 0 else "stopped", f"of {self._n_expected} Python processes {' and '.join(counts)}"
+        )
+
+    def _unanswered(self, stubs: Sequence[Stub], now_s: float, patience: float) -> Problem | None:
+        if self._check is None:
+            if now_s >= self._next_check_s:
+                self._send(stubs, now_s, patience)
+            return None
+        if self._check.done():
+            return self._finished(self._check, stubs, now_s, patience)
+        waited_s = now_s - max(self._sent_s, self._answered_s)
+        passed_s = now_s - max(self._sampled_s, self._answered_s)
+        if passed_s < self._options.silent_s * patience:
+            return None
+        is_busy = self._is_busy(stubs, passed_s)
+        self._sample(stubs, now_s)  # the next period without activity has to be a whole one
+        if is_busy and waited_s < self._options.busy_s * patience:
+            return None
+        state = "its processes are busy" if is_busy else "its processes are idle"
+        return Problem("hung", f"no answer for {waited_s:.1f} s, and {state}")
+
+    def _send(self, stubs: Sequence[Stub], now_s: float, patience: float) -> None:
+        self._sent_s = now_s
+        self._sample(stubs, now_s)
+        timeout_s = self._options.busy_s * patience
+        answers_checks = self.config.backend in OUR_BACKENDS and bool(stubs)
+        if answers_checks and not (self._options.run_s and now_s >= self._next_run_s):
+            self._check = self._pool.submit(
+                check_health, self._calls, self.model, self.config, token=self._token, timeout_s=timeout_s
+            )
+        else:
+            self._next_run_s = now_s + self._options.run_s
+            self._check = self._pool.submit(self._run_model, timeout_s)
+        interval_s = self._options.check_s if answers_checks else self._options.foreign_run_s
+        self._next_check_s = now_s + interval_s
+
+    def _run_model(self, timeout_s: float) -> None:
+        sing(self._calls, self.model, self.config, timeout_s=timeout_s)
+
+    def _finished(self, check: Future[None], stubs: Sequence[Stub], now_s: float, patience: float) -> Problem | None:
+        self._check = None
+        error = check.exception()
+        failure = error.failure if isinstance(error, CanaryError) else "answered" if error is None else "broken"
+        self._on_check(self.model, failure)
+        if failure not in ("broken", "silent"):  # a refusal is an answer, too; a lost server is seen elsewhere
+            self._n_failed = 0
+            self._answered(now_s)
+            return None
+        self._next_check_s = now_s  # ask again at once
+        self._n_failed += 1
+        text = str(error).removeprefix(f"{self.model}: ")
+        # A process that gets no processor fails Triton's check of it as one that is dead does. If it is dead, the look
+        # at the processes says so.
+        is_starved = patience > 1 or self._is_busy(stubs, max(now_s - self._sampled_s, 0.1))
+        n_allowed = N_FAILED_CHECKS * (4 if is_starved and NOT_HEALTHY in text else 1)
+        return Problem("failing", text) if self._n_failed >= n_allowed else None
+
+    def _answered(self, now_s: float) -> None:
+        self._answered_s = now_s
+        self._n_failed = 0
+        self._next_check_s = max(self._next_check_s, now_s + self._options.check_s)
+
+    def _sample(self, stubs: Sequence[Stub], now_s: float) -> None:
+        self._sampled_s = now_s
+        self._stub_times = cpu_times(stub.pid for stub in stubs)
+        self._server_times = cpu_times([self._server_pid])
+
+    def _is_busy(self, stubs: Sequence[Stub], passed_s: float) -> bool:
+        """Whether the model's processes had something to do since the last sample, or the server was kept from it."""
+        stubs_active_s = cpu_times(stub.pid for stub in stubs).since(self._stub_times).active_s
+        server_waited_s = cpu_times([self._server_pid]).since(self._server_times).wait_s
+        return stubs_active_s > ACTIVE_SHARE * passed_s or server_waited_s > STARVED_SHARE * passed_s

@@ -1,0 +1,114 @@
+"""The supervisor's own metrics, on a port of the launcher: Triton's metrics end with the server that they are about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from tritone_serving._exceptions import PortTakenError
+from tritone_serving.supervision import Reason
+
+PREFIX = "tritone_supervisor"
+
+
+class SupervisorMetrics:
+    """Counters and gauges of one supervisor; `serve` shows them over HTTP.
+
+    Attributes:
+        port: where they are served; 0 if they are not.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._registry = CollectorRegistry()
+        self._http: Any = None
+        self._restarts = self._counter("server_restarts", "Restarts of the server process, by reason", "reason")
+        self._failed_starts = self._counter("failed_starts", "Starts of the server process that failed")
+        self._reloads = self._counter("model_reloads", "Models that were loaded again, by reason", "model", "reason")
+        self._failed_reloads = self._counter(
+            "failed_model_reloads", "Reloads after which a model did not answer", "model"
+        )
+        self._checks = self._counter(
+            "health_checks",
+            "Requests that the supervisor sent to models, which nv_inference_* count too",
+            "model",
+            "result",
+        )
+        self._healthy = self._gauge(
+            "model_healthy", "1 if a model answers, 0 while it is being repaired or missing", "model"
+        )
+        self._patience = self._gauge("patience", "Factor on time limits, 1 on a quiet machine")
+        self._memory = self._gauge("resident_bytes", "Memory of the server and its stubs, shared pages counted once")
+        self._memory_limit = self._gauge("resident_limit_bytes", "Memory at which the supervisor acts")
+
+    def serve(self, host: str, port: int) -> int:
+        """Serve the metrics over HTTP from a thread.
+
+        Args:
+            host: address to listen on.
+            port: 0 picks a free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            PortTakenError: another program listens there.
+        """
+        try:
+            self._http, _ = start_http_server(port, host, registry=self._registry)
+        except OSError as error:
+            raise PortTakenError(
+                f"port {port} on {host} cannot be used for the supervisor's metrics ({error.strerror}); choose another "
+                f"with --supervisor-port N",
+                port=port,
+                option="supervisor_port",
+            ) from error
+        self.port = int(self._http.server_port)
+        return self.port
+
+    def close(self) -> None:
+        """End the HTTP server."""
+        if self._http is not None:
+            self._http.shutdown()
+            self._http.server_close()
+
+    def restarted(self, reason: Reason) -> None:
+        """The server process is restarted."""
+        self._restarts.labels(reason).inc()
+
+    def start_failed(self) -> None:
+        """A start of the server process failed."""
+        self._failed_starts.inc()
+
+    def reloaded(self, model: str, reason: Reason) -> None:
+        """A model is loaded again."""
+        self._reloads.labels(model, reason).inc()
+        self._healthy.labels(model).set(0)
+
+    def reload_failed(self, model: str) -> None:
+        """A model did not answer after it was loaded again."""
+        self._failed_reloads.labels(model).inc()
+
+    def checked(self, model: str, result: str) -> None:
+        """A health check ended."""
+        self._checks.labels(model, result).inc()
+
+    def set_healthy(self, model: str, is_healthy: bool) -> None:
+        """Whether a model answers."""
+        self._healthy.labels(model).set(is_healthy)
+
+    def set_patience(self, factor: float) -> None:
+        """The factor on time limits."""
+        self._patience.set(round(factor, 2))
+
+    def set_memory(self, resident_bytes: int, limit_bytes: int) -> None:
+        """Memory in use, and the limit."""
+        self._memory.set(resident_bytes)
+        self._memory_limit.set(limit_bytes)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self._registry)
