@@ -18,6 +18,11 @@ _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "fatal", "V": 
 # 2026-11-22T05:00:32Z I 11368 server.cc:305] "text, with \" and \n escaped"
 _LINE: Final = re.compile(r"^(?P<time>\S+Z) (?P<level>[IWEFV]) (?P<pid>\d+) (?P<source>[\w.]+:\d+)\] (?P<text>.*)$")
 _REQUEST: Final = re.compile(r"\[request id: ([^\]]+)\]")
+# What the server says about CUDA on a machine without a GPU; the second is an error in Triton's own log.
+_NO_CUDA: Final = re.compile(
+    r"CUDA driver version is insufficient|CudaDriverHelper has not been initialized|CUDA memory pool disabled"
+    r"|no CUDA-capable device"
+)
 _MODEL: Final = re.compile(r"\bmodel(?: instance)? '([\w.-]+?)(?:_\d+_\d+)?'|^(\w+_\d+_\d+), ")
 
 
@@ -28,7 +33,9 @@ def entry(level: str, message: str, **more: Any) -> dict[str, Any]:
 
 
 def parsed(line: str) -> dict[str, Any] | None:
-    """A line of Triton's log as an entry; None for tables and empty lines.
+    """Return a line of Triton's log as an entry, None for tables and empty lines.
+
+    Messages about a CUDA that is not there become debug messages: they are no error of a server without a GPU.
 
     What is no line of the log's form (a stack, what a library prints) becomes an entry without a source.
     """
@@ -36,10 +43,12 @@ def parsed(line: str) -> dict[str, Any] | None:
     if found is None:
         text = line.strip()
         return None if not text or text[0] in "+|" else entry("info", text, logger="triton")
-    text = _unquoted(found["text"])
+    text = _unquoted(found["text"]).strip()
+    if text[:1] in ("+", "|", ""):  # a table as one message
+        return None
     made: dict[str, Any] = {
         "time": found["time"],
-        "level": _LEVELS[found["level"]],
+        "level": "debug" if _NO_CUDA.search(text) else _LEVELS[found["level"]],
         "logger": "triton",
         "pid": int(found["pid"]),
         "source": found["source"],

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Calls
-from tritone_serving.canary import check_health, sing
+from tritone_serving.canary import FEW, check_health, make_inputs, sing
 from tritone_serving.cpu_pressure import CpuTimes, cpu_times
 from tritone_serving.stubs import Stub
 from tritone_serving.supervision import Problem, SupervisionOptions
@@ -20,6 +20,20 @@ STARVED_SHARE: Final = 0.2  # of the time, in which the server's own threads wai
 N_FAILED_CHECKS: Final = 3  # Triton itself takes a stub for dead when it gets no processor for a second
 NOT_HEALTHY: Final = "not healthy"
 OnCheck = Callable[[str, str], None]
+
+
+def answers_health_checks(config: Any) -> bool:
+    """Whether a model may get checks that its backend answers without outputs and without running it.
+
+    Triton's response cache keeps such an answer under the request's inputs. So a cached model gets them only if its
+    inputs are drawn at random, and no caller's request can meet that answer.
+    """
+    try:
+        inputs = make_inputs(config)
+    except CanaryError:  # a data type that no check can carry
+        return False
+    is_random = any(array.size >= FEW and array.dtype.kind not in "bO" for array in inputs.values())
+    return config.backend in OUR_BACKENDS and bool(is_random or not config.response_cache.enable)
 
 
 class ModelHealth:
@@ -59,6 +73,7 @@ class ModelHealth:
         self._answered_s = now_s
         self._next_check_s = now_s
         self._next_run_s = now_s + options.run_s
+        self._answers_checks = answers_health_checks(config)
         self._check: Future[None] | None = None
         self._sent_s = 0.0
         self._n_failed = 0
@@ -107,9 +122,11 @@ class ModelHealth:
                 self._send(stubs, now_s, patience)
             return None
         if self._check.done():
-            return self._finished(self._check, stubs, now_s, patience)
+            return self._finished(self._check, now_s, patience)
+        if self._sampled_s < max(self._sent_s, self._answered_s):  # most checks are answered before the next look
+            self._sample(stubs, now_s)
         waited_s = now_s - max(self._sent_s, self._answered_s)
-        passed_s = now_s - max(self._sampled_s, self._answered_s)
+        passed_s = now_s - self._sampled_s
         if passed_s < self._options.silent_s * patience:
             return None
         is_busy = self._is_busy(stubs, passed_s)
@@ -121,9 +138,8 @@ class ModelHealth:
 
     def _send(self, stubs: Sequence[Stub], now_s: float, patience: float) -> None:
         self._sent_s = now_s
-        self._sample(stubs, now_s)
         timeout_s = self._options.busy_s * patience
-        answers_checks = self.config.backend in OUR_BACKENDS and bool(stubs)
+        answers_checks = bool(stubs) and self._answers_checks
         if answers_checks and not (self._options.run_s and now_s >= self._next_run_s):
             self._check = self._pool.submit(
                 check_health, self._calls, self.model, self.config, token=self._token, timeout_s=timeout_s
@@ -137,7 +153,7 @@ class ModelHealth:
     def _run_model(self, timeout_s: float) -> None:
         sing(self._calls, self.model, self.config, timeout_s=timeout_s)
 
-    def _finished(self, check: Future[None], stubs: Sequence[Stub], now_s: float, patience: float) -> Problem | None:
+    def _finished(self, check: Future[None], now_s: float, patience: float) -> Problem | None:
         self._check = None
         error = check.exception()
         failure = error.failure if isinstance(error, CanaryError) else "answered" if error is None else "broken"
@@ -151,7 +167,7 @@ class ModelHealth:
         text = str(error).removeprefix(f"{self.model}: ")
         # A process that gets no processor fails Triton's check of it as one that is dead does. If it is dead, the look
         # at the processes says so.
-        is_starved = patience > 1 or self._is_busy(stubs, max(now_s - self._sampled_s, 0.1))
+        is_starved = patience > 1
         n_allowed = N_FAILED_CHECKS * (4 if is_starved and NOT_HEALTHY in text else 1)
         return Problem("failing", text) if self._n_failed >= n_allowed else None
 

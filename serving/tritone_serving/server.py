@@ -368,7 +368,7 @@ class TritonServer:
             longest = _LONGEST_START if pressure.sample().some > _BUSY_START else 1.0
             if waited_s > timeout_s * longest:
                 raise StartupTimeoutError(
-                    f"the server was not ready after {waited_s:.0f} s (startup_timeout_s is {timeout_s:g}); "
+                    f"the server was not ready after {waited_s:.2g} s (startup_timeout_s is {timeout_s:g}); "
                     f"the end of its log {self.log_path}:\n{last_lines(self.log_path)}",
                     log_path=self.log_path,
                 )

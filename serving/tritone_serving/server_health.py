@@ -72,21 +72,21 @@ class ServerHealth:
         if self._asked is None:
             if now_s >= self._next_s:
                 self._asked_s, self._next_s = now_s, now_s + LIVE_EVERY_S
-                if self._silent_since_s is None:
-                    self._times, self._times_s = cpu_times([self._server.pid]), now_s
                 self._asked = self._pool.submit(self._is_live, self._options.live_s * patience)
             return None
         if not self._asked.done():
+            self._sample(now_s)
             return None
         lives, self._asked = self._asked.result(), None
         if lives:
             self._silent_since_s = None
             return None
+        self._sample(now_s)
         if self._silent_since_s is None:
             self._silent_since_s = self._asked_s
         self._next_s = now_s
         active_s = cpu_times([self._server.pid]).since(self._times).active_s
-        is_busy = active_s > ACTIVE_SHARE * (now_s - self._times_s)
+        is_busy = active_s > ACTIVE_SHARE * max(now_s - self._times_s, 0.1)
         silent_s = now_s - self._silent_since_s
         # A refused connection comes at once: the server is ending, and its exit code says more, or it never answers.
         limit_s = self._options.live_busy_s if is_busy else self._options.live_s
@@ -94,6 +94,11 @@ class ServerHealth:
             return None
         state = "is busy" if is_busy else "is idle"
         return Problem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")
+
+    def _sample(self, now_s: float) -> None:
+        """Note the server's processor times at the first look at which it has not answered."""
+        if self._times_s < self._asked_s and self._silent_since_s is None:
+            self._times, self._times_s = cpu_times([self._server.pid]), now_s
 
     def _is_live(self, timeout_s: float) -> bool:
         return self._server.is_live(timeout_s=timeout_s) or self._answers_grpc(timeout_s)

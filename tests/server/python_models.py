@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tritone_client._endpoint import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Answer, Calls
 from tritone_serving.supervision import SupervisionOptions
+from tritone_serving.supervisor_metrics import SupervisorMetrics
 from tritone_serving.watchdog import Watchdog
 
 HANG, DIE = 1001.0, 1002.0
@@ -74,16 +75,29 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> float:
 class Watched:
     """A server under a watchdog in a thread of its own; as `Watchdog` itself otherwise."""
 
-    def __init__(self, repository: Path, **supervision: Any) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        server: Mapping[str, Any] | None = None,
+        metrics: SupervisorMetrics | None = None,
+        **supervision: Any,
+    ) -> None:
         # A channel that a test holds open keeps a server from stopping at once.
-        options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
+        usual = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "stop_timeout_s": 2}
+        options = ServerOptions(repository=repository, **{**usual, **(server or {})})
         self.said: list[str] = []
         self.levels: list[str] = []
         self.ended: BaseException | None = None
         self._stopping = False
-        self.dog = Watchdog(TritonServer.start(options), report=self._report, options=SupervisionOptions(**supervision))
+        self.dog = Watchdog(
+            TritonServer.start(options),
+            report=self._report,
+            options=SupervisionOptions(**supervision),
+            metrics=metrics,
+        )
         self.grpc_url = self.server.grpc_url
-        self.calls = Calls(make_endpoint(self.grpc_url))
+        self.calls = Calls(make_endpoint(self.grpc_url, api_key=options.api_key))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
+import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.server.python_models import DIE, HANG, Watched, make_repository, wait_until, watched
+from tests.server.python_models import CONFIG, DIE, HANG, Watched, make_repository, wait_until, watched
 
-from tritone_serving import CanaryError, CrashLoopError, runtime
+from tritone_serving import CanaryError, CrashLoopError, runtime, watchdog
 from tritone_serving.stubs import stubs_of
+from tritone_serving.supervisor_metrics import SupervisorMetrics
 
 pytestmark = pytest.mark.triton
 
@@ -162,3 +166,43 @@ def test_model_that_cannot_be_repaired_does_not_take_the_others_with_it(tmp_path
         (repository / "single" / "die").unlink()
         assert wait_until(lambda: dog.answers("single"), 60) < 60, dog.said
         assert dog.server.pid == pid
+
+
+def test_dead_stub_of_a_server_with_an_api_key_is_replaced_alone(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path, pair=2, single=1)
+    with watched(repository, server={"api_key": "a-key-of-callers"}) as dog:
+        assert wait_until(lambda: dog.answers("single"), AGAIN_S) < AGAIN_S
+        pid = dog.server.pid
+        os.kill(stub_of(dog, "single"), signal.SIGKILL)
+        assert dog.noticed("single", "answers again") < AGAIN_S, dog.said
+        assert dog.answers("single")
+        assert dog.server.pid == pid
+        assert dog.levels[0] == "warning"
+
+
+def test_model_that_does_not_load_is_loaded_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_FIRST_RETRY_S", 0.5)
+    repository = make_repository(tmp_path, single=1)
+    (repository / "broken" / "1").mkdir(parents=True)
+    (repository / "broken" / "config.pbtxt").write_text(CONFIG.format(name="broken", count=1))
+    (repository / "broken" / "1" / "model.py").write_text("raise RuntimeError('the key is missing')")
+    with watched(repository, server={"require_all": False}) as dog:
+        assert list(dog.server.failed_models) == ["broken"]
+        assert "the key is missing" in dog.server.failed_models["broken"]
+        assert dog.answers("single")
+        shutil.copy(repository / "single" / "1" / "model.py", repository / "broken" / "1" / "model.py")
+        assert wait_until(lambda: dog.answers("broken"), 30) < 30, dog.said
+
+
+def test_server_that_holds_too_much_memory_is_restarted(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path, single=1)
+    metrics = SupervisorMetrics()
+    with watched(repository, metrics=metrics, max_memory_bytes=1 << 20, memory_every_s=0.1) as dog:
+        pid = dog.server.pid
+        assert dog.noticed("resident") < AGAIN_S, dog.said
+        assert wait_until(lambda: dog.server.pid != pid and dog.answers("single"), AGAIN_S) < AGAIN_S, dog.said
+    port = metrics.serve("127.0.0.1", 0)
+    with closing(metrics), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    assert 'tritone_supervisor_server_restarts_total{reason="memory"}' in text
+    assert 'tritone_supervisor_health_checks_total{model="single",result="answered"}' in text
