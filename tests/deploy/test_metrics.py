@@ -16,6 +16,7 @@ from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.server.conftest import make_repository
 
 from tritone_serving import ServerOptions, TritonServer
+from tritone_serving.supervisor_metrics import SupervisorMetrics
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 NAME = re.compile(r"\b(?:nv|tritone|haproxy)_[a-z0-9_]+\b")
@@ -92,7 +93,20 @@ def test_our_backends_metrics_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender.Reporter(utils, recommender.Counts(), coverage, {}).close()
     asked = named("tritone_")
     assert {"tritone_composer_notes_total", "tritone_recommender_answers_total"} <= set(asked)
-    assert {name: where for name, where in asked.items() if name not in Families.names} == {}
+    backends = {name for name in asked if not name.startswith("tritone_supervisor_")}
+    assert backends <= set(Families.names)
+
+
+def test_the_supervisors_metrics_exist_and_are_documented() -> None:
+    metrics = SupervisorMetrics()
+    port = metrics.serve("127.0.0.1", 0)
+    try:
+        exist = told(f"http://127.0.0.1:{port}/metrics")
+    finally:
+        metrics.close()
+    documented = set(re.findall(r"`(tritone_supervisor_\w+)`", (ROOT / "docs/metrics.md").read_text()))
+    assert documented == {name for name in exist if not name.endswith("_created")}
+    assert {name for name in named("tritone_") if name.startswith("tritone_supervisor_")} <= exist
 
 
 @pytest.mark.balancer

@@ -19,6 +19,7 @@ from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import sound
 
 from tritone_client import MusicClient
+from tritone_serving.supervisor_metrics import SupervisorMetrics
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 
@@ -45,7 +46,9 @@ def prometheus(
     said = yaml.safe_load((CONFIGURATION / "prometheus.yaml").read_text())
     said["global"]["scrape_interval"] = "1s"
     said["rule_files"] = [str(CONFIGURATION / name) for name in said["rule_files"]]
+    supervisors = [SupervisorMetrics() for _ in HOSTS]
     targets = {
+        "supervisor": [f"127.0.0.1:{each.serve('127.0.0.1', 0)}" for each in supervisors],
         "tritone": [f"{host}:{replicas.ports[2]}" for host in HOSTS],
         "balancer": [f"127.0.0.1:{balancer.ports['STATS']}"],
     }
@@ -62,18 +65,20 @@ def prometheus(
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        assert wait_until(lambda: len(asked(url, "up == 1")) == 3, 20), (folder / "log").read_text()
+        assert wait_until(lambda: len(asked(url, "up == 1")) == 5, 20), (folder / "log").read_text()
         with MusicClient(balancer.grpc) as music:
             for seed in range(100, 130):
                 music.classify(sound(seed))
         # A rate takes two samples, and each replica has to have some requests between its.
         wanted = 'sum by (instance) (rate(nv_inference_request_success{model="genre_cnn"}[1m])) > 0'
         several = "count_over_time(up[1m]) >= 4"
-        assert wait_until(lambda: len(asked(url, wanted)) == 2 and len(asked(url, several)) == 3, 30)
+        assert wait_until(lambda: len(asked(url, wanted)) == 2 and len(asked(url, several)) == 5, 30)
         yield url
     finally:
         process.terminate()
         process.wait(10)
+        for each in supervisors:
+            each.close()
 
 
 def told(url: str) -> Any:
@@ -112,9 +117,9 @@ def test_the_autoscalers_metric(prometheus: str) -> None:
 def test_the_alerts_are_quiet_while_all_is_well(prometheus: str) -> None:
     groups = told(f"{prometheus}/api/v1/rules")["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 4
+    assert len(rules) == 8
     assert [rule["name"] for rule in rules if rule["state"] != "inactive"] == []
-    assert [rule.get("lastError", "") for rule in rules] == [""] * 4
+    assert [rule.get("lastError", "") for rule in rules] == [""] * 8
 
 
 def test_promtool_finds_nothing(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def _start(processes: list[multiprocessing.Process]) -> None:
 
 
 def _compute() -> None:
+    os.setsid()  # the kernel shares processors among sessions first, so that one session of many gets no more than one
     while True:
         pass
 
