@@ -49,7 +49,7 @@ def serve(host: str, http_port: int, grpc_port: int, log: Path) -> None:
                 note("http", self.path, body, {name.lower(): value for name, value in self.headers.items()})
             self.answer()
 
-        do_PUT = do_DELETE = do_PATCH = do_POST
+        do_PUT = do_DELETE = do_PATCH = do_POST  # noqa: N815
 
         def answer(self) -> None:
             self.send_response(200)
