@@ -31,6 +31,7 @@ from tritone_client import (
 from tritone_client._endpoint import make_endpoint, make_endpoints
 from tritone_client._transports import make_async_transport, make_transport
 from tritone_client._transports._balanced import AsyncBalancedTransport, BalancedTransport
+from tritone_client._transports._grpc_wire import lost as lost_by_grpc
 
 INFER = InferRequest("m", "id-1", {"x": np.zeros((1, 4), np.float32)}, ("y",))
 STREAM = StreamRequest("m", "s", {"x": np.zeros((1, 4), np.float32)}, ("y",))
@@ -332,3 +333,24 @@ def test_a_timeout_is_not_sent_again(send: Send) -> None:
     with pytest.raises(RequestTimeoutError):
         send(*servers, retries=5)
     assert sum(server.n_asked for server in servers) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "n_lost"),
+    [
+        ("failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Connection refused", 0),
+        ("DNS resolution failed for nobody.test:8001", 0),
+        ("Received http2 header with status: 503", 0),  # a balancer without any server
+        ("Received http2 header with status: 502", 1),
+        ("Received http2 header with status: 504", 1),
+        ("Socket closed", 1),
+        ("Stream removed (recvmsg:Connection reset by peer)", 1),
+        ("Stream removed (RST_STREAM (Received RST_STREAM with error code 7))", 1),
+        ("keepalive watchdog timeout", 1),
+        ("", 1),
+    ],
+)
+def test_what_grpc_says_of_a_lost_connection(message: str, n_lost: int) -> None:
+    error = lost_by_grpc("UNAVAILABLE", message, INFER, make_endpoint("grpc://127.0.0.1:1"))
+    assert isinstance(error, ConnectionFailedError)
+    assert error.n_lost == n_lost
