@@ -115,8 +115,11 @@ def _answer(connection: socket.socket, received: bytes, deadline_s: float) -> tu
         TimeoutError: it did not come.
         ConnectionError: the connection ended.
     """
-    while (end := received.find(b"\r\n\r\n")) < 0:
-        received += _some(connection, deadline_s)
+    while (end := received.find(b"\r\n\r\n")) < 0 or received.startswith(b"HTTP/1.1 100"):
+        if end >= 0:  # `100 Continue` is no answer yet
+            received = received[end + 4 :]
+        else:
+            received += _some(connection, deadline_s)
     head, rest = received[:end].decode("latin-1"), received[end + 4 :]
     words = head.split("\r\n", 1)[0].split(" ", 2)
     status = int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
