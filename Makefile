@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz image-test lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test fuzz attack image-test lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ image-test: $(READY)  ## Install the CPU image's content into a fresh Debian roo
 fuzz: $(READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/fuzz.py --report runs/fuzz.md $(ARGS)
+
+attack: $(READY)  ## Try to end, fill or hold up a server and two behind the balancer: runs/attack.md (loopback; about 5 minutes)
+	@mkdir -p runs
+	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
 
 lint: $(READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check

@@ -9,5 +9,6 @@ install_packages "haproxy=2.6.*" ca-certificates
 add_user
 install -d /opt/tritone
 install -m 755 "$source_folder/docker/run-balancer.sh" /opt/tritone/
-install -m 644 "$source_folder/docker/haproxy.cfg" "$source_folder/docker/haproxy-tls.cfg" /opt/tritone/
+install -m 644 "$source_folder/docker/haproxy.cfg" "$source_folder/docker/haproxy-tls.cfg" \
+    "$source_folder/docker/inspect_requests.lua" /opt/tritone/
 TRITONE_REPLICAS=localhost /opt/tritone/run-balancer.sh validate

@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${TRITONE_DNS:-}" ]; then
     TRITONE_DNS=$(awk '/^nameserver/ && $2 !~ /:/ {print $2 ":53"; exit}' /etc/resolv.conf)
 fi
-export TRITONE_REPLICAS TRITONE_DNS="${TRITONE_DNS:-127.0.0.1:53}"
+export TRITONE_REPLICAS TRITONE_DNS="${TRITONE_DNS:-127.0.0.1:53}" TRITONE_BALANCER_FOLDER="$here"
 files=(-f "$here/haproxy.cfg")
 if [ -n "${TRITONE_TLS_PEM:-}" ]; then
     files+=(-f "$here/haproxy-tls.cfg")

@@ -20,4 +20,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=2 \
     CMD ["tritone", "probe", "--timeout", "8"]
 ENTRYPOINT ["tritone"]
-CMD ["serve", "--repository", "/models", "--host", "0.0.0.0"]
+CMD ["serve", "--repository", "/models", "--host", "0.0.0.0", "--log-format", "json"]

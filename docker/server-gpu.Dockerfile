@@ -20,4 +20,5 @@ HEALTHCHECK --interval=15s --timeout=10s --start-period=180s --retries=2 \
     CMD ["tritone", "probe", "--timeout", "8"]
 # NVIDIA's own entry point prints a banner and checks the driver, then runs what follows.
 ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh", "tritone"]
-CMD ["serve", "--profile", "gpu", "--repository", "/models", "--host", "0.0.0.0", "--startup-timeout", "180"]
+CMD ["serve", "--profile", "gpu", "--repository", "/models", "--host", "0.0.0.0", "--startup-timeout", "180", \
+     "--log-format", "json"]

@@ -24,7 +24,7 @@ from tritone_client._catalogue import Flow, after
 from tritone_client._deadline import Deadline, Pause
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError, VersionChangedError
-from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
+from tritone_client._messages import AsyncTransport, InferResponse, Request, Response, StreamRequest, after_losses
 from tritone_client._results import Classification
 from tritone_client._tracing import call_span
 from tritone_client._transports import make_async_balanced_transport
@@ -111,6 +111,7 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
             except ClientError as error:
                 failures.append(error)
                 delay_s = self._delay_s(request, failures, deadline)
+            request = after_losses(request, sum(error.n_lost for error in failures))
             await asyncio.sleep(delay_s)
 
     async def _stream(
@@ -147,6 +148,7 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
                 except ClientError as error:
                     failures.append(error)
                     delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
+            request = after_losses(request, sum(error.n_lost for error in failures))
             await asyncio.sleep(delay_s)
 
     def _check_loop(self) -> None:

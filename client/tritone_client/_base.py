@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar, cast
 
 from tritone_client._catalogue import Catalogue, Flow, check_model_name
-from tritone_client._deadline import Deadline, retry_delay_s, timed_out
+from tritone_client._deadline import Deadline, retry_delay_s, timed_out, was_lost_too_often
 from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoints
 from tritone_client._exceptions import (
     ClientError,
@@ -55,7 +55,9 @@ class BaseClient(Generic[TRANSPORT]):
                 that serve the same models: calls are shared among them, one that cannot be reached is left alone
                 for a while, and what may be repeated goes to another at once, within the call's time.
             timeout_s: for a whole call, with all its requests and retries.
-            retries: how often a request is sent again after the connection failed or the server was busy.
+            retries: how often a request is sent again after the connection failed or the server was busy. One that was
+                sent as a whole before its connection was lost is sent once more at most, to whichever server: if it is
+                what ended the server, it does not reach all of them.
             api_key: sent as `authorization: Bearer ...`.
             headers: more headers (gRPC: metadata) for every request.
             ca_file: PEM with the authorities to trust instead of the system's.
@@ -120,6 +122,8 @@ class BaseClient(Generic[TRANSPORT]):
             raise timed_out(request, deadline.timeout_s) from error
         delay_s = retry_delay_s(request, failures, retries=self._retries, left_s=deadline.left_s())
         if delay_s is None:
+            if was_lost_too_often(request, failures):
+                raise _lost_again(error, failures) from error
             raise error
         return delay_s
 
@@ -133,6 +137,18 @@ class BaseClient(Generic[TRANSPORT]):
         if n_answers:
             raise error
         return self._delay_s(request, failures, deadline)
+
+
+def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientError:
+    n_lost = sum(each.n_lost for each in failures)
+    return type(error)(
+        f"{error}; the connection was lost {n_lost} times after the request had been sent, so it is not sent again: "
+        f"check in the servers' logs whether the request is what ends them",
+        model=error.model,
+        status=error.status,
+        request_id=error.request_id,
+        n_lost=n_lost,
+    )
 
 
 def _ready_flow(model: str | None) -> Flow[bool]:

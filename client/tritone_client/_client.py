@@ -24,7 +24,7 @@ from tritone_client._deadline import Deadline, Pause
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError, VersionChangedError
 from tritone_client._latent_calls import LatentCalls
-from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport
+from tritone_client._messages import InferResponse, Request, Response, StreamRequest, Transport, after_losses
 from tritone_client._recommending_calls import RecommendingCalls
 from tritone_client._results import Classification
 from tritone_client._tracing import call_span
@@ -145,6 +145,7 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
             except ClientError as error:
                 failures.append(error)
                 delay_s = self._delay_s(request, failures, deadline)
+            request = after_losses(request, sum(error.n_lost for error in failures))
             time.sleep(delay_s)
 
     def _stream(
@@ -181,4 +182,5 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
                 except ClientError as error:
                     failures.append(error)
                     delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
+            request = after_losses(request, sum(error.n_lost for error in failures))
             time.sleep(delay_s)

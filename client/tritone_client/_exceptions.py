@@ -34,6 +34,8 @@ class ClientError(TritoneError):
         model: name of the model that was asked, if the call had got that far.
         status: the transport's status (gRPC code name or HTTP number), if there was one.
         request_id: the id the request carried; the server's log has the same.
+        n_lost: how often the request was sent as a whole and its connection was lost before the answer. The request may
+            be the reason, so it is sent once more at most, whatever `retries` is and however many servers there are.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class ClientError(TritoneError):
         model: str | None = None,
         status: str | None = None,
         request_id: str | None = None,
+        n_lost: int = 0,
     ) -> None:
         super().__init__(message)
         self.model = model
         self.status = status
         self.request_id = request_id
+        self.n_lost = n_lost
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own way calls __init__ with the message alone and so loses, or misses, the keywords;

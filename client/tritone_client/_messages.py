@@ -15,8 +15,8 @@ client = MusicClient(transport=Recorded())
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,7 @@ class InferRequest:
             extension, the only way to a label file): each output is then an array of
             `value:index:label` strings of shape (n_batch, at most n_classes).
         version: the only one that may answer; the server's latest if None.
+        n_lost: how often it has been sent and its connection been lost already; see `ClientError.n_lost`.
     """
 
     model: str
@@ -89,6 +90,7 @@ class InferRequest:
     n_classes: int = 0
     idempotent: bool = True
     version: str | None = None
+    n_lost: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,7 @@ class StreamRequest:
         inputs: as of `InferRequest`.
         outputs: as of `InferRequest`; each answer has all of them.
         version: as of `InferRequest`.
+        n_lost: as of `InferRequest`.
     """
 
     model: str
@@ -122,9 +125,11 @@ class StreamRequest:
     outputs: tuple[str, ...]
     idempotent: bool = True
     version: str | None = None
+    n_lost: int = 0
 
 
 Request: TypeAlias = ReadyRequest | ModelRequest | InferRequest | StreamRequest
+RequestT = TypeVar("RequestT", bound=Request)
 Response: TypeAlias = ReadyResponse | ModelResponse | InferResponse
 
 
@@ -216,6 +221,18 @@ def model_of(request: Request) -> str | None:
 def id_of(request: Request) -> str | None:
     """The id that a request carries."""
     return request.request_id if isinstance(request, InferRequest | StreamRequest) else None
+
+
+def lost_before(request: Request) -> int:
+    """How often a request has been sent and its connection been lost in earlier attempts."""
+    return request.n_lost if isinstance(request, InferRequest | StreamRequest) else 0
+
+
+def after_losses(request: RequestT, n_lost: int) -> RequestT:
+    """The request to send again; metadata and readiness carry no data that could end a server, and stay as they are."""
+    if n_lost and isinstance(request, InferRequest | StreamRequest):
+        return replace(request, n_lost=n_lost)
+    return request
 
 
 class MissingOutputError(ServerError):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from tritone_client._deadline import MAX_LOST
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import (
     ClientError,
@@ -25,7 +26,7 @@ from tritone_client._exceptions import (
     ServerBusyError,
     VersionChangedError,
 )
-from tritone_client._messages import Request, id_of, model_of
+from tritone_client._messages import Request, id_of, lost_before, model_of
 
 FIRST_BACKOFF_S: Final = 0.5
 LONGEST_BACKOFF_S: Final = 30.0
@@ -101,6 +102,9 @@ class Pool:
 class Round:
     """One request's way through a pool: each server at most once, until one answers.
 
+    A server that could not be connected to costs nothing, and the next one is asked. A connection that was lost after
+    the request had been sent may be lost because of it: one more server is asked then, and no third.
+
     ```python
     while (member := round.next()) is not None:
         with round.attempt(member):
@@ -113,6 +117,7 @@ class Round:
         self._pool = pool
         self._request = request
         self._failures: list[tuple[Member, ClientError]] = []
+        self._n_lost = 0  # in this round
         self.must_probe = False
         self.has_begun = False
 
@@ -135,7 +140,10 @@ class Round:
         except ClientError as error:
             failure = error
             self._failures.append((member, error))
-            if self.has_begun or not may_move(self._request, error):
+            self._n_lost += error.n_lost
+            may_repeat = not error.n_lost or lost_before(self._request) + self._n_lost < MAX_LOST
+            if self.has_begun or not may_repeat or not may_move(self._request, error):
+                error.n_lost = self._n_lost
                 raise
         except BaseException as error:  # cancelled, or a stream that is dropped: no fault of the server's
             failure = error
@@ -145,6 +153,11 @@ class Round:
 
     def verdict(self) -> ClientError:
         """One error for those of several servers: what may pass comes before what will not."""
+        error = self._worst()
+        error.n_lost = self._n_lost
+        return error
+
+    def _worst(self) -> ClientError:
         errors = [error for _, error in self._failures]
         changed = next((error for error in errors if isinstance(error, VersionChangedError)), None)
         if changed is not None:  # one is there, and will answer whoever looks up which version it has

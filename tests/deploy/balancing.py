@@ -58,7 +58,13 @@ def haproxy_path() -> str | None:
 
 
 def start_haproxy(
-    names: str, replica_ports: tuple[int, int], log: Path, *, ports: dict[str, int] | None = None, **given: str
+    names: str,
+    replica_ports: tuple[int, int],
+    log: Path,
+    *,
+    ports: dict[str, int] | None = None,
+    folder: Path = ROOT / "docker",
+    **given: str,
 ) -> Balancer:
     """Start a balancer and wait until it knows its replicas.
 
@@ -66,6 +72,7 @@ def start_haproxy(
         names: the name server's place, for which `replicas.tritone.test` stands for the replicas.
         replica_ports: their HTTP and gRPC ports.
         ports: where to listen, as `Balancer.ports`; free ones by default.
+        folder: where run-balancer.sh and its configuration are.
         given: settings beside these, as `TRITONE_MAX_BODY_BYTES`.
     """
     if ports is None:
@@ -84,7 +91,7 @@ def start_haproxy(
     }
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [ROOT / "docker/run-balancer.sh", "run"], env=environment, stdout=out, stderr=subprocess.STDOUT
+            [folder / "run-balancer.sh", "run"], env=environment, stdout=out, stderr=subprocess.STDOUT
         )
     balancer = Balancer(process, ports, log)
     if not wait_until(balancer.serves, 10):

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from tests.deploy.rendering import ROOT, tool
 
+from tritone_client._catalogue import LABELLED
+
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 SCRIPTS = sorted(DOCKER.glob("*.sh"))
@@ -86,6 +88,41 @@ def test_servers_are_judged_by_what_their_models_answer(name: str) -> None:
     assert command[:2] == ["tritone", "probe"]
     within = float(command[command.index("--timeout") + 1])
     assert within < float(re.search(r"--timeout=(\d+)s", check)[1])  # type: ignore[index]  # else Docker cuts it short
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_servers_log_json(name: str) -> None:
+    (command,) = lines(DOCKER / f"{name}.Dockerfile", "CMD")
+    words = json.loads(command)
+    assert words[words.index("--log-format") + 1] == "json"
+
+
+def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:
+    loaded = re.findall(r"^ *lua-load.*/([\w.]+)\"$", (DOCKER / "haproxy.cfg").read_text(), re.M)
+    assert loaded == ["inspect_requests.lua"]
+    for name in loaded:
+        assert (DOCKER / name).is_file()
+        assert f"docker/{name}" in (DOCKER / "balancer.Dockerfile").read_text()
+        assert f"docker/{name}" in (DOCKER / "install-balancer.sh").read_text()
+
+
+def test_classification_is_let_through_for_outputs_of_numbers_alone() -> None:
+    """Of an output of type BYTES it ends Triton 2.51; the SDK needs it for the outputs that have label files."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    allowed = compose("compose.yaml")["balancer"]["environment"]["TRITONE_CLASSIFICATION_OUTPUTS"]
+    names = re.fullmatch(r"\$\{TRITONE_CLASSIFICATION_OUTPUTS:-(.*)\}", allowed)[1].split()  # type: ignore[index]
+    assert names == list(LABELLED)
+    assert f'"{" ".join(names)}"' in (DOCKER / "inspect_requests.lua").read_text()
+    assert f"value: {' '.join(names)}}}" in (ROOT / "deploy/kubernetes/base/balancer.yaml").read_text()
+    n_texts = 0
+    for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        texts = [each.name for each in config.output if each.data_type == model_config_pb2.TYPE_STRING]
+        assert not set(texts) & set(names), path
+        n_texts += len(texts)
+    assert n_texts > 5
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

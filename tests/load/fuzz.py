@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.load.arguments import count
 from tests.load.fuzzing import served
 from tests.load.fuzzing.campaign import Result, run
+from tests.load.fuzzing.options import ALL
 from tests.server.python_models import watched
 
 from tritone_serving import ServerOptions, TritonServer
@@ -77,6 +78,8 @@ def figures(result: Result) -> dict[str, object]:
         "seconds": round(result.seconds, 1),
         "outcomes": [[*key, n] for key, n in sorted(tally.counts.items())],
         "codes": {" ".join(key): n for key, n in sorted(tally.codes.items())},
+        "options": dict(sorted(tally.options.items())),
+        "options_never_sent": sorted(ALL - tally.options.keys()),
         "known_exceptions": dict(tally.known),
         "unexpected": [asdict(each) for each in tally.findings],
         "troubles": result.troubles,
@@ -97,6 +100,10 @@ def report(result: Result) -> str:
         tally.table(),
         "",
         "Codes: " + ", ".join(f"{transport} {code} {n}" for (transport, code), n in sorted(tally.codes.items())),
+        "",
+        f"Options sampled, {len(tally.options)} of {len(ALL)}: "
+        + ", ".join(f"{name} {n}" for name, n in sorted(tally.options.items())),
+        *(f"- never sent: {name}" for name in sorted(ALL - tally.options.keys())),
         "",
         "Triton's own decisions:",
         *(f"- {n} times {why}" for why, n in sorted(tally.known.items())),

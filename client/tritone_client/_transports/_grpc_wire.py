@@ -83,6 +83,14 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     return args
 
 
+# Nothing was sent: no connection came about, or a balancer had no server to give the request to.
+_NOT_SENT: Final = re.compile(
+    r"failed to connect|connection refused|name resolution|DNS|no route to host|network is unreachable"
+    r"|http2? (header with )?status(:| code) 503",
+    re.I,
+)
+
+
 @dataclass(frozen=True)
 class Connection:
     """A channel to Triton.
@@ -262,4 +270,5 @@ def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> Cli
     elif re.search(r"ssl|tls|certificate|handshake", message, re.I):
         hint = "check the scheme (grpc:// or grpcs://), ca_file= and the client's certificate"
     why = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", message) or "the server went away"
-    return unreachable(endpoint, why, request, hint=hint, status=status)
+    was_sent = not _NOT_SENT.search(message)
+    return unreachable(endpoint, why, request, hint=hint, status=status, was_sent=was_sent)

@@ -35,7 +35,9 @@ class AsyncHttpTransport:
                 replies.append(await self._exchange(call, request, deadline))
             return wire.read(request, replies)
         except Exception as error:
-            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+            # aiohttp does not say how far it got; only without a connection nothing was sent.
+            was_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise wire.translated(error, request, self._endpoint, timeout_s, was_sent=was_sent) from error
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
         """See `AsyncTransport.stream`: not over HTTP."""

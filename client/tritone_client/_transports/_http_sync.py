@@ -14,6 +14,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tritone_client._deadline import Deadline
@@ -40,13 +41,14 @@ class HttpTransport:
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
         deadline = Deadline(timeout_s)
+        progress = _Progress()
         try:
-            replies = [self._exchange(wire.first_call(request, self._endpoint), deadline)]
+            replies = [self._exchange(wire.first_call(request, self._endpoint), deadline, progress)]
             if (call := wire.second_call(request, replies[0], self._endpoint)) is not None:
-                replies.append(self._exchange(call, deadline))
+                replies.append(self._exchange(call, deadline, progress))
             return wire.read(request, replies)
         except Exception as error:
-            raise wire.translated(error, request, self._endpoint, timeout_s) from error
+            raise wire.translated(error, request, self._endpoint, timeout_s, was_sent=progress.was_sent) from error
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
         """See `Transport.stream`: not over HTTP."""
@@ -60,11 +62,13 @@ class HttpTransport:
         for connection in idle:
             connection.close()
 
-    def _exchange(self, call: wire.Call, deadline: Deadline) -> wire.Reply:
+    def _exchange(self, call: wire.Call, deadline: Deadline, progress: _Progress) -> wire.Reply:
+        progress.was_sent = False
         connection = self._taken()
         try:
             connection.deadline = deadline
             connection.request(call.method, call.path, body=call.body or None, headers=dict(call.headers))
+            progress.was_sent = True
             response = connection.getresponse()
             body = response.read()
             headers = {name.lower(): value for name, value in response.getheaders()}
@@ -96,6 +100,13 @@ class HttpTransport:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+@dataclass
+class _Progress:
+    """How far a request has got."""
+
+    was_sent: bool = False
 
 
 class _Connection(http.client.HTTPConnection):

@@ -49,6 +49,7 @@ from tritone_client._transports._text import read_texts, tensor_bytes
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
+_LOST: Final = (502, 504)  # a balancer's: the server got the request and went away, or never answered
 _BY_STATUS: Final[dict[int, type[ServerError]]] = {
     400: RequestRejectedError,
     401: AccessDeniedError,
@@ -133,9 +134,13 @@ def read(request: Request, replies: list[Reply]) -> Response:
 
 
 def translated(  # noqa: PLR0911 - a list of cases
-    error: Exception, request: Request, endpoint: Endpoint, timeout_s: float
+    error: Exception, request: Request, endpoint: Endpoint, timeout_s: float, *, was_sent: bool
 ) -> ClientError:
-    """Any error of sockets, TLS or an HTTP library as ours."""
+    """Any error of sockets, TLS or an HTTP library as ours.
+
+    Args:
+        was_sent: whether the server may have got the whole request.
+    """
     if isinstance(error, ClientError):
         return error
     if isinstance(error, TimeoutError):
@@ -148,7 +153,7 @@ def translated(  # noqa: PLR0911 - a list of cases
         number = getattr(error, "errno", None)
         why = os.strerror(number) if isinstance(number, int) and number > 0 else text
         tls_hint = "is `tritone serve` running there, and behind TLS (https://)?" if endpoint.tls else None
-        return unreachable(endpoint, why, request, hint=tls_hint)
+        return unreachable(endpoint, why, request, hint=tls_hint, was_sent=was_sent)
     if re.search(r"status ?line|Expected HTTP|HTTP/|Invalid method|Bad status", f"{type(error).__name__} {text}", re.I):
         why, hint = (
             "what answers there does not speak HTTP/1.1",
@@ -156,7 +161,7 @@ def translated(  # noqa: PLR0911 - a list of cases
         )
         return unreachable(endpoint, why, request, hint=hint)
     if type(error).__module__.partition(".")[0] in ("http", "aiohttp"):
-        return unreachable(endpoint, f"{type(error).__name__}: {text}", request)
+        return unreachable(endpoint, f"{type(error).__name__}: {text}", request, was_sent=was_sent)
     return ClientError(
         f"the request could not be made ({type(error).__name__}: {text})",
         model=model_of(request),
@@ -247,4 +252,4 @@ def _refused(request: Request, reply: Reply) -> ServerError:
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
     if reply.status == 404 and kind is ServerError:
         message += " (is the address, with the path before /v2, that of a Triton server?)"
-    return refusal(kind, message, request, status=str(reply.status))
+    return refusal(kind, message, request, status=str(reply.status), n_lost=int(reply.status in _LOST))

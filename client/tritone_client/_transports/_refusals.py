@@ -59,7 +59,9 @@ def kind_by_words(message: str) -> type[ServerError] | None:
     return next((kind for pattern, kind in _BY_WORDS if pattern.search(message)), None)
 
 
-def refusal(kind: type[ServerError], message: str, request: Request, *, status: str | None) -> ServerError:
+def refusal(
+    kind: type[ServerError], message: str, request: Request, *, status: str | None, n_lost: int = 0
+) -> ServerError:
     """The server's refusal as our error, with the remedy where there is one."""
     remedy = _REMEDIES.get(kind)
     said = message.strip() or "nothing"
@@ -71,18 +73,26 @@ def refusal(kind: type[ServerError], message: str, request: Request, *, status: 
         model=model_of(request),
         status=status,
         request_id=request_id,
+        n_lost=n_lost,
     )
 
 
 def unreachable(
-    endpoint: Endpoint, why: str, request: Request, *, hint: str | None = None, status: str | None = None
+    endpoint: Endpoint,
+    why: str,
+    request: Request,
+    *,
+    hint: str | None = None,
+    status: str | None = None,
+    was_sent: bool = False,
 ) -> ConnectionFailedError:
-    """The error for a server that cannot be reached or went away."""
+    """The error for a server that cannot be reached, or went away, perhaps after the whole request was sent."""
     return ConnectionFailedError(
         f"no connection to {endpoint.url}: {why}; {hint or 'is `tritone serve` running there?'}",
         model=model_of(request),
         status=status,
         request_id=id_of(request),
+        n_lost=int(was_sent),
     )
 
 

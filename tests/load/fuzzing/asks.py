@@ -31,6 +31,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     data: bytes
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_items(self) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from tests.load.fuzzing import over_grpc, over_http
-from tests.load.fuzzing.judging import HANG, NOT_SENT, Outcome, Tally
+from tests.load.fuzzing.asks import valid_ask
+from tests.load.fuzzing.judging import HANG, NOT_SENT, Guard, Outcome, Tally, fatal
+from tests.load.fuzzing.options import CLASS_COUNTS
 from tests.load.fuzzing.served import Bystander, Canaries, Processes, compare
 
 from tritone_client._endpoint import make_endpoint
@@ -51,6 +54,7 @@ def run(
     n_requests: int,
     first_seed: int = 0,
     per_round: int = ROUND,
+    class_counts: Sequence[Any] = CLASS_COUNTS,
     on_round: Callable[[Result], None] = lambda result: None,
 ) -> Result:
     """Send so many malformed requests.
@@ -58,6 +62,7 @@ def run(
     Args:
         server: the one that runs now; a watchdog may have started another.
         canaries: recorded before, at least two of each model.
+        class_counts: first every output of every model is asked for with each of these counts of classes, each way.
         on_round: told after each round.
     """
     result = Result()
@@ -65,6 +70,8 @@ def run(
     processes = Processes.of(server())
     n_rounds = 0
     with Bystander(server(), canaries) as bystander:
+        if class_counts:
+            send_classes(server(), canaries, result.tally, class_counts)
         while result.tally.n_sent < n_requests:
             n_left = n_requests - result.tally.n_sent
             _round(server(), canaries, result.tally, min(per_round, n_left), first_seed + n_rounds)
@@ -89,7 +96,11 @@ def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, numbe
         "http": over_http.HttpTarget(host, int(port)),
         "grpc": over_grpc.GrpcTarget(server.grpc_url),
     }
-    over = {"http": over_http.attempts(canaries.configs), "grpc": over_grpc.attempts(canaries.configs)}
+    guard = Guard.of(server, canaries.configs)
+    over = {
+        name: module.attempts(canaries.configs, guard, tally.options)
+        for name, module in (("http", over_http), ("grpc", over_grpc))
+    }
     drawn = st.sampled_from(sorted(over)).flatmap(lambda name: st.tuples(st.just(name), over[name]))
     waiting: list[tuple[Any, Future[Outcome]]] = []
 
@@ -122,6 +133,34 @@ def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, numbe
         send()
         settle(0)
     targets["grpc"].close()
+
+
+def send_classes(server: TritonServer, canaries: Canaries, tally: Tally, counts: Sequence[Any]) -> None:
+    """Ask for every output of every model with each count of classes: as JSON, binary data, a call and a stream."""
+    guard = Guard.of(server, canaries.configs)
+    host, _, port = server.http_url.removeprefix("http://").partition(":")
+    http, rpc = over_http.HttpTarget(host, int(port)), over_grpc.GrpcTarget(server.grpc_url)
+    rng = np.random.default_rng(0)
+    for model, config in sorted(canaries.configs.items()):
+        valid = valid_ask(config, rng)
+        for output in config.output:
+            for count in counts:
+                ask = replace(valid, outputs=((output.name, {"classification": count}),))
+                words = f"{model} {output.name} classification={count!r}"
+                why = fatal(ask, guard)
+                body = over_grpc.message(ask).SerializeToString()
+                ways: list[tuple[str, Callable[[], Outcome]]] = [
+                    ("http", lambda ask=ask: http.send(over_http.whole(ask, as_json=False))),
+                    ("grpc", lambda body=body: rpc.unary(over_grpc.SERVICE + "ModelInfer", body)),
+                    ("grpc", lambda body=body: rpc.stream([body])),
+                ]
+                if sum(len(tensor.data) for tensor in ask.tensors) < over_http.MOST_JSON_ITEMS:
+                    ways.append(("http", lambda ask=ask: http.send(over_http.whole(ask, as_json=True))))
+                for transport, send in ways:
+                    outcome = Outcome(NOT_SENT, said=why) if why is not None else send()
+                    tally.add(transport, "classes of every output", outcome, words)
+                    tally.options.update(["output: classification"] if why is None else [])
+    rpc.close()
 
 
 def _twice(how: Callable[[Any], Outcome], target: Any) -> Outcome:

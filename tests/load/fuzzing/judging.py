@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,8 +21,10 @@ KINDS: Final = (OK, REFUSED, FAILED, HUNG_UP, LEFT, HANG, NOT_SENT)
 OVERFLOW: Final = "a shape whose bytes overflow 64 bits ends the server or a model's process"
 MEMORY: Final = "numbers as JSON under a shape that memory cannot hold end the server: it allocates what the shape says"
 NO_ROWS: Final = "a batch of no rows is never taken out of Triton's batcher"
-FATAL: Final = (OVERFLOW, MEMORY, NO_ROWS)
+CLASSES: Final = "classes of an output of type BYTES end the server: it divides by the size of an item, which is 0"
+FATAL: Final = (OVERFLOW, MEMORY, NO_ROWS, CLASSES)
 _MOST_JSON_BYTES: Final = 1 << 26
+_TYPE_STRING: Final = 13  # of Triton's model_config.proto
 
 # What Triton 2.51 itself answers to a client's mistake as if it were its own: (transport, text, why it is not ours).
 KNOWN: Final = tuple(
@@ -77,6 +79,7 @@ class Tally:
     known: Counter[str] = field(default_factory=Counter)
     not_sent: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    options: Counter[str] = field(default_factory=Counter)  # those that were sent, as `options.ALL` names them
 
     @property
     def n_sent(self) -> int:
@@ -108,6 +111,32 @@ class Tally:
         return "\n".join([*lines, f"| together | {' | '.join(map(str, totals))} |"])
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What one server does not survive beyond what no server of this version does.
+
+    Attributes:
+        text_outputs: names of the outputs of type BYTES of all its models.
+        fixes: what is mended in its binary, as `TritonServer.binary_fixes` names it.
+    """
+
+    text_outputs: frozenset[str] = frozenset()
+    fixes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, server: Any, configs: Mapping[str, Any]) -> Guard:
+        """For a running server and its models' configurations; a server that says nothing of fixes has none."""
+        texts = {each.name for config in configs.values() for each in config.output if each.data_type == _TYPE_STRING}
+        return cls(frozenset(texts), frozenset(getattr(server, "binary_fixes", ())))
+
+    def fatal_outputs(self, outputs: Iterable[tuple[str, Iterable[str]]]) -> str | None:
+        """Why requested outputs, each with the names of its parameters, may not be sent."""
+        if "classification" in self.fixes:
+            return None
+        asked = (name in self.text_outputs and "classification" in parameters for name, parameters in outputs)
+        return CLASSES if any(asked) else None
+
+
 def known_exception(transport: str, outcome: Outcome) -> str | None:
     """Why a failure is Triton's own decision; None if nobody has said so."""
     for where, pattern, why in KNOWN:
@@ -116,8 +145,10 @@ def known_exception(transport: str, outcome: Outcome) -> str | None:
     return None
 
 
-def fatal(ask: Ask, *, as_json: bool = False) -> str | None:
+def fatal(ask: Ask, guard: Guard | None = None, *, as_json: bool = False) -> str | None:
     """Why a request may not be sent."""
+    if guard is not None and (why := guard.fatal_outputs(ask.outputs)) is not None:
+        return why
     return fatal_shapes([(tensor.shape, tensor.datatype) for tensor in ask.tensors], as_json=as_json)
 
 
@@ -135,9 +166,14 @@ def fatal_shapes(tensors: Iterable[tuple[Iterable[int], str]], *, as_json: bool 
     return None
 
 
-def fatal_json(parsed: Any) -> str | None:
+def fatal_json(parsed: Any, guard: Guard | None = None) -> str | None:
     """As `fatal`, of whatever a spoiled JSON body says; doubled keys are to be given as lists of pairs."""
     shapes: list[tuple[list[int], str]] = []
+    if guard is not None:  # wherever the words stand: which output of several the parameter belongs to is not certain
+        text = repr(parsed)
+        names = [name for name in guard.text_outputs if repr(name) in text]
+        if "'classification'" in text and (why := guard.fatal_outputs((name, ["classification"]) for name in names)):
+            return why
 
     def walk(value: Any) -> None:
         if isinstance(value, list):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from tests.load.fuzzing.asks import ITEM_BYTES, MOST_BYTES, Ask, Tensor, fill, optional_tensors, valid_ask
+from tests.load.fuzzing.options import CLASS_COUNTS, add_options
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Mutation = Callable[[Draw, Ask, np.random.Generator], Ask]
@@ -294,6 +295,8 @@ MUTATIONS: Mapping[str, Mutation] = {
     "contents": _contents,
 }
 VALID = "valid"
+OPTIONS = "options"
+CLASSES = "classes"
 SEVERAL = "several at once"
 
 
@@ -303,9 +306,15 @@ def spoiled_asks(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, Ask]:
     config = configs[draw(st.sampled_from(sorted(configs)))]
     rng = np.random.default_rng(draw(st.integers(0, (1 << 32) - 1)))
     ask = valid_ask(config, rng)
-    kind = draw(st.sampled_from((VALID, SEVERAL, SEVERAL, *MUTATIONS)))
+    kind = draw(st.sampled_from((VALID, SEVERAL, SEVERAL, OPTIONS, OPTIONS, OPTIONS, CLASSES, *MUTATIONS)))
     if kind == VALID:
         return kind, ask
+    outputs = [each.name for each in config.output]
+    if kind == CLASSES and outputs:
+        count = draw(st.sampled_from(CLASS_COUNTS))
+        return kind, replace(ask, outputs=((draw(st.sampled_from(outputs)), {"classification": count}),))
+    if kind in (OPTIONS, CLASSES):
+        return kind, add_options(draw, ask, outputs)
     offered = optional_tensors(config, rng)
     if offered:
         known = {tensor.name for tensor in ask.tensors}
@@ -315,4 +324,4 @@ def spoiled_asks(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, Ask]:
         return kind, MUTATIONS[kind](draw, ask, rng)
     for each in draw(st.lists(st.sampled_from(sorted(MUTATIONS)), min_size=2, max_size=3, unique=True)):
         ask = MUTATIONS[each](draw, ask, rng)
-    return kind, ask
+    return kind, add_options(draw, ask, outputs) if draw(st.booleans()) else ask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tests.load.fuzzing.asks import Ask
-from tests.load.fuzzing.judging import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Outcome, fatal, fatal_shapes
+from tests.load.fuzzing.judging import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Guard, Outcome, fatal, fatal_shapes
 from tests.load.fuzzing.mutations import VALID, Draw, spoiled_asks
+from tests.load.fuzzing.options import COMPRESSIONS, DEADLINES_S, draw_metadata, named
 from tritonclient.grpc import service_pb2
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
@@ -40,6 +42,7 @@ _TYPED: Final = {
     "FP64": ("fp64_contents", np.float64),
 }
 Send = Callable[["GrpcTarget"], Outcome]
+Attempt = tuple[str, str, str, Send | str]
 
 
 class GrpcTarget:
@@ -49,17 +52,31 @@ class GrpcTarget:
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options)
 
-    def unary(self, method: str, body: bytes, metadata: Any = (), *, timeout_s: float = LIMIT_S) -> Outcome:
-        """Call any method with any bytes."""
+    def unary(
+        self,
+        method: str,
+        body: bytes,
+        metadata: Any = (),
+        *,
+        timeout_s: float | None = LIMIT_S,
+        compression: Any = None,
+    ) -> Outcome:
+        """Call any method with any bytes; a time limit below `LIMIT_S` is part of the request, and may pass."""
         try:
-            self._channel.unary_unary(method)(body, metadata=metadata, timeout=timeout_s)
+            self._channel.unary_unary(method)(body, metadata=metadata, timeout=timeout_s, compression=compression)
         except grpc.RpcError as error:
+            if timeout_s is not None and timeout_s < 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Outcome(LEFT)
             return _outcome(error)
         return Outcome(OK, "OK")
 
-    def stream(self, bodies: list[bytes], *, n_answers: int | None = None) -> Outcome:
+    def stream(
+        self, bodies: list[bytes], metadata: Any = (), *, n_answers: int | None = None, compression: Any = None
+    ) -> Outcome:
         """Stream requests; listens to the end, or to so many answers and then goes away."""
-        call = self._channel.stream_stream(SERVICE + "ModelStreamInfer")(iter(bodies), timeout=LIMIT_S)
+        call = self._channel.stream_stream(SERVICE + "ModelStreamInfer")(
+            iter(bodies), metadata=metadata, timeout=LIMIT_S, compression=compression
+        )
         said = ""
         try:
             for n_seen, body in enumerate(call):
@@ -97,6 +114,7 @@ def message(ask: Ask) -> Any:
     for tensor in ask.tensors:
         shape = [((size + (1 << 63)) % (1 << 64)) - (1 << 63) for size in tensor.shape]
         added = request.inputs.add(name=_utf8(tensor.name), datatype=tensor.datatype, shape=shape)
+        _set_parameters(added, tensor.parameters)
         if ask.contents in ("typed", "both"):
             _set_contents(added, tensor.datatype, tensor.data)
         if ask.contents != "typed":
@@ -131,6 +149,8 @@ def _set_parameters(request: Any, parameters: Mapping[str, Any]) -> None:
             choice.bool_param = value
         elif isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
             choice.int64_param = value
+        elif isinstance(value, int) and 0 <= value < 1 << 64:
+            choice.uint64_param = value
         elif isinstance(value, float):
             choice.double_param = value
         elif isinstance(value, str):
@@ -138,21 +158,30 @@ def _set_parameters(request: Any, parameters: Mapping[str, Any]) -> None:
 
 
 @st.composite
-def attempts(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, str, str, Send | str]:
-    """(category, the only right kind or nothing, words for a report, how to send it or why not)."""
+def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter[str]) -> Attempt:
+    """(category, the only right kind or nothing, words for a report, how to send it or why not).
+
+    Args:
+        sent: counts the options of what is to be sent.
+    """
     shape = draw(st.sampled_from(("ask",) * 8 + ("stream", "bytes", "bytes", "admin")))
     if shape == "admin":
         return _admin(draw)
     if shape == "bytes":
-        return _any_bytes(draw, configs)
+        return _any_bytes(draw, configs, guard)
     category, ask = draw(spoiled_asks(configs))
     request = message(ask)
     words = f"{ask.model} {category}: {_short(request)}"
-    why = fatal(ask)
+    why = fatal(ask, guard)
     if why is not None:
         return category, NOT_SENT, words, why
     body = request.SerializeToString()
     must = OK if category == VALID else ""
+    call: dict[str, Any] = {}
+    if category != VALID and draw(st.booleans()):
+        call = {"metadata": draw_metadata(draw), "compression": draw(st.sampled_from(COMPRESSIONS))}
+    sent.update(named(ask, metadata=call.get("metadata", ())))
+    sent.update(["gRPC: compression"] if call.get("compression") is not None else [])
     if shape == "stream" or (ask.decoupled and draw(st.integers(0, 3))):
         n_answers = draw(st.none() | st.integers(0, 2)) if category != VALID else None
         n_requests = draw(st.integers(1, 3)) if category != VALID else 1
@@ -161,11 +190,14 @@ def attempts(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, str, str, Sen
             f"stream, {category}",
             must,
             words,
-            lambda target: target.stream([body] * n_requests, n_answers=n_answers),
+            lambda target: target.stream([body] * n_requests, n_answers=n_answers, **call),
         )
     if ask.decoupled:  # which an ordinary call cannot ask
         must = ""
-    return category, must, words, lambda target: target.unary(SERVICE + "ModelInfer", body)
+    if call and (deadline_s := draw(st.sampled_from(DEADLINES_S))) is not None:
+        call["timeout_s"] = deadline_s
+        sent["gRPC: deadline"] += 1
+    return category, must, words, lambda target: target.unary(SERVICE + "ModelInfer", body, **call)
 
 
 def _short(request: Any) -> str:
@@ -187,7 +219,7 @@ def _admin(draw: Draw) -> tuple[str, str, str, Send | str]:
     )
 
 
-def _any_bytes(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, str, str, Send | str]:
+def _any_bytes(draw: Draw, configs: Mapping[str, Any], guard: Guard) -> tuple[str, str, str, Send | str]:
     """No protobuf, or one with a few bytes changed."""
     if draw(st.booleans()):
         method = draw(st.sampled_from((*OPEN_METHODS, "ModelStreamInfer", "NoSuchMethod", "")))
@@ -203,7 +235,9 @@ def _any_bytes(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, str, str, S
         body = bytes(whole)
     with contextlib.suppress(DecodeError):
         found = service_pb2.ModelInferRequest.FromString(body)
-        why = fatal_shapes((each.shape, each.datatype) for each in found.inputs)
+        why = fatal_shapes((each.shape, each.datatype) for each in found.inputs) or guard.fatal_outputs(
+            (each.name, each.parameters) for each in found.outputs
+        )
         if why is not None:
             return category, NOT_SENT, "", why
     words = f"{method} {body[:200]!r}"

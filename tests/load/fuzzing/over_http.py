@@ -10,6 +10,7 @@ import struct
 import time
 import urllib.parse
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +18,21 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import strategies as st
 from tests.load.fuzzing.asks import Ask
-from tests.load.fuzzing.judging import FAILED, HANG, HUNG_UP, LEFT, NOT_SENT, OK, REFUSED, Outcome, fatal, fatal_json
+from tests.load.fuzzing.judging import (
+    FAILED,
+    HANG,
+    HUNG_UP,
+    LEFT,
+    NOT_SENT,
+    OK,
+    REFUSED,
+    Guard,
+    Outcome,
+    fatal,
+    fatal_json,
+)
 from tests.load.fuzzing.mutations import PATHS, VALID, Draw, spoiled_asks
+from tests.load.fuzzing.options import draw_headers, named
 
 LIMIT_S: Final = 20.0
 MOST_JSON_ITEMS: Final = 2000
@@ -52,11 +66,13 @@ class Frame:
     Attributes:
         ending: `answer` waits for one; `half` ends our side and then waits; `away` leaves at once.
         n_answers: so many are due, of requests sent together.
+        json: the JSON part, if it was changed.
     """
 
     data: bytes
     ending: str = "answer"
     n_answers: int = 1
+    json: bytes = b""
 
 
 class HttpTarget:
@@ -99,8 +115,11 @@ def _answer(connection: socket.socket, received: bytes, deadline_s: float) -> tu
         TimeoutError: it did not come.
         ConnectionError: the connection ended.
     """
-    while (end := received.find(b"\r\n\r\n")) < 0:
-        received += _some(connection, deadline_s)
+    while (end := received.find(b"\r\n\r\n")) < 0 or received.startswith(b"HTTP/1.1 100"):
+        if end >= 0:  # `100 Continue` is no answer yet
+            received = received[end + 4 :]
+        else:
+            received += _some(connection, deadline_s)
     head, rest = received[:end].decode("latin-1"), received[end + 4 :]
     words = head.split("\r\n", 1)[0].split(" ", 2)
     status = int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
@@ -137,6 +156,8 @@ def body_of(ask: Ask, *, as_json: bool) -> tuple[bytes, int]:
         else:
             described["parameters"] = {"binary_data_size": len(tensor.data)}
             binary += tensor.data
+        if tensor.parameters:
+            described["parameters"] = {**described.get("parameters", {}), **tensor.parameters}
         inputs.append(described)
     whole: dict[str, Any] = {"inputs": inputs}
     if ask.id:
@@ -175,13 +196,24 @@ def framed(
     return "\r\n".join(lines).encode("utf-8", "surrogatepass") + b"\r\n\r\n" + body
 
 
+def whole(ask: Ask, *, as_json: bool) -> Frame:
+    """A request as it is, to where its model is."""
+    body, n_json = body_of(ask, as_json=as_json)
+    headers = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
+    return Frame(framed(f"/v2/models/{ask.model}/infer", body, headers))
+
+
 Send = Callable[[HttpTarget], Outcome]
 Attempt = tuple[str, str, str, Send | str]
 
 
 @st.composite
-def attempts(draw: Draw, configs: Mapping[str, Any]) -> Attempt:
-    """(category, the only right kind or nothing, words for a report, how to send it or why not)."""
+def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter[str]) -> Attempt:
+    """(category, the only right kind or nothing, words for a report, how to send it or why not).
+
+    Args:
+        sent: counts the options of what is to be sent.
+    """
     shape = draw(st.sampled_from(("ask",) * 6 + ("admin", "place", "frame", "frame", "frame")))
     if shape == "admin":
         return _admin(draw)
@@ -190,7 +222,7 @@ def attempts(draw: Draw, configs: Mapping[str, Any]) -> Attempt:
     category, ask = draw(spoiled_asks(configs))
     small = sum(len(tensor.data) for tensor in ask.tensors) < MOST_JSON_ITEMS
     as_json = small and draw(st.booleans())
-    why = fatal(ask, as_json=as_json)
+    why = fatal(ask, guard, as_json=as_json)
     if why is not None:
         return category, NOT_SENT, "", why
     body, n_json = body_of(ask, as_json=as_json)
@@ -198,7 +230,12 @@ def attempts(draw: Draw, configs: Mapping[str, Any]) -> Attempt:
     path += f"/versions/{_quoted(draw, ask.version)}" if ask.version else ""
     headers = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
     if shape == "frame":
-        return _spoiled_frame(draw, path + "/infer", body, headers, n_json)
+        return _spoiled_frame(draw, path + "/infer", body, headers, n_json, guard=guard)
+    if category != VALID and draw(st.integers(0, 2)) == 0:
+        more = draw_headers(draw)
+        headers = {**headers, **more}
+        sent.update(named(Ask("", ()), more))
+    sent.update(named(ask))
     category = f"{'JSON' if as_json else 'binary'}, {category}"
     must = OK if category.endswith(f" {VALID}") and not ask.decoupled else ""
     return _sent(category, must, Frame(framed(path + "/infer", body, headers)))
@@ -232,9 +269,13 @@ def _place(draw: Draw) -> Attempt:
     return _sent("method or path", "", Frame(framed(path, b"", {}, method=method), ending))
 
 
-def _spoiled_frame(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Attempt:
+def _spoiled_frame(
+    draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int, *, guard: Guard
+) -> Attempt:
     kind = draw(st.sampled_from(sorted(_FRAMES)))
-    made = _FRAMES[kind](draw, path, body, headers, n_json)
+    made: Frame | Attempt = _FRAMES[kind](draw, path, body, headers, n_json)
+    if kind == "JSON changed":
+        made = _checked(made, guard)  # type: ignore[arg-type]
     return made if isinstance(made, tuple) else _sent(kind, "", made)
 
 
@@ -244,7 +285,7 @@ def _json_cut(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_jso
     return Frame(framed(path, body[:at], headers))
 
 
-def _json_changed(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame | Attempt:
+def _json_changed(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
     text = bytearray(body[:n_json])
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(text), 600) - 1))
@@ -252,12 +293,17 @@ def _json_changed(draw: Draw, path: str, body: bytes, headers: dict[str, str], n
             st.sampled_from((b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"-", b"1e9", b"\\u0000", b"\xff"))
         )
         text[at : at + draw(st.integers(0, 2))] = new
+    fields = {**headers, "Inference-Header-Content-Length": str(len(text))} if headers else {}
+    return Frame(framed(path, bytes(text) + body[n_json:], fields), json=bytes(text))
+
+
+def _checked(frame: Frame, guard: Guard) -> Frame | Attempt:
+    """The frame, or why its JSON may not be sent."""
     with contextlib.suppress(ValueError, RecursionError):
-        why = fatal_json(json.loads(text, object_pairs_hook=list))
+        why = fatal_json(json.loads(frame.json, object_pairs_hook=list), guard)
         if why is not None:
             return "JSON changed", NOT_SENT, "", why
-    fields = {**headers, "Inference-Header-Content-Length": str(len(text))} if headers else {}
-    return Frame(framed(path, bytes(text) + body[n_json:], fields))
+    return frame
 
 
 def _json_odd(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
@@ -347,7 +393,7 @@ def _garbage(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json
     return Frame(draw(st.sampled_from(odd) | st.binary(min_size=1, max_size=200)), "half")
 
 
-_FRAMES: Final[Mapping[str, Callable[..., Frame | Attempt]]] = {
+_FRAMES: Final[Mapping[str, Callable[..., Frame]]] = {
     "JSON cut": _json_cut,
     "JSON changed": _json_changed,
     "JSON that is no request": _json_odd,
