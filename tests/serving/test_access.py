@@ -81,7 +81,7 @@ def test_flags(tmp_path: Path, pem: Path) -> None:
             r"""2026-11-22T05:00:32Z E 11 infer.cc:7] "[request id: a-1] failed for model 'm': \"x\"\n" """.strip(),
             {
                 "time": "2026-11-22T05:00:32Z", "level": "error", "logger": "triton", "pid": 11, "source": "infer.cc:7",
-                "message": "[request id: a-1] failed for model 'm': \"x\"\n", "request_id": "a-1", "model": "m",
+                "message": "[request id: a-1] failed for model 'm': \"x\"", "request_id": "a-1", "model": "m",
             },
         ),
         (

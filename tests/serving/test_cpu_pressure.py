@@ -52,7 +52,7 @@ def test_waiting_for_a_processor_counts_as_active() -> None:
     finally:
         for process in processes:
             process.kill()
-    assert passed.run_s > 0.1  # three share one processor, which may have other work
+    assert passed.run_s > 0  # three share one processor, which may have other work
     assert passed.wait_s > passed.run_s
 
 
