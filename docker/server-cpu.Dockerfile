@@ -15,7 +15,7 @@ ENV PATH=/opt/tritone/bin:$PATH \
     XDG_STATE_HOME=/tmp/state
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=2 \
     CMD ["tritone", "probe", "--timeout", "8"]
