@@ -18,6 +18,6 @@ WORKDIR /tmp
 EXPOSE 8000 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=2 \
-    CMD ["tritone", "probe", "--timeout", "8"]
+    CMD ["python3", "-I", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/ready', timeout=8)"]
 ENTRYPOINT ["tritone"]
 CMD ["serve", "--repository", "/models", "--host", "0.0.0.0", "--log-format", "json"]

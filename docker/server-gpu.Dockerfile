@@ -17,7 +17,7 @@ WORKDIR /tmp
 EXPOSE 8000 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=180s --retries=2 \
-    CMD ["tritone", "probe", "--timeout", "8"]
+    CMD ["python3", "-I", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/ready', timeout=8)"]
 # NVIDIA's own entry point prints a banner and checks the driver, then runs what follows.
 ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh", "tritone"]
 CMD ["serve", "--profile", "gpu", "--repository", "/models", "--host", "0.0.0.0", "--startup-timeout", "180", \

@@ -1,10 +1,19 @@
-"""The supervisor's own metrics, on a port of the launcher: Triton's metrics end with the server that they are about."""
+"""The supervisor's own metrics and readiness, on a port of the launcher.
+
+Triton's metrics end with the server that they are about, and Triton calls a model ready whose process is dead.
+"""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
 from tritone_serving._exceptions import PortTakenError
 from tritone_serving.supervision import Reason
@@ -22,7 +31,9 @@ class SupervisorMetrics:
     def __init__(self) -> None:
         self.port = 0
         self._registry = CollectorRegistry()
-        self._http: Any = None
+        self._metrics_app: Any = make_wsgi_app(self._registry)
+        self._problems: Mapping[str, str] = {}
+        self._http: WSGIServer | None = None
         self._restarts = self._counter("server_restarts", "Restarts of the server process, by reason", "reason")
         self._failed_starts = self._counter("failed_starts", "Starts of the server process that failed")
         self._reloads = self._counter("model_reloads", "Models that were loaded again, by reason", "model", "reason")
@@ -43,7 +54,10 @@ class SupervisorMetrics:
         self._memory_limit = self._gauge("resident_limit_bytes", "Memory at which the supervisor acts")
 
     def serve(self, host: str, port: int) -> int:
-        """Serve the metrics over HTTP from a thread.
+        """Serve `/metrics` and `/ready` over HTTP from a thread.
+
+        `/ready` answers 200 while the server and all loaded models answer, and 503 with a JSON object of what does not.
+        It costs next to nothing: it says what the supervisor knows already.
 
         Args:
             host: address to listen on.
@@ -56,7 +70,7 @@ class SupervisorMetrics:
             PortTakenError: another program listens there.
         """
         try:
-            self._http, _ = start_http_server(port, host, registry=self._registry)
+            self._http = make_server(host, port, self._respond, server_class=_HttpServer, handler_class=_QuietHandler)
         except OSError as error:
             raise PortTakenError(
                 f"port {port} on {host} cannot be used for the supervisor's metrics ({error.strerror}); choose another "
@@ -64,6 +78,7 @@ class SupervisorMetrics:
                 port=port,
                 option="supervisor_port",
             ) from error
+        threading.Thread(target=self._http.serve_forever, name="supervisor-http", daemon=True).start()
         self.port = int(self._http.server_port)
         return self.port
 
@@ -72,6 +87,21 @@ class SupervisorMetrics:
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
+
+    def set_problems(self, problems: Mapping[str, str]) -> None:
+        """What does not answer, by model or `server`; empty while all is ready."""
+        self._problems = dict(problems)
+
+    def _respond(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/metrics":
+            response: Iterable[bytes] = self._metrics_app(environ, start_response)
+            return response
+        status, body = HTTPStatus.NOT_FOUND, {"error": "expected /metrics or /ready"}
+        if environ["PATH_INFO"] == "/ready":
+            problems = dict(self._problems)
+            status, body = (HTTPStatus.SERVICE_UNAVAILABLE, problems) if problems else (HTTPStatus.OK, {})
+        start_response(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
+        return [json.dumps(body).encode()]
 
     def restarted(self, reason: Reason) -> None:
         """The server process is restarted."""
@@ -112,3 +142,15 @@ class SupervisorMetrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", text, labels, registry=self._registry)
+
+
+class _HttpServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10  # a client that sends nothing must not keep a thread
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  - the base class's name
+        """Print nothing: a probe every few seconds is no event."""

@@ -59,10 +59,15 @@ class _Retired:
 
 @dataclass
 class _Failed:
-    """A model that does not load or answer: when to try again, and the pause after that."""
+    """A model that does not load or answer: when to try again, the pause after that, and why.
+
+    One that has not loaded since the start is no reason for the server not to be ready: it serves the others.
+    """
 
     retry_s: float
     pause_s: float
+    why: str
+    since_start: bool = False
 
 
 class Watchdog:
@@ -119,7 +124,8 @@ class Watchdog:
         self._retired: dict[int, _Retired] = {}
         now_s = time.monotonic()
         self._failed = {
-            model: _Failed(now_s + _FIRST_RETRY_S, 2 * _FIRST_RETRY_S) for model in self.server.failed_models
+            model: _Failed(now_s + _FIRST_RETRY_S, 2 * _FIRST_RETRY_S, why, since_start=True)
+            for model, why in self.server.failed_models.items()
         }
         for model in self._failed:
             self._metrics.set_healthy(model, False)
@@ -142,6 +148,9 @@ class Watchdog:
                     self._begin_reload(model, problem, own)
         self._look_at_memory(stubs)
         self._retry_failed()
+        self._metrics.set_problems(
+            {model: failed.why for model, failed in self._failed.items() if not failed.since_start}
+        )
 
     def _measure_patience(self) -> float:
         self._patience = max(self._pressure.sample().patience, 1 + (self._patience - 1) * _PATIENCE_DECAY)
@@ -263,9 +272,10 @@ class Watchdog:
     def _note_failure(self, model: str, error: BaseException) -> None:
         before = self._failed.get(model)
         pause_s = min(_LONGEST_RETRY_S, before.pause_s if before else self._options.longest_reload_pause_s)
-        self._failed[model] = _Failed(time.monotonic() + pause_s, 2 * pause_s)
-        self._metrics.reload_failed(model)
         text = " ".join(str(error).split())
+        since_start = before is not None and before.since_start
+        self._failed[model] = _Failed(time.monotonic() + pause_s, 2 * pause_s, text, since_start)
+        self._metrics.reload_failed(model)
         self._report("warning", f"{model} could not be reloaded: {text}; trying again in {pause_s:.0f} s")
         if not self._models and not self._reloading and self._failed.keys() >= self._n_runs.keys():
             raise _ServerBrokenError(Problem("all_models", f"no model answers; the last one: {model}: {text}"))
@@ -341,6 +351,7 @@ class Watchdog:
         why = problem.text
         self._metrics.restarted(problem.reason)
         while True:
+            self._metrics.set_problems({"server": why})
             pause_s = self._restart_pause.next_pause_s(time.monotonic())
             self._report("warning", f"{why}; restarting the server" + (f" in {pause_s:.1f} s" if pause_s else ""))
             self._calls.close()

@@ -200,11 +200,13 @@ def test_it_classifies_a_recording(debian: Path, served: str) -> None:
     assert len(heard["timeline"]) == 3
 
 
-def test_the_health_check_tells_a_server_that_answers(debian: Path, served: str, tmp_path: Path) -> None:
-    check = json.loads(said("HEALTHCHECK").partition("CMD ")[2])
-    done = run_inside(debian, tmp_path, *check, "--grpc-url", served)
+@pytest.mark.usefixtures("served")
+def test_the_health_check_tells_a_server_that_answers(debian: Path, ports: tuple[int, ...], tmp_path: Path) -> None:
+    *check, program = json.loads(said("HEALTHCHECK").partition("CMD ")[2])
+    supervisor_port = ports[2] + 1  # the one after that of the metrics
+    done = run_inside(debian, tmp_path, *check, program.replace("8003", str(supervisor_port)))
     assert done.returncode == 0, done.stdout + done.stderr
-    done = run_inside(debian, tmp_path, *check, "--grpc-url", f"127.0.0.1:{free_ports(1)[0]}")
+    done = run_inside(debian, tmp_path, *check, program.replace("8003", str(free_ports(1)[0])))
     assert done.returncode == 1
 
 

@@ -108,7 +108,8 @@ def test_every_server_can_be_judged_and_has_room(overlay: str) -> None:
             if "balancer" in container["image"]:
                 continue
             found += 1
-            assert container["readinessProbe"]["exec"]["command"][:2] == ["tritone", "probe"]
+            probe = container["readinessProbe"]["httpGet"]
+            assert (probe["path"], probe["port"]) in (("/ready", "supervisor"), ("/ready", 8003))
             volumes = {volume["name"]: volume for volume in pod["volumes"]}
             mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
             assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.python_models import CONFIG, DIE, HANG, Watched, make_repository, wait_until, watched
@@ -44,6 +47,16 @@ def clean(dog: Watched) -> Watched:
 
 def stub_of(dog: Watched, model: str) -> int:
     return next(stub.pid for stub in stubs_of(dog.server.pid) if stub.model == model and not stub.stopped)
+
+
+def readiness(metrics: SupervisorMetrics) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", metrics.port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
 
 
 def test_nothing_is_said_while_all_is_well(clean: Watched) -> None:
@@ -157,15 +170,23 @@ def test_supervisor_gives_up_only_when_the_server_fails_to_start(tmp_path: Path)
 
 def test_model_that_cannot_be_repaired_does_not_take_the_others_with_it(tmp_path: Path) -> None:
     repository = make_repository(tmp_path, pair=2, single=1)
-    with watched(repository, first_pause_s=0.1, longest_reload_pause_s=0.5, foreign_run_s=0.5) as dog:
+    metrics = SupervisorMetrics()
+    metrics.serve("127.0.0.1", 0)
+    with (
+        closing(metrics),
+        watched(repository, metrics=metrics, first_pause_s=0.1, longest_reload_pause_s=0.5, foreign_run_s=0.5) as dog,
+    ):
+        assert wait_until(lambda: readiness(metrics) == (200, {}), 10) < 10
         pid = dog.server.pid
         (repository / "single" / "die").touch()  # each request, checks included, ends the process from now on
         assert dog.noticed("single", "could not be reloaded", timeout_s=60) < 60, dog.said
         assert dog.answers("pair")
         assert dog.server.pid == pid
+        assert wait_until(lambda: readiness(metrics)[0] == 503 and "single" in readiness(metrics)[1], 10) < 10
         (repository / "single" / "die").unlink()
         assert wait_until(lambda: dog.answers("single"), 60) < 60, dog.said
         assert dog.server.pid == pid
+        assert wait_until(lambda: readiness(metrics) == (200, {}), 10) < 10
 
 
 def test_dead_stub_of_a_server_with_an_api_key_is_replaced_alone(tmp_path: Path) -> None:
