@@ -201,26 +201,35 @@ def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "part"),
     [
-        ("temperature", [-1.0], "temperature is -1; expected a finite number above 0"),
+        ("temperature", [-1.0], "temperature is -1.0; expected a number from 0.001 to 100"),
         ("temperature", [np.inf], "temperature is inf"),
-        ("top_p", [1.5], "top_p is 1.5; expected 0 < p <= 1"),
+        ("top_p", [1.5], "top_p is 1.5; expected a number above 0, at most 1"),
         ("top_p", [np.nan], "top_p is nan"),
         ("top_k", [0], "top_k is 0"),
         ("style", [-2], "style is -2"),
         ("meter", [[4, 9]], r"meter is \[4, 9\]; expected"),
         ("meter", [[0, 1]], r"meter is \[0, 1\]; expected"),
-        ("given", np.full((1, 6, 88), 7), "given holds 7; expected 0 silent"),
-        ("given_mode", np.full((1, 6), 9), "given_mode holds 9"),
-        ("given_mode", np.zeros((1, 7)), "numbers of frames differ: .*'given_mode': 7"),
-        ("noise", np.full((1, 6, 8), -0.1), "values from -0.1 to -0.1; expected"),
-        ("noise", np.full((1, 6, 8), np.nan), "values from nan"),
+        ("given", np.full((1, 6, 88), 7), r"given\[0, 0\] is 7; expected a whole number from 0 to 2"),
+        ("given_mode", np.full((1, 6), 9), r"given_mode\[0\] is 9"),
+        ("given_mode", np.zeros((1, 7)), "size of axis frame: .*given_mode has 7"),
+        ("noise", np.full((1, 6, 8), -0.1), r"noise\[0, 0\] is -0.1; expected a number from 0 to below 1"),
+        ("noise", np.full((1, 6, 8), np.nan), r"noise\[0, 0\] is nan"),
     ],
 )
-def test_values_that_no_piece_has_are_named(composer: Any, name: str, value: Any, part: str) -> None:
+def test_requests_beyond_the_limits_are_refused(
+    composer: Any, session: Any, name: str, value: Any, part: str
+) -> None:
     inputs = feed(stand_in.piece(6))
     inputs[name] = np.asarray(value).astype(inputs[name].dtype)
+    contract = composer.graph.ChunkGraph(session, config(), "m.onnx").contract
+    request = SimpleNamespace(
+        inputs=lambda: [
+            SimpleNamespace(name=lambda n=key: n, as_numpy=lambda a=array: a) for key, array in inputs.items()
+        ],
+        requested_output_names=list,
+    )
     with pytest.raises(composer.batching.Failed, match=part):
-        composer.piece.Piece(inputs, composer.options.Options())
+        composer.batching.read_request(0, request, contract)
 
 
 # --- the graph against its config ---------------------------------------------------------------------------
@@ -244,7 +253,9 @@ def test_a_graph_without_its_state_is_refused(composer: Any, session: Any) -> No
     takes, answers = session.get_inputs(), session.get_outputs()
 
     def graph(takes: Any, answers: Any) -> Any:
-        double = SimpleNamespace(get_inputs=lambda: takes, get_outputs=lambda: answers)
+        double = SimpleNamespace(
+            get_inputs=lambda: takes, get_outputs=lambda: answers, get_modelmeta=session.get_modelmeta
+        )
         return composer.graph.ChunkGraph(double, config(), "m.onnx")
 
     with pytest.raises(composer.session.SessionError, match="has no state"):

@@ -36,7 +36,7 @@ def test_a_thousand_friends_are_enough(recommender: Recommender) -> None:
     friends = [f"friend {number}" for number in range(999)] + [models.user_id(1)]
     right, wrong = recommender.answer([Question(friends=friends * 2), Question(friends=[*friends, "another"])])
     assert isinstance(right, Answer)
-    assert str(wrong) == "friends holds 1001 different ids; expected at most 1000"
+    assert str(wrong) == "friends holds 1,001 different ids; expected at most 1,000"
 
 
 @pytest.mark.parametrize("asked", [{"history": 100}, {"history": 100, "user": 1}, {"friends": 50}])

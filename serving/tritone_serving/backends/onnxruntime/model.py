@@ -19,6 +19,7 @@ from tritone_ort_batching import Failed, JointRun, Ready, Refused, group_request
 from tritone_ort_contract import Contract, read_contract
 from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
 from tritone_ort_session import SessionError, model_file, open_session
+from tritone_ort_warmup import WarmUp
 
 
 class TritonPythonModel:
@@ -57,6 +58,7 @@ class TritonPythonModel:
         except SessionError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._joint = JointRun(session, self._contract)
+        self._warm_up = WarmUp(config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer R requests with as few runs as their shapes allow; each gets its own answer or error."""
@@ -64,7 +66,8 @@ class TritonPythonModel:
         ready: list[Ready] = []
         for index, request in enumerate(requests):
             try:
-                ready.append(read_request(index, request, self._contract))
+                is_warm_up = self._warm_up.consume(request)
+                ready.append(read_request(index, request, self._contract, check_limits=not is_warm_up))
             except Failed as error:
                 answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
         for group in group_requests(ready, self._contract):
