@@ -11,12 +11,13 @@ import numpy as np
 
 from tritone_client._exceptions import InvalidInputError
 from tritone_client._messages import Array
-from tritone_client.constants import EVERY_CHOICE, LARGEST_TEMPERATURE, LEAST_TEMPERATURE
+from tritone_client.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 
 N_BARS_MAX: Final = 256  # about eight minutes of 4/4 at 120 quarters a minute
 N_PIECES_MAX: Final = 1_000
 N_STEPS_MAX: Final = 64
 TEMPI_QPM: Final = (10.0, 1_000.0)
+EVERY_CHOICE: Final = 2**31 - 1  # more choices than any model has
 
 
 @dataclass(frozen=True)

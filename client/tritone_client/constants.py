@@ -47,7 +47,6 @@ LARGEST_DENSITY: Final = 16.0  # struck notes in a quarter: four voices of four 
 # How the models choose among what they find likely.
 LEAST_TEMPERATURE: Final = 0.001  # `top_k=1` is what a lower one would mean
 LARGEST_TEMPERATURE: Final = 100.0
-EVERY_CHOICE: Final = 2**31 - 1  # as `top_k`: more choices than any model has
 
 # --- recommending -------------------------------------------------------------------------------
 RECOMMEND_MODEL: Final = "recommender"

@@ -5,9 +5,9 @@
  "inputs": {"noise": {"axes": ["frame", "note"], "finite": true, "min": 0, "below": 1}}}
 ```
 
-Axes have `min` (1 if left out), `max` and `total` (rows times size). Inputs have the names of their axes and, where they
-are limited, `min` or `above`, `max` or `below`, `also` (values outside the range), `finite`, `n_values` (the name of the
-metadata entry that holds the number of values), `meter` and `words`.
+Axes have `min` (1 if left out), `max` and `total` (rows times size). Inputs have the names of their axes and, where
+they are limited, `min` or `above`, `max` or `below`, `also` (values outside the range), `finite`, `n_values` (the name
+of the metadata entry that holds the number of values), `meter` and `words`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 PARAMETER: Final = "limits"
 AXIS_KEYS: Final = frozenset({"min", "max", "total"})
-INPUT_KEYS: Final = frozenset(
-    {"axes", "min", "max", "above", "below", "also", "finite", "n_values", "meter", "words"}
-)
+INPUT_KEYS: Final = frozenset({"axes", "min", "max", "above", "below", "also", "finite", "n_values", "meter", "words"})
 
 
 def limits_text(inputs: Sequence[Tensor]) -> str:

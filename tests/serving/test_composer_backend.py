@@ -216,9 +216,7 @@ def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
         ("noise", np.full((1, 6, 8), np.nan), r"noise\[0, 0\] is nan"),
     ],
 )
-def test_requests_beyond_the_limits_are_refused(
-    composer: Any, session: Any, name: str, value: Any, part: str
-) -> None:
+def test_requests_beyond_the_limits_are_refused(composer: Any, session: Any, name: str, value: Any, part: str) -> None:
     inputs = feed(stand_in.piece(6))
     inputs[name] = np.asarray(value).astype(inputs[name].dtype)
     contract = composer.graph.ChunkGraph(session, config(), "m.onnx").contract

@@ -381,7 +381,10 @@ def test_similar_refuses(recommender: Recommender, call: dict[str, object], says
         (Question(mood="grumpy"), "mood is 'grumpy'; expected one of amazement"),
         (Question(embedding=np.ones(255, np.float32)), r"embedding has shape \(255,\); expected \(256,\)"),
         (Question(embedding=np.zeros(256, np.float32)), "embedding holds only zeros"),
-        (Question(embedding=np.full(256, np.nan, np.float32)), "embedding\\[0\\] is nan; expected a number from -1000000 to 1000000"),
+        (
+            Question(embedding=np.full(256, np.nan, np.float32)),
+            "embedding\\[0\\] is nan; expected a number from -1000000 to 1000000",
+        ),
         (Question(diversity=1.5), "diversity is 1.5; expected a number from 0 to 1"),
         (Question(novelty=float("nan")), "novelty is nan"),
         (Question(history=["piece/1"] * 100_001), "history holds more than 100,000 ids"),

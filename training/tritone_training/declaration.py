@@ -122,6 +122,8 @@ class Serving:
     """What config.pbtxt says beyond the tensors.
 
     Attributes:
+        response_cache: whether Triton keeps responses. Triton 2.51 keeps a backend's error, too, and gives the same
+            request an empty response from then on, so only a model that never refuses a request may use it.
         gpu_batching: for the GPU profile, where that gains by joining requests what a CPU does not.
     """
 
@@ -179,8 +181,8 @@ class EnsembleDeclaration:
     Attributes:
         inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
         steps: in any order; tensors that are neither input nor output join them.
-        response_cache: an answer may outlive the versions of the steps that gave it, so `tritone publish` of a step
-            gives the ensemble a new version, too.
+        response_cache: as in `Serving`; an answer may also outlive the versions of the steps that gave it, so
+            `tritone publish` of a step gives the ensemble a new version, too.
     """
 
     name: str
@@ -188,4 +190,4 @@ class EnsembleDeclaration:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
-    response_cache: bool = True
+    response_cache: bool = False

@@ -12,7 +12,13 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
-from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION, N_STYLES, chunk_graph, parameters
+from tritone_training.kinds.music_transformer.declaration import (
+    COMPOSER,
+    DECLARATION,
+    N_STYLES,
+    chunk_graph,
+    parameters,
+)
 from tritone_training.kinds.music_transformer.examples import chunk_inputs
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.writer import ChunkWriter, Writer

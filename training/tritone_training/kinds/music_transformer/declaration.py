@@ -121,7 +121,8 @@ def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, s
         frames_per_quarter: 0 if unknown.
         styles: those that the network was told, in its order.
     """
-    return {"frames_per_quarter": str(frames_per_quarter), "styles": json.dumps([ANY_STYLE, *styles])}
+    names = [ANY_STYLE, *styles]
+    return {"frames_per_quarter": str(frames_per_quarter), "styles": json.dumps(names), N_STYLES: str(len(names))}
 
 
 _PARAMETERS: Final = {
@@ -139,7 +140,7 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
         # The loop is a chain of small steps: a second thread has nothing to do, a second instance has.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={**_PARAMETERS, "max_frames": str(MAX_FRAMES)},
 )

@@ -19,9 +19,7 @@ LATENT: Final = Axis("latent", N_LATENT)
 LANES_TEXT: Final = (
     "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"
 )
-LANES: Final = Tensor(
-    "lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(minimum=0, maximum=N_LANE_VALUES - 1)
-)
+LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(minimum=0, maximum=N_LANE_VALUES - 1))
 # The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
 WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
 
@@ -54,7 +52,7 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
 )
@@ -84,7 +82,7 @@ DECODER: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={**DECLARATION.parameters, "attributes": ",".join(ATTRIBUTES)},
 )

@@ -157,7 +157,7 @@ def _row(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.dtype, (_ROW, *tensor.axes), tensor.description)
 
 
-# From sound to suggestion in one request; cacheable, since nobody's history is in it.
+# From sound to suggestion in one request.
 RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     name="recording_recommender",
     summary="What to play next for somebody of whom a recording is all that is known.",
