@@ -71,6 +71,13 @@ class Client:
     def next(self) -> Any:
         return self.answers.get(timeout=TIMEOUT_S)
 
+    def whole_or_end(self) -> str:
+        """How a piece that is not awaited ends: the reason's name, or `whole`."""
+        while len(got := self.next()) == 3:
+            if got[2]:
+                return "whole"
+        return str(got[0])
+
     def whole(self) -> tuple[Array, Array]:
         parts, at, last = [], 0, False
         while not last:
@@ -124,9 +131,9 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
         )
         engines.append(engine)
 
-        def begin(inputs: dict[str, Array], client: Client | None = None) -> Client:
+        def begin(inputs: dict[str, Array], client: Client | None = None, *, is_canary: bool = False) -> Client:
             client = client or Client()
-            engine.add(composer.piece.Piece(feed(inputs), options), client)
+            engine.add(composer.piece.Piece(feed(inputs), options), client, is_canary=is_canary)
             return client
 
         return SimpleNamespace(begin=begin, counted=counted, engine=engine, warnings=warnings)
@@ -455,3 +462,56 @@ def test_a_server_without_metrics_is_served_without(composer: Any) -> None:
     counters.add_frames(4)
     counters.set_active(1)
     assert said == ["composer: no metrics: metrics are off"]
+
+
+def test_a_canary_is_counted_nowhere(start: Any) -> None:
+    engine = start()
+    canary = stand_in.piece(20, seed=1)
+    check(engine.begin(canary, is_canary=True), canary)
+    assert engine.counted.runs == []
+    assert (engine.counted.n_bars, engine.counted.n_notes, engine.counted.n_active) == (0, 0, 0)
+    gone = Client()
+    gone.cancelled = True
+    assert engine.begin(stand_in.piece(4000, cost=9), gone, is_canary=True).whole_or_end() == "CANCELLED"
+    assert engine.counted.n_cancelled == 0
+
+
+def test_pieces_beside_a_canary_are_counted(start: Any) -> None:
+    engine = start()
+    piece = stand_in.piece(40, seed=2)
+    clients = engine.begin(stand_in.piece(40, seed=3), is_canary=True), engine.begin(piece)
+    check(clients[1], piece)
+    clients[0].whole()
+    assert sum(engine.counted.runs) == 40
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("", False),
+        ("{}", False),
+        ('{"tritone_canary": true}', True),
+        ('{"tritone_canary": "1", "other": 2}', True),
+        ('{"tritone_canary": false}', False),
+        ("[1]", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_request_is_marked_as_a_canary_by_its_parameter(composer: Any, parameters: str, expected: bool) -> None:
+    request = SimpleNamespace(parameters=lambda: parameters)
+    assert composer.metrics.is_canary(request) is expected
+
+
+def test_an_answer_that_is_not_finite_is_an_error(composer: Any, session: Any) -> None:
+    graph = composer.graph.ChunkGraph(session, config(), "m.onnx")
+    advanced = session.run
+
+    def run(names: list[str], given: dict[str, Array]) -> list[Array]:
+        values = dict(zip(names, advanced(names, given), strict=True))
+        values["nll"] = np.full_like(values["nll"], np.nan)
+        return [values[name] for name in names]
+
+    graph._session = SimpleNamespace(run=run)
+    piece = composer.piece.Piece(feed(stand_in.piece(6)), composer.options.Options(lookahead_frames=2))
+    with pytest.raises(composer.batching.Failed, match="answered nll with NaN or infinity"):
+        graph.advance(piece.chunk(0, 2), graph.first_state())

@@ -67,7 +67,7 @@ class TritonPythonModel:
         for index, request in enumerate(requests):
             try:
                 is_warm_up = self._warm_up.consume(request)
-                ready.append(read_request(index, request, self._contract, check_limits=not is_warm_up))
+                ready.append(read_request(index, request, self._contract, is_warm_up=is_warm_up))
             except Failed as error:
                 answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
         for group in group_requests(ready, self._contract):

@@ -34,22 +34,24 @@ class Ready:
             there they start at any byte, and onnxruntime wants floats aligned. So nothing is copied here again.
         wanted: the outputs that it asks for.
         n_rows: its batch size; 1 for a model without batching.
+        is_warm_up: it is a warm-up request, whose outputs may be anything.
     """
 
     index: int
     feed: dict[str, Array]
     wanted: tuple[str, ...]
     n_rows: int
+    is_warm_up: bool = False
 
 
-def read_request(index: int, request: Any, contract: Contract, *, check_limits: bool = True) -> Ready:
+def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bool = False) -> Ready:
     """Take a request apart and hold it against the model.
 
     Triton has checked names, types and shapes against the config before; this catches what a config
     cannot say, so that one request does not spoil a joint run.
 
     Args:
-        check_limits: False for warm-up requests, whose zeros may be outside the limits.
+        is_warm_up: its zeros may be outside the limits.
 
     Raises:
         Failed: what does not fit.
@@ -66,12 +68,13 @@ def read_request(index: int, request: Any, contract: Contract, *, check_limits: 
     if len(set(sizes.values())) > 1:
         raise Failed(f"the inputs' batch sizes differ: {sizes}")
     n_rows = next(iter(sizes.values()), 1)
-    if contract.limits is not None and check_limits:
+    if contract.limits is not None and not is_warm_up:
         problem = contract.limits.problem(feed, n_rows, batched=contract.batched)
         if problem is not None:
             raise Failed(problem)
     wanted = set(request.requested_output_names())
-    return Ready(index, feed, tuple(name for name in contract.outputs if not wanted or name in wanted), n_rows)
+    outputs = tuple(name for name in contract.outputs if not wanted or name in wanted)
+    return Ready(index, feed, outputs, n_rows, is_warm_up)
 
 
 def group_requests(ready: list[Ready], contract: Contract) -> list[list[Ready]]:
@@ -137,7 +140,7 @@ class JointRun:
         start = 0
         for member in group:
             stop = start + member.n_rows
-            answers.append(self._finite({name: outputs[name][start:stop] for name in member.wanted}))  # views
+            answers.append(self._finite(member, {name: outputs[name][start:stop] for name in member.wanted}))  # views
             start = stop
         return answers
 
@@ -153,14 +156,14 @@ class JointRun:
                     f"the model answered {name} with shape {list(value.shape)} "
                     f"for a batch of {member.n_rows}; its first axis must be the batch"
                 )
-        return self._finite(dict(zip(member.wanted, values, strict=True)))
+        return self._finite(member, dict(zip(member.wanted, values, strict=True)))
 
-    def _finite(self, outputs: dict[str, Array]) -> Any:
+    def _finite(self, member: Ready, outputs: dict[str, Array]) -> Any:
         """The outputs of a request, or a `Failed` if one holds NaN or infinity.
 
         Not for models without limits: those of other origin may mean it.
         """
-        if self._contract.limits is not None:
+        if self._contract.limits is not None and not member.is_warm_up:
             for name, value in outputs.items():
                 if non_finite(value):
                     return Failed(f"the model answered {name} with NaN or infinity for a request within its limits")
