@@ -171,6 +171,7 @@ def test_the_number_of_values_is_the_versions_own(backend: Any) -> None:
     assert "expected a whole number from 0 to 2" in style({"n_styles": "9"}, {"n_styles": "3"})
     assert "expected a whole number from 0 to 3" in style({"n_styles": "4"}, {})
     assert style({}, {}) is None  # an older export: the graph itself may refuse
+    assert style({"n_styles": "3"}, {"n_styles": ""}) is None  # this version takes any
 
 
 def test_a_config_without_limits_refuses_nothing(backend: Any) -> None:

@@ -48,7 +48,7 @@ class Limits:
         finite: whether NaN and infinity are refused (floating-point inputs only).
         n_values_key: the values are indices from 0 to below a number that each trained version has: the name of an
             entry of the ONNX file's metadata, or else of `Declaration.parameters`, that holds the number. Without
-            such an entry there is no upper limit.
+            such an entry, or where it is empty, there is no upper limit.
         is_meter: the last axis holds (steps in a bar, index of the first step in its bar), so the second number must
             be below the first, or both are 0.
         words: the only texts allowed (BYTES inputs only).

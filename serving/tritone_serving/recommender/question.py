@@ -93,7 +93,7 @@ class Question:
         for name in ("diversity", "novelty"):
             value = getattr(self, name)
             if not 0 <= value <= 1:  # false for NaN
-                raise QuestionError(f"{name} is {value}; expected a number from 0 to 1")
+                raise QuestionError(f"{name} is {np.float32(value)!s}; expected a number from 0 to 1")
         for name in ("history", "skipped", "friends", "exclude"):
             if len(getattr(self, name)) > MOST_HISTORY:
                 raise QuestionError(f"{name} holds more than {MOST_HISTORY:,} ids")
@@ -114,7 +114,7 @@ class Question:
         wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if len(wrong):
             raise QuestionError(
-                f"weights[{wrong[0]}] is {weights[wrong[0]]}; expected a number, 0 or more (what was turned away "
+                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (what was turned away "
                 f"belongs into skipped)"
             )
 
@@ -131,7 +131,7 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
     wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # NaN among them
     if len(wrong):
         most = f"{LARGEST_EMBEDDING:.0f}"
-        raise QuestionError(f"embedding[{wrong[0]}] is {values[wrong[0]]}; expected a number from -{most} to {most}")
+        raise QuestionError(f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}")
     if not values.any():
         raise QuestionError("embedding holds only zeros; expected the embedding of a recording")
 

@@ -190,7 +190,7 @@ def _value_limits(told: dict[str, Any], numbers: Mapping[str, str]) -> ValueLimi
     _refuse_unknown(told, _INPUT_KEYS)
     most, below = told.get("max", told.get("below")), "below" in told
     n_values = numbers.get(told.get("n_values", ""))
-    if n_values is not None:
+    if n_values:  # empty where a version takes any value
         most, below = int(n_values) - 1, False
     return ValueLimits(
         axes=tuple(told["axes"]),

@@ -17,6 +17,7 @@ from tritone_training.kinds.music_transformer.declaration import (
     DECLARATION,
     N_STYLES,
     chunk_graph,
+    n_styles,
     parameters,
 )
 from tritone_training.kinds.music_transformer.examples import chunk_inputs
@@ -99,7 +100,7 @@ def describe(
     network = network.eval().requires_grad_(False)
     metadata = {
         "styles": ",".join(styles),
-        N_STYLES: str(1 + len(styles)),  # any of them is a value, too
+        N_STYLES: n_styles(styles),
         "has_onsets": str(network.onsets).lower(),
     }
     graph = chunk_graph(config)

@@ -121,8 +121,16 @@ def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, s
         frames_per_quarter: 0 if unknown.
         styles: those that the network was told, in its order.
     """
-    names = [ANY_STYLE, *styles]
-    return {"frames_per_quarter": str(frames_per_quarter), "styles": json.dumps(names), N_STYLES: str(len(names))}
+    return {
+        "frames_per_quarter": str(frames_per_quarter),
+        "styles": json.dumps([ANY_STYLE, *styles]),
+        N_STYLES: n_styles(styles),
+    }
+
+
+def n_styles(styles: Sequence[str]) -> str:
+    """How many values `style` has; empty where the network knows no styles and takes any number for 0."""
+    return str(1 + len(styles)) if styles else ""
 
 
 _PARAMETERS: Final = {
