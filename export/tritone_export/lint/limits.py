@@ -10,7 +10,7 @@ from tritone_export.lint.backends import ONNX_BACKENDS
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
 
-_REMEDY = "write it again with `tritone export KIND --configs-only`"
+_REMEDY = "export the model again"
 
 
 def check_limits(file: ConfigFile, report: Reporter) -> None:

@@ -114,8 +114,8 @@ class Question:
         wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if len(wrong):
             raise QuestionError(
-                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (what was turned "
-                f"away belongs into skipped)"
+                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (what was "
+                f"turned away belongs into skipped)"
             )
 
 
