@@ -79,7 +79,7 @@ class BaseClient(Generic[TRANSPORT]):
             client_key_file=client_key_file,
         )
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
-            raise InvalidInputError(f"retries is {retries!r}; expected a whole number, 0 to 100")
+            raise InvalidInputError(f"retries is {retries!r}; expected a whole number from 0 to 100")
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
@@ -99,7 +99,7 @@ class BaseClient(Generic[TRANSPORT]):
 
     def _classify(self, audio: Audio, top: int | None, model: str | None) -> Flow[Classification]:
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
-            raise InvalidInputError(f"top is {top!r}; expected a whole number from 1, or None for all labels")
+            raise InvalidInputError(f"top is {top!r}; expected a whole number, 1 or more, or None for all labels")
         name = check_model_name(self._genre_model if model is None else model)
         return classify_flow(self._catalogue, audio, model=name, top=top)
 

@@ -20,8 +20,8 @@ from tritone_client._exceptions import InvalidInputError
 from tritone_client._generation_models import DECODER, ENCODER, Writer, Writers, checked, infer, with_fresh_models
 from tritone_client._messages import Array, InferRequest
 from tritone_client._plan import Source
-from tritone_client._writing_options import LARGEST_AMOUNT, N_STEPS_MAX, check_count, is_number
-from tritone_client.constants import ATTRIBUTES
+from tritone_client._writing_options import N_STEPS_MAX, check_count, is_number
+from tritone_client.constants import ATTRIBUTES, LARGEST_AMOUNT
 from tritone_client.music.grid import Grid
 from tritone_client.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES, assign_lanes, lanes_to_grid
 from tritone_client.music.noise import uniform_noise
@@ -117,8 +117,8 @@ def attribute_vector(amounts: Iterable[tuple[str, float]]) -> FloatArray:
             raise InvalidInputError(f"attribute is {attribute!r}; expected one of {', '.join(ATTRIBUTES)}")
         if not is_number(amount) or abs(amount) > LARGEST_AMOUNT:
             raise InvalidInputError(
-                f"the amount of {attribute} is {amount!r}; expected a number of standard deviations of the training "
-                f"music, {-LARGEST_AMOUNT:g} to {LARGEST_AMOUNT:g}"
+                f"the amount of {attribute} is {amount!r}; expected a number from {-LARGEST_AMOUNT:g} to "
+                f"{LARGEST_AMOUNT:g} (standard deviations of the training music)"
             )
         vector[ATTRIBUTES.index(attribute)] = amount
     return vector

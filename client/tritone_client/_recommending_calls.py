@@ -46,7 +46,8 @@ class RecommendingCalls:
             friends: ids of users, at most 1000 different ones.
             audio: a recording to go by, as for `classify`; the client's `genre_model` hears it first.
             mood: one of the nine emotions, such as `calmness`; see `tritone_client.constants.EMOTIONS`.
-            n: how many tracks, 1 to 10,000; fewer come only where the catalogue has no more.
+            n: how many tracks, 1 to 10,000 (1,000 with diversity, 200 with explain); fewer come only where the
+                catalogue has no more.
             exclude: ids of tracks that must not come.
             filter_heard: leave out what the user has heard.
             diversity: 0 to 1, how unlike one another the tracks should be.
@@ -94,7 +95,7 @@ class RecommendingCalls:
             track_id: which track; it does not come itself.
             audio: or a recording, as for `recommend`.
             by: `listening` (heard by the same people), `sound`, or `both`: as far as either is known.
-            n: as for `recommend`.
+            n: how many tracks, 1 to 10,000.
             model: as for `recommend`.
             timeout_s: as for `recommend`.
 

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from tritone_client._exceptions import InvalidInputError
 from tritone_client._messages import Array
 from tritone_client._writing_options import check_count, is_number, scalar
-from tritone_client.constants import EMOTIONS, N_IDS_MAX, N_RECOMMENDED_MAX, WAYS_TO_BE_ALIKE
+from tritone_client.constants import (
+    EMOTIONS,
+    N_DIVERSE_MAX,
+    N_EXPLAINED_MAX,
+    N_FRIENDS_MAX,
+    N_IDS_MAX,
+    N_RECOMMENDED_MAX,
+    WAYS_TO_BE_ALIKE,
+)
 
 # Text, or its UTF-8 bytes: what logs hold is not always decoded.
 Id: TypeAlias = str | bytes
@@ -57,6 +65,10 @@ class Wanted:
             ids = check_ids(name, getattr(self, name))
             if ids:
                 inputs[name] = text(ids)
+            if name == "friends" and (n_friends := len(set(ids))) > N_FRIENDS_MAX:
+                raise InvalidInputError(
+                    f"friends holds {n_friends:,} different ids; expected at most {N_FRIENDS_MAX:,}"
+                )
         weights = check_weights(self.weights, inputs["history"].size if "history" in inputs else 0)
         if weights is not None and weights.size:
             inputs["weights"] = weights[None]
@@ -69,7 +81,14 @@ class Wanted:
         for name, usual in (("filter_heard", True), ("explain", False)):
             if _check_truth(name, getattr(self, name)) is not usual:
                 inputs[name] = scalar(not usual, 1, np.bool_)
+        self._check_costly()
         return inputs
+
+    def _check_costly(self) -> None:
+        """Check the number of items where each takes the server long."""
+        for most, wish in ((N_EXPLAINED_MAX, "explain"), (N_DIVERSE_MAX, "diversity")):
+            if self.n > most and getattr(self, wish):
+                raise InvalidInputError(f"n is {self.n}; expected a whole number from 1 to {most} with {wish}")
 
 
 def likeness_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> dict[str, Array]:
@@ -158,7 +177,7 @@ def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None
     """
     if values is None:
         return None
-    expected = "expected a number for each track of history, 0 or more, or None for 1 each"
+    expected = "expected a number, 0 or more, for each track of history, or None for 1 each"
     weights = _listed(values)
     if weights is None:
         raise InvalidInputError(f"weights is {reprlib.repr(values)}; {expected}")
@@ -189,7 +208,7 @@ def check_share(name: str, value: Any) -> float:
         InvalidInputError: it is none.
     """
     if not is_number(value) or not 0 <= value <= 1:
-        raise InvalidInputError(f"{name} is {reprlib.repr(value)}; expected a number from 0 (none of it) to 1")
+        raise InvalidInputError(f"{name} is {reprlib.repr(value)}; expected a number from 0 to 1 (0: none of it)")
     return float(value)
 
 

@@ -18,7 +18,7 @@ from tritone_client._exceptions import InvalidInputError
 from tritone_client._generation_models import DECODER, DREAMER, ENCODER, Writer, Writers, with_fresh_models
 from tritone_client._latent import N_ROWS_MAX, ask_for_lanes, attribute_vector, decode, pair_of
 from tritone_client._writing_options import N_PIECES_MAX, check_choice, check_count, is_number, is_whole, scalar
-from tritone_client.constants import ATTRIBUTES
+from tritone_client.constants import ATTRIBUTES, LARGEST_DENSITY
 from tritone_client.music.grid import TEMPO_QPM, Grid
 from tritone_client.music.lanes import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone_client.music.noise import LARGEST_SEED, uniform_noise
@@ -27,8 +27,6 @@ from tritone_client.music.piece import Piece
 FloatArray = npt.NDArray[np.float32]
 MODES: Final = ("major", "minor")
 ANY: Final = -1
-# Four lanes of four steps to a quarter can strike no more.
-LARGEST_DENSITY: Final = 16.0
 _LATENT_STREAM: Final = 1  # of a seed's noise; 0 chooses the notes
 _STEPS_OF_LETTERS: Final = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _STEPS_OF_SIGNS: Final = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
@@ -172,8 +170,8 @@ def _density(density: float | None) -> float:
         return ANY
     if not is_number(density) or not 0 < density <= LARGEST_DENSITY:
         raise InvalidInputError(
-            f"density is {density!r}; expected struck notes in a quarter, above 0 and at most {LARGEST_DENSITY:g}, or "
-            f"None for any"
+            f"density is {density!r}; expected a number above 0, at most {LARGEST_DENSITY:g} (struck notes in a "
+            f"quarter), or None for any"
         )
     return float(density)
 

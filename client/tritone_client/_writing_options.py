@@ -11,13 +11,11 @@ import numpy as np
 
 from tritone_client._exceptions import InvalidInputError
 from tritone_client._messages import Array
+from tritone_client.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 
 N_BARS_MAX: Final = 256  # about eight minutes of 4/4 at 120 quarters a minute
 N_PIECES_MAX: Final = 1_000
 N_STEPS_MAX: Final = 64
-LEAST_TEMPERATURE: Final = 0.001  # the models take less for this; `top_k=1` is what is meant by it
-LARGEST_TEMPERATURE: Final = 100.0
-LARGEST_AMOUNT: Final = 10.0  # standard deviations: beyond, a decoder has never been
 TEMPI_QPM: Final = (10.0, 1_000.0)
 EVERY_CHOICE: Final = 2**31 - 1  # more choices than any model has
 
@@ -56,7 +54,7 @@ def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> 
             f"(below 1 the likely gets likelier; top_k=1 always takes the likeliest)"
         )
     if top_k is not None and (not is_whole(top_k) or top_k < 1):
-        raise InvalidInputError(f"top_k is {top_k!r}; expected a whole number from 1, or None for all choices")
+        raise InvalidInputError(f"top_k is {top_k!r}; expected a whole number, 1 or more, or None for all choices")
     if top_p is not None and (not is_number(top_p) or not 0 < top_p <= 1):
         raise InvalidInputError(
             f"top_p is {top_p!r}; expected a number above 0, at most 1 (which, like None, leaves nothing out)"
@@ -75,7 +73,7 @@ def check_count(name: str, value: int, *, least: int, most: int) -> int:
         InvalidInputError: names it and its bounds.
     """
     if not is_whole(value) or not least <= value <= most:
-        raise InvalidInputError(f"{name} is {value!r}; expected a whole number, {least} to {most}")
+        raise InvalidInputError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
     return int(value)
 
 

@@ -20,6 +20,8 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone_export._exceptions import DeclarationError
 from tritone_export.dtypes import DTYPES
+from tritone_export.limits import PARAMETER as LIMITS_PARAMETER
+from tritone_export.limits import limits_text
 
 if TYPE_CHECKING:
     from tritone_training.declaration import Declaration, Instances, Serving, Tensor
@@ -216,6 +218,7 @@ def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Prof
     n_threads = 1 if _on_gpu(instances, profile) else instances.n_intra_op_threads
     # The native backend looks up the names that it knows and ignores all others.
     parameters = dict(declaration.parameters)
+    parameters[LIMITS_PARAMETER] = limits_text(declaration.inputs)
     if declaration.filename == MODEL_FILENAME:
         parameters["intra_op_thread_count"] = str(n_threads)
         parameters["inter_op_thread_count"] = "1"  # graphs run sequentially: a second pool would idle

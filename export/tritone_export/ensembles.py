@@ -23,6 +23,8 @@ from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
 from tritone_export.config import CONFIG_FILES, ModelConfig, config_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
 from tritone_export.dtypes import DTYPES
+from tritone_export.limits import PARAMETER as LIMITS_PARAMETER
+from tritone_export.limits import limits_text
 from tritone_export.repository import check_model_name, publish, update, versions
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 POOLING_MODEL: Final = "recording_embedding"
 POOLING_IGNORES: Final = ("probabilities", "emotions")  # inputs beside the embeddings
 _ONNX: Final = "model.onnx"
+MOST_WINDOWS: Final = 64  # of a recording: `genre_cnn` takes no larger batch
+_LARGEST_VALUE: Final = 2.0  # what `genre_cnn` returns stays within -1..1, but for rounding
+_MOST_COLUMNS: Final = 4_096  # of each input; `genre_cnn` has 256 features, nine emotions and some genres
 _NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
 
 
@@ -118,7 +123,20 @@ def pooling_configs() -> dict[str, str]:
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
     config.parameters["intra_op_thread_count"].string_value = "1"
+    config.parameters[LIMITS_PARAMETER].string_value = limits_text(_pooling_inputs())
     return dict.fromkeys(CONFIG_FILES, config_text(config))
+
+
+def _pooling_inputs() -> tuple[Tensor, ...]:
+    """The graph's inputs with their limits: as many windows as `genre_cnn` takes, and numbers as it returns them."""
+    from tritone_training.declaration import Axis, Limits, Tensor
+
+    window = Axis("window", max_size=MOST_WINDOWS)
+    limits = Limits(minimum=-_LARGEST_VALUE, maximum=_LARGEST_VALUE)
+    return tuple(
+        Tensor(name, "FP32", (window, Axis(axis, max_size=_MOST_COLUMNS)), "", limits=limits)
+        for name, axis in (("embeddings", "feature"), *((name, name) for name in POOLING_IGNORES))
+    )
 
 
 def pooling_graph() -> bytes:

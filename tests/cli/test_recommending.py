@@ -169,7 +169,7 @@ def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeRecommender,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recommend", "--n", "0"], "n is 0; expected a whole number, 1 to 10000"),
+        (["recommend", "--n", "0"], "n is 0; expected a whole number from 1 to 10000"),
         (["recommend", "--n", "-1"], "n is -1"),
         (["recommend", "--n", "1000000000"], "n is 1000000000"),
         (["recommend", "--user", ""], "user_id is empty"),

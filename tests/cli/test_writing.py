@@ -246,7 +246,7 @@ def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeWriters, tun
     [
         (["compose", "none.mid"], "none.mid: does not exist"),
         (["compose", "bad.mid"], "bad.mid: "),
-        (["compose", "--bars", "0"], "bars is 0; expected a whole number, 1 to 256"),
+        (["compose", "--bars", "0"], "bars is 0; expected a whole number from 1 to 256"),
         (["compose", "--bars", "100000"], "bars is 100000"),
         (["compose", "--temperature", "nan"], "temperature is nan"),
         (["compose", "--temperature", "-1"], "temperature is -1"),

@@ -254,7 +254,7 @@ def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeReco
         ((), {"audio": b"x", "by": "listening"}, "expected sound or both"),
         (("",), {}, "track_id is empty"),
         ((7,), {}, "track_id is 7 .*such as '7'"),
-        (("track-1",), {"n": 0}, "n is 0; expected a whole number, 1 to 10000"),
+        (("track-1",), {"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
         (("track-1",), {"n": 10**9}, "n is 1000000000"),
         (("track-1",), {"model": "no/model"}, "cannot be a model's name"),
     ],
@@ -273,7 +273,7 @@ def test_questions_of_likeness_that_cannot_be(
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"n": 0}, "n is 0; expected a whole number, 1 to 10000"),
+        ({"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
         ({"n": -1}, "n is -1"),
         ({"n": 10**9}, "n is 1000000000"),
         ({"n": 10_001}, "n is 10001"),

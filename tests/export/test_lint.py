@@ -94,10 +94,25 @@ CONFIG_FAULTS = {
     ),
     "decoupled cache": (
         'backend: "onnxruntime"',
-        'backend: "onnxruntime"\nmodel_transaction_policy { decoupled: true }',
+        'backend: "onnxruntime"\nmodel_transaction_policy { decoupled: true }\nresponse_cache { enable: true }',
         "response_cache",
         "does not work with a decoupled model",
     ),
+    "limits that are damaged": (r"{\"axes\":{}", r"{\"axes\":{", "parameters {", "parameter limits is damaged"),
+    "limits of another input": (
+        r"{\"audio\":",
+        r"{\"sound\":",
+        "parameters {",
+        "names input 'sound', which the config",
+    ),
+    "limits of other axes": (
+        r"[\"sample\"]",
+        "[]",
+        "parameters {",
+        r"names axes \[\] of 'audio', whose dims are \[66150\]",
+    ),
+    "an unknown limit": (r"\"finite\"", r"\"final\"", "parameters {", "has the unknown entry 'final' for 'audio'"),
+    "limits that allow nothing": (r"\"min\":-64.0", r"\"min\":65", "parameters {", "allows 'audio' nothing"),
     "label file": (
         '"emotions.txt"',
         '"moods.txt"',
@@ -368,3 +383,15 @@ def test_malformed_text_is_survived(repository: Path, text: str) -> None:
 def test_a_config_that_is_not_text(repository: Path) -> None:
     (repository / "genre_cnn" / "configs" / "gpu.pbtxt").write_bytes(b"\xff\xfe")
     assert "gpu.pbtxt:1: error: is not UTF-8 text" in only(repository)
+
+
+def test_a_response_cache_before_a_model_with_limits_is_a_warning(repository: Path) -> None:
+    config = repository / "genre_cnn" / "config.pbtxt"
+    rewrite(config, 'backend: "onnxruntime"', 'backend: "onnxruntime"\nresponse_cache { enable: true }')
+    assert "warning: the response cache keeps a refusal" in only(repository)
+
+
+def test_profiles_have_the_same_limits(repository: Path) -> None:
+    config = repository / "genre_cnn" / "configs" / "gpu.pbtxt"
+    rewrite(config, r"\"max\":64.0", r"\"max\":128.0")
+    assert "parameter limits differs from config.pbtxt" in only(repository)

@@ -38,5 +38,5 @@ def test_an_exported_version_serves_its_labels_and_values(repository: Path) -> N
     assert classes is not None
     served = [text[0].decode().split(":")[2] for text in classes]
     assert served == [fixture_kind.LABELS[i] for i in expected[0].argmax(1).tolist()]
-    assert config["response_cache"] == {"enable": True}
+    assert "response_cache" not in config or not config["response_cache"].get("enable")  # it keeps refusals, too
     assert config["parameters"]["window_samples"]["string_value"] == "66150"

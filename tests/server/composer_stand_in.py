@@ -7,10 +7,14 @@ Letters: B pieces, N frames, L lookahead frames.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tritone_export.limits import limits_text
+from tritone_training.kinds.music_transformer.declaration import COMPOSER
 
 Array = np.ndarray[Any, Any]
 
@@ -126,7 +130,12 @@ output [
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 {parameters}
 """
-PARAMETERS = {"lookahead_frames": N_LOOKAHEAD, "max_frames": MOST_FRAMES, "intra_op_thread_count": 1}
+PARAMETERS = {
+    "lookahead_frames": N_LOOKAHEAD,
+    "max_frames": MOST_FRAMES,
+    "intra_op_thread_count": 1,
+    "limits": limits_text(COMPOSER.inputs),
+}
 
 
 def make_graph() -> Any:
@@ -146,7 +155,7 @@ def make_repository(path: Path, *, name: str = MODEL, **parameters: int | str) -
     version.mkdir(parents=True)
     onnx.save(make_graph(), str(version / "model.onnx"))
     lines = [
-        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+        f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(str(value))} }} }}'
         for key, value in {**PARAMETERS, **parameters}.items()
     ]
     (path / name / "config.pbtxt").write_text(CONFIG.format(name=name, parameters="\n".join(lines)))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc_client
 from tests.server import composer_stand_in as stand_in
+from tritonclient.utils import np_to_triton_dtype
 
 from tritone_client import (
     ConnectionFailedError,
@@ -196,6 +199,29 @@ def test_many_pieces_are_written_together_and_each_is_its_own(
     assert after["cancelled_total"] == before["cancelled_total"]
 
 
+def test_a_health_check_is_not_counted(composer: TritonServer, quiet: None) -> None:
+    before = counters(composer)
+    ended = threading.Event()
+    answers: list[Any] = []
+
+    def on_answer(result: Any, error: Any) -> None:
+        answers.append(error)
+        if error is not None or result.get_response().parameters["triton_final_response"].bool_param:
+            ended.set()
+
+    with grpc_client.InferenceServerClient(composer.grpc_url) as client:
+        client.start_stream(on_answer)
+        tensors = []
+        for name, array in stand_in.piece(40).items():
+            tensors.append(grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+            tensors[-1].set_data_from_numpy(array)
+        client.async_stream_infer(stand_in.MODEL, tensors, parameters={"tritone_canary": True})
+        assert ended.wait(TIMEOUT_S)
+        client.stop_stream()
+    assert answers == [None] * len(answers)
+    assert counters(composer) == before
+
+
 # --- nobody listens any more --------------------------------------------------------------------------------
 
 
@@ -282,21 +308,21 @@ def bad(**arrays: Array) -> dict[str, Array]:
 
 
 BAD = {
-    "temperature of 0": ({"temperature": np.zeros((1, 1), np.float32)}, "temperature is 0; expected"),
+    "temperature of 0": ({"temperature": np.zeros((1, 1), np.float32)}, "temperature is 0.0; expected"),
     "temperature of NaN": ({"temperature": np.full((1, 1), np.nan, np.float32)}, "temperature is nan; expected"),
-    "top_p of 0": ({"top_p": np.zeros((1, 1), np.float32)}, "top_p is 0; expected 0 < p <= 1"),
-    "top_k of 0": ({"top_k": np.zeros((1, 1), np.int64)}, "top_k is 0; expected 1 or more"),
+    "top_p of 0": ({"top_p": np.zeros((1, 1), np.float32)}, "top_p is 0.0; expected a number above 0, at most 1"),
+    "top_k of 0": ({"top_k": np.zeros((1, 1), np.int64)}, "top_k is 0; expected a whole number, 1 or more"),
     "style below 0": ({"style": np.full((1, 1), -1, np.int64)}, "style is -1; expected"),
-    "noise of 1": ({"noise": np.ones((1, 8, 8), np.float32)}, "values from 1 to 1; expected 0 <= u < 1"),
-    "noise of NaN": ({"noise": np.full((1, 8, 8), np.nan, np.float32)}, "values from nan to nan; expected 0 <= u < 1"),
-    "given of 3": ({"given": np.full((1, 8, 88), 3, np.uint8)}, "given holds 3; expected 0 silent"),
-    "mode of 3": ({"given_mode": np.full((1, 8), 3, np.uint8)}, "given_mode holds 3; expected 0 free"),
+    "noise of 1": ({"noise": np.ones((1, 8, 8), np.float32)}, "is 1.0; expected a number from 0 to below 1"),
+    "noise of NaN": ({"noise": np.full((1, 8, 8), np.nan, np.float32)}, "is nan; expected a number from 0 to below 1"),
+    "given of 3": ({"given": np.full((1, 8, 88), 3, np.uint8)}, "is 3; expected a whole number from 0 to 2"),
+    "mode of 3": ({"given_mode": np.full((1, 8), 3, np.uint8)}, "is 3; expected a whole number from 0 to 2"),
     "index beyond the bar": ({"meter": np.array([[4, 4]], np.int64)}, r"meter is \[4, 4\]; expected"),
     "meter below 0": ({"meter": np.array([[-4, 0]], np.int64)}, r"meter is \[-4, 0\]; expected"),
-    "lengths that differ": ({"noise": np.zeros((1, 9, 8), np.float32)}, "numbers of frames differ"),
+    "lengths that differ": ({"noise": np.zeros((1, 9, 8), np.float32)}, "differ in the size of axis frame"),
     "no frames": (
         {name: array[:, :0] for name, array in stand_in.piece(8).items() if name in ("given", "given_mode", "noise")},
-        "0 frames; expected 1 to 4096",
+        "size 0 along axis frame; expected 1 to 16384",
     ),
     "too many frames": (
         {name: array for name, array in stand_in.piece(4097).items() if name in ("given", "given_mode", "noise")},

@@ -90,7 +90,7 @@ def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
         ({"mood": texts([b"\xff"])}, "mood holds bytes"),
         ({"k": np.ones((2, 1), np.int32), "mood": texts([b"power"])}, "batch sizes differ"),
         ({"user_id": texts([b"a"], [b"\xff"])}, "row 1: user_id holds"),
-        ({"history": texts([b"a"]), "weights": np.ones((1, 3), np.float32)}, "3 numbers for 1 history items"),
+        ({"history": texts([b"a"]), "weights": np.ones((1, 3), np.float32)}, "weights holds 3 numbers, history 1 ids"),
     ],
 )
 def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: str) -> None:

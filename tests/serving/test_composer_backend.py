@@ -71,6 +71,13 @@ class Client:
     def next(self) -> Any:
         return self.answers.get(timeout=TIMEOUT_S)
 
+    def whole_or_end(self) -> str:
+        """How a piece that is not awaited ends: the reason's name, or `whole`."""
+        while len(got := self.next()) == 3:
+            if got[2]:
+                return "whole"
+        return str(got[0])
+
     def whole(self) -> tuple[Array, Array]:
         parts, at, last = [], 0, False
         while not last:
@@ -124,9 +131,9 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
         )
         engines.append(engine)
 
-        def begin(inputs: dict[str, Array], client: Client | None = None) -> Client:
+        def begin(inputs: dict[str, Array], client: Client | None = None, *, is_canary: bool = False) -> Client:
             client = client or Client()
-            engine.add(composer.piece.Piece(feed(inputs), options), client)
+            engine.add(composer.piece.Piece(feed(inputs), options), client, is_canary=is_canary)
             return client
 
         return SimpleNamespace(begin=begin, counted=counted, engine=engine, warnings=warnings)
@@ -201,26 +208,33 @@ def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "part"),
     [
-        ("temperature", [-1.0], "temperature is -1; expected a finite number above 0"),
+        ("temperature", [-1.0], "temperature is -1.0; expected a number from 0.001 to 100"),
         ("temperature", [np.inf], "temperature is inf"),
-        ("top_p", [1.5], "top_p is 1.5; expected 0 < p <= 1"),
+        ("top_p", [1.5], "top_p is 1.5; expected a number above 0, at most 1"),
         ("top_p", [np.nan], "top_p is nan"),
         ("top_k", [0], "top_k is 0"),
         ("style", [-2], "style is -2"),
         ("meter", [[4, 9]], r"meter is \[4, 9\]; expected"),
         ("meter", [[0, 1]], r"meter is \[0, 1\]; expected"),
-        ("given", np.full((1, 6, 88), 7), "given holds 7; expected 0 silent"),
-        ("given_mode", np.full((1, 6), 9), "given_mode holds 9"),
-        ("given_mode", np.zeros((1, 7)), "numbers of frames differ: .*'given_mode': 7"),
-        ("noise", np.full((1, 6, 8), -0.1), "values from -0.1 to -0.1; expected"),
-        ("noise", np.full((1, 6, 8), np.nan), "values from nan"),
+        ("given", np.full((1, 6, 88), 7), r"given\[0, 0\] is 7; expected a whole number from 0 to 2"),
+        ("given_mode", np.full((1, 6), 9), r"given_mode\[0\] is 9"),
+        ("given_mode", np.zeros((1, 7)), "size of axis frame: .*given_mode has 7"),
+        ("noise", np.full((1, 6, 8), -0.1), r"noise\[0, 0\] is -0.1; expected a number from 0 to below 1"),
+        ("noise", np.full((1, 6, 8), np.nan), r"noise\[0, 0\] is nan"),
     ],
 )
-def test_values_that_no_piece_has_are_named(composer: Any, name: str, value: Any, part: str) -> None:
+def test_requests_beyond_the_limits_are_refused(composer: Any, session: Any, name: str, value: Any, part: str) -> None:
     inputs = feed(stand_in.piece(6))
     inputs[name] = np.asarray(value).astype(inputs[name].dtype)
+    contract = composer.graph.ChunkGraph(session, config(), "m.onnx").contract
+    request = SimpleNamespace(
+        inputs=lambda: [
+            SimpleNamespace(name=lambda n=key: n, as_numpy=lambda a=array: a) for key, array in inputs.items()
+        ],
+        requested_output_names=list,
+    )
     with pytest.raises(composer.batching.Failed, match=part):
-        composer.piece.Piece(inputs, composer.options.Options())
+        composer.batching.read_request(0, request, contract)
 
 
 # --- the graph against its config ---------------------------------------------------------------------------
@@ -244,7 +258,9 @@ def test_a_graph_without_its_state_is_refused(composer: Any, session: Any) -> No
     takes, answers = session.get_inputs(), session.get_outputs()
 
     def graph(takes: Any, answers: Any) -> Any:
-        double = SimpleNamespace(get_inputs=lambda: takes, get_outputs=lambda: answers)
+        double = SimpleNamespace(
+            get_inputs=lambda: takes, get_outputs=lambda: answers, get_modelmeta=session.get_modelmeta
+        )
         return composer.graph.ChunkGraph(double, config(), "m.onnx")
 
     with pytest.raises(composer.session.SessionError, match="has no state"):
@@ -446,3 +462,56 @@ def test_a_server_without_metrics_is_served_without(composer: Any) -> None:
     counters.add_frames(4)
     counters.set_active(1)
     assert said == ["composer: no metrics: metrics are off"]
+
+
+def test_a_canary_is_counted_nowhere(start: Any) -> None:
+    engine = start()
+    canary = stand_in.piece(20, seed=1)
+    check(engine.begin(canary, is_canary=True), canary)
+    assert engine.counted.runs == []
+    assert (engine.counted.n_bars, engine.counted.n_notes, engine.counted.n_active) == (0, 0, 0)
+    gone = Client()
+    gone.cancelled = True
+    assert engine.begin(stand_in.piece(4000, cost=9), gone, is_canary=True).whole_or_end() == "CANCELLED"
+    assert engine.counted.n_cancelled == 0
+
+
+def test_pieces_beside_a_canary_are_counted(start: Any) -> None:
+    engine = start()
+    piece = stand_in.piece(40, seed=2)
+    clients = engine.begin(stand_in.piece(40, seed=3), is_canary=True), engine.begin(piece)
+    check(clients[1], piece)
+    clients[0].whole()
+    assert sum(engine.counted.runs) == 40
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("", False),
+        ("{}", False),
+        ('{"tritone_canary": true}', True),
+        ('{"tritone_canary": "1", "other": 2}', True),
+        ('{"tritone_canary": false}', False),
+        ("[1]", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_request_is_marked_as_a_canary_by_its_parameter(composer: Any, parameters: str, expected: bool) -> None:
+    request = SimpleNamespace(parameters=lambda: parameters)
+    assert composer.metrics.is_canary(request) is expected
+
+
+def test_an_answer_that_is_not_finite_is_an_error(composer: Any, session: Any) -> None:
+    graph = composer.graph.ChunkGraph(session, config(), "m.onnx")
+    advanced = session.run
+
+    def run(names: list[str], given: dict[str, Array]) -> list[Array]:
+        values = dict(zip(names, advanced(names, given), strict=True))
+        values["nll"] = np.full_like(values["nll"], np.nan)
+        return [values[name] for name in names]
+
+    graph._session = SimpleNamespace(run=run)
+    piece = composer.piece.Piece(feed(stand_in.piece(6)), composer.options.Options(lookahead_frames=2))
+    with pytest.raises(composer.batching.Failed, match="answered nll with NaN or infinity"):
+        graph.advance(piece.chunk(0, 2), graph.first_state())

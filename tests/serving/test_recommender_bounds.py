@@ -10,6 +10,8 @@ import pytest
 from tests import recommender_artifacts as models
 
 from tritone_serving.recommender import Answer, Question, QuestionError, Recommender, resolving
+from tritone_serving.recommender.members.taste import _heaviest
+from tritone_serving.recommender.question import check_answers, check_lists
 from tritone_serving.recommender.wording import cut, shown
 
 LONG = "\U0001f3b6" * 20_000
@@ -36,7 +38,7 @@ def test_a_thousand_friends_are_enough(recommender: Recommender) -> None:
     friends = [f"friend {number}" for number in range(999)] + [models.user_id(1)]
     right, wrong = recommender.answer([Question(friends=friends * 2), Question(friends=[*friends, "another"])])
     assert isinstance(right, Answer)
-    assert str(wrong) == "friends holds 1001 different ids; expected at most 1000"
+    assert str(wrong) == "friends holds 1,001 different ids; expected at most 1,000"
 
 
 @pytest.mark.parametrize("asked", [{"history": 100}, {"history": 100, "user": 1}, {"friends": 50}])
@@ -85,3 +87,62 @@ def test_what_is_cut_is_seen_to_be() -> None:
     assert shown("a" * 80) == f"'{'a' * 80}'"
     assert cut("b" * 1_001) == "b" * 996 + " ..."
     assert len(shown(list(range(1_000)))) == 80
+
+
+# --- what one request may cost ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"k": 201, "explain": True}, "k is 201; expected a whole number from 1 to 200 with explain"),
+        ({"k": 10_000, "explain": True}, "k is 10000; expected a whole number from 1 to 200 with explain"),
+        ({"k": 1_001, "diversity": 0.1}, "k is 1001; expected a whole number from 1 to 1000 with diversity"),
+        ({"embedding": np.full(256, 1e30, np.float32)}, "embedding[0] is 1e+30; expected a number from -1000000 to"),
+        ({"embedding": np.full(256, np.inf, np.float32)}, "embedding[0] is inf; expected"),
+    ],
+)
+def test_a_costly_or_senseless_question_is_refused(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(QuestionError) as caught:
+        Question(**changed).check()
+    assert str(caught.value).startswith(says)
+
+
+def test_questions_at_the_bounds_are_answered() -> None:
+    Question(k=200, explain=True).check()
+    Question(k=1_000, diversity=1.0).check()
+    Question(k=10_000, novelty=1.0).check()
+
+
+def test_an_embedding_that_is_not_finite_has_nothing_similar(recommender: Recommender) -> None:
+    for value in (np.nan, np.inf, 0.0):
+        with pytest.raises(QuestionError, match="embedding"):
+            recommender.similar(embedding=np.full(256, value, np.float32), by="sound")
+    with pytest.raises(QuestionError, match="k is 0; expected a whole number from 1 to 10000"):
+        recommender.similar(models.item_id(1), n=0)
+
+
+def test_the_lists_of_all_rows_are_bounded_before_they_are_read() -> None:
+    check_lists(64, {"history": 1_562})
+    with pytest.raises(QuestionError, match="history has 64 rows of 1,563 ids; expected at most 100,000 ids in one"):
+        check_lists(64, {"skipped": 3, "history": 1_563})
+    with pytest.raises(QuestionError, match="friends holds more than 100,000 ids"):
+        check_lists(1, {"friends": 100_001})
+
+
+def test_the_answers_of_all_rows_are_bounded() -> None:
+    check_answers([(1_562, False)] * 64)
+    with pytest.raises(
+        QuestionError, match="the 64 rows of the request ask for 640,000 items; expected at most 100,000"
+    ):
+        check_answers([(10_000, False)] * 64)
+    with pytest.raises(QuestionError, match="ask for 2,200 items with reasons; expected at most 2,000"):
+        check_answers([(200, True)] * 11)
+
+
+def test_the_network_is_asked_about_the_weightiest_items_of_a_long_history() -> None:
+    rows = np.repeat([0, 1, 3], [3, 5, 1])
+    weights = np.array([1, 2, 3, 5, 1, 4, 2, 3, 9], np.float32)
+    kept = _heaviest(rows, weights, 2)
+    assert kept.tolist() == [False, True, True, True, False, True, False, False, True]
+    assert _heaviest(rows[:0], weights[:0], 2).tolist() == []

@@ -17,13 +17,52 @@ BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
 class Axis:
     """One axis, named by a word.
 
+    Inputs of one request must have equal sizes along axes of the same name.
+
     Attributes:
         name: `batch`, `sample`, `label`, ...
         size: None if it differs between calls or between trained versions.
+        min_size: of a request's input, where `size` is None.
+        max_size: of a request's input, where `size` is None; None for no limit.
+        max_total: largest number of rows times size, for one request and for requests that run together; it bounds
+            how long one call keeps an instance busy. None for no limit beyond `max_size` and the batch size.
     """
 
     name: str
     size: int | None = None
+    min_size: int = 1
+    max_size: int | None = None
+    max_total: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Values that an input may hold; a backend of ours refuses a request with others.
+
+    Attributes:
+        minimum: None for no limit.
+        maximum: None for no limit.
+        exclusive_minimum: whether `minimum` itself is refused.
+        exclusive_maximum: whether `maximum` itself is refused.
+        also: values that are allowed outside the range, such as -1 for "any".
+        finite: whether NaN and infinity are refused (floating-point inputs only).
+        n_values_key: the values are indices from 0 to below a number that each trained version has: the name of an
+            entry of the ONNX file's metadata, or else of `Declaration.parameters`, that holds the number. Without
+            such an entry, or where it is empty, there is no upper limit.
+        is_meter: the last axis holds (steps in a bar, index of the first step in its bar), so the second number must
+            be below the first, or both are 0.
+        words: the only texts allowed (BYTES inputs only).
+    """
+
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: bool = False
+    exclusive_maximum: bool = False
+    also: tuple[float, ...] = ()
+    finite: bool = True
+    n_values_key: str | None = None
+    is_meter: bool = False
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +77,7 @@ class Tensor:
         optional: a request may leave this input out.
         ragged: requests that differ in the sizes of this input may be answered together; only a backend of ours can,
             since nothing is padded.
+        limits: values that a request may hold (inputs only); None for no check.
     """
 
     name: str
@@ -48,6 +88,7 @@ class Tensor:
     tolerance: float = 1e-4
     optional: bool = False
     ragged: bool = False
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +122,8 @@ class Serving:
     """What config.pbtxt says beyond the tensors.
 
     Attributes:
+        response_cache: whether Triton keeps responses. Triton 2.51 keeps a backend's error, too, and gives the same
+            request an empty response from then on, so only a model that never refuses a request may use it.
         gpu_batching: for the GPU profile, where that gains by joining requests what a CPU does not.
     """
 
@@ -138,8 +181,8 @@ class EnsembleDeclaration:
     Attributes:
         inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
         steps: in any order; tensors that are neither input nor output join them.
-        response_cache: an answer may outlive the versions of the steps that gave it, so `tritone publish` of a step
-            gives the ensemble a new version, too.
+        response_cache: as in `Serving`; an answer may also outlive the versions of the steps that gave it, so
+            `tritone publish` of a step gives the ensemble a new version, too.
     """
 
     name: str
@@ -147,4 +190,4 @@ class EnsembleDeclaration:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
-    response_cache: bool = True
+    response_cache: bool = False

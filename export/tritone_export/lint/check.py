@@ -28,6 +28,7 @@ from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
 from tritone_export.lint.hearing import report_hearing
 from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
+from tritone_export.lint.limits import check_cache, check_limits, check_same_limits
 from tritone_export.lint.pbtxt import ConfigFile, read_config
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
 from tritone_export.lint.tuned import check_tuned
@@ -87,10 +88,13 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
         check_settings(file, path.name, report)
         check_precision(file, report)
         check_policy(file, backend_of(file.config), report)
+        check_limits(file, report)
+        check_cache(file, report)
         check_steps(file, repository, report)
     if default is not None:
         for file in others:
             check_agreement(file, default, report)
+            check_same_limits(file, default, report)
         check_tuned(path, default, report)
         _check_versions(folder, files, default, report)
 

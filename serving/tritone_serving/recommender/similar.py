@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.question import EMBEDDING_SIZE, MOST_ITEMS, Floats
+from tritone_serving.recommender.question import Floats, check_embedding, check_k
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.wording import shown
 
@@ -47,8 +47,9 @@ def similar_items(
     """
     if by not in WAYS:
         raise QuestionError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
-    if not 1 <= n <= MOST_ITEMS:
-        raise QuestionError(f"n is {n}; expected 1 to {MOST_ITEMS}")
+    check_k(n)
+    if embedding is not None:
+        check_embedding(embedding)
     if (item is None) == (embedding is None):
         raise QuestionError("give an item or an embedding, and not both")
     ways = [way for way in (_by_listening, _by_sound) if by in ("both", way.__name__.removeprefix("_by_"))]
@@ -79,8 +80,6 @@ def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.fl
         wanted = np.asarray(sounds[item], np.float32)
     else:
         wanted = np.asarray(embedding, np.float32)
-        if wanted.shape != (EMBEDDING_SIZE,):
-            raise QuestionError(f"embedding has shape {wanted.shape}; expected ({EMBEDDING_SIZE},)")
     length = float(np.linalg.norm(wanted))
     if not np.isfinite(length) or length == 0:
         return None

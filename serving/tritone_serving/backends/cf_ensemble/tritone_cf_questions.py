@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tritone_serving.recommender import Question, QuestionError
+from tritone_serving.recommender.question import check_answers, check_lists
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +48,7 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
     if len(sizes) > 1:
         raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
     n_rows = sizes.pop() if sizes else 1
+    check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
     if n_rows == 1:
         return [_question(tensors, 0)]
     asked: list[Asked] = []
@@ -55,6 +57,7 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
             asked.append(_question(tensors, row))
         except QuestionError as error:
             raise QuestionError(f"row {row}: {error}") from None
+    check_answers([(each.k, isinstance(each, Question) and each.explain) for each in asked])
     return asked
 
 
@@ -101,5 +104,5 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
     """Weights of the ids that are not empty."""
     ids = [] if history is None else history[row].tolist()
     if len(ids) != len(weights):
-        raise QuestionError(f"weights holds {len(weights)} numbers for {len(ids)} history items")
+        raise QuestionError(f"weights holds {len(weights):,} numbers, history {len(ids):,} ids")
     return weights if all(ids) else weights[[bool(each) for each in ids]]

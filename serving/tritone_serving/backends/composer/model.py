@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import Engine, Reason
 from tritone_composer_graph import ChunkGraph
-from tritone_composer_metrics import Counters, make_counters
+from tritone_composer_metrics import Counters, is_canary, make_counters
 from tritone_composer_options import read_options
 from tritone_composer_piece import FIRST_FRAME, Piece
 from tritone_ort_batching import Failed, read_request
@@ -88,11 +88,12 @@ class TritonPythonModel:
                     pb_utils.InferenceResponse(output_tensors=[]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
                 )
                 continue
-            sender = Sender(request.get_response_sender(), self._counters)
+            canary = is_canary(request)
+            sender = Sender(request.get_response_sender(), Counters() if canary else self._counters)
             try:
                 ready = read_request(0, request, self._graph.contract)
                 sender.wanted = ready.wanted
-                self._engine.add(Piece(ready.feed, self._options), sender)
+                self._engine.add(Piece(ready.feed, self._options), sender, is_canary=canary)
             except Failed as error:
                 sender.end(Reason.INVALID, str(error))
 

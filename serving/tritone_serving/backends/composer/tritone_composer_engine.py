@@ -56,9 +56,12 @@ class Answers(Protocol):
 class _Stream:
     """A piece under way: `at` frames are written, those from `sent` on not yet sent."""
 
-    def __init__(self, piece: Piece, answers: Answers, state: State, deadline_s: float) -> None:
+    def __init__(
+        self, piece: Piece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
+    ) -> None:
         self.piece = piece
         self.answers = answers
+        self.is_canary = is_canary
         self.at = 0
         self.sent = 0
         self.cut = piece.next_cut(0)
@@ -115,10 +118,14 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
         self._thread.start()
 
-    def add(self, piece: Piece, answers: Answers) -> None:
-        """Begin a piece; refuses it if too many are under way. Does not wait."""
+    def add(self, piece: Piece, answers: Answers, *, is_canary: bool = False) -> None:
+        """Begin a piece; refuses it if too many are under way. Does not wait.
+
+        Args:
+            is_canary: the piece is a health check and counts in no metric.
+        """
         deadline_s = time.monotonic() + self._options.stream_timeout_seconds
-        stream = _Stream(piece, answers, self._graph.first_state(), deadline_s)
+        stream = _Stream(piece, answers, self._graph.first_state(), deadline_s, is_canary=is_canary)
         with self._changed:
             closing, busy = self._is_closing, self._n_active >= self._options.max_streams
             if not closing and not busy:
@@ -172,7 +179,8 @@ class Engine:
             if now_s - stream.polled_s >= POLL_S:
                 stream.polled_s = now_s
                 if stream.answers.is_cancelled():
-                    self._counters.add_cancelled()
+                    if not stream.is_canary:
+                        self._counters.add_cancelled()
                     self._end(stream, Reason.CANCELLED, "the request was cancelled")
                 elif now_s > stream.deadline_s:
                     timeout_s = self._options.stream_timeout_seconds
@@ -188,8 +196,8 @@ class Engine:
         begun_s = time.perf_counter()
         advanced = self._advance(group, n_frames)
         self._frame_s = (time.perf_counter() - begun_s) / n_frames
-        if advanced:
-            self._counters.add_frames(n_frames * len(advanced))
+        if n_counted := sum(not stream.is_canary for stream in advanced):
+            self._counters.add_frames(n_frames * n_counted)
         members = {id(stream) for stream in advanced}
         waiting = [stream for stream in self._streams if id(stream) not in members]
         self._streams = waiting + advanced
@@ -215,11 +223,11 @@ class Engine:
 
     def _answer(self, stream: _Stream) -> None:
         """Send what is written; the piece leaves if that was its end."""
-        if stream.piece.ends_bar(stream.at):
+        if stream.piece.ends_bar(stream.at) and not stream.is_canary:
             self._counters.add_bar()
         names = stream.written[0]
         outputs = {name: np.concatenate([part[name] for part in stream.written], axis=1) for name in names}
-        if n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK):
+        if not stream.is_canary and (n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK)):
             self._counters.add_notes(n_notes)
         first_frame, stream.sent = stream.sent, stream.at
         stream.written.clear()
@@ -251,9 +259,10 @@ class Engine:
         self._count_active()
 
     def _count_active(self) -> None:
-        if len(self._streams) != self._n_counted:
-            self._n_counted = len(self._streams)
-            self._counters.set_active(self._n_counted)
+        n_active = sum(not stream.is_canary for stream in self._streams)
+        if n_active != self._n_counted:
+            self._n_counted = n_active
+            self._counters.set_active(n_active)
 
 
 def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:

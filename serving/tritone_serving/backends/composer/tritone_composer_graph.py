@@ -16,6 +16,7 @@ from tritone_composer_options import Options
 from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Piece
 from tritone_ort_batching import Failed, run_failed
 from tritone_ort_contract import TYPES, Spec, read_contract
+from tritone_ort_limits import non_finite
 from tritone_ort_session import SessionError
 
 Array = np.ndarray[Any, Any]
@@ -52,6 +53,7 @@ class ChunkGraph:
                 SimpleNamespace(name=FIRST_FRAME, type="tensor(int64)", shape=["batch"]),
             ],
             get_overridable_initializers=list,
+            get_modelmeta=session.get_modelmeta,
         )
         self.contract = read_contract(config, wire, path)
         missing = {*GIVEN, NOISE, "meter"} - {spec.name for spec in self.contract.inputs}
@@ -93,6 +95,8 @@ class ChunkGraph:
                     f"the model answered {name} with shape {list(value.shape)} for {n_frames} frames of "
                     f"{n_rows} pieces; export it again"
                 )
+            if self.contract.limits is not None and non_finite(value):
+                raise Failed(f"the model answered {name} with NaN or infinity for a piece within its limits")
         return outputs, {name: answered[NEXT + name] for name in state}
 
     def warm_up(self, options: Options) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tritone_composer_options import Options
 from tritone_ort_batching import Failed
+from tritone_ort_limits import meter_problem
 
 Array = np.ndarray[Any, Any]
 
@@ -30,20 +31,16 @@ class Piece:
     """
 
     def __init__(self, feed: dict[str, Array], options: Options) -> None:
-        """Check and keep the inputs.
+        """Check the sizes that pieces are cut by, and keep the inputs.
 
         Args:
-            feed: arrays by input name, with a batch axis of 1; names, types and ranks are as in the config.
+            feed: arrays by input name, with a batch axis of 1; names, types and ranks are as in the config, values
+                within the config's limits.
         """
         self.n_frames = _n_frames(feed, options.max_frames)
-        for name, array in feed.items():
-            _check_values(name, array)
         n_bar, index = (int(number) for number in feed[METER][0])
         if n_bar < 0 or index < 0 or index >= max(n_bar, 1):
-            raise Failed(
-                f"input {METER} is [{n_bar}, {index}]; expected the frames of a bar and the first frame's place in "
-                f"its bar, counted from 0, or [0, 0] where they are not known"
-            )
+            raise Failed(meter_problem(METER, n_bar, index))
         self._n_bar = n_bar or options.frames_per_bar
         self._index = index
         self._n_first = options.first_answer_frames
@@ -80,23 +77,6 @@ def _n_frames(feed: dict[str, Array], most: int) -> int:
     if not 1 <= n_frames <= most:
         raise Failed(f"the piece has {n_frames} frames; expected 1 to {most}")
     return n_frames
-
-
-def _check_values(name: str, array: Array) -> None:
-    if name in GIVEN and array.max() > 2:
-        what = "0 silent, 1 held, 2 struck" if name == GIVEN[0] else "0 free, 1 given whole, 2 highest voice given"
-        raise Failed(f"input {name} holds {array.max()}; expected {what}")
-    # Written so that NaN, which is neither, fails.
-    if name == NOISE and not ((array >= 0) & (array < 1)).all():
-        raise Failed(f"input {name} holds values from {array.min():g} to {array.max():g}; expected 0 <= u < 1")
-    if name == "temperature" and not (np.isfinite(array) & (array > 0)).all():
-        raise Failed(f"input {name} is {array.item():g}; expected a finite number above 0")
-    if name == "top_p" and not ((array > 0) & (array <= 1)).all():
-        raise Failed(f"input {name} is {array.item():g}; expected 0 < p <= 1")
-    if name == "top_k" and array.min() < 1:
-        raise Failed(f"input {name} is {array.item()}; expected 1 or more")
-    if name == "style" and array.min() < 0:
-        raise Failed(f"input {name} is {array.item()}; expected 0 (any) or a style's number")
 
 
 def _padded(array: Array, n_ahead: int) -> Array:

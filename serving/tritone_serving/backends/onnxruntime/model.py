@@ -20,6 +20,7 @@ from tritone_ort_contract import Contract, read_contract
 from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
 from tritone_ort_health import is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
+from tritone_ort_warmup import WarmUp
 
 
 class TritonPythonModel:
@@ -58,6 +59,7 @@ class TritonPythonModel:
         except SessionError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._joint = JointRun(session, self._contract)
+        self._warm_up = WarmUp(config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer R requests with as few runs as their shapes allow; each gets its own answer or error."""
@@ -68,7 +70,8 @@ class TritonPythonModel:
                 answers[index] = pb_utils.InferenceResponse(output_tensors=[])
                 continue
             try:
-                ready.append(read_request(index, request, self._contract))
+                is_warm_up = self._warm_up.consume(request)
+                ready.append(read_request(index, request, self._contract, is_warm_up=is_warm_up))
             except Failed as error:
                 answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
         for group in group_requests(ready, self._contract):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from tritone_ort_contract import Contract, Spec
+from tritone_ort_limits import non_finite
 
 Array = np.ndarray[Any, Any]
 Outcome = "dict[str, Array] | Failed"
@@ -33,19 +34,24 @@ class Ready:
             there they start at any byte, and onnxruntime wants floats aligned. So nothing is copied here again.
         wanted: the outputs that it asks for.
         n_rows: its batch size; 1 for a model without batching.
+        is_warm_up: it is a warm-up request, whose outputs may be anything.
     """
 
     index: int
     feed: dict[str, Array]
     wanted: tuple[str, ...]
     n_rows: int
+    is_warm_up: bool = False
 
 
-def read_request(index: int, request: Any, contract: Contract) -> Ready:
+def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bool = False) -> Ready:
     """Take a request apart and hold it against the model.
 
     Triton has checked names, types and shapes against the config before; this catches what a config
     cannot say, so that one request does not spoil a joint run.
+
+    Args:
+        is_warm_up: its zeros may be outside the limits.
 
     Raises:
         Failed: what does not fit.
@@ -61,24 +67,47 @@ def read_request(index: int, request: Any, contract: Contract) -> Ready:
     sizes = {name: array.shape[0] for name, array in feed.items()} if contract.batched else {}
     if len(set(sizes.values())) > 1:
         raise Failed(f"the inputs' batch sizes differ: {sizes}")
+    n_rows = next(iter(sizes.values()), 1)
+    if contract.limits is not None and not is_warm_up:
+        problem = contract.limits.problem(feed, n_rows, batched=contract.batched)
+        if problem is not None:
+            raise Failed(problem)
     wanted = set(request.requested_output_names())
-    return Ready(
-        index,
-        feed,
-        tuple(name for name in contract.outputs if not wanted or name in wanted),
-        next(iter(sizes.values()), 1),
-    )
+    outputs = tuple(name for name in contract.outputs if not wanted or name in wanted)
+    return Ready(index, feed, outputs, n_rows, is_warm_up)
 
 
 def group_requests(ready: list[Ready], contract: Contract) -> list[list[Ready]]:
-    """Group requests that can run together: the same inputs with the same shapes behind the batch axis."""
+    """Group requests that can run together: the same inputs with the same shapes behind the batch axis.
+
+    No group exceeds the largest number of rows times size that the model's limits allow in one run.
+    """
     if not contract.batched:
         return [[member] for member in ready]
     groups: dict[Any, list[Ready]] = {}
     for member in ready:
         key = tuple((name, array.shape[1:]) for name, array in member.feed.items())
         groups.setdefault(key, []).append(member)
-    return list(groups.values())
+    if contract.limits is None:
+        return list(groups.values())
+    totals = contract.limits.totals
+    return [part for group in groups.values() for part in _parts(group, totals(group[0].feed))]
+
+
+def _parts(group: list[Ready], totals: dict[str, tuple[int, int]]) -> list[list[Ready]]:
+    """Divide a group so that each part keeps to the totals; axis -> (size, largest rows times size)."""
+    n_most = min((total // max(size, 1) for size, total in totals.values()), default=None)
+    if n_most is None:
+        return [group]
+    parts: list[list[Ready]] = []
+    n_rows = 0
+    for member in group:
+        if not parts or n_rows + member.n_rows > n_most:
+            parts.append([])
+            n_rows = 0
+        parts[-1].append(member)
+        n_rows += member.n_rows
+    return parts
 
 
 class JointRun:
@@ -111,7 +140,7 @@ class JointRun:
         start = 0
         for member in group:
             stop = start + member.n_rows
-            answers.append({name: outputs[name][start:stop] for name in member.wanted})  # views
+            answers.append(self._finite(member, {name: outputs[name][start:stop] for name in member.wanted}))  # views
             start = stop
         return answers
 
@@ -127,7 +156,18 @@ class JointRun:
                     f"the model answered {name} with shape {list(value.shape)} "
                     f"for a batch of {member.n_rows}; its first axis must be the batch"
                 )
-        return dict(zip(member.wanted, values, strict=True))
+        return self._finite(member, dict(zip(member.wanted, values, strict=True)))
+
+    def _finite(self, member: Ready, outputs: dict[str, Array]) -> Any:
+        """The outputs of a request, or a `Failed` if one holds NaN or infinity.
+
+        Not for models without limits: those of other origin may mean it.
+        """
+        if self._contract.limits is not None and not member.is_warm_up:
+            for name, value in outputs.items():
+                if non_finite(value):
+                    return Failed(f"the model answered {name} with NaN or infinity for a request within its limits")
+        return outputs
 
     def _answers_others(self, error: Exception) -> bool:
         """Whether a failed run was its request's fault: the model answers the smallest request that there is.

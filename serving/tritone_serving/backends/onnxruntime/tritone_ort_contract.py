@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tritone_ort_limits import Limits, read_limits
 from tritone_ort_session import SessionError
 
 # ONNX's name of an element type -> Triton's, and the NumPy type that carries it.
@@ -42,11 +43,13 @@ class Contract:
 
     Attributes:
         batched: every tensor's first axis is the batch, and requests may be joined along it.
+        limits: sizes and values that requests may have; None if the config has none.
     """
 
     inputs: tuple[Spec, ...]
     outputs: tuple[str, ...]
     batched: bool
+    limits: Limits | None = None
 
 
 def read_contract(config: dict[str, Any], session: Any, path: str) -> Contract:
@@ -75,7 +78,8 @@ def read_contract(config: dict[str, Any], session: Any, path: str) -> Contract:
         _compared("output", tensor, node, there_are=sorted(model_outputs), batched=batched, problems=problems)
     if problems:
         raise SessionError(f"config.pbtxt and {path} differ: {'; '.join(problems)}")
-    return Contract(tuple(inputs), tuple(tensor["name"] for tensor in config["output"]), batched)
+    limits = read_limits(config, session)
+    return Contract(tuple(inputs), tuple(tensor["name"] for tensor in config["output"]), batched, limits)
 
 
 def complete_config(config: Any, session: Any) -> Any:

@@ -18,6 +18,8 @@ from tritone_serving.recommender.members.base import Part, whole
 from tritone_serving.recommender.rows import Floats
 
 TASTE: Final = "taste_vae"
+# Of a longer history the weightiest: the network takes 131,072 entries in one request, and 64 rows may be asked about.
+MOST_ASKED: Final = 2_048
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Taste:
     def inputs(self, batch: Batch) -> TasteInputs:
         """What to ask for a batch; rows without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
+        keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_ASKED)
         rows = batch.history.row_numbers()[keep]
         counts = np.bincount(rows, minlength=batch.n)
         longest = max(1, int(counts.max(initial=0)))
@@ -78,6 +81,17 @@ class Taste:
 
     def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
         return []
+
+
+def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.NDArray[np.bool_]:
+    """Which entries are among the `most` weightiest of their row; `rows` never falls."""
+    kept = np.ones(len(rows), np.bool_)
+    counts = np.bincount(rows) if len(rows) else np.zeros(0, np.int64)
+    for row in np.flatnonzero(counts > most).tolist():
+        start = int(np.searchsorted(rows, row))
+        stop = start + int(counts[row])
+        kept[start + np.argsort(-weights[start:stop], kind="stable")[most:]] = False
+    return kept
 
 
 def open_taste(artifact: Artifact) -> dict[str, Taste]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS, SAMPLE_RATE_HZ, WINDOW_SAMPLES
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS, LARGEST_SAMPLE, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 
 LABEL_FILE: Final = "labels.txt"
 EMOTION_FILE: Final = "emotions.txt"
@@ -17,6 +17,8 @@ AUDIO: Final = Tensor(
     "FP32",
     (Axis("sample", WINDOW_SAMPLES),),
     "3 s of mono PCM at 22,050 Hz, -1..1; a recording is a batch of such windows",
+    # Mixes of floating-point recordings exceed full scale; what exceeds it by more than 36 dB was never scaled.
+    limits=Limits(minimum=-LARGEST_SAMPLE, maximum=LARGEST_SAMPLE),
 )
 PROBABILITIES: Final = Tensor(
     "probabilities", "FP32", (Axis("label"),), "one probability per label, sums to 1", label_file=LABEL_FILE
@@ -50,7 +52,7 @@ DECLARATION: Final = Declaration(
         # Two, which share the cores while both compute: one copies while the other computes, and with one alone
         # Triton's batcher stalls under a queue limit (lint says when).
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=0),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={"sample_rate_hz": str(SAMPLE_RATE_HZ), "window_samples": str(WINDOW_SAMPLES)},
 )

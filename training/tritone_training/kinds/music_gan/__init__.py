@@ -20,7 +20,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
     """Requests with and without wishes, the first without any."""
     random = np.random.default_rng(seed)
     key, mode = random.integers(-1, 12, n_batch), random.integers(-1, 2, n_batch)
-    density = random.uniform(-1, 8, n_batch).astype(np.float32)
+    density = random.uniform(0.5, 8, n_batch).astype(np.float32)
     for wishes in (key, mode, density):
         wishes[0] = -1
     return {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from tritone_client.constants import LARGEST_DENSITY
 from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 from tritone_training.kinds.music_vae.declaration import N_LATENT, SAMPLING, WRITTEN_LANES
+from tritone_training.limits import UNIFORM
 
 N_CHOICES: Final = 3  # the mode, the density and the style, where the caller leaves them open
 N_LATENT_NOISE: Final = N_CHOICES + N_LATENT + N_LATENT % 2  # normal numbers come in pairs
@@ -20,11 +22,30 @@ DECLARATION: Final = Declaration(
             "FP32",
             (Axis("latent_noise", N_LATENT_NOISE),),
             "uniform in 0 <= u < 1; the first three choose what is left open, the others the music",
+            limits=UNIFORM,
         ),
-        Tensor("truncation", "FP32", (), "0 < t <= 1; below 1 nearer to the average music, and less varied"),
-        Tensor("key", "INT64", (), "tonic, 0 C .. 11 B, to which the music is moved; -1 any"),
-        Tensor("mode", "INT64", (), "0 major, 1 minor; -1 any"),
-        Tensor("density", "FP32", (), "notes struck in a quarter; -1 any; taken to the nearest that was learnt"),
+        Tensor(
+            "truncation",
+            "FP32",
+            (),
+            "0 < t <= 1; below 1 nearer to the average music, and less varied",
+            limits=Limits(minimum=0, exclusive_minimum=True, maximum=1),
+        ),
+        Tensor(
+            "key",
+            "INT64",
+            (),
+            "tonic, 0 C .. 11 B, to which the music is moved; -1 any",
+            limits=Limits(minimum=-1, maximum=11),
+        ),
+        Tensor("mode", "INT64", (), "0 major, 1 minor; -1 any", limits=Limits(minimum=-1, maximum=1)),
+        Tensor(
+            "density",
+            "FP32",
+            (),
+            "notes struck in a quarter; -1 any; taken to the nearest that was learnt",
+            limits=Limits(minimum=0, exclusive_minimum=True, maximum=LARGEST_DENSITY, also=(-1,)),
+        ),
         *SAMPLING,
     ),
     outputs=(WRITTEN_LANES,),
@@ -32,7 +53,7 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
 )

@@ -12,7 +12,14 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
-from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION, chunk_graph, parameters
+from tritone_training.kinds.music_transformer.declaration import (
+    COMPOSER,
+    DECLARATION,
+    N_STYLES,
+    chunk_graph,
+    n_styles,
+    parameters,
+)
 from tritone_training.kinds.music_transformer.examples import chunk_inputs
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.writer import ChunkWriter, Writer
@@ -91,7 +98,11 @@ def describe(
     """
     # torch traces no loop within a loop where gradients may be asked for
     network = network.eval().requires_grad_(False)
-    metadata = {"styles": ",".join(styles), "has_onsets": str(network.onsets).lower()}
+    metadata = {
+        "styles": ",".join(styles),
+        N_STYLES: n_styles(styles),
+        "has_onsets": str(network.onsets).lower(),
+    }
     graph = chunk_graph(config)
     own = parameters(frames_per_quarter=frames_per_quarter, styles=styles)
     return Exportable(

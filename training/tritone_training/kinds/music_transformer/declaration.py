@@ -8,40 +8,99 @@ from dataclasses import replace
 from typing import Final
 
 from tritone_client.music.grid import FRAMES_PER_QUARTER, N_PITCHES
+from tritone_client.music.grid import MAX_FRAMES as LONGEST_GRID
 from tritone_training.catalogue import COLLECTIONS
-from tritone_training.declaration import Axis, Batching, Declaration, DType, Instances, QueuePolicy, Serving, Tensor
+from tritone_training.declaration import (
+    Axis,
+    Batching,
+    Declaration,
+    DType,
+    Instances,
+    Limits,
+    QueuePolicy,
+    Serving,
+    Tensor,
+)
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES
 from tritone_training.kinds.music_transformer.writer import STATE_NAMES
+from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
 ANY_STYLE: Final = "any"
 STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
 NEXT: Final = "next_"  # and this, before that, the names of what they have become
 
-_FRAME: Final = Axis("frame")
+N_STYLES: Final = "n_styles"  # in the ONNX file's metadata: how many values `style` has, 0 (any) among them
+# Of one call: 256 bars of 4/4; `composer` takes more. One thread takes 1.4 s with the default preset.
+MAX_FRAMES: Final = 4_096
+# Of all pieces of a run: pieces that run together share much of the work.
+_MAX_TOTAL_FRAMES: Final = 8_192
+
+_FRAME: Final = Axis("frame", max_size=MAX_FRAMES, max_total=_MAX_TOTAL_FRAMES)
 _PITCH: Final = Axis("pitch", N_PITCHES)
 _FRAME_AND_AHEAD: Final = Axis("frame_and_ahead")
 _NLL_TOLERANCE: Final = 1e-3  # a frame's nats are a sum over its notes
 
 _GIVEN: Final = (
-    Tensor("given", "UINT8", (_FRAME, _PITCH), "grid of what is given: 0 silent, 1 held on, 2 struck; pitches 21..108"),
+    Tensor(
+        "given",
+        "UINT8",
+        (_FRAME, _PITCH),
+        "grid of what is given: 0 silent, 1 held on, 2 struck; pitches 21..108",
+        limits=GRID,
+    ),
     Tensor(
         "given_mode",
         "UINT8",
         (_FRAME,),
         "0 write this frame; 1 it is given whole; 2 its highest note (or its silence) is given, write the rest",
+        limits=Limits(minimum=0, maximum=2),
     ),
 )
 _ASKED: Final = (
-    Tensor("meter", "INT64", (Axis("part", 2),), "frames in a bar, index in its bar of the first frame; 0, 0 unknown"),
-    Tensor("style", "INT64", (), "index into the parameter `styles`; 0 is any"),
-    Tensor("noise", "FP32", (_FRAME, Axis("note", MAX_NOTES)), "uniform 0 <= u < 1; equal noise, equal notes"),
-    Tensor("temperature", "FP32", (), "above 0; 1 as learned"),
-    Tensor("top_k", "INT64", (), "choose among so many words at most; 177 for all"),
-    Tensor("top_p", "FP32", (), "choose among the likeliest that together reach this probability; 1 for all"),
+    Tensor(
+        "meter",
+        "INT64",
+        (Axis("part", 2),),
+        "frames in a bar, index in its bar of the first frame; 0, 0 unknown",
+        limits=Limits(minimum=0, maximum=LONGEST_GRID, is_meter=True),
+    ),
+    Tensor(
+        "style",
+        "INT64",
+        (),
+        "index into the parameter `styles`; 0 is any",
+        limits=Limits(minimum=0, n_values_key=N_STYLES),
+    ),
+    Tensor(
+        "noise",
+        "FP32",
+        (_FRAME, Axis("note", MAX_NOTES)),
+        "uniform 0 <= u < 1; equal noise, equal notes",
+        limits=UNIFORM,
+    ),
+    Tensor("temperature", "FP32", (), "above 0; 1 as learned", limits=TEMPERATURE_LIMITS),
+    Tensor("top_k", "INT64", (), "choose among so many words at most; 177 for all", limits=TOP_K_LIMITS),
+    Tensor(
+        "top_p",
+        "FP32",
+        (),
+        "choose among the likeliest that together reach this probability; 1 for all",
+        limits=TOP_P_LIMITS,
+    ),
 )
 INPUTS: Final = (*_GIVEN, *_ASKED)
+
+
+def _with_frames(tensors: Sequence[Tensor], frame: Axis) -> tuple[Tensor, ...]:
+    """The same tensors with another axis of frames."""
+    return tuple(
+        replace(tensor, axes=tuple(frame if axis.name == frame.name else axis for axis in tensor.axes))
+        for tensor in tensors
+    )
+
+
 OUTPUTS: Final = (
     # Notes are equal or they are not.
     Tensor("frames", "UINT8", (_FRAME, _PITCH), "grid of what stands in each frame", tolerance=0.0),
@@ -53,7 +112,6 @@ OUTPUTS: Final = (
         tolerance=_NLL_TOLERANCE,
     ),
 )
-MAX_FRAMES: Final = 4_096  # of one call: 256 bars of 4/4, half a minute's work for a core; `composer` takes more
 
 
 def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, str]:
@@ -63,7 +121,16 @@ def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, s
         frames_per_quarter: 0 if unknown.
         styles: those that the network was told, in its order.
     """
-    return {"frames_per_quarter": str(frames_per_quarter), "styles": json.dumps([ANY_STYLE, *styles])}
+    return {
+        "frames_per_quarter": str(frames_per_quarter),
+        "styles": json.dumps([ANY_STYLE, *styles]),
+        N_STYLES: n_styles(styles),
+    }
+
+
+def n_styles(styles: Sequence[str]) -> str:
+    """How many values `style` has; empty where the network knows no styles and takes any number for 0."""
+    return str(1 + len(styles)) if styles else ""
 
 
 _PARAMETERS: Final = {
@@ -81,7 +148,7 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
         # The loop is a chain of small steps: a second thread has nothing to do, a second instance has.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={**_PARAMETERS, "max_frames": str(MAX_FRAMES)},
 )
@@ -89,7 +156,7 @@ DECLARATION: Final = Declaration(
 COMPOSER: Final = Declaration(
     name="composer",
     summary="Writes what music_transformer writes, and answers it bar after bar.",
-    inputs=INPUTS,
+    inputs=_with_frames(INPUTS, Axis("frame", max_size=LONGEST_GRID)),  # written a few frames at a time
     outputs=(*OUTPUTS, Tensor("first_frame", "INT64", (), "index in the piece of this answer's first frame")),
     serving=Serving(
         batching=Batching(max_batch_size=1, preferred_batch_sizes=(), max_queue_delay_microseconds=0),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_client.constants import LARGEST_AMOUNT
+from tritone_client.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
+from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 from tritone_training.musicality import ATTRIBUTES
 
 STEP: Final = Axis("step", SPAN_FRAMES)
@@ -17,14 +19,25 @@ LATENT: Final = Axis("latent", N_LATENT)
 LANES_TEXT: Final = (
     "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"
 )
-LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT)
+LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(minimum=0, maximum=N_LANE_VALUES - 1))
 # The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
 WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
 
-NOISE: Final = Tensor("noise", "FP32", (STEP, LANE), "uniform in 0 <= u < 1; equal noise gives equal notes")
-TEMPERATURE: Final = Tensor("temperature", "FP32", (), "above 0; below 1 the likely gets likelier")
-TOP_K: Final = Tensor("top_k", "INT64", (), "choose among the likeliest k values of a lane; 90 keeps all")
-TOP_P: Final = Tensor("top_p", "FP32", (), "choose among the likeliest that reach this probability, 0 < p <= 1")
+# In standard deviations of the prior; the means of real music stay below 10.
+LARGEST_LATENT: Final = 100.0
+
+NOISE: Final = Tensor(
+    "noise", "FP32", (STEP, LANE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
+)
+TEMPERATURE: Final = Tensor(
+    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
+)
+TOP_K: Final = Tensor(
+    "top_k", "INT64", (), "choose among the likeliest k values of a lane; 90 keeps all", limits=TOP_K_LIMITS
+)
+TOP_P: Final = Tensor(
+    "top_p", "FP32", (), "choose among the likeliest that reach this probability, 0 < p <= 1", limits=TOP_P_LIMITS
+)
 SAMPLING: Final = (NOISE, TEMPERATURE, TOP_K, TOP_P)
 
 DECLARATION: Final = Declaration(
@@ -39,7 +52,7 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
 )
@@ -48,12 +61,19 @@ DECODER: Final = Declaration(
     name="music_vae_decoder",
     summary="Writes two bars of music from a point in the latent space of music_vae, moved along attributes.",
     inputs=(
-        Tensor("latent", "FP32", (LATENT,), "a `mean` of music_vae, or a point between several"),
+        Tensor(
+            "latent",
+            "FP32",
+            (LATENT,),
+            "a `mean` of music_vae, or a point between several",
+            limits=Limits(minimum=-LARGEST_LATENT, maximum=LARGEST_LATENT),
+        ),
         Tensor(
             "attributes",
             "FP32",
             (Axis("attribute", len(ATTRIBUTES)),),
             f"how far to move along {', '.join(ATTRIBUTES)}, in standard deviations of the training set; 0 stays",
+            limits=Limits(minimum=-LARGEST_AMOUNT, maximum=LARGEST_AMOUNT),
         ),
         *SAMPLING,
     ),
@@ -62,7 +82,7 @@ DECODER: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters={**DECLARATION.parameters, "attributes": ",".join(ATTRIBUTES)},
 )

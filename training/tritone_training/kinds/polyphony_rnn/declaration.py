@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone_client.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
 # What the embedded catalogue and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
 
 _PITCH: Final = Axis("pitch", N_PITCHES)
+# One thread takes 1.8 s for 16,384 frames of one piece with the default preset, and less for the same number of frames
+# in several pieces. The prompt of the sampler comes on top.
+_FRAME: Final = Axis("frame", max_size=MAX_FRAMES, max_total=MAX_FRAMES)
+_PROMPT_FRAME: Final = Axis("prompt_frame", max_size=4_096, max_total=8_192)
 
 FRAMES: Final = Tensor(
     "frames",
     "UINT8",
-    (Axis("frame"), _PITCH),
-    "a row a frame, MIDI pitches 21..108; 0 is silent, anything else sounds",
+    (_FRAME, _PITCH),
+    "a row a frame, MIDI pitches 21..108; 0 is silent, 1 and 2 sound",
+    limits=GRID,
 )
 NLL: Final = Tensor(
     "nll",
@@ -30,17 +36,28 @@ PROBABILITIES: Final = Tensor(
     "probabilities", "FP32", (Axis("frame"), _PITCH), "that a pitch sounds in the frame after each frame"
 )
 PROMPT: Final = Tensor(
-    "prompt", "UINT8", (Axis("prompt_frame"), _PITCH), "the frames to continue, at least one; as `frames`"
+    "prompt", "UINT8", (_PROMPT_FRAME, _PITCH), "the frames to continue, at least one; as `frames`", limits=GRID
 )
 NOISE: Final = Tensor(
     "noise",
     "FP32",
-    (Axis("frame"), _PITCH),
+    (_FRAME, _PITCH),
     "uniform in [0, 1), a row for each frame to write; equal noise, equal notes",
+    limits=UNIFORM,
 )
-TEMPERATURE: Final = Tensor("temperature", "FP32", (), "above 0; below 1 the likely gets likelier")
-TOP_K: Final = Tensor("top_k", "INT64", (), "only so many of the likeliest pitches may sound in a frame; 88 for all")
-TOP_P: Final = Tensor("top_p", "FP32", (), "a pitch less likely than 1 - top_p never sounds; 1 for all")
+TEMPERATURE: Final = Tensor(
+    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
+)
+TOP_K: Final = Tensor(
+    "top_k",
+    "INT64",
+    (),
+    "only so many of the likeliest pitches may sound in a frame; 88 for all",
+    limits=TOP_K_LIMITS,
+)
+TOP_P: Final = Tensor(
+    "top_p", "FP32", (), "a pitch less likely than 1 - top_p never sounds; 1 for all", limits=TOP_P_LIMITS
+)
 WRITTEN: Final = Tensor(
     "frames", "UINT8", (Axis("frame"), _PITCH), "the frames after the prompt; 1 sounds", tolerance=0.0
 )
@@ -58,7 +75,7 @@ DECLARATION: Final = Declaration(
         # A loop of small steps: more threads, or a GPU, would wait for each other most of the time. Two copies, because
         # Triton 2.51 holds up requests that are sent together where a model has limits and one instance.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=True,
+        response_cache=False,
     ),
     parameters=_PARAMETERS,
 )

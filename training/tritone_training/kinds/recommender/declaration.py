@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import EMBEDDING_SIZE, GENRE_MODEL, WINDOW_SAMPLES
+from tritone_client.constants import (
+    EMBEDDING_SIZE,
+    EMOTIONS,
+    GENRE_MODEL,
+    LARGEST_EMBEDDING,
+    N_IDS_MAX,
+    N_RECOMMENDED_MAX,
+    WAYS_TO_BE_ALIKE,
+    WINDOW_SAMPLES,
+)
 from tritone_training.declaration import (
     Axis,
     Batching,
@@ -12,6 +21,7 @@ from tritone_training.declaration import (
     DType,
     EnsembleDeclaration,
     Instances,
+    Limits,
     QueuePolicy,
     Serving,
     Step,
@@ -22,35 +32,61 @@ MANIFEST_FILENAME: Final = "recommender.json"
 TASTE_MODEL_PARAMETER: Final = "taste_model"
 
 
-def _list(name: str, dtype: DType, description: str) -> Tensor:
-    return Tensor(name, dtype, (Axis(name),), description, optional=True, ragged=True)
+def _list(name: str, dtype: DType, description: str, *, axis: str = "", limits: Limits | None = None) -> Tensor:
+    # All rows of a request together hold no more ids than one row may.
+    axes = (Axis(axis or name, min_size=0, max_size=N_IDS_MAX, max_total=N_IDS_MAX),)
+    return Tensor(name, dtype, axes, description, optional=True, ragged=True, limits=limits)
 
 
-def _one(name: str, dtype: DType, description: str) -> Tensor:
-    return Tensor(name, dtype, (Axis(name, 1),), description, optional=True)
+def _one(name: str, dtype: DType, description: str, limits: Limits | None = None) -> Tensor:
+    return Tensor(name, dtype, (Axis(name, 1),), description, optional=True, limits=limits)
 
 
 def _answer(name: str, dtype: DType, description: str) -> Tensor:
     return Tensor(name, dtype, (Axis("item"),), description)
 
 
+_SHARE: Final = Limits(minimum=0, maximum=1)
+
 USER_ID: Final = _one("user_id", "BYTES", "as in the log; its history and friends are used if it is known")
 HISTORY: Final = _list("history", "BYTES", "ids of items heard, the last ones included")
-WEIGHTS: Final = _list("weights", "FP32", "how much each item of `history` was heard, in plays; all 1 if left out")
+WEIGHTS: Final = _list(
+    "weights",
+    "FP32",
+    "how much each item of `history` was heard, in plays; all 1 if left out",
+    axis="history",
+    limits=Limits(minimum=0),
+)
 SKIPPED: Final = _list("skipped", "BYTES", "ids of items turned away")
 FRIENDS: Final = _list("friends", "BYTES", "ids of users")
 EMBEDDING: Final = Tensor(
-    "embedding", "FP32", (Axis("feature", EMBEDDING_SIZE),), "of a recording, by genre_cnn", optional=True
+    "embedding",
+    "FP32",
+    (Axis("feature", EMBEDDING_SIZE),),
+    "of a recording, by genre_cnn",
+    optional=True,
+    limits=Limits(minimum=-LARGEST_EMBEDDING, maximum=LARGEST_EMBEDDING),
 )
-MOOD: Final = _one("mood", "BYTES", "one of the nine emotions")
-K: Final = _one("k", "INT32", "how many items are wanted; 10 if left out")
+MOOD: Final = _one("mood", "BYTES", "one of the nine emotions", Limits(words=("", *EMOTIONS)))
+K: Final = _one(
+    "k",
+    "INT32",
+    "how many items are wanted; 10 if left out; at most 10,000, 1,000 with `diversity` and 200 with `explain`, and "
+    "100,000 (2,000 with `explain`) in all rows of a request",
+    Limits(minimum=1, maximum=N_RECOMMENDED_MAX),
+)
 EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not come")
 FILTER_HEARD: Final = _one("filter_heard", "BOOL", "leave out what was heard; true if left out")
-DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out")
-NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out")
+DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out", _SHARE)
+NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out", _SHARE)
 EXPLAIN: Final = _one("explain", "BOOL", "answer reasons; false if left out")
 SIMILAR_TO: Final = _one("similar_to", "BYTES", "an item's id: the question is what is like it")
-BY: Final = _one("by", "BYTES", "listening, sound or both: the question is what is like `similar_to` or `embedding`")
+BY: Final = _one(
+    "by",
+    "BYTES",
+    "listening, sound or both: the question is what is like `similar_to` or `embedding`",
+    Limits(words=("", *WAYS_TO_BE_ALIKE)),
+)
 
 ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; where rows differ in length, empty ids fill up")
 SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of likeness the cosine")
@@ -121,7 +157,7 @@ def _row(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.dtype, (_ROW, *tensor.axes), tensor.description)
 
 
-# From sound to suggestion in one request; cacheable, since nobody's history is in it.
+# From sound to suggestion in one request.
 RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     name="recording_recommender",
     summary="What to play next for somebody of whom a recording is all that is known.",

@@ -13,7 +13,7 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.taste_vae.config import TasteConfig
-from tritone_training.kinds.taste_vae.declaration import DECLARATION
+from tritone_training.kinds.taste_vae.declaration import DECLARATION, N_ITEMS
 from tritone_training.kinds.taste_vae.network import TasteNetwork
 
 KIND_NAME: Final = "taste_vae"
@@ -62,7 +62,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
         network=network.requires_grad_(False),
         declaration=DECLARATION,
         label_files={},
-        metadata={"fingerprint": str(info["weights_sha256"])[:16], "n_items": str(n_items)},
+        metadata={"fingerprint": str(info["weights_sha256"])[:16], N_ITEMS: str(n_items)},
         card={**card, "n_items": n_items},
         example_inputs=lambda n_batch, seed: example_inputs(n_batch, seed, n_items=n_items),
     )

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
+from tritone_client.constants import N_IDS_MAX
+from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
+
+# Each entry takes a vector (1 KB at the default size) while the request runs: 64 histories of 2,048 items are 134 MB.
+_HISTORY: Final = Axis("history", max_size=N_IDS_MAX, max_total=131_072)
+N_ITEMS: Final = "n_items"  # in the ONNX file's metadata: how many items this version knows
 
 ITEMS: Final = Tensor(
-    "items", "INT64", (Axis("history"),), "places of the items of a history, in any order; padded with 0 of weight 0"
+    "items",
+    "INT64",
+    (_HISTORY,),
+    "places of the items of a history, in any order; padded with 0 of weight 0",
+    limits=Limits(minimum=0, n_values_key=N_ITEMS),
 )
-WEIGHTS: Final = Tensor("weights", "FP32", (Axis("history"),), "how much each was listened to, 0 for padding")
+WEIGHTS: Final = Tensor(
+    "weights",
+    "FP32",
+    (_HISTORY,),
+    "how much each was listened to, 0 for padding",
+    limits=Limits(minimum=0, maximum=1e6),  # `recommender` sends at most the number of items: a mean weight is 1
+)
 SCORES: Final = Tensor(
     "scores",
     "FP32",
