@@ -80,6 +80,8 @@ class InferRequest:
             extension, the only way to a label file): each output is then an array of
             `value:index:label` strings of shape (n_batch, at most n_classes).
         version: the only one that may answer; the server's latest if None.
+        headers: sent with this request beside those of the endpoint, names in lower case; kept out of `repr`, for
+            they hold secrets.
     """
 
     model: str
@@ -89,6 +91,7 @@ class InferRequest:
     n_classes: int = 0
     idempotent: bool = True
     version: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,7 @@ from tritone_serving.log import has_begun, last_lines, reason_in_log
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports
 from tritone_serving.repository import servable_models
+from tritone_serving.service_key import service_key_environment
 
 if TYPE_CHECKING:
     from tritone_client._endpoint import Endpoint
@@ -129,7 +130,7 @@ class TritonServer:
         server = cls(options, ports=ports, token=token, token_path=token_path, log_path=log_path.absolute())
         try:
             folder = server._folder = runtime.make_runtime_folder()
-            environment = runtime.fill_runtime_folder(folder, installation)
+            environment = runtime.fill_runtime_folder(folder, installation) | service_key_environment(options)
             command = server_command(
                 options, installation=installation, folder=folder, ports=ports, token=token, models=models
             )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender.callers import TRUSTED, Caller
 from tritone_serving.recommender.wording import shown
 
 Floats = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ MOODS: Final = (
 EMBEDDING_SIZE: Final = 256
 MOST_ITEMS: Final = 10_000  # that one answer holds
 MOST_HISTORY: Final = 100_000  # that one question holds, duplicates included
+MIN_FRIENDS: Final = 3  # fewer people's listening is not shown: what two or three share could be told apart
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
 Rung = Literal["user", "history", "friends", "recording", "mood", "popularity"]
@@ -55,6 +57,7 @@ class Question:
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
+        caller: whose stored data may be used. Ids of all others are never looked up: they are unknown.
     """
 
     user: str | None = None
@@ -70,6 +73,7 @@ class Question:
     diversity: float = 0.0
     novelty: float = 0.0
     explain: bool = False
+    caller: Caller = TRUSTED
 
     def check(self) -> None:
         """Refuse what has no meaning.

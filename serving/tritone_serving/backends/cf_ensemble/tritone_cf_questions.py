@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import Question, QuestionError
+from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +31,7 @@ class Likeness:
 Asked = Question | Likeness
 
 
-def read_questions(tensors: dict[str, Array]) -> list[Asked]:
+def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[Asked]:
     """One question for each row.
 
     Lists of different lengths are filled up with empty ids, which are passed over with their weights.
@@ -39,6 +39,7 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
     Args:
         tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
             only if the sender made a mistake that Triton lets through.
+        caller: whose stored data the request may use; it holds for each row by itself.
 
     Raises:
         QuestionError: text that is not UTF-8, or rows that do not fit one another.
@@ -48,17 +49,17 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
         raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
     n_rows = sizes.pop() if sizes else 1
     if n_rows == 1:
-        return [_question(tensors, 0)]
+        return [_question(tensors, 0, caller)]
     asked: list[Asked] = []
     for row in range(n_rows):
         try:
-            asked.append(_question(tensors, row))
+            asked.append(_question(tensors, row, caller))
         except QuestionError as error:
             raise QuestionError(f"row {row}: {error}") from None
     return asked
 
 
-def _question(tensors: dict[str, Array], row: int) -> Asked:
+def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
     similar_to = _text(tensors, "similar_to", row)
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
@@ -72,7 +73,12 @@ def _question(tensors: dict[str, Array], row: int) -> Asked:
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
     return Question(
-        user=_text(tensors, "user_id", row), embedding=embedding, mood=_text(tensors, "mood", row), k=k, **given
+        user=_text(tensors, "user_id", row),
+        embedding=embedding,
+        mood=_text(tensors, "mood", row),
+        k=k,
+        caller=caller,
+        **given,
     )
 
 
