@@ -19,7 +19,7 @@ PICTURES: Final = (".png", ".svg", ".pdf")
 
 
 def connect(
-    server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None, **credentials: str | None
+    server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None, **credentials: Any
 ) -> MusicClient:
     """A client as the options say.
 
@@ -35,8 +35,7 @@ def connect(
         ca_file=ca_file,
         client_cert_file=options.client_file(server, "TRITONE_CLIENT_CERT"),
         client_key_file=options.client_file(server, "TRITONE_CLIENT_KEY"),
-        service_key=credentials.get("service_key"),
-        user_token=credentials.get("user_token"),
+        **credentials,
     )
 
 

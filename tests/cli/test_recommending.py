@@ -144,7 +144,7 @@ def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monke
     Path("key").write_text("s3cret\n")
     for words in VERBS:
         assert tritone(*words, "--server", "x:9", "--timeout", 5, "--api-key-file", "key").status == 0
-    no_files = dict.fromkeys(("ca_file", "client_cert_file", "client_key_file", "service_key", "user_token"))
+    no_files = dict.fromkeys(("ca_file", "client_cert_file", "client_key_file"))
     assert seen == 2 * [(("x:9",), {"timeout_s": 5, "api_key": "s3cret", **no_files})]
 
 

@@ -37,6 +37,11 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
         LoadError: the artifact or its key is missing, damaged, or does not fit.
     """
     keep_freed_memory()
+    if config.get("response_cache", {}).get("enable"):
+        raise LoadError(
+            "response_cache is enabled: it knows requests by their inputs alone and would give one caller what another "
+            "may see; remove it from the config"
+        )
     try:
         check = str(read_manifest(folder)["key_check"])
         path = find_key(_parameter(config, KEY_PARAMETER), check)
