@@ -98,6 +98,12 @@ CONFIG_FAULTS = {
         "response_cache",
         "does not work with a decoupled model",
     ),
+    "cached answers about users": (
+        'backend: "onnxruntime"',
+        'backend: "cf_ensemble"\ninput { name: "user_id" data_type: TYPE_STRING dims: [ 1 ] optional: true }',
+        "response_cache",
+        "answers about user_id depend on who asks",
+    ),
     "label file": (
         '"emotions.txt"',
         '"moods.txt"',
