@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "sample",
     "recommend",
     "similar",
+    "user-token",
     "forget",
 )
 # What the extras bring, by import name.
@@ -66,7 +67,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS:
-        importlib.import_module(f"tritone_cli.commands.{name}").register(app)
+        importlib.import_module(f"tritone_cli.commands.{name.replace('-', '_')}").register(app)
     return app
 
 

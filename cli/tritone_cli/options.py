@@ -90,6 +90,22 @@ Server = Annotated[
 ApiKeyFile = Annotated[
     Path | None, typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set.")
 ]
+ServiceKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the service key, which opens what is stored about users. Default: TRITONE_SERVICE_KEY_FILE, or "
+        "your own key where the server is your own, on this machine.",
+        show_default=False,
+    ),
+]
+UserTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a user token, which opens what is stored about one user; else TRITONE_USER_TOKEN is used, if "
+        "set.",
+        show_default=False,
+    ),
+]
 CaFile = Annotated[Path | None, typer.Option(help="PEM with the authorities to trust, for TLS.")]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for the whole call, retries included.")]
 Model = Annotated[str, typer.Option(help="Which model to ask.")]
@@ -165,10 +181,33 @@ def api_key(file: Path | None) -> str | None:
     """
     if file is None:
         return os.environ.get("TRITONE_API_KEY") or None
+    return _secret_in(file, "--api-key-file")
+
+
+def credentials(service_key_file: Path | None, user_token_file: Path | None) -> dict[str, str]:
+    """The keyword arguments of `MusicClient` that open what is stored about users: of what is set, what opens least.
+
+    Raises:
+        typer.BadParameter: a file cannot be read, or both are given.
+    """
+    if service_key_file is not None and user_token_file is not None:
+        raise typer.BadParameter("give one of --service-key-file and --user-token-file")
+    if user_token_file is not None:
+        return {"user_token": _secret_in(user_token_file, "--user-token-file")}
+    if service_key_file is not None:
+        return {"service_key": _secret_in(service_key_file, "--service-key-file")}
+    if token := os.environ.get("TRITONE_USER_TOKEN"):
+        return {"user_token": token}
+    if path := os.environ.get("TRITONE_SERVICE_KEY_FILE"):
+        return {"service_key": _secret_in(Path(path), "TRITONE_SERVICE_KEY_FILE")}
+    return {}
+
+
+def _secret_in(file: Path, option: str) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"the key cannot be read ({error})", param_hint="--api-key-file") from error
+        raise typer.BadParameter(f"the key cannot be read ({error})", param_hint=option) from error
 
 
 def client_file(server: str, variable: str) -> str | None:

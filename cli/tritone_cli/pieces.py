@@ -18,8 +18,14 @@ SCORES: Final = (".mid", ".midi", SOUND)
 PICTURES: Final = (".png", ".svg", ".pdf")
 
 
-def connect(server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None) -> MusicClient:
-    """A client as the options say."""
+def connect(
+    server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None, **credentials: Any
+) -> MusicClient:
+    """A client as the options say.
+
+    Args:
+        credentials: `service_key` or `user_token`, for what is stored about users.
+    """
     from tritone_client import MusicClient
 
     return MusicClient(
@@ -29,6 +35,7 @@ def connect(server: str, timeout: float, api_key_file: Path | None, ca_file: Pat
         ca_file=ca_file,
         client_cert_file=options.client_file(server, "TRITONE_CLIENT_CERT"),
         client_key_file=options.client_file(server, "TRITONE_CLIENT_KEY"),
+        **credentials,
     )
 
 

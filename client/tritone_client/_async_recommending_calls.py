@@ -30,6 +30,7 @@ class AsyncRecommendingCalls:
         novelty: float = 0.0,
         explain: bool = False,
         model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
         timeout_s: float | None = None,
     ) -> Recommendations:
         """Say what to play next; see `MusicClient.recommend`."""
@@ -47,7 +48,15 @@ class AsyncRecommendingCalls:
             novelty=novelty,
             explain=explain,
         )
-        flow = recommend_flow(self._catalogue, wanted, audio=audio, genre_model=self._genre_model, model=model)
+        flow = recommend_flow(
+            self._catalogue,
+            wanted,
+            audio=audio,
+            genre_model=self._genre_model,
+            model=model,
+            credentials=self._credentials,
+            user_token=user_token,
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     async def similar(

@@ -21,6 +21,7 @@ from tritone_client._generation_models import Writers
 from tritone_client._listening import classify_flow, embed_flow
 from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, StreamRequest, Transport
 from tritone_client._results import Classification
+from tritone_client._service_key import Credentials
 from tritone_client.audio import Audio, FloatArray
 from tritone_client.constants import GENRE_MODEL
 
@@ -44,6 +45,8 @@ class BaseClient(Generic[TRANSPORT]):
         ca_file: str | Path | None = None,
         client_cert_file: str | Path | None = None,
         client_key_file: str | Path | None = None,
+        service_key: str | None = None,
+        user_token: str | None = None,
         genre_model: str = GENRE_MODEL,
         transport: TRANSPORT | None = None,
     ) -> None:
@@ -63,6 +66,10 @@ class BaseClient(Generic[TRANSPORT]):
             ca_file: PEM with the authorities to trust instead of the system's.
             client_cert_file: PEM with the client's certificate, for servers that ask for one.
             client_key_file: PEM with its key.
+            service_key: the key of the server's operator: `recommend` may then use what is stored about anybody. None
+                sends this user's own key where the server is this user's own, on this machine (see `tritone serve`);
+                an empty text sends none.
+            user_token: a token that lets `recommend` use what is stored about one user; see `tritone user-token`.
             genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
                 a recording.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
@@ -84,6 +91,9 @@ class BaseClient(Generic[TRANSPORT]):
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
         self._endpoints = endpoints
+        self._credentials = Credentials(
+            service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
+        )
         self._catalogue = Catalogue()
         self._writers = Writers()
         self._closed = False

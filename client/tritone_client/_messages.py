@@ -81,6 +81,8 @@ class InferRequest:
             `value:index:label` strings of shape (n_batch, at most n_classes).
         version: the only one that may answer; the server's latest if None.
         n_lost: how often it has been sent and its connection been lost already; see `ClientError.n_lost`.
+        headers: sent with this request beside those of the endpoint, names in lower case; kept out of `repr`, for
+            they hold secrets.
     """
 
     model: str
@@ -91,6 +93,7 @@ class InferRequest:
     idempotent: bool = True
     version: str | None = None
     n_lost: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import numpy as np
@@ -17,22 +18,36 @@ from tritone_client._listening import embed_flow
 from tritone_client._messages import Array, InferRequest, InferResponse
 from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
 from tritone_client._recommending_options import Id, Wanted, likeness_inputs
+from tritone_client._service_key import Credentials
 from tritone_client.audio import Audio
 
 _OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
+_OF_USERS: Final = ("user_id", "friends")
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _MAY_BE_UNKNOWN: Final = ("user_id", "mood", "history", "skipped", "friends", "exclude")
 
 
 def recommend_flow(
-    catalogue: Catalogue, wanted: Wanted, *, audio: Audio | None, genre_model: str, model: str
+    catalogue: Catalogue,
+    wanted: Wanted,
+    *,
+    audio: Audio | None,
+    genre_model: str,
+    model: str,
+    credentials: Credentials,
+    user_token: str | None = None,
 ) -> Flow[Recommendations]:
     """The flow of `MusicClient.recommend`."""
     check_model_name(model)
-    asked = yield from _with_embedding(catalogue, wanted.inputs(), audio, genre_model)
+    inputs = wanted.inputs()
+    # Credentials go with what they are for and nothing else.
+    is_about_users = user_token is not None or not inputs.keys().isdisjoint(_OF_USERS)
+    headers = credentials.headers(user_token) if is_about_users else {}
+    asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
     outputs = ("rung", "arm", *(("reasons",) if wanted.explain else ()))
     if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
-    return (yield from _ask("recommend", asked, outputs, model))
+    return (yield from _ask("recommend", asked, outputs, model, headers))
 
 
 def similar_flow(
@@ -54,8 +69,10 @@ def _with_embedding(
     return {**inputs, "embedding": embedding[None]}
 
 
-def _ask(what: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model: str) -> Flow[Recommendations]:
-    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs))
+def _ask(
+    what: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model: str, headers: Mapping[str, str] = _NONE
+) -> Flow[Recommendations]:
+    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs), headers=headers)
     response = cast(InferResponse, (yield request))
     return _read(response, n_wanted=int(inputs["k"][0, 0]))
 

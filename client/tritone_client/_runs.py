@@ -9,6 +9,7 @@ from tritone_client._catalogue import Catalogue, Flow
 from tritone_client._deadline import Deadline
 from tritone_client._generation_models import Writers
 from tritone_client._messages import InferResponse, StreamRequest
+from tritone_client._service_key import Credentials
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ class Runs(Protocol):
 
     _catalogue: Catalogue
     _writers: Writers
+    _credentials: Credentials
     _genre_model: str
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...
@@ -34,6 +36,7 @@ class AsyncRuns(Protocol):
 
     _catalogue: Catalogue
     _writers: Writers
+    _credentials: Credentials
     _genre_model: str
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T: ...

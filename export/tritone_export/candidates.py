@@ -17,9 +17,10 @@ from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME, checksum
 from tritone_export.config import CONFIG_FILES
 from tritone_export.parity import open_session
-from tritone_export.repository import versions
+from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
+from tritone_serving.recommender.private_files import close_to_others, make_private_folder
 from tritone_serving.repository import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
 
@@ -144,10 +145,15 @@ def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
 
 def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
     """Copy a model's files with one version, called 1, and give all that the configs name its name on trial."""
+    is_private = holds_personal_data(version / CARD_FILENAME)
+    if is_private:
+        make_private_folder(folder / "1")
     for name, path in files_in(version, is_version=True).items():
         target = folder / "1" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
+    if is_private:
+        close_to_others(folder / "1")
     for name, path in files_in(version.parent).items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -56,4 +56,5 @@ def _write_n_users(path: Path, n_users: int) -> None:
         partial.write_text(
             json.dumps({**info, "n_users": n_users}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        shutil.copymode(path, partial)
         partial.replace(path)

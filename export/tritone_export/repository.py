@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -29,6 +30,8 @@ from tritone_export._exceptions import (
     RepositoryBusyError,
     RepositoryError,
 )
+from tritone_export.card import CARD_FILENAME
+from tritone_serving.recommender.private_files import close_to_others, make_private_folder
 
 STAGING_PREFIX: Final = ".staging-"
 LOCK_FILENAME: Final = ".export.lock"
@@ -61,6 +64,9 @@ def publish(
 ) -> Path:
     """Add the next version to a model's folder.
 
+    A version whose card says that it holds personal data is closed to other users of the machine: the server must run
+    as the same user as whoever publishes, or as root.
+
     Args:
         model_folder: made if it is missing.
         version_files: version number -> the version's files, by path inside its folder: their content, or a file
@@ -79,7 +85,8 @@ def publish(
     with translated(model_folder), _locked(model_folder, lock_timeout_s), _staging(model_folder) as staging:
         version = _next_version(model_folder)
         staged = staging / str(version)
-        _write_files(staged, version_files(version))
+        files = version_files(version)
+        _write_files(staged, files, is_private=holds_personal_data(files.get(CARD_FILENAME)))
         changed = _changed(model_folder, model_files)
         _write_files(staging / "model", changed)
         target = model_folder / str(version)
@@ -132,9 +139,22 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+def holds_personal_data(card: bytes | Path | None) -> bool:
+    """Whether a model card says that its version holds personal data; one that cannot be read says nothing."""
+    try:
+        content = card.read_bytes() if isinstance(card, Path) else card or b"{}"
+        described = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(described, dict) and bool(described.get("personal_data"))
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private: bool = False) -> None:
     """Write and sync files, and the folders that hold their names."""
-    folder.mkdir()
+    if is_private:
+        make_private_folder(folder)
+    else:
+        folder.mkdir()
     folders = {folder}
     for name, content in files.items():
         path = folder / name
@@ -148,6 +168,8 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    if is_private:  # nobody else could enter the folder in the meantime
+        close_to_others(folder)
     for written in folders:
         _sync_folder(written)
 

@@ -10,6 +10,7 @@ from typing import Final
 from tritone_serving.access import access_flags
 from tritone_serving.installation import Installation
 from tritone_serving.options import ServerOptions
+from tritone_serving.service_key import service_key_flags
 
 # A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
 # growth maps the region anew in both processes. What is not touched costs no memory.
@@ -59,6 +60,7 @@ def server_command(
         f"--metrics-address={options.plain_host}",
         f"--metrics-port={ports['metrics_port']}",
         *access_flags(options, token),
+        *service_key_flags(),
         f"--backend-config=python,shm-region-prefix-name={folder.name}-",
         f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",

@@ -31,6 +31,9 @@ class ServerOptions:
         http_port: 0 picks a free one; so for the other two.
         admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
         api_key: what inference, metadata, configurations and statistics ask for; None leaves them open.
+        service_key_file: file with the key that opens what is stored about users; None takes the file that
+            TRITONE_SERVICE_KEY_FILE names, else this user's own, which is made if there is none.
+        trust_callers: let every caller use what is stored about every user: for a private network alone.
         tls_cert: PEM with the server's certificate: gRPC then speaks TLS.
         tls_key: PEM with its key.
         tls_client_ca: PEM with the authority that must have signed a caller's certificate (mutual TLS).
@@ -64,6 +67,8 @@ class ServerOptions:
     metrics_port: int = 8002
     admin_token: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    service_key_file: Path | None = None
+    trust_callers: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

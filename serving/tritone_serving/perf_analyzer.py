@@ -135,6 +135,7 @@ class PerfAnalyzer:
         percentile: int | None = None,
         streaming: bool = False,
         n_trials: int = N_TRIALS,
+        headers: Mapping[str, str] | None = None,
     ) -> Reading:
         """Measure until three windows in a row agree.
 
@@ -143,6 +144,8 @@ class PerfAnalyzer:
             data: inputs, as `--input-data` reads them.
             stability: by how much latency and throughput of the three windows may differ.
             percentile: the latency that has to be stable; None looks at the mean.
+            headers: sent with each request; they stand on the program's command line, for every user of the machine
+                to read.
             streaming: the model is decoupled; gRPC only, and the latency is that of the first answer.
 
         Raises:
@@ -155,6 +158,7 @@ class PerfAnalyzer:
             command = [str(self.binary), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data)]
             command += ["-f", str(table), "-s", f"{100 * stability:g}", "-r", str(n_trials)]
             command += ["--measurement-interval", str(round(1e3 * window_s))]
+            command += [part for name, value in (headers or {}).items() for part in ("-H", f"{name}: {value}")]
             if load.rate is None:
                 command += ["--concurrency-range", str(load.concurrency)]
             else:

@@ -40,6 +40,7 @@ from tritone_serving.log import has_begun, last_lines, names_in_tail, reason_in_
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports, wait_for_ports
 from tritone_serving.repository import servable_models
+from tritone_serving.service_key import service_key_environment
 
 if TYPE_CHECKING:
     from tritone_client._endpoint import Endpoint
@@ -166,6 +167,7 @@ class TritonServer:
         try:
             folder = server._folder = runtime.make_runtime_folder()
             environment = runtime.fill_runtime_folder(folder, installation, health_token=server.health_token)
+            environment |= service_key_environment(options)
             binary, server.binary_fixes = fixed_copy(installation.binary, folder)
             command = server_command(
                 options,

@@ -16,6 +16,7 @@ import yaml
 from tests.deploy.rendering import ROOT, tool
 
 from tritone_client._catalogue import LABELLED
+from tritone_client._service_key import default_key_file
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -185,11 +186,16 @@ def test_compose_servers_have_what_triton_needs(names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
-def test_compose_servers_find_the_recommenders_keys_and_start_without(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("which", ["recommender keys", "service key"])
+def test_compose_servers_find_the_keys_and_start_without(names: tuple[str, ...], which: str) -> None:
     server = compose(*names)["server"]
-    folder = server["environment"]["TRITONE_RECOMMENDER_KEY"]
+    folder, variable = server["environment"]["TRITONE_RECOMMENDER_KEY"], "TRITONE_RECOMMENDER_KEYS"
+    if which == "service key":
+        path = Path(server["environment"]["TRITONE_SERVICE_KEY_FILE"])
+        folder, variable = str(path.parent), "TRITONE_SERVICE_KEY_FOLDER"
+        assert path.name == default_key_file().name
     (mount,) = [volume for volume in server["volumes"] if isinstance(volume, str) and f":{folder}:" in volume]
-    assert mount.startswith("${TRITONE_RECOMMENDER_KEYS:-")
+    assert mount.startswith(f"${{{variable}:-")
     assert not folder.startswith("/tmp"), "what Docker makes on the way there is root's, and the server writes there"
     volume, _, target = unset(mount).partition(":")
     assert target == f"{folder}:ro"
@@ -206,13 +212,15 @@ def test_compose_hands_on_an_api_key_and_keeps_it_out_of_images() -> None:
 
 @pytest.mark.parametrize("place", ["docs/deploy.md", "docker/compose.yaml"])
 def test_the_settings_that_the_pages_write_are_those_of_compose(place: str, tmp_path: Path) -> None:
-    (command,) = re.findall(r"printf 'TRITONE_.*", (ROOT / place).read_text())
+    commands = re.findall(r"(?:printf '|echo \")TRITONE_.*", (ROOT / place).read_text())
+    command = "\n".join(commands)
     (tmp_path / "docker").mkdir()
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env={"HOME": "/home/me", "PATH": os.defpath}, check=True)
     settings = dict(line.split("=") for line in (tmp_path / "docker/.env").read_text().splitlines())
     assert settings == {
         "TRITONE_USER": f"{os.getuid()}:{os.getgid()}",
         "TRITONE_RECOMMENDER_KEYS": "/home/me/.local/state/tritone/recommender-keys",
+        "TRITONE_SERVICE_KEY_FOLDER": "/home/me/.local/state/tritone/service",
     }
 
 

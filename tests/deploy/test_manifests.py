@@ -121,17 +121,22 @@ def test_every_server_can_be_judged_and_has_room(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_server_finds_the_recommenders_keys_and_starts_without(overlay: str) -> None:
+@pytest.mark.parametrize("secret", ["tritone-recommender-keys", "tritone-service-key"])
+def test_every_server_finds_the_keys_and_starts_without(overlay: str, secret: str) -> None:
     for name, pod in pods(overlay):
         if name.endswith("balancer"):
             continue
         (container,) = pod["containers"]
-        (folder,) = [pair["value"] for pair in container["env"] if pair["name"] == KEY_VARIABLE]
+        variables = {pair["name"]: pair.get("value", "") for pair in container["env"]}
+        folder = variables[KEY_VARIABLE]
+        if secret == "tritone-service-key":  # noqa: S105 - a secret's name
+            folder, _, file = variables["TRITONE_SERVICE_KEY_FILE"].rpartition("/")
+            assert file == "service.key"
         (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == folder]
         assert mount["readOnly"] is True
         assert not folder.startswith("/tmp"), "what is made on the way there is root's, and the server writes there"
         (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
-        assert volume["secret"]["secretName"] == "tritone-recommender-keys", name
+        assert volume["secret"]["secretName"] == secret, name
         assert volume["secret"]["optional"] is True, name
         if "defaultMode" in volume["secret"]:  # the keys are root's: read by group where the pod has one, else by all
             assert volume["secret"]["defaultMode"] & 0o040

@@ -113,6 +113,12 @@ CONFIG_FAULTS = {
     ),
     "an unknown limit": (r"\"finite\"", r"\"final\"", "parameters {", "has the unknown entry 'final' for 'audio'"),
     "limits that allow nothing": (r"\"min\":-64.0", r"\"min\":65", "parameters {", "allows 'audio' nothing"),
+    "cached answers about users": (
+        'backend: "onnxruntime"',
+        'backend: "cf_ensemble"\ninput { name: "user_id" data_type: TYPE_STRING dims: [ 1 ] optional: true }',
+        "response_cache",
+        "answers about user_id depend on who asks",
+    ),
     "label file": (
         '"emotions.txt"',
         '"moods.txt"',

@@ -35,6 +35,8 @@ from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerO
 from tritone_serving.memory import memory_mb
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer
 from tritone_serving.recommender import open_artifact
+from tritone_serving.recommender.callers import SERVICE_KEY_HEADER
+from tritone_serving.service_key import make_service_key
 from tritone_serving.stubs import stubs_of
 
 MODEL = "recommender"
@@ -115,15 +117,21 @@ def simulated(folder: Path, arguments: argparse.Namespace) -> tuple[Path, list[s
 def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Start a server and measure it."""
     served = tuple(name for name in (MODEL, "taste_vae") if list((repository / name).glob("[0-9]*")))
-    options = ServerOptions(repository=repository, models=served, http_port=0, grpc_port=0, metrics_port=0)
+    # Of this run alone, for perf_analyzer shows it on its command line.
+    key_file = folder / "service" / "service.key"
+    make_service_key(key_file)
+    headers = {SERVICE_KEY_HEADER: key_file.read_text()}
+    options = ServerOptions(
+        repository=repository, models=served, http_port=0, grpc_port=0, metrics_port=0, service_key_file=key_file
+    )
     with TritonServer.start(options) as server:
         version = newest(repository / MODEL)
         questions = {kind: questions_of(kind, users, version) for kind in arguments.kinds}
         measured = {}
         for kind, asked in questions.items():
-            times = one_client(server, asked, arguments.rounds)
+            times = one_client(server, asked, arguments.rounds, headers)
             before = counted(server)
-            many = perf_analyzer(server, asked, arguments.seconds, folder)
+            many = perf_analyzer(server, asked, arguments.seconds, folder, headers)
             time.sleep(0.6)  # the backend tells its counts a few times a second
             after = counted(server)
             measured[kind] = {
@@ -164,7 +172,9 @@ def questions_of(kind: str, users: Sequence[str], version: Path) -> list[dict[st
     return questions
 
 
-def one_client(server: TritonServer, questions: Sequence[dict[str, list[Any]]], n_rounds: int) -> list[float]:
+def one_client(
+    server: TritonServer, questions: Sequence[dict[str, list[Any]]], n_rounds: int, headers: dict[str, str]
+) -> list[float]:
     """Seconds of each request, one after the other."""
     client = triton.InferenceServerClient(server.grpc_url)
     outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
@@ -178,7 +188,7 @@ def one_client(server: TritonServer, questions: Sequence[dict[str, list[Any]]], 
             each.set_data_from_numpy(tensor)
             inputs.append(each)
         began = time.perf_counter()
-        client.infer(MODEL, inputs, outputs=outputs)
+        client.infer(MODEL, inputs, outputs=outputs, headers=headers)
         if index >= N_WARM_UP:
             times.append(time.perf_counter() - began)
     client.close()
@@ -186,7 +196,11 @@ def one_client(server: TritonServer, questions: Sequence[dict[str, list[Any]]], 
 
 
 def perf_analyzer(
-    server: TritonServer, questions: Sequence[dict[str, list[Any]]], window_s: float, folder: Path
+    server: TritonServer,
+    questions: Sequence[dict[str, list[Any]]],
+    window_s: float,
+    folder: Path,
+    headers: dict[str, str],
 ) -> dict[str, float] | None:
     """32 clients at once; None where perf_analyzer is not there or does not start."""
     try:
@@ -211,6 +225,7 @@ def perf_analyzer(
             stability=0.5,
             percentile=99,
             n_trials=6,
+            headers=headers,
         )
     except PerfAnalyzerError as error:
         sys.stderr.write(f"{error}\n")

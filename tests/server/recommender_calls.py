@@ -14,6 +14,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritone_client._service_key import default_key_file
 from tritone_serving import TritonServer
 
 Array = np.ndarray[Any, Any]
@@ -74,19 +75,32 @@ def _decoded(values: list[Any]) -> list[Any]:
     return [value.decode() if isinstance(value, bytes) else value for value in values]
 
 
-class Client:
-    """Asks one model of a server."""
+def service_key() -> str:
+    """The key that a server of this process made, or found, for its operator."""
+    return default_key_file().read_text()
 
-    def __init__(self, server: TritonServer, model: str = "recommender") -> None:
+
+class Client:
+    """Asks one model of a server, with the operator's key unless other headers are given."""
+
+    def __init__(
+        self, server: TritonServer, model: str = "recommender", *, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._client = triton.InferenceServerClient(server.grpc_url)
         self.model = model
+        self.headers = {"tritone-service-key": service_key()} if headers is None else dict(headers)
 
     def ask(self, outputs: Sequence[str] | None = None, **given: Any) -> Answers:
         return self.send(question(**given), outputs)
 
-    def send(self, rows: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Answers:
+    def send(
+        self, rows: Mapping[str, Any], outputs: Sequence[str] | None = None, parameters: dict[str, Any] | None = None
+    ) -> Answers:
         wanted = [triton.InferRequestedOutput(name) for name in outputs] if outputs else None
-        return Answers(self._client.infer(self.model, tensors(rows), outputs=wanted, client_timeout=30))
+        result = self._client.infer(
+            self.model, tensors(rows), outputs=wanted, client_timeout=30, headers=self.headers, parameters=parameters
+        )
+        return Answers(result)
 
     def send_together(self, many: Sequence[Mapping[str, Any]]) -> list[Answers | InferenceServerException]:
         """All at once; answers or errors in the order of the questions."""
@@ -101,7 +115,7 @@ class Client:
             return done
 
         for index, rows in enumerate(many):
-            self._client.async_infer(self.model, tensors(rows), place(index), client_timeout=30)
+            self._client.async_infer(self.model, tensors(rows), place(index), client_timeout=30, headers=self.headers)
         for _ in many:
             assert left.acquire(timeout=30)
         return answers

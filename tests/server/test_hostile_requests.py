@@ -165,3 +165,30 @@ def test_caller_cannot_ask_for_an_answer_without_outputs(server: TritonServer, t
             sing(calls, "genre_cnn", config, timeout_s=10, inputs=inputs)
         except CanaryError as error:
             pytest.fail(str(error))
+
+
+def test_header_of_bytes_that_are_no_text_is_ignored(server: TritonServer) -> None:
+    window = np.random.default_rng().uniform(-1, 1, (1, 66_150)).astype(np.float32)
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "audio",
+                    "datatype": "FP32",
+                    "shape": [1, 66_150],
+                    "parameters": {"binary_data_size": window.nbytes},
+                }
+            ]
+        }
+    ).encode()
+    connection = http.client.HTTPConnection(*server.http_url.removeprefix("http://").split(":"), timeout=30)  # type: ignore[arg-type]
+    try:
+        connection.putrequest("POST", "/v2/models/genre_cnn/infer")
+        connection.putheader("Content-Length", str(len(head) + window.nbytes))
+        connection.putheader("Inference-Header-Content-Length", str(len(head)))
+        for name in ("tritone-service-key", "tritone-user-token", HEALTH_PARAMETER):
+            connection.putheader(name, b"\xff\xfe{[")
+        connection.endheaders(head + window.tobytes())
+        assert connection.getresponse().status == http.HTTPStatus.OK
+    finally:
+        connection.close()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests import recommender_artifacts as models
 
-from tritone_serving.recommender import Question, QuestionError, Similar, TasteInputs
+from tritone_serving.recommender import NOBODY, Question, QuestionError, Similar, TasteInputs
 
 Array = np.ndarray[Any, Any]
 
@@ -55,13 +55,14 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
             explain=True,
             diversity=0.5,
             novelty=0.25,
+            caller=NOBODY,
         )
     )
 
 
 def test_what_is_left_out_has_the_librarys_defaults(cf_ensemble: Any) -> None:
     [question] = cf_ensemble.questions.read_questions({"user_id": texts([b""])})
-    assert vars(question) == vars(Question())
+    assert vars(question) == vars(Question(caller=NOBODY))
 
 
 def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:

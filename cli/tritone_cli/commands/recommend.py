@@ -51,11 +51,21 @@ def recommend(
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
     api_key_file: options.ApiKeyFile = None,
+    service_key_file: options.ServiceKeyFile = None,
+    user_token_file: options.UserTokenFile = None,
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what to play next, with a running server. Everything may be left out, and what is given is used together."""
-    with pieces.connect(server, timeout, api_key_file, ca_file) as music, console.people.status("choosing"):
+    """Say what to play next, with a running server. Everything may be left out, and what is given is used together.
+
+    What is stored about a user is used for callers with the service key or with that user's token; see
+    `tritone user-token`. For all others every user is unknown.
+    """
+    credentials = options.credentials(service_key_file, user_token_file)
+    with (
+        pieces.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
+        console.people.status("choosing"),
+    ):
         found = music.recommend(
             user,
             history=history,

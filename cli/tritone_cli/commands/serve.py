@@ -42,6 +42,16 @@ def register(app: typer.Typer) -> None:
         api_key_file: Annotated[
             Path | None, typer.Option(help="File with the key that callers must send; else TRITONE_API_KEY, if set.")
         ] = None,
+        service_key_file: Annotated[
+            Path | None,
+            typer.Option(
+                help="File with the key that opens what is stored about users. Default: TRITONE_SERVICE_KEY_FILE, else "
+                "one is made and kept."
+            ),
+        ] = None,
+        trust_callers: Annotated[
+            bool, typer.Option("--trust-callers", help="Let every caller use what is stored about every user.")
+        ] = False,
         tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: gRPC speaks TLS.")] = None,
         tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
         tls_client_ca: Annotated[
@@ -114,6 +124,8 @@ def register(app: typer.Typer) -> None:
             metrics_port=metrics_port,
             admin_token=_secret_in(admin_token_file, "--admin-token-file"),
             api_key=_secret_in(api_key_file, "--api-key-file") or os.environ.get("TRITONE_API_KEY") or None,
+            service_key_file=service_key_file,
+            trust_callers=trust_callers,
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
@@ -248,6 +260,8 @@ def _report(server: TritonServer, *, as_json: bool, supervisor_port: int = 0) ->
 def _notes(server: TritonServer) -> list[str]:
     """What is open that perhaps should not be."""
     local = ("127.0.0.1", "localhost")
+    from tritone_serving.service_key import privacy_notes
+
     options = server.options
     notes = []
     reached = [host for host in dict.fromkeys((options.host, options.plain_host)) if host not in local]
@@ -257,6 +271,7 @@ def _notes(server: TritonServer) -> list[str]:
         notes.append(f"HTTP on {options.plain_host} is not encrypted: keys and the admin token travel in clear text")
     if options.tls_cert is None and options.api_key is not None and options.host not in local:
         notes.append(f"gRPC on {options.host} is not encrypted: the key travels in clear text (--tls-cert)")
+    notes += privacy_notes(options)
     if not server.is_wiped:
         notes.append("this kernel leaves the secrets readable in the server's command line for users of this machine")
     return notes

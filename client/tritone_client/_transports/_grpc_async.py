@@ -95,7 +95,9 @@ class AsyncGrpcTransport:
         return ReadyResponse((await self._call(stub.ModelReady, message, request, deadline)).ready)
 
     async def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
-        return await method(message, metadata=wire.traced(self._metadata), timeout=deadline.check(request))
+        return await method(
+            message, metadata=wire.metadata_for(request, self._metadata), timeout=deadline.check(request)
+        )
 
 
 async def _next(answers: Any, request: StreamRequest, timeout_s: float) -> Any:

@@ -90,7 +90,7 @@ class GrpcTransport:
         return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)
 
     def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
-        return method(message, metadata=wire.traced(self._metadata), timeout=deadline.check(request))
+        return method(message, metadata=wire.metadata_for(request, self._metadata), timeout=deadline.check(request))
 
 
 def _pass_on(call: Any, answers: queue.SimpleQueue[Any]) -> None:

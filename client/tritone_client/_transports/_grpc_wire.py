@@ -149,6 +149,14 @@ def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
     return (*metadata, *trace_headers().items())
 
 
+def metadata_for(request: Request, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """The metadata of one request; its own headers take the place of the endpoint's of the same name."""
+    if isinstance(request, InferRequest) and request.headers:
+        kept = (each for each in metadata if each[0] not in request.headers)
+        metadata = (*kept, *request.headers.items())
+    return traced(metadata)
+
+
 SERVER_READY: Final = service_pb2.ServerReadyRequest()
 
 

@@ -89,6 +89,7 @@ def first_call(request: Request, endpoint: Endpoint) -> Call:
     """The HTTP request that a request begins with, and mostly ends."""
     headers = {**endpoint.headers, **trace_headers()}
     if isinstance(request, InferRequest):
+        headers.update(request.headers)
         return _infer_call(request, _model_path(request.model, endpoint, request.version), headers)
     if isinstance(request, ModelRequest):
         return Call("GET", _model_path(request.model, endpoint), headers)

@@ -29,6 +29,10 @@ def check_artifact(version: Path, report: Reporter) -> None:
         message, _, remedy = text.rpartition("; ")
         report.error(version / MANIFEST, 1, message or text, remedy or _REMEDY)
         return
+    if stat.S_IMODE(version.stat().st_mode) & 0o077:
+        report.warning(
+            version, 1, "what people listen to can be read by other users of this machine", f"chmod -R go= {version}"
+        )
     _check_checksums(version, sorted(files_of(artifact)), report)
     for path in sorted(version.rglob("*.key")):
         report.error(path, 1, "a key of pseudonyms lies in the repository", "move it to where only the server reads it")

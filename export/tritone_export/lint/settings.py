@@ -10,6 +10,7 @@ from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
 from tritone_export.precision import FILENAMES
 
+_OF_USERS = frozenset({"user_id", "friends"})  # inputs that name users; see recommender's declaration
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
@@ -41,6 +42,15 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
             "the response cache does not work with a decoupled model",
             "remove response_cache",
         )
+    asked_about = sorted(_taken(config) & _OF_USERS)
+    if config.response_cache.enable and asked_about:
+        report.error(
+            file.path,
+            source.line("response_cache"),
+            f"the response cache knows requests by their inputs alone; answers about {', '.join(asked_about)} depend "
+            f"on who asks: one caller would be given what another may see",
+            "remove response_cache",
+        )
     for i, warmup in enumerate(config.model_warmup):
         if warmup.batch_size > max(1, config.max_batch_size):
             report.error(
@@ -49,6 +59,12 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
                 f"warm-up batch of {warmup.batch_size} is above max_batch_size {config.max_batch_size}",
                 "make it smaller",
             )
+
+
+def _taken(config: Any) -> set[str]:
+    """Names of inputs, those of an ensemble's steps included."""
+    steps = config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ()
+    return {tensor.name for tensor in config.input} | {name for step in steps for name in step.input_map}
 
 
 def check_default_placement(file: ConfigFile, report: Reporter) -> None:

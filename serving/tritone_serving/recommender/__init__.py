@@ -6,6 +6,7 @@ it where the rest of Tritone is not installed.
 
 from tritone_serving.recommender._exceptions import ArtifactError, KeyFileError, QuestionError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
+from tritone_serving.recommender.callers import NOBODY, TRUSTED, Caller, CallerCheck
 from tritone_serving.recommender.members.taste import TASTE, TasteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question, Reason, Rung, Unknown
@@ -15,12 +16,16 @@ from tritone_serving.recommender.similar import Similar
 
 __all__ = [
     "MOODS",
+    "NOBODY",
     "RUNGS",
     "TASTE",
+    "TRUSTED",
     "Answer",
     "Artifact",
     "ArtifactError",
     "AskTaste",
+    "Caller",
+    "CallerCheck",
     "KeyFileError",
     "Question",
     "QuestionError",

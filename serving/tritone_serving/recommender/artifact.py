@@ -15,7 +15,6 @@ is pickled, and nothing is trusted: sizes are held against the manifest when the
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.arrays_check import check_arrays
 from tritone_serving.recommender.manifest_check import check_manifest
+from tritone_serving.recommender.private_files import make_private_folder, replacing_private
 from tritone_serving.recommender.rows import Rows
 
 FORMAT: Final = 1
@@ -100,19 +100,17 @@ def text_arrays(name: str, texts: Sequence[str]) -> dict[str, Array]:
 def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Write an artifact into a folder; the manifest comes last, so that half an artifact is never taken for one.
 
-    Old arrays that the new manifest does not name are removed.
+    Old arrays that the new manifest does not name are removed. Folder and files are closed to other users.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     described = {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in sorted(arrays.items())}
     for name, array in arrays.items():
-        staged = folder / f".{name}.npy.{os.getpid()}"
-        with staged.open("wb") as file:
+        with replacing_private(folder / f"{name}.npy") as file:
             np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-        staged.replace(folder / f"{name}.npy")
     whole = {"format": FORMAT, **manifest, "arrays": described}
-    staged = folder / f".{MANIFEST}.{os.getpid()}"
-    staged.write_text(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    staged.replace(folder / MANIFEST)
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with replacing_private(folder / MANIFEST) as file:
+        file.write(text.encode())
     for path in folder.glob("*.npy"):
         if path.name.removesuffix(".npy") not in described:
             path.unlink()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import KeyFileError
+from tritone_serving.recommender.private_files import make_private_folder
 
 PSEUDONYM_BYTES: Final = 16
 _KEY_BYTES: Final = 32
@@ -63,7 +64,8 @@ def make_key(path: Path) -> bytes:
     """Read the key if the file is there, else write a new random one that only its owner may read."""
     if path.exists():
         return read_key(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        make_private_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender.callers import TRUSTED, Caller
 from tritone_serving.recommender.wording import shown
 
 Floats = npt.NDArray[np.float32]
@@ -38,6 +39,7 @@ MOST_IDS_IN_ALL: Final = 100_000  # in each list
 MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
+MIN_FRIENDS: Final = 3  # fewer people's listening is not shown: what two or three share could be told apart
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
 Rung = Literal["user", "history", "friends", "recording", "mood", "popularity"]
@@ -63,6 +65,7 @@ class Question:
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
+        caller: whose stored data may be used. Ids of all others are never looked up: they are unknown.
     """
 
     user: str | None = None
@@ -78,6 +81,7 @@ class Question:
     diversity: float = 0.0
     novelty: float = 0.0
     explain: bool = False
+    caller: Caller = TRUSTED
 
     def check(self) -> None:
         """Refuse what has no meaning.

@@ -9,7 +9,8 @@ import numpy as np
 
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import loud
-from tritone_serving.recommender.members.base import Part
+from tritone_serving.recommender.members.base import Member, Part
+from tritone_serving.recommender.members.content import Tags
 from tritone_serving.recommender.members.taste import Taste, whole_taste
 from tritone_serving.recommender.question import Floats, Reason
 from tritone_serving.recommender.ranking import Ranked
@@ -32,17 +33,22 @@ def reasons_of(
     *,
     ranked: Ranked,
     scored: Scored,
+    is_trusted: bool,
 ) -> tuple[tuple[Reason, ...], ...]:
     """Reasons for one question's answer, by item, the weightiest first.
 
-    A friend is named only if the question named them: stored friends are summed up without a name.
+    A friend is named only if a trusted caller's question named them: stored friends are summed up without a name. What
+    friends listen to is named only where at least `min_friends` of them do.
 
     Args:
         scored: the batch's.
+        is_trusted: whether the caller may use everybody's data. Others are not even told that friends listen to an
+            item which fewer than `min_friends` people around the user do.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
     scorer, weights = recommender.scorer, scored.weights.of(row)
     known = ranked.items < scorer.n_heard
+    shared = _Shared(recommender, batch, row) if batch.borrowed[row] else None
     for column, (name, member_scores) in enumerate(scored.members.items()):
         counts = np.where(known, weights.heard[0, column], weights.unheard[0, column]).astype(np.float64)
         if not counts.any():
@@ -55,7 +61,11 @@ def reasons_of(
             for part in _shared(parts, loud(raw, scorer.scales[name]) * counts[some]):
                 because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
                 causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
-                _add(found[some], name, because, part, causes)
+                if shared is not None:
+                    causes = shared.names(part, causes, member)
+                is_hidden = part.because == "friend" and not is_trusted
+                shown = _without_few(part, found[some], recommender.min_friends) if is_hidden else part
+                _add(found[some], name, because, shown, causes)
     extras = {
         "novelty": ranked.novelty,
         "diversity": ranked.diversity,
@@ -66,6 +76,39 @@ def reasons_of(
             if amounts[place]:
                 reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+
+
+class _Shared:
+    """Which items and tags enough of a question's friends have in common for them to be named."""
+
+    def __init__(self, recommender: Recommender, batch: Batch, row: int) -> None:
+        self._least = recommender.min_friends
+        self._listening = recommender.resolver.listening_of(batch.friends.row(row)[0].astype(np.int64))
+        self._n_items = len(recommender.item_ids)
+
+    def names(self, part: Part, names: list[str], member: Member) -> list[str]:
+        """The names of a part's causes, empty where too few friends share the cause."""
+        if part.because == "history":
+            counts = np.bincount(self._listening.columns, minlength=self._n_items)
+        elif part.because == "tag" and isinstance(member, Tags):
+            heard = self._listening.to_csr(self._n_items)
+            tagged = heard.astype(np.bool_) @ member.by_item.to_csr(member.by_tag.n_rows).astype(np.bool_)
+            counts = np.asarray(tagged.getnnz(axis=0))
+        else:
+            return names
+        return [
+            name if cause >= 0 and counts[cause] >= self._least else ""
+            for name, cause in zip(names, part.causes.tolist(), strict=True)
+        ]
+
+
+def _without_few(part: Part, found: list[list[Reason]], least: int) -> Part:
+    """The part without the items that few people account for: their amounts count as what other people listen to."""
+    few = (part.amounts != 0).sum(1) < least
+    for reasons, amount, is_few in zip(found, part.amounts.astype(np.float64).sum(1), few, strict=True):
+        if is_few and amount:
+            reasons.append(Reason(_ENSEMBLE, "listeners", "", float(amount)))
+    return Part(part.because, part.causes, np.where(few[:, None], 0, part.amounts).astype(np.float32))
 
 
 def _slices(n_items: int, n_history: int) -> list[slice]:

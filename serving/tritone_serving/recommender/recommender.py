@@ -27,12 +27,12 @@ from tritone_serving.recommender.lists import Lists
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import open_taste
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.question import Answer, Floats, Question, Rung, Unknown
-from tritone_serving.recommender.ranking import rank
+from tritone_serving.recommender.question import MIN_FRIENDS, Answer, Floats, Question, Reason, Rung, Unknown
+from tritone_serving.recommender.ranking import Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.scorer import AskTaste, OnMember, Scorer
+from tritone_serving.recommender.scorer import AskTaste, OnMember, Scored, Scorer
 from tritone_serving.recommender.similar import Similar, similar_items
 from tritone_serving.recommender.wording import shown
 
@@ -47,6 +47,7 @@ class Recommender:
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
         scorer: scores batches by its members and ensembles.
+        min_friends: no reason names what fewer friends listen to.
     """
 
     def __init__(
@@ -55,8 +56,11 @@ class Recommender:
         resolver: Resolver,
         members: Mapping[str, Member],
         on_member: OnMember | None = None,
+        *,
+        min_friends: int = MIN_FRIENDS,
     ) -> None:
         self.artifact = artifact
+        self.min_friends = min_friends
         self.scorer = Scorer(artifact, members, on_member)
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
@@ -66,12 +70,15 @@ class Recommender:
         self._vectors = artifact.arrays.get("vectors")
 
     @classmethod
-    def open(cls, folder: Path, *, key: bytes, on_member: OnMember | None = None) -> Recommender:
+    def open(
+        cls, folder: Path, *, key: bytes, on_member: OnMember | None = None, min_friends: int = MIN_FRIENDS
+    ) -> Recommender:
         """Map an artifact into memory.
 
         Args:
             on_member: told each member's name and seconds after it has scored a call's questions; `taste_vae`'s
                 are those of waiting for it.
+            min_friends: no reason names what fewer friends listen to.
 
         Raises:
             ArtifactError: it is missing, damaged, of another version, or was made with another key.
@@ -82,7 +89,9 @@ class Recommender:
                 f"{folder}: was made with another key than the one given, so no user would be known; "
                 f"give the key file that was used at training"
             )
-        return cls(artifact, Resolver(artifact, key), {**open_members(artifact), **open_taste(artifact)}, on_member)
+        members = {**open_members(artifact), **open_taste(artifact)}
+        resolver = Resolver(artifact, key, min_friends=min_friends)
+        return cls(artifact, resolver, members, on_member, min_friends=min_friends)
 
     # --- answering -----------------------------------------------------------------------------
 
@@ -108,9 +117,9 @@ class Recommender:
 
     def _listed(self, question: Question, arm: str | None) -> Answer | None:
         """The answer to a plain question about a stored user, if it was worked out in training."""
-        if question.user is None or not self._lists.by_arm:
+        if not self._lists.by_arm:
             return None
-        user = self.resolver.user(question.user)
+        user = self.resolver.user_of(question)
         if user < 0:
             return None
         try:
@@ -200,13 +209,20 @@ class Recommender:
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
                     rung=self._rung(question, batch, row),
-                    reasons=reasons_of(self, batch, row, ranked=ranked, scored=scored) if question.explain else (),
+                    reasons=self._reasons(question, batch, row, ranked, scored),
                     unknown=batch.unknown[row],
                     arm=scored.arms[row],
                     heard=n_heard,
                 )
             )
         return answers
+
+    def _reasons(
+        self, question: Question, batch: Batch, row: int, ranked: Ranked, scored: Scored
+    ) -> tuple[tuple[Reason, ...], ...]:
+        if not question.explain:
+            return ()
+        return reasons_of(self, batch, row, ranked=ranked, scored=scored, is_trusted=question.caller.is_trusted)
 
     def _mask(self, scores: Floats, question: Question, batch: Batch, row: int) -> int:
         """Put -inf where an item must not come; answers how many were left out as heard."""
@@ -257,5 +273,7 @@ class Recommender:
             place = self.resolver.item(item)
             if place is None:
                 raise QuestionError(f"item {shown(item)} is not known")
-        found = similar_items(self.artifact, place, embedding, by=by, n=n)
+        found = similar_items(
+            self.artifact, place, embedding, by=by, n=n, n_listeners=lambda: self.resolver.n_listeners
+        )
         return [Similar(self.item_ids[each], score) for each, score in found]

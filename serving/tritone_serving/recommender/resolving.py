@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.pseudonyms import pseudonym
-from tritone_serving.recommender.question import Floats, Question, Unknown
+from tritone_serving.recommender.question import MIN_FRIENDS, Floats, Question, Unknown
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.wording import shown
 
@@ -41,8 +42,14 @@ class _Resolved:
 class Resolver:
     """Looks ids up in one artifact."""
 
-    def __init__(self, artifact: Artifact, key: bytes) -> None:
+    def __init__(self, artifact: Artifact, key: bytes, *, min_friends: int = MIN_FRIENDS) -> None:
+        """Prepare to look up.
+
+        Args:
+            min_friends: a caller who may use one user's data gets no use of fewer friends' listening.
+        """
         self._key = key
+        self._min_friends = min_friends
         self._items = {name: place for place, name in enumerate(artifact.texts("items"))}
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
@@ -66,6 +73,15 @@ class Resolver:
                 return place
             place += 1
         return _NOBODY
+
+    def user_of(self, question: Question) -> int:
+        """The row of the user that a question is about; -1 if unknown, or if its caller may not use what is stored.
+
+        Then the id is not looked up: an answer, an error and their time cannot depend on whether it is stored.
+        """
+        if question.user is None or not question.caller.may_use(question.user):
+            return _NOBODY
+        return self.user(question.user)
 
     def n_stored(self, user: int) -> int:
         """How many items a stored user has heard."""
@@ -163,8 +179,18 @@ class Resolver:
             values.append(weights)
         return Rows.from_lists(columns, values), borrowed
 
+    def listening_of(self, people: npt.NDArray[np.int64]) -> Rows:
+        """(n, I) what some stored users listen to."""
+        return self._listening.take(people)
+
+    @cached_property
+    def n_listeners(self) -> npt.NDArray[np.int64]:
+        """(I,) how many stored users listen to each item; all of their listening is read for it, once."""
+        counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
+        return counts
+
     def _resolve(self, question: Question) -> _Resolved:
-        user = _NOBODY if question.user is None else self.user(question.user)
+        user = self.user_of(question)
         heard, plays, unknown_history = self._plays(question, user)
         skipped, unknown_skipped = self.items(question.skipped)
         friends, friend_ids, unknown_friends = self._friends_of(question, user)
@@ -236,6 +262,12 @@ class Resolver:
         rows: set[int] = set()
         if user != _NOBODY:
             rows.update(self._friends.row(user)[0].tolist())
+        if not question.caller.is_trusted:
+            # Names of friends are ids of users, which this caller may not ask about. And what is recommended by one
+            # or two friends' listening is what they listen to.
+            if len(rows) < self._min_friends:
+                rows = set()
+            return np.array(sorted(rows), np.int64), {}, tuple(dict.fromkeys(question.friends))
         names: dict[int, str] = {}
         unknown: list[str] = []
         for name in dict.fromkeys(question.friends):

@@ -5,6 +5,7 @@ Letters: I items, D size of a vector by listening.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.question import Floats, check_embedding, check_k
+from tritone_serving.recommender.question import MIN_FRIENDS, Floats, check_embedding, check_k
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.wording import shown
 
@@ -39,8 +40,15 @@ def similar_items(
     *,
     by: str,
     n: int,
+    n_listeners: Callable[[], npt.NDArray[np.int64]],
 ) -> list[tuple[int, float]]:
     """(item, cosine) of the n most alike, best first.
+
+    By listening nothing is known of an item that fewer than `MIN_FRIENDS` people listen to: what is like it would be
+    what these people listen to.
+
+    Args:
+        n_listeners: answers (I,), how many people listen to each item.
 
     Raises:
         QuestionError: as `Recommender.similar`.
@@ -53,6 +61,8 @@ def similar_items(
     if (item is None) == (embedding is None):
         raise QuestionError("give an item or an embedding, and not both")
     ways = [way for way in (_by_listening, _by_sound) if by in ("both", way.__name__.removeprefix("_by_"))]
+    if item is not None and _by_listening in ways and n_listeners()[item] < MIN_FRIENDS:
+        ways.remove(_by_listening)
     found = [scores for way in ways if (scores := way(artifact, item, embedding)) is not None]
     if not found:
         raise QuestionError(f"nothing is known by {by} about what is asked for; try another `by`")

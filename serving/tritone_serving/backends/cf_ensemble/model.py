@@ -1,7 +1,8 @@
 """Triton's `cf_ensemble` backend: recommends from an artifact that lies in the version folder.
 
 All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
-into a log: what is wrong with a question is told to its sender alone.
+into a log: what is wrong with a question is told to its sender alone. What is stored about a user is used for callers
+who may use it alone; see `tritone_serving.recommender.callers`.
 
 Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
 itself is `tritone_serving.recommender`, which offline evaluation calls too.
@@ -26,14 +27,15 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
 from tritone_cf_alike import Alike
-from tritone_cf_answers import Row, Tensors, row_of, row_of_similar
+from tritone_cf_answers import SIMILAR, Row, Tensors, row_of, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
-from tritone_serving.recommender import Answer, Question, QuestionError
+from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError
+from tritone_serving.recommender.callers import RequestParameters, read_parameters
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -47,6 +49,10 @@ class TritonPythonModel:
         """Map the artifact, and answer once, so that the first request finds everything in place."""
         config = json.loads(args["model_config"])
         self._counts = Counts()
+        self._is_counting = False
+        self._callers = CallerCheck.from_environment(
+            lambda text: pb_utils.Logger.log_warn(f"cf_ensemble: {args['model_name']}: {text}")
+        )
         try:
             self._recommender = load(
                 Path(args["model_repository"]) / args["model_version"], config, on_member=self._member_took
@@ -58,7 +64,6 @@ class TritonPythonModel:
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
-        self._counts.take()  # that was nobody's
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
             self._recommender.artifact.n_items,
@@ -84,18 +89,23 @@ class TritonPythonModel:
         if not requests:
             return []
         began_s = time.perf_counter()
-        read = [_read(request) for request in requests]
+        parameters = [_parameters(request) for request in requests]
+        read = [_read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)]
+        # Health checks are answered like any request and counted nowhere: they are no traffic.
+        is_traffic = [not each.is_canary for each in parameters]
+        self._is_counting = any(is_traffic)
         asked = [question for questions in read if not isinstance(questions, QuestionError) for question in questions]
         answered = iter(self._answer(asked))
         responses = []
-        for request, questions in zip(requests, read, strict=True):
+        for request, questions, self._is_counting in zip(requests, read, is_traffic, strict=True):
             if isinstance(questions, QuestionError):
-                self._counts.add("refused_total")
+                self._count("refused_total")
                 responses.append(_refusal(questions))
             else:
                 responses.append(self._response(request, [next(answered) for _ in questions]))
-        self._counts.add("calls_total")
-        self._counts.add("seconds_total", time.perf_counter() - began_s)
+        self._is_counting = any(is_traffic)
+        self._count("calls_total")
+        self._count("seconds_total", time.perf_counter() - began_s)
         return responses
 
     def finalize(self) -> None:
@@ -114,12 +124,7 @@ class TritonPythonModel:
         rows: list[Row | Exception] = []
         for question in asked:
             answer = self._similar(question) if isinstance(question, Likeness) else next(recommended)
-            if isinstance(answer, Answer):
-                self._counts.add("answers_total", rung=answer.rung, arm=answer.arm)
-                self._coverage.add(answer.arm, answer.items)
-                rows.append(row_of(answer))
-            else:
-                rows.append(answer)
+            rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
         return rows
 
     def _recommend(self, questions: list[Question]) -> list[Answer | QuestionError]:
@@ -133,7 +138,7 @@ class TritonPythonModel:
                 taste.pause()
                 pb_utils.Logger.log_warn(f"cf_ensemble: answers without {taste.model} for a while: {error}")
         if taste is not None:
-            self._counts.add("taste_fallbacks_total")
+            self._count("taste_fallbacks_total")
         return self._recommender.answer(questions)
 
     def _one_by_one(self, questions: list[Question]) -> list[Answer | Exception]:
@@ -154,15 +159,18 @@ class TritonPythonModel:
             found = self._alike.similar(question)
         except QuestionError as error:
             return error
-        row = row_of_similar(found)
-        self._counts.add("answers_total", rung=row.rung, arm=row.arm)
-        return row
+        return row_of_similar(found)
 
     def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
         rows = []
+        for answer in answers:
+            if isinstance(answer, Row):
+                self._count("answers_total", rung=answer.rung, arm=answer.arm)
+                if self._is_counting and answer.rung != SIMILAR:
+                    self._coverage.add(answer.arm, answer.items)
         for place, answer in enumerate(answers):
             if isinstance(answer, Exception):
-                self._counts.add("refused_total")
+                self._count("refused_total")
                 if not isinstance(answer, QuestionError):
                     pb_utils.Logger.log_error(
                         f"cf_ensemble: [request id: {request.request_id()}] failed at row {place}"
@@ -175,13 +183,25 @@ class TritonPythonModel:
         )
 
     def _member_took(self, member: str, seconds: float) -> None:
-        self._counts.add("member_seconds_total", seconds, member=member)
-        self._counts.add("member_calls_total", member=member)
+        self._count("member_seconds_total", seconds, member=member)
+        self._count("member_calls_total", member=member)
+
+    def _count(self, name: str, amount: float = 1, **labels: str) -> None:
+        if self._is_counting:
+            self._counts.add(name, amount, **labels)
 
 
-def _read(request: Any) -> list[Asked] | QuestionError:
+def _parameters(request: Any) -> RequestParameters:
     try:
-        return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+        text = request.parameters()
+    except UnicodeDecodeError:  # a header of bytes that are no text; it must not fail the requests beside it
+        return RequestParameters({})
+    return read_parameters(text)
+
+
+def _read(request: Any, caller: Caller) -> list[Asked] | QuestionError:
+    try:
+        return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, caller)
     except QuestionError as error:
         return error
 

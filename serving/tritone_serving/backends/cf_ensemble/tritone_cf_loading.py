@@ -11,10 +11,14 @@ from tritone_cf_taste import Taste
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
+from tritone_serving.recommender.question import MIN_FRIENDS
+from tritone_serving.recommender.wording import shown
 from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
+MIN_PARAMETER = "min_friends"
+_LARGEST_MIN_FRIENDS = 1_000
 
 
 class LoadError(Exception):
@@ -33,6 +37,11 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
         LoadError: the artifact or its key is missing, damaged, or does not fit.
     """
     keep_freed_memory()
+    if config.get("response_cache", {}).get("enable"):
+        raise LoadError(
+            "response_cache is enabled: it knows requests by their inputs alone and would give one caller what another "
+            "may see; remove it from the config"
+        )
     try:
         check = str(read_manifest(folder)["key_check"])
         path = find_key(_parameter(config, KEY_PARAMETER), check)
@@ -42,7 +51,9 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
                 f"parameter {KEY_PARAMETER} or in {KEY_VARIABLE}, or put it there: `tritone export recommender` "
                 f"copies it to {key_folder()}"
             )
-        return Recommender.open(folder, key=read_key(path), on_member=on_member)
+        return Recommender.open(
+            folder, key=read_key(path), on_member=on_member, min_friends=_min_friends(_parameter(config, MIN_PARAMETER))
+        )
     except (RecommenderError, ValueError) as error:
         raise LoadError(str(error)) from error
 
@@ -54,6 +65,17 @@ def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) ->
     if n_known is None:
         return None
     return Taste(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
+
+
+def _min_friends(text: str) -> int:
+    if not text:
+        return MIN_FRIENDS
+    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST_MIN_FRIENDS:
+        raise LoadError(
+            f"the config's parameter {MIN_PARAMETER} is {shown(text)}: expected a whole number from 1 to "
+            f"{_LARGEST_MIN_FRIENDS}"
+        )
+    return int(text)
 
 
 def _parameter(config: dict[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import Question, QuestionError
+from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError
 from tritone_serving.recommender.question import check_answers, check_lists
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ class Likeness:
 Asked = Question | Likeness
 
 
-def read_questions(tensors: dict[str, Array]) -> list[Asked]:
+def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[Asked]:
     """One question for each row.
 
     Lists of different lengths are filled up with empty ids, which are passed over with their weights.
@@ -40,6 +40,7 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
     Args:
         tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
             only if the sender made a mistake that Triton lets through.
+        caller: whose stored data the request may use; it holds for each row by itself.
 
     Raises:
         QuestionError: text that is not UTF-8, or rows that do not fit one another.
@@ -50,18 +51,18 @@ def read_questions(tensors: dict[str, Array]) -> list[Asked]:
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
     if n_rows == 1:
-        return [_question(tensors, 0)]
+        return [_question(tensors, 0, caller)]
     asked: list[Asked] = []
     for row in range(n_rows):
         try:
-            asked.append(_question(tensors, row))
+            asked.append(_question(tensors, row, caller))
         except QuestionError as error:
             raise QuestionError(f"row {row}: {error}") from None
     check_answers([(each.k, isinstance(each, Question) and each.explain) for each in asked])
     return asked
 
 
-def _question(tensors: dict[str, Array], row: int) -> Asked:
+def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
     similar_to = _text(tensors, "similar_to", row)
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
@@ -75,7 +76,12 @@ def _question(tensors: dict[str, Array], row: int) -> Asked:
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
     return Question(
-        user=_text(tensors, "user_id", row), embedding=embedding, mood=_text(tensors, "mood", row), k=k, **given
+        user=_text(tensors, "user_id", row),
+        embedding=embedding,
+        mood=_text(tensors, "mood", row),
+        k=k,
+        caller=caller,
+        **given,
     )
 
 

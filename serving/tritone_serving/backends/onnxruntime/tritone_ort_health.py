@@ -20,11 +20,11 @@ _TOKEN = os.environ.get(TOKEN_VARIABLE, "")
 
 def is_health_check(request: Any) -> bool:
     """Return whether a request of Triton's Python backend is a health check of this server's launcher."""
-    text = request.parameters() if _TOKEN else ""
-    if PARAMETER not in text:
+    if not _TOKEN:
         return False
     try:
-        given = json.loads(text).get(PARAMETER)
-    except (ValueError, AttributeError):
+        text = request.parameters()
+        given = json.loads(text).get(PARAMETER) if PARAMETER in text else None
+    except (ValueError, AttributeError, RecursionError):  # also a forwarded header of bytes that are no text
         return False
     return isinstance(given, str) and hmac.compare_digest(given.encode(), _TOKEN.encode())

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.members.base import Part
+from tritone_serving.recommender.question import MIN_FRIENDS
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -151,8 +152,13 @@ class UserKnn:
         return [Part("history", columns, amounts.astype(np.float32))]
 
     def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The most alike of all (S,), and how much each counts."""
+        """The most alike of all (S,), and how much each counts; nobody where so few are alike at all.
+
+        For what one or two people of rare taste listen to would be theirs to read from the answer.
+        """
         who = np.flatnonzero(strengths)
+        if len(who) < MIN_FRIENDS:
+            who = who[:0]
         if len(who) > self.n_neighbours:
             who = who[np.argpartition(-strengths[who], self.n_neighbours - 1)[: self.n_neighbours]]
         return who, strengths[who]

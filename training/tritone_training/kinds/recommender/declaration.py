@@ -142,7 +142,7 @@ DECLARATION: Final = Declaration(
     ),
     # The key of the users' pseudonyms: a path. Empty: TRITONE_RECOMMENDER_KEY names the file, else it lies in the
     # state folder of the server's user, where `tritone export` puts it.
-    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": ""},
+    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": "", "min_friends": "3"},
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
 )

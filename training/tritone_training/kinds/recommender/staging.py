@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tritone_serving.recommender.private_files import close_to_others, make_private_folder
 from tritone_training._exceptions import CheckpointError, TrainingError
 
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
@@ -38,7 +39,9 @@ def staging(folder: Path) -> Iterator[Path]:
     staged = folder / _STAGED
     try:
         _clear(folder)
-        staged.mkdir(parents=True)
+        if not folder.exists():
+            make_private_folder(folder)
+        make_private_folder(staged)
     except OSError as error:
         raise TrainingError(f"{staged}: cannot be written ({error.strerror}); give another --out") from error
     try:
@@ -50,11 +53,14 @@ def staging(folder: Path) -> Iterator[Path]:
 def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
     """Replace a checkpoint's parts by what was staged; an old part that the new checkpoint lacks is removed.
 
+    The new parts are closed to other users: they hold what people listen to, or were learned from it.
+
     Args:
         parts: names of files and folders, checkpoint.json last.
     """
+    close_to_others(staged)
     old = folder / _REPLACED
-    old.mkdir()
+    make_private_folder(old)
     for part in parts:
         if (folder / part).exists():
             (folder / part).rename(old / part)
