@@ -115,7 +115,8 @@ CONFIG_FAULTS = {
     "limits that allow nothing": (r"\"min\":-64.0", r"\"min\":65", "parameters {", "allows 'audio' nothing"),
     "cached answers about users": (
         'backend: "onnxruntime"',
-        'backend: "cf_ensemble"\ninput { name: "user_id" data_type: TYPE_STRING dims: [ 1 ] optional: true }',
+        'backend: "cf_ensemble"\ninput { name: "user_id" data_type: TYPE_STRING dims: [ 1 ] optional: true }\n'
+        "response_cache { enable: true }",
         "response_cache",
         "answers about user_id depend on who asks",
     ),
