@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
 START_ATTEMPTS: Final = 3
-# Triton's Python backend ends the whole server with this exception when a stub is too slow to start, which happens
-# when many start at once on few, busy processors (https://github.com/triton-inference-server/server/issues/8882).
+# Triton's Python backend shares robust mutexes with its stubs: where a process or a thread ends while it holds one, the
+# next to lock it raises this exception, which nothing in the server catches. It was seen when many stubs started at
+# once on few, busy processors (https://github.com/triton-inference-server/server/issues/8882 has it under load).
 LOCK_EXCEPTION: Final = "boost::interprocess::lock_exception"
 _LOAD_THREADS: Final = 4  # Triton's own default
 # Above this share of time in which something waits for a processor, models are loaded one after the other.

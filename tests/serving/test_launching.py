@@ -15,6 +15,7 @@ from tritone_serving import (
     GpuMissingError,
     OptionsError,
     RepositoryError,
+    ServerExitedError,
     ServerNotInstalledError,
     ServerOptions,
     TritonServer,
@@ -22,6 +23,7 @@ from tritone_serving import (
     installation,
     log,
     runtime,
+    server,
 )
 from tritone_serving.admin import in_one_line
 from tritone_serving.ports import claim_ports
@@ -227,3 +229,53 @@ def test_the_end_of_a_log_leaves_out_the_stack_of_a_crash(tmp_path: Path) -> Non
         "what():  vector\nSignal (6) received.\n 0# 0x00 in tritonserver\n" + "11# 0x01 in libc.so.6\n" * 20
     )
     assert log.last_lines(path) == "    what():  vector\n    Signal (6) received."
+
+
+class FailedStarts:
+    """Replaces the start of a server process by failures that a busy machine causes, and then by success."""
+
+    def __init__(self, n_failures: int, *, is_lock_exception: bool = True) -> None:
+        self.threads: list[int] = []
+        self._n_failures = n_failures
+        self._is_lock_exception = is_lock_exception
+
+    def __call__(self, options: ServerOptions, *, stored_token: str | None, n_load_threads: int) -> object:
+        self.threads.append(n_load_threads)
+        if len(self.threads) <= self._n_failures:
+            raise ServerExitedError(
+                "aborted", log_path=Path("log"), exit_code=134, is_lock_exception=self._is_lock_exception
+            )
+        return "a server"
+
+
+@pytest.mark.parametrize("pressure", [0.0, 0.9])
+def test_start_that_the_python_backend_ended_is_repeated_one_model_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, pressure: float
+) -> None:
+    starts = FailedStarts(2)
+    monkeypatch.setattr(server, "recent_pressure", lambda: pressure)
+    monkeypatch.setattr(TritonServer, "_start_once", starts)
+    assert TritonServer.start(ServerOptions(repository=Path())) == "a server"
+    assert starts.threads == [1 if pressure else 4, 1, 1]
+
+
+@pytest.mark.parametrize(("n_failures", "is_lock_exception", "n_starts"), [(9, True, 3), (9, False, 1)])
+def test_start_is_not_repeated_for_ever_or_for_other_reasons(
+    monkeypatch: pytest.MonkeyPatch, n_failures: int, is_lock_exception: bool, n_starts: int
+) -> None:
+    starts = FailedStarts(n_failures, is_lock_exception=is_lock_exception)
+    monkeypatch.setattr(TritonServer, "_start_once", starts)
+    with pytest.raises(ServerExitedError):
+        TritonServer.start(ServerOptions(repository=Path()))
+    assert len(starts.threads) == n_starts
+
+
+def test_lock_exception_is_recognised_by_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("terminate called after throwing an instance of 'boost::interprocess::lock_exception'\n")
+    options = ServerOptions(repository=Path())
+    ports = {"http_port": 1, "grpc_port": 2, "metrics_port": 3}
+    ended = TritonServer(options, ports=ports, token="t" * 8, token_path=None, log_path=path)
+    assert ended.exited_error(134).is_lock_exception
+    path.write_text("another end\n")
+    assert not ended.exited_error(134).is_lock_exception
