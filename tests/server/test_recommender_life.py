@@ -92,13 +92,14 @@ def test_one_request_from_sound_to_suggestion(
     np.testing.assert_allclose(steps["scores"], answer["scores"], atol=1e-5)
 
 
-def test_the_same_recording_is_answered_from_the_cache(live: TritonServer, windows: Callable[[int], Any]) -> None:
+def test_the_same_recording_is_answered_alike_without_the_cache(
+    live: TritonServer, windows: Callable[[int], Any]
+) -> None:
     audio = windows(2)
     before = cache_hits(live)
     first = hear(live, audio)
-    assert cache_hits(live) == before
     assert hear(live, audio).rows == first.rows
-    assert cache_hits(live) == before + 1
+    assert cache_hits(live) == before  # Triton 2.51 would keep a refusal, too, and answer it with success
     hear(live, audio, k=6)
     assert cache_hits(live) == before + 1
 
