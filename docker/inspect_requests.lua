@@ -192,18 +192,22 @@ function JsonFilter:http_headers(_, message)
   local headers = message:get_headers()
   local line = message:get_stline()
   local path = line.uri:match("^[^?#]*")
-  local length = path:find("/infer$") and headers["inference-header-content-length"] or headers["content-length"]
-  self.n_json = tonumber(length and length[0] or "") or MAX_BODY_BYTES
+  local body_length = headers["content-length"]
+  local json_length = path:find("/infer$") and headers["inference-header-content-length"]
+  self.n_json = tonumber(body_length and body_length[0] or "") or MAX_BODY_BYTES
+  -- A JSON part that claims to be longer than the body would never be complete, and so never inspected.
+  if json_length then self.n_json = math.min(self.n_json, tonumber(json_length[0]) or self.n_json) end
   self.n_left = self.n_json
   self.may_have_body = line.method == "POST"
   return filter.CONTINUE
 end
 
 function JsonFilter:http_payload(txn, message)
-  if message.channel:is_resp() or self.n_left <= 0 then return end
+  if message.channel:is_resp() then return end
+  if not self.may_have_body and message:input() > 0 then refuse(txn, SAY_BODY) end
+  if self.n_left <= 0 then return end
   local data = message:body(0, math.min(self.n_left, message:input()))
   if not data or #data == 0 then return end
-  if not self.may_have_body then refuse(txn, SAY_BODY) end
   self.n_left = self.n_left - #data
   if not self.is_named then
     local text = self.tail .. data

@@ -332,6 +332,8 @@ class Watchdog:
         self._n_above_limit = 0
         text = f"{total >> 20} MB resident; the limit is {self._memory_limit >> 20} MB"
         largest = max(by_model, key=by_model.__getitem__, default="")
+        if largest in self._reloading:
+            return  # its memory is freed when the reload ends
         if largest in self._models and by_model[largest] > total // 2:
             own = [stub for stub in stubs if stub.model == largest]
             self._begin_reload(largest, Problem("memory", f"{text}, most of it here"), own)
