@@ -18,7 +18,7 @@ _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "fatal", "V": 
 # 2026-11-22T05:00:32Z I 11368 server.cc:305] "text, with \" and \n escaped"
 _LINE: Final = re.compile(r"^(?P<time>\S+Z) (?P<level>[IWEFV]) (?P<pid>\d+) (?P<source>[\w.]+:\d+)\] (?P<text>.*)$")
 _REQUEST: Final = re.compile(r"\[request id: ([^\]]+)\]")
-# What the server says about CUDA on a machine without a GPU; the second is an error in Triton's own log.
+# Triton's messages about CUDA on a machine without a GPU; it logs the second one as an error.
 _NO_CUDA: Final = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper has not been initialized|CUDA memory pool disabled"
     r"|no CUDA-capable device"
@@ -35,9 +35,8 @@ def entry(level: str, message: str, **more: Any) -> dict[str, Any]:
 def parsed(line: str) -> dict[str, Any] | None:
     """Return a line of Triton's log as an entry, None for tables and empty lines.
 
-    Messages about a CUDA that is not there become debug messages: they are no error of a server without a GPU.
-
-    What is no line of the log's form (a stack, what a library prints) becomes an entry without a source.
+    Messages about missing CUDA become debug messages, since they are normal on a machine without a GPU. Lines in
+    another format (a stack trace, output of a library) become entries without a source.
     """
     found = _LINE.match(line)
     if found is None:

@@ -169,7 +169,7 @@ def test_a_key_is_replaced_without_a_restart_and_a_missing_one_opens_nothing(
             assert user_known(server, {"tritone-service-key": key})
         assert not user_known(server, {"tritone-service-key": first})
         log = server.log_path.read_text()
-        assert "every user is answered as unknown" in log
+        assert "every user is treated as unknown" in log
         assert not any(key in log for key in (first, second))
 
 
