@@ -96,7 +96,7 @@ def test_a_model_without_personal_data_stays_readable_for_a_server_of_another_us
 
 
 @pytest.mark.parametrize("card", [None, b"", b"{", b"[]", b'{"personal_data": null}', b"[" * 100_000])
-def test_a_card_that_says_nothing(card: bytes | None) -> None:
+def test_a_card_without_personal_data(card: bytes | None) -> None:
     assert not holds_personal_data(card)
     assert holds_personal_data(b'{"personal_data": {"n_users": 0}}')
 

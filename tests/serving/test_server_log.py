@@ -1,4 +1,4 @@
-"""The server's log: bounded in size, and as JSON lines without what is no message."""
+"""Tests of the server's log: its size limit, and JSON lines without tables."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
         supervisor_port: Annotated[
             int | None,
             typer.Option(
-                help="Port of the supervisor's metrics and readiness; --metrics-port plus 1 by default, 0: any free port.",
+                help="Port of the supervisor's metrics and readiness; by default --metrics-port plus 1. 0: a free one.",
                 show_default=False,
             ),
         ] = None,

@@ -32,9 +32,9 @@ STATE: Final = "state_"  # begins the names of states; the backend `composer` lo
 NEXT: Final = "next_"  # and this, before that, the names of what they have become
 
 N_STYLES: Final = "n_styles"  # key in the ONNX file's metadata: number of values of `style`, including 0 (any)
-# Largest number of frames of one call: 256 bars of 4/4, 1.4 s on one thread with the default preset. `composer` takes more.
+# Most frames of one call: 256 bars of 4/4, 1.4 s on one thread with the default preset. `composer` accepts more.
 MAX_FRAMES: Final = 4_096
-# Largest number of frames of all pieces in one run, which share much of the work.
+# Most frames of all pieces in one run, which share much of the work.
 _MAX_TOTAL_FRAMES: Final = 8_192
 
 _FRAME: Final = Axis("frame", max_size=MAX_FRAMES, max_total=_MAX_TOTAL_FRAMES)
