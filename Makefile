@@ -38,7 +38,7 @@ fuzz: $(READY)  ## Send 20,000 malformed requests to a server of tiny models: ru
 	@mkdir -p runs
 	@$(BIN)/python tests/load/fuzz.py --report runs/fuzz.md $(ARGS)
 
-attack: $(READY)  ## Try to end, fill or hold up a server and two behind the balancer: runs/attack.md (loopback; about 5 minutes)
+attack: $(READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
 

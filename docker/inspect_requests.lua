@@ -3,13 +3,13 @@
 --   filter lua.inspect_json   HTTP bodies: the classification extension
 --   filter lua.inspect_grpc   gRPC messages: the classification extension, compressed messages, messages that are too large
 --
--- Triton divides by zero when it is asked for the classes of an output of type BYTES, and the whole server ends with it.
--- Classification therefore passes only for the outputs that TRITONE_CLASSIFICATION_OUTPUTS names; no output of type
--- BYTES may have such a name. A filter sees every byte on its way, so the position in a message, the size of the body
--- and the number of messages in a stream do not matter; only what is searched is copied, tensors are skipped.
+-- Triton divides by zero when a request asks for the classes of an output of type BYTES, and the whole server crashes.
+-- Classification is therefore allowed only for the outputs that TRITONE_CLASSIFICATION_OUTPUTS lists; no output of type
+-- BYTES may have such a name. A filter sees every forwarded byte, so the position in a message, the size of the body and
+-- the number of messages in a stream do not matter. Only the inspected parts are copied; tensors are skipped.
 --
 -- Raising an error is how a Lua filter of HAProxy 2.6 ends a request: the client gets the `http-error status 400` of the
--- frontend, with the text in txn.refusal, and the replica an incomplete message, which it drops. The return value
+-- frontend, with the text in txn.refusal, and the replica an incomplete message, which it discards. The return value
 -- filter.ERROR has no effect in http_payload.
 
 local MAX_BODY_BYTES = tonumber(os.getenv("TRITONE_MAX_BODY_BYTES") or "") or 33554432
@@ -20,10 +20,10 @@ local WORD = "classification"
 local LONGEST_WORD = 6 * #WORD -- each letter written as \u0063
 
 local GRPC_INVALID_ARGUMENT, GRPC_RESOURCE_EXHAUSTED, GRPC_UNIMPLEMENTED = "3", "8", "12"
-local SAY_CLASSES = "the classification extension is allowed here only for the outputs that TRITONE_CLASSIFICATION_OUTPUTS "
-  .. "names; ask for the output itself"
-local SAY_LONG = "a request with the word 'classification' in its JSON part may have 64 KiB of JSON; send tensors by the "
-  .. "binary data extension"
+local SAY_CLASSES = "the classification extension is allowed here only for the outputs listed in "
+  .. "TRITONE_CLASSIFICATION_OUTPUTS; request the output itself"
+local SAY_LONG = "the JSON part of a request that contains the word 'classification' is limited to 64 KiB; send tensors "
+  .. "with the binary data extension"
 local SAY_BODY = "only POST may have a body here"
 local SAY_MESSAGE = "the gRPC message is malformed"
 local SAY_FLAG = "compressed messages are not accepted here; send messages without compression"
@@ -42,7 +42,7 @@ end
 
 -- JSON ---------------------------------------------------------------------------------------------------------------
 
--- Characters by the two digits of \u00XX; a JSON library decodes such letters, so a key may be written with them.
+-- Characters by the two hexadecimal digits of \u00XX: a JSON key may be written with such escapes.
 local escapes = {}
 for code = 0, 255 do
   local lower = string.format("%02x", code)
@@ -56,8 +56,8 @@ local function decoded(text)
   return text:find("\\u00", 1, true) and (text:gsub("\\u00(%x%x)", escapes)) or text
 end
 
--- A value as { kind, ... }: objects as lists of { key, value }, so that repeated keys are seen. Raises on anything that
--- strict JSON does not allow: whoever names the extension has to write JSON about which parsers do not differ.
+-- Parse a value as { kind, ... }; objects are lists of { key, value }, which keeps repeated keys. Raises an error on
+-- anything but strict JSON: a request that uses the extension must be JSON that all parsers read the same.
 local parse_value
 
 local function skip_space(text, at)
@@ -119,7 +119,7 @@ function parse_value(text, at, depth)
   return { kind = "scalar" }, stop
 end
 
--- Whether an object with the extension as its key is anywhere in a value.
+-- Whether the extension is a key of any object in a value.
 local function names_extension(value)
   for _, item in ipairs(value.items or {}) do
     if value.kind == "object" then
@@ -139,7 +139,7 @@ local function values_of(object, key)
   return found
 end
 
--- Whether one element of `outputs` asks for classes in the one way that is allowed.
+-- Whether one element of `outputs` uses the extension in the single allowed form, or not at all.
 local function output_is_allowed(output)
   if not names_extension(output) then return true end
   if output.kind ~= "object" then return false end
@@ -155,7 +155,7 @@ local function output_is_allowed(output)
   return true
 end
 
--- Whether a request's JSON asks for classes of allowed outputs at most.
+-- Whether a request's JSON requests classes only of allowed outputs.
 local function json_is_allowed(text)
   local parsed, request, stop = pcall(parse_value, text, skip_space(text, 1), 0)
   if not parsed or skip_space(text, stop) <= #text then return false end
@@ -186,24 +186,28 @@ function JsonFilter:start_analyze(_, channel)
   if not channel:is_resp() then filter.register_data_filter(self, channel) end
 end
 
--- With the binary data extension, JSON is only the beginning of the body; that is a property of /infer alone.
+-- With the binary data extension, which only /infer supports, JSON is just the beginning of the body.
 function JsonFilter:http_headers(_, message)
   if message.channel:is_resp() then return filter.CONTINUE end
   local headers = message:get_headers()
   local line = message:get_stline()
   local path = line.uri:match("^[^?#]*")
-  local length = path:find("/infer$") and headers["inference-header-content-length"] or headers["content-length"]
-  self.n_json = tonumber(length and length[0] or "") or MAX_BODY_BYTES
+  local body_length = headers["content-length"]
+  local json_length = path:find("/infer$") and headers["inference-header-content-length"]
+  self.n_json = tonumber(body_length and body_length[0] or "") or MAX_BODY_BYTES
+  -- A JSON part that claims to be longer than the body would never be complete, and so never inspected.
+  if json_length then self.n_json = math.min(self.n_json, tonumber(json_length[0]) or self.n_json) end
   self.n_left = self.n_json
   self.may_have_body = line.method == "POST"
   return filter.CONTINUE
 end
 
 function JsonFilter:http_payload(txn, message)
-  if message.channel:is_resp() or self.n_left <= 0 then return end
+  if message.channel:is_resp() then return end
+  if not self.may_have_body and message:input() > 0 then refuse(txn, SAY_BODY) end
+  if self.n_left <= 0 then return end
   local data = message:body(0, math.min(self.n_left, message:input()))
   if not data or #data == 0 then return end
-  if not self.may_have_body then refuse(txn, SAY_BODY) end
   self.n_left = self.n_left - #data
   if not self.is_named then
     local text = self.tail .. data
@@ -218,8 +222,7 @@ end
 
 -- gRPC ---------------------------------------------------------------------------------------------------------------
 
--- A protobuf varint at a place: its value and the place behind it; nothing if it is not one. Ten bytes at most. Bits
--- beyond 63 are refused rather than guessed at.
+-- Read a protobuf varint: its value and the position after it; nil if it is malformed or has more than 63 bits.
 local function varint(data, at, stop)
   local value, shift = 0, 0
   while at <= stop and shift <= 56 do
@@ -230,14 +233,14 @@ local function varint(data, at, stop)
   end
 end
 
--- The value of a varint field may have ten bytes (negative numbers do); it is not needed.
+-- Return the position after a varint whose value is not needed; it may have ten bytes (negative numbers do).
 local function behind_varint(data, at, stop)
   for place = at, math.min(stop, at + 9) do
     if data:byte(place) < 0x80 then return place + 1 end
   end
 end
 
--- A field's number, wire type, the place and the length of its content. Nothing if the bytes are no field; groups are none.
+-- Read a field's number, wire type, and the position and length of its content; nil if malformed. Groups are malformed.
 local function field(data, at, stop)
   local tag, from = varint(data, at, math.min(stop, at + 4))
   if not tag or tag >> 3 == 0 or tag >> 32 ~= 0 then return end
@@ -253,7 +256,7 @@ local function field(data, at, stop)
   end
 end
 
--- Fields of a message that is here as a whole, as lists of contents by number; nothing if it is malformed.
+-- Parse a complete message into lists of contents by field number; nil if it is malformed.
 local function fields_of(data)
   local found, at = {}, 1
   while at <= #data do
@@ -268,8 +271,8 @@ local function fields_of(data)
   return found
 end
 
--- Whether a requested output (InferRequestedOutputTensor: name 1, parameters 2) asks for classes of an allowed output
--- at most. An entry of a map is a message with the key as its field 1; a repeated field counts by its last value.
+-- Whether a requested output (InferRequestedOutputTensor: name 1, parameters 2) requests classes only if it is allowed.
+-- A map entry is a message with the key as field 1; of a repeated field the last value counts.
 local function grpc_output_is_allowed(data)
   if not data:find(WORD, 1, true) then return true end
   local output = fields_of(data)
@@ -295,7 +298,7 @@ function GrpcFilter:start_analyze(_, channel)
   if not channel:is_resp() then filter.register_data_filter(self, channel) end
 end
 
--- The start line cannot be read from the message once its body is waited for, as the configuration does.
+-- The path comes from a variable: after the configuration's `wait-for-body` the start line cannot be read here.
 function GrpcFilter:http_headers(txn, message)
   if message.channel:is_resp() then return filter.CONTINUE end
   local path = txn:get_var("txn.path") or "Infer"
@@ -304,7 +307,7 @@ function GrpcFilter:http_headers(txn, message)
   return filter.CONTINUE
 end
 
--- n_message: bytes of the current message from the next field on; nothing between messages. n_skip is not part of it.
+-- n_message: remaining bytes of the current message, nil between messages. n_skip: bytes to forward without inspection.
 function GrpcFilter:http_payload(txn, message)
   if message.channel:is_resp() then return end
   local n_here = message:input()
@@ -335,7 +338,7 @@ function GrpcFilter:http_payload(txn, message)
   self.n_skip = at - 1 - #data
 end
 
--- Goes on by one message's head or one field; answers the place behind it, nothing if it is not here as a whole.
+-- Process one message header or one field and return the position after it; nil if it has not arrived completely.
 function GrpcFilter:step(txn, data, at)
   local n_here = #data - at + 1
   if not self.n_message then
@@ -361,8 +364,8 @@ function GrpcFilter:step(txn, data, at)
       return
     end
     if not grpc_output_is_allowed(data:sub(from, from + length - 1)) then
-      -- An answer before the request's end resets the stream, and some clients show that in the answer's place: the
-      -- rest of the message is read first, and goes nowhere.
+      -- A response before the request's end resets the stream, and some clients report that instead of the response.
+      -- The rest of the message is therefore read and discarded first.
       self.refusal = SAY_CLASSES
       self.n_drain = self.n_message - (#data - at + 1)
       if self.is_stream or self.n_drain <= 0 then refuse(txn, self.refusal) end

@@ -93,16 +93,15 @@ ApiKeyFile = Annotated[
 ServiceKeyFile = Annotated[
     Path | None,
     typer.Option(
-        help="File with the service key, which opens what is stored about users. Default: TRITONE_SERVICE_KEY_FILE, or "
-        "your own key where the server is your own, on this machine.",
+        help="File with the service key, which gives access to stored users. Default: TRITONE_SERVICE_KEY_FILE, or "
+        "your own key if you run the server on this machine.",
         show_default=False,
     ),
 ]
 UserTokenFile = Annotated[
     Path | None,
     typer.Option(
-        help="File with a user token, which opens what is stored about one user; else TRITONE_USER_TOKEN is used, if "
-        "set.",
+        help="File with a user token, which gives access to one stored user. Default: TRITONE_USER_TOKEN.",
         show_default=False,
     ),
 ]
@@ -185,7 +184,9 @@ def api_key(file: Path | None) -> str | None:
 
 
 def credentials(service_key_file: Path | None, user_token_file: Path | None) -> dict[str, str]:
-    """The keyword arguments of `MusicClient` that open what is stored about users: of what is set, what opens least.
+    """Return the credentials for stored users as keyword arguments of `MusicClient`.
+
+    Options come before environment variables, and a token before the service key.
 
     Raises:
         typer.BadParameter: a file cannot be read, or both are given.

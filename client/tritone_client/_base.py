@@ -58,18 +58,18 @@ class BaseClient(Generic[TRANSPORT]):
                 that serve the same models: calls are shared among them, one that cannot be reached is left alone
                 for a while, and what may be repeated goes to another at once, within the call's time.
             timeout_s: for a whole call, with all its requests and retries.
-            retries: how often a request is sent again after the connection failed or the server was busy. One that was
-                sent as a whole before its connection was lost is sent once more at most, to whichever server: if it is
-                what ended the server, it does not reach all of them.
+            retries: how often a request is sent again after the connection failed or the server was busy. A request
+                whose connection was lost after it had been sent completely is repeated at most once, on any server, so
+                that a request that crashes servers does not reach all of them.
             api_key: sent as `authorization: Bearer ...`.
             headers: more headers (gRPC: metadata) for every request.
             ca_file: PEM with the authorities to trust instead of the system's.
             client_cert_file: PEM with the client's certificate, for servers that ask for one.
             client_key_file: PEM with its key.
-            service_key: the key of the server's operator: `recommend` may then use what is stored about anybody. None
-                sends this user's own key where the server is this user's own, on this machine (see `tritone serve`);
-                an empty text sends none.
-            user_token: a token that lets `recommend` use what is stored about one user; see `tritone user-token`.
+            service_key: the key of the server's operator, which lets `recommend` use the stored data of all users. None
+                sends this user's own key if the server runs on this machine as this user (see `tritone serve`); an
+                empty string sends none.
+            user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
                 a recording.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
@@ -152,8 +152,8 @@ class BaseClient(Generic[TRANSPORT]):
 def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientError:
     n_lost = sum(each.n_lost for each in failures)
     return type(error)(
-        f"{error}; the connection was lost {n_lost} times after the request had been sent, so it is not sent again: "
-        f"check in the servers' logs whether the request is what ends them",
+        f"{error}; the connection was lost {n_lost} times after the request had been sent, so it is not sent again; "
+        f"check the servers' logs for crashes caused by the request",
         model=error.model,
         status=error.status,
         request_id=error.request_id,

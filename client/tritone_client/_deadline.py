@@ -22,8 +22,8 @@ LONGEST_DELAY_S: Final = 2.0
 # A version that one replica behind a balancer lacks, another may have. Sent again so often before the call looks up
 # which versions there are; where the version is gone for good, that costs it these few waits once.
 N_VERSION_RETRIES: Final = 3
-# A request that a server died of ends the next server, too. Once more is what the death of a server for other reasons
-# takes; it holds for all servers and all retries of a request together.
+# A request that crashed one server would crash the next. One repetition covers servers that end for other reasons; the
+# limit applies to all servers and retries of a request together.
 MAX_LOST: Final = 2
 FIRST_VERSION_DELAY_S: Final = 0.01
 FIRST_PAUSE_S: Final = 0.05
@@ -69,7 +69,7 @@ def timed_out(request: Request, timeout_s: float) -> RequestTimeoutError:
 
 
 def was_lost_too_often(request: Request, failures: Sequence[ClientError]) -> bool:
-    """Whether a request has been sent and its connection been lost as often as it may be."""
+    """Return whether a request's connection was lost after sending as often as is allowed."""
     has_data = isinstance(request, InferRequest | StreamRequest)
     return has_data and sum(error.n_lost for error in failures) >= MAX_LOST
 
@@ -78,7 +78,7 @@ def retry_delay_s(request: Request, failures: Sequence[ClientError], *, retries:
     """Seconds to wait before a request is sent again; None if it must not be.
 
     Only what may be repeated is repeated, only after a failure that time or another server may heal, and only if the
-    wait leaves time for an answer. What was lost twice on its way back is not sent again.
+    wait leaves time for an answer. A request whose connection was lost twice after sending is not sent again.
 
     Args:
         failures: of the request so far, the last one just now.

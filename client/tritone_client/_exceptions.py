@@ -34,8 +34,8 @@ class ClientError(TritoneError):
         model: name of the model that was asked, if the call had got that far.
         status: the transport's status (gRPC code name or HTTP number), if there was one.
         request_id: the id the request carried; the server's log has the same.
-        n_lost: how often the request was sent as a whole and its connection was lost before the answer. The request may
-            be the reason, so it is sent once more at most, whatever `retries` is and however many servers there are.
+        n_lost: how often the connection was lost after the request was sent completely and before the response. The
+            request may be the cause, so it is repeated at most once, regardless of `retries` and the number of servers.
     """
 
     def __init__(

@@ -80,9 +80,9 @@ class InferRequest:
             extension, the only way to a label file): each output is then an array of
             `value:index:label` strings of shape (n_batch, at most n_classes).
         version: the only one that may answer; the server's latest if None.
-        n_lost: how often it has been sent and its connection been lost already; see `ClientError.n_lost`.
-        headers: sent with this request beside those of the endpoint, names in lower case; kept out of `repr`, for
-            they hold secrets.
+        n_lost: how often its connection was already lost after sending; see `ClientError.n_lost`.
+        headers: sent in addition to those of the endpoint, names in lower case; not shown in `repr`, since they hold
+            secrets.
     """
 
     model: str
@@ -227,12 +227,12 @@ def id_of(request: Request) -> str | None:
 
 
 def lost_before(request: Request) -> int:
-    """How often a request has been sent and its connection been lost in earlier attempts."""
+    """Return how often a request's connection was lost after sending in earlier attempts."""
     return request.n_lost if isinstance(request, InferRequest | StreamRequest) else 0
 
 
 def after_losses(request: RequestT, n_lost: int) -> RequestT:
-    """The request to send again; metadata and readiness carry no data that could end a server, and stay as they are."""
+    """Return the request for the next attempt; requests without tensors do not count losses."""
     if n_lost and isinstance(request, InferRequest | StreamRequest):
         return replace(request, n_lost=n_lost)
     return request

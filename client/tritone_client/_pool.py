@@ -102,8 +102,8 @@ class Pool:
 class Round:
     """One request's way through a pool: each server at most once, until one answers.
 
-    A server that could not be connected to costs nothing, and the next one is asked. A connection that was lost after
-    the request had been sent may be lost because of it: one more server is asked then, and no third.
+    If no connection can be established, the next server is tried. If the connection is lost after the request was sent,
+    the request may be the cause: it is then sent to one more server, but not to a third.
 
     ```python
     while (member := round.next()) is not None:

@@ -40,7 +40,7 @@ def recommend_flow(
     """The flow of `MusicClient.recommend`."""
     check_model_name(model)
     inputs = wanted.inputs()
-    # Credentials go with what they are for and nothing else.
+    # Send credentials only with requests that need them.
     is_about_users = user_token is not None or not inputs.keys().isdisjoint(_OF_USERS)
     headers = credentials.headers(user_token) if is_about_users else {}
     asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)

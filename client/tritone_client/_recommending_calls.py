@@ -38,7 +38,7 @@ class RecommendingCalls:
         Everything may be left out; what is given is used together, so that there is an answer for everyone: somebody
         known, somebody new with a few songs, friends, a recording or a mood, and nobody at all (what is popular).
         Ids that the model does not know are passed over and listed in the answer's `unknown`. So are users whose stored
-        data the caller may not use: the client's `service_key` opens everybody's, a user token that of one user.
+        data the caller may not use: the client's `service_key` gives access to all users, a user token to one user.
 
         Args:
             user_id: somebody of the listening log; what they heard need not be sent.
@@ -56,7 +56,7 @@ class RecommendingCalls:
             novelty: 0 to 1, how much little-known tracks are preferred.
             explain: give each track's reasons, which add up to its score.
             model: which model to ask.
-            user_token: for this call, instead of the client's `user_token` or `service_key`.
+            user_token: used for this call instead of the client's `user_token` or `service_key`.
             timeout_s: for the whole call, the client's if None.
 
         Raises:

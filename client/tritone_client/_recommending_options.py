@@ -85,7 +85,7 @@ class Wanted:
         return inputs
 
     def _check_costly(self) -> None:
-        """Check the number of items where each takes the server long."""
+        """Check the number of items where each one is costly for the server."""
         for most, wish in ((N_EXPLAINED_MAX, "explain"), (N_DIVERSE_MAX, "diversity")):
             if self.n > most and getattr(self, wish):
                 raise InvalidInputError(f"n is {self.n}; expected a whole number from 1 to {most} with {wish}")
@@ -185,7 +185,7 @@ def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None
         raise InvalidInputError(f"weights holds {len(weights):,} numbers, history {n_history:,} ids; {expected}")
     for place, weight in enumerate(weights):
         if not is_number(weight) or not 0 <= weight <= np.finfo(np.float32).max:
-            hint = " (what was turned away belongs into skipped)" if is_number(weight) and weight < 0 else ""
+            hint = " (use skipped for items that were rejected)" if is_number(weight) and weight < 0 else ""
             raise InvalidInputError(f"weights[{place}] is {reprlib.repr(weight)}; {expected}{hint}")
     return np.array(weights, np.float32)
 

@@ -1,4 +1,4 @@
-"""Credentials for what a recommender stores about users, and the operator's own key on the operator's machine."""
+"""Credentials for the stored data of users, and the lookup of the operator's own key on the operator's machine."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SERVICE_KEY_HEADER: Final = "tritone-service-key"
 USER_TOKEN_HEADER: Final = "tritone-user-token"  # noqa: S105 - a header's name
 _LONGEST: Final = 4_096
 _SECRET: Final = re.compile(r"[\x21-\x7e]+")
-_FOUND_FOR_S: Final = 1.0  # how long a key that was found is sent before the server is looked at again
+_FOUND_FOR_S: Final = 1.0  # how long a found key is used before the server's owner is checked again
 _LISTENING: Final = "0A"  # a socket's state in /proc/net/tcp
 _SOCKET_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 def default_key_file() -> Path:
-    """Where `tritone serve` keeps this user's service key."""
+    """Return the path where `tritone serve` keeps this user's service key."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "tritone" / "service" / "service.key"
 
 
 class Credentials:
-    """What a client sends with requests about users; neither shown nor pickled."""
+    """Credential headers for requests about users; neither shown in `repr` nor pickled."""
 
     def __init__(
         self,
@@ -39,19 +39,20 @@ class Credentials:
         endpoints: Sequence[Endpoint],
         finds_own_key: bool,
     ) -> None:
-        """Check what is given.
+        """Check the given credentials.
 
         Args:
-            service_key: empty to send none, not even one that would be found.
+            service_key: None to look for this user's own key; empty to send none.
+            user_token: a token for one user.
             endpoints: where requests go.
-            finds_own_key: send this user's own service key where none is given and `endpoints` are this user's own
-                server on this machine.
+            finds_own_key: whether to send this user's own service key if no credential is given and all `endpoints` are
+                servers of this user on this machine.
 
         Raises:
             InvalidInputError: a value cannot be sent, or both are given.
         """
         if service_key and user_token is not None:
-            raise InvalidInputError("service_key and user_token are both given: expected one; a token opens less")
+            raise InvalidInputError("service_key and user_token are both given: expected only one of them")
         self._headers: dict[str, str] = {}
         if service_key:
             self._headers[SERVICE_KEY_HEADER] = checked_secret("service_key", service_key)
@@ -64,10 +65,10 @@ class Credentials:
         self._found_until_s = 0.0
 
     def headers(self, user_token: str | None = None) -> Mapping[str, str]:
-        """The headers for a request about a user.
+        """Return the headers for a request about a user.
 
         Args:
-            user_token: sent in the place of all else.
+            user_token: sent instead of the client's credentials.
 
         Raises:
             InvalidInputError: the token cannot be sent.
@@ -91,10 +92,10 @@ class Credentials:
 
 
 def checked_secret(name: str, value: Any) -> str:
-    """Check that a secret can be sent as a header; errors do not hold it.
+    """Return a secret that can be sent as a header; error messages do not contain it.
 
     Raises:
-        InvalidInputError: it cannot.
+        InvalidInputError: it cannot be sent.
     """
     if not isinstance(value, str) or len(value) > _LONGEST or not _SECRET.fullmatch(value):
         raise InvalidInputError(
@@ -105,14 +106,15 @@ def checked_secret(name: str, value: Any) -> str:
 
 
 def is_loopback(endpoint: Endpoint) -> bool:
-    """Whether an endpoint is on this machine, by its address alone."""
+    """Return whether an endpoint's address is a loopback address."""
     return endpoint.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", endpoint.host))
 
 
 def own_key(path: Path, ports: set[int]) -> str | None:
-    """This user's service key, if a server of this user or of root listens on the ports; None otherwise.
+    """Return this user's service key if only processes of this user or root listen on the ports; None otherwise.
 
-    The key is the operator's: it may not go to whatever another user of the machine has put onto the port.
+    This keeps the key from a server that another user of the machine has started on the port. It cannot tell a server
+    from a forwarded port (`ssh -L`) of this user.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -121,7 +123,7 @@ def own_key(path: Path, ports: set[int]) -> str | None:
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
                 return None
             key = file.read(_LONGEST + 1).strip()
-    except (OSError, ValueError, AttributeError):  # AttributeError: no such flags or ids outside of POSIX
+    except (OSError, ValueError, AttributeError):  # AttributeError: these flags and ids exist only on POSIX
         return None
     if len(key) > _LONGEST or not _SECRET.fullmatch(key):
         return None
@@ -130,7 +132,7 @@ def own_key(path: Path, ports: set[int]) -> str | None:
 
 
 def _owners(ports: set[int]) -> dict[int, set[int]]:
-    """User ids by port of all sockets that listen there, on any address; empty where the system does not tell."""
+    """Return the user ids of all listening sockets by port; empty on systems without /proc/net."""
     owners: dict[int, set[int]] = {}
     for table in _SOCKET_TABLES:
         try:

@@ -42,16 +42,16 @@ LATENT_MODEL: Final = "music_vae"
 SAMPLE_MODEL: Final = "music_gan"
 # What music_vae moves a piece along, in the order of its decoder's input `attributes`.
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")
-LARGEST_AMOUNT: Final = 10.0  # standard deviations along an attribute: no training music is further from the mean
-LARGEST_DENSITY: Final = 16.0  # struck notes in a quarter: four voices of four steps strike no more
-# How the models choose among what they find likely.
-LEAST_TEMPERATURE: Final = 0.001  # `top_k=1` is what a lower one would mean
+LARGEST_AMOUNT: Final = 10.0  # standard deviations along an attribute: training music stays within
+LARGEST_DENSITY: Final = 16.0  # struck notes per quarter: the maximum of four voices with four steps
+# Sampling temperature.
+LEAST_TEMPERATURE: Final = 0.001  # lower values would equal `top_k=1`
 LARGEST_TEMPERATURE: Final = 100.0
 
 # --- recommending -------------------------------------------------------------------------------
 RECOMMEND_MODEL: Final = "recommender"
 N_RECOMMENDED_MAX: Final = 10_000  # items that one answer holds
-# With reasons: each item has up to 20 for each member, and a server spends 0.3 s on 200 items of a very long history.
+# With reasons: up to 20 per item and base model; 200 items with a very long history take a server 0.3 s.
 N_EXPLAINED_MAX: Final = 200
 N_DIVERSE_MAX: Final = 1_000  # with diversity: the work grows with the square of the number
 N_IDS_MAX: Final = 100_000  # ids that one list of a question holds, duplicates included

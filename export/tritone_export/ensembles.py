@@ -34,7 +34,7 @@ POOLING_MODEL: Final = "recording_embedding"
 POOLING_IGNORES: Final = ("probabilities", "emotions")  # inputs beside the embeddings
 _ONNX: Final = "model.onnx"
 MOST_WINDOWS: Final = 64  # of a recording: `genre_cnn` takes no larger batch
-_LARGEST_VALUE: Final = 2.0  # what `genre_cnn` returns stays within -1..1, but for rounding
+_LARGEST_VALUE: Final = 2.0  # values from `genre_cnn` are within -1..1, apart from rounding
 _MOST_COLUMNS: Final = 4_096  # of each input; `genre_cnn` has 256 features, nine emotions and some genres
 _NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
 
@@ -128,7 +128,7 @@ def pooling_configs() -> dict[str, str]:
 
 
 def _pooling_inputs() -> tuple[Tensor, ...]:
-    """The graph's inputs with their limits: as many windows as `genre_cnn` takes, and numbers as it returns them."""
+    """Return the graph's inputs with limits that fit the batch size and the outputs of `genre_cnn`."""
     from tritone_training.declaration import Axis, Limits, Tensor
 
     window = Axis("window", max_size=MOST_WINDOWS)

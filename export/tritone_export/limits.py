@@ -29,8 +29,8 @@ def limits_text(inputs: Sequence[Tensor]) -> str:
     axes = {
         axis.name: limits for tensor in inputs for axis in tensor.axes if axis.size is None and (limits := _axis(axis))
     }
-    told = {"axes": axes, "inputs": {tensor.name: _input(tensor) for tensor in inputs}}
-    return json.dumps(told, separators=(",", ":"), sort_keys=True)
+    entries = {"axes": axes, "inputs": {tensor.name: _input(tensor) for tensor in inputs}}
+    return json.dumps(entries, separators=(",", ":"), sort_keys=True)
 
 
 def _axis(axis: Axis) -> dict[str, int]:
@@ -39,22 +39,22 @@ def _axis(axis: Axis) -> dict[str, int]:
 
 
 def _input(tensor: Tensor) -> dict[str, Any]:
-    told: dict[str, Any] = {"axes": [axis.name for axis in tensor.axes]}
+    entry: dict[str, Any] = {"axes": [axis.name for axis in tensor.axes]}
     limits = tensor.limits
     if limits is None:
-        return told
+        return entry
     if limits.minimum is not None:
-        told["above" if limits.exclusive_minimum else "min"] = limits.minimum
+        entry["above" if limits.exclusive_minimum else "min"] = limits.minimum
     if limits.maximum is not None:
-        told["below" if limits.exclusive_maximum else "max"] = limits.maximum
+        entry["below" if limits.exclusive_maximum else "max"] = limits.maximum
     if tensor.dtype in ("FP32", "FP16"):
-        told["finite"] = limits.finite
+        entry["finite"] = limits.finite
     if limits.also:
-        told["also"] = list(limits.also)
+        entry["also"] = list(limits.also)
     if limits.n_values_key is not None:
-        told["n_values"] = limits.n_values_key
+        entry["n_values"] = limits.n_values_key
     if limits.is_meter:
-        told["meter"] = True
+        entry["meter"] = True
     if limits.words is not None:
-        told["words"] = list(limits.words)
-    return told
+        entry["words"] = list(limits.words)
+    return entry

@@ -64,8 +64,8 @@ def publish(
 ) -> Path:
     """Add the next version to a model's folder.
 
-    A version whose card says that it holds personal data is closed to other users of the machine: the server must run
-    as the same user as whoever publishes, or as root.
+    A version whose card declares personal data is closed to other users of the machine: the server must run as the
+    publishing user or as root.
 
     Args:
         model_folder: made if it is missing.
@@ -140,7 +140,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def holds_personal_data(card: bytes | Path | None) -> bool:
-    """Whether a model card says that its version holds personal data; one that cannot be read says nothing."""
+    """Return whether a model card declares personal data; an unreadable card counts as not."""
     try:
         content = card.read_bytes() if isinstance(card, Path) else card or b"{}"
         described = json.loads(content)
@@ -168,7 +168,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private:
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    if is_private:  # nobody else could enter the folder in the meantime
+    if is_private:  # until now the folder's mode has kept others out
         close_to_others(folder)
     for written in folders:
         _sync_folder(written)

@@ -84,7 +84,7 @@ class ServerExitedError(StartupError):
 
     Attributes:
         exit_code: as the shell counts: 128 + the signal's number if one killed it.
-        is_lock_exception: whether the Python backend ended it because a stub was too slow.
+        is_lock_exception: whether the Python backend aborted the server because a stub started too slowly.
     """
 
     def __init__(self, message: str, *, log_path: Path, exit_code: int, is_lock_exception: bool = False) -> None:

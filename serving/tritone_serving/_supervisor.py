@@ -6,8 +6,8 @@ A process of its own between the launcher and the server, run as a script with t
   the server is asked to stop, and killed with every Python stub if it does not in time;
 - when the server ends by itself, its stubs are ended too;
 - then its shared memory and its private folder are removed;
-- what the server and its stubs print goes through a pipe into the log, which is renamed and begun again when it has
-  reached its largest size.
+- the output of the server and its stubs goes through a pipe into the log, which is rotated when it reaches its
+  maximum size.
 
 Should this process itself be killed, the kernel kills the server with it (PR_SET_PDEATHSIG).
 One line of JSON comes in on stdin, the server's pid goes out on stdout, its exit code is the exit code.
@@ -94,7 +94,7 @@ def _started(order: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 
 class _Log:
-    """Copies what the server prints into a file and begins the file again when it has become too large."""
+    """Copies the server's output into a file and rotates the file when it becomes too large."""
 
     def __init__(self, pipe: int, path: Path, max_bytes: int) -> None:
         self._pipe = pipe
@@ -103,7 +103,7 @@ class _Log:
         self.ended = threading.Event()
 
     def copy(self) -> None:
-        """Copy until every process that holds the pipe has ended; a full disk loses lines, never stops the server."""
+        """Copy until every process that holds the pipe has ended; a full disk loses output, but blocks nothing."""
         file, size = self._open()
         while True:
             content = os.read(self._pipe, 1 << 16)
@@ -150,7 +150,7 @@ def _ended(server: subprocess.Popen[bytes], timeout_s: float, stop_file: Path) -
             if os.waitpid(-server.pid, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
     for log in _logs:
-        log.ended.wait(LOG_END_TIMEOUT_S)  # the last words of a crash
+        log.ended.wait(LOG_END_TIMEOUT_S)  # the output of a crash
     return 128 - code if code < 0 else code
 
 

@@ -27,7 +27,7 @@ class AdminApi:
 
     Args:
         token: the server's admin token.
-        api_key: the key that callers of the server need, if it has one: a model's configuration is closed without it.
+        api_key: the server's API key, if it has one; reading a model's configuration requires it.
     """
 
     def __init__(self, host: str, port: int, *, token: str, api_key: str | None = None) -> None:

@@ -1,13 +1,13 @@
 """Fixes of known faults in one exact server binary, applied to a private copy of it.
 
 Three faults of Triton 2.51 let a single request end the server or fill its memory, and nothing in front of a gRPC port
-can recognise such a request with certainty: its fields may come in any order behind megabytes of data. Where the binary
-is the one of the `nvidia-pytriton` wheel, which this package pins, the launcher therefore runs a copy in which a few
-bytes differ. The copy is written to the server's private folder; the installed file is never touched. Any other binary
-(NVIDIA's images, a build of one's own, another version) runs as it is, and the load balancer has to refuse such
-requests; see THREATS.md.
+can recognise such a request with certainty: its fields may come in any order after megabytes of data. If the binary is
+the one of the `nvidia-pytriton` wheel, which this package pins, the launcher therefore runs a copy in which a few bytes
+differ. The copy is written to the server's private folder; the installed file is not changed. Any other binary
+(NVIDIA's images, custom builds, other versions) runs unmodified, and the load balancer has to refuse such requests; see
+THREATS.md.
 
-Each fix names the bytes that it expects. If one of them is not found, none is applied.
+The fixes are applied only to a file with the expected SHA-256; otherwise none is applied.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Final
 
 @dataclass(frozen=True)
 class BinaryFix:
-    """One replacement of bytes by as many others.
+    """A replacement of bytes by the same number of other bytes.
 
     Attributes:
         name: short name of the fault.
         fault: what a request can do without the fix.
-        answer: what such a request gets with it.
+        answer: response to such a request with the fix.
         offset: position in the file.
         before: the expected bytes, in hexadecimal.
         after: the replacement, in hexadecimal, of the same length.
@@ -56,7 +56,7 @@ WHEEL_FIXES: Final = (
     ),
     BinaryFix(
         name="content-encoding",
-        fault="a compressed HTTP body is unpacked without a bound, and the memory is kept",
+        fault="a compressed HTTP body is decompressed without a limit, and the memory is kept",
         answer="HTTP 501: the encoding is not supported",
         # triton::server::HTTPAPIServer::DecompressBuffer, after it has read the encoding (1 is identity):
         #   test ebp, ebp; je unsupported; lea eax, [rbp - 2]; cmp eax, 1; ja as_it_is
@@ -67,7 +67,7 @@ WHEEL_FIXES: Final = (
     ),
     BinaryFix(
         name="grpc-compression",
-        fault="a compressed gRPC message is unpacked without a bound",
+        fault="a compressed gRPC message is decompressed without a limit",
         answer="INTERNAL: the message cannot be decompressed",
         # grpc_core's zlib_decompress(slices, slices, is_gzip): returns 0, which means failure.
         #   push r15; mov ecx, 14 becomes: xor eax, eax; ret
@@ -86,7 +86,7 @@ def fixed_copy(binary: Path, folder: Path) -> tuple[Path, frozenset[str]]:
         folder: a private folder on a file system that allows execution.
 
     Returns:
-        The binary to run, which is the installed one if no fix is known for it, and the names of the applied fixes.
+        The binary to run (the installed one if no fix is known for it) and the names of the applied fixes.
 
     Raises:
         OSError: the copy cannot be written.

@@ -89,7 +89,7 @@ class Calls:
         """Run a model once.
 
         Args:
-            parameters: of the request, which backends can read.
+            parameters: request parameters, which backends can read.
 
         Raises:
             CanaryError: `failure` says in which way it failed.

@@ -24,8 +24,8 @@ from tritonclient.grpc import model_config_pb2
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Array, Calls
 
-# Parameters of a request. The first marks one that backends leave out of their own metrics. The second holds the
-# server's health token: a backend of ours answers such a request without running the model.
+# Request parameters. The first marks a request that our backends leave out of their own metrics. The second holds the
+# server's health token: our backends answer such a request without running the model.
 CANARY_PARAMETER: Final = "tritone_canary"
 HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_health.py
 FEW: Final = 16
@@ -106,9 +106,7 @@ def sing(
 
 
 def check_health(calls: Calls, model: str, config: Any, *, token: str, timeout_s: float) -> None:
-    """Send a request that a backend of ours answers without running the model.
-
-    Any other backend runs the model.
+    """Send a request that our backends answer without running the model; other backends run it.
 
     Args:
         config: from `Calls.config`.

@@ -38,7 +38,7 @@ def server_command(
         ports: by option name, none of them 0.
         token: what the admin APIs are to ask for.
         models: to load at start.
-        n_load_threads: how many of them at the same time.
+        n_load_threads: number of models to load at the same time.
     """
     command = [
         str(installation.binary),
@@ -49,7 +49,7 @@ def server_command(
         *(f"--load-model={name}" for name in models),
         # Stay up when a model fails: the repository index then says why, in words made for it.
         "--exit-on-error=false",
-        # Without `require_all` a model that does not load must not keep the others from traffic.
+        # Without `require_all`, a model that failed to load must not make the server unready for the others.
         f"--strict-readiness={str(options.require_all).lower()}",
         f"--model-load-thread-count={n_load_threads}",
         f"--exit-timeout-secs={max(1, round(options.stop_timeout_s) - 2)}",

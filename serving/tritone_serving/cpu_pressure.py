@@ -1,9 +1,9 @@
-"""How much processes wait for a processor, from the kernel's own accounting.
+"""CPU and memory pressure, and the time that processes wait for a CPU, from the kernel's accounting.
 
-A process that gets no processor looks like one that does nothing: its processor time does not grow. What tells the two
-apart is the time that it has spent in a run queue, ready to run (`/proc/PID/task/TID/schedstat`, in nanoseconds). For
-the machine as a whole there is pressure stall information (`/proc/pressure/cpu` and `memory`, or the cgroup's), and the
-time that a hypervisor gave to others ("steal" in `/proc/stat`).
+The CPU time of a process that waits for a CPU does not grow, just like that of an idle process. The two differ in the
+time spent in a run queue, ready to run (`/proc/PID/task/TID/schedstat`, in nanoseconds). For the machine as a whole the
+kernel reports pressure stall information (`/proc/pressure/cpu` and `memory`, or the cgroup's) and the time that a
+hypervisor gave to other guests ("steal" in `/proc/stat`).
 
 Sources: https://docs.kernel.org/accounting/psi.html, https://docs.kernel.org/scheduler/sched-stats.html,
 https://man7.org/linux/man-pages/man5/proc_stat.5.html
@@ -25,7 +25,7 @@ _PRESSURE_FILES: Final = {
 }
 _STEAL_FIELD: Final = 8  # of the line "cpu" in /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_SHORTEST_S: Final = 0.05  # shorter periods say nothing
+_SHORTEST_S: Final = 0.05  # shorter periods are not significant
 LARGEST_FACTOR: Final = 20.0
 
 
@@ -34,8 +34,8 @@ class Pressure:
     """Shares of a period, each 0 to 1.
 
     Attributes:
-        some: of the time, in which at least one task waited for a processor, or for memory.
-        steal: of all processors' time, which the hypervisor gave to others.
+        some: share of the time in which at least one task waited for a CPU or for memory.
+        steal: share of the time of all CPUs that the hypervisor gave to other guests.
     """
 
     some: float = 0.0
@@ -43,16 +43,16 @@ class Pressure:
 
     @property
     def patience(self) -> float:
-        """Factor for time limits: 1 on a quiet machine, up to 20 where something waits for a processor all the time.
+        """Factor for time limits: 1 on an idle machine, up to 20 where some task always waits for a CPU.
 
-        With one waiting task in the usual way of a machine at work (`some` below a quarter) nothing changes.
+        Moderate load (`some` up to 0.25, `steal` up to 0.1) does not raise it.
         """
         share = max(0.0, (self.some - 0.25) / 0.75, (self.steal - 0.1) / 0.4)
         return 1.0 + (LARGEST_FACTOR - 1.0) * min(1.0, share)
 
 
 class CpuPressure:
-    """Samples the pressure since the sample before; without the kernel's files it is always 0."""
+    """Samples the pressure since the previous sample; always 0 on kernels that do not report it."""
 
     def __init__(self) -> None:
         self._at_s = time.monotonic()
@@ -61,7 +61,7 @@ class CpuPressure:
         self._last = Pressure()
 
     def sample(self) -> Pressure:
-        """Return the pressure since the last call, or the value before if that was a moment ago."""
+        """Return the pressure since the last call, or the last value if that call was less than 50 ms ago."""
         now_s = time.monotonic()
         passed_s = now_s - self._at_s
         if passed_s < _SHORTEST_S:
@@ -78,17 +78,17 @@ class CpuPressure:
 
 
 def recent_pressure() -> float:
-    """Return the share of the last ten seconds in which some task waited for a processor; 0 where it is unknown."""
+    """Return the share of the last ten seconds in which some task waited for a CPU; 0 if unknown."""
     return _read_pressure("cpu", r"^some avg10=([\d.]+)") / 100
 
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Processor times of processes together, in seconds, since each thread's start.
+    """Total CPU times of processes, in seconds, since each thread's start.
 
     Attributes:
-        run_s: on a processor.
-        wait_s: ready to run, without a processor.
+        run_s: running on a CPU.
+        wait_s: ready to run, but waiting for a CPU.
     """
 
     run_s: float = 0.0
@@ -100,12 +100,12 @@ class CpuTimes:
 
     @property
     def active_s(self) -> float:
-        """Time with something to do: running, or waiting for a processor."""
+        """Time running or waiting for a CPU."""
         return self.run_s + self.wait_s
 
 
 def cpu_times(pids: Iterable[int]) -> CpuTimes:
-    """Add up the processor times of all threads of processes; those that are gone count nothing."""
+    """Return the CPU times of all threads of processes; ended processes are ignored."""
     run_ns = wait_ns = 0
     for pid in pids:
         try:

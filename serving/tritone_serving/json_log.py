@@ -6,6 +6,7 @@ Triton 2.51 writes text alone. That file stays as it is; this follows it while t
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "fatal", "V": 
 # 2026-11-22T05:00:32Z I 11368 server.cc:305] "text, with \" and \n escaped"
 _LINE: Final = re.compile(r"^(?P<time>\S+Z) (?P<level>[IWEFV]) (?P<pid>\d+) (?P<source>[\w.]+:\d+)\] (?P<text>.*)$")
 _REQUEST: Final = re.compile(r"\[request id: ([^\]]+)\]")
-# What the server says about CUDA on a machine without a GPU; the second is an error in Triton's own log.
+# Triton's messages about CUDA on a machine without a GPU; it logs the second one as an error.
 _NO_CUDA: Final = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper has not been initialized|CUDA memory pool disabled"
     r"|no CUDA-capable device"
@@ -35,9 +36,8 @@ def entry(level: str, message: str, **more: Any) -> dict[str, Any]:
 def parsed(line: str) -> dict[str, Any] | None:
     """Return a line of Triton's log as an entry, None for tables and empty lines.
 
-    Messages about a CUDA that is not there become debug messages: they are no error of a server without a GPU.
-
-    What is no line of the log's form (a stack, what a library prints) becomes an entry without a source.
+    Messages about missing CUDA become debug messages, since they are normal on a machine without a GPU. Lines in
+    another format (a stack trace, output of a library) become entries without a source.
     """
     found = _LINE.match(line)
     if found is None:
@@ -64,7 +64,7 @@ def parsed(line: str) -> dict[str, Any] | None:
 class LogFollower:
     """Hands on each line of a log as JSON from a thread of its own, until it is closed.
 
-    A log that is replaced, because the server was started again, is followed from its beginning.
+    When the log is rotated or the server restarted, the rest of the renamed file comes before the new one.
     """
 
     def __init__(self, path: Path, write: Callable[[str], None]) -> None:
@@ -96,9 +96,10 @@ class LogFollower:
     def _new_lines(self) -> Iterator[str]:
         try:
             with self._path.open("rb") as file:
-                inode = self._path.stat().st_ino
-                if inode != self._inode or self._place > self._path.stat().st_size:
-                    self._inode, self._place, self._rest = inode, 0, b""
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or self._place > status.st_size:
+                    self._rest += self._rest_of_renamed()
+                    self._inode, self._place = status.st_ino, 0
                 file.seek(self._place)
                 data = file.read()
         except OSError:
@@ -106,6 +107,17 @@ class LogFollower:
         self._place += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         yield from (line.decode("utf-8", "replace") for line in lines)
+
+    def _rest_of_renamed(self) -> bytes:
+        """Return what was written to the followed file between the last read and its renaming to `<name>.1`."""
+        try:
+            with self._path.with_name(f"{self._path.name}.1").open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != self._inode:
+                    return b""
+                file.seek(self._place)
+                return file.read()
+        except OSError:
+            return b""
 
 
 def _unquoted(text: str) -> str:

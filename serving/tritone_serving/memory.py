@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-# Of version 2 and of version 1, as a container sees them.
+# Of cgroups version 2 and version 1, as visible in a container.
 _LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -29,7 +29,7 @@ def memory_mb(pids: Iterable[int]) -> float:
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
-    """Return the resident anonymous memory of processes together, which is cheaper to read than `memory_mb`.
+    """Return the total resident anonymous memory of processes, in bytes; cheaper to read than `memory_mb`.
 
     Files that are mapped, such as libraries and artifacts, are left out: the kernel can drop them at any time.
     """
@@ -45,7 +45,7 @@ def anonymous_bytes(pids: Iterable[int]) -> int:
 
 
 def memory_limit_bytes() -> int:
-    """Return what this process and its children may use: the control group's limit, or the machine's memory."""
+    """Return the memory that this process and its children may use: the cgroup's limit, or the machine's memory."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _LIMIT_FILES:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit

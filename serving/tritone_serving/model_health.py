@@ -1,4 +1,4 @@
-"""Health of one model of a running server, from its processes, its traffic, and health checks when there is none."""
+"""Health of one model of a running server, from its processes, its traffic and, without traffic, health checks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tritone_serving.stubs import Stub
 from tritone_serving.supervision import Problem, SupervisionOptions
 
 OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble"})
-ACTIVE_SHARE: Final = 0.05  # of one processor: a stub that waits for a request uses less, one that computes much more
-STARVED_SHARE: Final = 0.2  # of the time, in which the server's own threads wait for a processor
-N_FAILED_CHECKS: Final = 3  # Triton itself takes a stub for dead when it gets no processor for a second
+ACTIVE_SHARE: Final = 0.05  # of one CPU: a stub that waits for a request uses less, one that computes much more
+STARVED_SHARE: Final = 0.2  # of the time that the server's own threads wait for a CPU
+N_FAILED_CHECKS: Final = 3  # Triton reports a stub that gets no CPU for a second as dead
 NOT_HEALTHY: Final = "not healthy"
 OnCheck = Callable[[str, str], None]
 
 
 def answers_health_checks(config: Any) -> bool:
-    """Whether a model may get checks that its backend answers without outputs and without running it.
+    """Return whether a model may get checks that its backend answers without outputs and without running it.
 
-    Triton's response cache keeps such an answer under the request's inputs. So a cached model gets them only if its
-    inputs are drawn at random, and no caller's request can meet that answer.
+    Triton's response cache stores such a response by the request's inputs. A cached model therefore gets these checks
+    only if the inputs are random, so that no caller's request has the same inputs.
     """
     try:
         inputs = make_inputs(config)
@@ -37,7 +37,7 @@ def answers_health_checks(config: Any) -> bool:
 
 
 class ModelHealth:
-    """Watches one model; `look` is called again and again and never waits."""
+    """Watches one model; `look` is called periodically and never blocks."""
 
     def __init__(
         self,
@@ -82,15 +82,15 @@ class ModelHealth:
         self._server_times = CpuTimes()
 
     def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> Problem | None:
-        """Look once.
+        """Check the model once.
 
         Args:
-            stubs: the model's processes; none for a native backend.
-            n_runs: how many runs it has finished so far.
-            patience: factor for time limits, from the pressure on the machine's processors.
+            stubs: the model's processes; empty for a native backend.
+            n_runs: number of runs that it has finished so far.
+            patience: factor for time limits, from the pressure on the machine's CPUs.
 
         Returns:
-            What is wrong; None if nothing is, as far as can be seen.
+            The detected problem, if any.
         """
         now_s = time.monotonic()
         if n_runs != self._n_runs:  # traffic shows that the model answers
@@ -158,15 +158,14 @@ class ModelHealth:
         error = check.exception()
         failure = error.failure if isinstance(error, CanaryError) else "answered" if error is None else "broken"
         self._on_check(self.model, failure)
-        if failure not in ("broken", "silent"):  # a refusal is an answer, too; a lost server is seen elsewhere
+        if failure not in ("broken", "silent"):  # a refusal is an answer, too; `ServerHealth` detects a lost server
             self._n_failed = 0
             self._answered(now_s)
             return None
         self._next_check_s = now_s  # ask again at once
         self._n_failed += 1
         text = str(error).removeprefix(f"{self.model}: ")
-        # A process that gets no processor fails Triton's check of it as one that is dead does. If it is dead, the look
-        # at the processes says so.
+        # Triton reports a process that gets no CPU as unhealthy, like a dead one. `_missing` detects dead ones.
         is_starved = patience > 1
         n_allowed = N_FAILED_CHECKS * (4 if is_starved and NOT_HEALTHY in text else 1)
         return Problem("failing", text) if self._n_failed >= n_allowed else None
@@ -182,7 +181,7 @@ class ModelHealth:
         self._server_times = cpu_times([self._server_pid])
 
     def _is_busy(self, stubs: Sequence[Stub], passed_s: float) -> bool:
-        """Whether the model's processes had something to do since the last sample, or the server was kept from it."""
+        """Return whether, since the last sample, the model's processes were active or the server waited for a CPU."""
         stubs_active_s = cpu_times(stub.pid for stub in stubs).since(self._stub_times).active_s
         server_waited_s = cpu_times([self._server_pid]).since(self._server_times).wait_s
         return stubs_active_s > ACTIVE_SHARE * passed_s or server_waited_s > STARVED_SHARE * passed_s

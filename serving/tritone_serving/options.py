@@ -24,16 +24,16 @@ class ServerOptions:
         repository: folder of models, as `tritone export` fills it.
         profile: `gpu` serves each model's `configs/gpu.pbtxt`, where there is one.
         models: names to load at start; None loads every model that has a version.
-        require_all: whether a model that does not load keeps the server from starting. Otherwise the others are served,
-            and `TritonServer.failed_models` says which are missing and why.
+        require_all: whether the start fails if any model does not load. Otherwise the others are served, and
+            `TritonServer.failed_models` holds the missing models with their reasons.
         host: address to listen on. Anything but loopback lets others call the models, and shows the
             admin token to whoever reads the traffic: put TLS in front.
         http_port: 0 picks a free one; so for the other two.
         admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
         api_key: what inference, metadata, configurations and statistics ask for; None leaves them open.
-        service_key_file: file with the key that opens what is stored about users; None takes the file that
-            TRITONE_SERVICE_KEY_FILE names, else this user's own, which is made if there is none.
-        trust_callers: let every caller use what is stored about every user: for a private network alone.
+        service_key_file: file with the key that gives callers access to stored data of users. None uses the file in
+            TRITONE_SERVICE_KEY_FILE, or else this user's own key, which is created if necessary.
+        trust_callers: give every caller access to the stored data of every user; only for private networks.
         tls_cert: PEM with the server's certificate: gRPC then speaks TLS.
         tls_key: PEM with its key.
         tls_client_ca: PEM with the authority that must have signed a caller's certificate (mutual TLS).
@@ -41,9 +41,9 @@ class ServerOptions:
             no door stands open beside it, else `host`.
         otlp_url: where traces go, as OTLP over HTTP (`http://localhost:4318/v1/traces`); None makes none.
         log_path: the server's log; None puts it under the user's state folder.
-        log_max_bytes: size at which the log is renamed to `<name>.1` and begun again; 0 lets it grow.
-        startup_timeout_s: to being ready with every model loaded; on a machine whose processors are busy up to five
-            times as long.
+        log_max_bytes: size at which the log is renamed to `<name>.1` and a new file is started; 0 means no limit.
+        startup_timeout_s: time limit for the start, including loading all models; up to five times as long on a machine
+            whose CPUs are busy.
         stop_timeout_s: how long requests in flight and models get to finish before they are killed.
         response_cache_bytes: memory for answers to repeated requests, 0 for no cache.
         auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).

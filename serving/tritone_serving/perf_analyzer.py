@@ -144,8 +144,7 @@ class PerfAnalyzer:
             data: inputs, as `--input-data` reads them.
             stability: by how much latency and throughput of the three windows may differ.
             percentile: the latency that has to be stable; None looks at the mean.
-            headers: sent with each request; they stand on the program's command line, for every user of the machine
-                to read.
+            headers: sent with each request; every user of the machine can read them on the program's command line.
             streaming: the model is decoupled; gRPC only, and the latency is that of the first answer.
 
         Raises:

@@ -34,7 +34,7 @@ def claim_ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> dic
 
 
 def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) -> bool:
-    """Wait until ports that a program of one's own has held are free.
+    """Wait until ports that an ending process still holds are free.
 
     Args:
         ports: address and port by option.
@@ -47,7 +47,8 @@ def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) ->
     while True:
         try:
             claim_ports(
-                {option: host for option, (host, _) in ports.items()}, {o: port for o, (_, port) in ports.items()}
+                {option: host for option, (host, _) in ports.items()},
+                {option: port for option, (_, port) in ports.items()},
             )
         except PortTakenError:
             if time.monotonic() > deadline_s:

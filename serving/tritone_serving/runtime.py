@@ -24,7 +24,7 @@ OUR_BACKENDS: Final = Path(__file__).parent / "backends"
 # Names a file that is made when the server is asked to stop; a backend that streams looks for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
-# A secret of this server and its backends; see backends/onnxruntime/tritone_ort_health.py.
+# A secret shared by this launcher and its backends; see backends/onnxruntime/tritone_ort_health.py.
 HEALTH_TOKEN_VARIABLE: Final = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - a name
 _PREFIX: Final = "tritone-"
 
@@ -38,7 +38,7 @@ def fill_runtime_folder(folder: Path, installation: Installation, *, health_toke
     """Lay out backends and a Python environment for the server in its private folder.
 
     ```
-    tritonserver            copy of the server binary with fixes of known faults, where there are any for it
+    tritonserver            copy of the server binary with fixes of known faults, if there are any for it
     backends/python/        libtriton_python.so, triton_python_backend_stub
     backends/onnxruntime/   link to our python-based backend, unless the installation has a native one
     bin/python3 lib/ pyvenv.cfg   an environment that sees what this process can import
@@ -48,7 +48,7 @@ def fill_runtime_folder(folder: Path, installation: Installation, *, health_toke
     ```
 
     Args:
-        health_token: what the server's health checks carry, so that backends recognise them.
+        health_token: secret in the launcher's health checks, by which backends recognise them.
 
     Returns:
         The environment variables to start the server with.
@@ -100,7 +100,7 @@ def remove_of(folder: Path) -> None:
 
 
 def shared_memory_bytes(folder: Path) -> int:
-    """Return what a server's shared memory takes: pages that were touched."""
+    """Return the allocated size of a server's shared memory, in bytes; pages never written do not count."""
     total = 0
     for region in SHARED_MEMORY.glob(f"{folder.name}*"):
         with contextlib.suppress(OSError):

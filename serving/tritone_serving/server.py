@@ -53,9 +53,9 @@ START_ATTEMPTS: Final = 3
 # once on few, busy processors (https://github.com/triton-inference-server/server/issues/8882 has it under load).
 LOCK_EXCEPTION: Final = "boost::interprocess::lock_exception"
 _LOAD_THREADS: Final = 4  # Triton's own default
-# Above this share of time in which something waits for a processor, models are loaded one after the other.
+# If tasks wait for a CPU for more than this share of the time, models are loaded one after the other.
 _BUSY_START: Final = 0.5
-# On a busy machine a start may take this many times `startup_timeout_s`.
+# Factor on `startup_timeout_s` on a busy machine.
 _LONGEST_START: Final = 5.0
 _PORTS_TIMEOUT_S: Final = 30.0
 _SUPERVISOR: Final = Path(__file__).with_name("_supervisor.py")
@@ -80,7 +80,7 @@ class TritonServer:
         is_wiped: whether its command line, which everyone may read, is free of secrets.
         binary_fixes: names of the fixes of known faults in the binary that runs; see `binary_fixes`.
         failed_models: models that did not load and their reasons; empty with `require_all`.
-        health_token: what health checks carry, so that backends recognise them.
+        health_token: secret in the launcher's health checks, by which backends recognise them.
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class TritonServer:
     def start(cls, options: ServerOptions, *, stored_token: str | None = None) -> TritonServer:
         """Start a server and wait until its models are loaded.
 
-        A start that the Python backend ends because the machine is busy is repeated, one model after the other.
+        If the Python backend aborts the start because the machine is busy, the start is repeated with one model after
+        the other.
 
         Args:
             options: with what.
@@ -259,7 +260,7 @@ class TritonServer:
             ServingError: as `start`.
         """
         self.stop()
-        # A killed process keeps its ports until the kernel has freed its memory, which takes a while on a busy machine.
+        # A killed process keeps its ports until the kernel has freed its memory, which takes time on a busy machine.
         hosts = {"grpc_port": self.options.host}
         wait_for_ports(
             {name: (hosts.get(name, self.options.plain_host), port) for name, port in self._ports.items()},
@@ -367,7 +368,7 @@ class TritonServer:
             if exit_code is not None:
                 raise self.exited_error(exit_code)
             waited_s = time.monotonic() - begun
-            # Models that wait for a processor get more time; those that wait for nothing do not.
+            # On a busy machine models get more time to load.
             longest = _LONGEST_START if pressure.sample().some > _BUSY_START else 1.0
             if waited_s > timeout_s * longest:
                 raise StartupTimeoutError(

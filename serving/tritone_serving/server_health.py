@@ -1,4 +1,4 @@
-"""Health of the server's own process: it runs, gets a processor and answers."""
+"""Health of the server's own process: whether it runs, is not stopped, and answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVE_SHARE: Final = 0.05
 
 
 class ServerHealth:
-    """Watches the server's process; `look` is called again and again and never waits."""
+    """Watches the server's process; `look` is called periodically and never blocks."""
 
     def __init__(
         self,
@@ -31,8 +31,8 @@ class ServerHealth:
         """Begin to watch.
 
         Args:
-            answers_grpc: whether the server's gRPC port answers within so many seconds. The server counts as silent
-                only if neither protocol answers: connections may use up one of them.
+            answers_grpc: returns whether the server's gRPC port answers within a timeout in seconds. The server counts
+                as silent only if neither protocol answers, since connections may exhaust one of them.
         """
         self._server = server
         self._pool = pool
@@ -47,13 +47,13 @@ class ServerHealth:
         self._times_s = 0.0
 
     def look(self, *, patience: float) -> Problem | None:
-        """Look once.
+        """Check the process once.
 
         Args:
-            patience: factor for time limits, from the pressure on the machine's processors.
+            patience: factor for time limits, from the pressure on the machine's CPUs.
 
         Returns:
-            What is wrong; None if nothing is.
+            The detected problem, if any.
         """
         exit_code = self._server.wait(0)
         if exit_code is not None:
@@ -88,7 +88,7 @@ class ServerHealth:
         active_s = cpu_times([self._server.pid]).since(self._times).active_s
         is_busy = active_s > ACTIVE_SHARE * max(now_s - self._times_s, 0.1)
         silent_s = now_s - self._silent_since_s
-        # A refused connection comes at once: the server is ending, and its exit code says more, or it never answers.
+        # Do not act on the first failure: a refused connection may mean that the server is ending by itself.
         limit_s = self._options.live_busy_s if is_busy else self._options.live_s
         if silent_s < limit_s * patience:
             return None
@@ -96,7 +96,7 @@ class ServerHealth:
         return Problem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")
 
     def _sample(self, now_s: float) -> None:
-        """Note the server's processor times at the first look at which it has not answered."""
+        """Store the server's CPU times when a check is first found unanswered."""
         if self._times_s < self._asked_s and self._silent_since_s is None:
             self._times, self._times_s = cpu_times([self._server.pid]), now_s
 

@@ -1,7 +1,7 @@
-"""The service key: the secret of this server's operator, which opens what is stored about users.
+"""The service key: the secret of this server's operator, which gives access to stored data of users.
 
-`tritone serve` makes one for this user of the machine and uses it again at each start. Backends are given the path
-alone; `tritone_serving.recommender.callers` decides what a caller may use.
+`tritone serve` creates one for this user of the machine and reuses it at each start. Backends receive only its path;
+`tritone_serving.recommender.callers` decides what a caller may use.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from tritone_serving.options import ServerOptions
 
 _N_BYTES: Final = 32
-# HTTP hands names on as they were written, gRPC in lower case; RE2 would take a part of a name for the whole.
+# HTTP header names keep their case, gRPC's are lower case. The anchors are needed because RE2 matches parts of a name.
 _FORWARDED: Final = f"(?i)^({SERVICE_KEY_HEADER}|{USER_TOKEN_HEADER})$"
 
 
 def service_key_flags() -> list[str]:
-    """The server's flags that hand credentials on to backends, as parameters of the request."""
+    """Return the server flags that forward credentials to backends as request parameters."""
     return [f"--http-header-forward-pattern={_FORWARDED}", f"--grpc-header-forward-pattern={_FORWARDED}"]
 
 
 def service_key_environment(options: ServerOptions) -> dict[str, str]:
-    """The environment variables by which backends learn whom to authorise; makes the key if none is named.
+    """Return the environment variables that configure authorisation in backends; creates the default key if needed.
 
-    A file that TRITONE_SERVICE_KEY_FILE names need not be there yet: until it is, nobody is authorised.
+    The file in TRITONE_SERVICE_KEY_FILE need not exist yet; until it does, no caller is authorised.
 
     Raises:
-        OptionsError: the key cannot be made, or a file that the options name cannot be used.
+        OptionsError: the key cannot be created, or the file in the options is invalid.
     """
     if options.trust_callers:
         return {SERVICE_KEY_VARIABLE: "", TRUST_CALLERS_VARIABLE: "1"}
@@ -50,11 +50,11 @@ def service_key_environment(options: ServerOptions) -> dict[str, str]:
 
 
 def service_key_file(named: Path | None) -> Path:
-    """Where the service key is.
+    """Return the path of the service key.
 
     Args:
-        named: by whoever starts the server, and checked; None takes what TRITONE_SERVICE_KEY_FILE names, else this
-            user's own key, which is made if there is none.
+        named: file given at the start, which is checked. None uses the file in TRITONE_SERVICE_KEY_FILE, or else this
+            user's own key, which is created if necessary.
 
     Raises:
         OptionsError: as `service_key_environment`.
@@ -73,8 +73,8 @@ def service_key_file(named: Path | None) -> Path:
         read_service_key(path)
     except OSError as error:
         raise OptionsError(
-            f"{path}: the service key cannot be made ({error.strerror}); name another file with --service-key-file, or "
-            f"let every caller use what is stored with --trust-callers"
+            f"{path}: the service key cannot be created ({error.strerror}); give another file with --service-key-file, "
+            f"or give every caller access with --trust-callers"
         ) from error
     except ServiceKeyError as error:
         raise OptionsError(str(error)) from None
@@ -82,7 +82,7 @@ def service_key_file(named: Path | None) -> Path:
 
 
 def privacy_notes(options: ServerOptions) -> list[str]:
-    """What people should know of who may use what is stored about users; empty where no model stores anything."""
+    """Return notes for the operator on who has access to stored users; empty if no served model stores users."""
     if not _stores_users(options):
         return []
     if options.trust_callers:
@@ -92,8 +92,8 @@ def privacy_notes(options: ServerOptions) -> list[str]:
         ]
     path = service_key_file(options.service_key_file)
     if not path.is_file():
-        return [f"there is no service key {path}: until there is, every user is answered as unknown"]
-    return [f"users' stored data is for callers with the service key {path}, or with a token of `tritone user-token`"]
+        return [f"the service key {path} does not exist: until it does, every user is treated as unknown"]
+    return [f"stored data of users requires the service key {path} or a token from `tritone user-token`"]
 
 
 def _stores_users(options: ServerOptions) -> bool:
@@ -101,10 +101,10 @@ def _stores_users(options: ServerOptions) -> bool:
 
 
 def make_service_key(path: Path) -> None:
-    """Write a new key of 256 random bits, unless there is one; of two that start at once, one makes it.
+    """Write a new key of 256 random bits unless the file exists; safe if several servers start at once.
 
-    The file has mode 600 in a folder of mode 700, whatever the umask is. It has no line end, so that a JWT library
-    may be given the whole content.
+    The file has mode 600 in a folder of mode 700, whatever the umask. It has no line end, so that the whole content can
+    be passed to a JWT library.
 
     Raises:
         OSError: it cannot be written.
@@ -121,6 +121,6 @@ def make_service_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(partial, path)  # a rename would replace the key of whoever was first
+            os.link(partial, path)  # unlike a rename, a link does not replace an existing key
     finally:
         partial.unlink(missing_ok=True)

@@ -35,10 +35,10 @@ class Stub:
 
 
 class StubScanner:
-    """Finds the stubs of one server again and again, and reads little of /proc each time.
+    """Finds the stubs of one server periodically while reading little of /proc.
 
-    What is no stub of the server is remembered by its process id for half a minute, so that a machine with many
-    processes costs one listing of /proc.
+    Ids of other processes are remembered for 30 s, so that on a machine with many processes a scan costs little more
+    than one listing of /proc.
     """
 
     def __init__(self, server_pid: int) -> None:
@@ -50,7 +50,7 @@ class StubScanner:
     def scan(self) -> list[Stub]:
         """Return the live stubs; a zombie is not alive."""
         now_s = time.monotonic()
-        if now_s > self._forget_s:  # process ids are used again
+        if now_s > self._forget_s:  # process ids are reused
             self._others.clear()
             self._forget_s = now_s + _FORGET_OTHERS_S
         found: dict[int, Stub] = {}

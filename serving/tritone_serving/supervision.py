@@ -8,13 +8,13 @@ from typing import Literal
 from tritone_serving._exceptions import OptionsError
 
 Level = Literal["info", "warning"]
-# What can be wrong with a model or with the server; the label `reason` of the supervisor's metrics.
+# Kinds of problems of a model or the server; the label `reason` of the supervisor's metrics.
 Reason = Literal["dead", "stopped", "hung", "failing", "ended", "memory", "all_models", "not_loaded"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, as a label for metrics and in words for the log."""
+    """A problem of a model or the server, with a label for metrics and a message for the log."""
 
     reason: Reason
     text: str
@@ -22,32 +22,33 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionOptions:
-    """When the supervisor checks, waits and acts. Times are in seconds on a quiet machine.
+    """Time limits and thresholds of the supervisor. Times are in seconds on an idle machine.
 
-    Where something waits for a processor, times that end in a repair are multiplied by up to 20; see
+    On a busy machine, limits after which something is repaired are multiplied by up to 20; see
     `cpu_pressure.Pressure.patience`.
 
     Attributes:
-        look_s: between two looks at all processes.
-        check_s: between health checks of a model without traffic, if its backend answers them without running it.
-        run_s: between checks that run the model; 0 sends none to models of such backends.
-        foreign_run_s: the same for models of other backends, which run for every check.
-        silent_s: without an answer, while the processes neither run nor wait for a processor.
-        busy_s: without an answer, while they do: a long request before the check is no fault.
-        missing_s: until a missing or stopped process counts; during a load one may be replaced by another.
-        live_s: without an answer of the server itself, while it neither runs nor waits for a processor.
-        live_busy_s: the same while it does.
-        reload_timeout_s: for a model to be loaded again.
-        answer_timeout_s: for its first answer after that.
-        first_pause_s: before the second repair of the same thing; each further pause is twice as long.
-        longest_reload_pause_s: before a model is reloaded once more.
-        longest_restart_pause_s: before the server is restarted once more.
-        well_s: how long something must be well before its next repair counts as the first again.
-        n_failed_starts: the supervisor gives up when the server has failed to start so many times in a row. A server
-            that starts and then ends is restarted without a limit.
-        max_memory_bytes: resident memory of the server with its stubs at which it is restarted, or at which one model
-            is reloaded if that holds most of it. 0 means 80 % of what the machine or the control group has.
-        memory_every_s: between two looks at the memory; it has to be above the limit at three of them in a row.
+        look_s: interval between two looks at all processes.
+        check_s: interval between health checks of a model without traffic, if its backend answers them without running
+            it.
+        run_s: interval between checks that run the model; 0 sends none to models of such backends.
+        foreign_run_s: interval between checks of models of other backends, which run for every check.
+        silent_s: time without an answer until a model is hung, if its processes neither run nor wait for a CPU.
+        busy_s: the same if they do, since a long request may be in front of the check.
+        missing_s: time until a missing or stopped process counts; during a load one process may replace another.
+        live_s: time without an answer until the server is hung, if it neither runs nor waits for a CPU.
+        live_busy_s: the same if it does.
+        reload_timeout_s: time limit for reloading a model.
+        answer_timeout_s: time limit for a model's first answer after a reload.
+        first_pause_s: pause before the second repair of the same model or server; each further pause doubles.
+        longest_reload_pause_s: longest pause before a model is reloaded.
+        longest_restart_pause_s: longest pause before the server is restarted.
+        well_s: time without a problem after which the next repair counts as the first again.
+        n_failed_starts: number of failed starts in a row after which the supervisor gives up. A server that starts and
+            then ends is restarted without a limit.
+        max_memory_bytes: resident memory of the server and its stubs at which the server is restarted, or one model
+            reloaded if it holds more than half. 0 means 80 % of the memory of the machine or the cgroup.
+        memory_every_s: interval between memory measurements; three in a row must exceed the limit.
     """
 
     look_s: float = 0.4
@@ -74,13 +75,11 @@ class SupervisionOptions:
             value = getattr(self, field.name)
             may_be_0 = field.name in ("run_s", "max_memory_bytes", "first_pause_s")
             if not (value >= 0 if may_be_0 else value > 0):
-                raise OptionsError(
-                    f"{field.name} is {value}; expected a number {'from' if may_be_0 else 'above'} 0 (supervision)"
-                )
+                raise OptionsError(f"{field.name} is {value}; expected a number {'from' if may_be_0 else 'above'} 0")
 
 
 class Backoff:
-    """Pauses between repairs of one thing, each twice as long as the one before."""
+    """Pauses between repairs of a model or the server, each twice as long as the one before."""
 
     def __init__(self, options: SupervisionOptions, longest_s: float) -> None:
         self._first_s = options.first_pause_s
@@ -90,7 +89,7 @@ class Backoff:
         self._last_s = 0.0
 
     def next_pause_s(self, now_s: float) -> float:
-        """Return how long to wait before the repair that is due now: nothing before the first."""
+        """Return the pause in seconds before the repair that is due now: 0 before the first."""
         if now_s - self._last_s > self._well_s:
             self._n = 0
         pause_s = min(self._longest_s, self._first_s * 2 ** (self._n - 1)) if self._n else 0.0

@@ -1,6 +1,6 @@
 """The supervisor's own metrics and readiness, on a port of the launcher.
 
-Triton's metrics end with the server that they are about, and Triton calls a model ready whose process is dead.
+Triton's metrics are not available while the server restarts, and Triton reports a model as ready whose process is dead.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PREFIX = "tritone_supervisor"
 
 
 class SupervisorMetrics:
-    """Counters and gauges of one supervisor; `serve` shows them over HTTP.
+    """Counters and gauges of one supervisor; `serve` publishes them over HTTP.
 
     Attributes:
-        port: where they are served; 0 if they are not.
+        port: HTTP port; 0 if they are not published.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class SupervisorMetrics:
         self._http: WSGIServer | None = None
         self._restarts = self._counter("server_restarts", "Restarts of the server process, by reason", "reason")
         self._failed_starts = self._counter("failed_starts", "Starts of the server process that failed")
-        self._reloads = self._counter("model_reloads", "Models that were loaded again, by reason", "model", "reason")
+        self._reloads = self._counter("model_reloads", "Reloads of a model, by reason", "model", "reason")
         self._failed_reloads = self._counter(
             "failed_model_reloads", "Reloads after which a model did not answer", "model"
         )
@@ -47,27 +47,29 @@ class SupervisorMetrics:
             "result",
         )
         self._healthy = self._gauge(
-            "model_healthy", "1 if a model answers, 0 while it is being repaired or missing", "model"
+            "model_healthy", "1 while a model answers, 0 while it is being repaired or is not loaded", "model"
         )
-        self._patience = self._gauge("patience", "Factor on time limits, 1 on a quiet machine")
+        self._patience = self._gauge("patience", "Factor on time limits, 1 on an idle machine")
         self._memory = self._gauge("resident_bytes", "Memory of the server and its stubs, shared pages counted once")
-        self._memory_limit = self._gauge("resident_limit_bytes", "Memory at which the supervisor acts")
+        self._memory_limit = self._gauge(
+            "resident_limit_bytes", "Memory at which the supervisor restarts the server or reloads a model"
+        )
 
     def serve(self, host: str, port: int) -> int:
         """Serve `/metrics` and `/ready` over HTTP from a thread.
 
-        `/ready` answers 200 while the server and all loaded models answer, and 503 with a JSON object of what does not.
-        It costs next to nothing: it says what the supervisor knows already.
+        `/ready` returns 503 with a JSON object of problems while the server restarts or after the reload of a model
+        failed, and 200 otherwise, also during a reload. It only reports what the supervisor already knows.
 
         Args:
             host: address to listen on.
             port: 0 picks a free one.
 
         Returns:
-            The port.
+            The port in use.
 
         Raises:
-            PortTakenError: another program listens there.
+            PortTakenError: the port cannot be used.
         """
         try:
             self._http = make_server(host, port, self._respond, server_class=_HttpServer, handler_class=_QuietHandler)
@@ -89,7 +91,7 @@ class SupervisorMetrics:
             self._http.server_close()
 
     def set_problems(self, problems: Mapping[str, str]) -> None:
-        """What does not answer, by model or `server`; empty while all is ready."""
+        """Set the problems that `/ready` reports, by model or `server`; empty if there are none."""
         self._problems = dict(problems)
 
     def _respond(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -104,36 +106,36 @@ class SupervisorMetrics:
         return [json.dumps(body).encode()]
 
     def restarted(self, reason: Reason) -> None:
-        """The server process is restarted."""
+        """Count a restart of the server process."""
         self._restarts.labels(reason).inc()
 
     def start_failed(self) -> None:
-        """A start of the server process failed."""
+        """Count a failed start of the server process."""
         self._failed_starts.inc()
 
     def reloaded(self, model: str, reason: Reason) -> None:
-        """A model is loaded again."""
+        """Count a reload of a model."""
         self._reloads.labels(model, reason).inc()
         self._healthy.labels(model).set(0)
 
     def reload_failed(self, model: str) -> None:
-        """A model did not answer after it was loaded again."""
+        """Count a failed reload of a model."""
         self._failed_reloads.labels(model).inc()
 
     def checked(self, model: str, result: str) -> None:
-        """A health check ended."""
+        """Count a finished health check."""
         self._checks.labels(model, result).inc()
 
     def set_healthy(self, model: str, is_healthy: bool) -> None:
-        """Whether a model answers."""
+        """Set whether a model answers."""
         self._healthy.labels(model).set(is_healthy)
 
     def set_patience(self, factor: float) -> None:
-        """The factor on time limits."""
+        """Set the factor on time limits."""
         self._patience.set(round(factor, 2))
 
     def set_memory(self, resident_bytes: int, limit_bytes: int) -> None:
-        """Memory in use, and the limit."""
+        """Set the memory in use and the limit, in bytes."""
         self._memory.set(resident_bytes)
         self._memory_limit.set(limit_bytes)
 
@@ -153,4 +155,4 @@ class _QuietHandler(WSGIRequestHandler):
     timeout = 10  # a client that sends nothing must not keep a thread
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  - the base class's name
-        """Print nothing: a probe every few seconds is no event."""
+        """Do not log requests: probes arrive every few seconds."""

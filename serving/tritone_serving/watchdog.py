@@ -51,7 +51,7 @@ _LONGEST_RETRY_S: Final = 300.0
 
 @dataclass
 class _Retired:
-    """A process that a newer one replaced: its processor times when it was last seen to work, and when that was."""
+    """A replaced process: its CPU times when it was last active, and the time of that."""
 
     times: CpuTimes
     since_s: float
@@ -59,9 +59,9 @@ class _Retired:
 
 @dataclass
 class _Failed:
-    """A model that does not load or answer: when to try again, the pause after that, and why.
+    """A model that does not load or answer: the time of the next attempt, the pause after it, and the reason.
 
-    One that has not loaded since the start is no reason for the server not to be ready: it serves the others.
+    A model that has not loaded since the start does not make the server unready.
     """
 
     retry_s: float
@@ -160,7 +160,7 @@ class Watchdog:
     # --- which models there are ----------------------------------------------------------------
 
     def _update_statistics(self) -> None:
-        """Ask for the models and their runs in the background, and take the result when it is there."""
+        """Request the models and their numbers of runs in the background, and store the result when it arrives."""
         now_s = time.monotonic()
         if self._statistics is None:
             if now_s >= self._next_statistics_s:
@@ -172,7 +172,7 @@ class Watchdog:
             return
         statistics, self._statistics = self._statistics, None
         if statistics.exception() is not None:
-            return  # whether the server is gone is seen elsewhere
+            return  # `ServerHealth` detects a lost server
         self._n_runs = statistics.result()
         for model in self._models.keys() - self._n_runs.keys():  # it was unloaded, or is being loaded again
             if model not in self._reloading:
@@ -201,7 +201,7 @@ class Watchdog:
         )
 
     def _was_changed(self, health: ModelHealth) -> bool:
-        """Whether another configuration of a model was loaded or the model unloaded, so that its watch begins again."""
+        """Return whether a model was unloaded or its configuration changed, so that its watch begins again."""
         try:
             is_same = self._calls.config(health.model, timeout_s=_STATISTICS_TIMEOUT_S) == health.config
         except CanaryError as error:
@@ -222,7 +222,7 @@ class Watchdog:
     def _reload(self, model: str, problem: Problem, stubs: Sequence[Stub], pause_s: float, patience: float) -> None:
         """Load a model again, in a thread of its own; raises if it does not answer after that."""
         begun_s = time.monotonic()
-        # A process that is stopped or hangs would never end; one that still answers goes on until it is replaced.
+        # A stopped or hanging process would never end by itself; the others answer until they are replaced.
         for stub in stubs:
             if problem.reason == "hung" or stub.stopped:
                 _kill(stub.pid)
@@ -281,10 +281,10 @@ class Watchdog:
             raise _ServerBrokenError(Problem("all_models", f"no model answers; the last one: {model}: {text}"))
 
     def _retry_failed(self) -> None:
-        """Load models again that did not load or answer, when their time has come."""
+        """Load failed models again when their next attempt is due."""
         now_s = time.monotonic()
         for model, failed in list(self._failed.items()):
-            if model in self._models:  # somebody else has loaded it
+            if model in self._models:  # it was loaded by an administrator
                 del self._failed[model]
             elif model not in self._reloading and now_s >= failed.retry_s:
                 failed.retry_s = now_s + failed.pause_s
@@ -296,9 +296,9 @@ class Watchdog:
                 self._is_reloading(model)
 
     def _end_retired(self, stubs: Sequence[Stub]) -> None:
-        """End processes that a newer one replaced: where one instance died, Triton forgets to end the others.
+        """End replaced processes: if one instance of a model died, Triton does not end the others on a reload.
 
-        One that still computes, or waits for a processor, finishes its request; nothing new comes to it.
+        A process that still computes or waits for a CPU may finish its request; it gets no new ones.
         """
         now_s = time.monotonic()
         live = {stub.pid for stub in stubs}
@@ -332,6 +332,8 @@ class Watchdog:
         self._n_above_limit = 0
         text = f"{total >> 20} MB resident; the limit is {self._memory_limit >> 20} MB"
         largest = max(by_model, key=by_model.__getitem__, default="")
+        if largest in self._reloading:
+            return  # its memory is freed when the reload ends
         if largest in self._models and by_model[largest] > total // 2:
             own = [stub for stub in stubs if stub.model == largest]
             self._begin_reload(largest, Problem("memory", f"{text}, most of it here"), own)

@@ -1,4 +1,4 @@
-"""`tritone user-token`, and which credentials `tritone recommend` sends."""
+"""Tests of `tritone user-token` and of the credentials that `tritone recommend` sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request that was sent before its connection was lost is sent once more at most: it may be what ends the servers."""
+"""Tests that a request whose connection was lost after sending is repeated at most once, since it may crash servers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def send(request: pytest.FixtureRequest, as_async: Callable[[Any], Any]) -> Send
 
 @pytest.mark.parametrize("n_servers", [1, 2, 3, 4])
 @pytest.mark.parametrize("retries", [0, 1, 5])
-def test_a_request_that_every_server_dies_of_reaches_two_at_most(send: Send, n_servers: int, retries: int) -> None:
+def test_a_request_that_crashes_every_server_reaches_at_most_two(send: Send, n_servers: int, retries: int) -> None:
     servers = [Server(lost) for _ in range(n_servers)]
     with pytest.raises(ConnectionFailedError) as caught:
         send(*servers, retries=retries)
@@ -148,7 +148,7 @@ def test_refused_connections_are_tried_as_often_as_before(send: Send) -> None:
     assert caught.value.n_lost == 0
 
 
-def test_what_a_balancer_lost_counts(send: Send) -> None:
+def test_losses_reported_by_a_balancer_count(send: Send) -> None:
     server = Server(lambda: ServerBusyError("502", status="502", n_lost=1))
     with pytest.raises(ServerBusyError) as caught:
         send(server, retries=5)
@@ -313,7 +313,7 @@ def test_a_grpc_server_that_ends_with_the_request_counts(failure: Callable[..., 
 
 
 @pytest.mark.parametrize("message", [INFER, STREAM], ids=["call", "stream"])
-def test_of_four_servers_one_request_ends_two(dying: Any, message: Any) -> None:
+def test_one_request_ends_at_most_two_of_four_servers(dying: Any, message: Any) -> None:
     urls = [dying() for _ in range(4)]
     with MusicClient(urls, retries=5, timeout_s=20) as music:
         call = music._stream_of(message, 20) if message is STREAM else None
@@ -350,7 +350,7 @@ def test_a_timeout_is_not_sent_again(send: Send) -> None:
         ("", 1),
     ],
 )
-def test_what_grpc_says_of_a_lost_connection(message: str, n_lost: int) -> None:
+def test_losses_are_counted_by_the_grpc_message(message: str, n_lost: int) -> None:
     error = lost_by_grpc("UNAVAILABLE", message, INFER, make_endpoint("grpc://127.0.0.1:1"))
     assert isinstance(error, ConnectionFailedError)
     assert error.n_lost == n_lost

@@ -310,7 +310,7 @@ def test_questions_of_likeness_that_cannot_be(
         ({"history": ["a"], "weights": [float("inf")]}, r"weights\[0\] is inf"),
         ({"history": ["a"], "weights": [1e39]}, r"weights\[0\] is 1e\+39"),
         ({"history": ["a"], "weights": [10**320]}, r"weights\[0\] is 1000"),
-        ({"history": ["a"], "weights": [-0.1]}, r"weights\[0\] is -0.1; .*belongs into skipped"),
+        ({"history": ["a"], "weights": [-0.1]}, r"weights\[0\] is -0.1; .*use skipped for items"),
         ({"history": ["a"], "weights": ["1"]}, r"weights\[0\] is '1'"),
         ({"history": ["a"], "weights": [True]}, r"weights\[0\] is True"),
         ({"history": ["a"], "weights": np.ones((1, 2))}, r"weights\[0\] is array"),

@@ -1,4 +1,4 @@
-"""Credentials: when the operator's own key is sent, where, and with what."""
+"""Tests of when and where a client sends credentials."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_both_protocols_carry_them_beside_the_clients_headers() -> None:
 
 @pytest.mark.parametrize("name", ["service_key", "user_token"])
 @pytest.mark.parametrize("value", ["two words", "line\nbreak", "é", "x" * 5_000, 42, b"bytes"])
-def test_what_cannot_be_sent_is_refused_without_being_shown(name: str, value: Any) -> None:
+def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(**{name: value})
     assert str(value)[:9] not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A stand-in for a Triton replica that writes down what reaches it and ends when it is sent a poisonous request.
+"""A stand-in for a Triton replica that logs the requests that reach it and crashes on a poisonous request.
 
     python replica_stand_in.py HOST HTTP_PORT GRPC_PORT LOG
 

@@ -369,7 +369,14 @@ def test_compressed_messages_are_refused(
 
 
 def http2_call(balancer: Balancer, method: str, body: bytes) -> bytes:
-    """A gRPC call without `grpc-encoding`, as bytes: what a gRPC library would not send."""
+    """Send a gRPC call without `grpc-encoding` byte by byte, as no gRPC library does; return the raw response."""
+    fields = {":method": "POST", ":scheme": "http", ":path": SERVICE + method, ":authority": "x"}
+    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    return http2_exchange(balancer.ports["GRPC"], fields, body)
+
+
+def http2_exchange(port: int, fields: dict[str, str], body: bytes) -> bytes:
+    """Send one HTTP/2 request with prior knowledge and return the raw response."""
 
     def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -377,10 +384,8 @@ def http2_call(balancer: Balancer, method: str, body: bytes) -> bytes:
     def literal(name: str, value: str) -> bytes:
         return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
-    fields = {":method": "POST", ":scheme": "http", ":path": SERVICE + method, ":authority": "x"}
-    fields |= {"content-type": "application/grpc", "te": "trailers"}
     head = b"".join(literal(name, value) for name, value in fields.items())
-    with socket.create_connection(("127.0.0.1", balancer.ports["GRPC"]), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, head))
         connection.sendall(frame(0, 1, 1, body))
         received = b""
@@ -418,6 +423,18 @@ def test_only_post_has_a_body(edge: Balancer, reached: Callable[[], int], method
     assert sent(edge, post(b"x" * 100, method=method))[0] == 405
     chunked = f"{method} {INFER} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
     assert sent(edge, chunked.encode())[0] == 411
+    assert reached() == 0
+
+
+@pytest.mark.parametrize("lengths", [{}, {"inference-header-content-length": "0"}])
+def test_only_post_has_a_body_over_http2(edge: Balancer, lengths: dict[str, str]) -> None:
+    fields = {":method": "GET", ":scheme": "http", ":path": INFER, ":authority": "x", **lengths}
+    assert b"only POST may have a body" in http2_exchange(edge.ports["HTTP"], fields, b"x" * 100)
+
+
+def test_a_json_length_beyond_the_body_hides_nothing(edge: Balancer, reached: Callable[[], int]) -> None:
+    body = request().encode()
+    assert sent(edge, post(body, inference_header_content_length=str(len(body) + 1)))[0] == 400
     assert reached() == 0
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def test_servers_log_json(name: str) -> None:
     (command,) = lines(DOCKER / f"{name}.Dockerfile", "CMD")
     words = json.loads(command)
     assert words[words.index("--log-format") + 1] == "json"
+
+
+@pytest.mark.parametrize("extra", ["backends", "serve-gpu"])
+def test_server_images_install_what_the_supervisor_imports(extra: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(requirement.startswith("prometheus-client") for requirement in extras[extra])
+    assert "tritone[backends]" in extras["serve"]
 
 
 def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:

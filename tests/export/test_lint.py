@@ -118,7 +118,7 @@ CONFIG_FAULTS = {
         'backend: "cf_ensemble"\ninput { name: "user_id" data_type: TYPE_STRING dims: [ 1 ] optional: true }\n'
         "response_cache { enable: true }",
         "response_cache",
-        "answers about user_id depend on who asks",
+        "responses about user_id depend on the caller's credentials",
     ),
     "label file": (
         '"emotions.txt"',
@@ -395,7 +395,7 @@ def test_a_config_that_is_not_text(repository: Path) -> None:
 def test_a_response_cache_before_a_model_with_limits_is_a_warning(repository: Path) -> None:
     config = repository / "genre_cnn" / "config.pbtxt"
     rewrite(config, 'backend: "onnxruntime"', 'backend: "onnxruntime"\nresponse_cache { enable: true }')
-    assert "warning: the response cache keeps a refusal" in only(repository)
+    assert "warning: the response cache stores a refusal" in only(repository)
 
 
 def test_profiles_have_the_same_limits(repository: Path) -> None:

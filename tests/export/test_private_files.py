@@ -83,7 +83,7 @@ def test_lint_warns_of_a_version_that_others_can_read(tmp_path: Path, key_file: 
     models.publish(models.make_artifact(tmp_path / "artifact", key_file), key_file, repository, ensembles=False)
     (repository / "recommender" / "1").chmod(0o750)
     [finding] = check_repository(repository).findings
-    assert "read by other users" in str(finding)
+    assert "other users of this machine can read" in str(finding)
 
 
 def test_a_model_without_personal_data_stays_readable_for_a_server_of_another_user(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_model_without_personal_data_stays_readable_for_a_server_of_another_us
 
 
 @pytest.mark.parametrize("card", [None, b"", b"{", b"[]", b'{"personal_data": null}', b"[" * 100_000])
-def test_a_card_that_says_nothing(card: bytes | None) -> None:
+def test_a_card_without_personal_data(card: bytes | None) -> None:
     assert not holds_personal_data(card)
     assert holds_personal_data(b'{"personal_data": {"n_users": 0}}')
 

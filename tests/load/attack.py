@@ -1,4 +1,4 @@
-"""Attacks a served repository in every way that once ended, filled or held up a server, and reports what it did.
+"""Attack a served repository in every way that once crashed, filled or delayed a server, and report the outcome.
 
     python tests/load/attack.py [ATTACK ...] [--server HTTP_URL,GRPC_URL | --repository DIR] [--report FILE] [--json]
 
@@ -54,7 +54,7 @@ _PAGE_MB: Final = 4096 / 1e6
 
 @dataclass
 class World:
-    """What is attacked: one server, or a balancer with servers behind it.
+    """The target of an attack: one server, or a load balancer with servers behind it.
 
     Attributes:
         replicas: those that this process started; none of `--server`.
@@ -66,7 +66,7 @@ class World:
     replicas: Sequence[Replica] = ()
 
     def pids(self) -> list[int]:
-        """Process ids of the Tritons that run now, 0 for one that does not."""
+        """Process ids of the Triton servers, 0 for one that does not run."""
         found = []
         for replica in self.replicas:
             try:
@@ -76,7 +76,7 @@ class World:
         return found
 
     def memory_mb(self) -> float:
-        """Resident memory of all their processes, without what is shared."""
+        """Resident memory of all their processes, shared memory excluded."""
         pids = [each for replica in self.replicas for each in family(replica.process.pid)]
         return sum(_resident_mb(pid) for pid in pids)
 
@@ -85,7 +85,7 @@ class World:
         return any(replica.process.poll() is not None for replica in self.replicas)
 
     def recover(self) -> bool:
-        """Wait until every server answers; whether they do."""
+        """Wait until every server answers; return whether they do."""
         deadline_s = time.monotonic() + RECOVERY_S
         while time.monotonic() < deadline_s and not self.is_given_up():
             if all(replica.answers(2.0) for replica in self.replicas):
@@ -94,7 +94,7 @@ class World:
         return not self.replicas
 
     def restart(self) -> None:
-        """Start again what was given up, so that the next attack meets a server."""
+        """Restart servers whose supervisor gave up, so that the next attack has a target."""
         for replica in self.replicas:
             if replica.process.poll() is not None or not replica.answers(2.0):
                 replica.kill()
@@ -102,7 +102,7 @@ class World:
 
 
 class Canary:
-    """Asks one model all the while, over one protocol and without retries."""
+    """Sends requests to one model continuously, over one protocol and without retries."""
 
     def __init__(self, url: str, config: Any) -> None:
         self.answered_s: list[float] = []
@@ -129,7 +129,7 @@ class Canary:
         return float(max(np.diff(moments)))
 
     def p99_s(self, begun_s: float) -> float:
-        """99 of 100 answers since then came within this time."""
+        """The 99th percentile of response times since then."""
         pairs = zip(self.answered_s, self.latencies_s, strict=True)
         return float(np.percentile([latency for at_s, latency in pairs if at_s > begun_s] or [np.inf], 99))
 
@@ -146,12 +146,12 @@ def main() -> int:
     """Attack, and print a table in Markdown, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"of {', '.join(ATTACKS)}; default: all")
-    parser.add_argument("--server", help="attack this one: its HTTP and gRPC addresses, with a comma between them")
-    parser.add_argument("--repository", type=Path, help="serve this instead of tiny models of every kind")
+    parser.add_argument("--server", help="HTTP and gRPC addresses of a running server, separated by a comma")
+    parser.add_argument("--repository", type=Path, help="repository to serve; default: tiny models of every kind")
     parser.add_argument("--behind", nargs="+", choices=("server", "balancer"), default=["server", "balancer"])
     parser.add_argument("--balancer", type=Path, default=ROOT / "docker", help="folder with run-balancer.sh")
-    parser.add_argument("--no-music", action="store_true", help="tiny models without those of written music (faster)")
-    parser.add_argument("--report", type=Path, help="write the table to a file, too")
+    parser.add_argument("--no-music", action="store_true", help="leave out the models that write music (faster)")
+    parser.add_argument("--report", type=Path, help="also write the table to this file")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if unknown := sorted(set(options.attacks) - ATTACKS.keys()):
@@ -172,7 +172,7 @@ def main() -> int:
 
 
 def attacked(world: World, attack: Attack) -> dict[str, Any]:
-    """One row: the attack, and what became of the servers and of the canary."""
+    """Run one attack and return its row: the outcome for the servers and for the canary."""
     with Calls(make_endpoint(world.grpc_url)) as calls:
         models = calls.models(timeout_s=30)
         configs = {model: calls.config(model, timeout_s=30) for model in models}
@@ -181,7 +181,7 @@ def attacked(world: World, attack: Attack) -> dict[str, Any]:
     last = list(pids)
 
     def is_alive() -> bool:
-        time.sleep(0.05)  # a process that was ended is still there for a moment
+        time.sleep(0.05)  # an ended process remains visible for a moment
         return world.pids() == last
 
     def recover() -> bool:

@@ -1,4 +1,4 @@
-"""What is sent to a served repository to end it, fill its memory or hold it up. Bounded, and to loopback alone."""
+"""Requests that try to crash a server, fill its memory or delay others. Bounded, and only to loopback addresses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CLASS_COUNTS: Final = (1, 2, 10**6, -1)
 LONG: Final = 200_000
 BYTES_TYPE: Final = 13  # TYPE_STRING of Triton's model_config.proto
 ODD_FLOATS: Final = {"NaN": np.nan, "Inf": np.inf, "1e38": 1e38}
-DENORMALS: Final = {"1e-40": 1e-40}  # within every range, so they may be answered, but not slowly
+DENORMALS: Final = {"1e-40": 1e-40}  # within every range: a valid request, which must not be slow
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go.
+    """The addresses of the target.
 
     Attributes:
         configs: of each model, as `inference.ModelConfig`.
@@ -63,13 +63,13 @@ class Target:
             target.close()
 
     def ask(self, model: str) -> Ask:
-        """A request that the model has to answer."""
+        """Return a valid request to the model."""
         return valid_ask(self.configs[model], np.random.default_rng(0))
 
 
 @dataclass
 class Sent:
-    """What was sent and what came back.
+    """The requests of an attack and their outcomes.
 
     Attributes:
         answers: how often each answer came.
@@ -137,7 +137,7 @@ def _classes(way: str) -> Callable[[Target], Sent]:
 
 
 def _five_deaths(target: Target) -> Sent:
-    """The same fatal request five times, each as soon as somebody answers again."""
+    """Send the same fatal request five times, each as soon as a server answers again."""
     (model, output), *_ = _text_outputs(target)
     sent = Sent("classes of a BYTES output, five times, each once the server is back")
     for _ in range(5):
@@ -151,7 +151,7 @@ def _five_deaths(target: Target) -> Sent:
 
 
 def packed_zeros(n_bytes: int, *, wbits: int) -> bytes:
-    """Zeros, packed: a thousandth of their size."""
+    """Return compressed zeros, a thousandth of their original size."""
     packer = zlib.compressobj(9, wbits=wbits)
     block = bytes(4 * MB)
     return b"".join(packer.compress(block) for _ in range(n_bytes // len(block))) + packer.flush()
@@ -171,7 +171,7 @@ def _packed(kind: str, n_bytes: int, n_times: int) -> Callable[[Target], Sent]:
 
 
 def _packed_messages(target: Target) -> Sent:
-    """Several smaller ones: to pack a large one would keep the canary of this process waiting."""
+    """Send several smaller messages: compressing a large one would delay this process's canary."""
     n_bytes, n_times = 64 * MB, 4
     ask = Ask("genre_cnn", (Tensor("audio", "FP32", (1, n_bytes // 4), bytes(n_bytes)),))
     sent = Sent(f"{n_times} gRPC messages of gzip, {n_bytes // MB} MB unpacked")
@@ -181,7 +181,7 @@ def _packed_messages(target: Target) -> Sent:
 
 
 def _resized(ask: Ask, name: str, n: int) -> Ask:
-    """One input with `n` along its last axis but one, or its last."""
+    """Return an input with size `n` along its second to last axis, or its last if it has only one."""
     for place, tensor in enumerate(ask.tensors):
         if tensor.name == name:
             at = 1 if len(tensor.shape) > 1 else 0
@@ -205,7 +205,7 @@ def _long(model: str, *names: str) -> Callable[[Target], Sent]:
 
 
 def _floats(values: Mapping[str, float], *, batch: int = 1) -> Callable[[Target], Sent]:
-    """Each input of floats of each model, filled with one value."""
+    """Fill each floating-point input of each model with one value."""
 
     def act(target: Target) -> Sent:
         sent, n_sent = Sent(""), 0

@@ -1,4 +1,4 @@
-"""What the supervisor of `tritone serve` does on a machine whose processors are busy with something else.
+"""Measure the supervisor of `tritone serve` on a machine whose CPUs are busy with other processes.
 
     .venv/bin/python tests/load/busy_host.py [--repository DIR] [--processes 20] [--minutes 10] [--load-first] [--json]
 
@@ -32,7 +32,7 @@ from tritone_serving.canary import sing
 from tritone_serving.repository import filled_models
 from tritone_serving.stubs import stubs_of
 
-REPAIR_WORDS: Final = ("reloading it", "loading it anew")  # the second: before this tool was written
+REPAIR_WORDS: Final = ("reloading it", "loading it anew")  # the second: wording of earlier versions
 RESTART_WORDS: Final = "restarting the server"
 ANSWER_TIMEOUT_S: Final = 60.0
 REPAIRED_TIMEOUT_S: Final = 180.0
@@ -68,7 +68,7 @@ def measure(repository: Path, *, n_processes: int, seconds: float, load_first: b
     burners = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(n_processes)]
     if load_first:
         _start(burners)
-        time.sleep(15)  # the kernel's averages take as long
+        time.sleep(15)  # until the kernel's averages have settled
     command = [sys.executable, "-m", "tritone_cli", "serve", "--repository", str(repository), "--json"]
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
     begun_s = time.monotonic()
@@ -175,7 +175,7 @@ def _start(processes: list[multiprocessing.Process]) -> None:
 
 
 def _compute() -> None:
-    os.setsid()  # the kernel shares processors among sessions first, so that one session of many gets no more than one
+    os.setsid()  # the scheduler may share CPUs by session, so that a single session would get only one share
     while True:
         pass
 

@@ -1,4 +1,4 @@
-"""What an idle `tritone serve` costs: processor time of all its processes, and the requests that it sends to itself.
+"""Measure the cost of an idle `tritone serve`: CPU time of all its processes, and its health checks.
 
     .venv/bin/python tests/load/idle_cost.py [--repository DIR] [--seconds 60] [--settle 15] [--json] [-- SERVE OPTIONS]
 
@@ -104,7 +104,7 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {kind} | {percent:.2f} |" for kind, percent in result["percent"].items()),
         "",
-        f"requests that the server sends to itself: {sum(rates.values()):.2f}/s over all models, "
+        f"health checks: {sum(rates.values()):.2f}/s over all models, "
         f"at most {max(rates.values(), default=0):.2f}/s to one",
     ]
     return "\n".join(lines) + "\n"

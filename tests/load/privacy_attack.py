@@ -1,4 +1,4 @@
-"""Attack a recommender: what can be read about its users without the right to?
+"""Try to read data about a recommender's users without authorisation.
 
     .venv/bin/python tests/load/privacy_attack.py [--repository DIR | --server HOST:PORT --http HOST:PORT] [--json]
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 @contextmanager
 def target(arguments: argparse.Namespace) -> Iterator[Target]:
-    """What is to be attacked, served for it unless it runs already."""
+    """Yield the target, which is served for the attack unless it runs already."""
     if arguments.server:
         key = own_key(arguments.service_key_file)
         yield Target(arguments.server, f"http://{arguments.http}", arguments.victim, arguments.other, key)
@@ -90,7 +90,7 @@ def target(arguments: argparse.Namespace) -> Iterator[Target]:
 
 
 def own_key(named: Path | None) -> str | None:
-    """The service key, where this release has one."""
+    """Return the service key; empty for releases without one."""
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     with contextlib.suppress(OSError):
         return (named or state / "tritone" / "service" / "service.key").read_text().strip()

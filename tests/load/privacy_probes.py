@@ -1,4 +1,4 @@
-"""Ways to read from a recommender what is stored about a user without the right to, each as a function.
+"""Attempts to read a user's stored data from a recommender without authorisation, one function each.
 
 A probe asks about somebody who is stored and about somebody who is not, in the same words. Whatever differs between the
 two answers, but for the ids themselves, is a leak. Everything is written out here, tokens too: an attacker does not use
@@ -35,7 +35,7 @@ _TRITON = {"int32": "INT32", "bool": "BOOL", "object": "BYTES"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one probe came back with.
+    """The result of one probe.
 
     Attributes:
         leak: what was read; empty if nothing.
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass
 class Target:
-    """A server, and who is asked about.
+    """A server and the ids of the probed users.
 
     Attributes:
         victim: a stored user.
@@ -73,13 +73,13 @@ class Target:
     def ask(
         self, headers: Mapping[str, str] | None = None, parameters: dict[str, Any] | None = None, **given: Any
     ) -> dict[str, Any]:
-        """One row, over gRPC; an error is an answer as well."""
+        """Send one row over gRPC; an error counts as a response."""
         return self.rows(headers, parameters, {name: [value] for name, value in given.items()})[0]
 
     def rows(
         self, headers: Mapping[str, str] | None, parameters: dict[str, Any] | None, rows: Mapping[str, Sequence[Any]]
     ) -> list[dict[str, Any]]:
-        """A whole request."""
+        """Send a complete request."""
         if self._client is None:
             self._client = triton.InferenceServerClient(self.grpc_url)
         try:
@@ -104,19 +104,19 @@ class Target:
 
 
 def token(key: str, claims: Mapping[str, Any], *, header: Mapping[str, Any] | None = None, digest: Any = None) -> str:
-    """A JSON Web Token, of whatever header and claims."""
+    """Return a JSON Web Token with any header and claims."""
     parts = [_encoded(json.dumps(part).encode()) for part in (header or {"alg": "HS256", "typ": "JWT"}, claims)]
     signature = hmac.new(key.encode(), ".".join(parts).encode(), digest or hashlib.sha256).digest()
     return ".".join([*parts, _encoded(signature)])
 
 
 def valid_token(target: Target, user: str) -> str:
-    """What the operator's backend would mint; signed with nonsense where there is no key."""
+    """Return a token as the operator's backend mints it; signed with a placeholder if there is no key."""
     return token(target.key or "no-key", {"sub": user, "exp": int(time.time()) + 300})
 
 
 def bad_credentials(target: Target) -> Iterator[tuple[str, dict[str, str]]]:
-    """Headers that must open nothing of the victim's, by name."""
+    """Yield headers that must not give access to the victim's data, by name."""
     now, key, victim = int(time.time()), target.key or "no-key", target.victim
     claims = {"sub": victim, "exp": now + 300}
     good = token(key, claims)
@@ -167,12 +167,12 @@ def bad_credentials(target: Target) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def membership(target: Target) -> Finding:
-    """Does `unknown` tell whether somebody is stored?"""
+    """Probe whether the output `unknown` discloses that a user is stored."""
     return _compared(target, "membership by user_id", lambda who: target.ask(user_id=who))
 
 
 def history(target: Target) -> Finding:
-    """Two requests, with and without what was heard: the difference is a whole history."""
+    """Probe whether two requests, with and without `filter_heard`, disclose a history."""
 
     def difference(who: str) -> dict[str, Any]:
         whole, rest = (target.ask(user_id=who, k=MOST_ITEMS, filter_heard=each) for each in (False, True))
@@ -183,17 +183,17 @@ def history(target: Target) -> Finding:
 
 
 def reasons(target: Target) -> Finding:
-    """Do reasons name what somebody listens to?"""
+    """Probe whether reasons name items that a user listens to."""
     return _compared(target, "user_id with explain", lambda who: target.ask(user_id=who, explain=True, k=50))
 
 
 def friend_reasons(target: Target) -> Finding:
-    """Somebody as the attacker's only friend: what is recommended, and why, is what they listen to."""
+    """Probe with the victim as the only friend: recommendations and reasons could disclose the listening."""
     return _compared(target, "friends=[victim] with explain", lambda who: target.ask(friends=[who], explain=True, k=50))
 
 
 def friend_beside_history(target: Target) -> Finding:
-    """The same beside a history, where an unknown friend is no error."""
+    """Probe with the victim as a friend and a history, where an unknown friend causes no error."""
     items = target.ask(k=2)["item_ids"]
     return _compared(
         target, "friends=[victim] beside a history", lambda who: target.ask(history=items, friends=[who], k=50)
@@ -201,7 +201,7 @@ def friend_beside_history(target: Target) -> Finding:
 
 
 def friendship(target: Target) -> Finding:
-    """Whether two people are friends: does naming one change the other's answer?"""
+    """Probe whether two users are friends: listing one could change the response to the other."""
     headers = {TOKEN_HEADER: valid_token(target, target.other)}
     return _compared(
         target,
@@ -211,13 +211,13 @@ def friendship(target: Target) -> Finding:
 
 
 def credentials(target: Target) -> Iterator[Finding]:
-    """Whatever is no valid credential opens nothing."""
+    """Probe with invalid credentials."""
     for name, headers in bad_credentials(target):
         yield _compared(target, name, lambda who, headers=headers: target.ask(headers, user_id=who, k=20))  # type: ignore[misc]
 
 
 def smuggling(target: Target) -> Iterator[Finding]:
-    """Credentials by other ways: parameters of the request, repeated headers, capitals, streams."""
+    """Probe with credentials in request parameters, repeated headers, other capitalisation and streams."""
     wrong = "x" * 43
     for name, parameters in {
         "wrong key as a parameter": {KEY_HEADER: wrong},
@@ -250,18 +250,18 @@ def smuggling(target: Target) -> Iterator[Finding]:
 
 
 def rows(target: Target) -> Finding:
-    """One authorised row must not authorise the next."""
+    """Probe whether an authorised row authorises the next one."""
     headers = {TOKEN_HEADER: valid_token(target, target.other)}
 
     def second(who: str) -> dict[str, Any]:
         answers = target.rows(headers, None, {"user_id": [target.other, who], "k": [20, 20]})
         return answers[-1]
 
-    return _compared(target, "row beside an authorised row", second)
+    return _compared(target, "row next to an authorised row", second)
 
 
 def cache(target: Target) -> Finding:
-    """An authorised answer must not be given to the next caller who asks the same, nor the other way round."""
+    """Probe whether equal requests of an authorised and another caller get each other's response."""
     if target.key is None:
         return Finding("response cache")
     headers = {KEY_HEADER: target.key}
@@ -275,7 +275,7 @@ def cache(target: Target) -> Finding:
 
 
 def timing(target: Target, n: int = N_TIMED) -> Finding:
-    """Medians of known and unknown ids, and a rank test of their difference; reported, no verdict.
+    """Report the median times of known and unknown ids and a rank test of their difference, without a verdict.
 
     In random order: in turns, each of two ids would meet the same one of a model's two instances every time.
     """
@@ -297,7 +297,7 @@ def timing(target: Target, n: int = N_TIMED) -> Finding:
 
 
 def file_modes(target: Target) -> Finding:
-    """Files with histories that other users of the machine may read."""
+    """Find files with histories that other users of the machine may read."""
     if target.repository is None:
         return Finding("files open to others", note="not on this machine")
     open_to_others = [
@@ -310,7 +310,7 @@ def file_modes(target: Target) -> Finding:
 
 
 def logged(target: Target) -> Finding:
-    """Ids or secrets in the server's log."""
+    """Find ids or secrets in the server's log."""
     if target.log is None:
         return Finding("ids and secrets in the log", note="not on this machine")
     text = target.log.read_text(encoding="utf-8", errors="replace")
@@ -320,7 +320,7 @@ def logged(target: Target) -> Finding:
 
 
 def control(target: Target) -> Finding:
-    """With the service key the victim is known: otherwise nothing above would prove anything."""
+    """Check that the victim is known with the service key; otherwise the probes prove nothing."""
     headers = {} if target.key is None else {KEY_HEADER: target.key}
     answer = target.ask(headers, user_id=target.victim)
     is_known = answer.get("unknown", {}).get("user") is False
@@ -328,14 +328,14 @@ def control(target: Target) -> Finding:
 
 
 def run_all(target: Target, *, n_timed: int = N_TIMED) -> list[Finding]:
-    """Every probe, the log last."""
+    """Run every probe, the log last."""
     single = (membership, history, reasons, friend_reasons, friend_beside_history, friendship, rows, cache, file_modes)
     found = [control(target), *(probe(target) for probe in single)]
     return [*found, *credentials(target), *smuggling(target), timing(target, n_timed), logged(target)]
 
 
 def rank_z(first: Sequence[float], second: Sequence[float]) -> float:
-    """Mann and Whitney's statistic as a standard normal deviate; ties are broken by place."""
+    """Return the z-score of the Mann-Whitney U statistic; ties are broken by position."""
     order = np.argsort(np.concatenate([first, second]), kind="stable")
     ranks = np.empty(len(order))
     ranks[order] = np.arange(1, len(order) + 1)

@@ -1,4 +1,4 @@
-"""The attack script: what it sends is what it says; and, on request, a round against a real server."""
+"""Tests of the attack script: the contents of its requests, and on request a run against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A served recommender under attack, and what the operator, a user and a health check get of it."""
+"""Tests of access to a served recommender by attackers, the operator, users and health checks."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def user_known(server: TritonServer, headers: dict[str, str], user: str = VICTIM
 # --- the attack -------------------------------------------------------------------------------------------------
 
 
-def test_every_probe_comes_back_empty_handed(target: probes.Target) -> None:
+def test_no_probe_discloses_anything(target: probes.Target) -> None:
     found = probes.run_all(target, n_timed=20)
     assert len(found) > 50
     assert [finding for finding in found if finding.leak] == []
 
 
-def test_the_probes_find_what_trusted_callers_may_read(repository: Path) -> None:
-    """The same probes where everybody is trusted: so they would have found it."""
+def test_the_probes_find_data_if_callers_are_trusted(repository: Path) -> None:
+    """With --trust-callers the same probes find data, which shows that they work."""
     with started(repository, trust_callers=True) as server:
         open_target = probes.Target(server.grpc_url, server.http_url, VICTIM, OTHER, service_key())
         leaking = (
@@ -169,7 +169,7 @@ def test_a_key_is_replaced_without_a_restart_and_a_missing_one_opens_nothing(
             assert user_known(server, {"tritone-service-key": key})
         assert not user_known(server, {"tritone-service-key": first})
         log = server.log_path.read_text()
-        assert "every user is answered as unknown" in log
+        assert "every user is treated as unknown" in log
         assert not any(key in log for key in (first, second))
 
 

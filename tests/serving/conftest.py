@@ -19,7 +19,9 @@ BACKENDS = Path(tritone_serving.__file__).parent / "backends"
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Any]:
     """The backend's modules, imported as Triton's stub does: by their own names, from their folder."""
-    yield from _imported("tritone_ort", ("batching", "contract", "cores", "limits", "session", "warmup"), "onnxruntime")
+    yield from _imported(
+        "tritone_ort", ("batching", "contract", "cores", "health", "limits", "session", "warmup"), "onnxruntime"
+    )
 
 
 @pytest.fixture(scope="session")

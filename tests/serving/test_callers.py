@@ -1,4 +1,4 @@
-"""Who a caller is: read from a request's parameters, by a key file that may be missing, open to others or replaced."""
+"""Tests of caller authorisation: request parameters, and key files that are missing, open to others or replaced."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_key_that_others_can_read_is_not_used(key_file: Path, mode: int) -> No
 
 
 @pytest.mark.parametrize("content", ["", "short", "k" * 2_000, "k" * 20 + " " + "k" * 20, "é" * 40, "k" * 31])
-def test_what_is_no_key_is_not_used(tmp_path: Path, content: str) -> None:
+def test_an_invalid_key_is_not_used(tmp_path: Path, content: str) -> None:
     with pytest.raises(ServiceKeyError) as caught:
         read_service_key(written(tmp_path / "key", content))
     assert not content or content not in str(caught.value)
@@ -120,7 +120,7 @@ def test_secrets_mounted_into_containers(
 # --- callers --------------------------------------------------------------------------------------------------
 
 
-def test_whose_data_a_caller_may_use(key_file: Path) -> None:
+def test_access_by_credential(key_file: Path) -> None:
     check = CallerCheck(key_file)
     token = mint_token(KEY.encode(), "42")
     assert check.caller(RequestParameters({})) == NOBODY
@@ -134,7 +134,7 @@ def test_whose_data_a_caller_may_use(key_file: Path) -> None:
         assert check.caller(sent(user_token=wrong)) == NOBODY
 
 
-def test_a_user_may_be_asked_about_by_themselves_alone() -> None:
+def test_a_token_gives_access_to_its_own_user_only() -> None:
     assert [caller.may_use("42") for caller in (NOBODY, Caller(user="42"), Caller(user="4"), TRUSTED)] == [
         False,
         True,
@@ -143,7 +143,7 @@ def test_a_user_may_be_asked_about_by_themselves_alone() -> None:
     ]
 
 
-def test_without_a_key_nobody_is_authorised_and_the_log_says_so_once(tmp_path: Path) -> None:
+def test_without_a_key_no_caller_is_authorised_and_one_warning_is_logged(tmp_path: Path) -> None:
     warnings: list[str] = []
     for path in (None, tmp_path / "missing", written(tmp_path / "open", KEY, 0o644), written(tmp_path / "short", "x")):
         check = CallerCheck(path, warn=warnings.append)
@@ -170,7 +170,7 @@ def test_a_key_that_is_replaced_holds_at_once(key_file: Path) -> None:
     assert len(warnings) == 2
 
 
-def test_everybody_is_trusted_only_where_it_was_asked_for(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_callers_must_be_set_explicitly(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SERVICE_KEY_VARIABLE, str(key_file))
     for value, caller in (("1", TRUSTED), ("0", NOBODY), ("", NOBODY), ("true", NOBODY)):
         monkeypatch.setenv(TRUST_CALLERS_VARIABLE, value)

@@ -1,4 +1,4 @@
-"""Pressure on processors: what the kernel reports, and how much more patience it gives."""
+"""Tests of CPU pressure and the factor on time limits that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the supervisor takes a model for dead, hung or failing, and when it does not."""
+"""Tests of when the supervisor considers a model dead, hung or failing."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def limits(backend: Any) -> Any:
     return backend.limits.read_limits(config(), session(n_styles="3"))
 
 
-def test_what_is_within_the_limits_passes(limits: Any) -> None:
+def test_values_within_the_limits_pass(limits: Any) -> None:
     for feed in (
         request(),
         request(2, 64),

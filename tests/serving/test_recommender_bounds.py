@@ -102,13 +102,13 @@ def test_what_is_cut_is_seen_to_be() -> None:
         ({"embedding": np.full(256, np.inf, np.float32)}, "embedding[0] is inf; expected"),
     ],
 )
-def test_a_costly_or_senseless_question_is_refused(changed: dict[str, Any], says: str) -> None:
+def test_a_costly_or_invalid_request_is_refused(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(QuestionError) as caught:
         Question(**changed).check()
     assert str(caught.value).startswith(says)
 
 
-def test_questions_at_the_bounds_are_answered() -> None:
+def test_requests_at_the_limits_are_answered() -> None:
     Question(k=200, explain=True).check()
     Question(k=1_000, diversity=1.0).check()
     Question(k=10_000, novelty=1.0).check()
@@ -140,7 +140,7 @@ def test_the_answers_of_all_rows_are_bounded() -> None:
         check_answers([(200, True)] * 11)
 
 
-def test_the_network_is_asked_about_the_weightiest_items_of_a_long_history() -> None:
+def test_a_long_history_is_cut_to_its_heaviest_items_for_the_network() -> None:
     rows = np.repeat([0, 1, 3], [3, 5, 1])
     weights = np.array([1, 2, 3, 5, 1, 4, 2, 3, 9], np.float32)
     kept = _heaviest(rows, weights, 2)

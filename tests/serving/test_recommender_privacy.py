@@ -1,4 +1,4 @@
-"""What a recommender tells callers who may not use what is stored, and how much of friends anybody is told."""
+"""Tests of what callers without access learn from a recommender, and of what reasons disclose about friends."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ ASKED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("given", ASKED)
 @pytest.mark.parametrize("caller", [NOBODY, Caller(user=OTHER), Caller(user="")])
-def test_somebody_stored_is_as_unknown_as_a_stranger(
+def test_a_stored_user_looks_like_an_unknown_user(
     recommender: Recommender, given: dict[str, Any], caller: Caller
 ) -> None:
     known, unknown = (
@@ -157,7 +157,7 @@ def test_the_arm_of_a_test_depends_on_the_id_alone(recommender: Recommender) -> 
 
 
 @pytest.mark.parametrize(("number", "n_friends"), N_FRIENDS.items())
-def test_few_friends_have_no_say_for_a_token(social: Recommender, number: int, n_friends: int) -> None:
+def test_few_friends_do_not_influence_the_response_to_a_token(social: Recommender, number: int, n_friends: int) -> None:
     user = models.user_id(number)
     for given in ({}, {"explain": True}, {"k": models.N_ITEMS}):
         question = Question(user=user, caller=Caller(user=user), **given)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_few_friends_have_no_say_for_a_token(social: Recommender, number: int, n
     assert len(by_operator.friends.row(0)[0]) == n_friends
 
 
-def test_a_token_opens_no_friendship_probe(social: Recommender) -> None:
+def test_a_token_does_not_disclose_friendships(social: Recommender) -> None:
     user, friend = models.user_id(3), models.user_id(20)
     answers = [
         plain(answered(social, user=user, friends=[named], caller=Caller(user=user), explain=True, k=40))
@@ -197,7 +197,7 @@ def check_sums(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("n_friends", [1, 2, 3, 8])
-def test_what_few_friends_listen_to_is_not_named(social: Recommender, n_friends: int) -> None:
+def test_items_of_few_friends_are_not_named(social: Recommender, n_friends: int) -> None:
     friends = [models.user_id(number) for number in range(30, 30 + n_friends)]
     answer = answered(social, friends=friends, explain=True, k=60, filter_heard=False)
     counts = listening(social, friends)
@@ -209,7 +209,7 @@ def test_what_few_friends_listen_to_is_not_named(social: Recommender, n_friends:
     check_sums(answer)
 
 
-def test_how_many_friends_must_share_what_is_named_can_be_set(social: Recommender, key_file: Path) -> None:
+def test_min_friends_can_be_configured(social: Recommender, key_file: Path) -> None:
     friends = [models.user_id(number) for number in range(30, 38)]
     for least in (1, 5):
         other = Recommender.open(social.artifact.folder, key=read_key(key_file), min_friends=least)
@@ -219,7 +219,7 @@ def test_how_many_friends_must_share_what_is_named_can_be_set(social: Recommende
         assert bool(named(answer, "friends_listening"))
 
 
-def test_a_token_is_not_told_that_few_friends_listen_to_an_item(social: Recommender) -> None:
+def test_with_a_token_items_of_few_friends_are_not_attributed_to_friends(social: Recommender) -> None:
     user = models.user_id(3)
     friends = [models.user_id(number) for number in range(20, 26)]
     answer = answered(social, user=user, caller=Caller(user=user), explain=True, k=models.N_ITEMS, filter_heard=False)
@@ -238,7 +238,7 @@ def test_a_token_is_not_told_that_few_friends_listen_to_an_item(social: Recommen
     check_sums(answer)
 
 
-def test_the_operator_is_told_friends_that_the_question_named(social: Recommender) -> None:
+def test_the_operator_gets_the_names_of_friends_in_the_request(social: Recommender) -> None:
     friends = [models.user_id(number) for number in range(30, 33)]
     history = [models.item_id(number) for number in range(4)]
     assert named(answered(social, friends=friends, history=history, explain=True, k=60), "friend") <= set(friends)
@@ -248,8 +248,8 @@ def test_the_operator_is_told_friends_that_the_question_named(social: Recommende
 # --- other ways to one person's listening -----------------------------------------------------------------------
 
 
-def test_one_persons_listening_is_no_neighbourhood(tmp_path: Path, key_file: Path) -> None:
-    """A history of what one listener alone knows would bring the rest of that listener's history."""
+def test_one_similar_user_is_not_used_as_a_neighbour(tmp_path: Path, key_file: Path) -> None:
+    """Otherwise a history that only one listener has would disclose the rest of that listener's history."""
     folder = models.make_artifact(tmp_path, key_file)
     artifact = open_artifact(folder)
     listening = artifact.rows("listening").to_csr(models.N_ITEMS).tolil()

@@ -1,4 +1,4 @@
-"""The server's log: bounded in size, and as JSON lines without what is no message."""
+"""Tests of the server's log: its size limit, and JSON lines without tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tritone_serving import server
+from tritone_serving import json_log, server
 from tritone_serving.json_log import parsed
 from tritone_serving.ports import wait_for_ports
 
@@ -110,3 +110,18 @@ def test_port_of_an_ending_process_is_waited_for() -> None:
         begun_s = time.monotonic()
         assert wait_for_ports(ports, timeout_s=10)
         assert time.monotonic() - begun_s < 5
+
+
+def test_no_line_is_lost_when_the_followed_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_log, "PERIOD_S", 60.0)
+    log = tmp_path / "log"
+    written: list[str] = []
+    log.write_text("first\nsec")
+    follower = json_log.LogFollower(log, written.append)
+    follower._hand_on()
+    with log.open("a") as file:
+        file.write("ond\nthi")
+    log.rename(tmp_path / "log.1")
+    log.write_text("rd\nfourth\n")
+    follower.close()
+    assert [json.loads(line)["message"] for line in written] == ["first", "second", "third", "fourth"]

@@ -1,4 +1,4 @@
-"""The service key's file and what of it a server's processes are told."""
+"""Tests of the service key's file and of what the server's processes get from it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_servers_that_start_at_once_have_one_key(tmp_path: Path) -> None:
     assert len(set(found)) == 1
 
 
-def test_backends_are_told_the_path_and_never_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_get_the_path_but_not_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = service_key_environment(ServerOptions(repository=tmp_path))
     assert own == {SERVICE_KEY_VARIABLE: str(default_key_file()), TRUST_CALLERS_VARIABLE: "0"}
     monkeypatch.setenv(SERVICE_KEY_VARIABLE, str(tmp_path / "not there yet"))
@@ -99,7 +99,9 @@ def test_a_named_key_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None
         service_key_environment(ServerOptions(repository=tmp_path))
 
 
-def test_a_key_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_a_key_that_cannot_be_written_suggests_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(OptionsError, match="--service-key-file"):
@@ -113,7 +115,7 @@ def test_the_headers_are_forwarded_whole() -> None:
     ]
 
 
-def test_notes_say_who_may_read_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_describe_who_has_access_to_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert privacy_notes(ServerOptions(repository=tmp_path)) == []
     (tmp_path / "recommender" / "1").mkdir(parents=True)
     (tmp_path / "recommender" / "1" / "recommender.json").write_text("{}")

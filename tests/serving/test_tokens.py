@@ -1,4 +1,4 @@
-"""User tokens: what is minted is accepted, by us and as RFC 7519 says; nothing else is."""
+"""Tests of user tokens: minted tokens and those of other libraries are accepted, invalid ones refused."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_headers_that_are_refused(header: Any) -> None:
         verified_user(KEY, signed({"sub": "42", "exp": NOW + 60}, header=header), now_s=NOW)
 
 
-def test_what_is_not_signed_with_the_key_is_refused() -> None:
+def test_a_token_with_another_signature_is_refused() -> None:
     claims = {"sub": "42", "exp": NOW + 60}
     good = signed(claims)
     head, payload, signature = good.split(".")
@@ -163,7 +163,7 @@ def test_signed_parts_that_are_no_json_are_refused(header: bytes) -> None:
         ("x" * 9_000, 60),
     ],
 )
-def test_what_cannot_be_minted(user: str, lifetime_s: float) -> None:
+def test_invalid_tokens_are_not_minted(user: str, lifetime_s: float) -> None:
     with pytest.raises(TokenError) as caught:
         mint_token(KEY, user, lifetime_s=lifetime_s)
     assert KEY.decode() not in str(caught.value)

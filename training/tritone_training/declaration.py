@@ -22,10 +22,10 @@ class Axis:
     Attributes:
         name: `batch`, `sample`, `label`, ...
         size: None if it differs between calls or between trained versions.
-        min_size: of a request's input, where `size` is None.
-        max_size: of a request's input, where `size` is None; None for no limit.
-        max_total: largest number of rows times size, for one request and for requests that run together; it bounds
-            how long one call keeps an instance busy. None for no limit beyond `max_size` and the batch size.
+        min_size: smallest size in a request, if `size` is None.
+        max_size: largest size in a request, if `size` is None; None for no limit.
+        max_total: largest number of rows times size, for one request and for requests that run together; it limits how
+            long one call occupies an instance. None for no limit beyond `max_size` and the batch size.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Limits:
-    """Values that an input may hold; a backend of ours refuses a request with others.
+    """Allowed values of an input; our backends refuse requests with other values.
 
     Attributes:
         minimum: None for no limit.
@@ -46,11 +46,11 @@ class Limits:
         exclusive_maximum: whether `maximum` itself is refused.
         also: values that are allowed outside the range, such as -1 for "any".
         finite: whether NaN and infinity are refused (floating-point inputs only).
-        n_values_key: the values are indices from 0 to below a number that each trained version has: the name of an
-            entry of the ONNX file's metadata, or else of `Declaration.parameters`, that holds the number. Without
-            such an entry, or where it is empty, there is no upper limit.
-        is_meter: the last axis holds (steps in a bar, index of the first step in its bar), so the second number must
-            be below the first, or both are 0.
+        n_values_key: if the values are indices below a number that depends on the trained version, the key of that
+            number in the ONNX file's metadata or else in `Declaration.parameters`. Without such an entry, or if it is
+            empty, there is no upper limit.
+        is_meter: whether the last axis holds (steps in a bar, index of the first step in its bar), so that the second
+            number must be below the first, or both be 0.
         words: the only texts allowed (BYTES inputs only).
     """
 
@@ -77,7 +77,7 @@ class Tensor:
         optional: a request may leave this input out.
         ragged: requests that differ in the sizes of this input may be answered together; only a backend of ours can,
             since nothing is padded.
-        limits: values that a request may hold (inputs only); None for no check.
+        limits: allowed values (inputs only); None for no check.
     """
 
     name: str
@@ -122,8 +122,8 @@ class Serving:
     """What config.pbtxt says beyond the tensors.
 
     Attributes:
-        response_cache: whether Triton keeps responses. Triton 2.51 keeps a backend's error, too, and gives the same
-            request an empty response from then on, so only a model that never refuses a request may use it.
+        response_cache: whether Triton caches responses. Triton 2.51 also caches a backend's error and returns an empty
+            response to equal requests from then on, so only a model that never refuses a request may use it.
         gpu_batching: for the GPU profile, where that gains by joining requests what a CPU does not.
     """
 

@@ -1,4 +1,4 @@
-"""Limits that several kinds share; the numbers are those that the Python client checks, too."""
+"""Limits shared by several kinds; the Python client checks the same values."""
 
 from __future__ import annotations
 

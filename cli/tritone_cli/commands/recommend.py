@@ -58,8 +58,8 @@ def recommend(
 ) -> None:
     """Say what to play next, with a running server. Everything may be left out, and what is given is used together.
 
-    What is stored about a user is used for callers with the service key or with that user's token; see
-    `tritone user-token`. For all others every user is unknown.
+    Stored data of a user is used only for callers with the service key or with that user's token; see
+    `tritone user-token`. Without a credential every user is unknown.
     """
     credentials = options.credentials(service_key_file, user_token_file)
     with (

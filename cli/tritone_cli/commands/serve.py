@@ -45,12 +45,13 @@ def register(app: typer.Typer) -> None:
         service_key_file: Annotated[
             Path | None,
             typer.Option(
-                help="File with the key that opens what is stored about users. Default: TRITONE_SERVICE_KEY_FILE, else "
-                "one is made and kept."
+                help="File with the key that gives callers access to stored users. Default: TRITONE_SERVICE_KEY_FILE, "
+                "or else a key that is created once and kept."
             ),
         ] = None,
         trust_callers: Annotated[
-            bool, typer.Option("--trust-callers", help="Let every caller use what is stored about every user.")
+            bool,
+            typer.Option("--trust-callers", help="Give every caller access to stored users; private networks only."),
         ] = False,
         tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: gRPC speaks TLS.")] = None,
         tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
@@ -82,7 +83,7 @@ def register(app: typer.Typer) -> None:
         supervisor_port: Annotated[
             int | None,
             typer.Option(
-                help="Port of the supervisor's metrics, next to --metrics-port by default; 0 picks a free one.",
+                help="Port of the supervisor's metrics and readiness; by default --metrics-port plus 1. 0: a free one.",
                 show_default=False,
             ),
         ] = None,
@@ -90,14 +91,16 @@ def register(app: typer.Typer) -> None:
             float, typer.Option(help="Seconds between health checks of a model without traffic.")
         ] = 2.0,
         supervise_silent_s: Annotated[
-            float, typer.Option(help="Seconds without an answer after which an idle model counts as hung.")
+            float,
+            typer.Option(help="Seconds without an answer after which a model with idle processes counts as hung."),
         ] = 1.0,
         supervise_busy_s: Annotated[
-            float, typer.Option(help="Seconds without an answer after which a computing model counts as hung.")
+            float,
+            typer.Option(help="Seconds without an answer after which a model with busy processes counts as hung."),
         ] = 60.0,
         supervise_max_memory_mb: Annotated[
             int,
-            typer.Option(help="Resident memory in MB at which the server restarts. 0: 80 % of what there is."),
+            typer.Option(help="Resident memory in MiB at which the server restarts. 0: 80 % of the available memory."),
         ] = 0,
         supervise_failed_starts: Annotated[
             int, typer.Option(help="Failed starts in a row after which the supervisor gives up.")
@@ -181,7 +184,7 @@ def _supervise(server: TritonServer, options: SupervisionOptions, *, port: int |
 
 
 def _report_event(level: Level, text: str) -> None:
-    line = text if console.logs_json() else f"{time.strftime('%H:%M:%S')} {text}"  # a JSON entry has its own time
+    line = text if console.logs_json() else f"{time.strftime('%H:%M:%S')} {text}"  # JSON entries have a time field
     if level == "warning":
         console.warn(line)
     else:

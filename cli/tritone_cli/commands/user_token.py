@@ -1,4 +1,4 @@
-"""`tritone user-token`: mint a token that lets its holder ask about one user."""
+"""`tritone user-token`: mint a token that gives its holder access to one user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def user_token(
     user: Annotated[
         str,
         typer.Argument(
-            help="The user's id, as in the log; - reads it from standard input, which no process list shows.",
+            help="User id as in the listening log. - reads it from standard input, hidden from process lists.",
             show_default=False,
         ),
     ],
@@ -33,16 +33,16 @@ def user_token(
     service_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with the service key. Default: TRITONE_SERVICE_KEY_FILE, or the one `tritone serve` made.",
+            help="File with the service key. Default: TRITONE_SERVICE_KEY_FILE, or the key created by `tritone serve`.",
             show_default=False,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the token and its expiry.")] = False,
 ) -> None:
-    """Print a token that lets its holder ask a recommender about one user until it expires.
+    """Print a token that gives its holder access to one stored user until it expires.
 
-    It is a JSON Web Token (HS256) signed with the service key: a backend of yours mints the same with any JWT library,
-    from the claims `sub` (the user's id) and `exp`. Hand it to that user's own client and to nobody else.
+    The token is a JSON Web Token (HS256) signed with the service key. Your backend can mint tokens with any JWT library
+    from the claims `sub` (the user's id) and `exp`. Give it only to that user's client.
     """
     from tritone_client._service_key import default_key_file
     from tritone_serving.recommender.callers import SERVICE_KEY_VARIABLE, ServiceKeyError, read_service_key

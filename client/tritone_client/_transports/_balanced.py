@@ -1,8 +1,8 @@
 """Several servers as one: a call that one of them cannot answer is given to another, within the call's time.
 
 A request that may be repeated is tried once on each server before that counts as one failure to the client,
-whose `retries` then begin again with all of them. One whose connection was lost after it had been sent is tried on one
-more server at most, retries included.
+whose `retries` then begin again with all of them. A request whose connection was lost after sending is tried on
+at most one more server, retries included.
 """
 
 from __future__ import annotations

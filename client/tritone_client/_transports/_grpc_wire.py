@@ -83,7 +83,7 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     return args
 
 
-# Nothing was sent: no connection came about, or a balancer had no server to give the request to.
+# The request was not sent: no connection was established, or a load balancer had no server available.
 _NOT_SENT: Final = re.compile(
     r"failed to connect|connection refused|name resolution|DNS|no route to host|network is unreachable"
     r"|http2? (header with )?status(:| code) 503",
@@ -150,7 +150,7 @@ def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
 
 
 def metadata_for(request: Request, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """The metadata of one request; its own headers take the place of the endpoint's of the same name."""
+    """The metadata of one request; its own headers replace the endpoint's of the same name."""
     if isinstance(request, InferRequest) and request.headers:
         kept = (each for each in metadata if each[0] not in request.headers)
         metadata = (*kept, *request.headers.items())

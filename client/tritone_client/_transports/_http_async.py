@@ -35,7 +35,7 @@ class AsyncHttpTransport:
                 replies.append(await self._exchange(call, request, deadline))
             return wire.read(request, replies)
         except Exception as error:
-            # aiohttp does not say how far it got; only without a connection nothing was sent.
+            # aiohttp does not report how much it sent; only without a connection is it certain that nothing was.
             was_sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise wire.translated(error, request, self._endpoint, timeout_s, was_sent=was_sent) from error
 

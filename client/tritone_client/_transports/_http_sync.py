@@ -104,7 +104,7 @@ class HttpTransport:
 
 @dataclass
 class _Progress:
-    """How far a request has got."""
+    """Progress of a request."""
 
     was_sent: bool = False
 

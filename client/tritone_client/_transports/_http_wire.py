@@ -49,7 +49,7 @@ from tritone_client._transports._text import read_texts, tensor_bytes
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
-_LOST: Final = (502, 504)  # a balancer's: the server got the request and went away, or never answered
+_LOST: Final = (502, 504)  # from a load balancer: the server received the request and ended, or did not answer
 _BY_STATUS: Final[dict[int, type[ServerError]]] = {
     400: RequestRejectedError,
     401: AccessDeniedError,
@@ -140,7 +140,7 @@ def translated(  # noqa: PLR0911 - a list of cases
     """Any error of sockets, TLS or an HTTP library as ours.
 
     Args:
-        was_sent: whether the server may have got the whole request.
+        was_sent: whether the server may have received the whole request.
     """
     if isinstance(error, ClientError):
         return error

@@ -86,7 +86,7 @@ def unreachable(
     status: str | None = None,
     was_sent: bool = False,
 ) -> ConnectionFailedError:
-    """The error for a server that cannot be reached, or went away, perhaps after the whole request was sent."""
+    """Return the error for a server that cannot be reached, or that ended, possibly after receiving the request."""
     return ConnectionFailedError(
         f"no connection to {endpoint.url}: {why}; {hint or 'is `tritone serve` running there?'}",
         model=model_of(request),

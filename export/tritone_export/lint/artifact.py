@@ -31,7 +31,7 @@ def check_artifact(version: Path, report: Reporter) -> None:
         return
     if stat.S_IMODE(version.stat().st_mode) & 0o077:
         report.warning(
-            version, 1, "what people listen to can be read by other users of this machine", f"chmod -R go= {version}"
+            version, 1, "other users of this machine can read listening histories", f"chmod -R go= {version}"
         )
     _check_checksums(version, sorted(files_of(artifact)), report)
     for path in sorted(version.rglob("*.key")):

@@ -1,4 +1,4 @@
-"""The config's parameter `limits`: whether it fits the config's inputs, and the same in every profile."""
+"""Check that the config's parameter `limits` fits the config's inputs and is the same in every profile."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _REMEDY = "export the model again"
 
 
 def check_limits(file: ConfigFile, report: Reporter) -> None:
-    """Report limits that a backend could not read, or that name other inputs or axes than the config has."""
+    """Report limits that a backend cannot read, or whose inputs or axes differ from the config's."""
     if PARAMETER not in file.config.parameters:
         return
     line = file.source.line("parameters")
     try:
-        told = json.loads(file.config.parameters[PARAMETER].string_value)
-        problems = _problems(told, file.config)
+        entries = json.loads(file.config.parameters[PARAMETER].string_value)
+        problems = _problems(entries, file.config)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problems = [f"is damaged ({type(error).__name__}: {error})"]
     for problem in problems:
@@ -28,12 +28,12 @@ def check_limits(file: ConfigFile, report: Reporter) -> None:
 
 
 def check_cache(file: ConfigFile, report: Reporter) -> None:
-    """Report a response cache in front of a backend that refuses requests: Triton 2.51 keeps the refusals."""
+    """Report a response cache for a model with limits: Triton 2.51 caches refusals."""
     if file.config.response_cache.enable and file.config.backend in ONNX_BACKENDS and _has_limits(file):
         report.warning(
             file.path,
             file.source.line("response_cache"),
-            "the response cache keeps a refusal as an empty response to the same request",
+            "the response cache stores a refusal as an empty response to later equal requests",
             "remove response_cache",
         )
 
@@ -56,11 +56,13 @@ def _has_limits(file: ConfigFile) -> bool:
     return PARAMETER in file.config.parameters
 
 
-def _problems(told: dict[str, Any], config: Any) -> list[str]:
+def _problems(entries: dict[str, Any], config: Any) -> list[str]:
     inputs = {tensor.name: tensor for tensor in config.input}
-    found = [f"names input {name!r}, which the config does not have" for name in sorted(told["inputs"].keys() - inputs)]
-    found += [f"does not name input {name!r}" for name in sorted(inputs.keys() - told["inputs"].keys())]
-    for name, limits in told["inputs"].items():
+    found = [
+        f"names input {name!r}, which the config does not have" for name in sorted(entries["inputs"].keys() - inputs)
+    ]
+    found += [f"does not name input {name!r}" for name in sorted(inputs.keys() - entries["inputs"].keys())]
+    for name, limits in entries["inputs"].items():
         found += [f"has the unknown entry {key!r} for {name!r}" for key in sorted(limits.keys() - INPUT_KEYS)]
         if name in inputs:
             tensor = inputs[name]
@@ -70,7 +72,7 @@ def _problems(told: dict[str, Any], config: Any) -> list[str]:
         least, most = limits.get("min", limits.get("above")), limits.get("max", limits.get("below"))
         if least is not None and most is not None and not least <= most:
             found.append(f"allows {name!r} nothing: from {least} to {most}")
-    for axis, limits in told["axes"].items():
+    for axis, limits in entries["axes"].items():
         found += [f"has the unknown entry {key!r} for axis {axis!r}" for key in sorted(limits.keys() - AXIS_KEYS)]
         if limits.get("max") is not None and not 0 <= limits.get("min", 1) <= limits["max"]:
             found.append(f"allows axis {axis!r} no size: from {limits.get('min', 1)} to {limits['max']}")

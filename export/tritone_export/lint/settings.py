@@ -47,8 +47,8 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
         report.error(
             file.path,
             source.line("response_cache"),
-            f"the response cache knows requests by their inputs alone; answers about {', '.join(asked_about)} depend "
-            f"on who asks: one caller would be given what another may see",
+            f"the response cache identifies requests by their inputs only, but responses about "
+            f"{', '.join(asked_about)} depend on the caller's credentials",
             "remove response_cache",
         )
     for i, warmup in enumerate(config.model_warmup):
@@ -62,7 +62,7 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
 
 
 def _taken(config: Any) -> set[str]:
-    """Names of inputs, those of an ensemble's steps included."""
+    """Return the names of a model's inputs, including those of an ensemble's steps."""
     steps = config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ()
     return {tensor.name for tensor in config.input} | {name for step in steps for name in step.input_map}
 

@@ -1,12 +1,11 @@
-"""Who sends a request, and whose stored data it may use.
+"""Authorisation of callers: whose stored data a request may use.
 
-Three rules, in this order: with `trust_callers` everybody may ask about everybody; the holder of the service key may
-ask about everybody; the holder of a user token may ask about that one user. All others may use nothing that is stored
-about anybody. A wrong key or a token that is not valid is no error: an answer that differed would tell whether a guess
-was close.
+Three rules apply in this order: with `trust_callers`, every caller has access to all users; the service key gives
+access to all users; a user token gives access to one user. All other callers have no access to stored data. An invalid
+key or token is not an error, so that responses do not confirm guesses.
 
-Triton hands a request's parameters to a backend as JSON text; headers that it is told to forward are among them, under
-the name that the caller wrote, capitals included, and once for each time that they were sent.
+Triton passes a request's parameters to a backend as JSON text. Forwarded headers are among them, with the
+capitalisation that the caller used, and repeated if they were sent several times.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _CREDENTIALS: Final = (SERVICE_KEY_HEADER, USER_TOKEN_HEADER)
 
 
 class ServiceKeyError(ValueError):
-    """The service key file is missing, open to others, or holds no key; the text does not hold the key."""
+    """Raised when a service key file is missing, open to others or invalid; the message never contains the key."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,15 @@ class Caller:
     """Whose stored data a request may use.
 
     Attributes:
-        is_trusted: everybody's.
-        user: this user's; None for nobody's.
+        is_trusted: whether the request may use all users' data.
+        user: the only user whose data it may use; None for no user.
     """
 
     is_trusted: bool = False
     user: str | None = None
 
     def may_use(self, user: str) -> bool:
-        """Whether stored data of this user may be looked up at all."""
+        """Return whether stored data of this user may be looked up."""
         return self.is_trusted or (self.user is not None and self.user == user)
 
 
@@ -61,12 +60,12 @@ TRUSTED: Final = Caller(is_trusted=True)
 
 @dataclass(frozen=True)
 class RequestParameters:
-    """What a request's parameters say.
+    """Credentials and flags from a request's parameters.
 
     Attributes:
-        credentials: value by header name. One that was sent with two values is left out: which of them a proxy has
-            checked cannot be known.
-        is_canary: sent by a health check, and not to be counted as traffic.
+        credentials: value by header name. A header with several different values is left out, since it is unknown which
+            of them a proxy has checked.
+        is_canary: whether metrics leave the request out.
     """
 
     credentials: Mapping[str, str]
@@ -77,7 +76,7 @@ _NO_PARAMETERS: Final = RequestParameters({})
 
 
 def read_parameters(text: str) -> RequestParameters:
-    """Read the parameters that Triton hands to a Python backend; what cannot be read counts as not sent."""
+    """Read the parameters that Triton passes to a Python backend; unreadable ones count as not sent."""
     if text in ("", "{}"):
         return _NO_PARAMETERS
     try:
@@ -98,17 +97,17 @@ def read_parameters(text: str) -> RequestParameters:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with its repeated names."""
+    """The members of a JSON object, including repeated names."""
 
 
 def read_service_key(path: Path) -> bytes:
     """Read a service key.
 
-    A file of this user must be closed to all others. One of root may be readable for this user's group or for all, as
-    mounted secrets of containers are: its reader cannot change that.
+    A file of this user must have no permissions for others. A file of root may be readable by its group or by all, like
+    mounted secrets of containers, whose mode the reader cannot change.
 
     Raises:
-        ServiceKeyError: it is missing, open to others, or holds no key.
+        ServiceKeyError: the file is missing, open to others, or does not hold a valid key.
     """
     try:
         with path.open("rb") as file:
@@ -118,22 +117,26 @@ def read_service_key(path: Path) -> bytes:
         raise ServiceKeyError(f"{path}: the service key cannot be read ({error.strerror})") from None
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.getuid(), 0):
-        raise ServiceKeyError(f"{path}: expected a file of this user or of root; another user could change it")
+        raise ServiceKeyError(
+            f"{path}: expected a regular file that belongs to this user or root, since other owners could change it"
+        )
     forbidden = 0o077 if status.st_uid == os.getuid() else 0o022
     if mode & forbidden:
-        raise ServiceKeyError(f"{path}: is open to other users (mode {mode:03o}): expected 600; run: chmod 600 {path}")
+        raise ServiceKeyError(
+            f"{path}: other users can access it (mode {mode:03o}): expected 600; run: chmod 600 {path}"
+        )
     if not SHORTEST_KEY <= len(content) <= LONGEST_KEY or not all(0x21 <= byte <= 0x7E for byte in content):
         raise ServiceKeyError(
-            f"{path}: holds no service key: expected {SHORTEST_KEY} to {LONGEST_KEY} printable ASCII characters "
-            f"without spaces; make one with: openssl rand -hex 32"
+            f"{path}: does not hold a valid service key: expected {SHORTEST_KEY} to {LONGEST_KEY} printable ASCII "
+            f"characters without spaces; create one with: openssl rand -hex 32"
         )
     return content
 
 
 class CallerCheck:
-    """Tells callers apart by a key file, which is read again when it changes.
+    """Authorises callers with the key in a file, which is read again when it changes.
 
-    Without a key that can be used, nobody is authorised.
+    Without a valid key no caller is authorised.
     """
 
     def __init__(
@@ -143,8 +146,8 @@ class CallerCheck:
 
         Args:
             key_file: None if there is none.
-            trust_callers: let everybody ask about everybody.
-            warn: told once for each reason why nobody is authorised; the text holds no secret.
+            trust_callers: give every caller access to all users.
+            warn: called once for each reason why no caller can be authorised; the message contains no secret.
         """
         self._path = key_file
         self._trusts = trust_callers
@@ -157,14 +160,14 @@ class CallerCheck:
 
     @classmethod
     def from_environment(cls, warn: Callable[[str], None]) -> CallerCheck:
-        """As `tritone serve` tells its backends by environment variables."""
+        """Create the check from the environment variables that `tritone serve` sets for its backends."""
         named = os.environ.get(SERVICE_KEY_VARIABLE, "")
         return cls(
             Path(named) if named else None, trust_callers=os.environ.get(TRUST_CALLERS_VARIABLE) == "1", warn=warn
         )
 
     def caller(self, parameters: RequestParameters) -> Caller:
-        """Whose stored data a request with these parameters may use."""
+        """Return whose stored data a request with these parameters may use."""
         if self._trusts:
             return TRUSTED
         key = self._key() if parameters.credentials else None
@@ -180,7 +183,7 @@ class CallerCheck:
 
     def _key(self) -> bytes | None:
         if self._path is None:
-            self._warn_once(f"no service key is configured ({SERVICE_KEY_VARIABLE}): every user is answered as unknown")
+            self._warn_once(f"no service key is configured ({SERVICE_KEY_VARIABLE}): every user is treated as unknown")
             return None
         try:
             status = self._path.stat()
@@ -194,7 +197,7 @@ class CallerCheck:
             try:
                 key = read_service_key(self._path)
             except ServiceKeyError as error:
-                self._warn_once(f"{error}; until then every user is answered as unknown")
+                self._warn_once(f"{error}; until then every user is treated as unknown")
             self._read = (identity, key)
             if key is not None:
                 self._warned = ""
@@ -207,6 +210,6 @@ class CallerCheck:
 
 
 def _is_same(sent: str, key: bytes) -> bool:
-    # Of digests, so that not even the length shows in the time.
+    # Compare digests, so that the time does not depend on the length either.
     digests = [hashlib.sha256(each).digest() for each in (sent.encode("utf-8", "surrogatepass"), key)]
     return hmac.compare_digest(*digests)

@@ -1,4 +1,4 @@
-"""Files that hold what people listen to: mode 600 in folders of mode 700 whatever the umask, and never half a file."""
+"""Atomic writes of files with listening histories: mode 600 in folders of mode 700, whatever the umask."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PRIVATE_FOLDER: Final = 0o700
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing; the folder itself is closed to others, a new one or not."""
+    """Create a folder and its missing parents, and give the folder itself mode 700 even if it exists."""
     path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     path.chmod(PRIVATE_FOLDER)
 
 
 @contextmanager
 def replacing_private(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of another when the block ends without an error."""
+    """Open a new file for writing that replaces `path` when the block ends without an error."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)  # of a killed process, and perhaps open to others
+    staged.unlink(missing_ok=True)  # left by a killed process, and possibly with another mode
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
         with os.fdopen(descriptor, "wb") as file:
@@ -34,7 +34,7 @@ def replacing_private(path: Path) -> Iterator[BinaryIO]:
 
 
 def close_to_others(folder: Path) -> None:
-    """Give a folder and all that is in it to its owner alone; what links point to stays as it is."""
+    """Remove other users' access to a folder and everything in it; targets of links are not changed."""
     folder.chmod(PRIVATE_FOLDER)
     for path in folder.rglob("*"):
         if not path.is_symlink():

@@ -39,7 +39,7 @@ MOST_IDS_IN_ALL: Final = 100_000  # in each list
 MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
-MIN_FRIENDS: Final = 3  # fewer people's listening is not shown: what two or three share could be told apart
+MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
 Rung = Literal["user", "history", "friends", "recording", "mood", "popularity"]
@@ -65,7 +65,7 @@ class Question:
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
-        caller: whose stored data may be used. Ids of all others are never looked up: they are unknown.
+        caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
     """
 
     user: str | None = None
@@ -118,8 +118,8 @@ class Question:
         wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if len(wrong):
             raise QuestionError(
-                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (what was "
-                f"turned away belongs into skipped)"
+                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (use skipped "
+                f"for items that were rejected)"
             )
 
 
@@ -132,7 +132,7 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
     values = np.asarray(embedding)
     if values.shape != (EMBEDDING_SIZE,):
         raise QuestionError(f"embedding has shape {values.shape}; expected ({EMBEDDING_SIZE},)")
-    wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # NaN among them
+    wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # also true for NaN
     if len(wrong):
         most = f"{LARGEST_EMBEDDING:.0f}"
         raise QuestionError(f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}")
@@ -141,23 +141,24 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
 
 
 def check_k(k: int) -> None:
-    """Check how many items are wanted.
+    """Check the number of requested items.
 
     Raises:
-        QuestionError: not that many.
+        QuestionError: it is out of range.
     """
     if isinstance(k, bool) or not 1 <= k <= MOST_ITEMS:
         raise QuestionError(f"k is {k}; expected a whole number from 1 to {MOST_ITEMS}")
 
 
 def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
-    """Check how many ids the rows of a request hold together, before any of them is decoded.
+    """Check the total number of ids in the rows of a request, before any of them is decoded.
 
     Args:
-        lengths: of each list input's rows, shorter rows filled up.
+        n_rows: number of rows.
+        lengths: length of a row by list input, padding included.
 
     Raises:
-        QuestionError: names the list.
+        QuestionError: a list is too long.
     """
     for name, length in lengths.items():
         if length > MOST_HISTORY:
@@ -170,13 +171,13 @@ def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
 
 
 def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
-    """Check how many items the rows of a request ask for together.
+    """Check the total number of items that the rows of a request ask for.
 
     Args:
         wanted: (k, whether with reasons) of each row.
 
     Raises:
-        QuestionError: too many.
+        QuestionError: there are too many.
     """
     for most, what, n_items in (
         (MOST_ITEMS_IN_ALL, "items", sum(k for k, _ in wanted)),

@@ -37,13 +37,13 @@ def reasons_of(
 ) -> tuple[tuple[Reason, ...], ...]:
     """Reasons for one question's answer, by item, the weightiest first.
 
-    A friend is named only if a trusted caller's question named them: stored friends are summed up without a name. What
-    friends listen to is named only where at least `min_friends` of them do.
+    A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
+    without names. It names an item that friends listen to only if at least `min_friends` of them do.
 
     Args:
         scored: the batch's.
-        is_trusted: whether the caller may use everybody's data. Others are not even told that friends listen to an
-            item which fewer than `min_friends` people around the user do.
+        is_trusted: whether the caller may use all users' data. For other callers, an item that fewer than `min_friends`
+            friends listen to is not attributed to friends at all.
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
     scorer, weights = recommender.scorer, scored.weights.of(row)
@@ -79,7 +79,7 @@ def reasons_of(
 
 
 class _Shared:
-    """Which items and tags enough of a question's friends have in common for them to be named."""
+    """Counts of friends by item and tag, to hide those that fewer than `min_friends` have in common."""
 
     def __init__(self, recommender: Recommender, batch: Batch, row: int) -> None:
         self._least = recommender.min_friends
@@ -87,7 +87,7 @@ class _Shared:
         self._n_items = len(recommender.item_ids)
 
     def names(self, part: Part, names: list[str], member: Member) -> list[str]:
-        """The names of a part's causes, empty where too few friends share the cause."""
+        """Return the names of a part's causes, empty where too few friends share the cause."""
         if part.because == "history":
             counts = np.bincount(self._listening.columns, minlength=self._n_items)
         elif part.because == "tag" and isinstance(member, Tags):
@@ -103,7 +103,7 @@ class _Shared:
 
 
 def _without_few(part: Part, found: list[list[Reason]], least: int) -> Part:
-    """The part without the items that few people account for: their amounts count as what other people listen to."""
+    """Return the part without items that few friends account for; move their amounts to the reason `listeners`."""
     few = (part.amounts != 0).sum(1) < least
     for reasons, amount, is_few in zip(found, part.amounts.astype(np.float64).sum(1), few, strict=True):
         if is_few and amount:

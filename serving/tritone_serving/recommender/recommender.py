@@ -47,7 +47,7 @@ class Recommender:
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
         scorer: scores batches by its members and ensembles.
-        min_friends: no reason names what fewer friends listen to.
+        min_friends: smallest number of friends whose shared listening reasons may name.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Recommender:
         Args:
             on_member: told each member's name and seconds after it has scored a call's questions; `taste_vae`'s
                 are those of waiting for it.
-            min_friends: no reason names what fewer friends listen to.
+            min_friends: smallest number of friends whose shared listening reasons may name.
 
         Raises:
             ArtifactError: it is missing, damaged, of another version, or was made with another key.

@@ -43,10 +43,10 @@ class Resolver:
     """Looks ids up in one artifact."""
 
     def __init__(self, artifact: Artifact, key: bytes, *, min_friends: int = MIN_FRIENDS) -> None:
-        """Prepare to look up.
+        """Prepare lookups.
 
         Args:
-            min_friends: a caller who may use one user's data gets no use of fewer friends' listening.
+            min_friends: for a caller with access to one user only, fewer stored friends than this are ignored.
         """
         self._key = key
         self._min_friends = min_friends
@@ -75,9 +75,9 @@ class Resolver:
         return _NOBODY
 
     def user_of(self, question: Question) -> int:
-        """The row of the user that a question is about; -1 if unknown, or if its caller may not use what is stored.
+        """Return the row of a question's user; -1 if unknown, or if the caller may not use that user's data.
 
-        Then the id is not looked up: an answer, an error and their time cannot depend on whether it is stored.
+        In the latter case the id is not looked up, so responses and their timing do not depend on whether it is stored.
         """
         if question.user is None or not question.caller.may_use(question.user):
             return _NOBODY
@@ -180,12 +180,12 @@ class Resolver:
         return Rows.from_lists(columns, values), borrowed
 
     def listening_of(self, people: npt.NDArray[np.int64]) -> Rows:
-        """(n, I) what some stored users listen to."""
+        """Return the listening of n stored users, (n, I)."""
         return self._listening.take(people)
 
     @cached_property
     def n_listeners(self) -> npt.NDArray[np.int64]:
-        """(I,) how many stored users listen to each item; all of their listening is read for it, once."""
+        """Number of stored users who listen to each item, (I,); computed once, from all listening data."""
         counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
         return counts
 
@@ -263,8 +263,8 @@ class Resolver:
         if user != _NOBODY:
             rows.update(self._friends.row(user)[0].tolist())
         if not question.caller.is_trusted:
-            # Names of friends are ids of users, which this caller may not ask about. And what is recommended by one
-            # or two friends' listening is what they listen to.
+            # Friends in the request are ids of users whose data this caller may not use. And recommendations based on
+            # the listening of one or two stored friends would disclose it.
             if len(rows) < self._min_friends:
                 rows = set()
             return np.array(sorted(rows), np.int64), {}, tuple(dict.fromkeys(question.friends))

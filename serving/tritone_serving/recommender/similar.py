@@ -44,11 +44,11 @@ def similar_items(
 ) -> list[tuple[int, float]]:
     """(item, cosine) of the n most alike, best first.
 
-    By listening nothing is known of an item that fewer than `MIN_FRIENDS` people listen to: what is like it would be
-    what these people listen to.
+    Similarity by listening is not available for an item with fewer than `MIN_FRIENDS` listeners, because it would
+    disclose what else these people listen to.
 
     Args:
-        n_listeners: answers (I,), how many people listen to each item.
+        n_listeners: returns the number of listeners of each item, (I,).
 
     Raises:
         QuestionError: as `Recommender.similar`.

@@ -1,13 +1,13 @@
-"""User tokens: JSON Web Tokens (RFC 7519) signed with HS256, of the standard library alone.
+"""User tokens: JSON Web Tokens (RFC 7519) signed with HS256, using only the standard library.
 
-A token lets its holder ask about one stored user for a short time. The key is the content of the service key file, so
+A token gives its holder access to one stored user for a short time. The key is the content of the service key file, so
 any JWT library can mint one:
 
 ```python
 import time, jwt  # PyJWT
 jwt.encode({"sub": "42", "exp": int(time.time()) + 900}, open("service.key").read().strip(), algorithm="HS256")
 ```
-The algorithm is fixed: a token's header can refuse verification, never choose how it is done.
+The algorithm is fixed: a token with another `alg` in its header is refused, and the header has no other influence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 LONGEST_LIFETIME_S: Final = 86_400
 DEFAULT_LIFETIME_S: Final = 900
-CLOCK_SKEW_S: Final = 30  # how far ahead the clock of whoever minted a token may be
+CLOCK_SKEW_S: Final = 30  # how far ahead the issuer's clock may be
 LONGEST_TOKEN: Final = 4_096  # characters
 AUDIENCE: Final = "tritone"
 _TOKEN: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -33,11 +33,11 @@ _HEADER: Final = {"alg": _ALGORITHM, "typ": "JWT"}
 
 
 class TokenError(ValueError):
-    """A user token cannot be minted or is not valid; the text holds neither the token nor the user."""
+    """Raised when a user token cannot be minted or is invalid; the message contains neither token nor user."""
 
 
 def mint_token(key: bytes, user: str, *, lifetime_s: float = DEFAULT_LIFETIME_S, now_s: float | None = None) -> str:
-    """Return a token that lets its holder ask about one user.
+    """Return a token that gives its holder access to one user.
 
     Args:
         key: the service key, without the white space around it.
@@ -59,12 +59,12 @@ def mint_token(key: bytes, user: str, *, lifetime_s: float = DEFAULT_LIFETIME_S,
             _encoded(json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()) for part in (_HEADER, claims)
         ]
     except UnicodeEncodeError:
-        raise TokenError("user is text that UTF-8 cannot hold: expected an id as in the listening log") from None
+        raise TokenError("user cannot be encoded as UTF-8: expected an id as in the listening log") from None
     signed = ".".join(parts)
     token = f"{signed}.{_encoded(_signature(key, signed))}"
     if len(token) > LONGEST_TOKEN:
         raise TokenError(
-            f"the token would have {len(token)} characters: expected at most {LONGEST_TOKEN}; ids are short"
+            f"the token would have {len(token)} characters: expected at most {LONGEST_TOKEN}; use a shorter user id"
         )
     return token
 
@@ -78,13 +78,13 @@ def verified_user(key: bytes, token: str, *, now_s: float | None = None) -> str:
         now_s: seconds since 1970; the system's clock if None.
 
     Raises:
-        TokenError: it is malformed, signed otherwise, expired, not valid yet, valid for too long, or for another
-            audience.
+        TokenError: it is malformed, not signed with this key, expired, not valid yet, valid for too long, or for
+            another audience.
     """
     found = _TOKEN.fullmatch(token) if len(token) <= LONGEST_TOKEN else None
     if found is None:
         raise TokenError("malformed")
-    # The signature first: nothing that anybody could have written is parsed.
+    # Verify the signature first, so that no unauthenticated content is parsed.
     if not hmac.compare_digest(_decoded(found[3]), _signature(key, f"{found[1]}.{found[2]}")):
         raise TokenError("not signed with this key")
     header, claims = (_object(_decoded(part)) for part in (found[1], found[2]))

@@ -1,8 +1,8 @@
 """Triton's `cf_ensemble` backend: recommends from an artifact that lies in the version folder.
 
 All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
-into a log: what is wrong with a question is told to its sender alone. What is stored about a user is used for callers
-who may use it alone; see `tritone_serving.recommender.callers`.
+into a log: errors go only to the sender of a request. Stored data of a user is used only for callers who may use it;
+see `tritone_serving.recommender.callers`.
 
 Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
 itself is `tritone_serving.recommender`, which offline evaluation calls too.
@@ -22,7 +22,7 @@ import triton_python_backend_utils as pb_utils
 import tritone_cf_package
 
 tritone_cf_package.make_importable()
-# The folder that Triton knows is a link; next to the real one is the backend with which this one shares code.
+# Triton loads this backend through a link; the backend that shares code with it is next to the link's target.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
@@ -91,13 +91,14 @@ class TritonPythonModel:
         began_s = time.perf_counter()
         parameters = [_parameters(request) for request in requests]
         read = [_read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)]
-        # Health checks are answered like any request and counted nowhere: they are no traffic.
+        # Requests marked as canaries are answered like any other, but metrics count only traffic.
         is_traffic = [not each.is_canary for each in parameters]
         self._is_counting = any(is_traffic)
         asked = [question for questions in read if not isinstance(questions, QuestionError) for question in questions]
         answered = iter(self._answer(asked))
         responses = []
-        for request, questions, self._is_counting in zip(requests, read, is_traffic, strict=True):
+        for request, questions, is_counted in zip(requests, read, is_traffic, strict=True):
+            self._is_counting = is_counted
             if isinstance(questions, QuestionError):
                 self._count("refused_total")
                 responses.append(_refusal(questions))
@@ -194,7 +195,7 @@ class TritonPythonModel:
 def _parameters(request: Any) -> RequestParameters:
     try:
         text = request.parameters()
-    except UnicodeDecodeError:  # a header of bytes that are no text; it must not fail the requests beside it
+    except UnicodeDecodeError:  # a header that is not UTF-8 must not fail the other requests of the call
         return RequestParameters({})
     return read_parameters(text)
 

@@ -39,8 +39,8 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
     keep_freed_memory()
     if config.get("response_cache", {}).get("enable"):
         raise LoadError(
-            "response_cache is enabled: it knows requests by their inputs alone and would give one caller what another "
-            "may see; remove it from the config"
+            "response_cache is enabled: it identifies requests by their inputs only and would return one caller's "
+            "response to another; remove it from the config"
         )
     try:
         check = str(read_manifest(folder)["key_check"])

@@ -40,7 +40,7 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
     Args:
         tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
             only if the sender made a mistake that Triton lets through.
-        caller: whose stored data the request may use; it holds for each row by itself.
+        caller: whose stored data each row of the request may use.
 
     Raises:
         QuestionError: text that is not UTF-8, or rows that do not fit one another.

@@ -25,11 +25,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import Engine, Reason
 from tritone_composer_graph import ChunkGraph
-from tritone_composer_metrics import Counters, is_canary, make_counters
+from tritone_composer_metrics import Counters, make_counters
 from tritone_composer_options import read_options
 from tritone_composer_piece import FIRST_FRAME, Piece
 from tritone_ort_batching import Failed, read_request
-from tritone_ort_health import is_health_check
+from tritone_ort_health import is_canary, is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
 
 Array = np.ndarray[Any, Any]

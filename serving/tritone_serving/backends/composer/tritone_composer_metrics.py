@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-CANARY_PARAMETER = "tritone_canary"  # of a request: a health check of the supervisor, which counts in no metric
 
 
 class Counters:
@@ -84,12 +81,3 @@ def make_counters(pb_utils: Any, labels: dict[str, str]) -> Counters:
     except pb_utils.TritonModelException as error:
         pb_utils.Logger.log_warn(f"composer: no metrics: {error}")
         return Counters()
-
-
-def is_canary(request: Any) -> bool:
-    """Whether a request is marked as a health check."""
-    try:
-        parameters = json.loads(request.parameters() or "{}")
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(parameters, dict) and bool(parameters.get(CANARY_PARAMETER))

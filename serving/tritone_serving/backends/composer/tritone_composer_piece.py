@@ -31,7 +31,7 @@ class Piece:
     """
 
     def __init__(self, feed: dict[str, Array], options: Options) -> None:
-        """Check the sizes that pieces are cut by, and keep the inputs.
+        """Check the sizes that determine the chunks, and keep the inputs.
 
         Args:
             feed: arrays by input name, with a batch axis of 1; names, types and ranks are as in the config, values

@@ -34,7 +34,7 @@ class Ready:
             there they start at any byte, and onnxruntime wants floats aligned. So nothing is copied here again.
         wanted: the outputs that it asks for.
         n_rows: its batch size; 1 for a model without batching.
-        is_warm_up: it is a warm-up request, whose outputs may be anything.
+        is_warm_up: whether it is a warm-up request, whose outputs are not checked.
     """
 
     index: int
@@ -51,7 +51,7 @@ def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bo
     cannot say, so that one request does not spoil a joint run.
 
     Args:
-        is_warm_up: its zeros may be outside the limits.
+        is_warm_up: whether it is a warm-up request, which is not checked against the limits.
 
     Raises:
         Failed: what does not fit.
@@ -95,7 +95,7 @@ def group_requests(ready: list[Ready], contract: Contract) -> list[list[Ready]]:
 
 
 def _parts(group: list[Ready], totals: dict[str, tuple[int, int]]) -> list[list[Ready]]:
-    """Divide a group so that each part keeps to the totals; axis -> (size, largest rows times size)."""
+    """Divide a group into parts that do not exceed `totals`: axis -> (size, largest rows times size)."""
     n_most = min((total // max(size, 1) for size, total in totals.values()), default=None)
     if n_most is None:
         return [group]
@@ -159,9 +159,9 @@ class JointRun:
         return self._finite(member, dict(zip(member.wanted, values, strict=True)))
 
     def _finite(self, member: Ready, outputs: dict[str, Array]) -> Any:
-        """The outputs of a request, or a `Failed` if one holds NaN or infinity.
+        """Return the outputs of a request, or a `Failed` if one holds NaN or infinity.
 
-        Not for models without limits: those of other origin may mean it.
+        Models without limits are not checked: they may return such values on purpose.
         """
         if self._contract.limits is not None and not member.is_warm_up:
             for name, value in outputs.items():

@@ -1,7 +1,7 @@
 """Limits of a model's inputs, from the config's parameter `limits`: sizes of axes and ranges of values.
 
-`tritone export` writes the parameter from the model's declaration. Without it nothing is checked here, since a model of
-other origin may take NaN. The messages are those of the Python client, `<input> is <value>; expected <...>`.
+`tritone export` writes the parameter from the model's declaration. Without it nothing is checked, since other models
+may accept NaN. The messages are those of the Python client, `<input> is <value>; expected <...>`.
 
 Shapes: B rows of a request.
 """
@@ -44,14 +44,14 @@ class ValueLimits:
     """Values that an input may hold.
 
     Attributes:
-        axes: names of the axes behind the batch axis.
+        axes: names of the axes after the batch axis.
         least: smallest value, or the bound below it.
         most: largest value, or the bound above it.
         above: whether `least` itself is refused.
         below: whether `most` itself is refused.
         also: values that are allowed outside the range.
         finite: whether NaN and infinity are refused; None if the values do not matter.
-        is_meter: the last axis holds (steps in a bar, index of the first step in its bar), or zeros.
+        is_meter: whether the last axis holds (steps in a bar, index of the first step in its bar), or zeros.
         words: the only texts allowed.
     """
 
@@ -82,14 +82,14 @@ class Limits:
             batched: whether the arrays' first axis is the batch.
 
         Returns:
-            what is wrong with the request, for its sender; None if nothing is.
+            An error message for the sender; None if the request is valid.
         """
         if n_rows < 1:
             return "the request has 0 rows; expected 1 or more"
         return self._size_problem(feed, n_rows, batched=batched) or self._value_problem(feed, n_rows, batched=batched)
 
     def totals(self, feed: Mapping[str, Array], *, batched: bool = True) -> dict[str, tuple[int, int]]:
-        """(size, largest rows times size in one run) of each axis of a request that has such a limit."""
+        """Return (size, largest rows times size in one run) by axis, for axes with such a limit."""
         return {
             axis: (size, limits.total)
             for _, axis, size in self._sizes(feed, batched=batched)
@@ -97,7 +97,7 @@ class Limits:
         }
 
     def _sizes(self, feed: Mapping[str, Array], *, batched: bool) -> list[tuple[str, str, int]]:
-        """(input, axis, size) of each named axis."""
+        """Return (input, axis, size) of each named axis."""
         return [
             (name, axis, size)
             for name, array in feed.items()
@@ -143,7 +143,7 @@ def read_limits(config: dict[str, Any], session: Any) -> Limits | None:
 
     Args:
         config: as Triton hands it to a backend.
-        session: whose ONNX file's metadata hold numbers that each version has, such as how many items it knows.
+        session: its ONNX file's metadata hold numbers that depend on the version, such as the number of items.
 
     Returns:
         None if the config has none.
@@ -155,10 +155,10 @@ def read_limits(config: dict[str, Any], session: Any) -> Limits | None:
     if PARAMETER not in parameters:
         return None
     try:
-        told = json.loads(parameters[PARAMETER])
-        axes = {name: _axis_limits(each) for name, each in told["axes"].items()}
+        entries = json.loads(parameters[PARAMETER])
+        axes = {name: _axis_limits(each) for name, each in entries["axes"].items()}
         numbers = {**parameters, **session.get_modelmeta().custom_metadata_map}
-        inputs = {name: _value_limits(each, numbers) for name, each in told["inputs"].items()}
+        inputs = {name: _value_limits(each, numbers) for name, each in entries["inputs"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SessionError(f"parameter {PARAMETER} is damaged ({error}); export the model again") from error
     ranks = {tensor["name"]: len(_dims(tensor)) for tensor in config["input"]}
@@ -172,7 +172,7 @@ def read_limits(config: dict[str, Any], session: Any) -> Limits | None:
 
 
 def non_finite(array: Array) -> bool:
-    """Whether a tensor of floats holds NaN or infinity."""
+    """Return whether a floating-point tensor holds NaN or infinity."""
     return array.dtype.kind == "f" and not np.isfinite(array).all()
 
 
@@ -181,37 +181,37 @@ def _dims(tensor: dict[str, Any]) -> list[Any]:
     return list(reshape["shape"] if reshape else tensor["dims"])
 
 
-def _axis_limits(told: dict[str, Any]) -> AxisLimits:
-    _refuse_unknown(told, _AXIS_KEYS)
-    return AxisLimits(told.get("min", 1), told.get("max"), told.get("total"))
+def _axis_limits(entry: dict[str, Any]) -> AxisLimits:
+    _refuse_unknown(entry, _AXIS_KEYS)
+    return AxisLimits(entry.get("min", 1), entry.get("max"), entry.get("total"))
 
 
-def _value_limits(told: dict[str, Any], numbers: Mapping[str, str]) -> ValueLimits:
-    _refuse_unknown(told, _INPUT_KEYS)
-    most, below = told.get("max", told.get("below")), "below" in told
-    n_values = numbers.get(told.get("n_values", ""))
-    if n_values:  # empty where a version takes any value
+def _value_limits(entry: dict[str, Any], numbers: Mapping[str, str]) -> ValueLimits:
+    _refuse_unknown(entry, _INPUT_KEYS)
+    most, below = entry.get("max", entry.get("below")), "below" in entry
+    n_values = numbers.get(entry.get("n_values", ""))
+    if n_values:  # empty for a version that accepts any value
         most, below = int(n_values) - 1, False
     return ValueLimits(
-        axes=tuple(told["axes"]),
-        least=told.get("min", told.get("above")),
+        axes=tuple(entry["axes"]),
+        least=entry.get("min", entry.get("above")),
         most=most,
-        above="above" in told,
+        above="above" in entry,
         below=below,
-        also=tuple(told.get("also", ())),
-        finite=told.get("finite"),
-        is_meter=bool(told.get("meter")),
-        words=tuple(told["words"]) if "words" in told else None,
+        also=tuple(entry.get("also", ())),
+        finite=entry.get("finite"),
+        is_meter=bool(entry.get("meter")),
+        words=tuple(entry["words"]) if "words" in entry else None,
     )
 
 
-def _refuse_unknown(told: dict[str, Any], known: set[str]) -> None:
-    if unknown := sorted(set(told) - known):
+def _refuse_unknown(entry: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(entry) - known):
         raise ValueError(f"unknown entry {', '.join(unknown)}")
 
 
 def _first_violation(limits: ValueLimits, array: Array) -> tuple[int, ...] | None:
-    """The index of a value that is not allowed; None if there is none."""
+    """Return the index of the first value that is not allowed; None if all are allowed."""
     kind = array.dtype.kind
     if limits.words is not None:
         return _index_of(~np.isin(array.astype(np.str_), limits.words))
@@ -219,7 +219,7 @@ def _first_violation(limits: ValueLimits, array: Array) -> tuple[int, ...] | Non
         return None
     smallest, largest = _smallest_and_largest(array)
     inside = (
-        limits.finite is False or (math.isfinite(smallest) and math.isfinite(largest))  # NaN is in both
+        limits.finite is False or (math.isfinite(smallest) and math.isfinite(largest))  # NaN would be both
     ) and _is_inside(limits, np.array([smallest, largest], array.dtype)).all()
     if not inside:
         wrong = ~_is_inside(limits, array)
@@ -238,7 +238,10 @@ def _first_violation(limits: ValueLimits, array: Array) -> tuple[int, ...] | Non
 
 
 def _smallest_and_largest(array: Array) -> tuple[Any, Any]:
-    """Both are NaN if one value is. Row by row, so that the second pass finds the row in the processor's cache."""
+    """Return the extreme values, both NaN if any value is NaN.
+
+    Works row by row, so that a row is still in the CPU cache for its second pass.
+    """
     if array.ndim < 2 or array.size < 1 << 16:
         return array.min(), array.max()
     smallest = np.array([row.min() for row in array])
@@ -246,7 +249,7 @@ def _smallest_and_largest(array: Array) -> tuple[Any, Any]:
 
 
 def _is_inside(limits: ValueLimits, values: Array) -> Array:
-    """Whether values are in the range; false for NaN if there is a range."""
+    """Return whether each value is in the range; False for NaN if there is a range."""
     inside = np.ones(values.shape, np.bool_)
     if limits.least is not None:
         least = _as_type(limits.least, values.dtype)
@@ -258,7 +261,7 @@ def _is_inside(limits: ValueLimits, values: Array) -> Array:
 
 
 def _as_type(bound: float, dtype: Any) -> Any:
-    # A bound such as 0.001 as the input's type has it; whole numbers stay as they are, as 2**31 does not fit into all.
+    # Round a bound such as 0.001 to the input's type. Integers stay unchanged, since 2**31 does not fit every type.
     return dtype.type(bound) if dtype.kind == "f" else bound
 
 
@@ -268,7 +271,7 @@ def _index_of(wrong: Array) -> tuple[int, ...] | None:
 
 
 def _described(name: str, limits: ValueLimits, array: Array, place: tuple[int, ...], *, batched: bool) -> str:
-    """`<input> is <value>; expected <values>`."""
+    """Return the message `<input> is <value>; expected <values>`."""
     if limits.is_meter:
         return meter_problem(name, *array[place[0]])
     inner = place[1:] if batched else place
@@ -279,7 +282,7 @@ def _described(name: str, limits: ValueLimits, array: Array, place: tuple[int, .
 
 
 def meter_problem(name: str, length: Any, index: Any) -> str:
-    """What is wrong with a meter that is not one."""
+    """Return the error message for an invalid meter."""
     return (
         f"{name} is [{length}, {index}]; expected the steps of a bar and the index of the first step in its bar, "
         f"counted from 0, or [0, 0] where they are not known"
@@ -287,7 +290,7 @@ def meter_problem(name: str, length: Any, index: Any) -> str:
 
 
 def expected_values(limits: ValueLimits, *, whole: bool) -> str:
-    """The values that are allowed, for people; the Python client says the same of the same range."""
+    """Describe the allowed values in the words that the Python client uses."""
     if limits.words is not None:
         return f"one of {', '.join(word for word in limits.words if word)}"
     what = "a whole number" if whole else "a number"

@@ -110,8 +110,8 @@ def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]
     # host and from the other instances. The native backend leaves this to onnxruntime, which spins.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Denormal numbers, such as those of audio that has faded out, take some processors a hundred times as long. The
-    # setting covers onnxruntime's threads and the thread that opens the session, which is the one that Triton calls.
+    # Denormal numbers, for example in audio that fades out, slow some CPUs down a hundredfold. The setting applies to
+    # onnxruntime's threads and to the thread that opens the session, which is also the one that runs it.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     for key, value in parameters.items():
         if key.startswith("session."):  # onnxruntime's own names pass through, as in the native backend

@@ -152,9 +152,9 @@ class UserKnn:
         return [Part("history", columns, amounts.astype(np.float32))]
 
     def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The most alike of all (S,), and how much each counts; nobody where so few are alike at all.
+        """Return the users most similar to a history and their weights, from the similarities of all users (S,).
 
-        For what one or two people of rare taste listen to would be theirs to read from the answer.
+        Returns none if fewer than `MIN_FRIENDS` users are similar at all: the response would disclose their listening.
         """
         who = np.flatnonzero(strengths)
         if len(who) < MIN_FRIENDS:

@@ -18,7 +18,8 @@ from tritone_serving.recommender.members.base import Part, whole
 from tritone_serving.recommender.rows import Floats
 
 TASTE: Final = "taste_vae"
-# Of a longer history the weightiest: the network takes 131,072 entries in one request, and 64 rows may be asked about.
+# A longer history is cut to its items with the largest weights: the network accepts 131,072 entries in a request, and a
+# request may have 64 rows.
 MOST_ASKED: Final = 2_048
 
 
@@ -84,7 +85,7 @@ class Taste:
 
 
 def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.NDArray[np.bool_]:
-    """Which entries are among the `most` weightiest of their row; `rows` never falls."""
+    """Return which entries are among the `most` largest weights of their row; `rows` is in ascending order."""
     kept = np.ones(len(rows), np.bool_)
     counts = np.bincount(rows) if len(rows) else np.zeros(0, np.int64)
     for row in np.flatnonzero(counts > most).tolist():

@@ -17,7 +17,7 @@ AUDIO: Final = Tensor(
     "FP32",
     (Axis("sample", WINDOW_SAMPLES),),
     "3 s of mono PCM at 22,050 Hz, -1..1; a recording is a batch of such windows",
-    # Mixes of floating-point recordings exceed full scale; what exceeds it by more than 36 dB was never scaled.
+    # Floating-point mixes may exceed full scale; audio more than 36 dB above it was not scaled to -1..1.
     limits=Limits(minimum=-LARGEST_SAMPLE, maximum=LARGEST_SAMPLE),
 )
 PROBABILITIES: Final = Tensor(

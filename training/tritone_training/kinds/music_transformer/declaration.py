@@ -31,10 +31,10 @@ ANY_STYLE: Final = "any"
 STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
 NEXT: Final = "next_"  # and this, before that, the names of what they have become
 
-N_STYLES: Final = "n_styles"  # in the ONNX file's metadata: how many values `style` has, 0 (any) among them
-# Of one call: 256 bars of 4/4; `composer` takes more. One thread takes 1.4 s with the default preset.
+N_STYLES: Final = "n_styles"  # key in the ONNX file's metadata: number of values of `style`, including 0 (any)
+# Most frames of one call: 256 bars of 4/4, 1.4 s on one thread with the default preset. `composer` accepts more.
 MAX_FRAMES: Final = 4_096
-# Of all pieces of a run: pieces that run together share much of the work.
+# Most frames of all pieces in one run, which share much of the work.
 _MAX_TOTAL_FRAMES: Final = 8_192
 
 _FRAME: Final = Axis("frame", max_size=MAX_FRAMES, max_total=_MAX_TOTAL_FRAMES)
@@ -94,7 +94,7 @@ INPUTS: Final = (*_GIVEN, *_ASKED)
 
 
 def _with_frames(tensors: Sequence[Tensor], frame: Axis) -> tuple[Tensor, ...]:
-    """The same tensors with another axis of frames."""
+    """Return the tensors with another axis of frames."""
     return tuple(
         replace(tensor, axes=tuple(frame if axis.name == frame.name else axis for axis in tensor.axes))
         for tensor in tensors
@@ -129,7 +129,7 @@ def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, s
 
 
 def n_styles(styles: Sequence[str]) -> str:
-    """How many values `style` has; empty where the network knows no styles and takes any number for 0."""
+    """Return the number of values of `style` as text; empty if the network has no styles and ignores the value."""
     return str(1 + len(styles)) if styles else ""
 
 

@@ -23,7 +23,7 @@ LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(
 # The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
 WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
 
-# In standard deviations of the prior; the means of real music stay below 10.
+# In standard deviations of the prior; encoded music stays below 10.
 LARGEST_LATENT: Final = 100.0
 
 NOISE: Final = Tensor(

@@ -13,8 +13,8 @@ from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_
 FRAMES_PER_QUARTER: Final = 2
 
 _PITCH: Final = Axis("pitch", N_PITCHES)
-# One thread takes 1.8 s for 16,384 frames of one piece with the default preset, and less for the same number of frames
-# in several pieces. The prompt of the sampler comes on top.
+# With the default preset one thread takes 1.8 s for 16,384 frames of one piece, and less for the same number of frames
+# in several pieces. The sampler's prompt is additional.
 _FRAME: Final = Axis("frame", max_size=MAX_FRAMES, max_total=MAX_FRAMES)
 _PROMPT_FRAME: Final = Axis("prompt_frame", max_size=4_096, max_total=8_192)
 

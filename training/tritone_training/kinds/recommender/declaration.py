@@ -33,7 +33,7 @@ TASTE_MODEL_PARAMETER: Final = "taste_model"
 
 
 def _list(name: str, dtype: DType, description: str, *, axis: str = "", limits: Limits | None = None) -> Tensor:
-    # All rows of a request together hold no more ids than one row may.
+    # The limit for one row is also the limit for all rows of a request together.
     axes = (Axis(axis or name, min_size=0, max_size=N_IDS_MAX, max_total=N_IDS_MAX),)
     return Tensor(name, dtype, axes, description, optional=True, ragged=True, limits=limits)
 

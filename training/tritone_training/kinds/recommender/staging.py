@@ -53,7 +53,7 @@ def staging(folder: Path) -> Iterator[Path]:
 def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
     """Replace a checkpoint's parts by what was staged; an old part that the new checkpoint lacks is removed.
 
-    The new parts are closed to other users: they hold what people listen to, or were learned from it.
+    The new parts are closed to other users: they hold listening histories or were learned from them.
 
     Args:
         parts: names of files and folders, checkpoint.json last.

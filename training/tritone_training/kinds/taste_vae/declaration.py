@@ -7,9 +7,9 @@ from typing import Final
 from tritone_client.constants import N_IDS_MAX
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 
-# Each entry takes a vector (1 KB at the default size) while the request runs: 64 histories of 2,048 items are 134 MB.
+# Each entry needs a vector (1 KB at the default size) while the request runs: 64 histories of 2,048 items take 134 MB.
 _HISTORY: Final = Axis("history", max_size=N_IDS_MAX, max_total=131_072)
-N_ITEMS: Final = "n_items"  # in the ONNX file's metadata: how many items this version knows
+N_ITEMS: Final = "n_items"  # key in the ONNX file's metadata: number of items that this version knows
 
 ITEMS: Final = Tensor(
     "items",
