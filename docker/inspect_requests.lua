@@ -291,7 +291,10 @@ local GrpcFilter = { id = "requests as gRPC messages", flags = filter.FLT_CFG_FL
 GrpcFilter.__index = GrpcFilter
 
 function GrpcFilter:new()
-  return setmetatable({ pending = "", n_skip = 0, n_message = nil, n_fields = 0, is_infer = true }, GrpcFilter)
+  return setmetatable(
+    { pending = {}, n_pending = 0, n_needed = 0, n_skip = 0, n_message = nil, n_fields = 0, is_infer = true },
+    GrpcFilter
+  )
 end
 
 function GrpcFilter:start_analyze(_, channel)
@@ -308,6 +311,8 @@ function GrpcFilter:http_headers(txn, message)
 end
 
 -- n_message: remaining bytes of the current message, nil between messages. n_skip: bytes to forward without inspection.
+-- pending: parts of a header or field that has not arrived completely, n_pending bytes of the n_needed. They are joined
+-- once, so that a field sent byte by byte costs no more than one sent at once.
 function GrpcFilter:http_payload(txn, message)
   if message.channel:is_resp() then return end
   local n_here = message:input()
@@ -324,27 +329,34 @@ function GrpcFilter:http_payload(txn, message)
   local data = message:body(self.n_skip, n_here - self.n_skip)
   self.n_skip = 0
   if not data or #data == 0 then return end
-  data = self.pending .. data
+  if self.n_pending > 0 then
+    self.pending[#self.pending + 1] = data
+    self.n_pending = self.n_pending + #data
+    if self.n_pending < self.n_needed then return end
+    data = table.concat(self.pending)
+    self.pending, self.n_pending = {}, 0
+  end
   local at = 1
-  while at and at <= #data do
-    local before = at
-    at = self:step(txn, data, at)
-    if not at then
-      self.pending = data:sub(before)
+  while at <= #data do
+    local behind, n_needed = self:step(txn, data, at)
+    if not behind then
+      local rest = data:sub(at)
+      self.pending, self.n_pending, self.n_needed = { rest }, #rest, n_needed
       return
     end
+    at = behind
   end
-  self.pending = ""
   self.n_skip = at - 1 - #data
 end
 
--- Process one message header or one field and return the position after it; nil if it has not arrived completely.
+-- Process one message header or one field and return the position after it; nil and the number of bytes that are needed
+-- if it has not arrived completely.
 function GrpcFilter:step(txn, data, at)
   local n_here = #data - at + 1
   if not self.n_message then
     local flag = data:byte(at)
     if flag ~= 0 then refuse(txn, flag == 1 and SAY_FLAG or SAY_MESSAGE, flag == 1 and GRPC_UNIMPLEMENTED) end
-    if n_here < 5 then return end
+    if n_here < 5 then return nil, 5 end
     local length = string.unpack(">I4", data, at + 1)
     if length > MAX_BODY_BYTES then refuse(txn, SAY_LARGE, GRPC_RESOURCE_EXHAUSTED) end
     self.n_fields = 0
@@ -352,7 +364,8 @@ function GrpcFilter:step(txn, data, at)
     self.n_message = length > 0 and length or nil
     return at + 5
   end
-  if n_here < math.min(self.n_message, 20) then return end -- a tag and a length have ten bytes at most
+  local n_head = math.min(self.n_message, 20) -- a tag and a length have ten bytes at most
+  if n_here < n_head then return nil, n_head end
   local number, wire, from, length = field(data, at, math.min(#data, at + self.n_message - 1))
   local n_field = number and from - at + length
   self.n_fields = self.n_fields + 1
@@ -361,7 +374,7 @@ function GrpcFilter:step(txn, data, at)
     if length > MAX_INSPECTED_BYTES then refuse(txn, SAY_MESSAGE) end
     if n_here < n_field then
       self.n_fields = self.n_fields - 1
-      return
+      return nil, n_field
     end
     if not grpc_output_is_allowed(data:sub(from, from + length - 1)) then
       -- A response before the request's end resets the stream, and some clients report that instead of the response.

@@ -103,6 +103,13 @@ class CpuTimes:
         """Time running or waiting for a CPU."""
         return self.run_s + self.wait_s
 
+    @property
+    def slowdown(self) -> float:
+        """How much longer work takes than without waiting for processors: 1 to 20."""
+        if not self.run_s:
+            return LARGEST_FACTOR if self.wait_s else 1.0
+        return min(LARGEST_FACTOR, self.active_s / self.run_s)
+
 
 def cpu_times(pids: Iterable[int]) -> CpuTimes:
     """Return the CPU times of all threads of processes; ended processes are ignored."""

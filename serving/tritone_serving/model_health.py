@@ -37,7 +37,11 @@ def answers_health_checks(config: Any) -> bool:
 
 
 class ModelHealth:
-    """Watches one model; `look` is called periodically and never blocks."""
+    """Watches one model; `look` is called periodically and never blocks.
+
+    Attributes:
+        has_answered: whether a check or a caller's request was answered since the watch began.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class ModelHealth:
         """
         self.model = model
         self.config = config
+        self.has_answered = False
         self._calls = calls
         self._pool = pool
         self._options = options
@@ -68,7 +73,7 @@ class ModelHealth:
         self._on_check = on_check
         self._n_expected = 0
         self._missing_since_s: float | None = None
-        self._n_runs = -1
+        self._n_runs: int | None = None
         now_s = time.monotonic()
         self._answered_s = now_s
         self._next_check_s = now_s
@@ -93,9 +98,9 @@ class ModelHealth:
             The detected problem, if any.
         """
         now_s = time.monotonic()
-        if n_runs != self._n_runs:  # traffic shows that the model answers
-            self._n_runs = n_runs
+        if self._n_runs is not None and n_runs != self._n_runs:  # traffic shows that the model answers
             self._answered(now_s)
+        self._n_runs = n_runs
         return self._missing(stubs, now_s) or self._unanswered(stubs, now_s, patience)
 
     def _missing(self, stubs: Sequence[Stub], now_s: float) -> Problem | None:
@@ -129,9 +134,9 @@ class ModelHealth:
         passed_s = now_s - self._sampled_s
         if passed_s < self._options.silent_s * patience:
             return None
-        is_busy = self._is_busy(stubs, passed_s)
+        is_busy, slowdown = self._activity(stubs, passed_s)
         self._sample(stubs, now_s)  # the next period without activity has to be a whole one
-        if is_busy and waited_s < self._options.busy_s * patience:
+        if is_busy and waited_s < self._options.busy_s * slowdown:
             return None
         state = "its processes are busy" if is_busy else "its processes are idle"
         return Problem("hung", f"no answer for {waited_s:.1f} s, and {state}")
@@ -172,6 +177,7 @@ class ModelHealth:
 
     def _answered(self, now_s: float) -> None:
         self._answered_s = now_s
+        self.has_answered = True
         self._n_failed = 0
         self._next_check_s = max(self._next_check_s, now_s + self._options.check_s)
 
@@ -180,8 +186,14 @@ class ModelHealth:
         self._stub_times = cpu_times(stub.pid for stub in stubs)
         self._server_times = cpu_times([self._server_pid])
 
-    def _is_busy(self, stubs: Sequence[Stub], passed_s: float) -> bool:
-        """Return whether, since the last sample, the model's processes were active or the server waited for a CPU."""
-        stubs_active_s = cpu_times(stub.pid for stub in stubs).since(self._stub_times).active_s
-        server_waited_s = cpu_times([self._server_pid]).since(self._server_times).wait_s
-        return stubs_active_s > ACTIVE_SHARE * passed_s or server_waited_s > STARVED_SHARE * passed_s
+    def _activity(self, stubs: Sequence[Stub], passed_s: float) -> tuple[bool, float]:
+        """Whether the model's processes had something to do since the last sample, or the server was kept from it.
+
+        Returns:
+            That, and how much longer their work takes than on processors of their own. A model that keeps all
+            processors busy itself gets no more time for it.
+        """
+        stubs_times = cpu_times(stub.pid for stub in stubs).since(self._stub_times)
+        server_times = cpu_times([self._server_pid]).since(self._server_times)
+        is_busy = stubs_times.active_s > ACTIVE_SHARE * passed_s or server_times.wait_s > STARVED_SHARE * passed_s
+        return is_busy, max(stubs_times.slowdown, server_times.slowdown)

@@ -85,12 +85,12 @@ class ServerHealth:
         if self._silent_since_s is None:
             self._silent_since_s = self._asked_s
         self._next_s = now_s
-        active_s = cpu_times([self._server.pid]).since(self._times).active_s
-        is_busy = active_s > ACTIVE_SHARE * max(now_s - self._times_s, 0.1)
+        times = cpu_times([self._server.pid]).since(self._times)
+        is_busy = times.active_s > ACTIVE_SHARE * max(now_s - self._times_s, 0.1)
         silent_s = now_s - self._silent_since_s
         # Do not act on the first failure: a refused connection may mean that the server is ending by itself.
-        limit_s = self._options.live_busy_s if is_busy else self._options.live_s
-        if silent_s < limit_s * patience:
+        limit_s = self._options.live_busy_s * times.slowdown if is_busy else self._options.live_s * patience
+        if silent_s < limit_s:
             return None
         state = "is busy" if is_busy else "is idle"
         return Problem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")

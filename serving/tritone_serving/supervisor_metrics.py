@@ -5,12 +5,14 @@ Triton's metrics are not available while the server restarts, and Triton reports
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
@@ -18,7 +20,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 from tritone_serving._exceptions import PortTakenError
 from tritone_serving.supervision import Reason
 
-PREFIX = "tritone_supervisor"
+PREFIX: Final = "tritone_supervisor"
+_N_CONNECTIONS: Final = 16
+_CONNECTION_S: Final = 5.0
 
 
 class SupervisorMetrics:
@@ -147,12 +151,42 @@ class SupervisorMetrics:
 
 
 class _HttpServer(ThreadingMixIn, WSGIServer):
+    """Answers few clients at a time, each within a few seconds: slow or many ones must not fill the launcher."""
+
     daemon_threads = True
     request_queue_size = 16
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._free = threading.BoundedSemaphore(_N_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a connection in a thread; one too many is closed."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Handle a connection, and end it after a few seconds whatever its client does."""
+        deadline = threading.Timer(_CONNECTION_S, _disconnect, (request,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing: a client that goes away is no event."""
+
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10  # a client that sends nothing must not keep a thread
-
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  - the base class's name
-        """Do not log requests: probes arrive every few seconds."""
+        """Print nothing: a probe every few seconds is no event."""
+
+
+def _disconnect(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -43,6 +43,7 @@ _STATISTICS_EVERY_S: Final = 1.0
 _PATIENCE_DECAY: Final = 0.9  # each look; pressure comes in bursts
 _RETIRED_IDLE_S: Final = 3.0
 _N_THREADS: Final = 64
+_LONG_RELOAD_S: Final = 5.0
 _MEMORY_SHARE: Final = 0.8
 _N_MEMORY_LOOKS: Final = 3
 _FIRST_RETRY_S: Final = 30.0  # of a model that did not load at the start
@@ -121,6 +122,7 @@ class Watchdog:
         self._n_runs: dict[str, int] = {}  # by model that is loaded, as last seen
         self._models: dict[str, ModelHealth] = {}
         self._reloading: dict[str, Future[None]] = {}
+        self._reload_since_s: dict[str, float] = {}
         self._retired: dict[int, _Retired] = {}
         now_s = time.monotonic()
         self._failed = {
@@ -144,13 +146,23 @@ class Watchdog:
             if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
                 problem = health.look(own, self._n_runs.get(model, 0), patience=patience)
+                if health.has_answered:
+                    self._failed.pop(model, None)
+                    self._metrics.set_healthy(model, True)
                 if problem is not None and not self._was_changed(health):
                     self._begin_reload(model, problem, own)
         self._look_at_memory(stubs)
         self._retry_failed()
-        self._metrics.set_problems(
-            {model: failed.why for model, failed in self._failed.items() if not failed.since_start}
-        )
+        self._metrics.set_problems(self._current_problems())
+
+    def _current_problems(self) -> dict[str, str]:
+        """What keeps the server from being ready: models that do not answer, or whose reload takes long."""
+        problems = {model: failed.why for model, failed in self._failed.items() if not failed.since_start}
+        now_s = time.monotonic()
+        for model in self._reloading.keys() - self._failed.keys():
+            if now_s - self._reload_since_s[model] > _LONG_RELOAD_S:
+                problems[model] = "it is being loaded again"
+        return problems
 
     def _measure_patience(self) -> float:
         self._patience = max(self._pressure.sample().patience, 1 + (self._patience - 1) * _PATIENCE_DECAY)
@@ -187,8 +199,6 @@ class Watchdog:
             return
         if config.platform == "ensemble":
             return
-        self._failed.pop(model, None)
-        self._metrics.set_healthy(model, True)
         self._models[model] = ModelHealth(
             model,
             config,
@@ -217,6 +227,7 @@ class Watchdog:
         pause_s = pauses.next_pause_s(time.monotonic())
         self._report("warning", f"{model}: {problem.text}; reloading it" + (f" in {pause_s:.1f} s" if pause_s else ""))
         self._metrics.reloaded(model, problem.reason)
+        self._reload_since_s[model] = time.monotonic()
         self._reloading[model] = self._pool.submit(self._reload, model, problem, stubs, pause_s, self._patience)
 
     def _reload(self, model: str, problem: Problem, stubs: Sequence[Stub], pause_s: float, patience: float) -> None:

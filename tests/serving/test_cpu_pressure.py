@@ -32,6 +32,20 @@ def test_times_of_threads_that_ended_do_not_make_a_difference_negative() -> None
     assert CpuTimes(1.0, 2.0).since(CpuTimes(3.0, 1.5)) == CpuTimes(0.0, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("times", "slowdown"),
+    [
+        (CpuTimes(), 1.0),
+        (CpuTimes(2.0, 0.0), 1.0),
+        (CpuTimes(1.0, 3.0), 4.0),
+        (CpuTimes(0.0, 3.0), LARGEST_FACTOR),
+        (CpuTimes(0.01, 9.0), LARGEST_FACTOR),
+    ],
+)
+def test_slowdown_is_the_share_of_time_without_a_processor(times: CpuTimes, slowdown: float) -> None:
+    assert times.slowdown == pytest.approx(slowdown)
+
+
 def _compute() -> None:
     while True:
         pass

@@ -51,7 +51,7 @@ def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bo
     cannot say, so that one request does not spoil a joint run.
 
     Args:
-        is_warm_up: whether it is a warm-up request, which is not checked against the limits.
+        is_warm_up: whether it is a warm-up request, of which only sizes are checked: its zeros are outside some limits.
 
     Raises:
         Failed: what does not fit.
@@ -68,8 +68,8 @@ def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bo
     if len(set(sizes.values())) > 1:
         raise Failed(f"the inputs' batch sizes differ: {sizes}")
     n_rows = next(iter(sizes.values()), 1)
-    if contract.limits is not None and not is_warm_up:
-        problem = contract.limits.problem(feed, n_rows, batched=contract.batched)
+    if contract.limits is not None:
+        problem = contract.limits.problem(feed, n_rows, batched=contract.batched, only_sizes=is_warm_up)
         if problem is not None:
             raise Failed(problem)
     wanted = set(request.requested_output_names())

@@ -73,7 +73,9 @@ class Limits:
     inputs: Mapping[str, ValueLimits]
     axes: Mapping[str, AxisLimits] = field(default_factory=dict)
 
-    def problem(self, feed: Mapping[str, Array], n_rows: int, *, batched: bool = True) -> str | None:
+    def problem(
+        self, feed: Mapping[str, Array], n_rows: int, *, batched: bool = True, only_sizes: bool = False
+    ) -> str | None:
         """Check one request.
 
         Args:
@@ -86,7 +88,10 @@ class Limits:
         """
         if n_rows < 1:
             return "the request has 0 rows; expected 1 or more"
-        return self._size_problem(feed, n_rows, batched=batched) or self._value_problem(feed, n_rows, batched=batched)
+        problem = self._size_problem(feed, n_rows, batched=batched)
+        if problem is not None or only_sizes:
+            return problem
+        return self._value_problem(feed, n_rows, batched=batched)
 
     def totals(self, feed: Mapping[str, Array], *, batched: bool = True) -> dict[str, tuple[int, int]]:
         """Return (size, largest rows times size in one run) by axis, for axes with such a limit."""
