@@ -16,6 +16,7 @@ from tritone_serving.recommender.artifact import text_arrays
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import Columns, load_friends, load_log, load_metadata, load_tags
 from tritone_training.data.interactions.log import Log
+from tritone_training.data.interactions.tables import read_table
 
 
 def pairs(log: Log) -> list[tuple[str, str]]:
@@ -35,6 +36,25 @@ def test_a_damaged_parquet_file_is_called_one(tmp_path: Path, damage: Callable[[
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"log\.parquet: is damaged, cut short or no Parquet file \("):
         load_log(path)
+
+
+def test_parquet_is_read_by_the_types_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "log [1]*.parquet"  # no pattern of several files
+    ids = [9_007_199_254_740_993, 9_007_199_254_740_995, None]  # a float would make them one
+    table = pd.DataFrame(
+        {
+            "user": pd.array(ids, dtype="Int64"),
+            "item": [12.0, 12.5, float("nan")],
+            "time": pd.to_datetime(["2024-01-01T05:00:00+05:00"] * 3, utc=False),
+        },
+        index=[7, 8, 9],  # stored as a column of its own, and no part of the table
+    )
+    table.to_parquet(path)
+    read = read_table(path)
+    assert read["user"].tolist()[:2] == ["9007199254740993", "9007199254740995"]
+    assert read["item"].tolist()[:2] == ["12", "12.5"]
+    assert read[["user", "item"]].iloc[2].isna().all()
+    assert read["time"].tolist() == ["2024-01-01T00:00:00.000000"] * 3
 
 
 @pytest.mark.parametrize("separator", ["\t", ","])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
+import duckdb
 import pandas as pd
 
 from tritone_training._exceptions import DataError
@@ -39,7 +40,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a table as CSV, TSV or Parquet")
     if path.suffix.lower() in (".parquet", ".pq"):
-        return _as_text(_read_parquet(path))
+        return _read_parquet(path)
     try:
         separator = _separator(path)
         with _opened(path) as file:
@@ -76,36 +77,43 @@ def _unquoted(cell: object) -> object:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read every column as text, converted by its own type: 64-bit ids stay exact, times with a zone become UTC."""
     try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading Parquet needs fastparquet or pyarrow: pip install 'tritone[train]'"
-        ) from error
-    except Exception as error:  # whatever its decompressors and decoders raise over damaged bytes
+        with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as database:
+            database.execute("SET TimeZone = 'UTC'")
+            table = database.read_parquet([_without_wildcards(path)])
+            columns = [_as_text(name, str(kind)) for name, kind in zip(table.columns, table.types, strict=True)]
+            text: pd.DataFrame = table.project(", ".join(columns)).df()
+            return text.astype(object)
+    except duckdb.Error as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if not path.read_bytes().endswith(b"PAR1"):
             why = "its end is missing"
         raise DataError(f"{path}: is damaged, cut short or no Parquet file ({why}); write it again") from error
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    whole = {}
-    for name in table.columns:
-        column = table[name]
-        if pd.api.types.is_datetime64_any_dtype(column):
-            whole[str(name)] = column.dt.strftime("%Y-%m-%dT%H:%M:%S.%f").astype(object)
-        else:
-            whole[str(name)] = pd.Series([None if pd.isna(v) else _text(v) for v in column], dtype=object)
-    return pd.DataFrame(whole)
+def _as_text(name: str, kind: str) -> str:
+    """An expression of SQL that makes a column text."""
+    column = '"' + name.replace('"', '""') + '"'
+    if kind.startswith("TIMESTAMP"):
+        text = f"strftime(CAST({column} AS TIMESTAMP), '%Y-%m-%dT%H:%M:%S.%f')"
+    elif kind in ("FLOAT", "DOUBLE"):  # ids and counts beside missing cells are often written as numbers with a point
+        whole = f"isfinite({column}) AND {column} = trunc({column}) AND abs({column}) < 1e15"
+        missing = f"isnan({column})"
+        text = (
+            f"CASE WHEN {missing} THEN NULL WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) "
+            f"ELSE CAST({column} AS VARCHAR) END"
+        )
+    elif kind == "BLOB":
+        text = f"CASE WHEN try(decode({column})) IS NULL THEN CAST({column} AS VARCHAR) ELSE decode({column}) END"
+    else:
+        text = f"CAST({column} AS VARCHAR)"
+    return f"{text} AS {column}"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def _without_wildcards(path: Path) -> str:
+    """The path as a pattern that only it matches."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def _opened(path: Path) -> io.BufferedReader:
