@@ -13,6 +13,8 @@
 -- filter.ERROR has no effect in http_payload.
 
 local MAX_BODY_BYTES = tonumber(os.getenv("TRITONE_MAX_BODY_BYTES") or "") or 33554432
+-- Triton parses JSON on its stack: five million nested arrays end it, three million do not.
+local MAX_JSON_BYTES = tonumber(os.getenv("TRITONE_MAX_JSON_BYTES") or "") or 2097152
 local MAX_INSPECTED_BYTES = 65536 -- of JSON that names the extension, and of one requested output: parsed as a whole
 local MAX_FIELDS = 16384 -- of one gRPC message: each costs time here
 local MAX_DEPTH = 32 -- of JSON that names the extension
@@ -24,6 +26,7 @@ local SAY_CLASSES = "the classification extension is allowed here only for the o
   .. "TRITONE_CLASSIFICATION_OUTPUTS; request the output itself"
 local SAY_LONG = "the JSON part of a request that contains the word 'classification' is limited to 64 KiB; send tensors "
   .. "with the binary data extension"
+local SAY_JSON = "the JSON part of the request is too large; send tensors by the binary data extension"
 local SAY_BODY = "only POST may have a body here"
 local SAY_MESSAGE = "the gRPC message is malformed"
 local SAY_FLAG = "compressed messages are not accepted here; send messages without compression"
@@ -205,6 +208,7 @@ end
 function JsonFilter:http_payload(txn, message)
   if message.channel:is_resp() then return end
   if not self.may_have_body and message:input() > 0 then refuse(txn, SAY_BODY) end
+  if self.n_json > MAX_JSON_BYTES and self.n_left > 0 and message:input() > 0 then refuse(txn, SAY_JSON) end
   if self.n_left <= 0 then return end
   local data = message:body(0, math.min(self.n_left, message:input()))
   if not data or #data == 0 then return end

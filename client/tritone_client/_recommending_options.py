@@ -22,6 +22,7 @@ from tritone_client.constants import (
     N_DIVERSE_MAX,
     N_EXPLAINED_MAX,
     N_FRIENDS_MAX,
+    N_ID_BYTES_MAX,
     N_IDS_MAX,
     N_RECOMMENDED_MAX,
     WAYS_TO_BE_ALIKE,
@@ -136,15 +137,16 @@ def check_id(name: str, value: Any) -> bytes:
     if not value:
         raise InvalidInputError(f"{name} is empty; expected an id as in the listening log")
     try:
-        if isinstance(value, str):
-            return value.encode()
-        value.decode()
+        encoded = value.encode() if isinstance(value, str) else bytes(value)
+        encoded.decode()
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(
             f"{name} is {reprlib.repr(value)}, which is no text that UTF-8 can hold ({error.reason}); decode the log "
             f"with the encoding it was written in"
         ) from None
-    return bytes(value)
+    if len(encoded) > N_ID_BYTES_MAX:
+        raise InvalidInputError(f"{name} holds an id of {len(encoded):,} bytes; expected at most {N_ID_BYTES_MAX:,}")
+    return encoded
 
 
 def check_ids(name: str, values: Any) -> list[bytes]:

@@ -40,6 +40,7 @@ class ModelHealth:
     """Watches one model; `look` is called periodically and never blocks.
 
     Attributes:
+        n_expected: how many processes the model has when it is healthy; 0 for a native backend.
         has_answered: whether a check or a caller's request was answered since the watch began.
     """
 
@@ -54,6 +55,7 @@ class ModelHealth:
         health_token: str,
         server_pid: int,
         on_check: OnCheck,
+        n_expected: int = 0,
     ) -> None:
         """Begin to watch.
 
@@ -61,6 +63,7 @@ class ModelHealth:
             config: from `Calls.config`.
             health_token: the server's.
             on_check: called with the model's name and `answered` or a `CanaryError.failure` after each check.
+            n_expected: how many processes the model had before; 0 if that is not known.
         """
         self.model = model
         self.config = config
@@ -71,7 +74,7 @@ class ModelHealth:
         self._token = health_token
         self._server_pid = server_pid
         self._on_check = on_check
-        self._n_expected = 0
+        self.n_expected = n_expected
         self._missing_since_s: float | None = None
         self._n_runs: int | None = None
         now_s = time.monotonic()
@@ -107,18 +110,18 @@ class ModelHealth:
         n_stopped = sum(stub.stopped for stub in stubs)
         n_live = len(stubs) - n_stopped
         if stubs:  # a model of a native backend has none
-            self._n_expected = sum(group.count for group in self.config.instance_group) or 1
-        if n_live >= self._n_expected:
+            self.n_expected = sum(group.count for group in self.config.instance_group) or 1
+        if n_live >= self.n_expected:
             self._missing_since_s = None
             return None
         if self._missing_since_s is None:
             self._missing_since_s = now_s
         if now_s - self._missing_since_s < self._options.missing_s:
             return None
-        n_dead = self._n_expected - n_live - n_stopped
+        n_dead = self.n_expected - n_live - n_stopped
         counts = [f"{n} {word}" for n, word in ((n_dead, "dead"), (n_stopped, "stopped")) if n > 0]
         return Problem(
-            "dead" if n_dead > 0 else "stopped", f"of {self._n_expected} Python processes {' and '.join(counts)}"
+            "dead" if n_dead > 0 else "stopped", f"of {self.n_expected} Python processes {' and '.join(counts)}"
         )
 
     def _unanswered(self, stubs: Sequence[Stub], now_s: float, patience: float) -> Problem | None:

@@ -170,7 +170,7 @@ class TritonServer:
             folder = server._folder = runtime.make_runtime_folder()
             environment = runtime.fill_runtime_folder(folder, installation, health_token=server.health_token)
             environment |= service_key_environment(options)
-            binary, server.binary_fixes = fixed_copy(installation.binary, folder)
+            binary, server.binary_fixes = fixed_copy(installation, folder)
             command = server_command(
                 options,
                 installation=replace(installation, binary=binary),

@@ -97,6 +97,14 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return _stat(Path(f"/proc/{pid}"))[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def _stat(folder: Path) -> list[str]:
     """The fields of /proc/PID/stat from the third on: state, ppid, pgrp, ..."""
     return (folder / "stat").read_text().rpartition(")")[2].split()

@@ -21,6 +21,8 @@ from tritone_serving._exceptions import PortTakenError
 from tritone_serving.supervision import Reason
 
 PREFIX: Final = "tritone_supervisor"
+_SERVER_REASONS: Final[tuple[Reason, ...]] = ("ended", "stopped", "hung", "memory", "all_models")
+_MODEL_REASONS: Final[tuple[Reason, ...]] = ("dead", "stopped", "hung", "failing", "memory", "not_loaded")
 _N_CONNECTIONS: Final = 16
 _CONNECTION_S: Final = 5.0
 
@@ -55,6 +57,8 @@ class SupervisorMetrics:
         )
         self._patience = self._gauge("patience", "Factor on time limits, 1 on an idle machine")
         self._memory = self._gauge("resident_bytes", "Memory of the server and its stubs, shared pages counted once")
+        for reason in _SERVER_REASONS:
+            self._restarts.labels(reason)
         self._memory_limit = self._gauge(
             "resident_limit_bytes", "Memory at which the supervisor restarts the server or reloads a model"
         )
@@ -108,6 +112,12 @@ class SupervisorMetrics:
             status, body = (HTTPStatus.SERVICE_UNAVAILABLE, problems) if problems else (HTTPStatus.OK, {})
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
         return [json.dumps(body).encode()]
+
+    def add_model(self, model: str) -> None:
+        """Show the counters of a model from 0 on: `increase` sees nothing in a series that begins with its event."""
+        for reason in _MODEL_REASONS:
+            self._reloads.labels(model, reason)
+        self._failed_reloads.labels(model)
 
     def restarted(self, reason: Reason) -> None:
         """Count a restart of the server process."""

@@ -34,7 +34,7 @@ from tritone_serving.model_health import ModelHealth
 from tritone_serving.runtime import shared_memory_bytes
 from tritone_serving.server import TritonServer
 from tritone_serving.server_health import ServerHealth
-from tritone_serving.stubs import Stub, StubScanner
+from tritone_serving.stubs import Stub, StubScanner, is_alive
 from tritone_serving.supervision import Backoff, Level, Problem, SupervisionOptions
 from tritone_serving.supervisor_metrics import SupervisorMetrics
 
@@ -43,6 +43,8 @@ _STATISTICS_EVERY_S: Final = 1.0
 _PATIENCE_DECAY: Final = 0.9  # each look; pressure comes in bursts
 _RETIRED_IDLE_S: Final = 3.0
 _N_THREADS: Final = 64
+_HANG_TOGETHER_S: Final = 5.0
+_N_HANG_TOGETHER: Final = 3
 _LONG_RELOAD_S: Final = 5.0
 _MEMORY_SHARE: Final = 0.8
 _N_MEMORY_LOOKS: Final = 3
@@ -90,6 +92,7 @@ class Watchdog:
         self._pressure = CpuPressure()
         self._patience = 1.0
         self._reload_pauses: dict[str, Backoff] = {}
+        self._n_stubs: dict[str, int] = {}  # of each model that has any, so that one is missed from the beginning
         self._restart_pause = Backoff(self._options, self._options.longest_restart_pause_s)
         self._pool = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="watchdog")
         self._watch_server()
@@ -123,6 +126,7 @@ class Watchdog:
         self._models: dict[str, ModelHealth] = {}
         self._reloading: dict[str, Future[None]] = {}
         self._reload_since_s: dict[str, float] = {}
+        self._hung_s: dict[str, float] = {}
         self._retired: dict[int, _Retired] = {}
         now_s = time.monotonic()
         self._failed = {
@@ -139,6 +143,8 @@ class Watchdog:
         problem = self._server_health.look(patience=patience)
         if problem is not None:
             raise _ServerBrokenError(problem)
+        if not is_alive(self.server.pid):
+            return  # it has just ended, and its models with it; the next look says how
         stubs = self._stubs.scan()
         self._end_retired(stubs)
         self._update_statistics()
@@ -146,6 +152,10 @@ class Watchdog:
             if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
                 problem = health.look(own, self._n_runs.get(model, 0), patience=patience)
+                if own:
+                    self._n_stubs[model] = health.n_expected
+                if problem is not None and problem.reason == "hung":
+                    self._raise_if_all_hang(model, problem)
                 if health.has_answered:
                     self._failed.pop(model, None)
                     self._metrics.set_healthy(model, True)
@@ -154,6 +164,14 @@ class Watchdog:
         self._look_at_memory(stubs)
         self._retry_failed()
         self._metrics.set_problems(self._current_problems())
+
+    def _raise_if_all_hang(self, model: str, problem: Problem) -> None:
+        """Restart the server where most of its models hang at once: then it is the server that does."""
+        now_s = time.monotonic()
+        self._hung_s[model] = now_s
+        hung = [each for each, since_s in self._hung_s.items() if now_s - since_s < _HANG_TOGETHER_S * self._patience]
+        if len(hung) >= max(_N_HANG_TOGETHER, (len(self._models) + 1) // 2):
+            raise _ServerBrokenError(Problem("hung", f"{len(hung)} models hang at once; {model}: {problem.text}"))
 
     def _current_problems(self) -> dict[str, str]:
         """What keeps the server from being ready: models that do not answer, or whose reload takes long."""
@@ -199,6 +217,7 @@ class Watchdog:
             return
         if config.platform == "ensemble":
             return
+        self._metrics.add_model(model)
         self._models[model] = ModelHealth(
             model,
             config,
@@ -208,6 +227,7 @@ class Watchdog:
             health_token=self.server.health_token,
             server_pid=self.server.pid,
             on_check=self._metrics.checked,
+            n_expected=self._n_stubs.get(model, 0),
         )
 
     def _was_changed(self, health: ModelHealth) -> bool:

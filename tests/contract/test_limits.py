@@ -165,6 +165,7 @@ def test_the_recommender_and_its_declaration_agree() -> None:
     assert embedding.maximum == question.LARGEST_EMBEDDING == constants.LARGEST_EMBEDDING
     assert tensors["history"].axes[0].max_size == question.MOST_HISTORY == constants.N_IDS_MAX
     assert tensors["history"].axes[0].max_total == question.MOST_IDS_IN_ALL
+    assert question.LONGEST_ID_BYTES == constants.N_ID_BYTES_MAX
     assert question.MOST_EXPLAINED == constants.N_EXPLAINED_MAX
     assert question.MOST_DIVERSE == constants.N_DIVERSE_MAX
     assert question.MOST_FRIENDS == constants.N_FRIENDS_MAX

@@ -5,20 +5,24 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import stat
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tritone_client._endpoint import make_endpoint
-from tritone_serving import CanaryError, ServerOptions, TritonServer
+from tritone_serving import CanaryError, ServerOptions, TritonServer, runtime
 from tritone_serving.calls import Calls
 from tritone_serving.canary import CANARY_PARAMETER, HEALTH_PARAMETER, check_health, make_inputs, sing
 from tritone_serving.memory import anonymous_bytes
+from tritone_serving.stubs import stubs_of
 
 pytestmark = pytest.mark.triton
 
@@ -129,6 +133,43 @@ def test_compressed_body_is_refused_before_it_is_unpacked(words_server: TritonSe
         )
     assert anonymous_bytes([words_server.pid]) - before < N_BOMB_BYTES // 4
     assert post(words_server, body(), {"Content-Encoding": "identity"})[0] == http.HTTPStatus.OK
+
+
+@pytest.mark.parametrize("shape", [[2**62, 1], [1, 2**61 + 1], [1, 4 * 10**9], [2**31, 2**33], [1, 2**24 + 1]])
+@pytest.mark.parametrize("n_values", [1, 10, 100_000])
+def test_json_under_a_shape_that_does_not_fit_is_refused_at_once(
+    words_server: TritonServer, shape: list[int], n_values: int
+) -> None:
+    request = {"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": [1.0] * n_values}]}
+    before = anonymous_bytes([words_server.pid])
+    status, _ = post(words_server, json.dumps(request).encode())
+    assert status == http.HTTPStatus.BAD_REQUEST
+    assert anonymous_bytes([words_server.pid]) - before < 64 << 20
+    assert post(words_server, body())[0] == http.HTTPStatus.OK
+
+
+@pytest.mark.parametrize("shape", [[1, 2**62], [1, 2**61 + 1], [2**31, 2**33], [2**32, 2**32], [2**33, 2**31]])
+@pytest.mark.parametrize("n_bytes", [0, 4])
+def test_tensor_under_a_shape_that_overflows_is_refused_before_the_model_sees_it(
+    words_server: TritonServer, shape: list[int], n_bytes: int
+) -> None:
+    stubs = {stub.pid for stub in stubs_of(words_server.pid)}
+    request = service_pb2.ModelInferRequest(model_name="words")
+    request.inputs.add(name="x", datatype="FP32", shape=shape)
+    request.raw_input_contents.append(bytes(n_bytes))
+    with grpc.insecure_channel(words_server.grpc_url) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert {stub.pid for stub in stubs_of(words_server.pid)} == stubs
+
+
+def test_requests_in_shared_memory_are_closed_to_other_users(words_server: TritonServer) -> None:
+    folder = words_server.runtime_folder
+    assert folder is not None
+    regions = list(runtime.SHARED_MEMORY.glob(f"{folder.name}*"))
+    assert regions
+    assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

@@ -227,3 +227,12 @@ def test_server_that_holds_too_much_memory_is_restarted(tmp_path: Path) -> None:
         text = response.read().decode()
     assert 'tritone_supervisor_server_restarts_total{reason="memory"}' in text
     assert "tritone_supervisor_resident_limit_bytes 1.048576e+06" in text
+
+
+def test_stub_that_dies_again_at_once_is_noticed_as_quickly(tmp_path: Path) -> None:
+    with watched(make_repository(tmp_path, single=1)) as dog:
+        assert wait_until(lambda: dog.answers("single"), AGAIN_S) < AGAIN_S
+        for n in (1, 2, 3):
+            os.kill(stub_of(dog, "single"), signal.SIGKILL)
+            healed = wait_until(lambda n=n: sum("answers again" in line for line in dog.said) == n, 15)  # type: ignore[misc]
+            assert healed < AGAIN_S, dog.said

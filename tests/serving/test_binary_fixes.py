@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tritone_serving import ServerNotInstalledError
-from tritone_serving.binary_fixes import WHEEL_FIXES, fixed_copy
-from tritone_serving.installation import find_installation
+from tritone_serving.binary_fixes import (
+    BACKEND,
+    BACKEND_FIXES,
+    BINARY_FIXES,
+    LIBRARY,
+    LIBRARY_FIXES,
+    BinaryFix,
+    fixed_copy,
+)
+from tritone_serving.installation import Installation, find_installation
 
 
 @pytest.fixture(scope="module")
-def binary() -> Path:
+def installed() -> Installation:
     try:
-        return find_installation().binary
+        return find_installation()
     except ServerNotInstalledError as error:
         pytest.skip(str(error))
 
 
-def test_fixes_fit_the_pinned_wheel(binary: Path, tmp_path: Path) -> None:
-    content = binary.read_bytes()
-    for fix in WHEEL_FIXES:
-        before, after = bytes.fromhex(fix.before), bytes.fromhex(fix.after)
-        assert content[fix.offset : fix.offset + len(before)] == before
-        assert len(before) == len(after)
-    copy, names = fixed_copy(binary, tmp_path)
-    assert names == {fix.name for fix in WHEEL_FIXES}
+def check(before: bytes, after: bytes, fixes: tuple[BinaryFix, ...]) -> None:
+    """Only the named bytes differ, and they were what each fix expects."""
+    expected = bytearray(before)
+    for fix in fixes:
+        old, new = bytes.fromhex(fix.before), bytes.fromhex(fix.after)
+        assert len(old) == len(new), fix.name
+        assert before[fix.offset : fix.offset + len(old)] == old, fix.name
+        expected[fix.offset : fix.offset + len(new)] = new
+    assert after == expected
+
+
+def test_fixes_fit_the_pinned_wheel(installed: Installation, tmp_path: Path) -> None:
+    backend = tmp_path / "backends" / "python" / BACKEND
+    backend.parent.mkdir(parents=True)
+    shutil.copy(installed.backends / "python" / BACKEND, backend)
+    copy, names = fixed_copy(installed, tmp_path)
+    assert names == {fix.name for fix in (*BINARY_FIXES, *LIBRARY_FIXES, *BACKEND_FIXES)}
+    check((installed.backends / "python" / BACKEND).read_bytes(), backend.read_bytes(), BACKEND_FIXES)
     assert os.access(copy, os.X_OK)
-    changed = copy.read_bytes()
-    assert len(changed) == len(content)
-    n_replaced = sum(len(bytes.fromhex(fix.before)) for fix in WHEEL_FIXES)
-    assert 0 < sum(a != b for a, b in zip(content, changed, strict=True)) <= n_replaced
+    check(installed.binary.read_bytes(), copy.read_bytes(), BINARY_FIXES)
+    libraries = next(each for each in installed.libraries if (each / LIBRARY).is_file())
+    private = copy.parent / "../../../nvidia_pytriton.libs"  # where the binary's own search path leads
+    check((libraries / LIBRARY).read_bytes(), (private / LIBRARY).read_bytes(), LIBRARY_FIXES)
+    assert {each.name for each in private.iterdir()} == {each.name for each in libraries.iterdir()}
+    assert private.resolve().is_relative_to(tmp_path)
 
 
-def test_other_binary_runs_as_it_is(tmp_path: Path) -> None:
+def test_other_binary_runs_as_it_is(installed: Installation, tmp_path: Path) -> None:
     other = tmp_path / "other" / "tritonserver"
     other.parent.mkdir()
     other.write_bytes(b"\x7fELF another build")
-    assert fixed_copy(other, tmp_path) == (other, frozenset())
+    changed = Installation(other, installed.backends, installed.caches, installed.libraries, installed.stub)
+    assert fixed_copy(changed, tmp_path) == (other, frozenset())
+    assert not (tmp_path / "pytriton").exists()

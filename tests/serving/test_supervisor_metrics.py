@@ -41,7 +41,7 @@ def test_ready_names_what_does_not_answer(metrics: SupervisorMetrics) -> None:
     assert (status, json.loads(body)) == (503, {"genre_cnn": "no answer"})
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/../ready", "//metrics", "/ready%00", "/etc/passwd"])
+@pytest.mark.parametrize("path", ["/", "/metrics/../ready", "/ready%00", "/etc/passwd"])
 def test_other_paths_are_not_found(metrics: SupervisorMetrics, path: str) -> None:
     assert get(metrics, path)[0] == 404
 

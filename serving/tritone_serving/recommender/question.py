@@ -36,9 +36,11 @@ MOST_DIVERSE: Final = 1_000  # with diversity, whose work grows with the square 
 MOST_HISTORY: Final = 100_000  # that one question holds, duplicates included
 # Of all rows of a request together.
 MOST_IDS_IN_ALL: Final = 100_000  # in each list
+MOST_ID_BYTES_IN_ALL: Final = 8 << 20  # of all lists; unknown ids come back in the response
 MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
+LONGEST_ID_BYTES: Final = 1_024  # in UTF-8
 MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
@@ -168,6 +170,27 @@ def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
                 f"{name} has {n_rows} rows of {length:,} ids; expected at most {MOST_IDS_IN_ALL:,} ids in one request; "
                 f"send fewer rows at a time"
             )
+
+
+def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
+    """Check how long the ids of a request are, before any of them is decoded.
+
+    Args:
+        lists: ids in UTF-8 of all rows, by input name.
+
+    Raises:
+        QuestionError: one is too long, or all together are.
+    """
+    total = 0
+    for name, ids in lists.items():
+        longest = max(map(len, ids), default=0)
+        if longest > LONGEST_ID_BYTES:
+            raise QuestionError(f"{name} holds an id of {longest:,} bytes; expected at most {LONGEST_ID_BYTES:,}")
+        total += sum(map(len, ids))
+    if total > MOST_ID_BYTES_IN_ALL:
+        raise QuestionError(
+            f"the request's ids have {total:,} bytes; expected at most {MOST_ID_BYTES_IN_ALL:,} in one request"
+        )
 
 
 def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:

@@ -205,6 +205,8 @@ def _read(request: Any, caller: Caller) -> list[Asked] | QuestionError:
         return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, caller)
     except QuestionError as error:
         return error
+    except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
+        return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
 
 def _refusal(error: Exception, row: str = "") -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError
-from tritone_serving.recommender.question import check_answers, check_lists
+from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +50,8 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
         raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
+    names = (*_LISTS, "user_id", "mood", "similar_to", "by")
+    check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     if n_rows == 1:
         return [_question(tensors, 0, caller)]
     asked: list[Asked] = []

@@ -96,6 +96,8 @@ class TritonPythonModel:
                 self._engine.add(Piece(ready.feed, self._options), sender, is_canary=canary)
             except Failed as error:
                 sender.end(Reason.INVALID, str(error))
+            except Exception as error:  # data that cannot be read must not fail the other requests of the call
+                sender.end(Reason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
 
     def finalize(self) -> None:
         """End all pieces that are under way, and free the session."""

@@ -74,6 +74,9 @@ class TritonPythonModel:
                 ready.append(read_request(index, request, self._contract, is_warm_up=is_warm_up))
             except Failed as error:
                 answers[index] = _refusal(error, pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # data that cannot be read must not fail the other requests of the call
+                problem = Failed(f"the inputs cannot be read ({type(error).__name__})")
+                answers[index] = _refusal(problem, pb_utils.TritonError.INVALID_ARG)
         for group in group_requests(ready, self._contract):
             for member, outcome in zip(group, self._joint.run(group), strict=True):
                 if isinstance(outcome, Refused):
