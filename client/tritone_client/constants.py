@@ -54,7 +54,7 @@ N_RECOMMENDED_MAX: Final = 10_000  # items that one answer holds
 # With reasons: up to 20 per item and base model; 200 items with a very long history take a server 0.3 s.
 N_EXPLAINED_MAX: Final = 200
 N_DIVERSE_MAX: Final = 1_000  # with diversity: the work grows with the square of the number
-N_ID_BYTES_MAX: Final = 1_024  # of one id, in UTF-8
+N_ID_BYTES_MAX: Final = 4_096  # of one id, in UTF-8
 N_IDS_MAX: Final = 100_000  # ids that one list of a question holds, duplicates included
 N_FRIENDS_MAX: Final = 1_000  # different ones
 LARGEST_EMBEDDING: Final = 1e6  # of each number; `genre_cnn` returns vectors of length 1

@@ -11,7 +11,7 @@ from tests import recommender_artifacts as models
 
 from tritone_serving.recommender import Answer, Question, QuestionError, Recommender, resolving
 from tritone_serving.recommender.members.taste import _heaviest
-from tritone_serving.recommender.question import check_answers, check_lists
+from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
 from tritone_serving.recommender.wording import cut, shown
 
 LONG = "\U0001f3b6" * 20_000
@@ -146,3 +146,23 @@ def test_a_long_history_is_cut_to_its_heaviest_items_for_the_network() -> None:
     kept = _heaviest(rows, weights, 2)
     assert kept.tolist() == [False, True, True, True, False, True, False, False, True]
     assert _heaviest(rows[:0], weights[:0], 2).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("lists", "part"),
+    [
+        ({"history": [b"a", b"x" * 4_097]}, "holds an id of 4,097 bytes"),
+        ({"user_id": [b"\0" * 30_000_000]}, "holds an id of 30,000,000 bytes"),
+        (
+            {"history": [b"x" * 4_000] * 1_500, "exclude": [b"y" * 4_000] * 1_500},
+            "the request's ids have 12,000,000 bytes",
+        ),
+    ],
+)
+def test_ids_that_are_too_long_are_refused(lists: dict[str, list[bytes]], part: str) -> None:
+    with pytest.raises(QuestionError, match=part):
+        check_id_lengths(lists)
+
+
+def test_as_many_ids_as_a_list_may_hold_are_taken() -> None:
+    check_id_lengths({"history": [b"a-usual-id-of-a-track-with-40-characters"] * 100_000, "mood": [b""]})

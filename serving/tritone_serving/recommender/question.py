@@ -40,7 +40,7 @@ MOST_ID_BYTES_IN_ALL: Final = 8 << 20  # of all lists; unknown ids come back in 
 MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
-LONGEST_ID_BYTES: Final = 1_024  # in UTF-8
+LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
 MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
