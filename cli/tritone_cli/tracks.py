@@ -95,7 +95,9 @@ def _cause(because: str, reasons: list[Reason]) -> str:
 
 
 def _unknown(unknown: UnknownIds) -> str:
-    parts = ["the user"] * unknown.user + ["the mood, since the model was trained without emotions"] * unknown.mood
+    # The server answers both cases alike, so that nobody learns who is stored.
+    user = "the user (not in the log, or asked without a valid service key or user token)"
+    parts = [user] * unknown.user + ["the mood, since the model was trained without emotions"] * unknown.mood
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""

@@ -98,6 +98,10 @@ def test_what_breaks_the_server_is_not_sent() -> None:
     assert judging.fatal(asked(1 << 32, 1 << 32)) == judging.OVERFLOW
     assert judging.fatal(asked(1, 1 << 36), as_json=True) == judging.MEMORY
     assert judging.fatal(asked(0, 0)) == judging.NO_ROWS
+    fixed = judging.Guard(fixes=frozenset({"tensor-shape", "json-shape"}))
+    assert judging.fatal(asked(1 << 32, 1 << 32), fixed) is None
+    assert judging.fatal(asked(1, 1 << 36), fixed, as_json=True) is None
+    assert judging.fatal(asked(0, 0), fixed) == judging.NO_ROWS
     assert judging.fatal(asked(1, 1 << 36)) is None
     assert judging.fatal_json([("inputs", [[("shape", [1, 1 << 36])]])]) == judging.MEMORY
     assert judging.fatal_json([("inputs", [[("shape", [1]), ("shape", [1, 1 << 62])]])]) == judging.OVERFLOW

@@ -149,17 +149,24 @@ def fatal(ask: Ask, guard: Guard | None = None, *, as_json: bool = False) -> str
     """Why a request may not be sent."""
     if guard is not None and (why := guard.fatal_outputs(ask.outputs)) is not None:
         return why
-    return fatal_shapes([(tensor.shape, tensor.datatype) for tensor in ask.tensors], as_json=as_json)
+    fixes = guard.fixes if guard is not None else frozenset()
+    return fatal_shapes([(tensor.shape, tensor.datatype) for tensor in ask.tensors], as_json=as_json, fixes=fixes)
 
 
-def fatal_shapes(tensors: Iterable[tuple[Iterable[int], str]], *, as_json: bool = False) -> str | None:
-    """As `fatal`, of shapes and types."""
+def fatal_shapes(
+    tensors: Iterable[tuple[Iterable[int], str]], *, as_json: bool = False, fixes: frozenset[str] = frozenset()
+) -> str | None:
+    """As `fatal`, of shapes and types.
+
+    Args:
+        fixes: as `TritonServer.binary_fixes` names them.
+    """
     shapes = [(tuple(shape), datatype) for shape, datatype in tensors]
     for shape, datatype in shapes:
         n_bytes = math.prod(abs(size) for size in shape if size) * ITEM_BYTES.get(datatype, 8)
-        if n_bytes >= 1 << 62:
+        if n_bytes >= 1 << 62 and not {"tensor-shape", "json-shape"} <= fixes:
             return OVERFLOW
-        if as_json and n_bytes > _MOST_JSON_BYTES:
+        if as_json and n_bytes > _MOST_JSON_BYTES and "json-shape" not in fixes:
             return MEMORY
     if shapes and all(shape and shape[0] == 0 for shape, _ in shapes):
         return NO_ROWS
@@ -185,4 +192,4 @@ def fatal_json(parsed: Any, guard: Guard | None = None) -> str | None:
             walk(value[1])
 
     walk(parsed)
-    return fatal_shapes(shapes, as_json=True)
+    return fatal_shapes(shapes, as_json=True, fixes=guard.fixes if guard is not None else frozenset())

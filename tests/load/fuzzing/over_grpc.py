@@ -235,9 +235,9 @@ def _any_bytes(draw: Draw, configs: Mapping[str, Any], guard: Guard) -> tuple[st
         body = bytes(whole)
     with contextlib.suppress(DecodeError):
         found = service_pb2.ModelInferRequest.FromString(body)
-        why = fatal_shapes((each.shape, each.datatype) for each in found.inputs) or guard.fatal_outputs(
-            (each.name, each.parameters) for each in found.outputs
-        )
+        why = fatal_shapes(
+            ((each.shape, each.datatype) for each in found.inputs), fixes=guard.fixes
+        ) or guard.fatal_outputs((each.name, each.parameters) for each in found.outputs)
         if why is not None:
             return category, NOT_SENT, "", why
     words = f"{method} {body[:200]!r}"
