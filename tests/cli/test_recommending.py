@@ -112,7 +112,8 @@ def test_what_is_unknown_is_said(tritone: Any, model: FakeRecommender) -> None:
     history = [word for number in range(7) for word in ("--history", f"x{number}")]
     ended = tritone("recommend", "--user", "nobody", *history)
     assert ended.status == 0
-    assert "not known, passed over: the user; history x0, x1, x2, x3, x4 and 2 more" in ended.stderr
+    assert "not known, passed over: the user (not in the log, or asked without a valid service key" in ended.stderr
+    assert "; history x0, x1, x2, x3, x4 and 2 more" in ended.stderr
 
 
 def test_nothing_is_left(tritone: Any, model: FakeRecommender) -> None:

@@ -37,6 +37,7 @@ KNOWN: Final = tuple(
         ("grpc", r"^batch size \d+ for '\w+', max allowed is", "rows beyond 32 bits are counted wrongly, and INTERNAL"),
         ("http", r"batch size \d+ for '\w+', max allowed is", "rows beyond 32 bits are counted wrongly, and 500"),
         ("grpc", r"^Unable to parse request$", "bytes that are no protobuf are INTERNAL"),
+        ("grpc", r"^Unexpected error decompressing data", "the fixed server refuses compressed messages as INTERNAL"),
         (
             "grpc",
             r"^response output count mismatch$",

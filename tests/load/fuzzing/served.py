@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Mapping
@@ -15,9 +16,12 @@ from tests.load.fuzzing.asks import valid_inputs
 from tests.server import composer_stand_in, conftest
 
 from tritone_client._endpoint import make_endpoint
+from tritone_export.limits import limits_text
 from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Array, Calls
 from tritone_serving.stubs import stubs_of
+from tritone_training.kinds.genre_cnn import declaration as genre_cnn
+from tritone_training.kinds.taste_vae import declaration as taste_vae
 
 MUSIC: Final = ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")
 TOLERANCE: Final = 1e-3  # of numbers; notes and words have to be equal
@@ -40,6 +44,10 @@ def make_repository(folder: Path, *, music: bool) -> Path:
     artifact = recommender_artifacts.make_artifact(folder / "artifact", key, n_taste=n_taste)
     recommender_artifacts.make_taste(path)
     recommender_artifacts.publish(artifact, key, path)
+    _add_parameters(path / "genre_cnn", {"limits": limits_text(genre_cnn.DECLARATION.inputs)})
+    _add_parameters(
+        path / "taste_vae", {"limits": limits_text(taste_vae.DECLARATION.inputs), taste_vae.N_ITEMS: str(n_taste)}
+    )
     if not music:
         composer_stand_in.make_repository(path)
         return path
@@ -47,6 +55,15 @@ def make_repository(folder: Path, *, music: bool) -> Path:
         for result in music_models.served(kind).results:
             shutil.copytree(music_models.served(kind).repository / result.model, path / result.model)
     return path
+
+
+def _add_parameters(folder: Path, parameters: Mapping[str, str]) -> None:
+    """Give a stand-in the parameters that an export of its kind has."""
+    config = folder / "config.pbtxt"
+    text = config.read_text()
+    for key, value in parameters.items():
+        text += f'\nparameters {{ key: "{key}" value {{ string_value: {json.dumps(value)} }} }}\n'
+    config.write_text(text)
 
 
 @dataclass(frozen=True)
