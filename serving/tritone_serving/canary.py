@@ -22,11 +22,11 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2
 
 from tritone_serving._exceptions import CanaryError
+from tritone_serving.callers import CANARY_PARAMETER
 from tritone_serving.calls import Array, Calls
 
-# Request parameters. The first marks a request that our backends leave out of their own metrics. The second holds the
-# server's health token: our backends answer such a request without running the model.
-CANARY_PARAMETER: Final = "tritone_canary"
+# A request parameter that holds the server's health token: our backends answer such a request without running the
+# model. (`CANARY_PARAMETER` marks a request that they leave out of their own metrics.)
 HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_health.py
 FEW: Final = 16
 _TYPES: Final[dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """The service key: the secret of this server's operator, which gives access to stored data of users.
 
 `tritone serve` creates one for this user of the machine and reuses it at each start. Backends receive only its path;
-`tritone_serving.recommender.callers` decides what a caller may use.
+`tritone_serving.callers` decides what a caller may use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tritone_client._service_key import default_key_file
 from tritone_serving._exceptions import OptionsError
-from tritone_serving.recommender.callers import (
+from tritone_serving.callers import (
     SERVICE_KEY_HEADER,
     SERVICE_KEY_VARIABLE,
     TRUST_CALLERS_VARIABLE,

@@ -11,8 +11,8 @@ import pytest
 from tests.client.recommenders import FakeRecommender
 
 import tritone_client
-from tritone_serving.recommender.tokens import verified_user
 from tritone_serving.service_key import make_service_key
+from tritone_serving.tokens import verified_user
 
 KEY = "k" * 43
 

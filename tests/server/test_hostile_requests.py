@@ -19,8 +19,9 @@ from tritonclient.utils import InferenceServerException
 
 from tritone_client._endpoint import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer, runtime
+from tritone_serving.callers import CANARY_PARAMETER
 from tritone_serving.calls import Calls
-from tritone_serving.canary import CANARY_PARAMETER, HEALTH_PARAMETER, check_health, make_inputs, sing
+from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, sing
 from tritone_serving.memory import anonymous_bytes
 from tritone_serving.stubs import stubs_of
 

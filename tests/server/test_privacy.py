@@ -21,7 +21,7 @@ from tests.server.recommender_calls import Client, metric, question, service_key
 from tritone_client import MusicClient
 from tritone_client._service_key import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.recommender.tokens import mint_token
+from tritone_serving.tokens import mint_token
 
 pytestmark = pytest.mark.triton
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tritone_serving.recommender.callers import (
+from tritone_serving.callers import (
     NOBODY,
     SERVICE_KEY_VARIABLE,
     TRUST_CALLERS_VARIABLE,
@@ -19,7 +19,7 @@ from tritone_serving.recommender.callers import (
     read_parameters,
     read_service_key,
 )
-from tritone_serving.recommender.tokens import mint_token
+from tritone_serving.tokens import mint_token
 
 KEY = "k" * 43
 OTHER = "o" * 43

@@ -45,8 +45,8 @@ def user_token(
     from the claims `sub` (the user's id) and `exp`. Give it only to that user's client.
     """
     from tritone_client._service_key import default_key_file
-    from tritone_serving.recommender.callers import SERVICE_KEY_VARIABLE, ServiceKeyError, read_service_key
-    from tritone_serving.recommender.tokens import TokenError, mint_token
+    from tritone_serving.callers import SERVICE_KEY_VARIABLE, ServiceKeyError, read_service_key
+    from tritone_serving.tokens import TokenError, mint_token
 
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")

@@ -1,12 +1,12 @@
 """Scores and explains recommendations; what the `cf_ensemble` backend and the offline evaluation both call.
 
-NumPy and SciPy are all it needs. It imports nothing of its parent package but itself, so that a backend may load
-it where the rest of Tritone is not installed.
+NumPy and SciPy are all it needs. Of its parent package it imports only itself and `callers`, which needs the standard
+library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
+from tritone_serving.callers import NOBODY, TRUSTED, Caller, CallerCheck
 from tritone_serving.recommender._exceptions import ArtifactError, KeyFileError, QuestionError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.callers import NOBODY, TRUSTED, Caller, CallerCheck
 from tritone_serving.recommender.members.taste import TASTE, TasteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question, Reason, Rung, Unknown

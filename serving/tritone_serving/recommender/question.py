@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.callers import TRUSTED, Caller
 from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.callers import TRUSTED, Caller
 from tritone_serving.recommender.wording import shown
 
 Floats = npt.NDArray[np.float32]

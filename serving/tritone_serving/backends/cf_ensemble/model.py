@@ -2,7 +2,7 @@
 
 All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
 into a log: errors go only to the sender of a request. Stored data of a user is used only for callers who may use it;
-see `tritone_serving.recommender.callers`.
+see `tritone_serving.callers`.
 
 Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
 itself is `tritone_serving.recommender`, which offline evaluation calls too.
@@ -34,8 +34,8 @@ from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
+from tritone_serving.callers import RequestParameters, read_parameters
 from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError
-from tritone_serving.recommender.callers import RequestParameters, read_parameters
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender.tokens import TokenError, verified_user
+from tritone_serving.tokens import TokenError, verified_user
 
 SERVICE_KEY_VARIABLE: Final = "TRITONE_SERVICE_KEY_FILE"
 TRUST_CALLERS_VARIABLE: Final = "TRITONE_TRUST_CALLERS"
