@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -29,6 +30,14 @@ def log_as_json() -> None:
 def logs_json() -> bool:
     """Whether `log_as_json` was called."""
     return _as_log
+
+
+def shows_progress(*, as_json: bool) -> bool:
+    """Return whether long work reports its progress on stderr.
+
+    It always does for people. With `--json` it does so only if the environment variable `TRITONE_PROGRESS` is 1.
+    """
+    return not as_json or os.environ.get("TRITONE_PROGRESS") == "1"
 
 
 def write_log_line(line: str) -> None:

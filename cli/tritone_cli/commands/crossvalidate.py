@@ -59,7 +59,7 @@ def crossvalidate(
         devices=devices,
         max_epochs=max_epochs,
         overrides=options.parse_settings(settings),
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
         n_seeds=seeds,

@@ -54,7 +54,7 @@ def evaluate(
         fold=fold,
         split=split,
         report=report,
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         listening=listening,
     )
     metrics = training.get_kind(kind).evaluate(request)

@@ -62,7 +62,7 @@ def tune(
         pretrained=pretrained,
         devices=devices,
         max_epochs=max_epochs,
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=listening,
     )
