@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import pytest
+import torch
 from rich.console import Console
+from torch.utils.data import DataLoader, TensorDataset
 
-from tritone_training import epoch_progress, progress
+from tritone_training import epoch_progress, fitting, progress
 
 
 def _log() -> Console:
@@ -93,3 +97,41 @@ def test_a_training_reports_epochs_in_a_log(monkeypatch: pytest.MonkeyPatch) -> 
         "epoch 3 of at most 20, 50% of its batches, 12 s, valid_loss 1.25",
         "epoch 3 of at most 20, 100% of its batches, 24 s, valid_loss 1.25",
     ]
+
+
+def test_a_training_with_progress_in_a_log_prints_nothing_on_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning adds a bar of its own, which goes to stdout, where none is given and bars are on."""
+    random = torch.Generator().manual_seed(0)
+    rows = TensorDataset(torch.rand(8, 2, generator=random))
+    fitting.fit(
+        Line(),
+        DataLoader(rows, batch_size=4),
+        rows,
+        batch_size=4,
+        out=tmp_path,
+        monitor="valid_loss",
+        max_epochs=2,
+        patience=2,
+        devices=1,
+        progress=True,
+    )
+    assert capfd.readouterr().out == ""
+
+
+class Line(lightning.LightningModule):
+    """The smallest module that can be fitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+        return torch.as_tensor(self.linear(batch[0]).square().mean())
+
+    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
+        self.log("valid_loss", self.training_step(batch, index))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -104,7 +104,7 @@ def fit(
                 CSVLogger(logs, name="csv", version=""),
                 TensorBoardLogger(logs, name="tensorboard", version=""),
             ],
-            enable_progress_bar=progress,
+            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
