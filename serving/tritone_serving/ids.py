@@ -10,8 +10,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
-# All that `str.strip` takes for blanks, among them the no-break space, and characters without width that it leaves: soft
-# hyphen, zero-width spaces and joiners, direction marks, byte order mark.
+# Everything that `str.strip` removes, such as the no-break space, and characters without width: soft hyphen, zero-width
+# spaces and joiners, direction marks, byte order mark.
 _BLANKS: Final = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
@@ -28,6 +28,7 @@ def normalize_id(text: str) -> str:
     """
     if text.isascii():
         return text.strip()
+    text = text.strip(_BLANKS)
     if len(text) <= _LONGEST_COMPOSED:
         text = unicodedata.normalize("NFC", text)
     return text.strip(_BLANKS)

@@ -192,10 +192,9 @@ def test_rows_that_cannot_be_used_are_reported_with_their_line(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "found an empty file"),
+        ("", "is empty"),
         ("file,genre\na.wav,rock\n", "has no column path and label; expected path,label"),
-        ("path;label\na.wav;rock\n", "separated by commas, found path;label"),
-        ("path,label,label\na.wav,x,y\n", "the column label stands twice"),
+        ("path,label,label\na.wav,x,y\n", "has two columns called 'label'"),
         ("path,label\na.wav,rock,1999\n", "line 2: has 3 cells under 2 columns"),
         ("path,label\n", "no row can be used"),
         ("path,label\n,rock\n", "no row can be used; the first: m.csv line 2"),
@@ -215,9 +214,8 @@ def test_an_unknown_emotion_is_named(tmp_path: Path) -> None:
         load_recordings(manifest)
 
 
-@pytest.mark.parametrize("content", ["path,label\nBjörk.wav,rock\n".encode("latin-1"), "path,label".encode("utf-16")])
-def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.csv").write_bytes(content)
+def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,label\nBjörk.wav,rock\n".encode("latin-1"))
     with pytest.raises(DataError, match="not text in UTF-8"):
         load_recordings(tmp_path / "m.csv")
 
