@@ -61,7 +61,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
         n_merged=sum(map(bool, whole)) - len({text for text in whole if text}),
         n_points=sum(a != b for a, b in zip(normalized, whole, strict=True)),
     )
-    found = np.where(codes >= 0, ids[codes], None) if len(ids) else np.full(len(codes), None)
+    found = np.append(ids, None)[codes]  # a missing cell has the code -1
     return pd.Series(found, index=column.index, name=column.name, dtype=object), counts
 
 

@@ -47,7 +47,8 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
         frame = table.read([name for name in chosen.values() if name])
     users, user_counts = id_column(path, frame.pop(user))
     items, item_counts = id_column(path, frame.pop(item))
-    counts, number_notes = None, ()
+    counts = None
+    number_notes: tuple[str, ...] = ()
     if (counted := plays or rating) is not None:
         option = "--plays-column" if plays else "--rating-column"
         counts, number_notes = numbers_of(path, frame.pop(counted), separator=table.separator, option=option)
@@ -58,6 +59,7 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     report["ids"] = {what: found for what, found in ids.items() if found}
     if times is not None:
         report["times"] = times.to_dict()
+        notes.extend(times.notes())
     return clean(
         path.name,
         users=users,

@@ -19,6 +19,7 @@ _ZONE: Final = r"(?:[Zz]|(?<=[\d.])\s*[+-]\d{2}(?::?\d{2})?)$"
 _NUMERIC_DATE: Final = (
     r"^\s*(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4})(?P<rest>\D.*)?$"
 )
+_PLAUSIBLE_S: Final = (315_532_800.0, 4_102_444_800.0)  # 1980 to 2100
 Seconds = npt.NDArray[np.float64]
 
 
@@ -35,6 +36,15 @@ class Times:
     seconds: Seconds
     n_naive: int = 0
     n_zoned: int = 0
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if the times are of a century without listening logs: their unit was mistaken."""
+        known = self.seconds[np.isfinite(self.seconds)]
+        middle = float(np.median(known)) if len(known) else _PLAUSIBLE_S[0]
+        if _PLAUSIBLE_S[0] <= middle <= _PLAUSIBLE_S[1]:
+            return ()
+        day = np.datetime64(int(np.clip(middle, -6e10, 2.5e11)), "s").astype("datetime64[D]")
+        return (f"the times lie around {day}: expected times from 1980 to 2100; check in which unit they are written",)
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts for the report."""

@@ -43,6 +43,10 @@ def json_table(content: Content, encoding: str) -> Table:
         raise DataError(f"{path}: is JSON that cannot be read ({error}); {_EXPECTED}") from error
     if not rows:
         raise DataError(f"{path}: is empty; {_EXPECTED}")
+    if len(rows) == 1 and len(unusable) == len(names):  # as pandas writes a frame unless told otherwise
+        raise DataError(
+            f"{path}: is JSON by columns: {_EXPECTED}; write it so (pandas: to_json(orient='records', lines=True))"
+        )
     plain = dict(zip(check_names(path, [normalize_id(name) for name in names]), names, strict=True))
 
     def load(wanted: Sequence[str]) -> pd.DataFrame:

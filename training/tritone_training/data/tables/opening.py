@@ -16,7 +16,7 @@ from tritone_training._exceptions import DataError
 from tritone_training.data.tables.json_records import json_table
 from tritone_training.data.tables.packing import Content, content_of, is_workbook_name
 from tritone_training.data.tables.parquet import parquet_table
-from tritone_training.data.tables.table import EXPECTED, Table
+from tritone_training.data.tables.table import EXPECTED, NOTHING, Table
 from tritone_training.data.tables.text import decoded, encoding_of, text_table
 from tritone_training.data.tables.workbook import workbook_table
 
@@ -143,14 +143,18 @@ def _partition_keys(folders: Sequence[str]) -> dict[str, str | None]:
 
 
 def _joined(path: Path, parts: Sequence[Table], keys: Sequence[dict[str, str | None]]) -> Table:
-    unusable = {name: what for part in parts for name, what in part.unusable.items()}
+    # A column that is empty in one part may hold values in another.
+    known = {name for part in parts for name in part.names}
+    unusable = {
+        name: what for part in parts for name, what in part.unusable.items() if what != NOTHING or name not in known
+    }
     every = (name for part, key in zip(parts, keys, strict=True) for name in (*part.names, *key))
     names = [name for name in dict.fromkeys(every) if name not in unusable]
     incomplete = {
         name: part.path.relative_to(path).as_posix()
         for part, key in zip(parts, keys, strict=True)
         for name in names
-        if name not in part.names and name not in key
+        if name not in part.names and name not in key and part.unusable.get(name) != NOTHING
     }
 
     def load(wanted: Sequence[str]) -> pd.DataFrame:

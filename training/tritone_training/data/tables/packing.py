@@ -22,6 +22,7 @@ MAX_UNPACKED_BYTES: Final = 64 << 30
 MAX_UNPACKED_RATIO: Final = 200  # times the packed size; logs compress 3 to 50 times
 ALWAYS_UNPACKED_BYTES: Final = 64 << 20  # allowed at any ratio
 _CHUNK: Final = 1 << 20
+_ZSTANDARD_CHUNK: Final = 1 << 10  # four bytes can stand for 128 KiB, and all that a chunk unpacks to is in memory
 
 
 def _zstandard(file: BinaryIO) -> Any:
@@ -94,7 +95,10 @@ def content_of(path: Path) -> Content:
             return Content(path, path.name, lambda: path.open("rb"))
         name = path.stem if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".lzma") else path.name
         content = Content(path, name, lambda: _Owning(unpack, path), is_packed=True)
-        _check_size(path, content.open, path.stat().st_size)
+        if unpack is _zstandard:
+            _check_zstandard(path)
+        else:
+            _check_size(path, content.open, path.stat().st_size)
     except UNPACKING_ERRORS as error:
         raise DataError(f"{path}: is no table that can be read ({error}); it is damaged or cut short") from error
     return content
@@ -175,6 +179,28 @@ def _check_size(path: Path, open_stream: Callable[[], BinaryIO], n_packed: int) 
             n_bytes += len(chunk)
             if n_bytes > most:
                 raise _too_large(path, most)
+
+
+def _check_zstandard(path: Path) -> None:
+    """Check the unpacked size, and that the last frame is complete, which the stream reader does not.
+
+    Raises:
+        DataError: it unpacks to too much.
+        EOFError: it is cut short.
+    """
+    most = _most_bytes(path.stat().st_size)
+    n_bytes, frame = 0, None
+    with path.open("rb") as file:
+        while chunk := file.read(_ZSTANDARD_CHUNK):
+            while chunk:
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+                n_bytes += len(frame.decompress(chunk))
+                if n_bytes > most:
+                    raise _too_large(path, most)
+                chunk = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last frame is incomplete")
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:

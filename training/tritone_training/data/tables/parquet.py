@@ -12,7 +12,7 @@ import pandas as pd
 
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
-from tritone_training.data.tables.table import Table, check_names
+from tritone_training.data.tables.table import NOTHING, Table, check_names
 
 _SNIFFED_ROWS: Final = 1_000
 _ROWS_ALWAYS_READ: Final = 20_000_000
@@ -35,15 +35,14 @@ def parquet_table(path: Path, file: Path) -> Table:
             relation = database.read_parquet([_without_wildcards(file)])
             columns = list(zip(relation.columns, map(str, relation.types), strict=True))
             stored = _stored_names(database, file)
-            n_rows = database.execute(
-                "SELECT sum(num_rows) FROM parquet_file_metadata(?)", [_without_wildcards(file)]
-            ).fetchone()
+            counted = "SELECT coalesce(sum(num_rows), 0) FROM parquet_file_metadata(?)"
+            n_rows = int(database.execute(counted, [_without_wildcards(file)]).fetchall()[0][0])
             blobs = {name for name, kind in columns if kind == "BLOB" and not _is_text(relation, name)}
     except duckdb.Error as error:
         raise _damaged(path, file, error) from error
-    if n_rows and int(n_rows[0] or 0) > max(_ROWS_ALWAYS_READ, _MOST_ROWS_A_BYTE * file.stat().st_size):
+    if n_rows > max(_ROWS_ALWAYS_READ, _MOST_ROWS_A_BYTE * file.stat().st_size):
         raise DataError(
-            f"{path}: unpacks to {int(n_rows[0]):,} rows: expected at most {_ROWS_ALWAYS_READ:,}, or "
+            f"{path}: unpacks to {n_rows:,} rows: expected at most {_ROWS_ALWAYS_READ:,}, or "
             f"{_MOST_ROWS_A_BYTE} for each of its bytes"
         )
     shown = [name for name, _ in columns] if len(stored) != len(columns) else stored  # DuckDB renames duplicates
@@ -89,7 +88,8 @@ def _damaged(path: Path, file: Path, error: Exception) -> DataError:
 def _stored_names(database: duckdb.DuckDBPyConnection, file: Path) -> list[str]:
     """Return the names of the columns as the file has them, without those of nested fields."""
     schema = database.execute("SELECT name, num_children FROM parquet_schema(?)", [_without_wildcards(file)]).fetchall()
-    names, open_children = [], []
+    names: list[str] = []
+    open_children: list[int] = []
     for name, n_children in schema[1:]:
         if not open_children:
             names.append(str(name))
@@ -107,7 +107,7 @@ def _no_single_value(kind: str) -> str | None:
     if kind.endswith("]"):
         return "lists"
     nested = {"STRUCT": "nested fields", "MAP": "maps", "UNION": "unions", "VARIANT": "variants"}
-    others = {"INTERVAL": "durations", "TIME": "times of day without a date", "GEOMETRY": "shapes", "NULL": "nothing"}
+    others = {"INTERVAL": "durations", "TIME": "times of day without a date", "GEOMETRY": "shapes", "NULL": NOTHING}
     found = (what for start, what in nested.items() if kind.startswith(start))
     return next(found, others.get(kind.strip('"')))
 
@@ -119,9 +119,8 @@ def _quoted(name: str) -> str:
 def _is_text(relation: duckdb.DuckDBPyRelation, name: str) -> bool:
     """Return whether a column of bytes holds text, judged by its first rows."""
     column = _quoted(name)
-    first = relation.project(f"({column} IS NULL OR try(decode({column})) IS NOT NULL) AS ok").limit(_SNIFFED_ROWS)
-    found = first.aggregate("bool_and(ok)").fetchone()
-    return found is None or found[0] is not False
+    is_text = f"{column} IS NULL OR try(decode({column})) IS NOT NULL"
+    return all(row[0] for row in relation.limit(_SNIFFED_ROWS).project(is_text).fetchall())
 
 
 def _as_text(name: str, kind: str, *, is_binary: bool) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
 from tritone_training._exceptions import DataError
 
-EXPECTED = "a table as CSV, TSV, Parquet, JSON or Excel"
+EXPECTED: Final = "a table as CSV, TSV, Parquet, JSON or Excel"
+NOTHING: Final = "nothing"  # what a column holds whose cells are all empty, and which has no type
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,8 @@ class Table:
             return
         rows = self.numbered_rows()
         next(rows, None)
-        for line, row in rows:
-            cells = [cell.strip() for cell in row]
+        for line, written in rows:
+            cells = [cell.strip() for cell in written]
             if not any(cells):
                 continue
             if len(cells) > len(self.names):

@@ -193,7 +193,7 @@ def _chunks(content: Content, dialect: Dialect, *, n_rows: int | None = None) ->
         with (
             _stream(content, dialect) as stream,
             pd.read_csv(
-                stream,  # type: ignore[arg-type]
+                stream,
                 sep=separator if len(separator) == 1 else re.escape(separator),
                 header=None,  # pandas would rename what is there twice, and take unnamed columns for row names
                 dtype=object,
