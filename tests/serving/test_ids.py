@@ -13,6 +13,7 @@ from tritone_export import forget_in_checkpoint
 from tritone_serving.callers import Caller
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Question, Recommender, make_key, open_artifact, write_artifact
+from tritone_serving.recommender.artifact import text_arrays
 from tritone_serving.recommender.pseudonyms import pseudonyms
 from tritone_serving.recommender.resolving import Resolver
 
@@ -56,8 +57,6 @@ def _named(folder: Path) -> Path:
     artifact = open_artifact(models.make_artifact(folder / "plain", key_file))
     arrays = dict(artifact.arrays)
     items = [NFC, *artifact.texts("items")[1:]]
-    from tritone_serving.recommender.artifact import text_arrays
-
     arrays.update(text_arrays("items", items))
     users = arrays["users"].copy()
     row = {name: pseudonyms(make_key(key_file), [name])[0] for name in (NFC, "x ")}
@@ -75,7 +74,7 @@ def test_a_request_finds_its_ids_in_every_form(recommender: Recommender, name: s
     assert resolver.item(name) == 0
     assert resolver.items([name, "unknown"]) == ([0], ("unknown",))
     assert resolver.user(name) == resolver.user(NFC) >= 0
-    (answer,) = recommender.recommend([Question(user=name, history=[name], skipped=[name], exclude=[name], k=5)])
+    (answer,) = recommender.answer([Question(user=name, history=[name], skipped=[name], exclude=[name], k=5)])
     assert not isinstance(answer, Exception)
     assert not answer.unknown.user
     assert answer.unknown.history == answer.unknown.skipped == answer.unknown.exclude == ()

@@ -65,7 +65,7 @@ def test_one_long_value_makes_no_column_of_texts_and_is_left_out(tmp_path: Path)
     ],
 )
 def test_images_and_links_are_not_read_and_named(tmp_path: Path, value: str, what: str) -> None:
-    rows = [f"{n},Song,{value.format(n)}" for n in range(4)]
+    rows = [f'{n},Song,"{value.format(n)}"' for n in range(4)]
     table = load_metadata(metadata(tmp_path / "m.csv", "id,title,cover", rows))
     assert table.rows["0"] == {"title": "Song"}
     assert table.report["notes"] == [f"column 'cover' holds {what} and is not read"]

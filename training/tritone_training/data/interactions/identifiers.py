@@ -53,7 +53,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
     normalized = [normalize_id(text) for text in raw]
     _check_digits(path, str(column.name), normalized)
     whole = whole_numbers(normalized)
-    ids = np.array([text or None for text in whole], dtype=object)
+    ids = np.array([*(text or None for text in whole), None], dtype=object)  # a missing cell has the code -1
     rows = np.bincount(codes[codes >= 0], minlength=len(raw))
     changed = np.array([a != b for a, b in zip(raw, normalized, strict=True)], np.bool_)
     counts = IdCounts(
@@ -61,8 +61,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
         n_merged=sum(map(bool, whole)) - len({text for text in whole if text}),
         n_points=sum(a != b for a, b in zip(normalized, whole, strict=True)),
     )
-    found = np.append(ids, None)[codes]  # a missing cell has the code -1
-    return pd.Series(found, index=column.index, name=column.name, dtype=object), counts
+    return pd.Series(ids[codes], index=column.index, name=column.name, dtype=object), counts
 
 
 def whole_numbers(texts: list[str]) -> list[str]:
