@@ -151,8 +151,12 @@ _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     "metadata": {
         "n_ids_not_utf8": "rows not used: id not utf8",
         "n_cells_not_utf8": "cells not used: text not utf8",
+        "n_cells_too_long": "cells not used: too long for a value",
     },
-    "tags": {"n_names_not_utf8": "names not used: text not utf8"},
+    "tags": {
+        "n_names_not_utf8": "names not used: text not utf8",
+        "n_tags_too_long": "rows not used: a text, not a tag",
+    },
 }
 # What each table beside a log is about.
 _BELONGS: Final = {"friends": "two users", "tags": "an item", "metadata": "an item", "recordings": "an item"}
@@ -166,6 +170,8 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
         say(f"  {log['n_merged']} rows repeated a user and item and were added up")
     for reason, n in log.get("dropped", {}).items():
         say(f"  {n} not used: {reason.replace('_', ' ')}")
+    for part in ("log", "valid", "friends", "tags", "metadata"):
+        _print_table_report(part, report["parts"].get(part, {}))
     if n := report["parts"].get("valid", {}).get("n_in_log_too"):
         say(f"  {n} of the listens to choose by are in the log too, and not used for that")
     for part, reasons in _LEFT_OUT.items():
@@ -178,6 +184,27 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
             say(f"{part}: none of {found['n_used']} is about {words} of the log: are these ids the log's?")
     how = report["parts"].get("valid", {}).get("how", "a tenth of the listens, and a tenth for testing")
     say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
+
+
+# What normalising did to a column of ids.
+_ID_COUNTS: Final = {
+    "n_rows_normalized": "rows had another Unicode form or blanks around the id",
+    "n_ids_merged": "ids were other spellings of the same id and are merged",
+    "n_ids_with_point": "ids were written as 12.0 and are read as 12",
+}
+
+
+def _print_table_report(part: str, table: Mapping[str, Any]) -> None:
+    """Print which columns of a table were read, and how."""
+    if columns := table.get("columns"):
+        say(f"  {part} columns: " + ", ".join(f"{what} = {name!r}" for what, name in columns.items()))
+    for what, counts in table.get("ids", {}).items():
+        for name, n in counts.items():
+            say(f"  {part} {what}: {n} {_ID_COUNTS[name]}")
+    if n := table.get("times", {}).get("n_without_zone"):
+        say(f"  {part} time: {n} times have no zone and are taken for UTC")
+    for note in table.get("notes", ()):
+        say(f"  {part}: {note}")
 
 
 def print_data_report(report: Mapping[str, Any]) -> None:

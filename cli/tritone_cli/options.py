@@ -46,7 +46,8 @@ TrainReport = Annotated[
 Interactions = Annotated[
     Path | None,
     typer.Option(
-        help="Listening log as CSV, TSV or Parquet; default: simulated listening to the catalogue.", show_default=False
+        help="Listening log: CSV, Parquet, JSON, Excel or a folder of parts; default: simulated listening.",
+        show_default=False,
     ),
 ]
 Valid = Annotated[

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -192,10 +193,9 @@ def test_rows_that_cannot_be_used_are_reported_with_their_line(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "found an empty file"),
+        ("", "is empty"),
         ("file,genre\na.wav,rock\n", "has no column path and label; expected path,label"),
-        ("path;label\na.wav;rock\n", "separated by commas, found path;label"),
-        ("path,label,label\na.wav,x,y\n", "the column label stands twice"),
+        ("path,label,label\na.wav,x,y\n", "has two columns called 'label'"),
         ("path,label\na.wav,rock,1999\n", "line 2: has 3 cells under 2 columns"),
         ("path,label\n", "no row can be used"),
         ("path,label\n,rock\n", "no row can be used; the first: m.csv line 2"),
@@ -215,11 +215,49 @@ def test_an_unknown_emotion_is_named(tmp_path: Path) -> None:
         load_recordings(manifest)
 
 
-@pytest.mark.parametrize("content", ["path,label\nBjörk.wav,rock\n".encode("latin-1"), "path,label".encode("utf-16")])
-def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.csv").write_bytes(content)
+def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,label\nBjörk.wav,rock\n".encode("latin-1"))
     with pytest.raises(DataError, match="not text in UTF-8"):
         load_recordings(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label\nrock/a.wav,rock\n".encode("utf-16"),
+        b"path;label\r\nrock/a.wav;rock\r\n",
+        b"sep=;\r\npath;label\r\nrock/a.wav;rock\r\n",
+        b"path\tlabel\nrock/a.wav\trock\n",
+        b'[{"path": "rock/a.wav", "label": "rock"}]',
+        gzip.compress(b"path,label\nrock/a.wav,rock\n"),
+    ],
+)
+def test_a_manifest_may_be_any_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.csv").write_bytes(content)
+    (recording,) = load_recordings(tmp_path / "m.csv").recordings
+    assert (recording.name, recording.label, recording.path) == ("rock/a.wav", "rock", tmp_path / "rock" / "a.wav")
+
+
+NFC, NFD = "J\u00f3ga", "Jo\u0301ga"
+
+
+@pytest.mark.parametrize(("on_disk", "in_manifest"), [(NFD, NFC), (NFC, NFD), (NFD, NFD)])
+def test_files_are_found_in_either_unicode_form(tmp_path: Path, on_disk: str, in_manifest: str) -> None:
+    file = tmp_path / f"{NFC} {NFD}" / f"{on_disk}.wav"
+    file.parent.mkdir()
+    file.touch()
+    rows = [{"path": f"{NFC} {NFC}/{in_manifest}.wav", "label": NFD}, {"path": "b.wav", "label": f"{NFC}\u00a0"}]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert recordings.labels == (NFC,)
+    assert recordings.recordings[0].path == file
+    assert recordings.recordings[1].path == tmp_path / "b.wav"
+
+
+def test_folders_in_either_unicode_form_are_one_label(tmp_path: Path) -> None:
+    for name in (NFC, NFD):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").touch()
+    assert load_recordings(tmp_path).labels == (NFC,)
 
 
 def test_a_folder_whose_name_is_no_text_is_named_in_text(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Scores and explains recommendations; what the `cf_ensemble` backend and the offline evaluation both call.
 
-NumPy and SciPy are all it needs. Of its parent package it imports only itself and `callers`, which needs the standard
-library alone, so that a backend may load it where the rest of Tritone is not installed.
+NumPy and SciPy are all it needs. Of its parent package it imports only itself, `callers` and `ids`, which need the
+standard library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
 from tritone_serving.callers import NOBODY, TRUSTED, Caller, CallerCheck

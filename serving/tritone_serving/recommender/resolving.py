@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.ids import normalize_id
 from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
@@ -60,11 +61,21 @@ class Resolver:
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
     def item(self, name: str) -> int | None:
-        """An item's place."""
-        return self._items.get(name)
+        """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
+        index = self._items.get(name)
+        return self._items.get(normalize_id(name)) if index is None else index
 
     def user(self, raw: str) -> int:
-        """A user's row, -1 if nobody of that id is stored."""
+        """Return a user's row, -1 if no user of that id is stored.
+
+        The id as given is tried first: artifacts of earlier versions hold ids that were not normalised.
+        """
+        row = self._row_of(raw)
+        if row == _NOBODY and (normalized := normalize_id(raw)) != raw:
+            row = self._row_of(normalized)
+        return row
+
+    def _row_of(self, raw: str) -> int:
         digest = pseudonym(self._key, raw)
         high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
         place = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
@@ -79,9 +90,11 @@ class Resolver:
 
         In the latter case the id is not looked up, so responses and their timing do not depend on whether it is stored.
         """
-        if question.user is None or not question.caller.may_use(question.user):
+        caller = question.caller
+        if question.user is None or not caller.may_use(question.user):
             return _NOBODY
-        return self.user(question.user)
+        # A user token is for one spelling; in artifacts of earlier versions another one may be another user.
+        return self.user(question.user if caller.is_trusted or caller.user is None else caller.user)
 
     def n_stored(self, user: int) -> int:
         """How many items a stored user has heard."""
@@ -96,7 +109,7 @@ class Resolver:
         """Places of the known ones, and the names of the others."""
         known, unknown = [], []
         for name in names:
-            place = self._items.get(name)
+            place = self.item(name)
             if place is None:
                 unknown.append(name)
             else:
@@ -246,7 +259,8 @@ class Resolver:
             stored, plays = columns.astype(np.int64), values.astype(np.float64)
         if not len(question.history):
             return stored, plays, ()
-        places = [self._items.get(name, _NOBODY) for name in question.history]
+        found = map(self.item, question.history)
+        places = [_NOBODY if index is None else index for index in found]
         unknown = [name for name, place in zip(question.history, places, strict=True) if place == _NOBODY]
         given = np.array(places, np.int64)
         weights = np.ones(len(given)) if question.weights is None else np.asarray(question.weights, np.float64)

@@ -15,6 +15,7 @@ from typing import Final
 
 import soundfile
 
+from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.manifest import from_manifest
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
@@ -57,7 +58,7 @@ def _from_folders(root: Path) -> RecordingSet:
         elif not parts[0].isprintable():
             problems.append(Problem(name, "bad_label", f"{name}: the label {parts[0]!r} holds unprintable characters"))
         else:
-            recordings.append(Recording.of_file(name, parts[0], file))
+            recordings.append(Recording.of_file(name, normalize_id(parts[0]), file))
     if not recordings:
         raise DataError(
             f"{root}: holds no recordings; expected {root.name}/<label>/<file>.wav (or .flac, .ogg, .mp3 ...), "
