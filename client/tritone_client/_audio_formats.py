@@ -96,7 +96,10 @@ _AAC: Final = Format("an AAC file (ADTS)", _CONVERT)
 _TRANSPORT_STREAM: Final = Format("an MPEG transport stream", _CONVERT)
 _TEXTS: Final = (
     (r"version https://git-lfs", Format("a Git LFS pointer", "fetch the file with `git lfs pull`")),
-    (r"(<!--.*?-->\s*)*<(!doctype html|html|head|body|script|meta|title|div|p\b)", Format("a web page (HTML)", _DOWNLOAD)),
+    (
+        r"(<!--.*?-->\s*)*<(!doctype html|html|head|body|script|meta|title|div|p\b)",
+        Format("a web page (HTML)", _DOWNLOAD),
+    ),
     (r"<\?xml.*<(score-partwise|score-timewise)", Format("a MusicXML score", _RENDER)),
     (r"(<\?xml.*)?<svg", Format("an image (SVG)", _NO_SOUND)),
     (r"(<\?xml.*)?<(rss|feed)\b", Format("a feed (XML)", _DOWNLOAD)),

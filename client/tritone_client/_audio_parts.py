@@ -115,7 +115,9 @@ def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail:
         contents = ", ".join(dict.fromkeys(name for link in links for name in link.contents))
         raise not_audio(
             fail,
-            Format(f"an Ogg file with {contents}", "convert it first, for example with `ffmpeg -i FILE recording.flac`"),
+            Format(
+                f"an Ogg file with {contents}", "convert it first, for example with `ffmpeg -i FILE recording.flac`"
+            ),
         )
     for link in links:
         if not link.is_readable:

@@ -79,7 +79,9 @@ def _parsed(header: bytes) -> _Frame | None:
     rate_hz = _RATES_HZ[rate] // {3: 1, 2: 2, 0: 4}[version]
     bits_per_s = 1000 * _KBPS[is_mpeg1, layer][bitrate]
     n_samples = 384 if layer == 1 else 1152 if layer == 2 or is_mpeg1 else 576
-    n_bytes = (12 * bits_per_s // rate_hz + padding) * 4 if layer == 1 else n_samples // 8 * bits_per_s // rate_hz + padding
+    n_bytes = (
+        (12 * bits_per_s // rate_hz + padding) * 4 if layer == 1 else n_samples // 8 * bits_per_s // rate_hz + padding
+    )
     return _Frame(n_bytes, n_samples, (version, layer, rate_hz, header[3] >> 6 == 3))
 
 
@@ -147,7 +149,9 @@ def _frames(data: FileBytes, position: int) -> Iterator[tuple[int, _Frame, int, 
         is_tag = is_tag or mark.startswith(_TAG_MARKS)
         begun = position
         after_tag = position + (id3_bytes(data, position) or (_ID3V1_BYTES if mark.startswith(b"TAG") else 0))
-        if after_tag > position and (after_tag >= data.size or _is_chain(data, after_tag, 2) or _is_tag(data, after_tag)):
+        if after_tag > position and (
+            after_tag >= data.size or _is_chain(data, after_tag, 2) or _is_tag(data, after_tag)
+        ):
             position = after_tag
         else:
             found = _next_chain(data, position + 1, data.size)

@@ -73,9 +73,7 @@ def _by_split(chosen: tuple[ScorePiece, ...], judgement: Judgement) -> dict[str,
     return found
 
 
-def _n_of_split(
-    split: str, scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]
-) -> int | None:
+def _n_of_split(split: str, scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]) -> int | None:
     """Return how many pieces belong to a split of the training run; None for another data set."""
     if scores.fingerprint != info["data"]["fingerprint"]:
         return None
