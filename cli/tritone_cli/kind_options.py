@@ -18,22 +18,18 @@ def check_kind_takes(context: typer.Context, kind_name: str) -> None:
     """
     from tritone_training.registry import get_kind, kind_names
 
-    flags = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name and _is_given(context, parameter.name, parameter.default)
-    }
-    foreign = get_kind(kind_name).options_not_taken(flags)
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    given = [each.name for each in context.command.params if each.name and _is_given(context, each.name, each.default)]
+    kind = get_kind(kind_name)
+    foreign = kind.options_not_taken(given)
     if not foreign:
         return
     takers = [name for name in kind_names() if not get_kind(name).options_not_taken(foreign)]
-    named = " and ".join(flags[name] for name in foreign)
-    advice = f"leave {'it' if len(foreign) == 1 else 'them'} out" + (
-        f", or use {' or '.join(takers)}" if takers else ""
-    )
-    taken = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in get_kind(kind_name).options)) or "none of them"
+    taken = ", ".join(flag for name, flag in flags.items() if name in kind.options)
     raise typer.BadParameter(
-        f"{kind_name} does not take {named}: of the options that depend on the kind it takes {taken}; {advice}",
+        f"{kind_name} does not take {' and '.join(flags[name] for name in foreign)}: of the options that depend on the "
+        f"kind, it takes {taken or 'none'}; leave {'it' if len(foreign) == 1 else 'them'} out"
+        + (f" (for {' or '.join(takers)})" if takers else ""),
         param_hint=flags[foreign[0]],
     )
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 READABLE: Final = "WAV, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AIFF, AU or CAF"
 HEAD_BYTES: Final = 4096
 
-_CONVERT: Final = "convert it first, for example with `ffmpeg -i FILE recording.flac`"
+CONVERT: Final = "convert it first, for example with `ffmpeg -i FILE recording.flac`"
 _DOWNLOAD: Final = "download the recording itself"
 _EXTRACT: Final = "extract the recordings first"
 _RENDER: Final = "it holds notes, not sound: render it first, or use it as a score"
@@ -28,32 +28,33 @@ class Format(NamedTuple):
     advice: str
 
 
+UNKNOWN: Final = Format("data of an unknown format", "check that this is a recording, and that it is whole")
 # (position, bytes there, what it is)
 _SIGNATURES: Final = (
-    (4, b"ftyp", Format("an MPEG-4 file (.m4a, .mp4, .mov; mostly AAC or ALAC)", _CONVERT)),
-    (4, b"moov", Format("a QuickTime file", _CONVERT)),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Format("a Windows Media file (.wma, .wmv, .asf)", _CONVERT)),
-    (0, b"\x1a\x45\xdf\xa3", Format("a Matroska or WebM file (.mka, .mkv, .webm)", _CONVERT)),
-    (0, b"wvpk", Format("a WavPack file", _CONVERT)),
-    (0, b"MAC ", Format("a Monkey's Audio file (.ape)", _CONVERT)),
-    (0, b"MPCK", Format("a Musepack file", _CONVERT)),
-    (0, b"MP+", Format("a Musepack file", _CONVERT)),
-    (0, b"TTA1", Format("a True Audio file (.tta)", _CONVERT)),
-    (0, b"DSD ", Format("a DSD file (.dsf)", _CONVERT)),
-    (0, b"FRM8", Format("a DSD file (.dff)", _CONVERT)),
-    (0, b"ajkg", Format("a Shorten file", _CONVERT)),
-    (0, b"OFR ", Format("an OptimFROG file", _CONVERT)),
-    (0, b"#!AMR", Format("an AMR file", _CONVERT)),
-    (0, b".RMF", Format("a RealMedia file", _CONVERT)),
-    (0, b".ra\xfd", Format("a RealAudio file", _CONVERT)),
-    (0, b"FLV\x01", Format("a Flash video", _CONVERT)),
-    (0, b"\x0b\x77", Format("a Dolby Digital file (AC-3)", _CONVERT)),
-    (0, b"\x7f\xfe\x80\x01", Format("a DTS file", _CONVERT)),
-    (0, b"\x00\x00\x01\xba", Format("an MPEG video", _CONVERT)),
-    (0, b"qoaf", Format("a QOA file", _CONVERT)),
-    (0, b"ADIF", Format("an AAC file", _CONVERT)),
-    (8, b"AVI ", Format("an AVI video", _CONVERT)),
-    (8, b"8SVX", Format("an Amiga 8SVX file", _CONVERT)),
+    (4, b"ftyp", Format("an MPEG-4 file (.m4a, .mp4, .mov; mostly AAC or ALAC)", CONVERT)),
+    (4, b"moov", Format("a QuickTime file", CONVERT)),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Format("a Windows Media file (.wma, .wmv, .asf)", CONVERT)),
+    (0, b"\x1a\x45\xdf\xa3", Format("a Matroska or WebM file (.mka, .mkv, .webm)", CONVERT)),
+    (0, b"wvpk", Format("a WavPack file", CONVERT)),
+    (0, b"MAC ", Format("a Monkey's Audio file (.ape)", CONVERT)),
+    (0, b"MPCK", Format("a Musepack file", CONVERT)),
+    (0, b"MP+", Format("a Musepack file", CONVERT)),
+    (0, b"TTA1", Format("a True Audio file (.tta)", CONVERT)),
+    (0, b"DSD ", Format("a DSD file (.dsf)", CONVERT)),
+    (0, b"FRM8", Format("a DSD file (.dff)", CONVERT)),
+    (0, b"ajkg", Format("a Shorten file", CONVERT)),
+    (0, b"OFR ", Format("an OptimFROG file", CONVERT)),
+    (0, b"#!AMR", Format("an AMR file", CONVERT)),
+    (0, b".RMF", Format("a RealMedia file", CONVERT)),
+    (0, b".ra\xfd", Format("a RealAudio file", CONVERT)),
+    (0, b"FLV\x01", Format("a Flash video", CONVERT)),
+    (0, b"\x0b\x77", Format("a Dolby Digital file (AC-3)", CONVERT)),
+    (0, b"\x7f\xfe\x80\x01", Format("a DTS file", CONVERT)),
+    (0, b"\x00\x00\x01\xba", Format("an MPEG video", CONVERT)),
+    (0, b"qoaf", Format("a QOA file", CONVERT)),
+    (0, b"ADIF", Format("an AAC file", CONVERT)),
+    (8, b"AVI ", Format("an AVI video", CONVERT)),
+    (8, b"8SVX", Format("an Amiga 8SVX file", CONVERT)),
     (0, b"MThd", Format("a MIDI file", _RENDER)),
     (8, b"RMID", Format("a MIDI file in a RIFF container", _RENDER)),
     (8, b"XDIR", Format("an Extended MIDI file (XMI)", _RENDER)),
@@ -92,8 +93,8 @@ _SIGNATURES: Final = (
 )
 # Signatures too short to rely on unless the rest is no audio either.
 _WEAK: Final = 3
-_AAC: Final = Format("an AAC file (ADTS)", _CONVERT)
-_TRANSPORT_STREAM: Final = Format("an MPEG transport stream", _CONVERT)
+_AAC: Final = Format("an AAC file (ADTS)", CONVERT)
+_TRANSPORT_STREAM: Final = Format("an MPEG transport stream", CONVERT)
 _TEXTS: Final = (
     (r"version https://git-lfs", Format("a Git LFS pointer", "fetch the file with `git lfs pull`")),
     (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, TypeAlias
 
-from tritone_client._audio_formats import HEAD_BYTES, READABLE, Format, other_binary_format, text_format
+from tritone_client._audio_formats import CONVERT, HEAD_BYTES, READABLE, Format, other_binary_format, text_format
 from tritone_client._exceptions import InvalidAudioError
 from tritone_client._file_bytes import FileBytes
 from tritone_client._joined_files import aiff_parts, au_parts, flac_parts, wav_parts
@@ -38,11 +38,11 @@ class Part:
 
     Attributes:
         pieces: its bytes, as `SplicedFile` takes them.
-        is_mp3: whether mpg123 decodes it.
+        is_recognised: False if libsndfile is merely tried, because the format is rare or unknown.
     """
 
     pieces: Sequence[Piece]
-    is_mp3: bool = False
+    is_recognised: bool = True
 
 
 def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
@@ -75,10 +75,10 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
     if frame is not None:
         streams = mp3_streams(data, frame)
         _check_mp3(streams, fail, note)
-        return [Part(stream.ranges, is_mp3=True) for stream in streams]
+        return [Part(stream.pieces(data)) for stream in streams]
     if other := text_format(head) or other_binary_format(head, weak=True):
         raise not_audio(fail, other)
-    return [Part([range(data.size)])]
+    return [Part([range(data.size)], is_recognised=False)]
 
 
 def not_audio(fail: Fail, found: Format) -> InvalidAudioError:
@@ -110,17 +110,12 @@ def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail:
         )
     if n_headless:
         note(f"begins with {n_headless} Ogg pages of a stream whose beginning is missing; they are not read")
-    readable = [link for link in links if link.is_readable]
+    readable = [link for link in links if link.codec]
     if not readable:
         contents = ", ".join(dict.fromkeys(name for link in links for name in link.contents))
-        raise not_audio(
-            fail,
-            Format(
-                f"an Ogg file with {contents}", "convert it first, for example with `ffmpeg -i FILE recording.flac`"
-            ),
-        )
+        raise not_audio(fail, Format(f"an Ogg file with {contents}", CONVERT))
     for link in links:
-        if not link.is_readable:
+        if not link.codec:
             note(f"holds an Ogg stream with {', '.join(link.contents)} that is not read")
         elif len(link.contents) > 1:
             note(f"holds Ogg streams that play at the same time ({', '.join(link.contents)}); one is read")
@@ -135,6 +130,12 @@ def _check_mp3(streams: Sequence[Mp3Stream], fail: Fail, note: Note) -> None:
         duration_s = stream.duration_s
         if stream.n_claimed and stream.n_frames:
             claimed_s = duration_s * stream.n_claimed / stream.n_frames
+            if claimed_s - duration_s > MISSING_S and stream.n_skipped:
+                raise fail(
+                    "unreadable",
+                    f"is damaged: expected {claimed_s:.1f} s of MP3, got {duration_s:.1f} s with {stream.n_skipped} "
+                    f"bytes between them that are no audio; copy or download it again",
+                )
             if claimed_s - duration_s > MISSING_S:
                 raise fail(
                     "unreadable",

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias, cast
 
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from tritone_client._audio_formats import READABLE
-from tritone_client._audio_parts import MISSING_S, Fail, Note, Part, audio_parts
+from tritone_client._audio_formats import READABLE, UNKNOWN
+from tritone_client._audio_parts import MISSING_S, Fail, Note, Part, audio_parts, not_audio
 from tritone_client._exceptions import InvalidAudioError
 from tritone_client._mixing import Mixer
 from tritone_client._quiet_decoder import quiet_decoder
@@ -32,6 +32,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
 N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
+UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's answer where the header leaves the length open is near 1 << 63
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
 
@@ -178,20 +179,23 @@ class _Decoder:
 
     def __init__(self, part: Part, bytes_: SplicedFile, place: str, fail: Fail) -> None:
         self.n_read = 0
-        self._part = part
         self._bytes = bytes_
         self._place = place
         self._fail = fail
         try:
-            with self._quiet():
+            with quiet_decoder():
                 self.file = soundfile.SoundFile(bytes_.buffered())
         except (soundfile.LibsndfileError, TypeError, OSError) as error:
             self._check_bytes()
+            if not part.is_recognised:
+                raise not_audio(fail, UNKNOWN) from error
             raise fail(
                 "unreadable",
                 f"{place}is not audio that can be read ({_reason(error)}): expected {READABLE}; "
                 f"copy, download or convert it again",
             ) from error
+        # soundfile seeks after each read of a seekable file, which fails where the length is not known in advance.
+        self.file.seekable = lambda: False
         if self.file.samplerate not in RATES_HZ:
             raise fail(
                 "unreadable", f"{place}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
@@ -203,7 +207,7 @@ class _Decoder:
         n_frames = max(1, N_BLOCK_VALUES // file.channels)
         while True:
             try:
-                with self._quiet():
+                with quiet_decoder():
                     block = file.read(n_frames, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
                 self._check_bytes()
@@ -215,15 +219,12 @@ class _Decoder:
                 break
             self.n_read += len(block)
             yield block
-        if file.frames - self.n_read > MISSING_S * file.samplerate:
+        if file.frames < UNKNOWN_FRAMES and file.frames - self.n_read > MISSING_S * file.samplerate:
             raise self._fail(
                 "unreadable",
                 f"{self._place}breaks off after {self.n_read / file.samplerate:.1f} of "
                 f"{file.frames / file.samplerate:.1f} s; copy or download it again",
             )
-
-    def _quiet(self) -> AbstractContextManager[None]:
-        return quiet_decoder() if self._part.is_mp3 else nullcontext()
 
     def _check_bytes(self) -> None:
         """Raise what went wrong when libsndfile asked for bytes, which it takes for the end of the file."""

@@ -25,19 +25,27 @@ class FileBytes:
     def at(self, position: int, n_bytes: int) -> bytes:
         """Return up to `n_bytes` bytes from a position; fewer at the end of the file."""
         offset = position - self._start
-        if 0 <= offset and offset + n_bytes <= len(self._block):
-            return self._block[offset : offset + n_bytes]
-        self.file.seek(position)
-        self._start, self._block = position, self.file.read(max(n_bytes, _BLOCK_BYTES))
-        return self._block[:n_bytes]
+        if offset < 0 or offset + n_bytes > len(self._block):
+            self._load(position, max(n_bytes, _BLOCK_BYTES))
+            offset = 0
+        return self._block[offset : offset + n_bytes]
 
     def find(self, pattern: re.Pattern[bytes], start: int, end: int | None = None) -> int | None:
         """Return the position of the first match that begins in `start..end`, or None."""
         end = self.size if end is None else min(end, self.size)
         while start < end:
-            block = self.at(start, _BLOCK_BYTES)
-            match = pattern.search(block)
-            if match:
-                return start + match.start() if start + match.start() < end else None
-            start += max(len(block) - _OVERLAP_BYTES, 1) if len(block) > _OVERLAP_BYTES else _BLOCK_BYTES
+            if not 0 <= start - self._start < len(self._block) - _OVERLAP_BYTES:
+                self._load(start, _BLOCK_BYTES)
+            match = pattern.search(self._block, start - self._start)
+            if match is not None:
+                found = self._start + match.start()
+                return found if found < end else None
+            block_end = self._start + len(self._block)
+            if block_end >= self.size or not self._block:
+                return None
+            start = max(start + 1, block_end - _OVERLAP_BYTES)
         return None
+
+    def _load(self, position: int, n_bytes: int) -> None:
+        self.file.seek(position)
+        self._start, self._block = position, self.file.read(n_bytes)

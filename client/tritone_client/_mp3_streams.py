@@ -2,7 +2,7 @@
 
 libsndfile decides by a file's first bytes and, for a path, by its suffix, and stops where a second stream begins. Here
 the frames are found by their headers (ISO/IEC 11172-3, section 2.4.2.3), so that tags of a wrong size, data before the
-first frame and joined files make no difference.
+first frame, joined files and variable bit rates without a header make no difference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from tritone_client._file_bytes import FileBytes
+from tritone_client._spliced_file import Piece
 
 SEARCH_BYTES: Final = 1 << 24  # how far into a file its first frame is looked for; cover pictures take megabytes
 _N_CHAIN: Final = 4  # consecutive frames of one kind that are no coincidence
@@ -65,6 +66,16 @@ class Mp3Stream:
         else:
             self.ranges.append(range(position, position + n_bytes))
 
+    def pieces(self, data: FileBytes) -> list[Piece]:
+        """Return the stream's bytes, with a header frame before them if they lack one.
+
+        Without one, libsndfile guesses the length from the first frame's bit rate, and reads no further.
+        """
+        if self.n_claimed or self.kind[1] != 3:
+            return list(self.ranges)
+        n_frames = self.n_frames + (self.n_claimed is not None)  # a header without a count is decoded as a frame
+        return [_header_frame(data.at(self.ranges[0].start, 4), n_frames), *self.ranges]
+
 
 @lru_cache(maxsize=4096)
 def _parsed(header: bytes) -> _Frame | None:
@@ -83,6 +94,23 @@ def _parsed(header: bytes) -> _Frame | None:
         (12 * bits_per_s // rate_hz + padding) * 4 if layer == 1 else n_samples // 8 * bits_per_s // rate_hz + padding
     )
     return _Frame(n_bytes, n_samples, (version, layer, rate_hz, header[3] >> 6 == 3))
+
+
+def _header_frame(first: bytes, n_frames: int) -> bytes:
+    """Return a frame of layer III with a Xing header that says how many frames follow.
+
+    Args:
+        first: the four bytes that head the first of them.
+    """
+    # No checksum, and a bit rate (128 or 80 kbit/s) that leaves room.
+    head = bytes([first[0], first[1] | 1, 9 << 4 | first[2] & 0x0C, first[3]])
+    frame = _parsed(head)
+    if frame is None:
+        raise ValueError(f"expected the header of a frame, got {first.hex()}")
+    is_mpeg1, is_mono = frame.kind[0] == 3, frame.kind[3]
+    n_side = (17 if is_mono else 32) if is_mpeg1 else (9 if is_mono else 17)
+    xing = b"Xing" + (1).to_bytes(4, "big") + n_frames.to_bytes(4, "big")
+    return (head + bytes(n_side) + xing).ljust(frame.n_bytes, b"\0")
 
 
 def id3_bytes(data: FileBytes, position: int) -> int:

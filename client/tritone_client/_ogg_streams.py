@@ -1,7 +1,8 @@
 """The links of an Ogg file (RFC 3533): one audio stream after another, each made readable for libsndfile.
 
-libsndfile reads the first link of a chained file only, and refuses Opus that ends without an end-of-stream flag, as live
-recordings and cut downloads do. Here each link becomes a file of its own whose last page has the flag.
+libsndfile reads the first link of a chained file only, and refuses Opus that ends without an end-of-stream flag, as
+live recordings and cut downloads do. Here each link becomes a file of its own whose last page has the flag. FLAC is
+taken out of its pages, because the libsndfile of the Python package is built without FLAC in Ogg.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _CAPTURE: Final = re.compile(rb"OggS\0")
 _HEADER_BYTES: Final = 27
 _CHECKSUM: Final = slice(22, 26)
 _BEGINS, _ENDS = 2, 4  # header flags
+_FLAC_MAPPING_BYTES: Final = 9  # before the native stream: https://xiph.org/flac/ogg_mapping.html
 _NO_PACKET_ENDS: Final = 0xFFFF_FFFF_FFFF_FFFF
 _REVERSED_BITS: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # First bytes of a stream's first packet.
@@ -37,6 +39,7 @@ _OTHERS: Final = {
 
 class _Page(NamedTuple):
     position: int
+    n_header: int
     n_bytes: int
     flags: int
     granule: int
@@ -51,17 +54,20 @@ class OggLink:
     Attributes:
         pages: the pages of the audio stream, without damaged ones.
         contents: names of all streams in the link.
-        is_readable: whether there is an audio stream that libsndfile reads.
+        codec: of the audio stream that is read; None if there is none that libsndfile reads.
         n_damaged: pages with a wrong checksum, or cut off.
     """
 
     pages: list[_Page] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
-    is_readable: bool = False
+    codec: str | None = None
     n_damaged: int = 0
 
     def pieces(self, data: FileBytes) -> list[Piece]:
         """Return the stream's bytes; the last page on which a packet ends gets the end-of-stream flag."""
+        if self.codec == "FLAC":
+            bodies = [range(page.position + page.n_header, page.position + page.n_bytes) for page in self.pages]
+            return [bodies[0][_FLAC_MAPPING_BYTES:], *bodies[1:]]
         pages = self.pages
         while len(pages) > 1 and pages[-1].granule == _NO_PACKET_ENDS:
             pages = pages[:-1]
@@ -99,7 +105,7 @@ def ogg_links(data: FileBytes, start: int) -> tuple[list[OggLink], int]:
             links[-1].contents.append(name or _name_of(page.first, _OTHERS) or "an unknown stream")
             if name and serial is None:
                 serial = page.serial
-                links[-1].is_readable = True
+                links[-1].codec = name
         else:
             in_beginnings = False
             n_headless += not links
@@ -122,7 +128,7 @@ def _pages(data: FileBytes, position: int) -> Iterator[_Page | None]:
         whole = data.at(found, n_bytes) if n_header else b""
         if n_header and len(whole) == n_bytes and whole == _with_flags(whole, whole[5]):
             granule, serial = struct.unpack_from("<QI", whole, 6)
-            yield _Page(found, n_bytes, whole[5], granule, serial, whole[n_header : n_header + 8])
+            yield _Page(found, n_header, n_bytes, whole[5], granule, serial, whole[n_header : n_header + 8])
             position = found + n_bytes
         else:
             yield None
