@@ -161,7 +161,10 @@ def _decoded(head: bytes) -> str | None:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4:  # not merely cut in the middle of a letter
             text = head.decode("latin-1")
-            n_letters = sum(character in _PRINTABLE for character in text)
-            return text if n_letters > 0.95 * len(text) else None
+            return text if all(_is_written(character) for character in text) else None
         text = head[: error.start].decode("utf-8")
-    return text if text and all(c in _PRINTABLE or ord(c) >= 0xA0 for c in text) else None
+    return text if text and all(_is_written(character) for character in text) else None
+
+
+def _is_written(character: str) -> bool:
+    return character in _PRINTABLE or ord(character) >= 0xA0

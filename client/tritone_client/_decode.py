@@ -32,6 +32,9 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
 N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
+# Detuned instruments cancel each other for moments; what lasts no longer than this is not worth a remark.
+_NOTED_S: Final = 1.0
+_NOTED_SHARE: Final = 0.1
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's answer where the header leaves the length open is near 1 << 63
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
@@ -88,7 +91,7 @@ def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[Fl
     """(S, C) at any rate -> (S,) at 22,050 Hz."""
     mixer = Mixer(rate_hz)
     yield from _resampled(map(mixer.mix, blocks), rate_hz)
-    if mixer.n_cancelled:
+    if mixer.n_cancelled > min(_NOTED_S * rate_hz, _NOTED_SHARE * mixer.n_mixed):
         note(
             f"channels cancel each other for {mixer.n_cancelled / rate_hz:.1f} s (opposite polarity); "
             f"channel {mixer.channel + 1} alone is used there"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-STEP_S: Final = 0.25  # how finely it is decided whether channels cancel
+STEP_S: Final = 0.5  # how finely it is decided whether channels cancel
 _FADE_S: Final = 0.01  # between the mean of the channels and one of them, without a click
 # Power of the mean of the channels times C over their mean power: 1 for unrelated channels, C for equal ones, 0 for
 # opposite ones. Below this, the mean is 10 dB weaker than that of unrelated channels.
-_CANCELLING: Final = 0.2
+_CANCELLING: Final = 0.1
 _SILENT_POWER: Final = 1e-8  # -80 dBFS: noise says nothing about the channels
 
 
@@ -24,7 +24,8 @@ class Mixer:
     """Takes the mean of all channels, or one channel where the others cancel it.
 
     Attributes:
-        n_cancelled: samples for which one channel was taken.
+        n_mixed: samples that were mixed.
+        n_cancelled: those of them for which one channel was taken.
         channel: that channel, from 0.
     """
 
@@ -32,7 +33,7 @@ class Mixer:
         self.n_cancelled = 0
         self.channel = 0
         self._is_cancelled = False
-        self._n_mixed = 0
+        self.n_mixed = 0
         self._n_step = max(1, round(STEP_S * rate_hz))
         self._fade = np.linspace(0, 1, max(1, round(_FADE_S * rate_hz)), dtype=np.float32)
 
@@ -50,16 +51,16 @@ class Mixer:
             power = float(powers.mean())
             ratio = len(powers) * float(np.square(mean, dtype=np.float64).mean()) / power if power > 0 else 1.0
         was_cancelled = self._is_cancelled
-        if power > _SILENT_POWER:
+        if power > _SILENT_POWER and len(step) >= self._n_step // 2:  # few samples prove nothing
             self._is_cancelled = ratio < _CANCELLING
         if self._is_cancelled:
             if not self.n_cancelled:
                 self.channel = int(powers.argmax())  # and this one from now on: changing channels would be audible
             self.n_cancelled += len(step)
         mixed = step[:, self.channel].copy() if self._is_cancelled else mean
-        if was_cancelled != self._is_cancelled and self._n_mixed:
+        if was_cancelled != self._is_cancelled and self.n_mixed:
             other = mean if self._is_cancelled else step[:, self.channel]
             fade = self._fade[: len(step)]
             mixed[: len(fade)] = other[: len(fade)] + fade * (mixed - other)[: len(fade)]
-        self._n_mixed += len(step)
+        self.n_mixed += len(step)
         return mixed

@@ -64,14 +64,13 @@ def _check_integer_scale(samples: npt.NDArray[np.generic], fail: Fail) -> None:
     n_safe = _N_SIXTEEN_BITS if samples.dtype.itemsize == 4 else 1 << 32
     if lowest == highest or largest >= n_safe:
         return
-    is_centred = lowest < 0  # unsigned samples swing around the middle of their range
-    n_bits = largest.bit_length() + (1 if is_centred else 0)
-    signed = "" if is_centred or samples.dtype.kind == "i" else "u"
-    fitting = next((bits for bits in (16, 24, 32) if n_bits <= bits), 32)
+    is_signed = lowest < 0  # unsigned samples swing around the middle of their range
+    n_bits = largest.bit_length() + is_signed
+    fitting = next((bits for bits in ((16, 24, 32) if is_signed else (8, 16, 24, 32)) if n_bits <= bits), 32)
     advice = (
         "pass 24-bit numbers as floats: samples / 8388608"
         if fitting == 24
-        else f"pass {fitting}-bit numbers as such: samples.astype(numpy.{signed}int{fitting})"
+        else f"pass {fitting}-bit numbers as such: samples.astype(numpy.{'' if is_signed else 'u'}int{fitting})"
     )
     raise fail(
         "out_of_range",
