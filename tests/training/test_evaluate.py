@@ -16,7 +16,7 @@ from tests.training import sounds
 from tests.training.conftest import N_EACH, Trained
 
 from tritone_client.audio import iter_windows
-from tritone_client.constants import EMOTIONS, SAMPLE_RATE_HZ
+from tritone_client.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
 from tritone_training import checkpoint
 from tritone_training.api import CheckpointError, DataError
 from tritone_training.data.recordings import Recording
@@ -183,6 +183,31 @@ def test_the_report_has_pictures_and_a_table(kind: ModelKind, request_of: Evalua
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(metrics["accuracy"])
     assert float(rows[0]["hum"]) + float(rows[0]["hiss"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_table_has_columns_for_the_emotions_that_were_trained(tmp_path: Path) -> None:
+    labels, truth, probabilities = ["a", "b"], np.array([0, 1]), np.eye(2)
+    felt = np.full((2, 9), EMOTION_NOT_TRAINED)
+    for trained in ([], [4, 7]):
+        felt[:, trained] = 0.25
+        metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, np.full((2, 9), np.nan))}
+        judgement = Judgement(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
+        report.write(tmp_path, judgement, labels)
+        with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["path", "label", "predicted", "a", "b", *(f"emotion_{EMOTIONS[i]}" for i in trained)]
+        assert all(float(value) >= 0 for row in rows for value in list(row.values())[3:])
+
+
+def test_channels_that_cancel_are_remarked_on(kind: ModelKind, request_of: EvaluateRequest, tmp_path: Path) -> None:
+    left = sounds.hum(70)
+    sounds.write(tmp_path / "hum" / "opposite.wav", np.stack([left, -left], axis=1))
+    sounds.write(tmp_path / "hiss" / "a.wav", sounds.hiss(70))
+    metrics = kind.evaluate(replace(request_of, data=tmp_path))
+    (remark,) = metrics["remarks"]
+    assert remark["path"] == "hum/opposite.wav"
+    assert "channels cancel each other" in remark["message"]
+    assert (metrics["n"], metrics["problems"]) == (2, [])
 
 
 def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:

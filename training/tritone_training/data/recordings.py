@@ -171,8 +171,10 @@ class RecordingSet:
 
 
 def normal_label(text: str) -> str:
-    """Return a label in Unicode's composed form (NFC), as systems that decompose file names do not write it."""
-    return unicodedata.normalize("NFC", text)
+    """Return a label in one spelling: composed letters (NFC), plain blanks, and no invisible letters."""
+    composed = unicodedata.normalize("NFC", text)
+    plain = ((" " if unicodedata.category(c) == "Zs" else c) for c in composed if unicodedata.category(c) != "Cf")
+    return "".join(plain)
 
 
 def comparable_label(label: str) -> str:
