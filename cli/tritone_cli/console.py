@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -66,6 +67,20 @@ def warn(message: str) -> None:
         _log("warning", message)
         return
     people.print(Text.assemble(("warning:", "bold yellow"), " ", message), soft_wrap=True)
+
+
+class _Warnings(logging.Handler):
+    """Shows log records as warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def show_warnings_of(logger: str) -> None:
+    """Show a library's log from warnings on as warnings for people."""
+    found = logging.getLogger(logger)
+    if not any(isinstance(handler, _Warnings) for handler in found.handlers):
+        found.addHandler(_Warnings(logging.WARNING))
 
 
 def say(message: str) -> None:
@@ -218,6 +233,9 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     for name in ("folds", "splits"):
         if name in report:
             say(f"{name}: {report[name]}")
+    for alike in report.get("labels_alike", ()):
+        names = ", ".join(f"{label!r} ({n})" for label, n in alike.items())
+        warn(f"labels that are probably one: {names}; they are learned as {len(alike)}: rename them if they are one")
     _print_problems("not used", report["problems"])
 
 
@@ -274,6 +292,8 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
     say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
     if metrics["n_seen_in_training"]:
         say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
+    if metrics.get("n_stopped_by"):
+        say(f"note: {metrics['n_stopped_by']} of these recordings decided when training stopped (its validation part)")
     print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
     labels = metrics["labels"]
     print_rows(

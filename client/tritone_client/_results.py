@@ -49,6 +49,7 @@ class Classification:
         request_ids: one a request, as the server's log has them.
         decode_s: seconds spent on decoding, mixing down and resampling.
         request_s: seconds spent on requests for this recording, waiting included.
+        notes: remarks on the recording, such as channels that cancel each other, so that one of them was used.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Classification:
     request_ids: tuple[str, ...] = field(repr=False)
     decode_s: float = field(repr=False)
     request_s: float = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         best = ", ".join(f"{name}: {value:.3f}" for name, value in list(self.probabilities.items())[:3])
@@ -87,6 +89,7 @@ class Classification:
             "request_ids": list(self.request_ids),
             "decode_s": self.decode_s,
             "request_s": self.request_s,
+            "notes": list(self.notes),
         }
 
     def plot(self, path: str | Path) -> Path:

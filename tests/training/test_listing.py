@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,94 @@ def test_a_folder_whose_name_is_no_text_is_named_in_text(tmp_path: Path) -> None
     load_recordings(root).source.encode()
     (root / "manifest.csv").write_text("path,label\nrock/a.wav,rock\n")
     load_recordings(root).source.encode()
+
+
+# --- labels and paths in other forms ------------------------------------------------------------------------
+
+NFC, NFD = "Bj\u00f6rk", "Bjo\u0308rk"
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_labels_that_are_probably_one_are_reported(tmp_path: Path) -> None:
+    for label in (
+        "Jazz",
+        "jazz",
+        "jazz ",
+        "ja\u00adzz",
+        "hip-hop",
+        "Hip Hop",
+        "hip_hop",
+        "rock",
+        "C",
+        "C#",
+        "R&B",
+        "RnB",
+    ):
+        touch(tmp_path / label / "a.wav")
+    touch(tmp_path / "jazz" / "b.wav")
+    report = load_recordings(tmp_path).report()
+    assert report["labels_alike"] == [
+        {"Hip Hop": 1, "hip-hop": 1, "hip_hop": 1},
+        {"Jazz": 1, "jazz": 3, "jazz ": 1},
+    ]
+    assert report["n_used"] == 13
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("hip\u00a0hop", "hip hop"),
+        ("hip\u200bhop", "hiphop"),
+        ("\ufeffhip hop", "hip hop"),
+        ("hip hop\u00a0", "hip hop"),
+    ],
+)
+def test_blanks_and_invisible_letters_in_a_manifests_labels(tmp_path: Path, label: str, expected: str) -> None:
+    rows = [{"path": "a.wav", "label": "hip hop"}, {"path": "b.wav", "label": label}]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert set(recordings.labels) == {"hip hop", expected}
+    assert len(recordings.labels_alike) == (expected != "hip hop")
+    add_up(recordings)
+
+
+def test_both_unicode_forms_are_one_label(tmp_path: Path) -> None:
+    for form in (NFC, NFD):
+        touch(tmp_path / "folders" / form / "a.wav")
+    assert load_recordings(tmp_path / "folders").labels == (NFC,)
+    rows = [{"path": f"{i}.wav", "label": form} for i, form in enumerate((NFC, NFD))]
+    assert load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows)).labels == (NFC,)
+
+
+@pytest.mark.parametrize("on_disk", [NFC, NFD], ids=["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", [NFC, NFD], ids=["NFC", "NFD"])
+def test_a_manifest_finds_files_in_either_unicode_form(tmp_path: Path, on_disk: str, in_table: str) -> None:
+    file = touch(tmp_path / "rock" / on_disk / f"{unicodedata.normalize('NFD', 'Jóga')}.wav")
+    rows = [
+        {"path": f"rock/{in_table}/{unicodedata.normalize('NFC', 'Jóga')}.wav", "label": "rock"},
+        {"path": f"rock/{on_disk}/{file.name}", "label": "rock"},
+    ]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    (recording,) = recordings.recordings
+    assert recording.path == file
+    assert reasons(recordings) == {f"rock/{on_disk}/{file.name}": "duplicate"}
+
+
+def test_windows_paths_in_a_manifest(tmp_path: Path) -> None:
+    file = touch(tmp_path / "jazz" / NFC / "a.wav")
+    odd = touch(tmp_path / "jazz" / "b\\c.wav")  # here a backslash may be part of a name
+    rows = [
+        {"path": f"jazz\\{NFD}\\a.wav", "label": "jazz"},
+        {"path": "jazz/b\\c.wav", "label": "jazz"},
+        {"path": "C:\\Music\\jazz\\d.wav", "label": "jazz"},
+        {"path": "jazz\\gone.wav", "label": "jazz"},
+    ]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert [recording.path for recording in recordings.recordings] == [file, odd]
+    assert reasons(recordings) == {"C:\\Music\\jazz\\d.wav": "missing", "jazz\\gone.wav": "missing"}
+    assert all("a path as Windows writes it" in problem.message for problem in recordings.problems)
+    add_up(recordings)

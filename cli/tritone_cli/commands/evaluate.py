@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     kind: options.Kind,
     checkpoint: options.Checkpoint,
     data: options.Data = None,
@@ -37,6 +38,8 @@ def evaluate(
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
     from tritone_training import api as training
+
+    kind_options.check_kind_takes(context, kind)
 
     listening = training.ListeningFiles(
         interactions=interactions,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     kind: options.Kind,
     data: options.Data = None,
     interactions: options.Interactions = None,
@@ -48,6 +49,8 @@ def train(
 ) -> None:
     """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
     from tritone_training import api as training
+
+    kind_options.check_kind_takes(context, kind)
 
     request = training.TrainRequest(
         out=out or Path("runs") / kind,

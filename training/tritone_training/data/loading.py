@@ -15,10 +15,9 @@ from typing import Final
 
 import soundfile
 
-from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.manifest import from_manifest
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
 
 MANIFEST_NAME: Final = "manifest.csv"
 _SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {
@@ -58,7 +57,7 @@ def _from_folders(root: Path) -> RecordingSet:
         elif not parts[0].isprintable():
             problems.append(Problem(name, "bad_label", f"{name}: the label {parts[0]!r} holds unprintable characters"))
         else:
-            recordings.append(Recording.of_file(name, normalize_id(parts[0]), file))
+            recordings.append(Recording.of_file(name, normal_label(parts[0]), file))
     if not recordings:
         raise DataError(
             f"{root}: holds no recordings; expected {root.name}/<label>/<file>.wav (or .flac, .ogg, .mp3 ...), "

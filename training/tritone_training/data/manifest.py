@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tritone_client.constants import EMOTIONS
-from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
-from tritone_training.data.file_names import existing_path
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
+from tritone_training.data.file_names import find_file, is_windows_path
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
 from tritone_training.data.tables import open_table
 
 _EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
@@ -31,11 +29,12 @@ def from_manifest(manifest: Path) -> RecordingSet:
     for line, cells in _rows(manifest):
         name = cells["path"] or f"line {line}"
         try:
+            path = find_file(manifest.parent, name)
             # The same file under another spelling is the same recording.
-            key = os.path.normpath(unicodedata.normalize("NFC", name))
+            key = os.path.normpath(path)
             if key in recordings:
                 raise _RowError("duplicate", "stands twice in the manifest; the first is used")
-            recordings[key] = _recording(name, cells, manifest.parent)
+            recordings[key] = _recording(name, cells, path)
         except _RowError as error:
             problems.append(Problem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
     if not recordings:
@@ -71,16 +70,18 @@ def _check_columns(columns: Sequence[str], manifest: Path) -> None:
         )
 
 
-def _recording(name: str, cells: Mapping[str, str], root: Path) -> Recording:
+def _recording(name: str, cells: Mapping[str, str], path: Path) -> Recording:
     if not cells["path"]:
         raise _RowError("no_path", "the path is empty")
-    label = normalize_id(cells["label"])
+    if is_windows_path(name) and not path.exists():
+        raise _RowError("missing", f"is a path as Windows writes it, and there is no such file here ({path})")
+    label = normal_label(cells["label"])
     if not label:
         raise _RowError("no_label", "the label is empty")
     if not label.isprintable():  # label files hold one label a line
         raise _RowError("bad_label", f"the label {label!r} holds unprintable characters")
     known: dict[str, Any] = {"fold": _fold(cells.get("fold", "")), "artist": cells.get("artist") or None}
-    return Recording.of_file(name, label, existing_path(root / name), emotions=_emotions(cells), **known)
+    return Recording.of_file(name, label, path, emotions=_emotions(cells), **known)
 
 
 def _fold(cell: str) -> int | None:

@@ -59,8 +59,14 @@ class ListeningData:
 
 
 def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
-    """What a request names: its listening files, or --data as a log; None for the simulated world."""
+    """What a request names: its listening files, or --data as a log; None for the simulated world.
+
+    Raises:
+        DataError: both are given.
+    """
     if request.listening is not None and request.listening.interactions is not None:
+        if request.data is not None:
+            raise DataError("two listening logs: expected one of --data and --interactions, got both; leave one out")
         return request.listening
     if request.data is not None:
         return ListeningFiles(interactions=request.data)
