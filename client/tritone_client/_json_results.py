@@ -83,7 +83,7 @@ class JsonResult:
             raise ValueError(f"expected the entries of {cls.__name__}.to_dict(); missing: {', '.join(missing)}")
         try:
             return cls.from_dict(value)
-        except (TypeError, KeyError, IndexError, OverflowError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"expected the entries of {cls.__name__}.to_dict() ({error})") from error
 
 
