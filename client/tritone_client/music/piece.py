@@ -8,7 +8,6 @@ piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import field
@@ -100,6 +99,8 @@ class Piece(JsonResult):
 
         If the task is cancelled, the thread still finishes the file.
         """
+        import asyncio  # only here: a synchronous client does without it
+
         return await asyncio.to_thread(self.save, target, format=format)
 
     def to_midi(self) -> bytes:
