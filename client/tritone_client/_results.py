@@ -59,6 +59,7 @@ class Classification(JsonResult):
         request_ids: one a request, as the server's log has them.
         decode_s: seconds spent on decoding, mixing down and resampling.
         request_s: seconds spent on requests for this recording, waiting included.
+        notes: remarks on the recording, such as channels that cancel each other, so that one of them was used.
     """
 
     label: str
@@ -73,6 +74,7 @@ class Classification(JsonResult):
     request_ids: tuple[str, ...] = field(repr=False)
     decode_s: float = field(repr=False)
     request_s: float = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "label": STRING,
@@ -87,6 +89,7 @@ class Classification(JsonResult):
         "request_ids": array_of(STRING),
         "decode_s": NUMBER,
         "request_s": NUMBER,
+        "notes": array_of(STRING),
     }
 
     def __repr__(self) -> str:
@@ -108,10 +111,11 @@ class Classification(JsonResult):
             "embedding": self.embedding.tolist(),
             "model": self.model,
             "model_version": self.model_version,
-            "duration_s": float(self.duration_s),
+            "duration_s": self.duration_s,
             "request_ids": list(self.request_ids),
-            "decode_s": float(self.decode_s),
-            "request_s": float(self.request_s),
+            "decode_s": self.decode_s,
+            "request_s": self.request_s,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -135,6 +139,7 @@ class Classification(JsonResult):
             request_ids=tuple(values["request_ids"]),
             decode_s=float(values["decode_s"]),
             request_s=float(values["request_s"]),
+            notes=tuple(values["notes"]),
         )
 
     @overload

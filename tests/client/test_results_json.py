@@ -48,6 +48,7 @@ def a_classification() -> Classification:
         request_ids=("a", "b"),
         decode_s=0.1,
         request_s=0.2,
+        notes=("one channel was used",),
     )
 
 
