@@ -64,7 +64,7 @@ def hand_over(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None, *
         written = [file for file in files if file]
         if not as_json:
             console.say(f"  written: {', '.join(written) or 'nothing'}")
-        entries.append({**piece.to_dict(), "dropped": dict(piece.grid.dropped), "files": written})
+        entries.append({**piece.to_dict(), "files": written})
     if as_json:
         console.print_json(entries[0] if len(pieces) == 1 else {"pieces": entries})
 

@@ -1,22 +1,30 @@
-"""Files that appear when they are whole."""
+"""Atomic file writes, and results written to a path or to a binary file object."""
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final, TypeAlias, TypeVar
 
 from tritone_client._exceptions import InvalidInputError
 
 _N_STEM: Final = 40
 
+PathLike: TypeAlias = str | os.PathLike[str]
+File = TypeVar("File", bound=BinaryIO)
+Target: TypeAlias = PathLike | BinaryIO
+
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
-    """Write a file beside its place and move it there when the block ends; an older one stays until then.
+    """Write a temporary file in the same folder and rename it when the block ends; an older file stays until then.
+
+    The block must write with Python's own file objects (`written.write_bytes`): libraries that write files
+    themselves, as libsndfile does, do not say that a disk is full.
 
     Args:
         what: the thing written, for messages ("the score").
@@ -38,6 +46,92 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
             written.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+
+
+def format_of(target: Target, given: str | None, known: Sequence[str], expected: str) -> str:
+    """Return the format to write: the given one, else that of the path's suffix.
+
+    Args:
+        given: as in "png" or ".PNG"; None if the path's suffix says it.
+        known: formats in lower case, without a dot.
+        expected: what the message of the error expects of a name.
+
+    Raises:
+        InvalidInputError: the format is unknown, or is missing for a file object.
+    """
+    is_path = isinstance(target, str | os.PathLike)
+    if not is_path and not callable(getattr(target, "write", None)):
+        raise InvalidInputError(
+            f"a result is written to a path or a binary file object: got {type(target).__name__}; give one of these"
+        )
+    if given is None and not is_path:
+        raise InvalidInputError(
+            f"format is None: expected one of {', '.join(known)} for a file object; pass format={known[0]!r}"
+        )
+    if given is not None and not isinstance(given, str):
+        raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}, or None")
+    if given is not None:
+        kind = given.lower().removeprefix(".")
+        if kind not in known:
+            raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}")
+        return kind
+    path = Path(os.fspath(target))  # type: ignore[arg-type]
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in known:
+        raise InvalidInputError(f"{path}: {expected}")
+    return kind
+
+
+def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
+    """Write bytes to a path, in one step, or to a binary file object, at its position.
+
+    Args:
+        target: a path or a binary file object, which is left open.
+        content: makes the bytes; called when the folder of a path has been found.
+        what: the thing written, for messages ("the score").
+
+    Returns:
+        The path, or the file object.
+
+    Raises:
+        InvalidInputError: it cannot be written; the message has the system's reason.
+    """
+    if isinstance(target, str | os.PathLike):
+        path = Path(target)
+        with replacing(path, what) as written:
+            written.write_bytes(content())
+        return path
+    if isinstance(target, io.TextIOBase):
+        raise _text_file(target, what)
+    data = content()
+    try:
+        _write_all(target, data)
+        flush = getattr(target, "flush", None)
+        if callable(flush):  # a full disk may show only now
+            flush()
+    except TypeError as error:
+        raise _text_file(target, what) from error
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        raise InvalidInputError(f"{_name(target)}: {what} cannot be written ({error})") from error
+    return target
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    n_written = file.write(data)
+    while isinstance(n_written, int) and 0 < n_written < len(data):  # an unbuffered file may write a part
+        data = data[n_written:]
+        n_written = file.write(data)
+
+
+def _text_file(target: Any, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{_name(target)}: {what} cannot be written: expected a binary file object, got a text file; open it with 'wb'"
+    )
+
+
+def _name(target: Any) -> str:
+    name = getattr(target, "name", None)
+    return name if isinstance(name, str) else "<file object>"
 
 
 def _beside(path: Path, what: str) -> Path:

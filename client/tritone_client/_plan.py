@@ -193,11 +193,17 @@ def _as_asked(grid: Grid | None, limits: Limits, meter: tuple[int, int] | None, 
     if grid is None:
         grid = Grid(np.zeros((1, N_PITCHES), np.uint8), limits.frames_per_quarter)
     length, index = grid.meter
+    signature = grid.time_signature if meter is None else (int(meter[0]), int(meter[1]))
     if asked is None and not length:
         asked = 4 * limits.frames_per_quarter
     if asked is not None and asked != length:
         length, index = asked, 0
-    return replace(grid, meter=(length, index), tempo_qpm=grid.tempo_qpm if tempo_qpm is None else tempo_qpm)
+    return replace(
+        grid,
+        meter=(length, index),
+        time_signature=signature,
+        tempo_qpm=grid.tempo_qpm if tempo_qpm is None else tempo_qpm,
+    )
 
 
 def _plan(grid: Grid, mode: npt.NDArray[np.uint8], heard: slice, limits: Limits) -> Plan:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritone_client._exceptions import InvalidInputError, MissingExtraError
-from tritone_client._files import replacing
+from tritone_client._exceptions import MissingExtraError
+from tritone_client._files import Target
 from tritone_client.constants import WINDOW_S
 from tritone_client.music.extras import INSTALL
 from tritone_client.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES
+from tritone_client.music.plot import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,26 +19,17 @@ if TYPE_CHECKING:
     from tritone_client._predicting import Prediction
     from tritone_client._results import Classification
 
-FORMATS: Final = (".png", ".svg", ".pdf")
 N_LINES_MAX: Final = 8  # more lines than this nobody can tell apart
 
 
-def plot_timeline(result: Classification, path: Path) -> Path:
+def plot_timeline(result: Classification, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Classification.plot`."""
-    return _written(lambda: _timeline(result), path)
+    return write_picture(lambda: _timeline(result), target, kind)
 
 
-def plot_prediction(prediction: Prediction, path: Path) -> Path:
+def plot_prediction(prediction: Prediction, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Prediction.plot`."""
-    return _written(lambda: _expectations(prediction), path)
-
-
-def _written(draw: Callable[[], Figure], path: Path) -> Path:
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInputError(f"{path}: a picture's name ends in one of {', '.join(FORMATS)}")
-    with replacing(path, "the picture") as written:
-        draw().savefig(written, dpi=150)
-    return path
+    return write_picture(lambda: _expectations(prediction), target, kind)
 
 
 def _canvas(width: float, height: float) -> Figure:

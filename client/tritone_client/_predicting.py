@@ -6,9 +6,9 @@ Letters: N frames, 88 pitches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,18 @@ import numpy.typing as npt
 from tritone_client._catalogue import Flow, check_model_name, next_request_id
 from tritone_client._composing import Wish, writing_inputs
 from tritone_client._exceptions import InvalidInputError
+from tritone_client._files import File, PathLike
 from tritone_client._generation_models import COMPOSER, SCORER, Writer, Writers, checked, infer, with_fresh_models
+from tritone_client._json_results import (
+    INTEGER,
+    NUMBER,
+    NUMBER_BY_NAME,
+    STRING,
+    JsonResult,
+    array_of,
+    json_result,
+    optional,
+)
 from tritone_client._messages import Array, InferRequest
 from tritone_client._plan import GIVEN, Plan, Source
 from tritone_client._writing_options import check_choice
@@ -24,8 +35,8 @@ from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES, Grid
 from tritone_client.music.reading import ScoreLike
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@json_result
+class Prediction(JsonResult):
     """What a model expected at each time step of a score.
 
     Attributes:
@@ -44,6 +55,17 @@ class Prediction:
     model: str
     model_version: str
 
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "nll_per_frame": NUMBER,
+        "n_frames": INTEGER,
+        "nll": array_of(NUMBER),
+        "next_pitches": NUMBER_BY_NAME,
+        "probabilities": optional(array_of(array_of(NUMBER, N_PITCHES))),
+        "grid": {"type": "object", "properties": Grid.json_properties},
+        "model": STRING,
+        "model_version": STRING,
+    }
+
     @property
     def n_frames(self) -> int:
         """N."""
@@ -61,14 +83,19 @@ class Prediction:
         last = self.probabilities[-1]
         return {int(column) + LOWEST_PITCH: float(last[column]) for column in np.argsort(-last, kind="stable")[:top]}
 
-    def plot(self, path: str | Path) -> Path:
+    @overload
+    def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def plot(self, target: File, *, format: str) -> File: ...
+    def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
         """Draw what was expected beside what came, and how much each step surprised.
 
         Args:
-            path: `.png`, `.svg` or `.pdf`; replaced in one step if it exists.
+            target: a path, whose file is replaced in one step, or a binary file object.
+            format: `png`, `svg` or `pdf`; the path's suffix if None.
 
         Returns:
-            The path.
+            The path, or the file object.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -76,7 +103,7 @@ class Prediction:
         """
         from tritone_client._plot import plot_prediction
 
-        return plot_prediction(self, Path(path))
+        return plot_prediction(self, target, format)
 
     def __repr__(self) -> str:
         return (
@@ -85,15 +112,34 @@ class Prediction:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON; `next_pitches` is the last row of `probabilities`, by MIDI pitch."""
         return {
             "nll_per_frame": self.nll_per_frame,
             "n_frames": self.n_frames,
             "nll": self.nll.tolist(),
             "next_pitches": {str(pitch): value for pitch, value in self.next_pitches(N_PITCHES).items()},
+            "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
+            "grid": self.grid.to_dict(),
             "model": self.model,
             "model_version": self.model_version,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the prediction whose `to_dict` gave the values.
+
+        Raises:
+            InvalidScoreError: a value of the grid is not as `Grid` expects it.
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        probabilities = values["probabilities"]
+        return cls(
+            np.array(values["nll"], np.float32),
+            None if probabilities is None else np.array(probabilities, np.float32).reshape(-1, N_PITCHES),
+            Grid.from_dict(values["grid"]),
+            values["model"],
+            values["model_version"],
+        )
 
 
 def predict_flow(writers: Writers, *, score: ScoreLike, model: str) -> Flow[Prediction]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from tritone_client._files import File, PathLike
+from tritone_client._json_results import NUMBER, NUMBER_BY_NAME, STRING, JsonResult, array_of, json_result, optional
+
 
 @dataclass(frozen=True)
-class TimelineWindow:
+class TimelineWindow(JsonResult):
     """What the model heard in one window of 3 s.
 
     Attributes:
@@ -23,13 +26,20 @@ class TimelineWindow:
     start_s: float
     probabilities: Mapping[str, float]
 
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {"start_s": NUMBER, "probabilities": NUMBER_BY_NAME}
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {"start_s": self.start_s, "probabilities": dict(self.probabilities)}
+        """Return plain values for JSON."""
+        return {"start_s": float(self.start_s), "probabilities": _plain(self.probabilities)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the window whose `to_dict` gave the values."""
+        return cls(float(values["start_s"]), _plain(values["probabilities"]))
 
 
-@dataclass(frozen=True, eq=False)
-class Classification:
+@json_result
+class Classification(JsonResult):
     """What the model thinks of one recording.
 
     The values of the whole recording are plain means over its windows. The last window overlaps the one
@@ -66,6 +76,22 @@ class Classification:
     request_s: float = field(repr=False)
     notes: tuple[str, ...] = ()
 
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "label": STRING,
+        "probabilities": NUMBER_BY_NAME,
+        "emotions": optional(NUMBER_BY_NAME),
+        "tags": optional(NUMBER_BY_NAME),
+        "timeline": array_of({"type": "object", "properties": TimelineWindow.json_properties}),
+        "embedding": array_of(NUMBER),
+        "model": STRING,
+        "model_version": STRING,
+        "duration_s": NUMBER,
+        "request_ids": array_of(STRING),
+        "decode_s": NUMBER,
+        "request_s": NUMBER,
+        "notes": array_of(STRING),
+    }
+
     def __repr__(self) -> str:
         best = ", ".join(f"{name}: {value:.3f}" for name, value in list(self.probabilities.items())[:3])
         more = ", ..." if len(self.probabilities) > 3 else ""
@@ -75,12 +101,12 @@ class Classification:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "label": self.label,
-            "probabilities": dict(self.probabilities),
-            "emotions": None if self.emotions is None else dict(self.emotions),
-            "tags": None if self.tags is None else dict(self.tags),
+            "probabilities": _plain(self.probabilities),
+            "emotions": None if self.emotions is None else _plain(self.emotions),
+            "tags": None if self.tags is None else _plain(self.tags),
             "timeline": [window.to_dict() for window in self.timeline],
             "embedding": self.embedding.tolist(),
             "model": self.model,
@@ -92,14 +118,43 @@ class Classification:
             "notes": list(self.notes),
         }
 
-    def plot(self, path: str | Path) -> Path:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result whose `to_dict` gave the values.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        emotions, tags = values["emotions"], values["tags"]
+        return cls(
+            label=values["label"],
+            probabilities=_plain(values["probabilities"]),
+            emotions=None if emotions is None else _plain(emotions),
+            tags=None if tags is None else _plain(tags),
+            timeline=tuple(TimelineWindow.from_dict(window) for window in values["timeline"]),
+            embedding=np.array(values["embedding"], np.float32),
+            model=values["model"],
+            model_version=values["model_version"],
+            duration_s=float(values["duration_s"]),
+            request_ids=tuple(values["request_ids"]),
+            decode_s=float(values["decode_s"]),
+            request_s=float(values["request_s"]),
+            notes=tuple(values["notes"]),
+        )
+
+    @overload
+    def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def plot(self, target: File, *, format: str) -> File: ...
+    def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
         """Draw the timeline as a picture: each label's probability over the recording.
 
         Args:
-            path: `.png`, `.svg` or `.pdf`; replaced in one step if it exists.
+            target: a path, whose file is replaced in one step, or a binary file object.
+            format: `png`, `svg` or `pdf`; the path's suffix if None.
 
         Returns:
-            The path.
+            The path, or the file object.
 
         Raises:
             MissingExtraError: if matplotlib is not installed.
@@ -107,4 +162,9 @@ class Classification:
         """
         from tritone_client._plot import plot_timeline
 
-        return plot_timeline(self, Path(path))
+        return plot_timeline(self, target, format)
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float]:
+    """Python's own numbers, which JSON can hold."""
+    return {str(name): float(value) for name, value in values.items()}

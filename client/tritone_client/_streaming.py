@@ -5,10 +5,10 @@ Letters: N frames of the whole request, n of one answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import field, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,18 @@ from tritone_client._catalogue import Flow, check_model_name, next_request_id, o
 from tritone_client._composing import Wish, continuing, writing_inputs
 from tritone_client._exceptions import ClientError, ServerError
 from tritone_client._generation_models import STREAMER, Writer, Writers, checked
+from tritone_client._json_results import INTEGER, NUMBER, JsonResult, array_of, json_result, optional
 from tritone_client._messages import InferResponse, StreamRequest
 from tritone_client._plan import GIVEN, Plan
-from tritone_client.music.grid import N_PITCHES, STRUCK, Frames, Grid
+from tritone_client.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, STRUCK, Frames, Grid
 from tritone_client.music.piece import Piece
 from tritone_client.music.reading import ScoreLike
 
 OUTPUTS: Final = ("frames", "nll", "first_frame")
 
 
-@dataclass(frozen=True, eq=False)
-class PieceChunk:
+@json_result
+class PieceChunk(JsonResult):
     """The next bars of a piece, or the first beat of it.
 
     Attributes:
@@ -43,6 +44,42 @@ class PieceChunk:
     nll: npt.NDArray[np.float32] = field(repr=False)
     bars: tuple[int, int]
     grid: Grid = field(repr=False)
+
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "first_frame": INTEGER,
+        "bars": array_of(INTEGER, 2),
+        **Grid.json_properties,
+        "held_pitches": array_of(INTEGER),
+        "nll": array_of(optional(NUMBER)),
+    }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: those of `Grid.to_dict`, and the MIDI pitches held on into the chunk."""
+        return {
+            "first_frame": int(self.first_frame),
+            "bars": [int(bar) for bar in self.bars],
+            **self.grid.to_dict(),
+            "held_pitches": (np.flatnonzero(self.frames[0] == HELD) + LOWEST_PITCH).tolist(),
+            "nll": [None if np.isnan(nats) else nats for nats in self.nll.tolist()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the chunk whose `to_dict` gave the values.
+
+        Raises:
+            InvalidScoreError: a value is not as `Grid` expects it.
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        grid = Grid.from_dict(values)
+        frames = grid.frames.copy()
+        for pitch in values["held_pitches"]:
+            if not LOWEST_PITCH <= pitch <= HIGHEST_PITCH or not frames[0, pitch - LOWEST_PITCH]:
+                raise ValueError(f"held_pitches hold {pitch}; expected pitches that sound at the first time step")
+            frames[0, pitch - LOWEST_PITCH] = HELD
+        nll = np.array([np.nan if nats is None else nats for nats in values["nll"]], np.float32)
+        first, last = values["bars"]
+        return cls(int(values["first_frame"]), frames, nll, (int(first), int(last)), grid)
 
     @property
     def score(self) -> Any:

@@ -127,6 +127,30 @@ def test_another_meter_than_the_prompts(connect: Any, model: FakeWriters) -> Non
     assert piece.grid.n_frames == 36
 
 
+@pytest.mark.parametrize("signature", [(4, 4), (3, 4), (6, 8), (12, 8), (2, 2), (3, 2), (5, 8), (2, 4)])
+def test_a_time_signature_comes_out_as_it_went_in(connect: Any, signature: tuple[int, int]) -> None:
+    length = 16 * signature[0] // signature[1]
+    prompt = Piece(Grid(melody(2).frames, meter=(length, 0), time_signature=signature)).to_midi()
+    ask = connect()
+    for piece in (
+        ask("compose", bars=1, seed=1, meter=signature),
+        ask("compose", prompt=prompt, bars=1, seed=1),
+        ask("compose", prompt=melody(1, meter=(length, 2)), bars=1, seed=1, meter=signature),
+        ask("harmonize", prompt, seed=1),
+        ask("infill", prompt, bars=(0, 1), seed=1),
+    ):
+        assert piece.meter == signature
+        assert piece.to_dict()["meter"] == list(signature)
+        assert piece.grid.meter[0] == length
+        (written,) = {(mark.numerator, mark.denominator) for mark in piece.score.time_signatures[-1:]}
+        assert written == signature
+        assert to_grid(piece.to_midi()).time_signature == signature
+
+
+def test_a_prompt_without_a_time_signature_is_in_common_time(connect: Any) -> None:
+    assert connect()("compose", prompt=Grid(melody(1).frames), bars=1, seed=1).meter == (4, 4)
+
+
 @pytest.mark.parametrize("as_what", ["path", "str", "bytes", "file", "score", "grid", "piece"])
 def test_a_prompt_of_any_kind(connect: Any, tmp_path: Path, as_what: str) -> None:
     data = midi((60, 0, 1), (64, 1, 1), (67, 2, 2))

@@ -78,6 +78,28 @@ def test_chunks_are_the_piece(streamed: Any, model: FakeWriters) -> None:
         np.testing.assert_array_equal(music.compose(bars=4, seed=7).grid.frames, piece.grid.frames)
 
 
+@pytest.mark.parametrize("signature", [(3, 4), (6, 8), (2, 2)])
+def test_the_time_signature_of_chunks_and_of_the_whole(streamed: Any, signature: tuple[int, int]) -> None:
+    chunks, piece = streamed(bars=2, seed=7, meter=signature)
+    assert piece.meter == signature
+    assert {chunk.grid.time_signature for chunk in chunks} == {signature}
+    assert {tuple(chunk.to_dict()["meter"]) for chunk in chunks} == {signature}
+
+
+def test_chunks_as_plain_values_are_the_piece(streamed: Any) -> None:
+    chunks, piece = streamed(prompt=melody(1), bars=2, seed=7)
+    rows = [chunk.to_dict() for chunk in chunks]
+    assert [row["first_frame"] for row in rows] == [chunk.first_frame for chunk in chunks]
+    assert sum(row["n_frames"] for row in rows) == piece.grid.n_frames - 16
+    struck = [
+        [row["first_frame"] + onset, pitch]
+        for row in rows
+        for onset, _, pitch in row["notes"]
+        if onset or pitch not in row["held_pitches"]
+    ]
+    assert struck == [[onset, pitch] for onset, _, pitch in piece.to_dict()["notes"] if onset >= 16]
+
+
 def test_the_same_request_as_compose(streamed: Any, model: FakeWriters) -> None:
     arguments = {"bars": 2, "seed": 1, "style": "folk", "temperature": 0.5, "top_k": 3, "meter": (3, 4)}
     streamed(prompt=melody(2), **arguments)

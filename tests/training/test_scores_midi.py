@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,34 @@ def test_a_style_for_each_folder(tmp_path: Path) -> None:
     assert np.array_equal(piece.frames, tune(0).grid.frames)
     assert piece.meter == (12, 4)
     assert piece.voices is None
+
+
+def test_the_other_names_of_midi_files(tmp_path: Path) -> None:
+    for index, name in enumerate(("a.kar", "b.smf", "c.RMI", "d.rmi", "e.midi")):
+        data = tune(index).to_midi()
+        if name.casefold().endswith(".rmi"):
+            size = struct.pack("<I", len(data))
+            data = b"RIFF" + struct.pack("<I", len(data) + 12) + b"RMIDdata" + size + data
+        (tmp_path / name).write_bytes(data)
+    scores = load_scores(tmp_path, progress=False)
+    assert [piece.name for piece in scores.pieces] == ["a.kar", "b.smf", "c.RMI", "d.rmi", "e.midi"]
+    assert not scores.problems
+    assert all(np.array_equal(piece.frames, tune(index).grid.frames) for index, piece in enumerate(scores.pieces))
+
+
+@pytest.mark.parametrize("name", ["a.mid", "a.kar", "a.smf", "a.rmi"])
+def test_one_file_where_a_folder_is_expected(tmp_path: Path, name: str) -> None:
+    path = tune(0).save(tmp_path / name, format="mid")
+    with pytest.raises(DataError, match="give the folder that the MIDI files lie in"):
+        load_scores(path, progress=False)
+
+
+def test_what_is_skipped_in_the_used_files_is_counted(tmp_path: Path) -> None:
+    data = bytearray(tune(0).to_midi())
+    n_tracks = int.from_bytes(data[10:12], "big")
+    data[10:12] = (n_tracks + 2).to_bytes(2, "big")
+    (tmp_path / "a.mid").write_bytes(data + b"junk!")
+    assert load_scores(tmp_path, progress=False).report()["dropped"] == {"missing_tracks": 2, "skipped_bytes": 5}
 
 
 def test_what_cannot_be_used_is_reported(tmp_path: Path) -> None:

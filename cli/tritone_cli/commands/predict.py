@@ -51,7 +51,9 @@ def predict(
         prediction = music.predict(score, model=model)
     files = [str(prediction.plot(path)) for path in out or ()]
     if as_json:
-        console.print_json({**prediction.to_dict(), "dropped": dict(prediction.grid.dropped), "files": files})
+        values = prediction.to_dict()
+        del values["probabilities"], values["grid"]  # megabytes for a long score
+        console.print_json({**values, "dropped": dict(prediction.grid.dropped), "files": files})
         return
     _show(prediction)
     for file in files:

@@ -76,13 +76,12 @@ def _ask(music: MusicClient, track: Track, folder: Path) -> Heard:
 def _medley(music: MusicClient, tracks: tuple[Track, ...], folder: Path, out: Path) -> Medley:
     """The timeline shows where the music changes."""
     import numpy as np
-    import soundfile
 
     from tritone_client.constants import SAMPLE_RATE_HZ
-    from tritone_training.catalogue import render
+    from tritone_training.catalogue import render, write_samples
 
     parts: list[npt.NDArray[np.float32]] = [render(track, seed=2_000, duration_s=_EXCERPT_S) for track in tracks]
     path = folder / "medley.ogg"
-    soundfile.write(path, np.concatenate(parts), SAMPLE_RATE_HZ)
+    write_samples(np.concatenate(parts), path, rate_hz=SAMPLE_RATE_HZ)
     answer = music.classify(path)
     return Medley(path, answer, answer.plot(out / "timeline.png"))

@@ -9,19 +9,22 @@ piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import Grid, notes_of
+from tritone_client._files import File, PathLike
+from tritone_client._json_results import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
+from tritone_client.music.grid import Grid
 
 
-@dataclass(frozen=True, eq=False)
-class Piece:
+@json_result
+class Piece(JsonResult):
     """A piece of music.
 
     Attributes:
@@ -39,6 +42,14 @@ class Piece:
     model_version: str | None = None
     nll: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": optional(STRING),
+        "model_version": optional(STRING),
+        "seed": optional(INTEGER),
+        **Grid.json_properties,
+        "nll": optional(array_of(optional(NUMBER))),
+    }
+
     @cached_property
     def score(self) -> Any:
         """The piece as a `symusic.Score`, made when it is first asked for.
@@ -50,30 +61,82 @@ class Piece:
 
         return to_score(self.grid)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the piece as MIDI (`.mid`, `.midi`) or as sound (`.wav`, rendered, 44.1 kHz mono, 16 bit).
+    @property
+    def meter(self) -> tuple[int, int] | None:
+        """The time signature, as in (4, 4); None if it is unknown. `grid.meter` has the bar in time steps."""
+        return self.grid.time_signature
 
-        A file of that name is replaced in one step.
+    @overload
+    def save(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def save(self, target: File, *, format: str) -> File: ...
+    def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a picture (see `plot`).
+
+        Args:
+            target: a path, whose file is replaced in one step, or a binary file object, which is written at its
+                position and left open.
+            format: `mid`, `midi`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects need it.
 
         Returns:
-            The path.
+            The path, or the file object.
 
         Raises:
-            InvalidInputError: the suffix is another, or the file cannot be written.
-            MissingExtraError: symusic or, for sound, the SoundFont is not installed.
+            InvalidInputError: the format is unknown, or the target cannot be written.
+            InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
+            MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
         """
         from tritone_client.music.saving import save
 
-        return save(self, Path(path))
+        return save(self, target, format)
 
-    def plot(self, path: str | Path) -> Path:
+    @overload
+    async def asave(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    async def asave(self, target: File, *, format: str) -> File: ...
+    async def asave(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Do what `save` does in a thread, so that the event loop goes on.
+
+        If the task is cancelled, the thread still finishes the file.
+        """
+        import asyncio  # only here: a synchronous client does without it
+
+        return await asyncio.to_thread(self.save, target, format=format)
+
+    def to_midi(self) -> bytes:
+        """Return the piece as a Standard MIDI File.
+
+        Raises:
+            MissingExtraError: symusic is not installed.
+        """
+        from tritone_client.music.saving import midi_bytes
+
+        return midi_bytes(self)
+
+    def to_wav(self) -> bytes:
+        """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).
+
+        Raises:
+            InvalidScoreError: the piece has no notes, or lasts longer than an hour.
+            MissingExtraError: symusic or the SoundFont is not installed.
+        """
+        from tritone_client.music.saving import wav_bytes
+
+        return wav_bytes(self)
+
+    @overload
+    def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def plot(self, target: File, *, format: str) -> File: ...
+    def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
         """Draw the piece as a piano roll: time in bars from left to right, pitch upwards.
 
         Args:
-            path: `.png`, `.svg` or `.pdf`; replaced in one step if it exists.
+            target: a path, whose file is replaced in one step, or a binary file object.
+            format: `png`, `svg` or `pdf`; the path's suffix if None.
 
         Returns:
-            The path.
+            The path, or the file object.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -81,20 +144,27 @@ class Piece:
         """
         from tritone_client.music.plot import plot_piece
 
-        return plot_piece(self, Path(path))
+        return plot_piece(self, target, format)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON, the notes as `[onset, length, pitch]` in time steps; null where `nll` is NaN."""
-        onset, end, pitch = notes_of(self.grid)
+        """Return plain values for JSON: those of `Grid.to_dict`, and null where `nll` is NaN."""
         return {
             "model": self.model,
             "model_version": self.model_version,
-            "seed": self.seed,
-            "frames_per_quarter": self.grid.frames_per_quarter,
-            "meter": list(self.grid.meter),
-            "tempo_qpm": self.grid.tempo_qpm,
-            "n_frames": self.grid.n_frames,
-            "duration_s": self.grid.duration_s,
-            "notes": np.stack([onset, end - onset, pitch], axis=1).tolist(),
+            "seed": None if self.seed is None else int(self.seed),
+            **self.grid.to_dict(),
             "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the piece whose `to_dict` gave the values.
+
+        Raises:
+            InvalidScoreError: a value is not as `Grid` expects it.
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        nll = values["nll"]
+        if nll is not None:
+            nll = np.array([math.nan if nats is None else nats for nats in nll], np.float32)
+        return cls(Grid.from_dict(values), values["seed"], values["model"], values["model_version"], nll)

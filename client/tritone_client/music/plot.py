@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritone_client._exceptions import InvalidInputError, MissingExtraError
-from tritone_client._files import replacing
+from tritone_client._exceptions import MissingExtraError
+from tritone_client._files import Target, format_of, write_result
 from tritone_client.music.extras import INSTALL
 from tritone_client.music.grid import notes_of
 
@@ -17,20 +18,32 @@ if TYPE_CHECKING:
 
     from tritone_client.music.piece import Piece
 
-FORMATS: Final = (".png", ".svg", ".pdf")
+PICTURE_FORMATS: Final = ("png", "svg", "pdf")
 _MARGIN: Final = 3  # pitches above and below the piece's own
 _GAP: Final = 0.08  # of a step, so that repeated notes are seen as two
 _MAX_BAR_LABELS: Final = 24
 
 
-def plot_piece(piece: Piece, path: Path) -> Path:
+def plot_piece(piece: Piece, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Piece.plot`."""
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInputError(f"{path}: a picture's name ends in one of {', '.join(FORMATS)}")
-    figure = _drawn(piece)
-    with replacing(path, "the picture") as written:
-        figure.savefig(written, dpi=150)
-    return path
+    return write_picture(lambda: _drawn(piece), target, kind)
+
+
+def write_picture(draw: Callable[[], Figure], target: Target, kind: str | None) -> Any:
+    """Write a figure to a path or a binary file object.
+
+    Raises:
+        InvalidInputError: the format is unknown, or the picture cannot be written.
+    """
+    suffixes = ", ".join(f".{kind}" for kind in PICTURE_FORMATS)
+    format_name = format_of(target, kind, PICTURE_FORMATS, f"a picture's name ends in one of {suffixes}")
+
+    def content() -> bytes:
+        file = io.BytesIO()
+        draw().savefig(file, format=format_name, dpi=150)
+        return file.getvalue()
+
+    return write_result(target, content, "the picture")
 
 
 def _drawn(piece: Piece) -> Figure:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from tritone_client._exceptions import InvalidScoreError
 from tritone_client.music.extras import require_symusic
 from tritone_client.music.grid import (
+    COMMON_TIME,
     FRAMES_PER_QUARTER,
     FRAMES_PER_QUARTER_RANGE,
     HELD,
@@ -37,9 +38,10 @@ from tritone_client.music.grid import (
     TEMPO_RANGE_QPM,
     UNKNOWN_METER,
     Grid,
+    TimeSignature,
     too_long,
 )
-from tritone_client.music.smf import MAX_BYTES, DamagedError, look_through
+from tritone_client.music.smf import MAX_BYTES, DamagedError, MidiFile, parse_midi
 
 if TYPE_CHECKING:
     from tritone_client.music.piece import Piece
@@ -56,9 +58,11 @@ def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -
 
     Onsets and ends go to the nearest time step (halves to the later one); a note takes at least one. The first step
     is the score's time 0, so an upbeat that is written with rests before it keeps them; one that is written as a
-    shorter first bar gives a meter whose first step is not 0. The bars are those of the first time signature,
-    4/4 without any; the tempo is the first, 120 without any. All pitched tracks become one; instruments, loudness,
-    pedals and controllers are not part of a grid.
+    shorter first bar gives a meter whose first step is not 0. Bars and tempo are those at the beginning: 4/4 and 120
+    quarter notes per minute up to the first time signature and tempo of the file, as MIDI defines. All pitched tracks
+    become one; instruments, loudness, pedals and controllers are not part of a grid.
+
+    Tracks are those that are in the file, whatever its header and the chunks' lengths say.
 
     `dropped` counts, where there were any:
         `drums`: percussion notes left out.
@@ -67,11 +71,16 @@ def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -
         `merged`: notes that begin where another of the same pitch does: one is kept, with the later end.
         `shortened`: notes that end early because their pitch is struck again.
         `lengthened`: notes shorter than a time step, which last one.
-        `tempo_changes`, `meter_changes`: those after the first, which a grid does not hold.
+        `tempo_changes`, `meter_changes`: those after the beginning, which a grid does not hold.
+        `missing_tracks`: tracks that the file's header claims and the file does not have.
+        `malformed_events`: tempos and time signatures of a wrong length, which are ignored.
+        `skipped_chunks`: chunks that are not tracks.
+        `skipped_bytes`: bytes between, behind or after the tracks that belong to no chunk, as of a second file.
 
     Args:
-        score: a path, the bytes of a MIDI file (type 0, 1 or 2, whose tracks are read side by side), a binary
-            file object (read from its beginning, left open), a `symusic.Score`, a `Grid` or a `Piece`.
+        score: a path, the bytes of a MIDI file (type 0, 1 or 2, whose tracks are read side by side, also in a RIFF
+            RMID container), a binary file object (read from its beginning, left open), a `symusic.Score`, a `Grid` or a
+            `Piece`.
         frames_per_quarter: 1 to 96; 4 are sixteenths.
 
     Raises:
@@ -141,23 +150,43 @@ def _bytes_of(score: Any, name: str) -> bytes:
     return data
 
 
-def _from_bytes(data: bytes, name: str, frames_per_quarter: int) -> Grid:
+def read_midi(source: Any) -> Any:
+    """Read a MIDI file as it is, with its tracks, programs and velocities.
+
+    Args:
+        source: a path, bytes or a binary file object, as for `to_grid`.
+
+    Returns:
+        A `symusic.Score` in ticks.
+
+    Raises:
+        InvalidScoreError: see its `reason`.
+        MissingExtraError: symusic is not installed.
+    """
+    name = describe(source)
+    return _parsed(_bytes_of(source, name), name)[0]
+
+
+def _parsed(data: bytes, name: str) -> tuple[Any, MidiFile]:
     symusic = require_symusic()
     try:
-        midi = look_through(data)
+        midi = parse_midi(data)
     except DamagedError as error:
         raise InvalidScoreError(f"{name}: {error}", path=name, reason=error.reason) from error
     try:
-        # Without sanitizing, symusic 0.5.9 writes beyond its tables where a damaged file has pitches over 127.
-        score = symusic.Score.from_midi(midi.data, sanitize_data=True)
+        return symusic.Score.from_midi(midi.data, sanitize_data=True), midi
     except Exception as error:  # symusic raises bare RuntimeErrors
         raise InvalidScoreError(
             f"{name}: is damaged, says symusic ({error}); save or download it again", path=name, reason="unreadable"
         ) from error
+
+
+def _from_bytes(data: bytes, name: str, frames_per_quarter: int) -> Grid:
+    score, midi = _parsed(data, name)
     if midi.in_seconds:
         score.tempos = []
-    n_unended = max(0, midi.n_note_ons - score.note_num())
-    return _from_symusic(score, midi.ticks_per_quarter, {"unended": n_unended}, name, frames_per_quarter)
+    dropped = {**midi.skipped, "unended": max(0, midi.n_note_ons - score.note_num())}
+    return _from_symusic(score, midi.ticks_per_quarter, dropped, name, frames_per_quarter)
 
 
 def _from_symusic(
@@ -181,7 +210,7 @@ def _from_symusic(
             reason="empty",
         )
     onset, end = to_steps(onset, scale), to_steps(end, scale)
-    ends = [int(to_steps(np.array([m.time]), scale)[0]) for m in score.markers if m.text == END_MARKER]
+    ends = [_step(mark.time, scale) for mark in score.markers if mark.text == END_MARKER]
     n_frames = max(int(onset.max()) + 1, int(end.max()), *ends)
     if onset.min() < 0:
         raise InvalidScoreError(f"{name}: holds notes before its time 0", path=name, reason="bad_shape")
@@ -189,9 +218,10 @@ def _from_symusic(
         raise too_long(name, n_frames)
     counts["lengthened"] += int((end <= onset).sum())
     frames = _painted(onset, end, pitch, n_frames, counts)
-    tempo_qpm = _tempo(score, counts)
-    meter = _meter(score, scale, frames_per_quarter, counts)
-    return Grid(frames, frames_per_quarter, meter, tempo_qpm, {reason: n for reason, n in sorted(counts.items()) if n})
+    tempo_qpm = _tempo(score, scale, counts)
+    meter, signature = _meter(score, scale, frames_per_quarter, counts)
+    left_out = {reason: n for reason, n in sorted(counts.items()) if n}
+    return Grid(frames, frames_per_quarter, meter, tempo_qpm, left_out, signature)
 
 
 def _notes(score: Any, counts: Counter[str]) -> tuple[IntArray, IntArray, IntArray]:
@@ -234,35 +264,53 @@ def _painted(
     return frames
 
 
-def _tempo(score: Any, counts: Counter[str]) -> float:
+def _tempo(score: Any, scale: Fraction, counts: Counter[str]) -> float:
+    """Return the tempo at the beginning, in quarter notes per minute."""
     low, high = TEMPO_RANGE_QPM
-    tempos = [float(tempo.qpm) for tempo in sorted(score.tempos, key=lambda tempo: tempo.time)]
-    tempos = [tempo for tempo in tempos if low <= tempo <= high]  # 0 microseconds a quarter give infinity
+    # Of several at one time, the last holds. A tempo of 0 microseconds per quarter is infinite.
+    marks = {int(mark.time): float(mark.qpm) for mark in score.tempos if low <= mark.qpm <= high}
+    times = sorted(marks)
+    tempos = [marks[time] for time in times]
+    if not times or _step(times[0], scale) > 0:
+        tempos.insert(0, TEMPO_QPM)
     counts["tempo_changes"] += sum(a != b for a, b in pairwise(tempos))
-    return tempos[0] if tempos else TEMPO_QPM
+    return tempos[0]
 
 
-def _meter(score: Any, scale: Fraction, frames_per_quarter: int, counts: Counter[str]) -> tuple[int, int]:
-    """Steps in a bar and the first step's index in its bar, from the time signatures."""
-    bars: dict[int, Fraction] = {}  # where it begins, in steps -> steps in a bar
+def _meter(
+    score: Any, scale: Fraction, frames_per_quarter: int, counts: Counter[str]
+) -> tuple[tuple[int, int], TimeSignature | None]:
+    """Return `Grid.meter` and the time signature at the beginning."""
+
+    def bar(signature: TimeSignature) -> Fraction:
+        return Fraction(4 * signature[0] * frames_per_quarter, signature[1])
+
+    signatures: dict[int, TimeSignature] = {}  # by time step
     for mark in score.time_signatures:
-        # A damaged or absurd one (symusic lets the power of two overflow) is none.
+        # symusic lets the power of two overflow in a damaged or absurd signature, which is ignored.
         if mark.numerator > 0 and mark.denominator > 0:
-            at = int(to_steps(np.array([mark.time]), scale)[0])
-            bars[at] = Fraction(4 * mark.numerator * frames_per_quarter, mark.denominator)
-    marks = sorted(bars.items())
-    marks = [mark for i, mark in enumerate(marks) if i == 0 or mark[1] != marks[i - 1][1]]
-    if not marks:
-        return 4 * frames_per_quarter, 0
-    counts["meter_changes"] += len(marks) - 1
-    start, length = marks[0]
-    if len(marks) > 1 and marks[1][0] - start == length < marks[1][1]:
+            signatures[_step(mark.time, scale)] = int(mark.numerator), int(mark.denominator)
+    marks = sorted(signatures.items())
+    upbeat = 0  # steps of a shorter first bar
+    if not marks or marks[0][0] > 0:
+        if marks and marks[0][1] == COMMON_TIME and marks[0][0] < bar(COMMON_TIME):
+            upbeat = marks[0][0]
+        marks.insert(0, (0, COMMON_TIME))
+    elif len(marks) > 1 and marks[1][0] == bar(marks[0][1]) < bar(marks[1][1]):
         # One short bar before a longer one is how notation programs write an upbeat.
-        start, length = marks[1]
-        counts["meter_changes"] -= 1
+        upbeat = marks[1][0]
+        del marks[0]
+    signature = marks[0][1]
+    counts["meter_changes"] += sum(a != b for (_, a), (_, b) in pairwise(marks))
+    length = bar(signature)
     if length.denominator != 1 or not 0 < length <= MAX_FRAMES:
-        return UNKNOWN_METER  # its bars do not end on time steps
-    return int(length), int(-start % length)
+        return UNKNOWN_METER, None  # its bars do not end on time steps
+    return (int(length), int(-upbeat % length)), signature
+
+
+def _step(time: Any, scale: Fraction) -> int:
+    """Ticks to the nearest time step."""
+    return int(to_steps(np.array([time], np.int64), scale)[0])
 
 
 def _at_resolution(grid: Grid, frames_per_quarter: int) -> Grid:

@@ -1,41 +1,51 @@
-"""A score as a file: MIDI or sound, by the name's suffix."""
+"""A piece as bytes and as a file: MIDI, sound or a picture."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_client._exceptions import InvalidInputError
-from tritone_client._files import replacing
+from tritone_client._files import Target, format_of, write_result
+from tritone_client.music.plot import PICTURE_FORMATS, plot_piece
 from tritone_client.music.render import RENDER_RATE_HZ, render
 
 if TYPE_CHECKING:
     from tritone_client.music.piece import Piece
 
-MIDI_SUFFIXES: Final = (".mid", ".midi")
-SOUND_SUFFIX: Final = ".wav"
+MIDI_FORMATS: Final = ("mid", "midi")
+SOUND_FORMAT: Final = "wav"
+_EXPECTED: Final = "a score's name ends in .mid or .midi (notes) or .wav (sound), or in " + ", ".join(
+    f".{kind}" for kind in PICTURE_FORMATS
+)
 
 
-def save(piece: Piece, path: Path) -> Path:
+def save(piece: Piece, target: Target, kind: str | None) -> Any:
     """Write the piece; see `Piece.save`."""
-    suffix = path.suffix.lower()
-    if suffix in MIDI_SUFFIXES:
-        midi = piece.score.dumps_midi()
-        with replacing(path, "the score") as written:
-            written.write_bytes(midi)  # not dump_midi: its error on a full disk does not say so
-    elif suffix == SOUND_SUFFIX:
-        _write_sound(piece.score, path)
-    else:
-        raise InvalidInputError(f"{path}: a score's name ends in .mid or .midi (notes) or .wav (sound)")
-    return path
+    kind = format_of(target, kind, (*MIDI_FORMATS, SOUND_FORMAT, *PICTURE_FORMATS), _EXPECTED)
+    if kind in PICTURE_FORMATS:
+        return plot_piece(piece, target, kind)
+    what, content = _CONTENTS[kind]
+    return write_result(target, lambda: content(piece), what)
 
 
-def _write_sound(score: Any, path: Path) -> None:
+def midi_bytes(piece: Piece) -> bytes:
+    """Return a Standard MIDI File; see `Piece.to_midi`."""
+    return bytes(piece.score.dumps_midi())
+
+
+def wav_bytes(piece: Piece) -> bytes:
+    """Return a WAV file; see `Piece.to_wav`."""
     import soundfile
 
-    samples = render(score)  # (S,)
-    with replacing(path, "the sound") as written:
-        try:
-            soundfile.write(written, samples, RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
-        except soundfile.LibsndfileError as error:
-            raise OSError(str(error)) from error
+    samples = render(piece.score)  # (S,)
+    file = io.BytesIO()
+    soundfile.write(file, samples, RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
+    return file.getvalue()
+
+
+_CONTENTS: Final[Mapping[str, tuple[str, Callable[[Piece], bytes]]]] = {
+    "mid": ("the score", midi_bytes),
+    "midi": ("the score", midi_bytes),
+    SOUND_FORMAT: ("the sound", wav_bytes),
+}

@@ -7,18 +7,16 @@ to_score(grid).dump_midi("tune.mid")
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
 
 from tritone_client.music.extras import require_symusic
-from tritone_client.music.grid import UNKNOWN_METER, Grid, notes_of
+from tritone_client.music.grid import Grid, notes_of, simplest_signature
 from tritone_client.music.reading import END_MARKER
 
 TICKS_PER_QUARTER: Final = 480
 VELOCITY: Final = 80
-_DENOMINATORS: Final = (4, 8, 16, 32, 64)
 
 
 def to_score(grid: Grid) -> Any:
@@ -55,16 +53,12 @@ def to_score(grid: Grid) -> Any:
 
 
 def _time_signatures(grid: Grid) -> list[tuple[int, int, int]]:
-    """(step, numerator, denominator) of each."""
-    length, index = grid.meter
-    if grid.meter == UNKNOWN_METER:
+    """Return (step, numerator, denominator) of each; none if MIDI cannot express them."""
+    if grid.time_signature is None:
         return []
-    bars = [(0, length)] if not index else [(0, length - index), (length - index, length)]
-    marks = []
-    for at, n_steps in bars:
-        quarters = Fraction(n_steps, grid.frames_per_quarter)
-        beats = next(((quarters * d / 4, d) for d in _DENOMINATORS if (quarters * d / 4).denominator == 1), None)
-        if beats is None or beats[0] > 255:
-            return []  # MIDI cannot say it
-        marks.append((at, int(beats[0]), beats[1]))
-    return marks
+    length, index = grid.meter
+    numerator, denominator = grid.time_signature
+    if not index:
+        return [(0, numerator, denominator)]
+    upbeat = simplest_signature(length - index, grid.frames_per_quarter, denominator)
+    return [] if upbeat is None else [(0, *upbeat), (length - index, numerator, denominator)]

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[st
     described = {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in sorted(arrays.items())}
     for name, array in arrays.items():
         with replacing_private(folder / f"{name}.npy") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+            _write_array(file, np.ascontiguousarray(array))
     whole = {"format": FORMAT, **manifest, "arrays": described}
     text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing_private(folder / MANIFEST) as file:
@@ -114,6 +114,13 @@ def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[st
     for path in folder.glob("*.npy"):
         if path.name.removesuffix(".npy") not in described:
             path.unlink()
+
+
+def _write_array(file: BinaryIO, array: Array) -> None:
+    """Write the bytes of `np.save`, whose own error on a full disk does not say that it is full."""
+    npy: Any = np.lib.format  # without types
+    npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:

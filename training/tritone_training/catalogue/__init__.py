@@ -7,7 +7,7 @@ samples = render(track, seed=7)
 
 from __future__ import annotations
 
-from tritone_training.catalogue.audio import render, write_audio
+from tritone_training.catalogue.audio import render, write_audio, write_samples
 from tritone_training.catalogue.sources import COLLECTIONS, KNOWN_COLLECTIONS, PIECES_PER_COLLECTION, Collection
 from tritone_training.catalogue.store import (
     Catalogue,
@@ -31,4 +31,5 @@ __all__ = [
     "load_catalogue",
     "render",
     "write_audio",
+    "write_samples",
 ]

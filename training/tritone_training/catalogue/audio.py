@@ -9,6 +9,7 @@ Letters: S samples, N notes, V voices.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -101,13 +102,24 @@ def write_audio(
         given = path.suffix or "a file without a suffix"
         raise DataError(f"{path}: cannot write audio as {given}; use .wav, .flac or .ogg")
     samples = render(track, seed=seed, duration_s=duration_s, rate_hz=rate_hz)
+    write_samples(samples, path, rate_hz=rate_hz)
+
+
+def write_samples(samples: FloatArray, path: Path, *, rate_hz: int) -> None:
+    """Encode samples (S,) in the format of the path's suffix, and write the file in one step.
+
+    Raises:
+        DataError: the file cannot be written; the message has the system's reason.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         try:
-            with soundfile.SoundFile(name, "w", rate_hz, 1, format=kind) as file:
+            encoded = io.BytesIO()  # libsndfile, writing a file itself, does not say that the disk is full
+            with soundfile.SoundFile(encoded, "w", rate_hz, 1, format=path.suffix.lstrip(".").upper()) as file:
                 for start in range(0, len(samples), rate_hz):  # libsndfile's Vorbis overflows on one large block
                     file.write(samples[start : start + rate_hz])
+            Path(name).write_bytes(encoded.getvalue())
             Path(name).chmod(0o644)
             Path(name).replace(path)
         finally:

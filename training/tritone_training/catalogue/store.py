@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from platformdirs import user_cache_path
 
+from tritone_client import InvalidScoreError
+from tritone_client.music.reading import read_midi
 from tritone_training._exceptions import DataError
 from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
-from tritone_training.catalogue.midi import require_symusic
+from tritone_training.catalogue.midi import naming_the_extra, require_symusic
 from tritone_training.catalogue.sources import (
     COLLECTIONS,
     KNOWN_COLLECTIONS,
@@ -73,10 +75,10 @@ class Track:
         Raises:
             DataError: the file has gone since the catalogue was loaded.
         """
-        symusic = require_symusic()
         try:
-            return symusic.Score(str(self.midi_path))
-        except Exception as error:  # symusic raises bare RuntimeErrors
+            with naming_the_extra():
+                return read_midi(self.midi_path)
+        except InvalidScoreError as error:
             raise DataError(
                 f"{self.midi_path} cannot be read ({error}); `tritone catalogue --rebuild` builds it again"
             ) from error

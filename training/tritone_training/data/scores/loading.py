@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tritone_client.music.smf import MIDI_SUFFIXES
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores.score_set import ScoreSet
 
@@ -39,7 +40,7 @@ def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
         from tritone_training.data.scores.chorales import from_json
 
         return from_json(data)
-    hint = "; give the folder that the MIDI files lie in" if suffix in (".mid", ".midi") else ""
+    hint = "; give the folder that the MIDI files lie in" if suffix in MIDI_SUFFIXES else ""
     raise DataError(
         f"{data}: {suffix or 'a name without a suffix'} is no data set of scores; "
         f"expected a folder of MIDI files, a .mat or a .json{hint}"

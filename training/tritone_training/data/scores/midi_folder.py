@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from tritone_client import InvalidScoreError
 from tritone_client.music.grid import FRAMES_PER_QUARTER
 from tritone_client.music.reading import to_grid
+from tritone_client.music.smf import MIDI_SUFFIXES
 from tritone_training._exceptions import DataError
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Problem, printable
@@ -17,7 +17,7 @@ from tritone_training.data.scores.score_set import ScorePiece, ScoreSet, notes_d
 from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
 from tritone_training.progress import progress_bar
 
-SUFFIXES: Final = (".mid", ".midi")
+_NAMES = ", ".join(MIDI_SUFFIXES)
 
 
 def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
@@ -34,11 +34,15 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
     except OSError as error:
         raise DataError(f"{root}: a folder cannot be read ({error})") from error
     problems = [
-        Problem(name, "not_midi", f"{name}: {printable(file.suffix) or 'no suffix'} is not the name of a MIDI file")
+        Problem(
+            name,
+            "not_midi",
+            f"{name}: {printable(file.suffix) or 'no suffix'} is not the name of a MIDI file ({_NAMES})",
+        )
         for name, file in files
-        if file.suffix.lower() not in SUFFIXES
+        if file.suffix.lower() not in MIDI_SUFFIXES
     ]
-    files = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
+    files = [(name, file) for name, file in files if file.suffix.lower() in MIDI_SUFFIXES]
     pieces: dict[bytes, ScorePiece] = {}
     lost: Counter[str] = Counter()
     with progress_bar("reading scores", shown=progress) as on_progress:
@@ -62,8 +66,9 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
             pieces[digest] = ScorePiece(name, grid.frames, "", style, grid.meter)
     if not pieces:
         raise DataError(
-            f"{root}: holds no scores that can be used; expected .mid files, or <style>/<file>.mid (a .mat or .json "
-            f"is given by its own name)" + (f"; the first problem: {problems[0].message}" if problems else "")
+            f"{root}: holds no scores that can be used; expected .mid files, or <style>/<file>.mid (also "
+            f"{', '.join(MIDI_SUFFIXES[1:])}; a .mat or .json is given by its own name)"
+            + (f"; the first problem: {problems[0].message}" if problems else "")
         )
     return ScoreSet(
         source=printable(str(root)),

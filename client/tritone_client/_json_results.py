@@ -1,0 +1,104 @@
+"""Results as JSON: `to_dict`, `dict(result)`, pydantic fields and FastAPI responses.
+
+pydantic is imported only when pydantic itself asks for a schema.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
+
+T = TypeVar("T", bound="JsonResult")
+
+NUMBER: Final = {"type": "number"}
+INTEGER: Final = {"type": "integer"}
+STRING: Final = {"type": "string"}
+NUMBER_BY_NAME: Final = {"type": "object", "additionalProperties": NUMBER}
+INTEGER_BY_NAME: Final = {"type": "object", "additionalProperties": INTEGER}
+
+
+def array_of(items: Mapping[str, Any], n: int | None = None) -> dict[str, Any]:
+    """Return the JSON schema of an array."""
+    length = {} if n is None else {"minItems": n, "maxItems": n}
+    return {"type": "array", "items": dict(items), **length}
+
+
+def optional(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a value that may be null."""
+    return {"anyOf": [dict(schema), {"type": "null"}]}
+
+
+class JsonResult:
+    """A result with a form for JSON.
+
+    pydantic accepts it as the type of a field, and FastAPI as the type of a response or a request: an instance, or
+    what `to_dict` returns, is valid; it is serialised by `to_dict`.
+    """
+
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """The JSON schema of each entry of `to_dict`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result whose `to_dict` gave the values.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or is not as `to_dict` gives it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.to_dict()),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _core_schema: Any, _handler: Any) -> dict[str, Any]:
+        return {
+            "title": cls.__name__,
+            "description": (inspect.getdoc(cls) or "").partition("\n")[0],
+            "type": "object",
+            "properties": {name: dict(schema) for name, schema in cls.json_properties.items()},
+            "required": list(cls.json_properties),
+        }
+
+    @classmethod
+    def _validated(cls, value: Any) -> Self:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a {cls.__name__} or a mapping, got {type(value).__name__}")
+        missing = [name for name in cls.json_properties if name not in value]
+        if missing:
+            raise ValueError(f"expected the entries of {cls.__name__}.to_dict(); missing: {', '.join(missing)}")
+        try:
+            return cls.from_dict(value)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+            raise ValueError(f"expected the entries of {cls.__name__}.to_dict() ({error})") from error
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
+def json_result(cls: type[T]) -> type[T]:
+    """Make a frozen class of fields that `dict(result)` and FastAPI's encoder serialise by `to_dict`.
+
+    It is built by `dataclass` and then stops being one: FastAPI passes every dataclass to `dataclasses.asdict`, which
+    leaves NumPy arrays in the result, before it looks for any other conversion.
+    """
+
+    def pairs(self: T) -> Iterator[tuple[str, Any]]:
+        return iter(self.to_dict().items())
+
+    made: Any = dataclass(frozen=True, eq=False)(cls)
+    made.__iter__ = pairs  # what `dict(result)` uses, as of pydantic's models
+    del made.__dataclass_fields__
+    return cls
