@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attack image-test lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ fuzz: $(READY)  ## Send 20,000 malformed requests to a server of tiny models: ru
 attack: $(READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
+
+manifests: $(READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
+	@$(BIN)/python deploy/generate.py
 
 lint: $(READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check
