@@ -4,7 +4,7 @@ ARG BASE=debian:12.11-slim
 FROM ${BASE}
 
 COPY docker/install-balancer.sh docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg \
-    docker/inspect_requests.lua /src/docker/
+    docker/inspect_requests.lua docker/renew_certificate.lua /src/docker/
 RUN bash /src/docker/install-balancer.sh /src && rm -rf /src
 
 USER 10001:10001
