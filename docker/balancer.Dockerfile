@@ -7,7 +7,8 @@ FROM ${BASE}
 COPY docker/common.sh docker/install-balancer.sh /src/docker/
 RUN bash /src/docker/install-balancer.sh dependencies /src
 
-COPY docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg docker/inspect_requests.lua /src/docker/
+COPY docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg docker/inspect_requests.lua \
+    docker/renew_certificate.lua /src/docker/
 RUN bash /src/docker/install-balancer.sh application /src && rm -rf /src
 
 USER 10001:10001
