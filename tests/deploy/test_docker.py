@@ -215,8 +215,9 @@ def test_server_images_install_what_the_supervisor_imports(extra: str) -> None:
 
 
 def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:
-    loaded = re.findall(r"^ *lua-load.*/([\w.]+)\"$", (DOCKER / "haproxy.cfg").read_text(), re.M)
-    assert loaded == ["inspect_requests.lua"]
+    texts = [path.read_text() for path in sorted(DOCKER.glob("haproxy*.cfg"))]
+    loaded = [name for text in texts for name in re.findall(r"^ *lua-load.*/([\w.]+)\"", text, re.M)]
+    assert set(loaded) == {path.name for path in DOCKER.glob("*.lua")}
     for name in loaded:
         assert (DOCKER / name).is_file()
         assert f"docker/{name}" in (DOCKER / "balancer.Dockerfile").read_text()
