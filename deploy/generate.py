@@ -9,6 +9,7 @@ tests/deploy/test_chart.py compares what the chart renders with what kustomize r
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import re
@@ -127,39 +128,38 @@ class Holes:
         return [line]
 
 
-def set_values(documents: dict[tuple[str, str], Document], holes: Holes) -> None:
+def set_values(kind: str, name: str, document: Document, holes: Holes) -> None:
     """Put placeholders where the chart has values."""
-    for (kind, name), document in documents.items():
-        metadata = document["metadata"]
-        metadata["namespace"] = holes.scalar(".Release.Namespace")
-        labels = metadata.setdefault("labels", {})
-        labels[holes.lines('{{- include "tritone.labels" . | nindent INDENT }}')] = None
-        if kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule"):
-            labels[holes.optional(".Values.monitoring.labels")] = None
-        spec = document.get("spec", {})
-        if kind == "Deployment":
-            _set_pod(name, spec["template"]["spec"], holes)
-            if name == "tritone-balancer":
-                spec["replicas"] = holes.scalar(".Values.balancer.replicas")
-        elif kind == "Pod":
-            _set_pod(name, spec, holes)
-        elif kind == "HorizontalPodAutoscaler":
-            _set_scaling(name, spec, holes)
-        elif kind == "PersistentVolumeClaim":
-            spec["accessModes"] = holes.block(".Values.models.accessModes")
-            spec["resources"]["requests"]["storage"] = holes.scalar(".Values.models.size")
-            template = "{{- with .Values.models.storageClass }}\nSPACESstorageClassName: {{ . }}\n{{- end }}"
-            spec[holes.lines(template)] = None
-        elif kind in ("HTTPRoute", "GRPCRoute"):
-            spec["parentRefs"] = holes.block(".Values.gatewayApi.parentRefs")
-            host = "httpHost" if kind == "HTTPRoute" else "grpcHost"
-            spec["hostnames"] = [holes.scalar(f".Values.gatewayApi.{host}")]
-        elif kind == "Ingress":
-            host = holes.scalar(f".Values.ingress.{name.rpartition('-')[2]}Host")
-            spec["ingressClassName"] = holes.scalar(".Values.ingress.className")
-            spec["tls"] = [{"hosts": [host], "secretName": holes.scalar(".Values.ingress.tlsSecretName")}]
-            spec["rules"][0]["host"] = host
-            metadata["annotations"][holes.optional(".Values.ingress.annotations")] = None
+    metadata = document["metadata"]
+    metadata["namespace"] = holes.scalar(".Release.Namespace")
+    labels = metadata.setdefault("labels", {})
+    labels[holes.lines('{{- include "tritone.labels" . | nindent INDENT }}')] = None
+    if kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule"):
+        labels[holes.optional(".Values.monitoring.labels")] = None
+    spec = document.get("spec", {})
+    if kind == "Deployment":
+        _set_pod(name, spec["template"]["spec"], holes)
+        if name == "tritone-balancer":
+            spec["replicas"] = holes.scalar(".Values.balancer.replicas")
+    elif kind == "Pod":
+        _set_pod(name, spec, holes)
+    elif kind == "HorizontalPodAutoscaler":
+        _set_scaling(name, spec, holes)
+    elif kind == "PersistentVolumeClaim":
+        spec["accessModes"] = holes.block(".Values.models.accessModes")
+        spec["resources"]["requests"]["storage"] = holes.scalar(".Values.models.size")
+        template = "{{- with .Values.models.storageClass }}\nSPACESstorageClassName: {{ . }}\n{{- end }}"
+        spec[holes.lines(template)] = None
+    elif kind in ("HTTPRoute", "GRPCRoute"):
+        spec["parentRefs"] = holes.block(".Values.gatewayApi.parentRefs")
+        host = "httpHost" if kind == "HTTPRoute" else "grpcHost"
+        spec["hostnames"] = [holes.scalar(f".Values.gatewayApi.{host}")]
+    elif kind == "Ingress":
+        host = holes.scalar(f".Values.ingress.{name.rpartition('-')[2]}Host")
+        spec["ingressClassName"] = holes.scalar(".Values.ingress.className")
+        spec["tls"] = [{"hosts": [host], "secretName": holes.scalar(".Values.ingress.tlsSecretName")}]
+        spec["rules"][0]["host"] = host
+        metadata["annotations"][holes.optional(".Values.ingress.annotations")] = None
 
 
 def _set_scaling(name: str, spec: Document, holes: Holes) -> None:
@@ -227,7 +227,7 @@ def conditions(kind: str, name: str) -> Iterator[str]:
         yield "(not .Values.models.existingClaim)"
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
     """Writes texts of several lines as blocks, so that a dashboard stays readable, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -272,39 +272,47 @@ def merged(base: list[str], variants: dict[str, list[str]]) -> list[str]:
         if next_start < end:
             raise ValueError(f"two components change the same lines: expected disjoint changes, got {base[start:end]}")
     found, position = [], 0
-    for start, end, lines in ordered:
+    for start, end, changed in ordered:
         found += base[position:start]
-        given = changes[start, end, lines]
+        given = changes[start, end, changed]
         condition = given[0] if len(given) == 1 else f"(or {' '.join(given)})"
-        found += block(condition, list(lines), base[start:end])
+        found += block(condition, list(changed), base[start:end])
         position = end
     return found + base[position:]
 
 
 def templates() -> dict[str, str]:
     """Return the chart's templates by file name."""
-    base, variants = render(), {name: render(name) for name in OPTIONAL}
+    base, variants = render(), {component: render(component) for component in OPTIONAL}
     found = {}
-    for key in dict.fromkeys([*base, *itertools.chain.from_iterable(variants.values())]):
-        kind, name = key
-        texts: dict[str, list[str]] = {}
-        for component, documents in {"": base, **variants}.items():
-            if key in documents:
-                holes = Holes()
-                set_values({key: documents[key]}, holes)
-                texts[component] = [filled for line in yaml_lines(documents[key]) for filled in holes.filled(line)]
+    for kind, name in dict.fromkeys(itertools.chain(base, *variants.values())):
+        key = kind, name
         wanted = list(conditions(kind, name))
-        if "" in texts:
-            lines = merged(texts.pop(""), {OPTIONAL[component]: text for component, text in texts.items()})
-            wanted += [f"(not {OPTIONAL[component]})" for component in OPTIONAL if component not in texts]
+        changed = {
+            OPTIONAL[each]: template_lines(key, documents) for each, documents in variants.items() if key in documents
+        }
+        if key in base:
+            lines = merged(template_lines(key, base), changed)
+            wanted += [f"(not {condition})" for condition in OPTIONAL.values() if condition not in changed]
         else:
-            ((component, lines),) = texts.items()
-            wanted.append(OPTIONAL[component])
+            ((condition, lines),) = changed.items()  # a resource of one component
+            wanted.append(condition)
         if wanted:
-            condition = wanted[0] if len(wanted) == 1 else f"and {' '.join(wanted)}"
-            lines = [f"{{{{- if {condition} }}}}", *lines, "{{- end }}"]
+            lines = [
+                f"{{{{- if {wanted[0] if len(wanted) == 1 else 'and ' + ' '.join(wanted)} }}}}",
+                *lines,
+                "{{- end }}",
+            ]
         found[f"{kind.lower()}-{name}.yaml"] = HEADER + "\n".join(lines) + "\n"
     return found
+
+
+def template_lines(key: tuple[str, str], documents: dict[tuple[str, str], Document]) -> list[str]:
+    """Return the lines of a resource's template, as if no component were optional."""
+    holes = Holes()
+    document = copy.deepcopy(documents[key])
+    set_values(*key, document, holes)
+    return [filled for line in yaml_lines(document) for filled in holes.filled(line)]
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ Key = tuple[str, str]
 
 def helm(*values: str, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     options = itertools.chain.from_iterable(("--set", value) for value in values)
-    command = [
+    command: list[str | Path] = [
         tool("helm"),
         "template",
         "release",
@@ -147,7 +147,7 @@ def test_the_mixed_overlay_is_the_chart_with_its_options() -> None:
 
 
 def test_another_namespace_and_registry() -> None:
-    command = [tool("helm"), "template", "other", CHART, "-n", "music", "--set",
+    command: list[str | Path] = [tool("helm"), "template", "other", CHART, "-n", "music", "--set",
                "images.registry=registry.example/tritone,images.tag=2.0,clusterDomain=corp.local,"
                "images.pullSecrets[0].name=my-registry,balancer.replicas=3,"
                "pools.cpu.args={serve,--require-all}"]  # fmt: skip

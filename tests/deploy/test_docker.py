@@ -172,7 +172,7 @@ def test_the_requirements_of_images(extras: list[str], wanted: set[str], unwante
     def names(requirements: Iterable[str]) -> set[str]:
         return {canonicalize_name(Requirement(each).name) for each in requirements}
 
-    command = [sys.executable, DOCKER / "requirements.py", ROOT / "pyproject.toml", *extras]
+    command: list[str | Path] = [sys.executable, DOCKER / "requirements.py", ROOT / "pyproject.toml", *extras]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert wanted <= names(printed)
     assert not unwanted & names(printed)
@@ -184,7 +184,7 @@ def test_the_requirements_of_images(extras: list[str], wanted: set[str], unwante
 
 def test_scripts_refuse_other_steps() -> None:
     for path in DOCKERFILES:
-        command = ["bash", DOCKER / f"install-{path.stem}.sh", "everything", "/src"]
+        command: list[str | Path] = ["bash", DOCKER / f"install-{path.stem}.sh", "everything", "/src"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "dependencies|application" in done.stderr

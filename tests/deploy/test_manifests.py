@@ -46,6 +46,11 @@ def validated(resource: dict[str, Any], version: str) -> None:
         kubernetes_validate.validate(resource, version, strict=True)
         return
     jsonschema.validate(resource, KSERVE)
+    if resource["kind"] == "InferenceService":  # its fields of a pod, in a Pod
+        spread = resource["spec"]["predictor"]["topologySpreadConstraints"]
+        spec = {"containers": [{"name": "kserve-container"}], "topologySpreadConstraints": spread}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": resource["metadata"], "spec": spec}
+        kubernetes_validate.validate(pod, version, strict=True)
     if resource["kind"] == "ServingRuntime":  # its pod, as a Pod
         spec = {key: resource["spec"][key] for key in resource["spec"] if key in
                 ("containers", "volumes", "nodeSelector", "tolerations")}  # fmt: skip
@@ -316,18 +321,22 @@ def test_names_can_be_looked_up_on_every_kind_of_cluster(overlay: str) -> None:
     assert found == {"kube-system": 53, "169.254.20.10/32": 53, "openshift-dns": 5353}
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "mixed"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_spread_over_zones_and_nodes(overlay: str) -> None:
-    for item in of_kind(overlay, "Deployment"):
-        template = item["spec"]["template"]
-        constraints = template["spec"]["topologySpreadConstraints"]
+    spread = [(item["spec"]["template"]["spec"], item["spec"]["template"]["metadata"]["labels"])
+              for item in of_kind(overlay, "Deployment")]  # fmt: skip
+    spread += [(item["spec"]["predictor"], {"serving.kserve.io/inferenceservice": item["metadata"]["name"]})
+               for item in of_kind(overlay, "InferenceService")]  # fmt: skip
+    assert spread
+    for pod, labels in spread:
+        constraints = pod["topologySpreadConstraints"]
         assert [each["topologyKey"] for each in constraints] == [
             "topology.kubernetes.io/zone",
             "kubernetes.io/hostname",
         ]
         for each in constraints:
             assert each["whenUnsatisfiable"] == "ScheduleAnyway"
-            assert each["labelSelector"]["matchLabels"] == template["metadata"]["labels"]
+            assert each["labelSelector"]["matchLabels"] == labels
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

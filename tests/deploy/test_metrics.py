@@ -109,9 +109,9 @@ def test_percentiles_are_not_averaged_over_replicas() -> None:
 
 def test_alerts_name_models_that_exist() -> None:
     text = (ROOT / "docker/prometheus/alerts.yaml").read_text()
-    names = {name for group in re.findall(r'model=~"([^"]+)"', text) for name in group.split("|")}
-    assert names
-    assert names <= {path.name for path in (ROOT / "model_repository").iterdir()}
+    models = {name for group in re.findall(r'model=~"([^"]+)"', text) for name in group.split("|")}
+    assert models
+    assert models <= {path.name for path in (ROOT / "model_repository").iterdir()}
 
 
 def test_panels_do_not_overlap() -> None:
