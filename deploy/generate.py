@@ -85,15 +85,15 @@ def render(*components: str) -> dict[tuple[str, str], Document]:
     return {(item["kind"], item["metadata"]["name"]): item for item in documents if item["kind"] != "Namespace"}
 
 
-class Holes:
-    """Placeholders in documents, each replaced in the YAML text by a piece of template."""
+class Placeholders:
+    """Marks in documents, each replaced in the YAML text by a piece of template."""
 
     def __init__(self) -> None:
         self._templates: list[tuple[str, bool]] = []
 
     def _new(self, template: str, whole_line: bool) -> str:
         self._templates.append((template, whole_line))
-        return f"hole{len(self._templates) - 1:03d}x"  # a word that YAML leaves unquoted
+        return f"placeholder{len(self._templates) - 1:03d}x"  # a word that YAML leaves unquoted
 
     def scalar(self, expression: str) -> str:
         """Return a placeholder for one value."""
@@ -119,7 +119,7 @@ class Holes:
         """Return the lines of template for a line of YAML."""
         line = line.replace("{{", '{{ "{{" }}')  # Prometheus' and Grafana's own templates
         indent = len(line) - len(line.lstrip(" "))
-        while found := re.search(r"hole(\d{3})x", line):
+        while found := re.search(r"placeholder(\d{3})x", line):
             template, whole_line = self._templates[int(found[1])]
             if whole_line:
                 template = template.replace("DEEPER", str(indent + 2)).replace("INDENT", str(indent))
@@ -128,88 +128,90 @@ class Holes:
         return [line]
 
 
-def set_values(kind: str, name: str, document: Document, holes: Holes) -> None:
+def set_values(kind: str, name: str, document: Document, placeholders: Placeholders) -> None:
     """Put placeholders where the chart has values."""
     metadata = document["metadata"]
-    metadata["namespace"] = holes.scalar(".Release.Namespace")
+    metadata["namespace"] = placeholders.scalar(".Release.Namespace")
     labels = metadata.setdefault("labels", {})
-    labels[holes.lines('{{- include "tritone.labels" . | nindent INDENT }}')] = None
+    labels[placeholders.lines('{{- include "tritone.labels" . | nindent INDENT }}')] = None
     if kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule"):
-        labels[holes.optional(".Values.monitoring.labels")] = None
+        labels[placeholders.optional(".Values.monitoring.labels")] = None
     spec = document.get("spec", {})
     if kind == "Deployment":
-        _set_pod(name, spec["template"]["spec"], holes)
+        _set_pod(name, spec["template"]["spec"], placeholders)
         if name == "tritone-balancer":
-            spec["replicas"] = holes.scalar(".Values.balancer.replicas")
+            spec["replicas"] = placeholders.scalar(".Values.balancer.replicas")
     elif kind == "Pod":
-        _set_pod(name, spec, holes)
+        _set_pod(name, spec, placeholders)
     elif kind == "HorizontalPodAutoscaler":
-        _set_scaling(name, spec, holes)
+        _set_scaling(name, spec, placeholders)
     elif kind == "PersistentVolumeClaim":
-        spec["accessModes"] = holes.block(".Values.models.accessModes")
-        spec["resources"]["requests"]["storage"] = holes.scalar(".Values.models.size")
+        spec["accessModes"] = placeholders.block(".Values.models.accessModes")
+        spec["resources"]["requests"]["storage"] = placeholders.scalar(".Values.models.size")
         template = "{{- with .Values.models.storageClass }}\nSPACESstorageClassName: {{ . }}\n{{- end }}"
-        spec[holes.lines(template)] = None
+        spec[placeholders.lines(template)] = None
     elif kind in ("HTTPRoute", "GRPCRoute"):
-        spec["parentRefs"] = holes.block(".Values.gatewayApi.parentRefs")
+        spec["parentRefs"] = placeholders.block(".Values.gatewayApi.parentRefs")
         host = "httpHost" if kind == "HTTPRoute" else "grpcHost"
-        spec["hostnames"] = [holes.scalar(f".Values.gatewayApi.{host}")]
+        spec["hostnames"] = [placeholders.scalar(f".Values.gatewayApi.{host}")]
     elif kind == "Ingress":
-        host = holes.scalar(f".Values.ingress.{name.rpartition('-')[2]}Host")
-        spec["ingressClassName"] = holes.scalar(".Values.ingress.className")
-        spec["tls"] = [{"hosts": [host], "secretName": holes.scalar(".Values.ingress.tlsSecretName")}]
+        host = placeholders.scalar(f".Values.ingress.{name.rpartition('-')[2]}Host")
+        spec["ingressClassName"] = placeholders.scalar(".Values.ingress.className")
+        spec["tls"] = [{"hosts": [host], "secretName": placeholders.scalar(".Values.ingress.tlsSecretName")}]
         spec["rules"][0]["host"] = host
-        metadata["annotations"][holes.optional(".Values.ingress.annotations")] = None
+        metadata["annotations"][placeholders.optional(".Values.ingress.annotations")] = None
 
 
-def _set_scaling(name: str, spec: Document, holes: Holes) -> None:
+def _set_scaling(name: str, spec: Document, placeholders: Placeholders) -> None:
     pool = f".Values.pools.{name.rpartition('-')[2]}"
-    spec["minReplicas"] = holes.scalar(f"{pool}.minReplicas")
-    spec["maxReplicas"] = holes.scalar(f"{pool}.maxReplicas")
+    spec["minReplicas"] = placeholders.scalar(f"{pool}.minReplicas")
+    spec["maxReplicas"] = placeholders.scalar(f"{pool}.maxReplicas")
     for metric in spec["metrics"]:
         if metric["type"] == "Pods":
-            metric["pods"]["target"]["averageValue"] = holes.scalar(".Values.autoscaling.queueMilliseconds | quote")
+            metric["pods"]["target"]["averageValue"] = placeholders.scalar(
+                ".Values.autoscaling.queueMilliseconds | quote"
+            )
         else:
-            metric["resource"]["target"]["averageUtilization"] = holes.scalar(".Values.autoscaling.cpuPercent")
+            metric["resource"]["target"]["averageUtilization"] = placeholders.scalar(".Values.autoscaling.cpuPercent")
 
 
-def _set_pod(name: str, pod: Document, holes: Holes) -> None:
-    pod[holes.optional_key("imagePullSecrets", ".Values.images.pullSecrets")] = None
+def _set_pod(name: str, pod: Document, placeholders: Placeholders) -> None:
+    pod[placeholders.optional_key("imagePullSecrets", ".Values.images.pullSecrets")] = None
     values = ".Values.balancer"
     if name.startswith("tritone-server-"):
         values = f".Values.pools.{name.rpartition('-')[2]}"
-        pod["nodeSelector"] = holes.block(f"{values}.nodeSelector")
+        pod["nodeSelector"] = placeholders.block(f"{values}.nodeSelector")
         for key in ("tolerations", "affinity"):
             pod.pop(key, None)
-            pod[holes.optional_key(key, f"{values}.{key}")] = None
+            pod[placeholders.optional_key(key, f"{values}.{key}")] = None
     for container in pod["containers"]:
         image = container["image"].partition("/")[2].partition(":")[0]
-        container["image"] = holes.scalar(f'include "tritone.image" (list . "{image}")')
+        container["image"] = placeholders.scalar(f'include "tritone.image" (list . "{image}")')
         if name != "tritone-loader":
-            container["resources"] = holes.block(f"{values}.resources")
-            _set_variables(container["env"], holes)
-            container["env"].append(holes.optional(f"{values}.extraEnv"))
+            container["resources"] = placeholders.block(f"{values}.resources")
+            _set_variables(container["env"], placeholders)
+            container["env"].append(placeholders.optional(f"{values}.extraEnv"))
         if name.startswith("tritone-server-"):
-            container[holes.optional_key("args", f"{values}.args")] = None
+            container[placeholders.optional_key("args", f"{values}.args")] = None
     for container in pod.get("initContainers", []):
-        container["image"] = holes.scalar(".Values.objectStore.image")
-        container["envFrom"][0]["secretRef"]["name"] = holes.scalar(".Values.objectStore.secretName")
+        container["image"] = placeholders.scalar(".Values.objectStore.image")
+        container["envFrom"][0]["secretRef"]["name"] = placeholders.scalar(".Values.objectStore.secretName")
     secrets = {"tls": "tls", "recommender-keys": "recommenderKeys", "service-key": "serviceKey"}
     for volume in pod.get("volumes", []):
         if "persistentVolumeClaim" in volume:
             claim = '.Values.models.existingClaim | default "tritone-models"'
-            volume["persistentVolumeClaim"]["claimName"] = holes.scalar(claim)
+            volume["persistentVolumeClaim"]["claimName"] = placeholders.scalar(claim)
         elif "secret" in volume:
-            volume["secret"]["secretName"] = holes.scalar(f".Values.{secrets[volume['name']]}.secretName")
+            volume["secret"]["secretName"] = placeholders.scalar(f".Values.{secrets[volume['name']]}.secretName")
 
 
-def _set_variables(env: list[Document], holes: Holes) -> None:
+def _set_variables(env: list[Document], placeholders: Placeholders) -> None:
     for variable in env:
         if variable["name"] == "TRITONE_REPLICAS":
-            namespace, domain = holes.scalar(".Release.Namespace"), holes.scalar(".Values.clusterDomain")
+            namespace, domain = placeholders.scalar(".Release.Namespace"), placeholders.scalar(".Values.clusterDomain")
             variable["value"] = f"tritone-replicas.{namespace}.svc.{domain}"
         elif variable["name"] == "TRITONE_API_KEY":
-            variable["valueFrom"]["secretKeyRef"]["name"] = holes.scalar(".Values.apiKey.secretName")
+            variable["valueFrom"]["secretKeyRef"]["name"] = placeholders.scalar(".Values.apiKey.secretName")
 
 
 def conditions(kind: str, name: str) -> Iterator[str]:
@@ -309,10 +311,10 @@ def templates() -> dict[str, str]:
 
 def template_lines(key: tuple[str, str], documents: dict[tuple[str, str], Document]) -> list[str]:
     """Return the lines of a resource's template, as if no component were optional."""
-    holes = Holes()
+    placeholders = Placeholders()
     document = copy.deepcopy(documents[key])
-    set_values(*key, document, holes)
-    return [filled for line in yaml_lines(document) for filled in holes.filled(line)]
+    set_values(*key, document, placeholders)
+    return [filled for line in yaml_lines(document) for filled in placeholders.filled(line)]
 
 
 def main() -> None:
