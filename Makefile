@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attack image-test lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ fuzz: $(DEV_READY)  ## Send 20,000 malformed requests to a server of tiny models
 attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
+
+manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
+	@$(BIN)/python deploy/generate.py
 
 lint: $(DEV_READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check
