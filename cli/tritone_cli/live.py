@@ -44,6 +44,7 @@ def connected(
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint
     from tritone_export.publishing import Live
+    from tritone_serving._exceptions import OptionsError
     from tritone_serving.admin import AdminApi
     from tritone_serving.admin_token import state_folder
     from tritone_serving.calls import Calls
@@ -63,7 +64,10 @@ def connected(
         raise typer.BadParameter(str(error), param_hint="--http-url, --grpc-url") from error
     if parts.scheme != "http" or not host:
         raise typer.BadParameter(f"{http_url!r}: expected http://host:port", param_hint="--http-url")
-    token_file = admin_token_file or state_folder() / f"{port}.token"
+    try:
+        token_file = admin_token_file or state_folder() / f"{port}.token"
+    except OptionsError as error:
+        raise typer.BadParameter(f"{error}, or give the file", param_hint="--admin-token-file") from error
     try:
         token = token_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
