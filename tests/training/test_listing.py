@@ -282,20 +282,8 @@ def touch(path: Path) -> Path:
 
 
 def test_labels_that_are_probably_one_are_reported(tmp_path: Path) -> None:
-    for label in (
-        "Jazz",
-        "jazz",
-        "jazz ",
-        "ja\u00adzz",
-        "hip-hop",
-        "Hip Hop",
-        "hip_hop",
-        "rock",
-        "C",
-        "C#",
-        "R&B",
-        "RnB",
-    ):
+    alike = ("Jazz", "jazz", "jazz ", "ja\u00adzz", "hip-hop", "Hip Hop", "hip_hop")
+    for label in (*alike, "rock", "C", "C#", "R&B", "RnB"):
         touch(tmp_path / label / "a.wav")
     touch(tmp_path / "jazz" / "b.wav")
     report = load_recordings(tmp_path).report()
@@ -303,7 +291,7 @@ def test_labels_that_are_probably_one_are_reported(tmp_path: Path) -> None:
         {"Hip Hop": 1, "hip-hop": 1, "hip_hop": 1},
         {"Jazz": 1, "jazz": 3, "jazz ": 1},
     ]
-    assert report["n_used"] == 13
+    assert (report["n_in"], report["n_used"]) == (13, 13)
 
 
 @pytest.mark.parametrize(
