@@ -16,6 +16,7 @@ NUMBER: Final = {"type": "number"}
 INTEGER: Final = {"type": "integer"}
 STRING: Final = {"type": "string"}
 NUMBER_BY_NAME: Final = {"type": "object", "additionalProperties": NUMBER}
+_MAX_EXCERPT: Final = 80  # letters of a refused value in a message
 INTEGER_BY_NAME: Final = {"type": "object", "additionalProperties": INTEGER}
 
 
@@ -81,10 +82,49 @@ class JsonResult:
         missing = [name for name in cls.json_properties if name not in value]
         if missing:
             raise ValueError(f"expected the entries of {cls.__name__}.to_dict(); missing: {', '.join(missing)}")
+        for name, schema in cls.json_properties.items():
+            if not _is_of_type(value[name], schema):
+                raise ValueError(f"{name}: expected {_description(schema)}, got {_excerpt(value[name])}")
         try:
             return cls.from_dict(value)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"expected the entries of {cls.__name__}.to_dict() ({error})") from error
+
+
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "null": (type(None),),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list, tuple),
+    "object": (Mapping,),
+}
+
+
+def _is_of_type(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a value and its entries are of a schema's types; nested arrays are checked by `from_dict`."""
+    if "anyOf" in schema:
+        return any(_is_of_type(value, each) for each in schema["anyOf"])
+    if not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
+        return False
+    items = schema.get("items")
+    if items is not None and items.get("type") != "array":
+        return all(_is_of_type(item, items) for item in value)
+    entries = schema.get("additionalProperties")
+    return entries is None or all(_is_of_type(entry, entries) for entry in value.values())
+
+
+def _description(schema: Mapping[str, Any]) -> str:
+    """A schema in words, as in "array of integer or null"."""
+    if "anyOf" in schema:
+        return " or ".join(_description(each) for each in schema["anyOf"])
+    inner = schema.get("items", schema.get("additionalProperties"))
+    return str(schema["type"]) + (f" of {_description(inner)}" if inner else "")
+
+
+def _excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_EXCERPT else text[:_MAX_EXCERPT] + "..."
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))

@@ -32,6 +32,7 @@ from tritone_client._messages import Array, InferRequest
 from tritone_client._plan import GIVEN, Plan, Source
 from tritone_client._writing_options import check_choice
 from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES, Grid
+from tritone_client.music.piece import nll_of
 from tritone_client.music.reading import ScoreLike
 
 
@@ -132,14 +133,11 @@ class Prediction(JsonResult):
             InvalidScoreError: a value of the grid is not as `Grid` expects it.
             KeyError, TypeError, ValueError: a value is missing or of another type.
         """
-        probabilities = values["probabilities"]
-        return cls(
-            np.array(values["nll"], np.float32),
-            None if probabilities is None else np.array(probabilities, np.float32).reshape(-1, N_PITCHES),
-            Grid.from_dict(values["grid"]),
-            values["model"],
-            values["model_version"],
-        )
+        grid = Grid.from_dict(values["grid"])
+        probabilities = None
+        if values["probabilities"] is not None:
+            probabilities = np.array(values["probabilities"], np.float32).reshape(grid.n_frames, N_PITCHES)
+        return cls(nll_of(values["nll"], grid), probabilities, grid, values["model"], values["model_version"])
 
 
 def predict_flow(writers: Writers, *, score: ScoreLike, model: str) -> Flow[Prediction]:

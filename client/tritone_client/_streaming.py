@@ -21,7 +21,7 @@ from tritone_client._json_results import INTEGER, NUMBER, JsonResult, array_of, 
 from tritone_client._messages import InferResponse, StreamRequest
 from tritone_client._plan import GIVEN, Plan
 from tritone_client.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, STRUCK, Frames, Grid
-from tritone_client.music.piece import Piece
+from tritone_client.music.piece import Piece, nll_of
 from tritone_client.music.reading import ScoreLike
 
 OUTPUTS: Final = ("frames", "nll", "first_frame")
@@ -77,9 +77,8 @@ class PieceChunk(JsonResult):
             if not LOWEST_PITCH <= pitch <= HIGHEST_PITCH or not frames[0, pitch - LOWEST_PITCH]:
                 raise ValueError(f"held_pitches hold {pitch}; expected pitches that sound at the first time step")
             frames[0, pitch - LOWEST_PITCH] = HELD
-        nll = np.array([np.nan if nats is None else nats for nats in values["nll"]], np.float32)
         first, last = values["bars"]
-        return cls(int(values["first_frame"]), frames, nll, (int(first), int(last)), grid)
+        return cls(values["first_frame"], frames, nll_of(values["nll"], grid), (int(first), int(last)), grid)
 
     @property
     def score(self) -> Any:

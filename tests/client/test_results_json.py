@@ -105,9 +105,13 @@ def test_pydantic_takes_the_classes_as_types(result: Any) -> None:
         schema = adapter.json_schema(mode=mode)
         assert schema["title"] == type(result).__name__
         assert list(schema["properties"]) == list(result.to_dict())
-    for bad in ({}, 7, None, [], {**result.to_dict(), "model": None, "notes": [[0]], "probabilities": 3}):
+    for bad in ({}, 7, None, []):
         with pytest.raises(ValidationError):
             adapter.validate_python(bad)
+    for name in result.to_dict():
+        for value in (object(), True, {"a": object()}, [object()]):
+            with pytest.raises(ValidationError):
+                adapter.validate_python({**result.to_dict(), name: value})
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,14 @@ def test_notes_that_a_grid_cannot_hold_are_refused(notes: Any) -> None:
         TypeAdapter(Piece).validate_python({**a_piece().to_dict(), "notes": notes})
     with pytest.raises(ValidationError):
         TypeAdapter(Piece).validate_python({**a_piece().to_dict(), "n_frames": 10**9})
+
+
+def test_values_for_another_number_of_time_steps_are_refused() -> None:
+    for result in (a_piece(), a_chunk(), a_prediction()):
+        with pytest.raises(ValidationError, match=r"expected one for each of the \d+ time steps"):
+            TypeAdapter(type(result)).validate_python({**result.to_dict(), "nll": [0.5]})
+    with pytest.raises(ValidationError):
+        TypeAdapter(Prediction).validate_python({**a_prediction().to_dict(), "probabilities": [[0.5] * 88]})
 
 
 def test_results_are_fields_of_models() -> None:

@@ -9,7 +9,7 @@ piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -164,7 +164,17 @@ class Piece(JsonResult):
             InvalidScoreError: a value is not as `Grid` expects it.
             KeyError, TypeError, ValueError: a value is missing or of another type.
         """
-        nll = values["nll"]
-        if nll is not None:
-            nll = np.array([math.nan if nats is None else nats for nats in nll], np.float32)
-        return cls(Grid.from_dict(values), values["seed"], values["model"], values["model_version"], nll)
+        grid = Grid.from_dict(values)
+        nll = None if values["nll"] is None else nll_of(values["nll"], grid)
+        return cls(grid, values["seed"], values["model"], values["model_version"], nll)
+
+
+def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:
+    """Return (N,) float32 from the plain values of `to_dict`, NaN where they are null.
+
+    Raises:
+        ValueError: there is not one for each time step of the grid.
+    """
+    if len(values) != grid.n_frames:
+        raise ValueError(f"nll has {len(values)} values; expected one for each of the {grid.n_frames} time steps")
+    return np.array([math.nan if nats is None else nats for nats in values], np.float32)
