@@ -46,8 +46,8 @@ def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: s
 def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path, monkeypatch: Any) -> None:
     from matplotlib.figure import Figure
 
-    def full(self: Any, path: Any, **how: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def full(self: Any, target: Any, **how: Any) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full)
