@@ -53,6 +53,11 @@ def serve_grpc(port: int) -> None:
                 answer.raw_output_contents.append(numbers(name, n_windows))
             return answer
 
+        def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802
+            for request in requests:
+                while context.is_active():
+                    yield pb.ModelStreamInferResponse(infer_response=self.ModelInfer(request, context))
+
     server = grpc.server(ThreadPoolExecutor(8))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
     server.add_insecure_port(f"127.0.0.1:{port}")

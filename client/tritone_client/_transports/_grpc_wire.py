@@ -75,9 +75,9 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Channels of one process share connections, and with them each other's back-off, unless told not to.
         ("grpc.use_local_subchannel_pool", 1),
+        # Connections are direct on both transports; gRPC alone would go by http_proxy, https_proxy and grpc_proxy.
+        ("grpc.enable_http_proxy", 0),
     ]
-    if endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127."):
-        args.append(("grpc.enable_http_proxy", 0))
     if endpoint.tls_name is not None:
         args.append(("grpc.ssl_target_name_override", endpoint.tls_name))
     return args
