@@ -89,7 +89,7 @@ class AsyncGrpcTransport:
             raise ClientError("this client is closed; make a new one")
         check_usable()
         if self._opened is None or self._opened.pid != os.getpid():
-            use = Use()
+            use = Use(lasts=True)
             try:
                 self._opened = _Opened(wire.connect(self._endpoint, grpc.aio), use, os.getpid())
             except OSError as error:  # a certificate's file

@@ -1,52 +1,66 @@
-"""Whether gRPC can be used in this process after a fork.
+"""gRPC and forks: a fork waits for calls in progress, and a child that cannot use gRPC gets an error.
 
-gRPC core resets itself in a forked child only if no thread was inside it at the moment of the fork. Otherwise calls in
-the child hang beyond their deadline, or the child crashes (measured with grpcio 1.85 and four threads calling: 5 of 17
-children hung with the parent's channel, and 10 of 200 crashed with a channel of their own; with no call in progress,
-all of 400 worked). So calls in progress are counted, and a child of a fork at such a moment gets an error instead of using
-gRPC. An open `grpc.aio` channel keeps a thread inside gRPC.
+gRPC core resets itself in a forked child only if no thread is inside it at the moment of the fork. Otherwise calls in
+the child hang beyond their deadline, or the child crashes. So `os.fork` waits a moment for the calls in progress and
+holds back new ones; where that does not help (a long call, an open stream, an open `grpc.aio` channel, which keeps a
+thread inside gRPC), the child raises an error instead of using gRPC.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from tritone_client._exceptions import ProcessBoundError
 
-# Set operations are atomic, so no lock is needed, which a fork could copy while it is held.
+LONGEST_WAIT_S: Final = 2.0  # of a fork, for calls in progress
+_POLL_S: Final = 0.001
+
 _inside: Final[set[Use]] = set()
+_may_begin = threading.Lock()  # held during a fork
 _owner_pid: int | None = None
 
 
 class Use:
     """A use of gRPC, during which a thread is inside it; from creation until `end`.
 
+    Args:
+        lasts: it may take long, so a fork does not wait for its end.
+        timeout_s: how long to wait for a fork in progress.
+
     Raises:
         ProcessBoundError: gRPC cannot be used in this process.
+        TimeoutError: a fork took longer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lasts: bool = False, timeout_s: float = 2 * LONGEST_WAIT_S) -> None:
         check_usable()
+        self.lasts = lasts
         self._pid = os.getpid()
+        if not _may_begin.acquire(timeout=timeout_s):
+            raise TimeoutError
         _inside.add(self)
+        _may_begin.release()
 
     def end(self) -> None:
-        """Note that the use is over; in a forked child, nothing is changed, as it was not at the moment of the fork."""
+        """Note that the use is over; no change in a forked child, where the state at the moment of the fork counts."""
         if self._pid == os.getpid():
             _inside.discard(self)
 
 
 @contextmanager
-def inside_grpc() -> Iterator[None]:
+def inside_grpc(*, lasts: bool = False, timeout_s: float = 2 * LONGEST_WAIT_S) -> Iterator[None]:
     """Mark a block as a `Use`.
 
     Raises:
         ProcessBoundError: gRPC cannot be used in this process.
+        TimeoutError: a fork took longer.
     """
-    use = Use()
+    use = Use(lasts=lasts, timeout_s=timeout_s)
     try:
         yield
     finally:
@@ -70,3 +84,25 @@ def check_usable() -> None:
             "the first gRPC call"
         )
     _owner_pid = pid
+
+
+def _before_fork() -> None:
+    _may_begin.acquire()
+    until_s = time.monotonic() + LONGEST_WAIT_S
+    while any(not use.lasts for use in tuple(_inside)) and time.monotonic() < until_s:
+        if any(use.lasts for use in tuple(_inside)):
+            return  # gRPC cannot be used in the child anyway
+        time.sleep(_POLL_S)
+
+
+def _after_fork_in_parent() -> None:
+    _may_begin.release()
+
+
+def _after_fork_in_child() -> None:
+    global _may_begin  # noqa: PLW0603
+    _may_begin = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # POSIX
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

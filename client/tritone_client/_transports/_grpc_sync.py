@@ -40,8 +40,9 @@ class GrpcTransport:
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
         try:
-            with inside_grpc():
-                return self._answer(request, Deadline(timeout_s))
+            deadline = Deadline(timeout_s)
+            with inside_grpc(timeout_s=timeout_s):
+                return self._answer(request, deadline)
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 
@@ -50,7 +51,7 @@ class GrpcTransport:
         call: Any = None
         pid = os.getpid()
         try:
-            with inside_grpc():
+            with inside_grpc(lasts=True, timeout_s=timeout_s):
                 self._check_open()
                 messages = iter((streaming.message(request),))
                 stub = self._connection.get().stub

@@ -244,6 +244,8 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
     """Any error of gRPC or protobuf as ours."""
     if isinstance(error, ClientError):
         return error
+    if isinstance(error, TimeoutError):
+        return timed_out(request, timeout_s)
     if isinstance(error, grpc.RpcError):
         message, status = error.details() or "", error.code().name
     else:
