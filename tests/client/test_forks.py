@@ -74,11 +74,10 @@ def end():
 def serving(protocol: str, host: str = "127.0.0.1") -> Iterator[str]:
     """The address of a server in a process of its own."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
-    with subprocess.Popen(
-        [sys.executable, str(TINY), protocol, str(port)], stdout=subprocess.PIPE, text=True
-    ) as server:
+    command = [sys.executable, str(TINY), protocol, str(port), host]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"

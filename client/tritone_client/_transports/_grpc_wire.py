@@ -266,12 +266,17 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
     return refusal(kind or _BY_STATUS.get(status, ServerError), message, request, status=status)
 
 
+def speaks_another_protocol(message: str) -> bool:
+    """Return whether gRPC's message says that the other side does not speak gRPC as asked."""
+    return bool(_OTHER_PROTOCOL.search(message))
+
+
 def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> ClientError:
     """The error for a server that cannot be reached or went away, with the likely cause."""
     hint = None
     if status == "CANCELLED":
         hint = "was the client closed, or is the server stopping?"
-    elif _OTHER_PROTOCOL.search(message):
+    elif speaks_another_protocol(message):
         hint = (
             f"something listens there but does not speak gRPC as asked: Triton's HTTP port (8000 by default) wants "
             f"http://{endpoint.authority}, its gRPC port (8001 by default) a plain host:port, or grpcs:// where it has "
