@@ -91,8 +91,8 @@ LiveServer = Annotated[
     str,
     typer.Option(
         envvar="TRITONE_SERVER",
-        help="host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), else give both with a "
-        "comma.",
+        help="host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), else give both "
+        "with a comma.",
     ),
 ]
 OptionalServer = Annotated[

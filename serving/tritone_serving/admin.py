@@ -90,10 +90,9 @@ class AdminApi:
         except http.client.HTTPException as error:  # its text holds what was received
             raise self._no_triton("what listens there does not speak HTTP") from error
         except OSError as error:
-            raise AdminApiError(
-                f"the server at {self._host}:{self._port} did not answer {path} within {timeout_s:g} s: "
-                f"{error or type(error).__name__}"
-            ) from error
+            timed_out = isinstance(error, TimeoutError)
+            why = f"no answer to {path} within {timeout_s:g} s" if timed_out else error.strerror or type(error).__name__
+            raise self._no_triton(why) from error
         finally:
             connection.close()
         answer = _parsed(content)
@@ -106,7 +105,7 @@ class AdminApi:
 
     def _no_triton(self, why: str, status: int | None = None) -> AdminApiError:
         return AdminApiError(
-            f"no Triton HTTP answers at {self._host}:{self._port}: {why}; expected Triton's HTTP port (8000 by default)",
+            f"no Triton HTTP answers at {self._host}:{self._port}: {why}; expected Triton's HTTP port, 8000 by default",
             status=status,
         )
 

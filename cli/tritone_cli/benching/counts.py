@@ -144,7 +144,7 @@ def _reason(body: bytes) -> str | None:
 
 def _no_triton(http_url: str, why: str) -> StatisticsError:
     return StatisticsError(
-        f"no Triton HTTP answers at {http_url}: {why}; expected Triton's HTTP port (8000 by default), which is given as "
+        f"no Triton HTTP answers at {http_url}: {why}; expected Triton's HTTP port (8000 by default) as "
         f"http://host:port, or its gRPC port (8001) as host:port"
     )
 

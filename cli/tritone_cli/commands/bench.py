@@ -131,6 +131,7 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
+    from tritone_cli.benching.counts import StatisticsError
     from tritone_cli.benching.measuring import Where
     from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
@@ -141,11 +142,18 @@ def _running(
         check_model_name(name)
     if server:
         addresses = both_addresses(server)
+        if addresses.grpc.startswith("grpcs://"):
+            raise typer.BadParameter(
+                f"{server!r} has TLS, which perf_analyzer is not given; expected a plain gRPC port"
+            )
         here = repository if repository.is_dir() and addresses.is_loopback else None
         if not models and here is None:
             raise typer.BadParameter("--server with a repository that is not here needs the names of MODELs")
         names = tuple(models) if models else servable_models(repository)
-        yield Where(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names
+        try:
+            yield Where(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names
+        except StatisticsError as error:
+            raise StatisticsError(f"{error}; --server is {server}") from error
         return
     # All models that there are: an ensemble, or the recommender, asks others.
     options = ServerOptions(

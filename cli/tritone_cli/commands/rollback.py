@@ -37,9 +37,7 @@ def rollback(
         raise typer.BadParameter("--version belongs to one MODEL")
     from tritone_export.publishing import rollback as go_back
 
-    with connected(
-        repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
-    ) as live:
+    with connected(repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file) as live:
         published = [each for model in models for each in go_back(model, live, version=version)]
     warnings = say_hearing(repository, models)
     if json:
