@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from tritone_cli.tables import tables
 
 people = Console(stderr=True, highlight=False)
 _MOST_PROBLEMS: Final = 10
@@ -123,14 +124,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows of equal keys as a table."""
-    table = Table(title=Text(title), title_justify="left")
-    for place, name in enumerate(rows[0] if rows else ()):
-        table.add_column(Text(name.replace("_", " ")), overflow="fold", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    people.print(table)
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1) -> None:
+    """Print rows of equal keys as a table, or as several where the terminal is too narrow for one.
+
+    Args:
+        n_keys: how many columns at the beginning say what a row is about; each table has them.
+    """
+    shown = [{name.replace("_", " "): _cell(value) for name, value in row.items()} for row in rows]
+    for table in tables(title, shown, width=people.width, n_keys=n_keys):
+        people.print(table)
 
 
 RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")

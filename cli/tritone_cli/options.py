@@ -88,6 +88,23 @@ Server = Annotated[
         envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port; several with commas."
     ),
 ]
+LiveServer = Annotated[
+    str,
+    typer.Option(
+        envvar="TRITONE_SERVER",
+        help="host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), else give both "
+        "with a comma.",
+    ),
+]
+OptionalServer = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRITONE_SERVER",
+        help="A running server: host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), "
+        "else give both with a comma.",
+        show_default=False,
+    ),
+]
 ApiKeyFile = Annotated[
     Path | None, typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set.")
 ]

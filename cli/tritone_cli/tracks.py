@@ -58,8 +58,8 @@ def _show(tracks: Recommendations) -> None:
     has_titles = any(track.title or track.artist for track in tracks)
     explained = any(track.reasons for track in tracks)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", justify="right")
-    table.add_column("score", justify="right")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
     for name in ("track", *(("title",) if has_titles else ()), *(("because",) if explained else ())):
         table.add_column(name, overflow="fold")
     for place, track in enumerate(tracks, 1):

@@ -16,6 +16,7 @@ with MusicClient("localhost:8001") as music:
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from tritone_client._exceptions import (
@@ -28,6 +29,7 @@ from tritone_client._exceptions import (
     MissingExtraError,
     ModelNotFoundError,
     NothingKnownError,
+    ProcessBoundError,
     RequestRejectedError,
     RequestTimeoutError,
     ServerBusyError,
@@ -122,6 +124,7 @@ __all__ = [
     "PieceChunk",
     "PieceStream",
     "Prediction",
+    "ProcessBoundError",
     "ReadyRequest",
     "ReadyResponse",
     "Reason",
@@ -143,7 +146,15 @@ __all__ = [
 ]
 
 
+# Retries and fail-over are logged under this name; without a handler of the program's own, nothing is printed.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tritone")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -158,6 +158,8 @@ class Calls:
         if "unknown model" in said:
             failure = "absent"
         who = model or f"the server at {self._endpoint.authority}"
+        if wire.speaks_another_protocol(said):
+            said = "what listens there does not speak gRPC; expected Triton's gRPC port (8001 by default)"
         what = f"no answer within {timeout_s:.1f} s" if failure == "silent" else _line(said) or status
         if failure == "lost":
             what = (

@@ -112,7 +112,7 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
 
     def tritone(verb: str, *arguments: str) -> tuple[dict[str, Any], str]:
         command = [sys.executable, "-m", "tritone_cli", verb, *arguments, "--repository", str(world.repository)]
-        command += ["--http-url", world.watched.server.http_url, "--grpc-url", world.watched.server.grpc_url]
+        command += ["--server", f"{world.watched.server.http_url},{world.watched.server.grpc_url}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(ended.stdout or "{}"), ended.stderr
 
