@@ -134,7 +134,9 @@ def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, 
     if not encoded.decode().strip():
         raise InvalidInputError("query is blank; expected a title, an artist or an id")
     if by is not None and (not isinstance(by, str) or by not in SEARCH_FIELDS):
-        raise InvalidInputError(f"by is {reprlib.repr(by)}; expected one of {', '.join(SEARCH_FIELDS)}, or None for all")
+        raise InvalidInputError(
+            f"by is {reprlib.repr(by)}; expected one of {', '.join(SEARCH_FIELDS)}, or None for all"
+        )
     inputs = {
         "query": text([encoded]),
         "k": scalar(check_count("limit", limit, least=1, most=N_RECOMMENDED_MAX), 1, np.int32),
@@ -275,7 +277,7 @@ def _check_explain(value: Any) -> bool:
         return bool(value)
     if not isinstance(value, int | np.integer) or value < 1:
         raise InvalidInputError(
-            f"explain is {reprlib.repr(value)}; expected True, False, or the number of reasons for each track, 1 or more"
+            f"explain is {reprlib.repr(value)}; expected True, False, or how many reasons for each track, 1 or more"
         )
     return True
 

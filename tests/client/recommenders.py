@@ -139,7 +139,14 @@ def _answer(items: list[str], rung: str, unknown: dict[str, Any]) -> dict[str, A
     reasons = [
         json.dumps(
             [
-                {"member": "ease", "because": "history", "id": "Jóga", "amount": 0.5},
+                {
+                    "member": "ease",
+                    "because": "history",
+                    "id": "Jóga",
+                    "amount": 0.5,
+                    "title": "Jóga (2022 remaster)",
+                    "artist": "Björk",
+                },
                 {"member": "popularity", "because": "popularity", "id": "", "amount": score - 0.5},
             ]
         )

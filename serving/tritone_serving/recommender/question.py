@@ -225,17 +225,21 @@ class Reason:
             `novelty`: what re-ranking took away or gave.
         id: item id, friend's id as the question gave it, tag; empty where there is none to name.
         amount: of the score.
+        title: of the item that `id` names, empty if it names no item or the title is not known.
+        artist: as `title`.
     """
 
     member: str
     because: str
     id: str
     amount: float
+    title: str = ""
+    artist: str = ""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """What of a question the artifact does not know: ids, or moods at all."""
+    """The parts of a question that cannot be used: unknown ids, a mood, or a recording."""
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -243,6 +247,7 @@ class Unknown:
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
+    recording: bool = False
 
 
 @dataclass(frozen=True, eq=False)

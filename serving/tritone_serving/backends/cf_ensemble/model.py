@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
 from tritone_cf_alike import Alike
-from tritone_cf_answers import SIMILAR, Row, Tensors, row_of, row_of_similar
+from tritone_cf_answers import SEARCH, SIMILAR, Row, Tensors, row_of, row_of_search, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, Likeness, read_questions
@@ -35,7 +35,7 @@ from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
 from tritone_serving.callers import RequestParameters, read_parameters
-from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError
+from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -64,6 +64,7 @@ class TritonPythonModel:
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
+        _ = self._recommender.track_search  # built now, so that the first search takes no longer than the others
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
             self._recommender.artifact.n_items,
@@ -124,8 +125,11 @@ class TritonPythonModel:
             recommended = iter(self._one_by_one(questions))
         rows: list[Row | Exception] = []
         for question in asked:
-            answer = self._similar(question) if isinstance(question, Likeness) else next(recommended)
-            rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
+            if isinstance(question, Question):
+                answer = next(recommended)
+                rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
+            else:
+                rows.append(self._looked_up(question))
         return rows
 
     def _recommend(self, questions: list[Question]) -> list[Answer | QuestionError]:
@@ -155,19 +159,20 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _similar(self, question: Likeness) -> Row | QuestionError:
+    def _looked_up(self, question: Likeness | Search) -> Row | QuestionError:
         try:
-            found = self._alike.similar(question)
+            if isinstance(question, Search):
+                return row_of_search(self._recommender.search(question))
+            return row_of_similar(self._alike.similar(question))
         except QuestionError as error:
             return error
-        return row_of_similar(found)
 
     def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
         rows = []
         for answer in answers:
             if isinstance(answer, Row):
                 self._count("answers_total", rung=answer.rung, arm=answer.arm)
-                if self._is_counting and answer.rung != SIMILAR:
+                if self._is_counting and answer.rung not in (SIMILAR, SEARCH):
                     self._coverage.add(answer.arm, answer.items)
         for place, answer in enumerate(answers):
             if isinstance(answer, Exception):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError
+from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError, Search
 from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +29,7 @@ class Likeness:
     k: int
 
 
-Asked = Question | Likeness
+Asked = Question | Likeness | Search
 
 
 def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[Asked]:
@@ -50,7 +50,7 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
         raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
-    names = (*_LISTS, "user_id", "mood", "similar_to", "by")
+    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     if n_rows == 1:
         return [_question(tensors, 0, caller)]
@@ -60,8 +60,15 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
             asked.append(_question(tensors, row, caller))
         except QuestionError as error:
             raise QuestionError(f"row {row}: {error}") from None
-    check_answers([(each.k, isinstance(each, Question) and each.explain) for each in asked])
+    check_answers([_n_items(each) for each in asked])
     return asked
+
+
+def _n_items(asked: Asked) -> tuple[int, bool]:
+    """Return how many items are wanted, and whether with reasons."""
+    if isinstance(asked, Search):
+        return asked.limit, False
+    return asked.k, isinstance(asked, Question) and asked.explain
 
 
 def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
@@ -69,6 +76,9 @@ def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
+    query, field = _text(tensors, "query", row), _text(tensors, "query_field", row)
+    if query is not None or field is not None:
+        return Search(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
     if similar_to is not None or by is not None:
         return Likeness(similar_to, embedding, by or "both", k)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
