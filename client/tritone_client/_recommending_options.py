@@ -35,6 +35,7 @@ Id: TypeAlias = str | bytes | int | np.integer[Any]
 Ids: TypeAlias = Iterable[Id]
 Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
 
+_LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
 
 
@@ -168,7 +169,10 @@ def check_id(name: str, value: Any, *, what: str = "an id as in the listening lo
         InvalidInputError: it is something else, empty, too long, or no valid text.
     """
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = str(int(value))
+        value = int(value)
+        if value.bit_length() > _LARGEST_INTEGER_BITS:
+            raise InvalidInputError(f"{name} is an integer of {value.bit_length():,} bits; expected {what}")
+        value = str(value)
     if not isinstance(value, str | bytes):
         kind = type(value).__name__
         is_whole = isinstance(value, float | np.floating) and float(value).is_integer()

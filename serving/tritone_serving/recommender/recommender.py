@@ -246,7 +246,7 @@ class Recommender:
             return "user" if batch.users[row] >= 0 else "history"
         if len(batch.friends.row(row)[0]):
             return "friends"
-        if question.embedding is not None and "items.embeddings" in self.artifact.arrays:
+        if batch.embeddings is not None and batch.embeddings[row].any():
             return "recording"
         if question.mood is not None and "items.moods" in self.artifact.arrays:
             return "mood"

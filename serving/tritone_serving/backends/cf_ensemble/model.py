@@ -35,7 +35,9 @@ from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
 from tritone_serving.callers import RequestParameters, read_parameters
+from tritone_serving.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
+from tritone_serving.recommender.artifact import HEARD_BY
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -60,6 +62,14 @@ class TritonPythonModel:
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._alike = Alike(self._recommender)
+        self._embeddings = EmbeddingWeights(
+            Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(HEARD_BY)
+        )
+        if not self._embeddings.fits:
+            pb_utils.Logger.log_warn(
+                f"cf_ensemble: {args['model_name']}: ignores recordings: the genre_cnn beside it is not the one "
+                f"that embedded its items; see `tritone lint`"
+            )
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
@@ -91,7 +101,9 @@ class TritonPythonModel:
             return []
         began_s = time.perf_counter()
         parameters = [_parameters(request) for request in requests]
-        read = [_read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)]
+        read = [
+            self._read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)
+        ]
         # Requests marked as canaries are answered like any other, but metrics count only traffic.
         is_traffic = [not each.is_canary for each in parameters]
         self._is_counting = any(is_traffic)
@@ -116,6 +128,15 @@ class TritonPythonModel:
             self._reporter.close()
         if self._taste is not None:
             self._taste.close()
+
+    def _read(self, request: Any, caller: Caller) -> list[Asked] | QuestionError:
+        try:
+            tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            return read_questions(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
+        except QuestionError as error:
+            return error
+        except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
+            return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
     def _answer(self, asked: list[Asked]) -> list[Row | Exception]:
         questions = [question for question in asked if isinstance(question, Question)]
@@ -203,15 +224,6 @@ def _parameters(request: Any) -> RequestParameters:
     except UnicodeDecodeError:  # a header that is not UTF-8 must not fail the other requests of the call
         return RequestParameters({})
     return read_parameters(text)
-
-
-def _read(request: Any, caller: Caller) -> list[Asked] | QuestionError:
-    try:
-        return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, caller)
-    except QuestionError as error:
-        return error
-    except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
-        return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
 
 def _refusal(error: Exception, row: str = "") -> Any:
