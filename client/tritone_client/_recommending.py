@@ -181,5 +181,5 @@ def _unknown(text: str) -> UnknownIds:
     """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    flags = {name: bool(found.get(name, False)) for name in ("user", "mood", "recording")}
-    return UnknownIds(**lists, **flags)
+    user, mood, recording = (bool(found.get(name, False)) for name in ("user", "mood", "recording"))
+    return UnknownIds(user=user, mood=mood, recording=recording, **lists)

@@ -150,6 +150,7 @@ def test_unknown_ids_are_told(client: Client) -> None:
         "friends": ["y"],
         "exclude": ["w"],
         "mood": False,
+        "recording": False,
     }
 
 

@@ -74,7 +74,9 @@ def recommend(
             music,
             lambda ids: music.recommend(
                 user,
-                **ids,
+                history=ids["history"],
+                skipped=ids["skipped"],
+                exclude=ids["exclude"],
                 weights=weight,
                 friends=friend,
                 audio=audio,
