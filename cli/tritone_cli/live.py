@@ -21,6 +21,9 @@ AdminTokenFile = Annotated[
     Path | None,
     typer.Option(help="File with the admin token. Default: where `tritone serve` stored it.", show_default=False),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go live even if genre_cnn and the recommender then do not belong together.")
+]
 
 
 @contextmanager

@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "sample",
     "recommend",
     "similar",
+    "tracks",
     "user-token",
     "forget",
 )

@@ -54,7 +54,14 @@ if TYPE_CHECKING:
         Transport,
     )
     from tritone_client._predicting import Prediction
-    from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
+    from tritone_client._recommendations import (
+        Reason,
+        Recommendation,
+        Recommendations,
+        Track,
+        TrackPage,
+        UnknownIds,
+    )
     from tritone_client._results import Classification, TimelineWindow
     from tritone_client._sampling import Conditions
     from tritone_client._streaming import AsyncPieceStream, PieceChunk, PieceStream
@@ -92,6 +99,8 @@ _LAZY = {
     "Response": "_messages",
     "StreamRequest": "_messages",
     "TimelineWindow": "_results",
+    "Track": "_recommendations",
+    "TrackPage": "_recommendations",
     "Transport": "_messages",
     "UnknownIds": "_recommendations",
     "to_grid": "music.reading",
@@ -138,6 +147,8 @@ __all__ = [
     "ServerError",
     "StreamRequest",
     "TimelineWindow",
+    "Track",
+    "TrackPage",
     "Transport",
     "TritoneError",
     "UnknownIds",

@@ -12,7 +12,7 @@ import typer
 
 from tritone_cli import console
 from tritone_cli.hearing import as_warnings, say_hearing
-from tritone_cli.live import AdminTokenFile, connected
+from tritone_cli.live import AdminTokenFile, Force, connected
 from tritone_cli.options import ApiKeyFile, CaFile, LiveServer
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def publish(
     other_tensors: Annotated[
         bool, typer.Option("--other-tensors", help="It may have other inputs and outputs than the live version.")
     ] = False,
+    force: Force = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Try a new version on a running server, make it live if it passes, and keep the one before for `rollback`."""
@@ -70,7 +71,7 @@ def publish(
         console.people.status("loading") as status,
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
-        published = publish_live(folder, names, live, on_step=status.update)
+        published = publish_live(folder, names, live, force=force, on_step=status.update)
     warnings = say_hearing(repository, [each.model for each in published if not each.renewed])
     if json:
         console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})

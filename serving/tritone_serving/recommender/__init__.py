@@ -13,6 +13,7 @@ from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question,
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.scorer import AskTaste
 from tritone_serving.recommender.similar import Similar
+from tritone_serving.recommender.track_search import Found, Search, SearchAnswer
 
 __all__ = [
     "MOODS",
@@ -26,6 +27,7 @@ __all__ = [
     "AskTaste",
     "Caller",
     "CallerCheck",
+    "Found",
     "KeyFileError",
     "Question",
     "QuestionError",
@@ -33,6 +35,8 @@ __all__ = [
     "Recommender",
     "RecommenderError",
     "Rung",
+    "Search",
+    "SearchAnswer",
     "Similar",
     "TasteInputs",
     "Unknown",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.pseudonyms import pseudonym
@@ -58,6 +58,7 @@ class Resolver:
         self._circle = Circle.open(self._friends, artifact.manifest.get("circle") or {})
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._has_moods = "items.moods" in artifact.arrays
+        self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
     def item(self, name: str) -> int | None:
@@ -141,7 +142,7 @@ class Resolver:
             heard=_ones([each.heard for each in resolved]),
             friends=friends,
             circle=circle,
-            embeddings=embedding_rows(kept),
+            embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
             moods=mood_rows(kept),
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
@@ -202,6 +203,10 @@ class Resolver:
         counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
         return counts
 
+    def _can_compare(self, question: Question) -> bool:
+        """Return whether a question brings a recording that can be compared with the items."""
+        return question.embedding is not None and question.embedding_fits and self._has_embeddings
+
     def _resolve(self, question: Question) -> _Resolved:
         user = self.user_of(question)
         heard, plays, unknown_history = self._plays(question, user)
@@ -215,6 +220,7 @@ class Resolver:
             friends=unknown_friends,
             exclude=unknown_exclude,
             mood=question.mood is not None and not self._has_moods,
+            recording=question.embedding is not None and not self._can_compare(question),
         )
         by_mood = question.mood is not None and self._has_moods
         known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or by_mood)
