@@ -119,7 +119,12 @@ class Workshop:
             command = options.command_line(sys.argv)
             get_kind(LISTENER).train(
                 TrainRequest(
-                    out=trained.checkpoint, seed=self.seed, preset=self.preset, progress=self.progress, command=command
+                    out=trained.checkpoint,
+                    seed=self.seed,
+                    preset=self.preset,
+                    progress=self.progress,
+                    command=command,
+                    overwrite=True,
                 )
             )
             info = self._finished(LISTENER)
@@ -168,7 +173,8 @@ class Workshop:
         return Job(name, tuple(arguments), self.checkpoints / "logs" / f"{name.replace(' ', '-')}.txt", needs)
 
     def _train_arguments(self, kind: str) -> Sequence[str]:
-        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--out", str(self.checkpoints / kind))
+        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--overwrite")
+        made += ("--out", str(self.checkpoints / kind))
         return (*made, "--genre-checkpoint", str(self.checkpoints / LISTENER)) if kind == RECOMMENDER else made
 
     def _export_arguments(self, kind: str) -> Sequence[str]:
