@@ -83,7 +83,10 @@ def test_crossvalidate(tritone: Callable[..., Any], data: Path, tmp_path: Path) 
     assert ended.status == 0
     assert ended.stdout == ""
     assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
-    again = tritone(*common, "--out", tmp_path / "folds", "--json")
+    refused = tritone(*common, "--out", tmp_path / "folds")
+    assert refused.status == 2
+    assert "--overwrite" in refused.stderr
+    again = tritone(*common, "--out", tmp_path / "folds", "--overwrite", "--json")
     assert again.stderr == ""
     assert json.loads(again.stdout)["n"] == 12
 
