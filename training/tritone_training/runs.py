@@ -72,6 +72,7 @@ def _train(
 ) -> Mapping[str, Any]:
     from tritone_training.mlflow_logging import mlflow_run
 
+    is_new = not request.out.exists()
     with mlflow_run(request, kind.name, run_id=(interrupted or {}).get("mlflow_run")) as tracker:
         run_id = None if tracker is None else tracker.run_id
         _write(request.out / checkpoint.UNFINISHED / _RUN, {**run, "mlflow_run": run_id})
@@ -81,6 +82,8 @@ def _train(
         except TritoneError:
             if interrupted is None:  # nothing is gained by continuing what failed
                 discard_state(request.out)
+                if is_new and not any(request.out.iterdir()):
+                    request.out.rmdir()
             raise
         info = {**checkpoint.read_info(request.out), _ASKED: run[_ASKED]}
         checkpoint.update_info(request.out, info)

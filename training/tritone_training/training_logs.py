@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,12 +34,16 @@ def write_hyper_parameters(out: Path, info: Mapping[str, Any], metrics: Mapping[
         metrics: the summary's metrics by split.
     """
     from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
 
-    folder = out / "logs" / TENSORBOARD
+    values = dict(final_metrics(metrics))
+    folder = out / "logs" / TENSORBOARD / _HYPER_PARAMETERS
+    shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
-        writer.add_hparams(  # type: ignore[no-untyped-call]
-            hyper_parameters(info), dict(final_metrics(metrics)), run_name=_HYPER_PARAMETERS
-        )
+        for summary in hparams(hyper_parameters(info), values):  # type: ignore[no-untyped-call]
+            writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            writer.add_scalar(name, value)  # type: ignore[no-untyped-call]
 
 
 def hyper_parameters(info: Mapping[str, Any]) -> dict[str, str | bool | int | float]:
