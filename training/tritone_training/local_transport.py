@@ -6,8 +6,9 @@ declarations are those that `tritone export` converts; a recommender is scored b
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -189,13 +190,12 @@ def _decoded(array: Any) -> Any:
 
 def _backend(name: str) -> ModuleType:
     """Load a module of the backend `cf_ensemble`, which is not a package because Triton loads it from a folder."""
-    path = Path(str(tritone_serving.__file__)).parent / "backends" / "cf_ensemble" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"_tritone_local_{name}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path}: cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = str(Path(str(tritone_serving.__file__)).parent / "backends" / "cf_ensemble")
+    sys.path.insert(0, folder)  # its modules import one another by their bare names
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
 def _axes(tensor: Tensor) -> tuple[Axis, ...]:
