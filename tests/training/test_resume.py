@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import pickle
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.training.small_data import write_log, write_scores
 
 from tritone_training import checkpoint, training_state
 from tritone_training.api import (
@@ -36,30 +36,12 @@ class InterruptedTraining(BaseException):
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pieces of eight bars: a walking melody over held chords, in the form of JSB-style JSON."""
-    random = np.random.default_rng(0)
-
-    def piece() -> list[list[int]]:
-        root = int(random.integers(48, 60))
-        return [[root, root + 7, root + 12 + int(random.integers(0, 8))] for _ in range(8 * 16)]
-
-    path = tmp_path_factory.mktemp("scores") / "Tiny16thSeparated.json"
-    path.write_text(json.dumps({"train": [piece() for _ in range(8)], "valid": [piece() for _ in range(4)]}))
-    return path
+    return write_scores(tmp_path_factory.mktemp("scores"))
 
 
 @pytest.fixture(scope="module")
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of 40 users in two groups with a taste each."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("log") / "plays.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["user", "item", "plays"])
-        for user in range(40):
-            for item in sorted(random.choice(20, 9, replace=False)):
-                writer.writerow([f"u{user}", f"i{item + 20 * (user % 2)}", int(random.integers(1, 9))])
-    return path
+    return write_log(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_client import Classification, MusicClient, Prediction
-from tritone_client.constants import GENRE_MODEL, PREDICT_MODEL
+from tritone_client.constants import GENRE_MODEL
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
@@ -56,7 +56,7 @@ class LocalModel(MusicClient):
         """
         if self.kind == GENRE_MODEL and model is None:
             return self.classify(source, timeout_s=timeout_s)
-        return super().predict(source, model=model or PREDICT_MODEL, timeout_s=timeout_s)
+        return super().predict(source, model=model or self.kind, timeout_s=timeout_s)
 
 
 def load(

@@ -115,7 +115,8 @@ def _client(uri: str) -> Any:
         raise MissingExtraError(
             "logging to MLflow needs the package mlflow-skinny: pip install 'tritone[mlflow]'"
         ) from error
-    return MlflowClient(tracking_uri=uri)
+    with _translated(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager

@@ -39,11 +39,11 @@ def write_hyper_parameters(out: Path, info: Mapping[str, Any], metrics: Mapping[
     values = dict(final_metrics(metrics))
     folder = out / "logs" / TENSORBOARD / _HYPER_PARAMETERS
     shutil.rmtree(folder, ignore_errors=True)
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
-        for summary in hparams(hyper_parameters(info), values):  # type: ignore[no-untyped-call]
-            writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
+        for summary in hparams(hyper_parameters(info), values):
+            writer._get_file_writer().add_summary(summary)
         for name, value in values.items():
-            writer.add_scalar(name, value)  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value)
 
 
 def hyper_parameters(info: Mapping[str, Any]) -> dict[str, str | bool | int | float]:

@@ -49,7 +49,7 @@ class Snapshot:
         checkpoint.save(folder, kind=self.kind, info=info, weights=self.weights(module))
 
 
-class StateSaver(Checkpoint):  # type: ignore[misc]  # Lightning ships no types
+class StateSaver(Checkpoint):
     """Writes the training's state, its best weights and metrics.csv at the end of each epoch.
 
     Attributes:

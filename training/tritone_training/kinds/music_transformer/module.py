@@ -40,7 +40,7 @@ class TransformerModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the average and the data need to go on."""
         checkpoint["n_steps"] = self._n_steps
-        checkpoint["position"] = list(self.trainer.train_dataloader.dataset.position)
+        checkpoint["position"] = list(self._stretches().position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the average of an interrupted training."""
@@ -50,8 +50,13 @@ class TransformerModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Go to where an interrupted training was in its data, which are not loaded any earlier."""
         if self._position is not None:
-            self.trainer.train_dataloader.dataset.go_to(*self._position)
+            self._stretches().go_to(*self._position)
             self._position = None
+
+    def _stretches(self) -> Any:
+        """The data set that is trained on."""
+        loader: Any = self.trainer.train_dataloader
+        return loader.dataset
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average on."""
