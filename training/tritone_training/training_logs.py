@@ -40,7 +40,7 @@ def write_hyper_parameters(out: Path, info: Mapping[str, Any], metrics: Mapping[
     folder = out / "logs" / TENSORBOARD / _HYPER_PARAMETERS
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
-        for summary in hparams(hyper_parameters(info), values):
+        for summary in hparams(hyper_parameters(info), values):  # type: ignore[no-untyped-call]
             writer._get_file_writer().add_summary(summary)
         for name, value in values.items():
             writer.add_scalar(name, value)
