@@ -67,7 +67,7 @@ serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
 bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
-	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --table README.md $(ARGS)
+	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table README.md $(ARGS)
 	@$(BIN)/python tests/load/classify_latency.py
 	@$(BIN)/python tests/load/compose_latency.py
 	@$(BIN)/python tests/load/cold_start.py

@@ -139,6 +139,17 @@ RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@
 _MEMBERS_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a name, within 80 columns
 
 
+def print_warm_start(loaded: Mapping[str, Any]) -> None:
+    """Print which weights a training began with, and which of the earlier checkpoint it did not take over."""
+    say(f"warm start: {loaded['n_loaded']} weights from {loaded['checkpoint']}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in loaded["not_loaded"].items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        say(f"  not taken over ({reason}): {', '.join(names[:4])}{more}")
+
+
 def print_members(members: Mapping[str, Mapping[str, float]]) -> None:
     """Print an ensemble's members, the best first."""
     rows = sorted(members.items(), key=lambda entry: -entry[1]["ndcg@10"])

@@ -34,6 +34,20 @@ Pretrained = Annotated[
 Devices = Annotated[int, typer.Option(min=1, help="How many GPUs to train on, if there are any.")]
 MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Upper bound on epochs.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE replaces a hyper-parameter; repeatable.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --out or --report.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the interrupted training in --out; give the same options as before.")
+]
+WarmStart = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint of the same kind whose weights training begins with.", show_default=False),
+]
+Mlflow = Annotated[
+    str | None,
+    typer.Option(
+        help="URI of an MLflow tracking server or store to log to; default: MLFLOW_TRACKING_URI.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
 Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
@@ -166,22 +180,42 @@ TrackCount = Annotated[int, typer.Option("--n", "-n", help="How many tracks, 1 t
 
 
 def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
-    """`["width=32"]` -> `{"width": 32}`.
+    """`["width=32", "class_weights=balanced"]` -> `{"width": 32, "class_weights": "balanced"}`.
+
+    Values are numbers, `true`, `false`, words, or Python dicts such as `{'jazz': 2}`; each kind checks its own.
 
     Raises:
-        typer.BadParameter: not NAME=NUMBER.
+        typer.BadParameter: not NAME=VALUE.
     """
     parsed: dict[str, Any] = {}
     for setting in settings or ():
         name, separator, text = setting.partition("=")
         try:
-            value = ast.literal_eval(text)
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):
-            value = None
-        if not separator or isinstance(value, bool) or not isinstance(value, int | float):
-            raise typer.BadParameter(f"--set {setting!r}: expected NAME=NUMBER, for example --set width=32")
+            value = text if text.isidentifier() else None
+        if not separator or not isinstance(value, bool | int | float | str | dict):
+            raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed
+
+
+def require_unused(folder: Path | None, *, overwrite: bool, option: str) -> None:
+    """Refuse a folder for results that holds files, unless they may be replaced.
+
+    Raises:
+        typer.BadParameter: it is a file, or it is not empty and `overwrite` is not set.
+    """
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder}: expected a folder, got a file", param_hint=option)
+    if not overwrite and any(folder.iterdir()):
+        raise typer.BadParameter(
+            f"{folder}: expected a new or empty folder, got one with files; give another, or replace them with "
+            f"--overwrite",
+            param_hint=option,
+        )
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         ["train", "genre_cnn", "--seed", "-1"],
         ["train", "genre_cnn", "--seed", "4294967296"],
         ["train", "genre_cnn", "--max-epochs", "0"],
-        ["train", "genre_cnn", "--set", "width=wide"],
+        ["train", "genre_cnn", "--set", "width=4;5"],
         ["train", "genre_cnn", "--set", "width"],
         ["evaluate", "genre_cnn"],
         ["evaluate", "genre_cnn", "--checkpoint", "x", "--fold", "1", "--split", "test"],

@@ -121,7 +121,10 @@ def test_crossvalidate(tritone: Callable[..., Any], data: Path, tmp_path: Path) 
     assert ended.status == 0
     assert ended.stdout == ""
     assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
-    again = tritone(*common, "--out", tmp_path / "folds", "--json")
+    refused = tritone(*common, "--out", tmp_path / "folds")
+    assert refused.status == 2
+    assert "--overwrite" in refused.stderr
+    again = tritone(*common, "--out", tmp_path / "folds", "--overwrite", "--json")
     assert again.stderr == ""
     assert json.loads(again.stdout)["n"] == 12
 
@@ -154,3 +157,64 @@ def test_pretrained_lists_licences_and_cautions(tritone: Callable[..., Any]) -> 
     people = tritone("pretrained")
     assert people.stdout == ""
     assert "musicnn-mtt" in people.stderr
+
+
+def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
+    tritone: Callable[..., Any], run_folder: Path, data: Path
+) -> None:
+    common = ("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
+    refused = tritone(*common)
+    assert refused.status == 1
+    assert "runs/genre_cnn: expected a new or empty folder, got a trained genre_cnn" in refused.stderr
+    finished = tritone(*common, "--resume")
+    assert finished.status == 0
+    assert "this training is finished; there is nothing to resume" in finished.stderr
+    assert json.loads(tritone(*common, "--resume", "--json").stdout)["finished"] is True
+    other = tritone(*common, "--resume", "--seed", 5)
+    assert other.status == 1
+    assert "seed was 0, is now 5" in other.stderr
+    again = tritone(*common, "--overwrite", "--seed", 5, "--json")
+    assert again.status == 0
+    assert json.loads((run_folder / "runs" / "genre_cnn" / "checkpoint.json").read_text())["seed"] == 5
+
+
+def test_a_report_is_not_overwritten_unasked(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+    common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
+    assert tritone(*common).status == 0
+    refused = tritone(*common)
+    assert refused.status == 2
+    assert "--overwrite" in refused.stderr
+    assert tritone(*common, "--overwrite").status == 0
+    before = tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--out", "x", "--report", "report")
+    assert before.status == 2, "refused before minutes of training"
+    assert not (run_folder / "x").exists()
+
+
+def test_class_weights_and_a_warm_start(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+    common = ("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
+    ended = tritone(
+        *common, "--out", "second", "--set", "class_weights={'hum': 2}", "--set", "refit=false",
+        "--warm-start", "runs/genre_cnn", "--set", "width=5",
+    )  # fmt: skip
+    assert ended.status == 0
+    assert "weights from runs/genre_cnn" in ended.stderr
+    assert "not taken over (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
+    info = json.loads((run_folder / "second" / "checkpoint.json").read_text())
+    assert info["config"]["class_weights"] == {"hum": 2}
+    wrong = tritone(*common, "--out", "third", "--set", "class_weights={'hm': 2}")
+    assert "class_weights names 'hm'; expected labels of the data, which are: hiss, hum" in wrong.stderr
+    assert tritone(*common, "--out", "third", "--set", "width=4;5").status == 2
+
+
+def test_hyper_parameters_and_final_metrics_are_logged_for_tensorboard(run_folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    logged = EventAccumulator(str(run_folder / "runs" / "genre_cnn" / "logs" / "tensorboard" / "hparams")).Reload()
+    (content,) = [
+        data for tag, data in logged.PluginTagToContent("hparams").items() if tag == "_hparams_/session_start_info"
+    ]
+    started = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert started["width"].number_value == 4
+    assert started["class_weights"].string_value == "none"
+    assert "test/accuracy" in logged.Tags()["scalars"]

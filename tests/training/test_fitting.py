@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tritone_training import fitting
-from tritone_training.api import TrainingError
+from tritone_training.api import TrainingError, TrainRequest
 
 
 class Scripted(lightning.LightningModule):
@@ -44,19 +45,19 @@ def fit(
     patience: int = 3,
     devices: int = 1,
     keep: Literal["best", "last"] = "best",
+    resume: bool = False,
 ) -> fitting.Fitted:
     data = TensorDataset(torch.arange(5.0)[:, None])
     return fitting.fit(
         module,
         DataLoader(data, batch_size=2),
         data,
+        request=TrainRequest(out, devices=devices, progress=False, resume=resume),
+        settings={},
         batch_size=2,
-        out=out,
         monitor="loss",
         max_epochs=max_epochs,
         patience=patience,
-        devices=devices,
-        progress=False,
         keep=keep,
     )
 
@@ -89,9 +90,48 @@ def test_a_loss_that_is_not_finite_is_said_to_diverge(tmp_path: Path) -> None:
         fit(Scripted([float("nan")]), tmp_path)
 
 
-def test_only_the_logs_are_left(tmp_path: Path) -> None:
-    fit(Scripted([1.0]), tmp_path, max_epochs=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["logs"]
+def test_only_the_logs_and_the_state_are_left(tmp_path: Path) -> None:
+    fit(Scripted([3.0, 1.0, 2.0]), tmp_path, max_epochs=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["logs", "unfinished"]
+    assert sorted(p.name for p in (tmp_path / "unfinished").iterdir()) == ["fit-best-1.pt", "fit.ckpt"]
+
+
+class Killed(BaseException):
+    pass
+
+
+class KilledIn(Scripted):
+    """Is killed in the middle of an epoch."""
+
+    def __init__(self, losses: list[float], epoch: int) -> None:
+        super().__init__(losses)
+        self.killed_in = epoch
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        if self.current_epoch == self.killed_in and index == 1:
+            raise Killed
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("epoch", [1, 4, 6])
+def test_patience_and_the_best_epoch_outlive_an_interruption(epoch: int, tmp_path: Path) -> None:
+    losses = [5.0, 3, 4, 2, 6, 6, 6, 1, 1, 1]
+    with pytest.raises(Killed):
+        fit(KilledIn(losses, epoch), tmp_path, patience=3)
+    fitted = fit(Scripted(losses), tmp_path, patience=3, resume=True)
+    assert (fitted.best_score, fitted.n_epochs) == (2, 7)
+    assert fitted.best_weights["n_epochs"].item() == 4
+    with (tmp_path / "logs" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(7))
+    assert [float(row["loss"]) for row in rows] == losses[:7]
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(KilledIn([5.0] * 9, 2), tmp_path, patience=3)
+    with pytest.raises(TrainingError, match=r"other data or settings: patience was 3, is now 5"):
+        fit(Scripted([5.0] * 9), tmp_path, patience=5, resume=True)
 
 
 def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from tritone_training import fitting
 from tritone_training.data.loading import load_recordings
+from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
@@ -32,13 +33,12 @@ def test_the_weights_that_are_kept_are_those_that_were_validated(folders: Path, 
         module,
         DataLoader(train, batch_size=8),
         valid,
+        request=TrainRequest(tmp_path, progress=False),
+        settings={},
         batch_size=8,
-        out=tmp_path,
         monitor=MONITOR,
         max_epochs=2,
         patience=9,
-        devices=1,
-        progress=False,
     )
     kept = {
         name.removeprefix("averaged."): t for name, t in fitted.best_weights.items() if name.startswith("averaged.")

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 from tritone_training import epoch_progress, fitting, progress
+from tritone_training.kind import TrainRequest
 
 
 def _log() -> Console:
@@ -109,13 +110,12 @@ def test_a_training_with_progress_in_a_log_prints_nothing_on_stdout(
         Line(),
         DataLoader(rows, batch_size=4),
         rows,
+        request=TrainRequest(out=tmp_path, progress=True),
+        settings={},
         batch_size=4,
-        out=tmp_path,
         monitor="valid_loss",
         max_epochs=2,
         patience=2,
-        devices=1,
-        progress=True,
     )
     assert capfd.readouterr().out == ""
 

@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
 
 def request(out: Path, **changes: Any) -> TrainRequest:
     files = replace(recommender_models.files(), friends=None)  # another artifact than the one that is there
-    return TrainRequest(out=out, preset="tiny", progress=False, listening=files, **changes)
+    return TrainRequest(out=out, preset="tiny", progress=False, listening=files, overwrite=True, **changes)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -48,17 +48,16 @@ def test_an_interrupted_training_leaves_the_old_checkpoint_whole(
     monkeypatch.setattr(train, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         KIND.train(request(run, max_epochs=1))
-    assert contents(run) == before
-    assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "recommender.key", "taste_vae"}
+    assert {path: digest for path, digest in contents(run).items() if not path.startswith("unfinished/")} == before
     KIND.export(run, None)
 
 
 def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -> None:
     key = (run / "recommender.key").read_bytes()
-    (run / ".unfinished").mkdir()  # a training was killed
-    (run / ".unfinished" / "users.npy").write_bytes(b"half")
+    (run / "unfinished" / "recommender").mkdir(parents=True)  # a training was killed
+    (run / "unfinished" / "recommender" / "users.npy").write_bytes(b"half")
     KIND.train(request(run, overrides={"taste": 0}))
-    assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "recommender.key"}
+    assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "logs", "recommender.key"}
     assert (run / "recommender.key").read_bytes() == key
     assert not (run / "artifact" / "social.values.npy").exists()
     assert "taste_vae" not in json.loads((run / "checkpoint.json").read_text())["members"]
@@ -84,7 +83,7 @@ def test_a_key_that_lies_elsewhere_is_remembered_and_none_other_is_taken_for_it(
     elsewhere = tmp_path / "elsewhere.key"
     elsewhere.write_text("f" * 64)
     files = replace(recommender_models.files(), key=elsewhere)
-    KIND.train(TrainRequest(out=run, preset="tiny", progress=False, listening=files, overrides={"taste": 0}))
+    KIND.train(replace(request(run, overrides={"taste": 0}), listening=files))
     exported = KIND.export(run, None)
     assert isinstance(exported, ArtifactExport)
     assert exported.key is None  # run/recommender.key is of the training before

@@ -113,14 +113,15 @@ def test_refitting_learns_from_the_validation_part_too(
     train(tmp_path, overrides={"refit": True})
     splits = saved(tmp_path).info["splits"]
     assert learned_from == [len(splits["train"]), len(splits["train"]) + len(splits["valid"])]
-    assert (tmp_path / "refit" / "logs" / "csv" / "metrics.csv").is_file()
+    assert (tmp_path / "refit" / "logs" / "metrics.csv").is_file()
 
 
 def test_logs_are_written_for_people_and_tools(trained: Trained) -> None:
-    with (trained.folder / "logs" / "csv" / "metrics.csv").open(newline="") as file:
+    with (trained.folder / "logs" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    losses = [float(row["valid_loss"]) for row in rows if row["valid_loss"]]
-    assert len(losses) == trained.summary["n_epochs"]
+    losses = [float(row["valid_loss"]) for row in rows]
+    assert [int(row["epoch"]) for row in rows] == list(range(trained.summary["n_epochs"]))
+    assert all(value for row in rows for value in row.values()), "training and validation share a row"
     assert losses[-1] < losses[0]
     assert {"train_loss", "valid_accuracy", "epoch"} <= set(rows[0])
     events = list((trained.folder / "logs" / "tensorboard").glob("events.out.tfevents.*"))
@@ -187,21 +188,19 @@ def test_emotions_known_only_of_held_out_recordings_train_nothing(
     manifest = sounds.write_manifest(tmp_path / "m.csv", rows)
     request = TrainRequest(out=tmp_path / "run", data=manifest, preset="tiny", max_epochs=1, fold=0, progress=False)
     assert kind.train(request)["emotions_trained"] is False
-    assert kind.train(replace(request, fold=1))["emotions_trained"] is True
+    assert kind.train(replace(request, fold=1, overwrite=True))["emotions_trained"] is True
 
 
 def test_training_again_replaces_checkpoint_and_logs(train: Callable[..., Any], tmp_path: Path) -> None:
     train(tmp_path, seed=1)
     before = saved(tmp_path)
-    (tmp_path / "lightning").mkdir()
-    (tmp_path / "lightning" / "best.ckpt").write_text("left by a run that was killed")
     train(tmp_path, seed=2)
     after = saved(tmp_path)
     assert after.info["seed"] == 2
     assert before.info["weights"] != after.info["weights"]
     assert len(list(tmp_path.glob("weights-*.pt"))) == 1
     assert len(list((tmp_path / "logs" / "tensorboard").glob("events*"))) == 1
-    assert not (tmp_path / "lightning").exists()
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_run_that_diverges_says_so_and_leaves_the_old_checkpoint(train: Callable[..., Any], tmp_path: Path) -> None:
@@ -221,7 +220,7 @@ _TRAIN = """
     get_kind("genre_cnn").train(
         TrainRequest(
             out=Path(sys.argv[1]), data=Path(sys.argv[2]), preset="tiny", seed=9, max_epochs=9999, overrides=overrides,
-            progress=False,
+            progress=False, overwrite=True,
         )
     )
 """
@@ -238,9 +237,9 @@ def test_a_run_that_is_killed_leaves_the_old_checkpoint(
     )
     try:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "lightning" / "best.ckpt").is_file() and time.monotonic() < deadline:
+        while not (tmp_path / "unfinished" / "fit.ckpt").is_file() and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert (tmp_path / "lightning" / "best.ckpt").is_file()
+        assert (tmp_path / "unfinished" / "fit.ckpt").is_file()
     finally:
         process.kill()
         process.wait()
@@ -248,7 +247,7 @@ def test_a_run_that_is_killed_leaves_the_old_checkpoint(
     load_network(tmp_path)
     train(tmp_path, seed=3)
     assert saved(tmp_path).info["seed"] == 3
-    assert not (tmp_path / "lightning").exists()
+    assert not (tmp_path / "unfinished").exists()
 
 
 # --- data that are not all good -----------------------------------------------------------------------------

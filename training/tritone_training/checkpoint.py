@@ -4,7 +4,8 @@
 runs/genre_cnn/
   checkpoint.json   kind, hyper-parameters, labels, splits, data, metrics, seed, command, versions
   weights-HASH.pt   a state dict, read with weights_only=True
-  logs/             CSV and TensorBoard
+  logs/             metrics.csv (one row an epoch) and TensorBoard
+  unfinished/       only while a training is running or was interrupted, see `runs`
 ```
 """
 
@@ -16,6 +17,7 @@ import json
 import os
 import pickle
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,10 +27,12 @@ from typing import Any, Final
 import torch
 
 from tritone_training._exceptions import CheckpointError
+from tritone_training.atomic import replacing
 
 FORMAT: Final = 1
 INFO: Final = "checkpoint.json"
-_STAGED_WEIGHTS: Final = "weights"
+UNFINISHED: Final = "unfinished"  # folder with the state of an interrupted training, see `runs`
+BEST: Final = "best"  # in it, a checkpoint of the best epoch so far
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,13 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
     The weights' file is named by its content and checkpoint.json, which names it, is replaced last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".{_STAGED_WEIGHTS}.{os.getpid()}"
+    staged = folder / f".weights.{os.getpid()}"
     try:
         torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staged)
         digest = _sha256(staged)
         name = f"weights-{digest[:12]}.pt"
-        staged.replace(folder / name)
+        with replacing(folder / name) as synced:
+            staged.replace(synced)
     finally:
         staged.unlink(missing_ok=True)
     whole = {
@@ -72,16 +77,19 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
     for old in folder.glob("weights-*.pt"):
         if old.name != name:
             old.unlink()
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def update_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replace checkpoint.json."""
-    staged = folder / f".{INFO}.{os.getpid()}"
-    try:
+    with replacing(folder / INFO) as staged:
         staged.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        staged.replace(folder / INFO)
-    finally:
-        staged.unlink(missing_ok=True)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Return the content of checkpoint.json, unchecked."""
+    info: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    return info
 
 
 def load(folder: Path, *, kind: str) -> Checkpoint:
@@ -92,6 +100,12 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
     """
     path = folder / INFO
     if not path.is_file():
+        best = folder / UNFINISHED / BEST
+        if (best / INFO).is_file():
+            raise CheckpointError(
+                f"{folder}: expected a finished checkpoint, got an interrupted training; continue it with "
+                f"`tritone train {kind} ... --out {folder} --resume`, or use its best epoch so far: {best}"
+            )
         raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {kind} --out {folder}` writes one")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
-"""The one training loop: Lightning with progress, early stopping, the best checkpoint and logs."""
+"""The one training loop: Lightning with progress, early stopping, the best weights, logs and resumable state."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,25 @@ from typing import Any, Final, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tritone_training._exceptions import TrainingError
+from tritone_training.checkpoint import UNFINISHED
 from tritone_training.data.recordings import printable
 from tritone_training.epoch_progress import epoch_progress
+from tritone_training.kind import TrainRequest
+from tritone_training.mlflow_logging import epoch_logger
+from tritone_training.runs import differences
+from tritone_training.training_logs import TENSORBOARD
+from tritone_training.training_state import (
+    Snapshot,
+    StateSaver,
+    read_state,
+    restore_random_state,
+    saver_state,
+)
 
 _LARGEST_SEED: Final = 2**32 - 1  # NumPy's
 # What Lightning and torch remark about small data sets and single processes, each known and intended.
@@ -54,43 +67,92 @@ def fit(
     train: DataLoader[Any],
     valid: Dataset[Any],
     *,
+    request: TrainRequest,
+    settings: Mapping[str, Any],
     batch_size: int,
-    out: Path,
     monitor: str,
     max_epochs: int,
     patience: int,
-    devices: int,
-    progress: bool,
     keep: Literal["best", "last"] = "best",
+    stage: str = "fit",
+    snapshot: Snapshot | None = None,
 ) -> Fitted:
-    """Train until the monitored loss stops falling and answer the weights of the best epoch.
+    """Train until the monitored loss stops falling and return the weights of the best epoch.
 
-    The caller seeds before it builds the module (`seed_everything`). Logs of an earlier run in `out` are replaced.
+    The caller seeds before it builds the module (`seed_everything`). Logs of an earlier run in `request.out` are
+    replaced. After each epoch the whole state is saved; with `request.resume` training continues from there, and on one
+    device it ends with the same weights as without the interruption.
 
     Args:
         valid: judged in its own order, whole on every device, because the module judges runs of items together.
+        request: names the folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
+        settings: hyper-parameters and the fingerprint of the data; a state of others is not resumed.
         keep: `last` runs all epochs and keeps the end, for when `valid` is no judge because it is trained on too.
-        devices: GPUs; a host without any trains on its CPU.
+        stage: name of this training among those of one run; others than `fit` have a folder of their own for logs.
+        snapshot: how the best epoch so far is written as a checkpoint.
 
     Raises:
-        TrainingError: training diverged, or there are fewer GPUs than asked for.
+        TrainingError: training diverged, there are fewer GPUs than asked for, or the state to resume does not fit.
     """
-    n_devices = _devices(devices)
+    out = request.out
+    n_devices = _devices(request.devices)
     _require_text(out)
-    logs, best_folder = out / "logs", out / "lightning"
-    for old in (logs, best_folder):  # the latter only where a run was killed
-        shutil.rmtree(old, ignore_errors=True)
-    best = ModelCheckpoint(
-        dirpath=best_folder,
-        filename=keep,
-        monitor=monitor if keep == "best" else None,
-        enable_version_counter=False,
+    logs = out / "logs" if stage == "fit" else out / stage / "logs"
+    path = out / UNFINISHED / f"{stage}.ckpt"
+    saver = StateSaver(
+        path,
+        logs=logs,
+        monitor=monitor,
+        keep=keep,
+        settings={**settings, "max_epochs": max_epochs, "patience": patience},
+        snapshot=snapshot,
+        on_epoch=epoch_logger(request, stage),
     )
-    callbacks: list[Callback] = [_CountEpochs(), best]
-    if keep == "best":
-        callbacks.insert(0, EarlyStopping(monitor, patience=patience))
+    state = read_state(path) if request.resume and path.exists() else None
+    if state is None:
+        shutil.rmtree(logs, ignore_errors=True)
+    else:
+        found = saver_state(state, saver)
+        different = differences(json.loads(found["settings"]), saver.settings)
+        if different:
+            raise TrainingError(
+                f"{out}: cannot be resumed with other data or settings: {different}; give the same as before, or "
+                f"another --out"
+            )
+        saver.load_state_dict(found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not saver.done:
+        _run(
+            module, train, valid, saver, state, batch_size=batch_size, max_epochs=max_epochs, n_devices=n_devices,
+            patience=patience, progress=request.progress,
+        )  # fmt: skip
+        saver.load_state_dict(saver_state(read_state(path), saver))  # other processes may have trained
+    weights = torch.load(path.with_name(saver.best_file), map_location="cpu", weights_only=True)
+    score = math.inf if saver.best_score is None else saver.best_score
+    if not math.isfinite(score) or not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise TrainingError(f"training diverged ({monitor} is {score}); lower the learning rate")
+    return Fitted(weights, score, saver.n_epochs)
+
+
+def _run(
+    module: lightning.LightningModule,
+    train: DataLoader[Any],
+    valid: Dataset[Any],
+    saver: StateSaver,
+    state: Mapping[str, Any] | None,
+    *,
+    batch_size: int,
+    max_epochs: int,
+    n_devices: int,
+    patience: int,
+    progress: bool,
+) -> None:
+    callbacks: list[Callback] = [saver]
+    if saver.keep == "best":
+        callbacks.insert(0, EarlyStopping(saver.monitor, patience=patience))
     if progress:
         callbacks.append(epoch_progress())
+    step = None if state is None else int(state["global_step"])
     with _quiet():
         trainer = lightning.Trainer(
             accelerator="auto",
@@ -100,10 +162,10 @@ def fit(
             sync_batchnorm=n_devices > 1,
             max_epochs=max_epochs,
             callbacks=callbacks,
-            logger=[
-                CSVLogger(logs, name="csv", version=""),
-                TensorBoardLogger(logs, name="tensorboard", version=""),
-            ],
+            # With the step, TensorBoard leaves out what was logged after the state that is resumed.
+            logger=TensorBoardLogger(
+                saver.logs, name=TENSORBOARD, version="", purge_step=step, default_hp_metric=False
+            ),
             enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -111,24 +173,15 @@ def fit(
             log_every_n_steps=10,
         )
         in_order: DistributedSampler[Any] = DistributedSampler(valid, num_replicas=1, rank=0, shuffle=False)
-        trainer.fit(module, train, DataLoader(valid, batch_size=batch_size, sampler=in_order))
-        n_epochs = int(trainer.callback_metrics[_CountEpochs.NAME])
-        last_score = float(trainer.callback_metrics[monitor])
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    shutil.rmtree(best_folder)  # what is kept of it goes into the checkpoint folder proper
-    score = float(state["callbacks"][best.state_key]["best_model_score"]) if keep == "best" else last_score
-    if not math.isfinite(score) or not all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values()):
-        raise TrainingError(f"training diverged ({monitor} is {score}); lower the learning rate")
-    return Fitted(state["state_dict"], score, n_epochs)
-
-
-class _CountEpochs(Callback):
-    """Logs how many epochs have run: unlike the trainer's own count, logged values come home from other processes."""
-
-    NAME: Final = "n_epochs"
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        pl_module.log(self.NAME, float(trainer.current_epoch + 1), sync_dist=True)
+        if state is not None:
+            restore_random_state(state)
+        trainer.fit(
+            module,
+            train,
+            DataLoader(valid, batch_size=batch_size, sampler=in_order),
+            ckpt_path=None if state is None else saver.path,
+            weights_only=None if state is None else True,
+        )
 
 
 def _require_text(out: Path) -> None:

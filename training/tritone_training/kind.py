@@ -99,6 +99,11 @@ class TrainRequest:
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
         n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.
+        resume: continue the interrupted training in `out`; see `runs`.
+        overwrite: replace what an earlier training wrote to `out`.
+        warm_start: checkpoint folder of the same kind whose weights the training begins with.
+        mlflow: URI of the MLflow tracking server or store that the run is logged to.
+        mlflow_run: id of the MLflow run, once it has begun.
     """
 
     out: Path
@@ -114,6 +119,11 @@ class TrainRequest:
     command: str = ""
     listening: ListeningFiles | None = None
     n_seeds: int = 3
+    resume: bool = False
+    overwrite: bool = False
+    warm_start: Path | None = None
+    mlflow: str | None = None
+    mlflow_run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,7 @@ class ModelKind:
         companions: further models that each checkpoint serves.
         ensembles: models on the server that join this kind's own with others.
         quality: how its graph is judged in less than single precision; None where that does not serve.
+        can_warm_start: whether training can begin with the weights of another checkpoint.
     """
 
     name: str
@@ -180,6 +191,7 @@ class ModelKind:
     companions: Sequence[Companion] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
+    can_warm_start: bool = True
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
@@ -191,11 +203,14 @@ class ModelKind:
         return tuple(name for name in given if name in KIND_OPTIONS - self.options)
 
     def train(self, request: TrainRequest) -> Mapping[str, Any]:
-        """Read the data and train once.
+        """Read the data and train once, in a folder of its own.
 
         Raises:
-            TrainingError: the request names something that this kind would ignore.
+            TrainingError: the request names something that this kind would ignore, `request.out` is in use, or the
+                training cannot be resumed; see `runs.run_training`.
         """
+        from tritone_training.runs import run_training
+
         listening = request.listening or ListeningFiles()
         given = [each.name for each in fields(listening) if getattr(listening, each.name) is not None]
         if foreign := self.options_not_taken(given):
@@ -203,4 +218,4 @@ class ModelKind:
                 f"{self.name} does not take {', '.join(foreign)}: it takes {', '.join(sorted(self.options))}; "
                 f"leave them out, or train another kind"
             )
-        return self.trainer(request)(request)
+        return run_training(self, request)

@@ -53,12 +53,14 @@ def bench(
         Path | None, typer.Option(help="Questions as perf_analyzer's JSON; default: drawn from the declaration.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for Markdown, CSV and pictures.")] = None,
+    overwrite: options.Overwrite = False,
     table: Annotated[
         Path | None, typer.Option(help="Markdown file whose table between the bench's marks is replaced.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure throughput, latency and where the time goes. What cannot be measured stably has no figure."""
+    options.require_unused(report, overwrite=overwrite, option="--report")
     from tritone_cli.benching import levels, summary
     from tritone_cli.benching import report as reporting
     from tritone_cli.benching.measuring import Plan, measure_model

@@ -46,6 +46,7 @@ def crossvalidate(
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Hold every fold out once: train on the others, judge on it; mean and spread."""
@@ -67,6 +68,7 @@ def crossvalidate(
         listening=options.listening_files(locals()),
         n_seeds=seeds,
     )
+    options.require_unused(request.out, overwrite=overwrite, option="--out")
     result = training.get_kind(kind).crossvalidate(request)
     if as_json:
         console.print_json(result)

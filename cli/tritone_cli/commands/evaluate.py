@@ -32,11 +32,13 @@ def evaluate(
     time_column: options.TimeColumn = None,
     key: options.Key = None,
     report: options.Report = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a checkpoint: of recordings whole tracks first, windows beside them; of scores whole pieces."""
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
+    options.require_unused(report, overwrite=overwrite, option="--report")
     from tritone_training import api as training
 
     kind_options.check_kind_takes(context, kind)

@@ -50,6 +50,7 @@ def optimize(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and show, but write nothing.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Serve as declared again, and measure nothing.")] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for Markdown and a picture.")] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Find how many instances and threads, which batches and delay carry most on this CPU within a latency bound.
@@ -65,6 +66,7 @@ def optimize(
     if reset:
         _reset(folder, as_json)
         return
+    options.require_unused(report, overwrite=overwrite, option="--report")
     if report is not None:
         import matplotlib  # noqa: F401  - before the minutes of measuring, not after
     from tritone_cli.optimizing import report as reporting

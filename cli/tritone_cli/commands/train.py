@@ -44,6 +44,10 @@ def train(
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    warm_start: options.WarmStart = None,
+    mlflow: options.Mlflow = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
@@ -65,7 +69,12 @@ def train(
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
+        resume=resume,
+        overwrite=overwrite,
+        warm_start=warm_start,
+        mlflow=mlflow,
     )
+    options.require_unused(report, overwrite=overwrite or resume, option="--report")
     made = training.get_kind(kind)
     summary = made.train(request)
     if report is not None:
@@ -83,7 +92,12 @@ def train(
     if as_json:
         console.print_json(summary)
         return
-    console.print_data_report(summary["data"])
+    if summary.get("finished"):
+        console.say(f"{summary['checkpoint']}: this training is finished; there is nothing to resume")
+    else:
+        console.print_data_report(summary["data"])
+    if "warm_start" in summary:
+        console.print_warm_start(summary["warm_start"])
     for name, values in summary["metrics"].items():
         figures = {key: value for key, value in values.items() if isinstance(value, float)}
         console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))

@@ -150,7 +150,8 @@ class Workshop:
         return Job(name, tuple(arguments), self.checkpoints / "logs" / f"{name.replace(' ', '-')}.txt", needs)
 
     def _train_arguments(self, kind: str) -> Sequence[str]:
-        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--out", str(self.checkpoints / kind))
+        out = str(self.checkpoints / kind)
+        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--overwrite", "--out", out)
         return (*made, "--genre-checkpoint", str(self.checkpoints / LISTENER)) if kind == RECOMMENDER else made
 
     def _export_arguments(self, kind: str) -> Sequence[str]:

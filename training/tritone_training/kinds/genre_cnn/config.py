@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone_training._exceptions import TrainingError
+from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights, check_class_weights
 
 if TYPE_CHECKING:
     import optuna
@@ -29,6 +30,7 @@ class GenreConfig:
         refit: once the validation part has told how long to train, train anew on all but the held-out fold; with
             a few hundred recordings the validation part is worth more as something to learn from.
         variants: seeded renderings of each catalogue piece (embedded data only).
+        class_weights: of the labels in the loss: `none`, `balanced` (rare labels count more), or label -> weight.
     """
 
     width: int = 16
@@ -47,6 +49,7 @@ class GenreConfig:
     emotion_weight: float = 3.0
     refit: bool = True
     variants: int = 4
+    class_weights: ClassWeights = NONE
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -54,6 +57,9 @@ class GenreConfig:
             if field.name == "refit":
                 if not isinstance(value, bool):
                     raise TrainingError(f"refit is {value!r}; expected true or false")
+                continue
+            if field.name == "class_weights":
+                check_class_weights(value)
                 continue
             whole = field.name in _WHOLE
             if (

@@ -27,13 +27,23 @@ class GenreModule(lightning.LightningModule):
     arXiv:1803.05407): with few recordings single epochs differ by luck, their mean does not.
     """
 
-    def __init__(self, network: GenreNetwork, config: GenreConfig, *, n_labels: int, on_spectrogram: bool) -> None:
+    def __init__(
+        self,
+        network: GenreNetwork,
+        config: GenreConfig,
+        *,
+        n_labels: int,
+        on_spectrogram: bool,
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self.config = config
         self.n_labels = n_labels
         self.on_spectrogram = on_spectrogram
+        self.register_buffer("class_weights", class_weights, persistent=False)  # (L,), or None
+        self.class_weights: Tensor | None
         self._n_averaged = 0
         self._valid: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
@@ -48,7 +58,9 @@ class GenreModule(lightning.LightningModule):
                 features, targets, emotions, alpha=self.config.mixup_alpha, in_power=self.on_spectrogram
             )
         logits, felt, _embedding = self.network.heads(features)
-        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        loss = nn.functional.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.config.label_smoothing
+        )
         loss = loss + self.config.emotion_weight * self._emotion_loss(felt, emotions)
         self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
@@ -59,6 +71,14 @@ class GenreModule(lightning.LightningModule):
         if self.network.emotion_head is None or not known.any():
             return felt.new_zeros(())
         return nn.functional.mse_loss(felt[known], wanted[known])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the average needs to go on."""
+        checkpoint["n_averaged"] = self._n_averaged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the average of an interrupted training."""
+        self._n_averaged = checkpoint["n_averaged"]
 
     def on_train_epoch_start(self) -> None:
         """Frozen parts stay as they are."""

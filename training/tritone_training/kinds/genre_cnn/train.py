@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,6 +18,7 @@ from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
+from tritone_training.kinds.genre_cnn.class_weights import label_weights
 from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
 from tritone_training.kinds.genre_cnn.features import Features, compute_features
@@ -25,6 +26,8 @@ from tritone_training.kinds.genre_cnn.judge import Judgement, judge
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
 from tritone_training.kinds.genre_cnn.network import GenreNetwork, MelFeatures
 from tritone_training.progress import progress_bar
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _VALID_PARTS: Final = 8  # one eighth of what is trained on decides when to stop
 N_FOLDS: Final = 4
@@ -115,15 +118,8 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
     fitting.seed_everything(request.seed)  # refuses a bad seed before the data are split by it
     splits = _split(recordings, request)
     with_emotions = any(recording.emotions is not None for recording in splits["train"])
-    fitted, network, weights = _fit(request, config, prepared, splits["train"], splits["valid"], keep="best")
-    judgements = {"valid": _judge(request, network, recordings, splits["valid"], "validation")}
-    if config.refit:
-        longer = replace(config, max_epochs=fitted.n_epochs)
-        everything = (*splits["train"], *splits["valid"])
-        _, network, weights = _fit(request, longer, prepared, everything, splits["valid"], keep="last")
-    judgements["test"] = _judge(request, network, recordings, splits["test"], "held-out")
     labels = recordings.labels
-    info = {
+    info: dict[str, Any] = {
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
@@ -131,12 +127,22 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "pretrained": request.pretrained,
         "labels": list(labels),
         "emotions_trained": with_emotions,
-        "n_epochs": fitted.n_epochs,
         "n_folds": N_FOLDS,
         "fold": fold_of(request),
         "data": {**recordings.report(), "fingerprint": prepared.features.fingerprint},
-        "metrics": {name: _headline(judgement.metrics) for name, judgement in judgements.items()},
         "splits": {name: [recording.name for recording in part] for name, part in splits.items()},
+    }
+    fitted, network, weights, loaded = _fit(request, config, prepared, splits["train"], splits["valid"], info=info)
+    judgements = {"valid": _judge(request, network, recordings, splits["valid"], "validation")}
+    if config.refit:
+        longer = replace(config, max_epochs=fitted.n_epochs)
+        everything = (*splits["train"], *splits["valid"])
+        _, network, weights, _ = _fit(request, longer, prepared, everything, splits["valid"], info=None)
+    judgements["test"] = _judge(request, network, recordings, splits["test"], "held-out")
+    info |= {
+        "n_epochs": fitted.n_epochs,
+        "metrics": {name: _headline(judgement.metrics) for name, judgement in judgements.items()},
+        **warm_start_info(loaded),
     }
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(weights))
     summary = {
@@ -147,6 +153,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "n_epochs": fitted.n_epochs,
         "metrics": info["metrics"],
         "data": recordings.report(),
+        **warm_start_info(loaded),
     }
     return Trained(summary, judgements)
 
@@ -158,15 +165,23 @@ def _fit(
     train_part: tuple[Recording, ...],
     valid_part: tuple[Recording, ...],
     *,
-    keep: Literal["best", "last"],
-) -> tuple[fitting.Fitted, GenreNetwork, dict[str, Tensor]]:
-    """One training; answers the network in eval mode and its weights beside how it went."""
+    info: Mapping[str, Any] | None,
+) -> tuple[fitting.Fitted, GenreNetwork, dict[str, Tensor], WarmStart | None]:
+    """Train once; return how it went, the network in eval mode, its weights, and what a warm start took over.
+
+    Args:
+        info: of checkpoint.json, for the best epoch so far; None for the second training, which keeps its last epoch.
+    """
     fitting.seed_everything(request.seed)
     labels = prepared.recordings.labels
     with_emotions = any(recording.emotions is not None for recording in train_part)
     network = build.build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
     on_spectrogram = isinstance(prepared.frontend, MelFeatures)
-    module = GenreModule(network, config, n_labels=len(labels), on_spectrogram=on_spectrogram)
+    loaded = _warm_start(request, network, labels)
+    class_weights = label_weights(config.class_weights, [recording.label for recording in train_part], labels)
+    module = GenreModule(
+        network, config, n_labels=len(labels), on_spectrogram=on_spectrogram, class_weights=class_weights
+    )
     n_units = prepared.frontend.n_units
     crops = CropDataset(
         train_part,
@@ -180,14 +195,15 @@ def _fit(
         module,
         DataLoader(crops, batch_size=config.batch_size, shuffle=True, drop_last=len(crops) > config.batch_size),
         validation_dataset(valid_part, prepared.features.by_name, labels, n_units=n_units),
+        request=request,
+        settings={**to_dict(config), "fingerprint": prepared.features.fingerprint, "fold": fold_of(request)},
         batch_size=config.batch_size,
-        out=request.out if keep == "best" else request.out / "refit",  # each has logs of its own
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
-        keep=keep,
+        keep="last" if info is None else "best",
+        stage="refit" if info is None else "fit",
+        snapshot=None if info is None else Snapshot(build.KIND_NAME, info, _averaged_weights),
     )
     weights = {
         name.removeprefix("averaged."): tensor
@@ -195,7 +211,19 @@ def _fit(
         if name.startswith("averaged.")
     }
     network.load_state_dict(weights)
-    return fitted, network.eval(), weights
+    return fitted, network.eval(), weights, loaded
+
+
+def _averaged_weights(module: GenreModule) -> dict[str, Tensor]:
+    return build.learned_weights(module.averaged.state_dict())
+
+
+def _warm_start(request: TrainRequest, network: GenreNetwork, labels: Sequence[str]) -> WarmStart | None:
+    saved = saved_checkpoint(request, build.KIND_NAME)
+    skipped = {"frontend.": "the front end is not trained"}
+    if saved is not None and saved.info.get("labels") != list(labels):
+        skipped["genre_head."] = "the labels differ"
+    return load_matching(saved, network, skipped=skipped)
 
 
 def _judge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from tritone_training.kinds.music_gan.conditions import measure_conditions
 from tritone_training.kinds.music_gan.config import GanConfig, build_config, to_dict
 from tritone_training.kinds.music_gan.judge import judge
 from tritone_training.kinds.music_gan.module import MONITOR, GanModule
+from tritone_training.kinds.music_gan.network import MusicGan
 from tritone_training.kinds.music_gan.pool import as_tensors, draw_pool, draw_spans, style_shares
 from tritone_training.kinds.music_vae import build as vae_build
 from tritone_training.kinds.music_vae import train as vae_train
@@ -26,6 +28,8 @@ from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
 from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.kinds.music_vae.spans import SpanSet
 from tritone_training.progress import progress_bar
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
 
@@ -80,7 +84,9 @@ def prepare(request: TrainRequest) -> Prepared:
     )
     if folder is None:
         folder = own
-        vae_request = replace(request, out=own, overrides={}, max_epochs=_vae_epochs(request))
+        vae_request = replace(
+            request, out=own, overrides={}, max_epochs=_vae_epochs(request), warm_start=None, mlflow_run=None
+        )
         vae_train.train_prepared(vae_request, vae_train.configure(vae_request), prepared)
     vae, info = vae_build.load_network(folder)
     return Prepared(scores, prepared.train.whole(), prepared.valid, vae, folder, info)
@@ -118,18 +124,33 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
     network.conditions.learn(measure_conditions(pool))
     tensors = as_tensors(prepared.vae, network.conditions, pool)
     network.generator.fit_linear(tensors[1], tensors[2])
+    loaded = _warm_start(request, network, prepared)
     watched = draw_spans(prepared.valid, shares, _N_WATCHED, seed=request.seed)
+    info: dict[str, Any] = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "style_shares": dict(zip(prepared.train.style_names, shares.tolist(), strict=True)),
+        "vae": {key: prepared.vae_info[key] for key in ("config", "seed", "preset", "weights_sha256")},
+        "data": {**prepared.scores.report(), "spans": {"train": len(prepared.train), "valid": len(prepared.valid)}},
+        **warm_start_info(loaded),
+    }
     fitted = fitting.fit(
         GanModule(network.generator, prepared.vae, config),
         _loader(tensors, config),
         TensorDataset(*as_tensors(prepared.vae, network.conditions, watched)),
+        request=replace(request, devices=1),  # the critic learns within the generator's step, unseen by other processes
+        settings={
+            **to_dict(config),
+            "fingerprint": prepared.scores.fingerprint,
+            "music_vae": prepared.vae_info["weights_sha256"],
+        },
         batch_size=len(watched),
-        out=request.out,
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        devices=1,  # the critic learns within the generator's step, unseen by other processes
-        progress=request.progress,
+        snapshot=Snapshot(build.KIND_NAME, info, partial(_averaged_weights, network)),
     )
     prefix = "averaged."
     network.generator.load_state_dict(
@@ -145,17 +166,7 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
             n_samples=config.n_judged,
             on_progress=on_progress,
         )
-    info = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": to_dict(config),
-        "n_epochs": fitted.n_epochs,
-        "style_shares": dict(zip(prepared.train.style_names, shares.tolist(), strict=True)),
-        "vae": {key: prepared.vae_info[key] for key in ("config", "seed", "preset", "weights_sha256")},
-        "data": {**prepared.scores.report(), "spans": {"train": len(prepared.train), "valid": len(prepared.valid)}},
-        "metrics": {"valid": judgement.metrics},
-    }
+    info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": judgement.metrics}}
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(request.out),
@@ -164,7 +175,27 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
         "n_epochs": fitted.n_epochs,
         "metrics": {"valid": headline(judgement.metrics)},
         "data": info["data"],
+        **warm_start_info(loaded),
     }
+
+
+def _averaged_weights(network: MusicGan, module: GanModule) -> dict[str, torch.Tensor]:
+    averaged = {f"generator.{name}": tensor for name, tensor in module.averaged.state_dict().items()}
+    return {**network.state_dict(), **averaged}
+
+
+def _warm_start(request: TrainRequest, network: MusicGan, prepared: Prepared) -> WarmStart | None:
+    saved = saved_checkpoint(request, build.KIND_NAME)
+    if saved is None:
+        return None
+    if saved.info.get("vae", {}).get("weights_sha256") != prepared.vae_info["weights_sha256"]:
+        raise TrainingError(
+            f"{saved.folder}: expected a generator for the music_vae in {prepared.vae_folder}, got one for another; "
+            f"copy the music_vae of that training to {request.out / vae_build.KIND_NAME}, or leave --warm-start out"
+        )
+    measured = ("conditions.", "generator.from_", "generator.mean", "generator.deviation", "estimate_key", "key_tilt")
+    skipped = {**dict.fromkeys(measured, "measured on the data"), "vae.": "the music_vae is not trained"}
+    return load_matching(saved, network, skipped=skipped)
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:

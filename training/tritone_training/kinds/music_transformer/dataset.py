@@ -191,6 +191,16 @@ class TrainingStretches(Dataset[Any]):
             self._batches = self._draw()
         return collate(self._batches.pop())
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """How many passes were drawn, and how many batches of the last one are left."""
+        return self._n_passes, len(self._batches)
+
+    def go_to(self, n_passes: int, n_left: int) -> None:
+        """Go to the position of an interrupted training."""
+        self._n_passes = n_passes - 1
+        self._batches = self._draw()[:n_left]
+
     def _draw(self) -> list[list[Stretch]]:
         """Batches that hold every piece, or as much of it as it may have."""
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0  # each GPU draws its own

@@ -29,12 +29,34 @@ class TransformerModule(lightning.LightningModule):
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.config = config
         self._n_steps = 0
+        self._position: tuple[int, int] | None = None
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean nats of the frames that count."""
         loss = frame_nll(self.network, batch).mean()
         self.log("train_nll", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the average and the data need to go on."""
+        checkpoint["n_steps"] = self._n_steps
+        checkpoint["position"] = list(self._stretches().position)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the average of an interrupted training."""
+        self._n_steps = checkpoint["n_steps"]
+        self._position = tuple(checkpoint["position"])
+
+    def on_train_start(self) -> None:
+        """Go to where an interrupted training was in its data, which are not loaded any earlier."""
+        if self._position is not None:
+            self._stretches().go_to(*self._position)
+            self._position = None
+
+    def _stretches(self) -> Any:
+        """The data set that is trained on."""
+        loader: Any = self.trainer.train_dataloader
+        return loader.dataset
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average on."""

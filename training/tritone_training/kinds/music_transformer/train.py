@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
@@ -17,6 +18,8 @@ from tritone_training.kinds.music_transformer.dataset import TrainingStretches, 
 from tritone_training.kinds.music_transformer.judge import judge
 from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
 from tritone_training.progress import progress_bar
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _AVERAGED = "averaged."
 _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_frames", "n")
@@ -58,6 +61,23 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     config = config.fitted_to(sum(len(piece.frames) for piece in train))
     styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
     network = build.build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
+    saved = saved_checkpoint(request, build.KIND_NAME)
+    skipped = {"style.": "the styles differ"} if saved and saved.info.get("styles") != list(styles) else {}
+    loaded = load_matching(saved, network, skipped=skipped)
+    report = scores.report()
+    info: dict[str, Any] = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "styles": list(styles),
+        "has_onsets": scores.has_onsets,
+        "frames_per_quarter": scores.frames_per_quarter,
+        "n_parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "data": report,
+        "splits": {"train": [piece.name for piece in train], "valid": [piece.name for piece in valid]},
+        **warm_start_info(loaded),
+    }
     stretches = TrainingStretches(
         train,
         styles,
@@ -75,13 +95,13 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         TransformerModule(network, config),
         DataLoader(stretches, batch_size=None),
         WholePieces(valid, styles, onsets=scores.has_onsets, batch_frames=4 * config.batch_frames),
+        request=request,
+        settings={**to_dict(config), "fingerprint": scores.fingerprint},
         batch_size=1,
-        out=request.out,
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
+        snapshot=Snapshot(build.KIND_NAME, info, _averaged_weights),
     )
     best = {
         name.removeprefix(_AVERAGED): tensor
@@ -92,21 +112,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
         metrics = judge(network.eval(), valid, styles, on_progress=on_progress).metrics
     headline = {**{name: metrics[name] for name in _HEADLINE}, "n_in_portion": len(held_out)}
-    report = scores.report()
-    info = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": to_dict(config),
-        "styles": list(styles),
-        "has_onsets": scores.has_onsets,
-        "frames_per_quarter": scores.frames_per_quarter,
-        "n_epochs": fitted.n_epochs,
-        "n_parameters": sum(tensor.numel() for tensor in network.parameters()),
-        "data": report,
-        "metrics": {"valid": headline},
-        "splits": {"train": [piece.name for piece in train], "valid": [piece.name for piece in valid]},
-    }
+    info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": headline}}
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
     return {
         "checkpoint": str(request.out),
@@ -115,4 +121,9 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         "n_epochs": fitted.n_epochs,
         "metrics": info["metrics"],
         "data": report,
+        **warm_start_info(loaded),
     }
+
+
+def _averaged_weights(module: TransformerModule) -> dict[str, Tensor]:
+    return dict(module.averaged.state_dict())

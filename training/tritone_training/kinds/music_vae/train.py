@@ -24,6 +24,8 @@ from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.kinds.music_vae.spans import SpanSet, cut_spans
 from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
 _N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on
@@ -89,46 +91,57 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
     """Train once and write the checkpoint; answers the summary."""
     fitting.seed_everything(request.seed)
     network = build.build_network(config)
+    saved = saved_checkpoint(request, build.KIND_NAME)
+    loaded = load_matching(saved, network, skipped={"attribute_vectors": "measured after training"})
+    info: dict[str, Any] = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "data": {
+            **prepared.scores.report(),
+            "spans": {"train": prepared.train.report, "valid": prepared.valid.report},
+        },
+        **warm_start_info(loaded),
+    }
     watched = prepared.valid.at_most(_N_VALID_PER_STYLE)
     fitted = fitting.fit(
         VaeModule(network, config),
         _loader(prepared.train, config),
         TensorDataset(torch.from_numpy(watched.lanes)),
+        request=request,
+        settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
         batch_size=4 * config.batch_size,
-        out=request.out,
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
+        # Until training has ended nothing is known of the attributes' directions: moving along them changes nothing.
+        snapshot=Snapshot(build.KIND_NAME, {**info, "attributes": _statistics(prepared.train)}, _averaged_weights),
     )
     network.load_state_dict(_averaged(fitted.best_weights))
     network.eval()
     statistics = _measure_attributes(network, prepared.train)
     with progress_bar("judging held-out spans", shown=request.progress) as on_progress:
         judgement = judge(network, watched, deviation=np.array(statistics["deviation"]), on_progress=on_progress)
-    data = {
-        **prepared.scores.report(),
-        "spans": {"train": prepared.train.report, "valid": prepared.valid.report},
-    }
-    info = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": to_dict(config),
-        "n_epochs": fitted.n_epochs,
-        "attributes": statistics,
-        "data": data,
-        "metrics": {"valid": judgement.metrics},
-    }
+    info |= {"n_epochs": fitted.n_epochs, "attributes": statistics, "metrics": {"valid": judgement.metrics}}
     checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(request.out),
         "n_train": len(prepared.train),
         "n_epochs": fitted.n_epochs,
         "metrics": {"valid": {name: judgement.metrics[name] for name in _HEADLINE}},
-        "data": data,
+        "data": info["data"],
+        **warm_start_info(loaded),
     }
+
+
+def _averaged_weights(module: VaeModule) -> dict[str, torch.Tensor]:
+    return dict(module.averaged.state_dict())
+
+
+def _statistics(spans: SpanSet) -> dict[str, Any]:
+    mean, deviation = attribute_statistics(spans)
+    return {"names": list(ATTRIBUTES), "mean": mean.tolist(), "deviation": deviation.tolist()}
 
 
 def _loader(spans: SpanSet, config: VaeConfig) -> DataLoader[Any]:

@@ -38,6 +38,14 @@ class PolyphonyModule(lightning.LightningModule):
         self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the average needs to go on."""
+        checkpoint["n_averaged"] = self._n_averaged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the average of an interrupted training."""
+        self._n_averaged = checkpoint["n_averaged"]
+
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average on: a plain mean at first, an exponential one later."""
         self._n_averaged += 1

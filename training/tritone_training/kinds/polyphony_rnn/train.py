@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
@@ -29,6 +30,8 @@ from tritone_training.kinds.polyphony_rnn.dataset import (
 from tritone_training.kinds.polyphony_rnn.judge import judge
 from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
 from tritone_training.progress import progress_bar
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 8
 # The test portion is measured by `tritone evaluate` alone, so that nothing is chosen by it.
@@ -106,33 +109,37 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
     """
     fitting.seed_everything(request.seed)
     network = build.build_network(config)
+    loaded = load_matching(saved_checkpoint(request, build.KIND_NAME), network, skipped={})
+    info: dict[str, Any] = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "frames_per_quarter": prepared.frames_per_quarter,
+        "data": prepared.scores.report(),
+        **warm_start_info(loaded),
+    }
     excerpts = Excerpts(prepared.heard["train"], config)
     batches = LengthBatches(RandomSampler(excerpts), config.batch_size, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
         WholePieces(prepared.heard["valid"], batch_size=_VALID_BATCH),
+        request=request,
+        settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
         batch_size=1,  # each item is a batch already
-        out=request.out,
         monitor=MONITOR,
         max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),
         patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
+        snapshot=Snapshot(build.KIND_NAME, info, _averaged_weights),
     )
     prefix = "averaged."
     best = {name.removeprefix(prefix): value for name, value in fitted.best_weights.items() if name.startswith(prefix)}
     network.load_state_dict(best)
     with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
         judgement = judge(network.eval(), prepared.pieces["valid"], on_progress=on_progress)
-    info = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": to_dict(config),
-        "frames_per_quarter": prepared.frames_per_quarter,
+    info |= {
         "n_epochs": fitted.n_epochs,
-        "data": prepared.scores.report(),
         "metrics": {
             "valid": {**judgement.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
         },
@@ -146,4 +153,9 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         "n_epochs": fitted.n_epochs,
         "metrics": info["metrics"],
         "data": info["data"],
+        **warm_start_info(loaded),
     }
+
+
+def _averaged_weights(module: PolyphonyModule) -> dict[str, Tensor]:
+    return dict(module.averaged.state_dict())

@@ -1,8 +1,12 @@
 """A checkpoint folder is replaced as a whole: a training that fails or is interrupted leaves the old one as it was.
 
-A folder in the checkpoint's own takes the new parts, so that moving them is a renaming on any file system. Between two
-such renamings a crash can still leave parts of both; each fit therefore has a name, which checkpoint.json and the
-artifact's manifest both say, and what does not belong together is refused.
+A folder in the checkpoint's own (`unfinished/recommender`, see `runs`) takes the new parts, so that moving them is a
+renaming on any file system. Between two such renamings a crash can still leave parts of both; each fit therefore has a
+name, which checkpoint.json and the artifact's manifest both say, and what does not belong together is refused.
+
+An interrupted training can be resumed: `taste_vae` continues after its last complete epoch, or is kept if it was
+finished. The other members are fitted again. They have closed forms, so the result is the same, and their
+intermediate results would be listening histories outside of a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ from typing import Any, Final
 
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
 from tritone_training._exceptions import CheckpointError, TrainingError
+from tritone_training.checkpoint import UNFINISHED
 
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
-_STAGED: Final = ".unfinished"
+_STAGED: Final = f"{UNFINISHED}/recommender"
 _REPLACED: Final = ".replaced"
+_KEY: Final = "recommender.key"
+_PRIVATE_MODE: Final = 0o700
 
 
 def new_fit() -> str:
@@ -28,26 +35,32 @@ def new_fit() -> str:
 
 
 @contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """An empty folder for a checkpoint in the making, gone at the end whatever happens.
+def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
+    """Yield a folder for a checkpoint in the making; it is removed at the end, also after an error of ours.
 
-    What a killed training left there is removed too.
+    An interruption leaves it. It is empty unless `resume` is set: then it may hold a `taste_vae`, trained or not.
 
     Raises:
         TrainingError: it cannot be made.
     """
     staged = folder / _STAGED
     try:
-        _clear(folder)
+        _clear(folder, keep_staged=resume)
         if not folder.exists():
             make_private_folder(folder)
-        make_private_folder(staged)
+        elif not {entry.name for entry in folder.iterdir()} - {UNFINISHED, _KEY}:
+            folder.chmod(_PRIVATE_MODE)
+        if not staged.exists():
+            staged.parent.mkdir(exist_ok=True)
+            make_private_folder(staged)
     except OSError as error:
         raise TrainingError(f"{staged}: cannot be written ({error.strerror}); give another --out") from error
     try:
         yield staged
-    finally:
+    except Exception:
         shutil.rmtree(staged, ignore_errors=True)
+        raise
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
@@ -82,7 +95,7 @@ def check_together(folder: Path, info: Mapping[str, Any], manifest: Mapping[str,
         )
 
 
-def _clear(folder: Path) -> None:
-    for name in (_STAGED, _REPLACED):
+def _clear(folder: Path, *, keep_staged: bool = False) -> None:
+    for name in (_REPLACED,) if keep_staged else (_STAGED, _REPLACED):
         if (folder / name).exists():
             shutil.rmtree(folder / name)

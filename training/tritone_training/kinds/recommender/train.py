@@ -38,7 +38,7 @@ from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.recommender.world import World, build_world
 from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
-from tritone_training.kinds.taste_vae.train import TasteData, train_taste
+from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
 from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.progress import progress_bar
 
@@ -97,7 +97,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
         key = make_key(key_path)
     except KeyFileError as error:
         raise TrainingError(str(error)) from error
-    with staging(request.out) as staged:
+    with staging(request.out, resume=request.resume) as staged:
         summary = _fit(replace(request, out=staged), config, prepared, key, key_path)
         put_in_place(request.out, staged, (ARTIFACT, TASTE, checkpoint.INFO))
     return {"checkpoint": str(request.out), "key": str(key_path), **summary}
@@ -205,17 +205,25 @@ def _train_taste(
         world.items[:n_heard],
         words_matrix(listening, world.items[:n_heard]),
     )
-    summary = train_taste(
-        data,
-        taste_config,
-        out=request.out / TASTE,
-        request=replace(request, preset=config.taste_preset),
-        report=listening.report,
-    )
-    trained = checkpoint.load(request.out / TASTE, kind=TASTE)
+    folder = request.out / TASTE
+    if request.resume and (folder / checkpoint.INFO).is_file():  # it was finished before the interruption
+        check_learned_from(folder, data)
+    else:
+        train_taste(
+            data,
+            taste_config,
+            out=folder,
+            request=replace(request, preset=config.taste_preset),
+            report=listening.report,
+        )
+    trained = checkpoint.load(folder, kind=TASTE)
     parts.members[TASTE] = {
         "kind": "taste",
-        "n_known": summary["n_items"],
+        "n_known": len(trained.info["items"]),
         "fingerprint": str(trained.info["weights_sha256"])[:16],
     }
-    return {name: summary[name] for name in ("n_items", "n_parameters", "n_epochs", "metrics")}
+    return {
+        "n_items": len(trained.info["items"]),
+        "n_parameters": sum(tensor.numel() for tensor in trained.weights.values()),
+        **{name: trained.info[name] for name in ("n_epochs", "metrics")},
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from tritone_training.kinds.taste_vae.config import TasteConfig, build_config, t
 from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
+from tritone_training.kinds.taste_vae.warm_start import start_from
 from tritone_training.kinds.taste_vae.words import words_matrix
+from tritone_training.training_state import Snapshot
+from tritone_training.warm_start import saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 256
 
@@ -108,32 +112,35 @@ def train_taste(
         rarity=config.rarity,
         temperature=config.temperature,
     )
+    items = list(data.items[:n_items])
+    loaded = start_from(saved_checkpoint(request, build.KIND_NAME), learner, items)
+    info: dict[str, Any] = {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": to_dict(config),
+        "items": items,
+        "learned_from": _fingerprint(data),
+        "data": report,
+        **warm_start_info(loaded),
+    }
     fitted = fitting.fit(
         TasteModule(learner, config),
         DataLoader(histories, batch_size=config.batch_size, shuffle=True, collate_fn=collate),
         Batches(held_out, _VALID_BATCH),
+        request=replace(request, out=out),
+        settings={**to_dict(config), "fingerprint": _fingerprint(data)},
         batch_size=1,  # each item is a batch already
-        out=out,
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        devices=request.devices,
-        progress=request.progress,
+        snapshot=Snapshot(build.KIND_NAME, info, _served_weights),
     )
     prefix = "learner."
     learner.load_state_dict({name.removeprefix(prefix): each for name, each in fitted.best_weights.items()})
     network = learner.network()
     metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
-    info = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": to_dict(config),
-        "items": list(data.items[:n_items]),
-        "n_epochs": fitted.n_epochs,
-        "data": report,
-        "metrics": metrics,
-    }
+    info |= {"n_epochs": fitted.n_epochs, "metrics": metrics}
     checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(out),
@@ -142,7 +149,34 @@ def train_taste(
         "n_train": len(histories),
         "n_epochs": fitted.n_epochs,
         "metrics": metrics,
+        **warm_start_info(loaded),
     }
+
+
+def _served_weights(module: TasteModule) -> dict[str, torch.Tensor]:
+    return dict(module.learner.network().state_dict())
+
+
+def check_learned_from(folder: Path, data: TasteData) -> None:
+    """Refuse a checkpoint that was trained on other matrices.
+
+    Raises:
+        TrainingError: it was.
+    """
+    if checkpoint.load(folder, kind=build.KIND_NAME).info.get("learned_from") != _fingerprint(data):
+        raise TrainingError(
+            f"{folder}: cannot be resumed with other data: the listening log differs from the one that it was trained "
+            f"on; restore that log, or start again with --overwrite"
+        )
+
+
+def _fingerprint(data: TasteData) -> str:
+    """Return a digest of all that is learned from and judged by."""
+    digest = hashlib.sha256("\n".join(data.items).encode())
+    for matrix in (data.plays, data.held_out, data.words):
+        for part in (matrix.indptr, matrix.indices, matrix.data):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def weigh_rows(plays: sparse.csr_matrix, power: float) -> sparse.csr_matrix:

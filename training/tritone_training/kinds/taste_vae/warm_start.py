@@ -1,0 +1,53 @@
+"""Warm start of `taste_vae`: items keep their vectors from an earlier checkpoint, whatever their new numbers are.
+
+Letters: T items, D size of the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from tritone_training import checkpoint
+from tritone_training._exceptions import TrainingError
+from tritone_training.kinds.taste_vae.network import TasteLearner
+from tritone_training.warm_start import WarmStart
+
+
+@torch.no_grad()
+def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items: Sequence[str]) -> WarmStart | None:
+    """Set the vectors of the items that both know so that the learner scores them as the checkpoint does.
+
+    Args:
+        saved: None does nothing.
+        items: T ids, in the learner's order.
+
+    Raises:
+        TrainingError: codes of another size, or not one item in common.
+    """
+    if saved is None:
+        return None
+    heard, found = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
+    if heard.shape[1] != learner.items.shape[1]:
+        raise TrainingError(
+            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {heard.shape[1]}; train with "
+            f"--set latent={heard.shape[1]}, or leave --warm-start out"
+        )
+    places = {name: place for place, name in enumerate(saved.info["items"])}
+    rows = torch.tensor([row for row, name in enumerate(items) if name in places], dtype=torch.int64)
+    if not len(rows):
+        raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
+    old = torch.tensor([places[items[row]] for row in rows.tolist()], dtype=torch.int64)
+    said = learner.vectors()[rows] - learner.items[rows]  # the words' part, which stays
+    vectors = heard[old] / learner.get_buffer("say")[rows, None]
+    learner.items[rows] = vectors - said
+    lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    learner.offsets[rows] = functional.normalize(found[old], dim=1) * lengths - vectors
+    not_loaded = {
+        "log_variance": "not in the checkpoint",
+        "words": "not in the checkpoint",
+        "items": f"{len(items) - len(rows)} of {len(items)} are not in the checkpoint",
+    }
+    return WarmStart(saved.folder, n_loaded=2, not_loaded=not_loaded)

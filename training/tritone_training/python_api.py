@@ -1,0 +1,139 @@
+"""Training from Python: the function behind `from tritone_training import train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritone_training._exceptions import TrainingError
+from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.registry import get_kind
+
+if TYPE_CHECKING:
+    from tritone_training.local_model import LocalModel
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TrainedCheckpoint(os.PathLike[str]):
+    """A finished training; can be passed wherever a path is expected.
+
+    Attributes:
+        kind: the model kind.
+        folder: the checkpoint folder.
+        n_epochs: epochs run.
+        metrics: by split (`valid`, `test`), then by name.
+        data: report on the data: rows or files read and used, problems.
+        warm_start: which weights of another checkpoint were taken over; None without a warm start.
+    """
+
+    kind: str
+    folder: Path
+    n_epochs: int
+    metrics: Mapping[str, Any]
+    data: Mapping[str, Any] = field(repr=False)
+    warm_start: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def load(self) -> LocalModel:
+        """Load the model for use in this process; see `tritone_training.load`."""
+        from tritone_training.local_model import load
+
+        return load(self.folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {
+            "kind": self.kind,
+            "checkpoint": str(self.folder),
+            "n_epochs": self.n_epochs,
+            "metrics": self.metrics,
+            "data": self.data,
+            "warm_start": self.warm_start,
+        }
+
+
+def train(
+    kind: str,
+    *,
+    data: PathLike | None = None,
+    interactions: PathLike | None = None,
+    listening: ListeningFiles | None = None,
+    out: PathLike | None = None,
+    preset: str = "default",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    fold: int | None = None,
+    pretrained: str | None = None,
+    max_epochs: int | None = None,
+    devices: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    warm_start: PathLike | None = None,
+    mlflow: str | None = None,
+    progress: bool = True,
+) -> TrainedCheckpoint:
+    """Train a model and write a checkpoint folder, as `tritone train` does.
+
+    Args:
+        kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae` or `recommender`.
+        data: recordings or scores; the embedded catalogue if None.
+        interactions: listening log of `taste_vae` and `recommender`; simulated listening if None.
+        listening: the log's columns and further tables, such as `ListeningFiles(friends=..., user_column=...)`.
+        out: checkpoint folder; `runs/KIND` if None.
+        preset: `default`, `demo` (minutes) or `tiny` (for tests).
+        settings: hyper-parameters that replace the preset's, such as `{"learning_rate": 1e-3}`.
+        seed: the same seed gives the same run.
+        fold: held out and evaluated at the end (`genre_cnn`); 0 if None.
+        pretrained: backbone of `genre_cnn`: `musicnn` or `musicnn-mtt`.
+        max_epochs: upper bound on epochs.
+        devices: number of GPUs, if there are any.
+        resume: continue an interrupted training in `out`.
+        overwrite: replace what `out` holds.
+        warm_start: checkpoint of the same kind whose weights training begins with.
+        mlflow: URI of an MLflow tracking server or store to log to.
+        progress: show progress bars on stderr.
+
+    Raises:
+        TrainingError: bad settings, an `out` in use, or training diverged; its subclasses say what else is wrong.
+    """
+    files = listening or ListeningFiles()
+    if interactions is not None:
+        if files.interactions is not None:
+            raise TrainingError("interactions and listening.interactions are both given; expected one of them")
+        files = replace(files, interactions=Path(interactions))
+    folder = Path("runs") / kind if out is None else Path(out)
+    summary = get_kind(kind).train(
+        TrainRequest(
+            out=folder,
+            data=None if data is None else Path(data),
+            seed=seed,
+            preset=preset,
+            fold=fold,
+            pretrained=pretrained,
+            devices=devices,
+            max_epochs=max_epochs,
+            overrides=dict(settings or {}),
+            progress=progress,
+            command=f"tritone_training.train({kind!r}, ...)",
+            listening=files,
+            resume=resume,
+            overwrite=overwrite,
+            warm_start=None if warm_start is None else Path(warm_start),
+            mlflow=mlflow,
+        )
+    )
+    return TrainedCheckpoint(
+        kind=kind,
+        folder=folder,
+        n_epochs=int(summary["n_epochs"]),
+        metrics=summary["metrics"],
+        data=summary["data"],
+        warm_start=summary.get("warm_start"),
+    )

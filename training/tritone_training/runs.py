@@ -1,0 +1,205 @@
+"""The folder of a training run: never overwritten unasked, resumable after an interruption.
+
+```
+runs/genre_cnn/
+  unfinished/          removed when the training is finished
+    run.json           what was asked
+    fit.ckpt           state after the last complete epoch: weights, optimiser, schedule, counters, random numbers
+    fit-best-7.pt      weights of the best epoch so far
+    best/              a checkpoint of that epoch, which can be evaluated and exported
+```
+
+Every file is written beside its place, synced and renamed, so that a kill at any time leaves the state of one complete
+epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tritone_client import TritoneError
+from tritone_training import checkpoint, training_logs
+from tritone_training._exceptions import TrainingError
+from tritone_training.atomic import replacing
+
+if TYPE_CHECKING:
+    from tritone_training.kind import ModelKind, TrainRequest
+
+_RUN: Final = "run.json"
+_ASKED: Final = "asked"
+# What may be in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
+# `music_gan`, and what file systems put there.
+_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "lost+found"})
+_NOT_COMPARED: Final = ("key",)  # the key's file may move
+
+
+def run_training(kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
+    """Train once and record what was asked and how it went.
+
+    Returns:
+        The kind's summary. With `request.resume` and a training that is finished already: its summary, and `finished`.
+
+    Raises:
+        TrainingError: `request.out` holds a checkpoint, an interrupted training or other files and neither `resume` nor
+            `overwrite` is set; or the training to resume was of other data or settings.
+    """
+    if request.warm_start is not None and not kind.can_warm_start:
+        raise TrainingError(f"{kind.name} cannot begin with the weights of another checkpoint; leave --warm-start out")
+    asked = asked_of(request)
+    interrupted = _read(request.out / checkpoint.UNFINISHED / _RUN)
+    info = _read(request.out / checkpoint.INFO)
+    if request.resume and interrupted is None and info is not None:
+        _check_same(request.out, info, {"kind": kind.name, _ASKED: asked} if _ASKED in info else {"kind": kind.name})
+        return _finished(request.out, info)
+    if request.resume and interrupted is not None:
+        _check_same(request.out, interrupted, {"kind": kind.name, _ASKED: asked})
+    elif not request.overwrite:
+        _require_unused(request.out, info=info, is_interrupted=interrupted is not None)
+    run = {"kind": kind.name, _ASKED: asked, "command": request.command}
+    if not (request.resume and interrupted is not None):
+        discard_state(request.out)
+        interrupted = None
+    return _train(kind, request, run, interrupted)
+
+
+def _train(
+    kind: ModelKind, request: TrainRequest, run: Mapping[str, Any], interrupted: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    from tritone_training.mlflow_logging import mlflow_run
+
+    is_new = not request.out.exists()
+    with mlflow_run(request, kind.name, run_id=(interrupted or {}).get("mlflow_run")) as tracker:
+        run_id = None if tracker is None else tracker.run_id
+        _write(request.out / checkpoint.UNFINISHED / _RUN, {**run, "mlflow_run": run_id})
+        request = replace(request, mlflow_run=run_id)
+        try:
+            summary = kind.trainer(request)(request)
+        except TritoneError:
+            if interrupted is None:  # nothing is gained by continuing what failed
+                discard_state(request.out)
+                if is_new and not any(request.out.iterdir()):
+                    request.out.rmdir()
+            raise
+        info = {**checkpoint.read_info(request.out), _ASKED: run[_ASKED]}
+        checkpoint.update_info(request.out, info)
+        training_logs.write_hyper_parameters(request.out, info, summary["metrics"])
+        if tracker is not None:
+            tracker.log_result(request.out, info, summary["metrics"])
+    discard_state(request.out)
+    return summary
+
+
+def asked_of(request: TrainRequest) -> dict[str, Any]:
+    """Return what decides the result of a training, as plain values for JSON."""
+    listening = request.listening
+    files = (
+        {}
+        if listening is None
+        else {
+            each.name: _plain(getattr(listening, each.name))
+            for each in fields(listening)
+            if getattr(listening, each.name) is not None and each.name not in _NOT_COMPARED
+        }
+    )
+    source = {} if files.get("interactions") else {"data": _plain(request.data) or "embedded catalogue"}
+    return {
+        **source,
+        **files,
+        **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
+        "warm_start": _plain(request.warm_start),
+        "settings": dict(request.overrides),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the values that differ, in words; empty if none does."""
+    names = [*before, *(name for name in now if name not in before)]
+    return ", ".join(
+        f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
+        for name in names
+        if _normalized(before.get(name)) != _normalized(now.get(name))
+    )
+
+
+def discard_state(out: Path) -> None:
+    """Remove the state of an interrupted training."""
+    shutil.rmtree(out / checkpoint.UNFINISHED, ignore_errors=True)
+
+
+def _require_unused(out: Path, *, info: Mapping[str, Any] | None, is_interrupted: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out}: expected a folder, got a file; give another --out")
+    if is_interrupted:
+        raise TrainingError(
+            f"{out}: expected a new or empty folder, got an interrupted training; continue it with --resume, replace "
+            f"it with --overwrite, or give another --out"
+        )
+    if info is not None:
+        raise TrainingError(
+            f"{out}: expected a new or empty folder, got a trained {info.get('kind')} of "
+            f"{info.get('created_utc', 'unknown date')}; give another --out, or replace it with --overwrite"
+        )
+    others = [
+        entry.name
+        for entry in (sorted(out.iterdir()) if out.is_dir() else ())
+        if entry.name not in _IGNORED and not entry.name.startswith(".")
+    ]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise TrainingError(
+            f"{out}: expected a new or empty folder, got one with other files ({others[0]}{more}); give another "
+            f"--out, or train into it with --overwrite"
+        )
+
+
+def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before.get("kind") != now["kind"]:
+        raise TrainingError(
+            f"{out}: expected a training of {now['kind']}, got one of {before.get('kind')}; give another --out"
+        )
+    different = differences(before.get(_ASKED, {}), now.get(_ASKED, before.get(_ASKED, {})))
+    if different:
+        command = f" (`{before['command']}`)" if before.get("command") else ""
+        raise TrainingError(
+            f"{out}: cannot be resumed with other data or settings: {different}; give the same options as before"
+            f"{command}, or another --out"
+        )
+
+
+def _finished(out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "checkpoint": str(out),
+        "finished": True,
+        "n_epochs": info.get("n_epochs", 0),
+        "metrics": info.get("metrics", {}),
+        "data": info.get("data", {}),
+    }
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as staged:
+        staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def _normalized(value: Any) -> Any:
+    return json.loads(json.dumps(value))
