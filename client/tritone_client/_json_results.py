@@ -61,7 +61,10 @@ class JsonResult(ABC):
 
         return core_schema.no_info_plain_validator_function(
             cls._validated,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.to_dict()),
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                lambda value, serialize: serialize(value.to_dict()),
+                schema=core_schema.dict_schema(),  # so that include= and exclude= hold for the entries
+            ),
         )
 
     @classmethod
