@@ -9,53 +9,64 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+# --no-compile: what is imported is compiled then, which saves a minute of compiling 2 GB of packages in advance.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attack image-test lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## Create .venv with everything that development, training and serving need
+setup: $(DEV_READY)  ## Create .venv with everything that development, training and serving need
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Tritone needs Python 3.11 or 3.12, this is %d.%d; try: make $(MAKECMDGOALS) PYTHON=python3.11" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (2 GB, a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(INSTALL) -e '.[export,serve]'
+	@touch $@
+
+$(DEV_READY): $(READY)
+	@echo "installing the development tools into $(VENV)"
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: about 12 minutes)
 	@$(BIN)/tritone demo $(ARGS)
 
-test: $(READY)  ## Run all tests, those against a real Triton included
+test: $(DEV_READY)  ## Run all tests, those against a real Triton included
 	@$(BIN)/python -m pytest $(ARGS)
 
-image-test: $(READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
+image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
 
-fuzz: $(READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
+fuzz: $(DEV_READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/fuzz.py --report runs/fuzz.md $(ARGS)
 
-attack: $(READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
+attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
 	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
 
-lint: $(READY)  ## Check style, types and the committed model repository
+manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
+	@$(BIN)/python deploy/generate.py
+
+lint: $(DEV_READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/tritone lint model_repository
 
-format: $(READY)  ## Put the code into the house format
+format: $(DEV_READY)  ## Put the code into the house format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
+bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
 	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --table README.md $(ARGS)
 	@$(BIN)/python tests/load/classify_latency.py
 	@$(BIN)/python tests/load/compose_latency.py
@@ -64,16 +75,16 @@ bench: $(READY)  ## Measure what serving costs: runs/bench and README's table (h
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
-audit: $(READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
+audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
 	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
 
-rival: $(READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
+rival: $(DEV_READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
 	@$(BIN)/python tests/load/rival_load.py $(ARGS)
 
-soak: $(READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
+soak: $(DEV_READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
 	@$(BIN)/python tests/load/soak.py --report runs/soak $(ARGS)
 
-chaos: $(READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/faults.md)
+chaos: $(DEV_READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/faults.md)
 	@$(BIN)/python tests/load/faults.py --report docs/faults.md $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)

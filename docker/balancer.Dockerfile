@@ -3,9 +3,13 @@
 ARG BASE=debian:12.11-slim
 FROM ${BASE}
 
-COPY docker/install-balancer.sh docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg \
-    docker/inspect_requests.lua /src/docker/
-RUN bash /src/docker/install-balancer.sh /src && rm -rf /src
+# HAProxy is a layer of its own, which an edit of its configuration leaves as it is.
+COPY docker/common.sh docker/install-balancer.sh /src/docker/
+RUN bash /src/docker/install-balancer.sh dependencies /src
+
+COPY docker/run-balancer.sh docker/haproxy.cfg docker/haproxy-tls.cfg docker/inspect_requests.lua \
+    docker/renew_certificate.lua /src/docker/
+RUN bash /src/docker/install-balancer.sh application /src && rm -rf /src
 
 USER 10001:10001
 EXPOSE 8000 8001 8404 8443

@@ -32,3 +32,43 @@ sys.exit(not any(list(pathlib.Path(place).glob("libpython3.*.so.1.0")) for place
     python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' ||
         { echo "Tritone needs Python 3.11 or 3.12; this image has $(python3 -V)" >&2; exit 1; }
 }
+
+# Runs a script's function `dependencies` or `application`, as its first argument says. Each is a layer of the image: the
+# first needs only pyproject.toml, constraints.txt and docker/, so that an edit of the source does not run it again.
+run_step() {
+    case "${1:-}" in
+    dependencies | application) "$1" ;;
+    *) echo "usage: $(basename "$0") dependencies|application SOURCE" >&2; exit 2 ;;
+    esac
+}
+
+# Prints the requirements of extras.
+requirements_of() {
+    python3 "$source_folder/docker/requirements.py" "$source_folder/pyproject.toml" "$@"
+}
+
+# Runs pip on /opt/tritone from a temporary environment: no layer of the image keeps pip, which a server does not need.
+pip_for_tritone() {
+    if [ ! -x /tmp/pip/bin/pip ]; then
+        python3 -m venv /tmp/pip
+    fi
+    /tmp/pip/bin/pip --python /opt/tritone/bin/python "$@"
+}
+
+# Creates /opt/tritone with the requirements of extras at the versions of constraints.txt. PIP_ARGS: further arguments for
+# pip (an index, for example).
+install_requirements() {
+    python3 -m venv --without-pip /opt/tritone
+    requirements_of "$@" >/tmp/requirements.txt
+    # shellcheck disable=SC2086  # PIP_ARGS is a list of words
+    pip_for_tritone install ${PIP_ARGS:-} --constraint "$source_folder/constraints.txt" --requirement /tmp/requirements.txt
+    rm -rf /tmp/pip /tmp/requirements.txt
+}
+
+# Installs the project into /opt/tritone, and fails if a dependency is missing or of another version than it allows.
+install_project() {
+    # shellcheck disable=SC2086
+    pip_for_tritone install ${PIP_ARGS:-} --no-deps "$source_folder"
+    pip_for_tritone check
+    rm -rf /tmp/pip
+}

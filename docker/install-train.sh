@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Installs training and export into /opt/tritone.
-#   install-train.sh SOURCE        SOURCE is a checkout of this repository
-# PIP_ARGS: further arguments for pip (the index of torch's CPU wheels, say).
+#   install-train.sh dependencies SOURCE        SOURCE has pyproject.toml, constraints.txt and docker/
+#   install-train.sh application SOURCE         SOURCE is a checkout of this repository
+# PIP_ARGS: further arguments for pip (the index of torch's CPU wheels, for example).
 source "$(dirname "$0")/common.sh"
-source_folder=${1:?usage: install-train.sh SOURCE}
+source_folder=${2:?usage: install-train.sh dependencies|application SOURCE}
 
-require_python
-add_user
-python3 -m venv /opt/tritone
-# shellcheck disable=SC2086
-/opt/tritone/bin/python -m pip install ${PIP_ARGS:-} \
-    --constraint "$source_folder/constraints.txt" "${source_folder}[train,export]"
-install -d -o "$TRITONE_UID" -g "$TRITONE_UID" /work
-/opt/tritone/bin/tritone --help >/dev/null
+dependencies() {
+    require_python
+    add_user
+    install_requirements train export
+    install -d -o "$TRITONE_UID" -g "$TRITONE_UID" /work
+}
+
+application() {
+    install_project
+    /opt/tritone/bin/tritone --help >/dev/null
+}
+
+run_step "$1"

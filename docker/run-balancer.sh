@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs HAProxy on docker/haproxy.cfg: `run`, `validate` the configuration, or `check` that it answers.
 # Variables: TRITONE_REPLICAS (a name whose addresses are the replicas; needed), TRITONE_TLS_PEM (certificate and key
-# in one file; adds TLS), TRITONE_DNS and those at the head of haproxy.cfg.
+# in one file, absolute path; adds TLS), TRITONE_DNS and those at the head of haproxy.cfg and haproxy-tls.cfg.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -13,6 +13,9 @@ fi
 export TRITONE_REPLICAS TRITONE_DNS="${TRITONE_DNS:-127.0.0.1:53}" TRITONE_BALANCER_FOLDER="$here"
 files=(-f "$here/haproxy.cfg")
 if [ -n "${TRITONE_TLS_PEM:-}" ]; then
+    [ "${TRITONE_TLS_PEM#/}" != "$TRITONE_TLS_PEM" ] ||
+        { echo "TRITONE_TLS_PEM: expected an absolute path, got $TRITONE_TLS_PEM" >&2; exit 2; }
+    export TRITONE_TLS_TRIAL="abns@tritone-certificate-$$"  # for renew_certificate.lua
     files+=(-f "$here/haproxy-tls.cfg")
 fi
 

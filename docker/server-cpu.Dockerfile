@@ -5,8 +5,13 @@
 ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}
 
+# The dependencies are a layer of their own, which an edit of the source leaves as it is.
+COPY pyproject.toml constraints.txt /src/
+COPY docker/common.sh docker/requirements.py docker/install-server-cpu.sh /src/docker/
+RUN bash /src/docker/install-server-cpu.sh dependencies /src
+
 COPY . /src
-RUN bash /src/docker/install-server-cpu.sh /src && rm -rf /src
+RUN bash /src/docker/install-server-cpu.sh application /src && rm -rf /src
 
 ENV PATH=/opt/tritone/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -5,8 +5,13 @@
 ARG BASE=nvcr.io/nvidia/tritonserver:24.12-py3
 FROM ${BASE}
 
+# The dependencies are a layer of their own, which an edit of the source leaves as it is.
+COPY pyproject.toml constraints.txt /src/
+COPY docker/common.sh docker/requirements.py docker/install-server-gpu.sh /src/docker/
+RUN bash /src/docker/install-server-gpu.sh dependencies /src
+
 COPY . /src
-RUN bash /src/docker/install-server-gpu.sh /src && rm -rf /src
+RUN bash /src/docker/install-server-gpu.sh application /src && rm -rf /src
 
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -7,8 +7,13 @@ ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}
 ARG PIP_ARGS=""
 
+# The dependencies are a layer of their own, which an edit of the source leaves as it is.
+COPY pyproject.toml constraints.txt /src/
+COPY docker/common.sh docker/requirements.py docker/install-train.sh /src/docker/
+RUN PIP_ARGS="${PIP_ARGS}" bash /src/docker/install-train.sh dependencies /src
+
 COPY . /src
-RUN PIP_ARGS="${PIP_ARGS}" bash /src/docker/install-train.sh /src && rm -rf /src
+RUN PIP_ARGS="${PIP_ARGS}" bash /src/docker/install-train.sh application /src && rm -rf /src
 
 ENV PATH=/opt/tritone/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from tritone_cli.tables import tables
 
 people = Console(stderr=True, highlight=False)
 _MOST_PROBLEMS: Final = 10
@@ -29,6 +32,14 @@ def log_as_json() -> None:
 def logs_json() -> bool:
     """Whether `log_as_json` was called."""
     return _as_log
+
+
+def shows_progress(*, as_json: bool) -> bool:
+    """Return whether long work reports its progress on stderr.
+
+    It always does for people. With `--json` it does so only if the environment variable `TRITONE_PROGRESS` is 1.
+    """
+    return not as_json or os.environ.get("TRITONE_PROGRESS") == "1"
 
 
 def write_log_line(line: str) -> None:
@@ -57,6 +68,20 @@ def warn(message: str) -> None:
         _log("warning", message)
         return
     people.print(Text.assemble(("warning:", "bold yellow"), " ", message), soft_wrap=True)
+
+
+class _Warnings(logging.Handler):
+    """Shows log records as warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def show_warnings_of(logger: str) -> None:
+    """Show a library's log from warnings on as warnings for people."""
+    found = logging.getLogger(logger)
+    if not any(isinstance(handler, _Warnings) for handler in found.handlers):
+        found.addHandler(_Warnings(logging.WARNING))
 
 
 def say(message: str) -> None:
@@ -99,14 +124,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows of equal keys as a table."""
-    table = Table(title=Text(title), title_justify="left")
-    for place, name in enumerate(rows[0] if rows else ()):
-        table.add_column(Text(name.replace("_", " ")), overflow="fold", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    people.print(table)
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1) -> None:
+    """Print rows of equal keys as a table, or as several where the terminal is too narrow for one.
+
+    Args:
+        n_keys: how many columns at the beginning say what a row is about; each table has them.
+    """
+    shown = [{name.replace("_", " "): _cell(value) for name, value in row.items()} for row in rows]
+    for table in tables(title, shown, width=people.width, n_keys=n_keys):
+        people.print(table)
 
 
 RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
@@ -142,8 +168,12 @@ _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     "metadata": {
         "n_ids_not_utf8": "rows not used: id not utf8",
         "n_cells_not_utf8": "cells not used: text not utf8",
+        "n_cells_too_long": "cells not used: too long for a value",
     },
-    "tags": {"n_names_not_utf8": "names not used: text not utf8"},
+    "tags": {
+        "n_names_not_utf8": "names not used: text not utf8",
+        "n_tags_too_long": "rows not used: a text, not a tag",
+    },
 }
 # What each table beside a log is about.
 _BELONGS: Final = {"friends": "two users", "tags": "an item", "metadata": "an item", "recordings": "an item"}
@@ -157,6 +187,8 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
         say(f"  {log['n_merged']} rows repeated a user and item and were added up")
     for reason, n in log.get("dropped", {}).items():
         say(f"  {n} not used: {reason.replace('_', ' ')}")
+    for part in ("log", "valid", "friends", "tags", "metadata"):
+        _print_table_report(part, report["parts"].get(part, {}))
     if n := report["parts"].get("valid", {}).get("n_in_log_too"):
         say(f"  {n} of the listens to choose by are in the log too, and not used for that")
     for part, reasons in _LEFT_OUT.items():
@@ -171,6 +203,27 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
     say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
 
 
+# What normalising did to a column of ids.
+_ID_COUNTS: Final = {
+    "n_rows_normalized": "rows had another Unicode form or blanks around the id",
+    "n_ids_merged": "ids were other spellings of the same id and are merged",
+    "n_ids_with_point": "ids were written as 12.0 and are read as 12",
+}
+
+
+def _print_table_report(part: str, table: Mapping[str, Any]) -> None:
+    """Print which columns of a table were read, and how."""
+    if columns := table.get("columns"):
+        say(f"  {part} columns: " + ", ".join(f"{what} = {name!r}" for what, name in columns.items()))
+    for what, counts in table.get("ids", {}).items():
+        for name, n in counts.items():
+            say(f"  {part} {what}: {n} {_ID_COUNTS[name]}")
+    if n := table.get("times", {}).get("n_without_zone"):
+        say(f"  {part} time: {n} times have no zone and are taken for UTC")
+    for note in table.get("notes", ()):
+        say(f"  {part}: {note}")
+
+
 def print_data_report(report: Mapping[str, Any]) -> None:
     """Print what of a data set is used, and everything that is not, with its reason."""
     if "parts" in report:
@@ -182,6 +235,9 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     for name in ("folds", "splits"):
         if name in report:
             say(f"{name}: {report[name]}")
+    for alike in report.get("labels_alike", ()):
+        names = ", ".join(f"{label!r} ({n})" for label, n in alike.items())
+        warn(f"labels that are probably one: {names}; they are learned as {len(alike)}: rename them if they are one")
     _print_problems("not used", report["problems"])
 
 
@@ -238,6 +294,8 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
     say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
     if metrics["n_seen_in_training"]:
         say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
+    if metrics.get("n_stopped_by"):
+        say(f"note: {metrics['n_stopped_by']} of these recordings decided when training stopped (its validation part)")
     print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
     labels = metrics["labels"]
     print_rows(

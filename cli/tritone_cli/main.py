@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "sample",
     "recommend",
     "similar",
+    "tracks",
     "user-token",
     "forget",
 )
@@ -87,6 +88,7 @@ def _root(
 
 def main() -> None:
     """Run the command line: errors that have a reason people can act on become one message and exit status 1."""
+    console.show_warnings_of("tritone_client.audio")
     try:
         build_app()()
     except TritoneError as error:

@@ -46,7 +46,8 @@ TrainReport = Annotated[
 Interactions = Annotated[
     Path | None,
     typer.Option(
-        help="Listening log as CSV, TSV or Parquet; default: simulated listening to the catalogue.", show_default=False
+        help="Listening log: CSV, Parquet, JSON, Excel or a folder of parts; default: simulated listening.",
+        show_default=False,
     ),
 ]
 Valid = Annotated[
@@ -85,6 +86,23 @@ Server = Annotated[
     str,
     typer.Option(
         envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port; several with commas."
+    ),
+]
+LiveServer = Annotated[
+    str,
+    typer.Option(
+        envvar="TRITONE_SERVER",
+        help="host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), else give both "
+        "with a comma.",
+    ),
+]
+OptionalServer = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRITONE_SERVER",
+        help="A running server: host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), "
+        "else give both with a comma.",
+        show_default=False,
     ),
 ]
 ApiKeyFile = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tritone_cli import console
+from tritone_cli.titles import name_of
 
 if TYPE_CHECKING:
     from tritone_client import Reason, Recommendation, Recommendations, UnknownIds
@@ -58,8 +59,8 @@ def _show(tracks: Recommendations) -> None:
     has_titles = any(track.title or track.artist for track in tracks)
     explained = any(track.reasons for track in tracks)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", justify="right")
-    table.add_column("score", justify="right")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
     for name in ("track", *(("title",) if has_titles else ()), *(("because",) if explained else ())):
         table.add_column(name, overflow="fold")
     for place, track in enumerate(tracks, 1):
@@ -71,7 +72,7 @@ def _show(tracks: Recommendations) -> None:
 
 
 def _title(track: Recommendation) -> str:
-    return ": ".join(filter(None, (track.artist, track.title)))
+    return name_of(track.title, track.artist)
 
 
 def _reasons(reasons: tuple[Reason, ...]) -> str:
@@ -89,7 +90,7 @@ def _reasons(reasons: tuple[Reason, ...]) -> str:
 
 
 def _cause(because: str, reasons: list[Reason]) -> str:
-    ids = [reason.id for reason in reasons if reason.id]
+    ids = [name_of(reason.title, reason.artist) or reason.id for reason in reasons if reason.id]
     more = f" and {len(ids) - N_CAUSES_SHOWN} more" if len(ids) > N_CAUSES_SHOWN else ""
     return f"{_BECAUSE.get(because, because)} {', '.join(ids[:N_CAUSES_SHOWN])}{more}".rstrip()
 
@@ -97,7 +98,9 @@ def _cause(because: str, reasons: list[Reason]) -> str:
 def _unknown(unknown: UnknownIds) -> str:
     # The server answers both cases alike, so that nobody learns who is stored.
     user = "the user (not in the log, or asked without a valid service key or user token)"
-    parts = [user] * unknown.user + ["the mood, since the model was trained without emotions"] * unknown.mood
+    recording = "the recording (the model was trained without recordings, or by another genre_cnn than the server's)"
+    mood = "the mood, since the model was trained without emotions"
+    parts = [user] * unknown.user + [recording] * unknown.recording + [mood] * unknown.mood
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""

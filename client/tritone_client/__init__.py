@@ -16,6 +16,7 @@ with MusicClient("localhost:8001") as music:
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from tritone_client._exceptions import (
@@ -28,6 +29,7 @@ from tritone_client._exceptions import (
     MissingExtraError,
     ModelNotFoundError,
     NothingKnownError,
+    ProcessBoundError,
     RequestRejectedError,
     RequestTimeoutError,
     ServerBusyError,
@@ -52,7 +54,14 @@ if TYPE_CHECKING:
         Transport,
     )
     from tritone_client._predicting import Prediction
-    from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
+    from tritone_client._recommendations import (
+        Reason,
+        Recommendation,
+        Recommendations,
+        Track,
+        TrackPage,
+        UnknownIds,
+    )
     from tritone_client._results import Classification, TimelineWindow
     from tritone_client._sampling import Conditions
     from tritone_client._streaming import AsyncPieceStream, PieceChunk, PieceStream
@@ -90,6 +99,8 @@ _LAZY = {
     "Response": "_messages",
     "StreamRequest": "_messages",
     "TimelineWindow": "_results",
+    "Track": "_recommendations",
+    "TrackPage": "_recommendations",
     "Transport": "_messages",
     "UnknownIds": "_recommendations",
     "to_grid": "music.reading",
@@ -122,6 +133,7 @@ __all__ = [
     "PieceChunk",
     "PieceStream",
     "Prediction",
+    "ProcessBoundError",
     "ReadyRequest",
     "ReadyResponse",
     "Reason",
@@ -135,6 +147,8 @@ __all__ = [
     "ServerError",
     "StreamRequest",
     "TimelineWindow",
+    "Track",
+    "TrackPage",
     "Transport",
     "TritoneError",
     "UnknownIds",
@@ -143,7 +157,15 @@ __all__ = [
 ]
 
 
+# Retries and fail-over are logged under this name; without a handler of the program's own, nothing is printed.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tritone")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tritone_client._recommendations import Recommendations
-from tritone_client._recommending import recommend_flow, similar_flow
+from tritone_client._recommendations import Recommendations, TrackPage
+from tritone_client._recommending import recommend_flow, search_flow, similar_flow
 from tritone_client._recommending_options import Id, Ids, Wanted, Weights
 from tritone_client._runs import AsyncRuns
 from tritone_client.audio import Audio
@@ -28,7 +28,7 @@ class AsyncRecommendingCalls:
         filter_heard: bool = True,
         diversity: float = 0.0,
         novelty: float = 0.0,
-        explain: bool = False,
+        explain: bool | int = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -73,4 +73,18 @@ class AsyncRecommendingCalls:
         flow = similar_flow(
             self._catalogue, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model
         )
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def find_tracks(
+        self: AsyncRuns,
+        query: Id,
+        *,
+        by: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> TrackPage:
+        """Find tracks by title, artist or id; see `MusicClient.find_tracks`."""
+        flow = search_flow(query, by=by, limit=limit, offset=offset, model=model)
         return await self._run(flow, self._deadline(timeout_s))

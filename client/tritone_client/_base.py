@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from tritone_client._catalogue import Catalogue, Flow, check_model_name
 from tritone_client._deadline import Deadline, retry_delay_s, timed_out, was_lost_too_often
@@ -13,6 +15,7 @@ from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoints
 from tritone_client._exceptions import (
     ClientError,
     InvalidInputError,
+    ProcessBoundError,
     RequestTimeoutError,
     ServerBusyError,
     ServerError,
@@ -26,9 +29,14 @@ from tritone_client.audio import Audio, FloatArray
 from tritone_client.constants import GENRE_MODEL
 
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
+CLIENT = TypeVar("CLIENT", bound="BaseClient[Any]")
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_RETRIES: Final = 2
 LONGEST_TIMEOUT_S: Final = 30 * 86_400  # clocks of sockets and of gRPC overflow far beyond
+
+_SECRETS: Final = ("api_key", "headers", "service_key", "user_token")  # constructor arguments
+
+_logger = logging.getLogger("tritone_client")
 
 
 class BaseClient(Generic[TRANSPORT]):
@@ -77,6 +85,20 @@ class BaseClient(Generic[TRANSPORT]):
         Raises:
             InvalidInputError: says which option is wrong.
         """
+        self._arguments: dict[str, Any] = {
+            "url": url,
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "api_key": api_key,
+            "headers": headers,
+            "ca_file": ca_file,
+            "client_cert_file": client_cert_file,
+            "client_key_file": client_key_file,
+            "service_key": service_key,
+            "user_token": user_token,
+            "genre_model": genre_model,
+            "transport": transport,
+        }
         endpoints = make_endpoints(
             url,
             api_key=api_key,
@@ -103,6 +125,34 @@ class BaseClient(Generic[TRANSPORT]):
         state = ", closed" if self._closed else ""
         urls = ",".join(endpoint.url for endpoint in self._endpoints)
         return f"{type(self).__name__}({urls!r}, timeout_s={self._timeout_s:g}{state})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the constructor's arguments: the copy connects by itself, in the process that unpickles it.
+
+        Raises:
+            ProcessBoundError: the client has keys or tokens, which must not end up in pickles, or is closed.
+        """
+        secrets = [name for name in _SECRETS if self._arguments[name]]
+        if secrets:
+            raise ProcessBoundError(
+                f"a client with secrets cannot be pickled: expected none of {', '.join(_SECRETS)}, got "
+                f"{', '.join(secrets)}; create a client in each process and read the secrets there"
+            )
+        return _make, (type(self), self._open_arguments())
+
+    def __copy__(self) -> Self:
+        """Return a client with the same arguments, secrets included, and connections of its own."""
+        return _make(type(self), self._open_arguments())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a client as `copy.copy` does; a `transport` is copied too."""
+        arguments = self._open_arguments()
+        return _make(type(self), {**arguments, "transport": copy.deepcopy(arguments["transport"], memo)})
+
+    def _open_arguments(self) -> dict[str, Any]:
+        if self._closed:
+            raise ProcessBoundError("a closed client cannot be copied or pickled; create a new one")
+        return self._arguments
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
         raise NotImplementedError
@@ -135,6 +185,15 @@ class BaseClient(Generic[TRANSPORT]):
             if was_lost_too_often(request, failures):
                 raise _lost_again(error, failures) from error
             raise error
+        _logger.warning(
+            "%s to %s failed (attempt %d of %d): %s; retrying in %.2f s",
+            type(request).__name__,
+            ",".join(endpoint.url for endpoint in self._endpoints),
+            len(failures),
+            self._retries + 1,
+            error,
+            delay_s,
+        )
         return delay_s
 
     def _stream_delay_s(
@@ -147,6 +206,10 @@ class BaseClient(Generic[TRANSPORT]):
         if n_answers:
             raise error
         return self._delay_s(request, failures, deadline)
+
+
+def _make(kind: type[CLIENT], arguments: dict[str, Any]) -> CLIENT:
+    return kind(**arguments)
 
 
 def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientError:

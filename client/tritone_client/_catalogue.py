@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import secrets
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from tritone_client._messages import (
     Response,
     latest_version,
 )
+from tritone_client._processes import PerProcess
 from tritone_client.constants import EMOTIONS, SAMPLE_RATE_HZ
 
 T = TypeVar("T")
@@ -184,13 +186,18 @@ def check_model_name(model: str) -> str:
     return model
 
 
-_counter = itertools.count(1)
-_process_tag = f"{np.random.SeedSequence().entropy:032x}"[:8]  # fresh from the system, one a process
+def _new_ids() -> tuple[str, itertools.count[int]]:
+    """Return a random prefix and a counter for the ids of one process."""
+    return secrets.token_hex(4), itertools.count(1)
+
+
+_ids = PerProcess(_new_ids)  # a forked child would otherwise go on with its parent's prefix and counter
 
 
 def next_request_id(what: str) -> str:
-    """An id that no other request has, short enough to read in a server's log."""
-    return f"{what}-{_process_tag}-{next(_counter)}"
+    """Return an id that no other request has, short enough to read in a server's log."""
+    prefix, counter = _ids.get()
+    return f"{what}-{prefix}-{next(counter)}"
 
 
 def _check_listens(info: ModelResponse) -> None:

@@ -37,7 +37,8 @@ T = TypeVar("T")
 class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Transport]):
     """Asks the music models of a server, or of several that serve the same.
 
-    May be shared by threads, and keeps its connections open. Make it after a fork, not before.
+    May be shared by threads, and keeps its connections open. After a fork, the child connects by itself; a copy and a
+    pickle do too, and a client with secrets cannot be pickled (see docs/connections.md).
     """
 
     def classify(

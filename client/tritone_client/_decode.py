@@ -9,30 +9,34 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias, cast
+from typing import BinaryIO, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
+from tritone_client._audio_formats import READABLE, UNKNOWN
+from tritone_client._audio_parts import MISSING_S, Fail, Note, Part, audio_parts, not_audio
 from tritone_client._exceptions import InvalidAudioError
+from tritone_client._mixing import Mixer
+from tritone_client._quiet_decoder import quiet_decoder
+from tritone_client._sample_arrays import RATES_HZ, checked_samples, sample_blocks
+from tritone_client._spliced_file import SplicedFile
 from tritone_client.constants import SAMPLE_RATE_HZ
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
-Fail: TypeAlias = Callable[[str, str], InvalidAudioError]
 
 N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
-RATES_HZ: Final = range(100, 1_000_001)
-N_CHANNELS_MAX: Final = 64  # more columns than this are samples in the wrong axis
+# Detuned instruments cancel each other for moments; what lasts no longer than this is not worth a remark.
+_NOTED_S: Final = 1.0
+_NOTED_SHARE: Final = 0.1
+UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's answer where the header leaves the length open is near 1 << 63
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
-# FLAC and MP3 count their frames in the header; what is missing beyond this was cut off. Formats whose
-# header cannot be trusted (a WAV that was streamed says 4 GB) are read as far as they go.
-MISSING_S: Final = 0.5
 
 
 def describe(audio: Audio) -> str:
@@ -46,8 +50,12 @@ def describe(audio: Audio) -> str:
     return str(getattr(audio, "name", "<file object>"))
 
 
-def iter_mono_blocks(audio: Audio) -> Iterator[FloatArray]:
+def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
     """Decode block by block and bring each to mono at 22,050 Hz.
+
+    Args:
+        audio: as `tritone_client.audio.iter_windows` takes it.
+        note: receives what is worth knowing about a recording that can be used.
 
     Yields:
         (S,) float32; S may be 0. A block with samples that are not finite comes as it was decoded.
@@ -61,13 +69,33 @@ def iter_mono_blocks(audio: Audio) -> Iterator[FloatArray]:
         return InvalidAudioError(f"{name}: {what}", path=name, reason=reason)
 
     if isinstance(audio, tuple):
-        samples, rate_hz = _checked_samples(audio, fail)
-        yield from _resampled(_blocks_of(samples), rate_hz)
+        samples, rate_hz = checked_samples(audio, fail)
+        yield from _mono(sample_blocks(samples, N_BLOCK_VALUES), rate_hz, note)
         return
-    with _opened(audio, fail) as file:
-        if file.samplerate not in RATES_HZ:
-            raise fail("unreadable", f"claims {file.samplerate} samples a second; expected 100 to 1,000,000")
-        yield from _resampled(_decoded_blocks(file, fail), file.samplerate)
+    with _opened(audio, fail) as source:
+        try:
+            parts = audio_parts(source, fail, note)
+        except InvalidAudioError:
+            raise
+        except (OSError, ValueError) as error:
+            raise fail("unreadable", f"cannot be read ({error})") from error
+        heard_s = 0.0
+        for number, part in enumerate(parts, 1):
+            place = f"part {number} of {len(parts)}, from {heard_s:.1f} s on, " if len(parts) > 1 else ""
+            with _decoder(source, part, place, fail) as decoder:
+                yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
+                heard_s += decoder.n_read / decoder.file.samplerate
+
+
+def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[FloatArray]:
+    """(S, C) at any rate -> (S,) at 22,050 Hz."""
+    mixer = Mixer(rate_hz)
+    yield from _resampled(map(mixer.mix, blocks), rate_hz)
+    if mixer.n_cancelled > min(_NOTED_S * rate_hz, _NOTED_SHARE * mixer.n_mixed):
+        note(
+            f"channels cancel each other for {mixer.n_cancelled / rate_hz:.1f} s (opposite polarity); "
+            f"channel {mixer.channel + 1} alone is used there"
+        )
 
 
 def _resampled(blocks: Iterator[FloatArray], rate_hz: int) -> Iterator[FloatArray]:
@@ -86,35 +114,25 @@ def _resampled(blocks: Iterator[FloatArray], rate_hz: int) -> Iterator[FloatArra
 @contextmanager
 def _opened(
     audio: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, fail: Fail
-) -> Iterator[soundfile.SoundFile]:
+) -> Iterator[BinaryIO]:
+    """Yield a seekable binary file that is not empty."""
     with ExitStack() as stack:
-        source: bytes | BinaryIO
         if isinstance(audio, str | os.PathLike):
-            source = _checked_path(Path(audio), fail)
+            yield stack.enter_context(_opened_path(Path(audio), fail))
         elif isinstance(audio, bytes | bytearray | memoryview):
             if not len(audio):
                 raise fail("empty", "no bytes were given")
-            source = io.BytesIO(audio)
+            yield io.BytesIO(audio)
         elif callable(getattr(audio, "read", None)):
-            source = _rewound(audio, stack, fail)
+            yield _rewound(audio, stack, fail)
         else:
             raise fail(
                 "bad_shape",
                 f"a recording is a path, bytes, a binary file object or (samples, rate_hz), not {type(audio).__name__}",
             )
-        try:
-            file = stack.enter_context(soundfile.SoundFile(source))
-        except (soundfile.LibsndfileError, TypeError, OSError) as error:
-            raise fail(
-                "unreadable",
-                f"is not audio that libsndfile can read ({_reason(error)}); "
-                f"WAV, FLAC, Ogg, Opus, MP3, AIFF and their kin are",
-            ) from error
-        yield file
 
 
-def _checked_path(path: Path, fail: Fail) -> bytes:
-    """The path as the system writes it: a name's bytes may be no text, and soundfile would not encode them."""
+def _opened_path(path: Path, fail: Fail) -> BinaryIO:
     try:
         if not path.exists():
             raise fail("missing", "does not exist")
@@ -122,11 +140,10 @@ def _checked_path(path: Path, fail: Fail) -> bytes:
             raise fail("missing", "is a folder, not a file" if path.is_dir() else "is not a regular file")
         if path.stat().st_size == 0:
             raise fail("empty", "is an empty file")
-        with path.open("rb"):  # libsndfile only says "system error" where the system says why
-            return os.fsencode(path)
+        return path.open("rb")
+    except InvalidAudioError:  # a ValueError itself
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InvalidAudioError):
-            raise
         raise fail("unreadable", f"cannot be opened ({error})") from error
 
 
@@ -148,88 +165,83 @@ def _rewound(stream: BinaryIO, stack: ExitStack, fail: Fail) -> BinaryIO:
         if spool.tell() == 0:
             raise fail("empty", "the stream ended at once (it can be read only once)")
         spool.seek(0)
+    except InvalidAudioError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InvalidAudioError):
-            raise
         raise fail("unreadable", f"cannot be read ({error})") from error
     return spool
 
 
-def _decoded_blocks(file: soundfile.SoundFile, fail: Fail) -> Iterator[FloatArray]:
-    n_frames = max(1, N_BLOCK_VALUES // file.channels)
-    n_read = 0
-    while True:
+class _Decoder:
+    """libsndfile on one part of a file.
+
+    Attributes:
+        file: what libsndfile opened.
+        n_read: samples of each channel that were decoded so far.
+    """
+
+    def __init__(self, part: Part, bytes_: SplicedFile, place: str, fail: Fail) -> None:
+        self.n_read = 0
+        self._bytes = bytes_
+        self._place = place
+        self._fail = fail
         try:
-            block = file.read(n_frames, dtype="float32", always_2d=True)  # (S, C)
-        except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-            raise fail("unreadable", f"is damaged or cut off ({_reason(error)}); copy or download it again") from error
-        if not len(block):
-            break
-        n_read += len(block)
-        yield _mixed_down(block)
-    if file.frames - n_read > MISSING_S * file.samplerate:
-        raise fail(
-            "unreadable",
-            f"breaks off after {n_read / file.samplerate:.1f} of {file.frames / file.samplerate:.1f} s; "
-            f"copy or download it again",
-        )
+            with quiet_decoder():
+                self.file = soundfile.SoundFile(bytes_.buffered())
+        except (soundfile.LibsndfileError, TypeError, OSError) as error:
+            self._check_bytes()
+            if not part.is_recognised:
+                raise not_audio(fail, UNKNOWN) from error
+            raise fail(
+                "unreadable",
+                f"{place}is not audio that can be read ({_reason(error)}): expected {READABLE}; "
+                f"copy, download or convert it again",
+            ) from error
+        # soundfile seeks after each read of a seekable file, which fails where the length is not known in advance.
+        self.file.seekable = lambda: False
+        if self.file.samplerate not in RATES_HZ:
+            raise fail(
+                "unreadable", f"{place}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
+            )
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Yield (S, C) until the part ends."""
+        file = self.file
+        n_frames = max(1, N_BLOCK_VALUES // file.channels)
+        while True:
+            try:
+                with quiet_decoder():
+                    block = file.read(n_frames, dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+                self._check_bytes()
+                raise self._fail(
+                    "unreadable", f"{self._place}is damaged or cut off ({_reason(error)}); copy or download it again"
+                ) from error
+            self._check_bytes()
+            if not len(block):
+                break
+            self.n_read += len(block)
+            yield block
+        if file.frames < UNKNOWN_FRAMES and file.frames - self.n_read > MISSING_S * file.samplerate:
+            raise self._fail(
+                "unreadable",
+                f"{self._place}breaks off after {self.n_read / file.samplerate:.1f} of "
+                f"{file.frames / file.samplerate:.1f} s; copy or download it again",
+            )
+
+    def _check_bytes(self) -> None:
+        """Raise what went wrong when libsndfile asked for bytes, which it takes for the end of the file."""
+        if self._bytes.error is not None:
+            raise self._fail("unreadable", f"cannot be read ({self._bytes.error})") from self._bytes.error
+
+
+@contextmanager
+def _decoder(source: BinaryIO, part: Part, place: str, fail: Fail) -> Iterator[_Decoder]:
+    decoder = _Decoder(part, SplicedFile(source, part.pieces), place, fail)
+    with decoder.file:
+        yield decoder
 
 
 def _reason(error: Exception) -> str:
     """What libsndfile says, without the object's address that soundfile puts before it."""
     return str(getattr(error, "error_string", error)).rstrip(".")
-
-
-def _checked_samples(audio: tuple[npt.ArrayLike, int], fail: Fail) -> tuple[npt.NDArray[np.generic], int]:
-    if len(audio) != 2:
-        raise fail("bad_shape", f"expected (samples, rate_hz), got {len(audio)} values")
-    rate_hz = audio[1]
-    try:
-        samples = np.asarray(audio[0])
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that live elsewhere
-        raise fail("bad_shape", f"samples are not an array of numbers ({error})") from error
-    if isinstance(rate_hz, bool) or not isinstance(rate_hz, int | np.integer) or int(rate_hz) not in RATES_HZ:
-        raise fail(
-            "bad_shape",
-            f"rate_hz is {rate_hz!r}; expected a whole number of samples a second, 100 to 1,000,000",
-        )
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
-        raise fail(
-            "bad_shape",
-            f"samples have shape {samples.shape} and type {samples.dtype}; "
-            f"expected numbers of shape (n_samples,) or (n_samples, n_channels)",
-        )
-    if samples.ndim == 2 and not 1 <= samples.shape[1] <= N_CHANNELS_MAX:
-        hint = "; time comes first: pass samples.T" if samples.shape[0] <= N_CHANNELS_MAX else ""
-        raise fail(
-            "bad_shape",
-            f"samples have shape {samples.shape}, which reads as {samples.shape[1]} channels{hint}",
-        )
-    return samples, int(rate_hz)
-
-
-def _blocks_of(samples: npt.NDArray[np.generic]) -> Iterator[FloatArray]:
-    """(S,) or (S, C) -> blocks of (S,)."""
-    n_frames = max(1, N_BLOCK_VALUES // (1 if samples.ndim == 1 else samples.shape[1]))
-    for start in range(0, len(samples), n_frames):
-        block = _scaled(samples[start : start + n_frames])
-        yield _mixed_down(block if block.ndim == 2 else block[:, None])
-
-
-def _scaled(block: npt.NDArray[np.generic]) -> FloatArray:
-    if block.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is judged as that
-            return block.astype(np.float32)
-    info = np.iinfo(cast("np.dtype[np.integer[Any]]", block.dtype))
-    half = (float(info.max) - float(info.min) + 1) / 2
-    middle = half if block.dtype.kind == "u" else 0.0  # unsigned samples swing around their middle
-    return ((block.astype(np.float64) - middle) / half).astype(np.float32)
-
-
-def _mixed_down(block: FloatArray) -> FloatArray:
-    """(S, C) -> (S,): the mean of the channels."""
-    if block.shape[1] == 1:
-        return block[:, 0]
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities may meet here; the caller judges them
-        mixed: FloatArray = block.mean(axis=1, dtype=np.float32)
-    return mixed

@@ -8,6 +8,7 @@ TritoneError                      everything that Tritone raises on purpose (all
     │   └── InvalidScoreError     ... as a score: not MIDI, cut off, without notes, too long
     ├── ConnectionFailedError     the server cannot be reached, or went away during the call
     ├── RequestTimeoutError       no answer within `timeout_s`
+    ├── ProcessBoundError         the client belongs to another process: create one in each process
     ├── MissingExtraError         a feature needs packages that an extra installs
     └── ServerError               the server answered with an error, or with nonsense
         ├── ModelNotFoundError    no such model, or none of its versions is ready
@@ -98,6 +99,10 @@ class ConnectionFailedError(ClientError, ConnectionError):
 
 class RequestTimeoutError(ClientError, TimeoutError):
     """No answer came within the timeout."""
+
+
+class ProcessBoundError(ClientError):
+    """The client or its connection belongs to another process; create a client in each process."""
 
 
 class MissingExtraError(ClientError, ImportError):

@@ -37,6 +37,7 @@ class _Heard:
     starts_s: list[float] = field(default_factory=list)
     duration_s: float = 0.0
     answers: list[InferResponse] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     decode_s: float = 0.0
     request_s: float = 0.0
 
@@ -78,7 +79,7 @@ def _outputs(known: Remembered) -> tuple[str, ...]:
 
 def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_Heard]:
     heard = _Heard()
-    chunks = _chunks(audio, known)
+    chunks = _chunks(audio, known, heard.notes)
     while True:
         began_s = time.perf_counter()
         chunk = next(chunks, None)
@@ -103,10 +104,10 @@ def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_
         heard.duration_s = windows[-1].start_s + windows[-1].covers_s
 
 
-def _chunks(audio: Audio, known: Remembered) -> Iterator[tuple[list[Window], FloatArray]]:
+def _chunks(audio: Audio, known: Remembered, notes: list[str]) -> Iterator[tuple[list[Window], FloatArray]]:
     """Windows by the requestful, with the (N, W) array to send; at most one such array is alive here."""
     windows: list[Window] = []
-    for window in iter_windows(audio):
+    for window in iter_windows(audio, on_note=notes.append):
         if window.samples.size != known.window_samples:
             raise ServerError(
                 f"model {known.info.model!r} wants windows of {known.window_samples} samples, this client "
@@ -164,6 +165,7 @@ def _classification(known: Remembered, heard: _Heard, top: int | None) -> Classi
         request_ids=tuple(answer.request_id for answer in heard.answers),
         decode_s=heard.decode_s,
         request_s=heard.request_s,
+        notes=tuple(heard.notes),
     )
 
 

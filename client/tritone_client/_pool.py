@@ -8,6 +8,7 @@ way is asked, and of equals each in turn.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -31,6 +32,8 @@ from tritone_client._messages import Request, id_of, lost_before, model_of
 FIRST_BACKOFF_S: Final = 0.5
 LONGEST_BACKOFF_S: Final = 30.0
 PROBE_TIMEOUT_S: Final = 1.0
+
+_logger = logging.getLogger("tritone_client")
 
 
 @dataclass
@@ -94,8 +97,12 @@ class Pool:
             if isinstance(error, ConnectionFailedError | RequestTimeoutError):
                 member.n_failed += 1
                 longest_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(member.n_failed - 1, 10))
-                member.rests_until_s = self._clock() + longest_s * random.uniform(0.75, 1.0)  # noqa: S311
+                rest_s = longest_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load, guards nothing
+                member.rests_until_s = self._clock() + rest_s
+                _logger.debug("%s is not used for %.2f s (failure %d)", member.endpoint.url, rest_s, member.n_failed)
             elif error is None or isinstance(error, ClientError):
+                if member.n_failed:
+                    _logger.info("%s answers again", member.endpoint.url)
                 member.n_failed, member.rests_until_s = 0, 0.0
 
 
@@ -145,6 +152,13 @@ class Round:
             if self.has_begun or not may_repeat or not may_move(self._request, error):
                 error.n_lost = self._n_lost
                 raise
+            _logger.warning(
+                "%s failed (server %d of %d): %s; trying the next server, if one is left",
+                member.endpoint.url,
+                len(self._failures),
+                len(self._pool.members),
+                error,
+            )
         except BaseException as error:  # cancelled, or a stream that is dropped: no fault of the server's
             failure = error
             raise

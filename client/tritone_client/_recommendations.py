@@ -1,10 +1,13 @@
-"""What the SDK answers when it is asked what to play."""
+"""Results of `recommend`, `similar` and `find_tracks`.
+
+All are dataclasses, so `dataclasses.asdict`, pydantic and FastAPI serialise them with every field.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, overload
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,21 @@ class Reason:
             own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`, `unheard` (nobody
             listens to it yet), `diversity` or `novelty`.
         id: which track of the history, which friend or which tag; empty where there is none to name.
-        amount: of the score; a track's amounts add up to its score.
+        amount: of the score; all amounts of a track add up to its score.
+        title: of the track that `id` names; None if `id` names no track or the model does not know its title.
+        artist: as `title`.
     """
 
     member: str
     because: str
     id: str
     amount: float
+    title: str | None = None
+    artist: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {"member": self.member, "because": self.because, "id": self.id, "amount": self.amount}
+        """Return plain values for JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Recommendation:
         score: comparable within one answer only.
         title: None where the model does not know it.
         artist: as `title`.
-        reasons: the weightiest first; empty unless they were asked for.
+        reasons: the weightiest first; empty unless requested by `explain`.
     """
 
     track_id: str
@@ -61,11 +68,13 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class UnknownIds:
-    """What of a question the model does not know and so passed over; true if there is anything.
+    """The parts of a request that the model could not use and ignored; true if there are any.
 
     Attributes:
         user: whether the user is unknown.
-        mood: whether a mood was given to a model that knows nothing of moods.
+        mood: whether a mood was given to a model that was trained without emotions.
+        recording: whether a recording was given that the model could not use: it was trained without recordings, or
+            with another `genre_cnn` than the server has.
     """
 
     user: bool = False
@@ -74,49 +83,52 @@ class UnknownIds:
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
+    recording: bool = False
 
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        lists = {
-            each.name: list(getattr(self, each.name)) for each in fields(self) if each.name not in ("user", "mood")
-        }
-        return {"user": self.user, **lists, "mood": self.mood}
+        """Return plain values for JSON."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-class Recommendations(list[Recommendation]):
-    """Tracks to play, the best first: a list, with what the model says about the whole of it.
+@dataclass(frozen=True, repr=False)
+class Recommendations(Sequence[Recommendation]):
+    """Tracks to play, best first: a sequence of `Recommendation` with facts about the whole answer.
 
     Attributes:
-        rung: the best that was known of whom was asked for: `user`, `history`, `friends`, `recording`, `mood` or
-            `popularity`. None for tracks that are like another.
+        recommendations: the tracks; iterating over, indexing and `len` of this object refer to them.
+        rung: the best information that the answer is based on: `user`, `history`, `friends`, `recording`, `mood` or
+            `popularity`. None for similar tracks.
         arm: which ensemble of an A/B test answered; None if the model does not say.
-        unknown: ids that the model does not know.
+        unknown: the parts of the request that the model could not use.
         model: the model's name.
         model_version: which of its versions answered.
-        request_id: as the server's log has it.
+        request_id: as in the server's log.
     """
 
-    def __init__(
-        self,
-        tracks: Iterable[Recommendation] = (),
-        *,
-        rung: str | None = None,
-        arm: str | None = None,
-        unknown: UnknownIds | None = None,
-        model: str = "",
-        model_version: str = "",
-        request_id: str = "",
-    ) -> None:
-        super().__init__(tracks)
-        self.rung = rung
-        self.arm = arm
-        self.unknown = UnknownIds() if unknown is None else unknown
-        self.model = model
-        self.model_version = model_version
-        self.request_id = request_id
+    recommendations: tuple[Recommendation, ...] = ()
+    rung: str | None = None
+    arm: str | None = None
+    unknown: UnknownIds = field(default_factory=UnknownIds)
+    model: str = ""
+    model_version: str = ""
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recommendations", tuple(self.recommendations))
+
+    @overload
+    def __getitem__(self, index: int) -> Recommendation: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
+    def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
+        return self.recommendations[index]
+
+    def __len__(self) -> int:
+        return len(self.recommendations)
 
     @property
     def track_ids(self) -> tuple[str, ...]:
@@ -124,15 +136,92 @@ class Recommendations(list[Recommendation]):
         return tuple(track.track_id for track in self)
 
     def __repr__(self) -> str:
-        return f"Recommendations({super().__repr__()}, rung={self.rung!r}, {self.model} v{self.model_version})"
+        tracks = list(self.recommendations)
+        return f"Recommendations({tracks!r}, rung={self.rung!r}, {self.model} v{self.model_version})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "recommendations": [track.to_dict() for track in self],
             "rung": self.rung,
             "arm": self.arm,
             "unknown": self.unknown.to_dict(),
+            "model": self.model,
+            "model_version": self.model_version,
+            "request_id": self.request_id,
+        }
+
+
+@dataclass(frozen=True)
+class Track:
+    """A track that a search found.
+
+    Attributes:
+        track_id: as in the listening log; what `recommend` and `similar` take.
+        title: None where the model does not know it.
+        artist: as `title`.
+        match: how the query matched, best first: `exact`; `normalized` (apart from case, accents, blanks and
+            punctuation); `prefix` (the beginning); `words` (every word of the query occurs); `near` (similar spelling,
+            given only where nothing else matched).
+        field: what the query matched: `id`, `title` or `artist`; `words` also matches `title` and `artist` together,
+            which is reported as `title`.
+    """
+
+    track_id: str
+    title: str | None = None
+    artist: str | None = None
+    match: str = "exact"
+    field: str = "id"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, repr=False)
+class TrackPage(Sequence[Track]):
+    """One page of the tracks that a search found, best match first: a sequence of `Track`.
+
+    Attributes:
+        tracks: the tracks of this page; iterating over, indexing and `len` of this object refer to them.
+        total: how many tracks the search found in all.
+        offset: how many of them come before this page.
+        model: the model's name.
+        model_version: which of its versions answered.
+        request_id: as in the server's log.
+    """
+
+    tracks: tuple[Track, ...] = ()
+    total: int = 0
+    offset: int = 0
+    model: str = ""
+    model_version: str = ""
+    request_id: str = ""
+
+    @overload
+    def __getitem__(self, index: int) -> Track: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Track, ...]: ...
+    def __getitem__(self, index: int | slice) -> Track | tuple[Track, ...]:
+        return self.tracks[index]
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    @property
+    def track_ids(self) -> tuple[str, ...]:
+        """The ids alone."""
+        return tuple(track.track_id for track in self)
+
+    def __repr__(self) -> str:
+        return f"TrackPage({list(self.tracks)!r}, total={self.total}, offset={self.offset})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "tracks": [track.to_dict() for track in self],
+            "total": self.total,
+            "offset": self.offset,
             "model": self.model,
             "model_version": self.model_version,
             "request_id": self.request_id,

@@ -1,4 +1,4 @@
-"""From a listener or a track to other tracks: the flows of `recommend` and `similar`.
+"""The flows of `recommend`, `similar` and `find_tracks`.
 
 Letters: K tracks of an answer.
 """
@@ -6,7 +6,8 @@ Letters: K tracks of an answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, cast
 
@@ -16,15 +17,16 @@ from tritone_client._catalogue import Catalogue, Flow, check_model_name, next_re
 from tritone_client._exceptions import ServerError
 from tritone_client._listening import embed_flow
 from tritone_client._messages import Array, InferRequest, InferResponse
-from tritone_client._recommendations import Reason, Recommendation, Recommendations, UnknownIds
-from tritone_client._recommending_options import Id, Wanted, likeness_inputs
+from tritone_client._recommendations import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
+from tritone_client._recommending_options import Id, Wanted, likeness_inputs, search_inputs
 from tritone_client._service_key import Credentials
 from tritone_client.audio import Audio
 
 _OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
 _OF_USERS: Final = ("user_id", "friends")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_MAY_BE_UNKNOWN: Final = ("user_id", "mood", "history", "skipped", "friends", "exclude")
+_OF_SEARCH: Final = ("item_ids", "titles", "artists", "match", "match_field")
+_MAY_BE_UNKNOWN: Final = ("embedding", "user_id", "mood", "history", "skipped", "friends", "exclude")
 
 
 def recommend_flow(
@@ -44,10 +46,34 @@ def recommend_flow(
     is_about_users = user_token is not None or not inputs.keys().isdisjoint(_OF_USERS)
     headers = credentials.headers(user_token) if is_about_users else {}
     asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
-    outputs = ("rung", "arm", *(("reasons",) if wanted.explain else ()))
+    outputs = ("rung", "arm", *(("reasons",) if "explain" in inputs else ()))
     if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
-    return (yield from _ask("recommend", asked, outputs, model, headers))
+    return (yield from _ask("recommend", asked, outputs, model, headers, n_reasons=wanted.n_reasons))
+
+
+def search_flow(query: Id, *, by: str | None, limit: int, offset: int, model: str) -> Flow[TrackPage]:
+    """The flow of `MusicClient.find_tracks`."""
+    check_model_name(model)
+    inputs = search_inputs(query, by=by, limit=limit, offset=offset)
+    request = InferRequest(model, next_request_id("find_tracks"), inputs, (*_OF_SEARCH, "total"))
+    response = cast(InferResponse, (yield request))
+    with _expecting_recommender(response):
+        n_tracks = response.outputs["item_ids"].shape[-1]
+        if n_tracks > int(limit):
+            raise ValueError(f"{n_tracks} tracks where at most {limit} were requested")
+        columns = [_row(response, name, n_tracks) for name in _OF_SEARCH]
+        return TrackPage(
+            tuple(
+                Track(track_id, title or None, artist or None, match, field)
+                for track_id, title, artist, match, field in zip(*columns, strict=True)
+            ),
+            total=int(_row(response, "total", 1)[0]),
+            offset=int(offset),
+            model=response.model,
+            model_version=response.version,
+            request_id=response.request_id,
+        )
 
 
 def similar_flow(
@@ -70,35 +96,25 @@ def _with_embedding(
 
 
 def _ask(
-    what: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model: str, headers: Mapping[str, str] = _NONE
+    what: str,
+    inputs: Mapping[str, Array],
+    outputs: tuple[str, ...],
+    model: str,
+    headers: Mapping[str, str] = _NONE,
+    *,
+    n_reasons: int | None = None,
 ) -> Flow[Recommendations]:
     request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs), headers=headers)
     response = cast(InferResponse, (yield request))
-    return _read(response, n_wanted=int(inputs["k"][0, 0]))
+    with _expecting_recommender(response):
+        return _read(response, n_wanted=int(inputs["k"][0, 0]), n_reasons=n_reasons)
 
 
-def _read(response: InferResponse, *, n_wanted: int) -> Recommendations:
+@contextmanager
+def _expecting_recommender(response: InferResponse) -> Iterator[None]:
+    """Translate what goes wrong while reading a response that lacks something or holds something else."""
     try:
-        n_tracks = response.outputs["item_ids"].shape[-1]
-        if n_tracks > n_wanted:
-            raise ValueError(f"{n_tracks} tracks where {n_wanted} were wanted")
-        columns = [_row(response, name, n_tracks) for name in _OF_TRACKS]
-        if not np.isfinite(response.outputs["scores"]).all():
-            raise ValueError("scores that are not finite")
-        reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
-        rung, arm, unknown = (_text(response, name) for name in ("rung", "arm", "unknown"))
-        return Recommendations(
-            (
-                Recommendation(track_id, score, title or None, artist or None, _reasons(why))
-                for track_id, score, title, artist, why in zip(*columns, reasons, strict=True)
-            ),
-            rung=rung or None,
-            arm=arm or None,
-            unknown=_unknown(unknown),
-            model=response.model,
-            model_version=response.version,
-            request_id=response.request_id,
-        )
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         what = f"without {error}" if isinstance(error, KeyError) else str(error)
         raise ServerError(
@@ -107,6 +123,29 @@ def _read(response: InferResponse, *, n_wanted: int) -> Recommendations:
             model=response.model,
             request_id=response.request_id,
         ) from error
+
+
+def _read(response: InferResponse, *, n_wanted: int, n_reasons: int | None) -> Recommendations:
+    n_tracks = response.outputs["item_ids"].shape[-1]
+    if n_tracks > n_wanted:
+        raise ValueError(f"{n_tracks} tracks where {n_wanted} were wanted")
+    columns = [_row(response, name, n_tracks) for name in _OF_TRACKS]
+    if not np.isfinite(response.outputs["scores"]).all():
+        raise ValueError("scores that are not finite")
+    reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
+    rung, arm, unknown = (_text(response, name) for name in ("rung", "arm", "unknown"))
+    return Recommendations(
+        tuple(
+            Recommendation(track_id, score, title or None, artist or None, _reasons(why)[:n_reasons])
+            for track_id, score, title, artist, why in zip(*columns, reasons, strict=True)
+        ),
+        rung=rung or None,
+        arm=arm or None,
+        unknown=_unknown(unknown),
+        model=response.model,
+        model_version=response.version,
+        request_id=response.request_id,
+    )
 
 
 def _row(response: InferResponse, name: str, size: int) -> list[Any]:
@@ -123,15 +162,24 @@ def _text(response: InferResponse, name: str) -> str:
 
 
 def _reasons(text: str) -> tuple[Reason, ...]:
-    """`[{"member": ..., "because": ..., "id": ..., "amount": ...}, ...]`, or nothing."""
+    """Parse `[{"member": ..., "because": ..., "id": ..., "amount": ..., "title": ..., "artist": ...}, ...]`, or ""."""
     found = json.loads(text) if text else []
     return tuple(
-        Reason(str(each["member"]), str(each["because"]), str(each["id"]), float(each["amount"])) for each in found
+        Reason(
+            str(each["member"]),
+            str(each["because"]),
+            str(each["id"]),
+            float(each["amount"]),
+            str(each.get("title", "")) or None,
+            str(each.get("artist", "")) or None,
+        )
+        for each in found
     )
 
 
 def _unknown(text: str) -> UnknownIds:
-    """`{"user": true, "history": ["x"], ...}`, or nothing."""
+    """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    return UnknownIds(user=bool(found.get("user", False)), mood=bool(found.get("mood", False)), **lists)
+    user, mood, recording = (bool(found.get(name, False)) for name in ("user", "mood", "recording"))
+    return UnknownIds(user=user, mood=mood, recording=recording, **lists)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tritone_client._recommendations import Recommendations
-from tritone_client._recommending import recommend_flow, similar_flow
+from tritone_client._recommendations import Recommendations, TrackPage
+from tritone_client._recommending import recommend_flow, search_flow, similar_flow
 from tritone_client._recommending_options import Id, Ids, Wanted, Weights
 from tritone_client._runs import Runs
 from tritone_client.audio import Audio
@@ -11,7 +11,7 @@ from tritone_client.constants import RECOMMEND_MODEL
 
 
 class RecommendingCalls:
-    """Mixed into `MusicClient`. Ids are those of the listening log, as text or as its UTF-8 bytes."""
+    """Mixed into `MusicClient`. Ids are those of the listening log, as text, its UTF-8 bytes, or integers."""
 
     def recommend(
         self: Runs,
@@ -28,7 +28,7 @@ class RecommendingCalls:
         filter_heard: bool = True,
         diversity: float = 0.0,
         novelty: float = 0.0,
-        explain: bool = False,
+        explain: bool | int = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -54,7 +54,7 @@ class RecommendingCalls:
             filter_heard: leave out what the user has heard.
             diversity: 0 to 1, how unlike one another the tracks should be.
             novelty: 0 to 1, how much little-known tracks are preferred.
-            explain: give each track's reasons, which add up to its score.
+            explain: give each track's reasons, which add up to its score; a number limits them to the weightiest.
             model: which model to ask.
             user_token: used for this call instead of the client's `user_token` or `service_key`.
             timeout_s: for the whole call, the client's if None.
@@ -120,4 +120,39 @@ class RecommendingCalls:
         flow = similar_flow(
             self._catalogue, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model
         )
+        return self._run(flow, self._deadline(timeout_s))
+
+    def find_tracks(
+        self: Runs,
+        query: Id,
+        *,
+        by: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> TrackPage:
+        """Find tracks by title, artist or id, to get the ids that `recommend` and `similar` take.
+
+        Matches are exact, then apart from case, accents, blanks and punctuation, then by the beginning, then by words;
+        if nothing matches, tracks of similar spelling are returned as suggestions. Equally good matches are ordered by
+        field (id, title, artist), then by popularity.
+
+        Args:
+            query: a title, an artist, an id, or words of artist and title together; at most 4,096 bytes in UTF-8.
+            by: `id`, `title` or `artist`; all of them if None.
+            limit: how many tracks to return, 1 to 10,000.
+            offset: how many of the found tracks to skip.
+            model: as for `recommend`.
+            timeout_s: as for `recommend`.
+
+        Returns:
+            A page of tracks with the total number found; empty if nothing is similar.
+
+        Raises:
+            InvalidInputError: if an argument cannot be used.
+            RequestRejectedError: if the model has no titles or artists to search.
+            ClientError: as `recommend`.
+        """
+        flow = search_flow(query, by=by, limit=limit, offset=offset, model=model)
         return self._run(flow, self._deadline(timeout_s))

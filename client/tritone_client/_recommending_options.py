@@ -19,20 +19,23 @@ from tritone_client._messages import Array
 from tritone_client._writing_options import check_count, is_number, scalar
 from tritone_client.constants import (
     EMOTIONS,
+    LARGEST_OFFSET,
     N_DIVERSE_MAX,
     N_EXPLAINED_MAX,
     N_FRIENDS_MAX,
     N_ID_BYTES_MAX,
     N_IDS_MAX,
     N_RECOMMENDED_MAX,
+    SEARCH_FIELDS,
     WAYS_TO_BE_ALIKE,
 )
 
-# Text, or its UTF-8 bytes: what logs hold is not always decoded.
-Id: TypeAlias = str | bytes
+# Text, its UTF-8 bytes (logs are not always decoded), or an integer, which stands for its decimal digits.
+Id: TypeAlias = str | bytes | int | np.integer[Any]
 Ids: TypeAlias = Iterable[Id]
 Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
 
+_LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
 
 
@@ -51,7 +54,14 @@ class Wanted:
     filter_heard: bool
     diversity: float
     novelty: float
-    explain: bool
+    explain: bool | int
+
+    @property
+    def n_reasons(self) -> int | None:
+        """Largest number of reasons for each track: 0 for no reasons, None for all."""
+        if isinstance(self.explain, bool | np.bool_):
+            return None if self.explain else 0
+        return int(self.explain)
 
     def inputs(self) -> dict[str, Array]:
         """As tensors; what is left at its default is left out, for the model has the same.
@@ -79,9 +89,10 @@ class Wanted:
             share = check_share(name, getattr(self, name))
             if share:
                 inputs[name] = scalar(share, 1, np.float32)
-        for name, usual in (("filter_heard", True), ("explain", False)):
-            if _check_truth(name, getattr(self, name)) is not usual:
-                inputs[name] = scalar(not usual, 1, np.bool_)
+        if not _check_truth("filter_heard", self.filter_heard):
+            inputs["filter_heard"] = scalar(False, 1, np.bool_)
+        if _check_explain(self.explain):
+            inputs["explain"] = scalar(True, 1, np.bool_)
         self._check_costly()
         return inputs
 
@@ -114,6 +125,30 @@ def likeness_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) ->
     return inputs
 
 
+def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, Array]:
+    """Return the tensors of a search for tracks.
+
+    Raises:
+        InvalidInputError: an argument cannot be used.
+    """
+    encoded = check_id("query", query, what="a title, an artist or an id")
+    if not encoded.decode().strip():
+        raise InvalidInputError("query is blank; expected a title, an artist or an id")
+    if by is not None and (not isinstance(by, str) or by not in SEARCH_FIELDS):
+        raise InvalidInputError(
+            f"by is {reprlib.repr(by)}; expected one of {', '.join(SEARCH_FIELDS)}, or None for all"
+        )
+    inputs = {
+        "query": text([encoded]),
+        "k": scalar(check_count("limit", limit, least=1, most=N_RECOMMENDED_MAX), 1, np.int32),
+    }
+    if check_count("offset", offset, least=0, most=LARGEST_OFFSET):
+        inputs["offset"] = scalar(int(offset), 1, np.int32)
+    if by is not None:
+        inputs["query_field"] = text([by.encode()])
+    return inputs
+
+
 def text(values: list[bytes]) -> Array:
     """(1, L) of UTF-8."""
     row = np.empty((1, len(values)), np.object_)
@@ -121,21 +156,30 @@ def text(values: list[bytes]) -> Array:
     return row
 
 
-def check_id(name: str, value: Any) -> bytes:
-    """Check an id, which is text.
+def check_id(name: str, value: Any, *, what: str = "an id as in the listening log") -> bytes:
+    """Check an id: text, its UTF-8 bytes, or an integer.
+
+    Args:
+        what: what is expected, for the error.
 
     Returns:
-        it as UTF-8.
+        the id as UTF-8; an integer as its decimal digits.
 
     Raises:
-        InvalidInputError: it is not.
+        InvalidInputError: it is something else, empty, too long, or no valid text.
     """
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = int(value)
+        if value.bit_length() > _LARGEST_INTEGER_BITS:
+            raise InvalidInputError(f"{name} is an integer of {value.bit_length():,} bits; expected {what}")
+        value = str(value)
     if not isinstance(value, str | bytes):
         kind = type(value).__name__
-        hint = f", such as {str(value)!r}" if isinstance(value, int | np.integer) and kind != "bool" else ""
-        raise InvalidInputError(f"{name} is {reprlib.repr(value)} ({kind}); expected an id as text{hint}")
+        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        hint = f"; convert it first, as in {str(int(value))!r}" if is_whole else ""
+        raise InvalidInputError(f"{name} is {reprlib.repr(value)} ({kind}); expected {what}, as text or integer{hint}")
     if not value:
-        raise InvalidInputError(f"{name} is empty; expected an id as in the listening log")
+        raise InvalidInputError(f"{name} is empty; expected {what}")
     try:
         encoded = value.encode() if isinstance(value, str) else bytes(value)
         encoded.decode()
@@ -145,7 +189,7 @@ def check_id(name: str, value: Any) -> bytes:
             f"with the encoding it was written in"
         ) from None
     if len(encoded) > N_ID_BYTES_MAX:
-        raise InvalidInputError(f"{name} holds an id of {len(encoded):,} bytes; expected at most {N_ID_BYTES_MAX:,}")
+        raise InvalidInputError(f"{name} has {len(encoded):,} bytes; expected at most {N_ID_BYTES_MAX:,}")
     return encoded
 
 
@@ -229,6 +273,17 @@ def _check_truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InvalidInputError(f"{name} is {reprlib.repr(value)}; expected True or False")
     return bool(value)
+
+
+def _check_explain(value: Any) -> bool:
+    """Check whether reasons are wanted: True, False, or how many for each track."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidInputError(
+            f"explain is {reprlib.repr(value)}; expected True, False, or how many reasons for each track, 1 or more"
+        )
+    return True
 
 
 def _count(n: int) -> Array:

@@ -23,7 +23,11 @@ _SOCKET_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 def default_key_file() -> Path:
-    """Return the path where `tritone serve` keeps this user's service key."""
+    """Return the path where `tritone serve` keeps this user's service key.
+
+    Raises:
+        RuntimeError: this user has no home folder, and XDG_STATE_HOME is not set.
+    """
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "tritone" / "service" / "service.key"
 
@@ -79,7 +83,10 @@ class Credentials:
             return self._headers
         now_s = time.monotonic()
         if now_s >= self._found_until_s:
-            key = own_key(default_key_file(), self._ports)
+            try:
+                key = own_key(default_key_file(), self._ports)
+            except RuntimeError:  # without a home folder there is no such key
+                key = None
             self._found = {} if key is None else {SERVICE_KEY_HEADER: key}
             self._found_until_s = now_s + _FOUND_FOR_S if key is not None else 0.0
         return self._found

@@ -13,8 +13,10 @@ Letters: S samples, C channels, N windows, W samples of a window (66,150).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -29,7 +31,11 @@ from tritone_client.constants import (
     WINDOW_SAMPLES,
 )
 
-__all__ = ["Audio", "FloatArray", "Window", "describe", "iter_windows", "load_mono"]
+__all__ = ["Audio", "FloatArray", "OnNote", "Window", "describe", "iter_windows", "load_mono"]
+
+OnNote: TypeAlias = Callable[[str], None]
+
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +53,7 @@ class Window:
     covers_s: float = WINDOW_S
 
 
-def iter_windows(audio: Audio) -> Iterator[Window]:
+def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Window]:
     """Cut a recording into consecutive windows of 3 s.
 
     The last window is aligned to the recording's end and so overlaps the one before it, which avoids
@@ -56,7 +62,9 @@ def iter_windows(audio: Audio) -> Iterator[Window]:
     Args:
         audio: a path, the bytes of a file, a binary file object (read from its beginning, left open), or
             `(samples, rate_hz)` with samples of shape (S,) or (S, C), floats in -1..1 or any integer type
-            at its full scale.
+            at its full scale. Files that were joined end to end are read to the end of the last one.
+        on_note: is called with each remark about a recording that can be used: channels that cancel each other, so
+            that one of them is used, and bytes that are not read. Remarks are logged as warnings, too.
 
     Yields:
         Windows in order of time, at least one.
@@ -69,7 +77,7 @@ def iter_windows(audio: Audio) -> Iterator[Window]:
     check = _Check(name)
     tail = np.zeros(0, np.float32)  # not yet part of a window
     last = np.zeros(0, np.float32)  # the last whole window, for aligning the final one to the end
-    for block in iter_mono_blocks(audio):
+    for block in iter_mono_blocks(audio, _noting(name, on_note)):
         check.add(block)
         tail = np.concatenate([tail, block])
         while tail.size >= WINDOW_SAMPLES:
@@ -83,8 +91,12 @@ def iter_windows(audio: Audio) -> Iterator[Window]:
         yield Window(0.0, np.resize(tail, WINDOW_SAMPLES), tail.size / SAMPLE_RATE_HZ)
 
 
-def load_mono(audio: Audio) -> FloatArray:
+def load_mono(audio: Audio, *, on_note: OnNote | None = None) -> FloatArray:
     """Read a whole recording as mono at 22,050 Hz.
+
+    Args:
+        audio: as `iter_windows`.
+        on_note: as `iter_windows`.
 
     Returns:
         (S,) float32.
@@ -92,13 +104,23 @@ def load_mono(audio: Audio) -> FloatArray:
     Raises:
         InvalidAudioError: as `iter_windows`.
     """
-    check = _Check(describe(audio))
+    name = describe(audio)
+    check = _Check(name)
     blocks = []
-    for block in iter_mono_blocks(audio):
+    for block in iter_mono_blocks(audio, _noting(name, on_note)):
         check.add(block)
         blocks.append(block)
     check.finish()
     return np.concatenate(blocks)
+
+
+def _noting(name: str, on_note: OnNote | None) -> OnNote:
+    def note(what: str) -> None:
+        _LOGGER.warning("%s: %s", name, what)
+        if on_note is not None:
+            on_note(what)
+
+    return note
 
 
 class _Check:

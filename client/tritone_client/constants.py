@@ -60,3 +60,6 @@ N_FRIENDS_MAX: Final = 1_000  # different ones
 LARGEST_EMBEDDING: Final = 1e6  # of each number; `genre_cnn` returns vectors of length 1
 # How tracks can be alike.
 WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
+# What a search for tracks can be limited to, and the order in which equally good matches are listed.
+SEARCH_FIELDS: Final = ("id", "title", "artist")
+LARGEST_OFFSET: Final = 2**31 - 1

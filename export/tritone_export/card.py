@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tritone_serving import embedding_weights
+
 if TYPE_CHECKING:
     import onnx
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from tritone_training.declaration import Tensor
     from tritone_training.kind import Exportable
 
-CARD_FILENAME: Final = "model_card.json"
+CARD_FILENAME: Final = embedding_weights.CARD_FILENAME
 _PACKAGES: Final = ("tritone", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

@@ -219,7 +219,7 @@ def export_artifact(
         check, file = artifact.key
         try:
             install_key(file, check)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ExportError(f"{file}: the key cannot be put where the server looks for it ({error})") from error
     on_step(f"{name}: writing the version")
 
@@ -241,7 +241,10 @@ def _key_warning(artifact: ArtifactExport, name: str) -> str | None:
     if artifact.key_wanted is None:
         return None
     check, recorded = artifact.key_wanted
-    expected = find_key("", check)
+    try:
+        expected = find_key("", check)
+    except ValueError as error:
+        return f"{name} cannot be served yet: {error}"
     try:
         if key_check(read_key(expected)) == check:
             return None

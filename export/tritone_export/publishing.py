@@ -20,10 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tritone_client.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
 from tritone_export.dependents import cached_dependents
+from tritone_export.lint.hearing import check_hearing
 from tritone_export.repository import check_model_name, publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME
 from tritone_export.tuned_files import overridden, untuned
@@ -79,6 +81,7 @@ def publish_live(
     models: Sequence[str],
     live: Live,
     *,
+    force: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Published, ...]:
     """Try the newest versions of `source`, and make them live if all pass; renew what answers by means of them.
@@ -87,6 +90,7 @@ def publish_live(
         source: a model repository, of an export or of another server.
         models: in the order to load them; an ensemble after its steps.
         live: the server to publish to.
+        force: publish even if `genre_cnn` and a recommender then do not belong together.
         on_step: told each step as it begins.
 
     Returns:
@@ -106,6 +110,8 @@ def publish_live(
         for model in models:
             check_files(newest(source, model))
             _beside(source / model, live.repository / model)
+        if not force:
+            _refuse_mismatch(live.repository, {model: newest(source, model) for model in models})
         users = cached_dependents(live.repository, models, live.calls, timeout_s=live.bounds.timeout_s)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
@@ -130,12 +136,16 @@ def publish_live(
         return (*published, *_renew(live, users, models, on_step))
 
 
-def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Published, ...]:
+def rollback(
+    model: str, live: Live, *, version: int | None = None, force: bool = False, together: Sequence[str] = ()
+) -> tuple[Published, ...]:
     """Make the version before the live one live again, as the next number; renew what answers by means of it.
 
     Args:
         version: the one to bring back; None takes the newest below the live one that was not withdrawn before and is
             not the same.
+        force: go back even if `genre_cnn` and a recommender then do not belong together.
+        together: other models that will go back too, which counts when it is checked whether models belong together.
 
     Returns:
         the model's version, then those that were renewed.
@@ -158,6 +168,11 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
             hint = "; the others hold the same or were withdrawn, which --version N overrules" if passed_over else ""
             raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}{hint}")
         check_files(folder / str(wanted))
+        if not force:
+            others = {name: folder.parent / name for name in together if name != model}
+            before = {name: _before(path, versions(path)) for name, path in others.items() if path.is_dir()}
+            planned = {name: others[name] / str(number) for name, number in before.items() if number is not None}
+            _refuse_mismatch(live.repository, {**planned, model: folder / str(wanted)})
         kept = folder / str(wanted) / BESIDE
         # How this machine serves best is not a version's: what holds now stays.
         beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
@@ -165,6 +180,27 @@ def rollback(model: str, live: Live, *, version: int | None = None) -> tuple[Pub
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
         return (result, *_renew(live, users, [model]))
+
+
+def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
+    """Refuse versions with which a recommender could no longer answer about recordings.
+
+    Args:
+        planned: model -> version folder that is about to become live.
+
+    Raises:
+        RefusedVersionError: `genre_cnn` is not the network that embedded the recommender's items.
+    """
+    findings = check_hearing(repository, planned, planned).findings
+    if findings:
+        model = next(iter(planned))
+        reason = "; ".join(f"{finding.message} ({finding.remedy})" for finding in findings)
+        raise RefusedVersionError(
+            f"{', '.join(planned)}: refused, and what was live stays live: {reason}; name models that belong together "
+            f"in one command, as in: tritone publish {GENRE_MODEL} recommender --from REPOSITORY; or add --force",
+            model=model,
+            reason=reason,
+        )
 
 
 def _renew(

@@ -48,7 +48,9 @@ class AdminApi:
     def index(self, *, timeout_s: float = 10.0) -> list[Mapping[str, str]]:
         """The models of the repository: `name`, and `version`, `state` and `reason` of what was loaded."""
         answer = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
-        return answer if isinstance(answer, list) else []
+        if not isinstance(answer, list):
+            raise self._no_triton("the answer is not the index of a model repository")
+        return answer
 
     def load(self, model: str, *, timeout_s: float = 60.0) -> None:
         """Load a model's latest version; the version before serves on until the new one is ready.
@@ -85,18 +87,27 @@ class AdminApi:
             connection.request(method, path, body=sent, headers=self._headers)
             response = connection.getresponse()
             content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise AdminApiError(
-                f"the server at {self._host}:{self._port} did not answer {path} within {timeout_s:g} s: "
-                f"{error or type(error).__name__}"
-            ) from error
+        except http.client.HTTPException as error:  # its text holds what was received
+            raise self._no_triton("what listens there does not speak HTTP") from error
+        except OSError as error:
+            timed_out = isinstance(error, TimeoutError)
+            why = f"no answer to {path} within {timeout_s:g} s" if timed_out else error.strerror or type(error).__name__
+            raise self._no_triton(why) from error
         finally:
             connection.close()
         answer = _parsed(content)
         if response.status != http.client.OK:
-            said = answer.get("error") if isinstance(answer, dict) else content.decode("utf-8", "replace")
+            if content.strip() and not isinstance(answer, dict):
+                raise self._no_triton(f"the answer to {path} is {response.status} without JSON", response.status)
+            said = answer.get("error") if isinstance(answer, dict) else None
             raise AdminApiError(in_one_line(str(said or response.reason)), status=response.status)
         return answer
+
+    def _no_triton(self, why: str, status: int | None = None) -> AdminApiError:
+        return AdminApiError(
+            f"no Triton HTTP answers at {self._host}:{self._port}: {why}; expected Triton's HTTP port, 8000 by default",
+            status=status,
+        )
 
 
 def in_one_line(reason: str) -> str:

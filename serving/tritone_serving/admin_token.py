@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
 import platformdirs
 
+from tritone_serving._exceptions import OptionsError
+
 
 def state_folder() -> Path:
-    """Where logs and tokens of this user's servers lie; made with mode 700."""
-    folder = platformdirs.user_state_path("tritone", appauthor=False) / "servers"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    """Return the folder with logs and tokens of this user's servers; it need not exist.
+
+    Raises:
+        OptionsError: this user has no home folder, and XDG_STATE_HOME is not set.
+    """
+    try:
+        return platformdirs.user_state_path("tritone", appauthor=False) / "servers"
+    except RuntimeError as error:
+        raise OptionsError(
+            "no folder for the logs and admin tokens of servers: expected a home folder of this user or "
+            "XDG_STATE_HOME, got neither; set XDG_STATE_HOME to a folder that this user can write"
+        ) from error
+
+
+def make_state_folder(*, for_log: bool, for_token: bool) -> Path:
+    """Return `state_folder`, created with mode 700.
+
+    Args:
+        for_log: whether the server's log goes there, for the error message.
+        for_token: whether the admin token goes there.
+
+    Raises:
+        OptionsError: it cannot be created or used.
+    """
+    uses = {"log": ("log", "--log-file", for_log), "token": ("admin token", "--admin-token-file", for_token)}
+    what = " and ".join(name for name, _, is_used in uses.values() if is_used)
+    remedy = (
+        "set XDG_STATE_HOME to a folder that this user can write, or give "
+        f"{' and '.join(option for _, option, is_used in uses.values() if is_used)}"
+    )
+    folder: Path | None = None
+    try:
+        folder = platformdirs.user_state_path("tritone", appauthor=False) / "servers"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except RuntimeError as error:
+        raise OptionsError(
+            f"no folder for the server's {what}: expected a home folder of this user or XDG_STATE_HOME, got neither; "
+            f"{remedy}"
+        ) from error
+    except OSError as error:
+        raise OptionsError(
+            f"the folder for the server's {what} cannot be used: expected that this user can create and write "
+            f"{folder}, got {error.strerror}; {remedy}"
+        ) from error
     return folder
 
 

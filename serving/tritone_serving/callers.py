@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tritone_serving.ids import normalize_id
 from tritone_serving.tokens import TokenError, verified_user
 
 SERVICE_KEY_VARIABLE: Final = "TRITONE_SERVICE_KEY_FILE"
@@ -51,7 +52,7 @@ class Caller:
 
     def may_use(self, user: str) -> bool:
         """Return whether stored data of this user may be looked up."""
-        return self.is_trusted or (self.user is not None and self.user == user)
+        return self.is_trusted or (self.user is not None and normalize_id(self.user) == normalize_id(user))
 
 
 NOBODY: Final = Caller()

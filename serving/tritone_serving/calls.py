@@ -20,7 +20,7 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 from tritone_client._endpoint import Endpoint
 from tritone_client._transports import _grpc_wire as wire
 from tritone_serving._exceptions import CanaryError
-from tritone_serving.repository import is_candidate
+from tritone_serving.versions import is_candidate
 
 Array = np.ndarray[Any, Any]
 # `lost`: no server. `silent`: no answer in time. `broken`: the server cannot run the model. `refused`: it answered
@@ -158,6 +158,8 @@ class Calls:
         if "unknown model" in said:
             failure = "absent"
         who = model or f"the server at {self._endpoint.authority}"
+        if wire.speaks_another_protocol(said):
+            said = "what listens there does not speak gRPC; expected Triton's gRPC port (8001 by default)"
         what = f"no answer within {timeout_s:.1f} s" if failure == "silent" else _line(said) or status
         if failure == "lost":
             what = (

@@ -203,7 +203,9 @@ def with_libraries(folder: Path) -> dict[str, str]:
                 if re.match(rf"{stem}[-.]", path.name) and not (links / wanted).exists():
                     (links / wanted).symlink_to(path)
     paths = [str(links), *map(str, places), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
+    # Connections are direct, as the SDK's are.
+    direct = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**direct, "LD_LIBRARY_PATH": os.pathsep.join(path for path in paths if path)}
 
 
 def parse_table(text: str, *, delayed: float = 0.0) -> Reading:

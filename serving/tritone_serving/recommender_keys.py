@@ -16,8 +16,18 @@ KEY_VARIABLE: Final = "TRITONE_RECOMMENDER_KEY"
 
 
 def key_folder() -> Path:
-    """The folder of keys; it need not be there."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    """The folder of keys; it need not be there.
+
+    Raises:
+        ValueError: this user has no home folder, and XDG_STATE_HOME is not set.
+    """
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError as error:
+        raise ValueError(
+            "no folder with the keys of users' pseudonyms: expected a home folder of this user or XDG_STATE_HOME, got "
+            f"neither; set XDG_STATE_HOME, or name the key in {KEY_VARIABLE}"
+        ) from error
     return Path(state) / "tritone" / "recommender-keys"
 
 
@@ -25,11 +35,15 @@ def key_path(key_check: str) -> Path:
     """Where the key lies that an artifact with this check value was made with.
 
     Raises:
-        ValueError: it is no check value, and could name another file.
+        ValueError: it is no check value, and could name another file; or as `key_folder`.
     """
+    return key_folder() / f"{_checked(key_check)}.key"
+
+
+def _checked(key_check: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8,64}", key_check):
         raise ValueError(f"{key_check!r} is no check value of a key; expected 8 to 64 hexadecimal digits")
-    return key_folder() / f"{key_check}.key"
+    return key_check
 
 
 def find_key(configured: str, key_check: str) -> Path:
@@ -46,8 +60,13 @@ def find_key(configured: str, key_check: str) -> Path:
     named = configured or os.environ.get(KEY_VARIABLE, "")
     if not named:
         return key_path(key_check)
-    place = Path(named).expanduser()
-    return place / key_path(key_check).name if place.is_dir() else place
+    try:
+        place = Path(named).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the path of the key cannot be expanded, got {named!r}: {error}; give an absolute path"
+        ) from error
+    return place / f"{_checked(key_check)}.key" if place.is_dir() else place
 
 
 def install_key(source: Path, key_check: str) -> Path:

@@ -5,23 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from tritone_serving._exceptions import RepositoryError
+from tritone_serving.versions import versions_of
 
-# A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
-CANDIDATE_SUFFIX: Final = ".candidate"
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
-
-
-def is_candidate(model: str) -> bool:
-    """Whether a model's name is that of a version on trial, which a start must not serve."""
-    return model.endswith(CANDIDATE_SUFFIX)
 
 
 def filled_models(repository: Path) -> set[str]:
     """Names of the models that have a version."""
-    return {folder.name for folder in repository.iterdir() if _versions(folder)}
+    return {folder.name for folder in repository.iterdir() if versions_of(folder)}
 
 
 def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -41,7 +34,7 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
     if not repository.is_dir():
         what = "is a file" if repository.exists() else "does not exist"
         raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
-    filled = {folder.name: folder for folder in repository.iterdir() if _versions(folder)}
+    filled = {folder.name: folder for folder in repository.iterdir() if versions_of(folder)}
     models = tuple(sorted(name for name, folder in filled.items() if steps_of(folder) <= filled.keys()))
     if not models:
         raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
@@ -52,12 +45,6 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
             f"{', '.join(models)}; {remedy}"
         )
     return models if wanted is None else tuple(wanted)
-
-
-def newest_version(folder: Path) -> Path | None:
-    """The folder of a model's newest version; None if it has none."""
-    versions = sorted(_versions(folder), key=int)
-    return folder / versions[-1] if versions else None
 
 
 def _lacking(filled: Mapping[str, Path], missing: Sequence[str]) -> str:
@@ -73,14 +60,3 @@ def steps_of(folder: Path) -> set[str]:
         return set()  # Triton says what is wrong with it
     # Only a step of an ensemble has this field; and the protobuf's parser is not a dependency of serving.
     return set(re.findall(r"""\bmodel_name\s*:\s*["']([^"']*)["']""", text))
-
-
-def _versions(folder: Path) -> list[str]:
-    if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
-        return []
-    # Triton's own rule: a whole number above 0, without leading zeros.
-    return [
-        child.name
-        for child in folder.iterdir()
-        if child.name.isdecimal() and child.name.isascii() and not child.name.startswith("0") and child.is_dir()
-    ]

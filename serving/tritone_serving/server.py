@@ -159,12 +159,13 @@ class TritonServer:
         ports = claim_ports(hosts, {name: getattr(options, name) for name in names})
         runtime.remove_left_behind()
 
-        state = admin_token.state_folder()
-        log_path = options.log_path or state / f"{ports['http_port']}.log"
-        token, token_path = options.admin_token, None
-        if token is None:
-            token, token_path = stored_token or admin_token.new_token(), state / f"{ports['http_port']}.token"
-            admin_token.store_token(token_path, token)
+        log_path, token, token_path = options.log_path, options.admin_token, None
+        if log_path is None or token is None:
+            state = admin_token.make_state_folder(for_log=log_path is None, for_token=token is None)
+            log_path = log_path or state / f"{ports['http_port']}.log"
+            if token is None:
+                token, token_path = stored_token or admin_token.new_token(), state / f"{ports['http_port']}.token"
+                admin_token.store_token(token_path, token)
         server = cls(options, ports=ports, token=token, token_path=token_path, log_path=log_path.absolute())
         try:
             folder = server._folder = runtime.make_runtime_folder()

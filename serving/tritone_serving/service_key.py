@@ -31,6 +31,10 @@ _N_BYTES: Final = 32
 _FORWARDED: Final = f"(?i)^({SERVICE_KEY_HEADER}|{USER_TOKEN_HEADER})$"
 
 
+class NoKeyFolderError(OptionsError):
+    """Raised when the default service key cannot be created, for example without a usable home folder."""
+
+
 def service_key_flags() -> list[str]:
     """Return the server flags that forward credentials to backends as request parameters."""
     return [f"--http-header-forward-pattern={_FORWARDED}", f"--grpc-header-forward-pattern={_FORWARDED}"]
@@ -42,11 +46,17 @@ def service_key_environment(options: ServerOptions) -> dict[str, str]:
     The file in TRITONE_SERVICE_KEY_FILE need not exist yet; until it does, no caller is authorised.
 
     Raises:
-        OptionsError: the key cannot be created, or the file in the options is invalid.
+        OptionsError: the key cannot be created and a model stores users, or the file in the options is invalid.
     """
     if options.trust_callers:
         return {SERVICE_KEY_VARIABLE: "", TRUST_CALLERS_VARIABLE: "1"}
-    return {SERVICE_KEY_VARIABLE: str(service_key_file(options.service_key_file)), TRUST_CALLERS_VARIABLE: "0"}
+    try:
+        path = str(service_key_file(options.service_key_file))
+    except NoKeyFolderError:
+        if _stores_users(options):
+            raise
+        path = ""  # no model needs the key; one that is loaded later treats every user as unknown
+    return {SERVICE_KEY_VARIABLE: path, TRUST_CALLERS_VARIABLE: "0"}
 
 
 def service_key_file(named: Path | None) -> Path:
@@ -67,14 +77,16 @@ def service_key_file(named: Path | None) -> Path:
         return named.absolute()
     if variable := os.environ.get(SERVICE_KEY_VARIABLE):
         return Path(variable).absolute()
-    path = default_key_file()
     try:
+        path = default_key_file()
         make_service_key(path)
         read_service_key(path)
-    except OSError as error:
-        raise OptionsError(
-            f"{path}: the service key cannot be created ({error.strerror}); give another file with --service-key-file, "
-            f"or give every caller access with --trust-callers"
+    except (OSError, RuntimeError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "this user has no home folder"
+        raise NoKeyFolderError(
+            f"the service key, which gives access to stored users, cannot be created ({reason}); set XDG_STATE_HOME to "
+            f"a folder that this user can write, give another file with --service-key-file, or give every "
+            f"caller access with --trust-callers"
         ) from error
     except ServiceKeyError as error:
         raise OptionsError(str(error)) from None

@@ -107,10 +107,11 @@ def test_what_is_no_triton_is_told(tritone: Callable[..., Any], body: bytes) -> 
     with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body) as url, pytest.raises(StatisticsError, match=url):
         statistics(f"http://{url}", "m")
     with answering(b"SSH-2.0-x\r\n") as url:
-        done = tritone("bench", "m", "--server", url)
+        done = tritone("bench", "m", "--server", f"http://{url}")
     assert done.status == 1
-    assert url in done.stderr
-    assert tritone("bench", "m", "--server", "localhost:1/a b").status == 1
+    assert f"no Triton HTTP answers at http://{url}: what listens there does not speak HTTP" in done.stderr
+    assert "SSH" not in done.stderr
+    assert tritone("bench", "m", "--server", "localhost:1/a b").status == 2
 
 
 def config_of(name: str, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from tests import music_models
 
@@ -174,6 +175,10 @@ def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
     for each in ran.second["recommended"]:
         with Image.open(ran.folder / each["picture"]) as picture:
             assert np.asarray(picture.convert("L")).std() > 1
+        for path in each["sounds"]:
+            samples, rate_hz = soundfile.read(ran.folder / path)
+            assert len(samples) / rate_hz == pytest.approx(20.0, abs=0.1)
+            assert np.abs(samples).max() > 0.05
 
 
 def test_the_page_shows_every_piece(ran: Ran) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,18 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tritone_cli.demonstration import jobs as jobs_module
 from tritone_cli.demonstration.jobs import Done, Job, run_jobs
 from tritone_client import TritoneError
+from tritone_training.progress import ProgressLines
 
 # Stands for `python -m tritone_cli.demonstration.child`: says what it is told to, at the speed that it is told to.
 STAND_IN = """
 import json, os, sys, time
-name, seconds, status, *_ = sys.argv[1:]
+name, seconds, status, said, *_ = sys.argv[1:]
 open(f"{name}.began", "w").write(str(os.getpid()))
+print(said, file=sys.stderr, flush=True)
 time.sleep(float(seconds))
-print(json.dumps({"name": name, "threads": os.environ["OMP_NUM_THREADS"], "asked": sys.argv[-1]}))
+threads, policy = os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
+print(json.dumps({"name": name, "threads": threads, "policy": policy, "asked": sys.argv[-1]}))
 if int(status):
     print("some noise" + chr(10) + "error: no such thing", file=sys.stderr)
 sys.exit(int(status))
@@ -38,8 +44,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     script.write_text(STAND_IN)
     monkeypatch.setattr(jobs_module, "_COMMAND", (sys.executable, str(script)))
 
-    def job(name: str, *, seconds: float = 0, status: int = 0, needs: tuple[str, ...] = ()) -> Job:
-        return Job(name, (name, str(seconds), str(status)), tmp_path / "logs" / f"{name}.txt", needs)
+    def job(name: str, *, seconds: float = 0, status: int = 0, said: str = "", needs: tuple[str, ...] = ()) -> Job:
+        return Job(name, (name, str(seconds), str(status), said), tmp_path / "logs" / f"{name}.txt", needs)
 
     return job
 
@@ -73,7 +79,8 @@ def test_a_need_that_is_no_job_is_taken_as_met(make: Callable[..., Job]) -> None
 
 def test_they_answer_in_json_and_share_the_cores(make: Callable[..., Job]) -> None:
     (done,) = run(make("a"), n_at_once=1)
-    assert done.answer == {"name": "a", "threads": str(len(os.sched_getaffinity(0))), "asked": "--json"}
+    assert done.answer["threads"] == str(len(os.sched_getaffinity(0)))
+    assert done.answer["asked"] == "--json"
     assert 0 < done.seconds < 60
 
 
@@ -150,3 +157,22 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_log_gets_a_line_on_what_runs(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line names the jobs, how long they have run, and the last line of their logs."""
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    monkeypatch.setattr("tritone_cli.console.people", console)
+    monkeypatch.setattr(jobs_module, "ProgressLines", lambda console: ProgressLines(console, interval_s=0.2))
+    slow = make("slow", seconds=2, said="reading\nepoch 3 of 20")
+    run_jobs([slow, make("other", seconds=2)], shown=True, on_done=lambda _: None, n_at_once=2)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.fullmatch(r"      slow, \d s: epoch 3 of 20; other, \d s", lines[-1])
+    assert len(lines) > 2
+
+
+def test_jobs_do_not_spin(make: Callable[..., Job]) -> None:
+    (done,) = run(make("a"))
+    assert done.answer["policy"] == "passive"

@@ -122,15 +122,24 @@ def test_names_of_files_are_told_apart() -> None:
 
 
 class Links(HTMLParser):
-    """All that a page loads or leads to, and the tags that are open at its end."""
+    """Collects links, element ids, and tags with their attributes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.links: list[str] = []
         self.tags: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.elements.append((tag, dict(attrs)))
         self.links += [unquote(value or "") for name, value in attrs if name in ("src", "href")]
 
 
@@ -159,6 +168,9 @@ def story(tmp_path: Path) -> Story:
         (recordings / name).touch()
     picture = tmp_path / "timeline.png"
     picture.touch()
+    sound = tmp_path / "recommended" / "a.ogg"
+    sound.parent.mkdir()
+    sound.touch()
     frames = np.zeros((32, 88), np.uint8)
     given = save(
         Piece(Grid(frames + (np.arange(88) == 40) * np.uint8(1))), tmp_path / "music" / "given.mid", title="Its <i>"
@@ -192,7 +204,7 @@ def story(tmp_path: Path) -> Story:
             Suggested(
                 Listener("known", "Somebody <known>", "What is & was heard", "user", {"user_id": "listener-1"}),
                 Recommendations(rung="user"),
-                (Suggestion(track, 2.0, ("90% heard <u>", "10% well known"), {"ease": 1.8, "popularity": 0.2}),),
+                (Suggestion(track, 2.0, ("90% heard <u>", "10% well known"), {"ease": 1.8, "popularity": 0.2}, sound),),
                 3.0,
                 picture,
             ),
@@ -211,7 +223,11 @@ def test_a_page_whose_links_all_lead_somewhere(story: Story, tmp_path: Path) -> 
     parser.feed(text)
     assert parser.links
     for link in parser.links:
-        assert (tmp_path / link).is_file(), link
+        if link.startswith("#"):
+            assert link[1:] in parser.ids, link
+        else:
+            assert (tmp_path / link).is_file(), link
+    assert len(set(parser.ids)) == len(parser.ids)
     assert "script" not in parser.tags
     assert "http://" not in text
     assert "https://" not in text
@@ -236,11 +252,35 @@ def test_the_page_says_to_whom_what_is_recommended_and_why(story: Story, tmp_pat
     text = write_page(tmp_path, story).read_text(encoding="utf-8")
     assert "Somebody &lt;known&gt;" in text
     assert "What is &amp; was heard" in text
-    assert "<td>90% heard &lt;u&gt;; 10% well known</td>" in text
+    assert "90% heard &lt;u&gt;; 10% well known" in text
     plain = html.unescape(text)
     assert "music.recommend(user_id='listener-1', n=8, explain=True)" in plain
     assert "tritone recommend --user listener-1 --n 8 --explain" in plain
     assert "The listening log is simulated: no listener below is a real person" in plain
+
+
+def test_the_contents_list_every_section(story: Story, tmp_path: Path) -> None:
+    parser = Links()
+    parser.feed(write_page(tmp_path, story).read_text(encoding="utf-8"))
+    assert [link for link in parser.links if link.startswith("#")] == [
+        "#content", "#listening", "#chapter-c", "#recommending", "#models",
+    ]  # fmt: skip
+
+
+def test_what_is_seen_and_heard_is_labelled_for_screen_readers(story: Story, tmp_path: Path) -> None:
+    parser = Links()
+    parser.feed(write_page(tmp_path, story).read_text(encoding="utf-8"))
+    players = parser.all("audio")
+    assert len(players) == 2 + 1 + 3 + 1  # recordings, medley, pieces with notes, recommended
+    assert all(player["preload"] == "metadata" for player in players)
+    assert all(str(player["aria-label"]).startswith("Play ") for player in players)
+    assert all(image["alt"] for image in parser.all("img"))
+    assert all(box["aria-label"] and box["tabindex"] == "0" for box in parser.all("div") if box.get("class") == "roll")
+
+
+def test_recommended_pieces_can_be_heard(story: Story, tmp_path: Path) -> None:
+    text = write_page(tmp_path, story).read_text(encoding="utf-8")
+    assert 'aria-label="Play &lt;b&gt;Jesu &amp; Co&lt;/b&gt;" src="recommended/a.ogg"' in text
 
 
 def test_titles_are_text_and_nothing_else(story: Story, tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ def track(name: str) -> Track:
     return Track(**{**facts, "id": name, "title": f"Piece $ {name}", "composer": "X", "collection": collection})
 
 
+@pytest.fixture(autouse=True)
+def _no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tracks have no notes; tests/cli/test_demo.py renders real ones."""
+    monkeypatch.setattr("tritone_training.catalogue.write_audio", lambda track, path: path.touch())
+
+
 CATALOGUE: Any = {f"{kind}/{n}": track(f"{kind}/{n}") for kind in COLLECTIONS for n in range(N_EACH)}
 PIECES = list(CATALOGUE)
 
@@ -163,6 +169,8 @@ def test_reasons_in_words(tmp_path: Path) -> None:
         "ease": 5.0, "user_knn": 0.5, "sound": 2.0, "taste_vae": 1.5, "popularity": 0.9, "tags": 0.1,
     }  # fmt: skip
     assert dict(suggested.collections) == {"bach": 4, "essen": 4}
+    assert [each.sound.name for each in suggested.suggestions[:2]] == ["bach-0.ogg", "bach-1.ogg"]
+    assert all(each.sound.is_file() for each in suggested.suggestions)
     with Image.open(suggested.picture) as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
@@ -190,8 +198,8 @@ def test_an_answer_that_does_not_hold_together_is_told(tmp_path: Path) -> None:
 
 
 def test_what_counts_against_a_piece_is_drawn_to_the_left(tmp_path: Path) -> None:
-    plain = recommending.Suggestion(CATALOGUE["bach/0"], 1.0, (), {"ease": 1.0})
-    mixed = recommending.Suggestion(CATALOGUE["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5})
+    plain = recommending.Suggestion(CATALOGUE["bach/0"], 1.0, (), {"ease": 1.0}, Path("a.ogg"))
+    mixed = recommending.Suggestion(CATALOGUE["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5}, Path("a.ogg"))
     pictures = [draw([each], tmp_path / f"{n}.png").read_bytes() for n, each in enumerate((plain, mixed))]
     assert pictures[0] != pictures[1]
 

@@ -24,7 +24,7 @@ class FakeServer:
     loaded: dict[str, int]
     is_down: bool
 
-    def __init__(self, host: str, port: int, *, token: str) -> None:
+    def __init__(self, host: str, port: int, *, token: str, api_key: str | None = None) -> None:
         assert (host, port, token) == ("127.0.0.1", 8000, "secret")
 
     def index(self) -> list[Mapping[str, str]]:
@@ -38,6 +38,7 @@ class FakeServer:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.delenv("TRITONE_SERVER", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("TRITONE_RECOMMENDER_KEY", raising=False)
     key = tmp_path / "recommender.key"
@@ -59,18 +60,18 @@ def test_each_place_is_finished_by_a_repetition(tritone: Any, places: dict[str, 
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
     assert "name it with --checkpoint" in first.stderr
-    assert "give its --http-port" in first.stderr
+    assert "give its --server" in first.stderr
     places["--checkpoint"] = tmp_path / "checkpoint"
     second = tritone("forget", GONE, *words(places))
     assert second.status == 0, second.stderr
     assert "checkpoint: 60 -> 59 users" in second.stderr
     assert "repository: no version holds them" in second.stderr
-    third = tritone("forget", GONE, *words(places), "--http-port", 8000)
+    third = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert third.status == 0, third.stderr
     assert "checkpoint: does not hold them (59 users)" in third.stderr
-    assert "server on port 8000: recommender: version 1 -> 2" in third.stderr
+    assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in third.stderr
     assert FakeServer.loaded == {"recommender": 2, "recording_recommender": 2, "genre_cnn": 1}
-    fourth = tritone("forget", GONE, *words(places), "--http-port", 8000, "--json")
+    fourth = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000", "--json")
     assert fourth.status == 1
     assert "nobody of this id was held" in fourth.stderr
     said = json.loads(fourth.stdout)
@@ -106,17 +107,33 @@ def test_what_could_not_be_read_is_a_failure(tritone: Any, places: dict[str, Pat
 def test_a_server_of_another_repository_is_told(tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
     FakeServer.repository = tmp_path / "elsewhere"
     (tmp_path / "elsewhere" / "recommender" / "1").mkdir(parents=True)
-    ended = tritone("forget", GONE, *words(places), "--http-port", 8000)
+    ended = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert ended.status == 1
     assert "it serves version 1 of recommender" in ended.stderr
 
 
-@pytest.mark.parametrize("port", [8000, 8001])
+@pytest.mark.parametrize(("port", "status"), [(8000, 1), (8001, 2)], ids=["down", "no token"])
 def test_a_server_that_is_not_there_stops_it_before_anything_changes(
-    tritone: Any, places: dict[str, Path], port: int
+    tritone: Any, places: dict[str, Path], port: int, status: int
 ) -> None:
     FakeServer.is_down = True
-    ended = tritone("forget", GONE, *words(places), "--http-port", port)
-    assert ended.status == 1
-    assert "nothing was changed" in ended.stderr
+    ended = tritone("forget", GONE, *words(places), "--server", f"http://127.0.0.1:{port}")
+    assert ended.status == status
+    assert "nothing was changed" in ended.stderr or f"{port}.token" in ended.stderr
+    assert versions(places["--repository"] / "recommender") == [1]
+
+
+def test_the_server_of_the_environment_is_told_too(
+    tritone: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONE_SERVER", "127.0.0.1:8001")
+    ended = tritone("forget", GONE, *words(places))
+    assert ended.status == 0, ended.stderr
+    assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in ended.stderr
+
+
+def test_the_admin_token_of_this_machine_is_not_sent_to_another(tritone: Any, places: dict[str, Path]) -> None:
+    ended = tritone("forget", GONE, *words(places), "--server", "http://192.0.2.9:8000")
+    assert ended.status == 2
+    assert "--admin-token-file" in ended.stderr
     assert versions(places["--repository"] / "recommender") == [1]

@@ -13,9 +13,9 @@ from tritone_export.publishing import Live, publish_live, rollback
 
 
 def test_an_address_with_half_a_bracket_is_wrong_usage(tritone: Callable[..., Any]) -> None:
-    done = tritone("rollback", "m", "--http-url", "http://[::1")
+    done = tritone("rollback", "m", "--server", "http://[::1")
     assert done.status == 2
-    assert "--http-url" in done.stderr
+    assert "--server" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp", "a/b", ""])

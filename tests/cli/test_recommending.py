@@ -53,7 +53,7 @@ def test_reasons(tritone: Any, model: FakeRecommender) -> None:
     ended = tritone("recommend", "--explain", "-n", 2)
     assert "by what is popular" in ended.stderr
     assert "because" in ended.stderr
-    assert "+0.5 heard Jóga (ease); +0.5 popular (popularity)" in ended.stderr
+    assert "+0.5 heard Björk: Jóga (2022 remaster) (ease); +0.5 popular (popularity)" in ended.stderr
     many = [{"member": "m", "because": "tag", "id": f"t{n}", "amount": 0.25} for n in range(4)]
     many.append({"member": "m", "because": "stars", "id": "", "amount": -0.5})
     many += [{"member": n, "because": "stars", "id": "", "amount": 0.125} for n in ("n", "o")]
@@ -88,7 +88,8 @@ def test_options_reach_the_model(tritone: Any, model: FakeRecommender) -> None:
     shares = ("--mood", "calmness", "--diversity", 0.5, "--novelty", 0.25, "--with-heard", "--explain")
     ended = tritone("recommend", *lists, *people, *shares, "--exclude", "track-0", "--audio", "song.wav")
     assert ended.status == 0, ended.stderr
-    (request,) = model.asked()
+    request, search = model.asked()
+    assert said(search)["query"] == "a"  # no id, so it may be a title
     given = said(request)
     assert len(given.pop("embedding")) == 256
     assert given == {
@@ -131,6 +132,68 @@ def test_similar(tritone: Any, model: FakeRecommender) -> None:
     first, second = map(said, model.asked())
     assert first == {"similar_to": "track-0", "by": "sound", "k": 2}
     assert second.keys() == {"by", "k", "embedding"}
+
+
+def test_titles_are_taken_where_no_such_id_exists(tritone: Any, model: FakeRecommender) -> None:
+    ended = tritone("recommend", "--history", "title 12", "--history", "track-3", "--exclude", "TITLE-14", "-n", 3)
+    assert ended.status == 0, ended.stderr
+    assert "title 12: taken as track-12 (Someone: Title 12)" in ended.stderr
+    assert "TITLE-14: taken as track-14" in ended.stderr
+    assert "not known" not in ended.stderr
+    last = said(model.asked()[-1])
+    assert last["history"] == ["track-12", "track-3"]
+    assert last["exclude"] == ["track-14"]
+
+
+def test_similar_takes_a_title(tritone: Any, model: FakeRecommender) -> None:
+    ended = tritone("similar", "Title 17", "-n", 2)
+    assert ended.status == 0, ended.stderr
+    assert "Title 17: taken as track-17 (Someone: Title 17)" in ended.stderr
+    assert said(model.asked()[-1])["similar_to"] == "track-17"
+
+
+@pytest.mark.parametrize("words", [("similar", "Someone"), ("recommend", "--history", "someone")])
+def test_a_text_that_names_several_tracks_is_refused_with_their_ids(
+    tritone: Any, model: FakeRecommender, words: tuple[str, ...]
+) -> None:
+    ended = tritone(*words)
+    assert ended.status == 1
+    assert "is no id, and names several tracks: track-1 (Someone: Title 1), track-10" in ended.stderr
+    assert "and more; give one of their ids" in ended.stderr
+
+
+@pytest.mark.parametrize("words", [("similar", "Titel 18"), ("recommend", "--history", "Titel 18")])
+def test_near_misses_are_suggested_and_not_taken(tritone: Any, model: FakeRecommender, words: tuple[str, ...]) -> None:
+    ended = tritone(*words)
+    assert ended.status == (1 if words[0] == "similar" else 0)
+    assert "'Titel 18' is neither an id nor a title; did you mean track-18 (Someone: Title 18)" in ended.stderr
+
+
+def test_tracks_are_found(tritone: Any, model: FakeRecommender) -> None:
+    ended = tritone("tracks", "someone", "-n", 4)
+    assert ended.status == 0, ended.stderr
+    lines = [line.split() for line in ended.stderr.splitlines()]
+    assert ["track", "title", "artist", "match"] in lines
+    assert ["track-1", "Title", "1", "Someone", "artist,", "normalized"] in lines
+    assert "1 to 4 of 11; the next: --offset 4" in ended.stderr
+    assert "no track matches; did you mean:" in tritone("tracks", "Titel 18").stderr
+    assert "no track matches\n" in tritone("tracks", "qqqqqqqq").stderr
+    assert "--offset 50 is beyond them" in tritone("tracks", "someone", "--offset", 50).stderr
+    page = json.loads(tritone("tracks", "someone", "--by", "artist", "--offset", 10, "--json").stdout)
+    assert (page["total"], page["offset"], len(page["tracks"])) == (11, 10, 1)
+    assert page["tracks"][0] == {
+        "track_id": "track-19",
+        "title": "Title 19",
+        "artist": "Someone",
+        "match": "normalized",
+        "field": "artist",
+    }
+
+
+def test_reasons_limits_reasons(tritone: Any, model: FakeRecommender) -> None:
+    answer = json.loads(tritone("recommend", "--reasons", 1, "-n", 2, "--json").stdout)
+    assert [len(track["reasons"]) for track in answer["recommendations"]] == [1, 1]
+    assert tritone("recommend", "--reasons", 0).status == 2
 
 
 def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:

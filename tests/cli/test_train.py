@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.training import sounds
@@ -75,6 +76,43 @@ def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, t
     assert summary["data"]["n_in"] == 13
     info = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     assert (info["config"]["width"], info["config"]["patience"], info["fold"], info["seed"]) == (3, 7, 1, 4)
+
+
+def test_labels_and_channels_worth_a_warning(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        sounds.write(tmp_path / "data" / "Hum" / f"{index}.wav", sounds.hum(index))
+        sounds.write(tmp_path / "data" / "hum " / f"{index}.wav", sounds.hum(100 + index))
+    left = sounds.hum(200)
+    sounds.write(tmp_path / "data" / "Hum" / "opposite.wav", np.stack([left, -left], axis=1))
+    ended = tritone(
+        "train",
+        "genre_cnn",
+        "--data",
+        tmp_path / "data",
+        "--preset",
+        "tiny",
+        "--max-epochs",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
+    assert ended.status == 0
+    assert "warning: labels that are probably one: 'Hum' (7), 'hum ' (6); they are learned as 2" in ended.stderr
+    assert "opposite.wav: channels cancel each other for 3.2 s" in ended.stderr
+    card = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["data"]
+    assert card["labels_alike"] == [{"Hum": 7, "hum ": 6}]
+    assert [remark["path"] for remark in card["remarks"]] == ["Hum/opposite.wav"]
+
+
+def test_evaluate_says_which_part_it_looked_at(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+    common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
+    said = {part: tritone(*common, part).stderr for part in ("train", "valid", "test")}
+    assert {part: "were trained on" in text for part, text in said.items()} == {
+        "train": True, "valid": False, "test": False,
+    }  # fmt: skip
+    assert {part: "decided when training stopped" in text for part, text in said.items()} == {
+        "train": False, "valid": True, "test": False,
+    }  # fmt: skip
 
 
 def test_crossvalidate(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "explain": (np.bool_, 1),
     "similar_to": (object, 1),
     "by": (object, 1),
+    "query": (object, 1),
+    "query_field": (object, 1),
+    "offset": (np.int32, 1),
 }
 
 
@@ -100,6 +103,8 @@ class FakeRecommender:
     def _recommended(request: InferRequest) -> dict[str, Any]:
         given = said(request)
         k = given["k"]
+        if "query" in given:
+            return _found(given["query"], given.get("query_field"), k, given.get("offset", 0))
         if "by" in given:
             if given.get("similar_to", ITEMS[0]) not in ITEMS:
                 raise NothingKnownError(f"the server answered: item {given['similar_to']!r} is not known")
@@ -115,6 +120,36 @@ class FakeRecommender:
         items = [item for item in ITEMS if item not in out][:k]
         found = {"user": "user_id" in given and not user, **unknown}
         return _answer(items, rung, found)
+
+
+def _title(item: str) -> str:
+    return f"Title {item[6:]}" if item.startswith("track-1") else ""
+
+
+def _artist(item: str) -> str:
+    return "Someone" if item.startswith("track-1") else ""
+
+
+def _found(query: str, field: str | None, limit: int, offset: int) -> dict[str, Any]:
+    """The answer to a search, by the code that serves, which needs more than the light client has."""
+    from tritone_serving.recommender import QuestionError, Search
+    from tritone_serving.recommender.track_search import TrackSearch
+
+    titles, artists = [_title(item) for item in ITEMS], [_artist(item) for item in ITEMS]
+    try:
+        searched = TrackSearch({"id": ITEMS, "title": titles, "artist": artists})
+        answer = searched.search(Search(query, field, limit, offset))
+    except QuestionError as error:
+        raise RequestRejectedError(f"the server answered: {error}") from error
+    items = [each.item for each in answer.found]
+    return {
+        "item_ids": texts(items),
+        "titles": texts([_title(item) for item in items]),
+        "artists": texts([_artist(item) for item in items]),
+        "match": texts([each.match for each in answer.found]),
+        "match_field": texts([each.field for each in answer.found]),
+        "total": np.array([[answer.total]], np.int32),
+    }
 
 
 def said(request: InferRequest) -> dict[str, Any]:
@@ -139,7 +174,14 @@ def _answer(items: list[str], rung: str, unknown: dict[str, Any]) -> dict[str, A
     reasons = [
         json.dumps(
             [
-                {"member": "ease", "because": "history", "id": "Jóga", "amount": 0.5},
+                {
+                    "member": "ease",
+                    "because": "history",
+                    "id": "Jóga",
+                    "amount": 0.5,
+                    "title": "Jóga (2022 remaster)",
+                    "artist": "Björk",
+                },
                 {"member": "popularity", "because": "popularity", "id": "", "amount": score - 0.5},
             ]
         )
@@ -148,8 +190,8 @@ def _answer(items: list[str], rung: str, unknown: dict[str, Any]) -> dict[str, A
     return {
         "item_ids": texts(items),
         "scores": scores[None],
-        "titles": texts([f"Title {item[6:]}" if item.startswith("track-1") else "" for item in items]),
-        "artists": texts(["Someone" if item.startswith("track-1") else "" for item in items]),
+        "titles": texts([_title(item) for item in items]),
+        "artists": texts([_artist(item) for item in items]),
         "reasons": texts(reasons),
         "rung": texts([rung]),
         "arm": texts(["a" if rung != "similar" else ""]),

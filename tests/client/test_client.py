@@ -347,13 +347,14 @@ async def test_one_async_client_many_tasks(model: Any, as_async: Any, make_noise
 
 async def test_decoding_leaves_the_event_loop_free(model: Any, as_async: Any) -> None:
     class Slow(io.BytesIO):
-        def readinto(self, buffer: Any, /) -> int:
+        def read(self, size: int | None = -1, /) -> bytes:
             assert threading.current_thread() is not threading.main_thread()
             time.sleep(0.05)
-            return super().readinto(buffer)
+            return super().read(size)
 
-    file = Slow()
-    soundfile.write(file, np.random.default_rng(0).uniform(-0.5, 0.5, 22_050 * 5), 22_050, format="WAV")
+    written = io.BytesIO()
+    soundfile.write(written, np.random.default_rng(0).uniform(-0.5, 0.5, 22_050 * 5), 22_050, format="WAV")
+    file = Slow(written.getvalue())
     ticks = 0
 
     async def tick() -> None:

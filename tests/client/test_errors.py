@@ -8,6 +8,7 @@ import http.client
 import pickle
 import socket
 import ssl
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,7 @@ from tritone_client import (
 )
 from tritone_client._endpoint import make_endpoint
 from tritone_client._exceptions import VersionChangedError
+from tritone_client._processes import PerProcess
 from tritone_client._transports import make_async_transport, make_transport
 from tritone_client._transports._grpc_wire import Connection
 
@@ -136,8 +138,8 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
         raise copy.copy(failure) if isinstance(failure, ClientError) else failure
 
     stub = SimpleNamespace(**dict.fromkeys(("ModelMetadata", "ModelConfig", "ServerReady", "ModelReady"), fail))
-    connection = Connection(transport._connection.channel, stub, fail)
-    monkeypatch.setattr(transport, "_connection", connection)
+    connection = Connection(transport._connection.get().channel, stub, fail)
+    monkeypatch.setattr(transport, "_connection", PerProcess(lambda: connection))
     with pytest.raises(ClientError) as caught:
         transport.handle(request_, timeout_s=1)
     check(caught.value, kind, failure, request_)
@@ -145,7 +147,8 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 
     async def main() -> ClientError:
         transport: Any = make_async_transport(make_endpoint("localhost:1"))
-        monkeypatch.setattr(transport, "_opened", Connection(transport._connection().channel, stub, fail))
+        opened = Connection(transport._connection().channel, stub, fail)
+        monkeypatch.setattr(transport, "_opened", replace(transport._opened, connection=opened))
         with pytest.raises(ClientError) as caught:
             await transport.handle(request_, timeout_s=1)
         await transport.close()
@@ -187,7 +190,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
 
 def test_every_error_hangs_on_the_one_root() -> None:
     kinds = [getattr(tritone_client, name) for name in tritone_client.__all__ if name.endswith("Error")]
-    assert len(kinds) == 14
+    assert len(kinds) == 15
     assert all(issubclass(kind, TritoneError) for kind in kinds)
     assert issubclass(RequestTimeoutError, TimeoutError)
     assert issubclass(ConnectionFailedError, ConnectionError)

@@ -44,14 +44,15 @@ def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: s
 
 
 def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path, monkeypatch: Any) -> None:
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    from matplotlib.figure import Figure
+
+    def full(self: Any, target: Any, **how: Any) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Figure, "savefig", full)
     path = tmp_path / "x.png"
-    path.write_text("old")
+    path.write_bytes(b"old")
     with pytest.raises(InvalidInputError, match="No space left"):
         result.plot(path)
     assert path.read_bytes() == b"old"

@@ -99,7 +99,7 @@ def test_a_broken_one_is_left_alone_and_then_probed(
     transport: BalancedTransport, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(transport._pool, "_clock", lambda: now[0])
+    monkeypatch.setattr(transport._pool.get(), "_clock", lambda: now[0])
     first, second = fakes
     first.fails = GONE
     ask(transport, 6)
@@ -161,7 +161,7 @@ def test_a_stream_moves_only_before_its_first_answer(transport: BalancedTranspor
     next(answers)
     with pytest.raises(ConnectionFailedError):
         next(answers)
-    assert transport._pool.members[1].n_under_way == 0
+    assert transport._pool.get().members[1].n_under_way == 0
 
 
 def test_async_moves_and_streams(fakes: tuple[Fake, Fake], as_async: Callable[[Any], Any]) -> None:
@@ -247,7 +247,7 @@ def test_killing_one_of_two_under_load_loses_no_request(two_servers: Any) -> Non
         time.sleep(1.0)
         after_kill = answered["all"]
         first_or_its_successor()  # starts the successor, which is asked again once the back-off is over
-        members: tuple[Member, ...] = music._transport._pool.members  # type: ignore[attr-defined]
+        members: tuple[Member, ...] = music._transport._pool.get().members  # type: ignore[attr-defined]
         deadline_s = time.monotonic() + 15
         while members[0].n_failed and time.monotonic() < deadline_s:
             time.sleep(0.1)

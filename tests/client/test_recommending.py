@@ -8,6 +8,7 @@ import itertools
 import json
 import pickle
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ def test_somebody_known(connect: Any, model: FakeRecommender) -> None:
     assert said(request) == {"user_id": "42", "k": 12}
 
 
-def test_the_answer_is_a_list(connect: Any) -> None:
+def test_the_answer_is_a_sequence(connect: Any) -> None:
     tracks = connect()("recommend", n=3, explain=True)
-    assert isinstance(tracks, list)
-    assert tracks == list(tracks)
+    assert isinstance(tracks, Sequence)
+    assert tuple(tracks) == tracks.recommendations == tracks[:]
     assert [track.track_id for track in tracks[1:]] == ["track-1", "track-2"]
     assert tracks.track_ids == ("track-0", "track-1", "track-2")
     assert max(tracks, key=lambda track: track.score) is tracks[0]
@@ -70,6 +71,8 @@ def test_the_answer_is_a_list(connect: Any) -> None:
         "because": "history",
         "id": "Jóga",
         "amount": 0.5,
+        "title": "Jóga (2022 remaster)",
+        "artist": "Björk",
     }
     assert plain["rung"] == "popularity"
     assert plain["unknown"] == {
@@ -79,6 +82,7 @@ def test_the_answer_is_a_list(connect: Any) -> None:
         "friends": [],
         "exclude": [],
         "mood": False,
+        "recording": False,
     }
     again = pickle.loads(pickle.dumps(tracks))  # noqa: S301 - worker processes send results home like this
     assert type(again) is Recommendations
@@ -134,8 +138,36 @@ def test_only_outputs_that_can_say_something_are_asked_for(connect: Any, model: 
     assert [set(request.outputs) - always for request in model.asked()] == [set(), {"reasons"}, {"unknown"}]
     assert plain[0].reasons == somebody[0].reasons == ()
     (first, second) = explained[3].reasons
-    assert first == Reason("ease", "history", "Jóga", 0.5)
+    assert first == Reason("ease", "history", "Jóga", 0.5, "Jóga (2022 remaster)", "Björk")
     assert first.amount + second.amount == pytest.approx(explained[3].score)
+
+
+def test_integers_are_ids_everywhere(connect: Any, model: FakeRecommender) -> None:
+    ask = connect()
+    tracks = ask(
+        "recommend", 42, history=np.array([7, 2**62]), skipped=[np.uint8(3)], friends=(42, -1), exclude=range(2)
+    )
+    assert tracks.rung == "user"
+    with pytest.raises(NothingKnownError):
+        ask("similar", np.int32(7))
+    given, likeness = map(said, model.asked())
+    assert given["user_id"] == "42"
+    assert [given[name] for name in ("history", "skipped", "friends", "exclude")] == [
+        ["7", str(2**62)],
+        ["3"],
+        ["42", "-1"],
+        ["0", "1"],
+    ]
+    assert likeness["similar_to"] == "7"
+
+
+@pytest.mark.parametrize("n", [1, np.int64(1)])
+def test_reasons_can_be_limited_to_the_weightiest(connect: Any, model: FakeRecommender, n: int) -> None:
+    tracks = connect()("recommend", n=2, explain=n)
+    assert [len(track.reasons) for track in tracks] == [1, 1]
+    assert tracks[0].reasons[0].because == "history"
+    assert said(model.asked()[0])["explain"] is True
+    assert len(connect()("recommend", n=2, explain=9)[0].reasons) == 2
 
 
 @pytest.mark.parametrize("who", ["Björk", "Björk".encode(), np.str_("Björk"), np.bytes_("Björk".encode())])
@@ -172,7 +204,7 @@ def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
 
 def test_as_many_as_there_are(connect: Any) -> None:
     assert connect()("recommend", n=10_000).track_ids == ITEMS
-    assert connect()("recommend", n=10, exclude=ITEMS) == []
+    assert connect()("recommend", n=10, exclude=ITEMS).recommendations == ()
 
 
 # --- a recording --------------------------------------------------------------------------------
@@ -253,7 +285,8 @@ def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeReco
         (("track-1",), {"by": ["sound"]}, "by is "),
         ((), {"audio": b"x", "by": "listening"}, "expected sound or both"),
         (("",), {}, "track_id is empty"),
-        ((7,), {}, "track_id is 7 .*such as '7'"),
+        ((7.0,), {}, "track_id is 7.0 .float.; expected an id .*; convert it first, as in '7'"),
+        ((10**100,), {}, "track_id is an integer of 333 bits"),
         (("track-1",), {"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
         (("track-1",), {"n": 10**9}, "n is 1000000000"),
         (("track-1",), {"model": "no/model"}, "cannot be a model's name"),
@@ -281,11 +314,11 @@ def test_questions_of_likeness_that_cannot_be(
         ({"n": True}, "n is True"),
         ({"n": None}, "n is None"),
         ({"user_id": ""}, "user_id is empty"),
-        ({"user_id": 42}, r"user_id is 42 \(int\); expected an id as text, such as '42'"),
-        ({"user_id": np.int64(42)}, "such as '42'"),
+        ({"user_id": 42.0}, r"user_id is 42.0 \(float\); expected an id .*, as text or integer; .* as in '42'"),
+        ({"user_id": np.float64(42)}, "as in '42'"),
         ({"user_id": float("nan")}, r"user_id is nan \(float\)"),
         ({"user_id": ["42"]}, r"user_id is \['42'\] \(list\)"),
-        ({"user_id": True}, r"user_id is True \(bool\); expected an id as text$"),
+        ({"user_id": True}, r"user_id is True \(bool\); expected an id as in the listening log, as text or integer$"),
         ({"user_id": b"\xff"}, "user_id is .*no text that UTF-8 can hold"),
         ({"user_id": "\udcff"}, "user_id is .*no text that UTF-8 can hold"),
         ({"history": "track-1"}, r"history is 'track-1' \(str\); expected a list of ids"),
@@ -293,12 +326,13 @@ def test_questions_of_likeness_that_cannot_be(
         ({"history": 7}, "history is 7"),
         ({"history": np.array("x")}, "history is "),
         ({"history": {"track-1": 3}}, r"\(dict\); expected a list of ids"),
-        ({"history": ["track-1", 5]}, r"history\[1\] is 5 \(int\)"),
+        ({"history": ["track-1", 5.5]}, r"history\[1\] is 5.5 \(float\)"),
+        ({"history": ["track-1", np.bool_(True)]}, r"history\[1\] is "),
         ({"history": ["track-1", None]}, r"history\[1\] is None"),
         ({"history": [["track-1"]]}, r"history\[0\] is "),
         ({"history": ["track-1", b"\xc3("]}, r"history\[1\] is .*UTF-8"),
         ({"skipped": ["a", ""]}, r"skipped\[1\] is empty"),
-        ({"friends": [1]}, r"friends\[0\] is 1"),
+        ({"friends": [False]}, r"friends\[0\] is False"),
         ({"exclude": [1.5]}, r"exclude\[0\] is 1.5"),
         ({"weights": [1.0]}, "weights holds 1 numbers, history 0 ids"),
         ({"history": ["a", "b"], "weights": [1]}, "weights holds 1 numbers, history 2 ids"),
@@ -325,7 +359,10 @@ def test_questions_of_likeness_that_cannot_be(
         ({"novelty": "1"}, "novelty is '1'"),
         ({"novelty": None}, "novelty is None"),
         ({"filter_heard": None}, "filter_heard is None; expected True or False"),
-        ({"explain": 1}, "explain is 1"),
+        ({"explain": 0}, "explain is 0; expected True, False, or how many reasons"),
+        ({"explain": -1}, "explain is -1"),
+        ({"explain": 2.0}, "explain is 2.0"),
+        ({"explain": "yes"}, "explain is 'yes'"),
         ({"model": "../etc"}, "cannot be a model's name"),
         ({"timeout_s": 0}, "timeout_s is 0"),
     ],

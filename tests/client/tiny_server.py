@@ -1,4 +1,7 @@
-"""A server of one model in a process of its own, so that a test can kill it: `python tiny_server.py grpc|http PORT`."""
+"""A server of one model in a process of its own, so that a test can kill it.
+
+python tiny_server.py grpc|http PORT [HOST]
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def numbers(name: str, n_windows: int) -> bytes:
     return array.array("f", row * n_windows).tobytes()
 
 
-def serve_grpc(port: int) -> None:
+def serve_grpc(port: int, host: str) -> None:
     import grpc
     from tritonclient.grpc import service_pb2 as pb
     from tritonclient.grpc import service_pb2_grpc
@@ -53,15 +56,20 @@ def serve_grpc(port: int) -> None:
                 answer.raw_output_contents.append(numbers(name, n_windows))
             return answer
 
+        def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802
+            for request in requests:
+                while context.is_active():
+                    yield pb.ModelStreamInferResponse(infer_response=self.ModelInfer(request, context))
+
     server = grpc.server(ThreadPoolExecutor(8))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.add_insecure_port(f"{host}:{port}")
     server.start()
     print("ready", flush=True)
     server.wait_for_termination()
 
 
-def serve_http(port: int) -> None:
+def serve_http(port: int, host: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -103,10 +111,10 @@ def serve_http(port: int) -> None:
             self.answer(answered, b"".join(tensors.values()))
 
     ThreadingHTTPServer.request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     print("ready", flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    {"grpc": serve_grpc, "http": serve_http}[sys.argv[1]](int(sys.argv[2]))
+    {"grpc": serve_grpc, "http": serve_http}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:] or ["127.0.0.1"])

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,27 @@ def rendered_at(folder: Path) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr  # kustomize warns of what is deprecated
     return list(yaml.safe_load_all(done.stdout))
+
+
+def rendered_with(resources: list[str], components: list[str]) -> list[dict[str, Any]]:
+    """The resources of a temporary overlay with these resources (relative to it) and components (by name)."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = copy_of_manifests(Path(folder))
+        overlay = checkout / "deploy/kubernetes/overlays/temporary"
+        overlay.mkdir()
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "tritone",
+            "resources": resources, "components": [f"../../components/{name}" for name in components],
+        }  # fmt: skip
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return rendered_at(overlay)
+
+
+def copy_of_manifests(checkout: Path) -> Path:
+    """Copy the manifests, and the dashboard that one refers to, into a folder; return the folder."""
+    for place in ("deploy/kubernetes", "docker/grafana/dashboards"):
+        shutil.copytree(ROOT / place, checkout / place)
+    return checkout
 
 
 def of_kind(overlay: str, kind: str) -> list[dict[str, Any]]:

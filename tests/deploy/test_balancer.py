@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,14 @@ def asked(base: str, method: str, path: str, body: Any = None, **headers: str) -
 
 
 @contextlib.contextmanager
-def loaded(balancer: Balancer) -> Iterator[list[float]]:
-    """Two clients of each protocol call without pause; answers when they were answered. None may fail."""
+def loaded(*addresses: str, retries: int = 3, ca_file: Path | None = None) -> Iterator[list[float]]:
+    """Two clients of each address call without pause; yields when they were answered. None may fail."""
     stop = threading.Event()
     failures: list[str] = []
     done: list[float] = []
 
     def call(address: str, seed: int) -> None:
-        with MusicClient(address, retries=3, timeout_s=20) as music:
+        with MusicClient(address, retries=retries, timeout_s=20, ca_file=ca_file) as music:
             while not stop.is_set():
                 try:
                     music.classify(sound(seed))
@@ -86,7 +87,7 @@ def loaded(balancer: Balancer) -> Iterator[list[float]]:
                 except TritoneError as error:
                     failures.append(f"{address}: {type(error).__name__}: {error}")
 
-    callers = [(address, seed) for address in (balancer.grpc, balancer.http) for seed in range(2)]
+    callers = [(address, seed) for address in addresses for seed in range(2)]
     threads = [threading.Thread(target=call, args=caller) for caller in callers]
     for thread in threads:
         thread.start()
@@ -129,7 +130,7 @@ def test_streams_pass_piece_by_piece(balancer: Balancer) -> None:
 
 
 def test_a_reload_of_the_balancer_costs_no_request(balancer: Balancer) -> None:
-    with loaded(balancer) as done:
+    with loaded(balancer.grpc, balancer.http) as done:
         time.sleep(1)
         balancer.process.send_signal(signal.SIGUSR2)  # a new worker takes over; the old one ends what it has
         reloaded_at = time.monotonic()
@@ -145,7 +146,7 @@ def test_replicas_that_change_their_version_cost_no_request(
     """Each request goes to any replica, whichever version it serves."""
     model = repository / "genre_cnn"
     shutil.copytree(model / "1", model / "2")
-    with loaded(balancer) as done:
+    with loaded(balancer.grpc, balancer.http) as done:
         for host in HOSTS:
             time.sleep(0.5)
             replicas.servers[host].load_model("genre_cnn")
@@ -158,7 +159,7 @@ def test_replicas_that_change_their_version_cost_no_request(
 
 
 def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:
-    with loaded(balancer) as done:
+    with loaded(balancer.grpc, balancer.http) as done:
         time.sleep(1.5)
         killed_at = time.monotonic()
         os.kill(replicas.servers[HOSTS[1]].pid, signal.SIGKILL)
@@ -178,7 +179,7 @@ def test_a_killed_replica_costs_no_request(balancer: Balancer, replicas: Replica
 
 def test_a_replica_that_stands_still_costs_no_request(balancer: Balancer, replicas: Replicas) -> None:
     pid = replicas.servers[HOSTS[1]].pid
-    with loaded(balancer) as done:
+    with loaded(balancer.grpc, balancer.http) as done:
         time.sleep(1)
         os.kill(pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
@@ -271,15 +272,28 @@ def test_one_address_gets_so_many_requests(start_balancer: Callable[..., Balance
         assert stub.ServerReady(messages.ServerReadyRequest(), timeout=10).ready
 
 
-def test_tls_ends_at_the_balancer(start_balancer: Callable[..., Balancer], tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Make a self-signed certificate for localhost; returns certificate, key, and a file with both."""
+    certificate, key, both = (folder / f"{name}.{suffix}" for suffix in ("crt", "key", "pem"))
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )  # fmt: skip
-    both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    return certificate, key, both
+
+
+def served_certificate(port: int) -> str:
+    """Return the certificate that a TLS port presents to a new connection, as PEM; empty if there is none."""
+    try:
+        return ssl.get_server_certificate(("localhost", port), timeout=5)
+    except OSError:
+        return ""
+
+
+def test_tls_ends_at_the_balancer(start_balancer: Callable[..., Balancer], tmp_path: Path) -> None:
+    certificate, _, both = make_certificate(tmp_path, "only")
     balancer = start_balancer(TRITONE_TLS_PEM=str(both))
     for address in (f"https://localhost:{balancer.ports['HTTPS']}", f"grpcs://localhost:{balancer.ports['GRPCS']}"):
         with MusicClient(address, retries=0, ca_file=certificate) as music:
@@ -290,6 +304,44 @@ def test_tls_ends_at_the_balancer(start_balancer: Callable[..., Balancer], tmp_p
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     with pytest.raises(urllib.error.URLError, match="PROTOCOL_VERSION"):
         urllib.request.urlopen(f"https://localhost:{balancer.ports['HTTPS']}/v2", context=old, timeout=10)
+
+
+def test_a_renewed_certificate_takes_effect_without_a_lost_request(
+    start_balancer: Callable[..., Balancer], tmp_path: Path
+) -> None:
+    old, _, both = make_certificate(tmp_path, "old")
+    new, new_key, renewed = make_certificate(tmp_path, "new")
+    authorities = tmp_path / "authorities.pem"  # clients trust both
+    authorities.write_bytes(old.read_bytes() + new.read_bytes())
+    served = tmp_path / "served.pem"
+    shutil.copy(both, served)
+    balancer = start_balancer(TRITONE_TLS_PEM=str(served), TRITONE_TLS_RELOAD_S="1", TRITONE_MAX_REQUESTS_10S="1000000")
+    https, grpcs = balancer.ports["HTTPS"], balancer.ports["GRPCS"]
+
+    def presents(certificate: Path) -> bool:
+        return {served_certificate(port).strip() for port in (https, grpcs)} == {certificate.read_text().strip()}
+
+    def has_refused(n_files: int) -> bool:
+        reports = [line for line in balancer.log.read_text().splitlines() if line.startswith("certificate ")]
+        return sum("cannot be used" in line for line in reports) == n_files
+
+    addresses = (f"https://localhost:{https}", f"grpcs://localhost:{grpcs}")
+    with loaded(*addresses, retries=0, ca_file=authorities) as done:
+        assert presents(old)
+        # Files that are no certificate, and one whose key belongs to another certificate: the old one stays.
+        faulty = [renewed.read_bytes()[:500], old.read_bytes() + new_key.read_bytes(), new.read_bytes()]
+        for n_faulty, content in enumerate(faulty, start=1):
+            served.write_bytes(content)
+            assert wait_until(partial(has_refused, n_faulty), 10)
+            assert presents(old)
+        renewed.replace(served)  # as certbot and Kubernetes do
+        assert wait_until(lambda: presents(new), 10), balancer.log.read_text()
+        renewed_at = time.monotonic()
+        time.sleep(1.5)
+    assert sum(moment > renewed_at for moment in done) > 10
+    with MusicClient(addresses[1], retries=0, ca_file=new) as music:
+        assert music.classify(sound(5)).label
+    assert balancer.process.poll() is None
 
 
 def test_replicas_come_and_go_by_name(balancer: Balancer, replicas: Replicas) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.deploy.rendering import ROOT, tool
 
 from tritone_client._catalogue import LABELLED
@@ -71,16 +77,117 @@ def test_each_image_is_pinned_and_installed_by_its_one_script(path: Path) -> Non
     (base,) = [line for line in lines(path, "ARG") if line.startswith("BASE=")]
     assert re.fullmatch(r"BASE=[\w./-]+:[\w.-]*\d+\.?\d+[\w.-]*", base), base
     assert lines(path, "FROM") == ["${BASE}"]
-    (run,) = lines(path, "RUN")
     script = DOCKER / f"install-{path.stem}.sh"
-    assert re.search(rf"\bbash /src/docker/{script.name} /src && rm -rf /src$", run)
+    dependencies, application = lines(path, "RUN")
+    assert re.search(rf"\bbash /src/docker/{script.name} dependencies /src$", dependencies)
+    assert re.search(rf"\bbash /src/docker/{script.name} application /src && rm -rf /src$", application)
     assert lines(path, "USER")[-1] == "10001:10001"
     if path.stem in ("train",):
         assert lines(path, "HEALTHCHECK") == ["NONE"]
     else:
         assert len(lines(path, "HEALTHCHECK")) == 1
     if path.stem != "balancer":
-        assert '--constraint "$source_folder/constraints.txt"' in script.read_text()
+        text = script.read_text() + (DOCKER / "common.sh").read_text()
+        assert '--constraint "$source_folder/constraints.txt" --requirement' in text
+        assert "--no-deps" in text
+
+
+# An edit of these may install the dependencies again.
+DEPENDENCY_FILES = {"pyproject.toml", "constraints.txt", "docker/common.sh", "docker/requirements.py"}
+
+
+def layers(path: Path, root: Path) -> list[tuple[str, str]]:
+    """Instruction and cache key of each layer, as a builder computes them.
+
+    A key covers the instruction, the content of the files that it copies, and the layer below.
+    """
+    found: list[tuple[str, str]] = []
+    key = ""
+    for line in path.read_text().replace("\\\n", " ").splitlines():
+        instruction, _, rest = line.partition(" ")
+        if not re.fullmatch("[A-Z]+", instruction):
+            continue
+        digest = hashlib.sha256(f"{key} {line}".encode())
+        if instruction == "COPY":
+            for source in rest.split()[:-1]:
+                place = root / source
+                for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+                    if file.is_file():
+                        digest.update(f"{file.relative_to(root)}".encode() + file.read_bytes())
+        key = digest.hexdigest()
+        found.append((line, key))
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that reach a build."""
+    root = tmp_path_factory.mktemp("checkout")
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        place = ROOT / line.removeprefix("!")
+        if line.startswith("!") and place.is_dir():
+            shutil.copytree(place, root / place.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif line.startswith("!"):
+            shutil.copy(place, root)
+    return root
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_edit_of_the_source_installs_no_dependency_again(path: Path, checkout: Path) -> None:
+    before = layers(path, checkout)
+    (last,) = [i for i, (line, _) in enumerate(before) if line.startswith("RUN") and "dependencies" in line]
+    installing = {*DEPENDENCY_FILES, f"docker/install-{path.stem}.sh"}
+    edited, rebuilt = 0, set()
+    for file in sorted(checkout.rglob("*")):
+        if not file.is_file():
+            continue
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        after = layers(path, checkout)
+        file.write_bytes(content)
+        edited += 1
+        if after[last] != before[last]:
+            rebuilt.add(str(file.relative_to(checkout)))
+    assert edited > 100
+    assert rebuilt <= installing
+    assert {"docker/common.sh", f"docker/install-{path.stem}.sh"} <= rebuilt
+    if path.stem != "balancer":
+        assert rebuilt == installing
+        source = checkout / "serving/tritone_serving/__init__.py"
+        content = source.read_bytes()
+        source.write_bytes(content + b"\n")
+        assert layers(path, checkout)[last + 1 :] != before[last + 1 :]  # the source itself is installed again
+        source.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("extras", "wanted", "unwanted"),
+    [
+        (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client"}, {"torch", "onnx", "fastapi"}),
+        (["backends"], {"onnxruntime", "usearch"}, {"nvidia-pytriton", "torch"}),
+        (["train", "export"], {"torch", "onnx", "symusic", "duckdb"}, {"nvidia-pytriton", "pytest"}),
+    ],
+)
+def test_the_requirements_of_images(extras: list[str], wanted: set[str], unwanted: set[str]) -> None:
+    def names(requirements: Iterable[str]) -> set[str]:
+        return {canonicalize_name(Requirement(each).name) for each in requirements}
+
+    command: list[str | Path] = [sys.executable, DOCKER / "requirements.py", ROOT / "pyproject.toml", *extras]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert wanted <= names(printed)
+    assert not unwanted & names(printed)
+    assert "tritone" not in names(printed)  # it would be installed from an index
+    assert names(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]) <= names(printed)
+    pinned = names(line for line in (ROOT / "constraints.txt").read_text().splitlines())
+    assert names(printed) <= pinned
+
+
+def test_scripts_refuse_other_steps() -> None:
+    for path in DOCKERFILES:
+        command: list[str | Path] = ["bash", DOCKER / f"install-{path.stem}.sh", "everything", "/src"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "dependencies|application" in done.stderr
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -108,8 +215,9 @@ def test_server_images_install_what_the_supervisor_imports(extra: str) -> None:
 
 
 def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:
-    loaded = re.findall(r"^ *lua-load.*/([\w.]+)\"$", (DOCKER / "haproxy.cfg").read_text(), re.M)
-    assert loaded == ["inspect_requests.lua"]
+    texts = [path.read_text() for path in sorted(DOCKER.glob("haproxy*.cfg"))]
+    loaded = [name for text in texts for name in re.findall(r"^ *lua-load.*/([\w.]+)\"", text, re.M)]
+    assert set(loaded) == {path.name for path in DOCKER.glob("*.lua")}
     for name in loaded:
         assert (DOCKER / name).is_file()
         assert f"docker/{name}" in (DOCKER / "balancer.Dockerfile").read_text()

@@ -45,12 +45,12 @@ mount -t tmpfs -o size=256m,mode=1777,exec tmpfs "$1/tmp"
 root=$1; shift 2
 exec chroot --userspec=10001:10001 "$root" "$@"
 """
-# $1 is the root, $2 the script.
+# $1 is the root, $2 the script, $3 its step.
 INSTALL = """
 set -e
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
-exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash "/src/docker/$2" /src
+exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash "/src/docker/$2" "$3" /src
 """
 
 
@@ -71,9 +71,9 @@ def unshared(script: str, *arguments: object) -> list[str]:
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", *map(str, arguments)]
 
 
-def install(root: Path, script: str) -> None:
+def install(root: Path, script: str, step: str) -> None:
     done = subprocess.run(
-        unshared(INSTALL, root, script), check=False, capture_output=True, text=True, timeout=INSTALLED_S
+        unshared(INSTALL, root, script, step), check=False, capture_output=True, text=True, timeout=INSTALLED_S
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
@@ -95,17 +95,24 @@ def debian() -> Iterator[Path]:
             check=False, capture_output=True, text=True, timeout=MADE_S,
         )  # fmt: skip
         assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
-        for part in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
-            (root / "src").mkdir(exist_ok=True)
+        # First what the Dockerfile copies for the dependencies: that step must need nothing else.
+        (root / "src/docker").mkdir(parents=True)
+        for part in ("pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / part, root / "src")
-        for part in ("cli", "client", "docker", "export", "serving", "training"):
-            shutil.copytree(ROOT / part, root / "src" / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("common.sh", "requirements.py", "install-server-cpu.sh"):
+            shutil.copy(ROOT / "docker" / part, root / "src/docker")
         # The host's way to the network, and whom it trusts there.
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
         trusted = Path("/etc/ssl/certs/ca-certificates.crt")
         if trusted.is_file():
             shutil.copy(trusted, root / trusted.relative_to("/"))
-        install(root, "install-server-cpu.sh")
+        install(root, "install-server-cpu.sh", "dependencies")
+        for part in ("README.md", "LICENSE"):
+            shutil.copy(ROOT / part, root / "src")
+        for part in ("cli", "client", "docker", "export", "serving", "training"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, root / "src" / part, ignore=ignored, dirs_exist_ok=True)
+        install(root, "install-server-cpu.sh", "application")
         yield root
 
 
@@ -211,6 +218,7 @@ def test_the_health_check_tells_a_server_that_answers(debian: Path, ports: tuple
 
 
 def test_the_balancer_is_installed_and_reads_its_configuration(debian: Path) -> None:
-    install(debian, "install-balancer.sh")  # it ends with HAProxy's own check of the configuration
+    install(debian, "install-balancer.sh", "dependencies")
+    install(debian, "install-balancer.sh", "application")  # it ends with HAProxy's own check of the configuration
     done = run_inside(debian, Path(tempfile.gettempdir()), "/usr/sbin/haproxy", "-v")
     assert "HAProxy version 2.6." in done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,24 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tests.deploy.rendering import KUBERNETES, OVERLAYS, ROOT, containers, of_kind, pods, rendered, rendered_at
+from tests.deploy.rendering import (
+    KUBERNETES,
+    OVERLAYS,
+    ROOT,
+    containers,
+    copy_of_manifests,
+    of_kind,
+    pods,
+    rendered,
+    rendered_at,
+    rendered_with,
+)
 
 KEY_VARIABLE = "TRITONE_RECOMMENDER_KEY"
 KUBERNETES_VERSIONS = ["1.30", "1.36"]
 KSERVE = json.loads((Path(__file__).parent / "kserve.schema.json").read_text())
+OPERATORS = json.loads((Path(__file__).parent / "operators.schema.json").read_text())
+COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
 SERVERS = {"app.kubernetes.io/name": "tritone-server"}
 
 
@@ -27,10 +39,18 @@ def is_kserve(resource: dict[str, Any]) -> bool:
 
 
 def validated(resource: dict[str, Any], version: str) -> None:
+    if resource["apiVersion"].startswith(("monitoring.coreos.com/", "gateway.networking.k8s.io/")):
+        jsonschema.validate(resource, OPERATORS)
+        return
     if not is_kserve(resource):
         kubernetes_validate.validate(resource, version, strict=True)
         return
     jsonschema.validate(resource, KSERVE)
+    if resource["kind"] == "InferenceService":  # its fields of a pod, in a Pod
+        spread = resource["spec"]["predictor"]["topologySpreadConstraints"]
+        spec = {"containers": [{"name": "kserve-container"}], "topologySpreadConstraints": spread}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": resource["metadata"], "spec": spec}
+        kubernetes_validate.validate(pod, version, strict=True)
     if resource["kind"] == "ServingRuntime":  # its pod, as a Pod
         spec = {key: resource["spec"][key] for key in resource["spec"] if key in
                 ("containers", "volumes", "nodeSelector", "tolerations")}  # fmt: skip
@@ -40,6 +60,21 @@ def validated(resource: dict[str, Any], version: str) -> None:
 
 def test_there_is_an_overlay_for_each_way() -> None:
     assert OVERLAYS == ["cpu", "gpu", "kserve", "mixed"]
+
+
+def with_component(component: str, *more: str) -> list[dict[str, Any]]:
+    """The cpu overlay with a component."""
+    return rendered_with(["../cpu"], [component, *more])
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_schemas_with_each_component(component: str) -> None:
+    resources = with_component(component)
+    for resource in resources:
+        for version in KUBERNETES_VERSIONS:
+            validated(resource, version)
+    if component != "images":
+        assert resources != rendered("cpu")
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -62,6 +97,31 @@ def test_schemas(overlay: str, version: str) -> None:
 )
 def test_the_schemas_find_what_is_wrong(overlay: str, kind: str, path: tuple[str | int, ...], value: Any) -> None:
     resource = copy.deepcopy(of_kind(overlay, kind)[0])
+    part: Any = resource
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+        validated(resource, KUBERNETES_VERSIONS[0])
+
+
+@pytest.mark.parametrize(
+    ("component", "kind", "path", "value"),
+    [
+        ("monitoring", "ServiceMonitor", ("spec", "endpoints", 0, "intervall"), "15s"),
+        ("monitoring", "ServiceMonitor", ("spec", "endpoints", 0, "interval"), "15 s"),
+        ("monitoring", "PodMonitor", ("spec", "endpoints"), []),
+        ("monitoring", "PrometheusRule", ("spec", "groups", 0, "rules", 0, "for"), "long"),
+        ("gateway-api", "HTTPRoute", ("spec", "hostnames", 0), "https://tritone.example.com"),
+        ("gateway-api", "HTTPRoute", ("spec", "rules", 0, "matches", 0, "path", "type"), "Prefix"),
+        ("gateway-api", "GRPCRoute", ("spec", "rules", 0, "timeouts"), {"request": "1s"}),
+        ("ingress", "Ingress", ("spec", "rules", 0, "http", "paths", 0, "pathType"), 3),
+    ],
+)
+def test_the_operators_schemas_find_what_is_wrong(
+    component: str, kind: str, path: tuple[str | int, ...], value: Any
+) -> None:
+    resource = next(item for item in with_component(component) if item["kind"] == kind)
     part: Any = resource
     for key in path[:-1]:
         part = part[key]
@@ -155,8 +215,7 @@ def test_an_upgrade_needs_no_gpu_more_than_the_servers_have(overlay: str) -> Non
 @pytest.fixture
 def own_copy(tmp_path: Path) -> Path:
     """The manifests, to be changed as the pages say; answers the folder that a checkout would be."""
-    shutil.copytree(KUBERNETES, tmp_path / "deploy/kubernetes")
-    return tmp_path
+    return copy_of_manifests(tmp_path)
 
 
 def as_said(text: str, start: str, checkout: Path) -> None:
@@ -238,6 +297,139 @@ def test_the_network_is_closed_but_for_what_is_named(overlay: str) -> None:
                if "podSelector" in source]  # fmt: skip
     assert callers == [{"app.kubernetes.io/name": "tritone-balancer"}]
     assert bool(server["egress"]) is (overlay == "mixed")  # an object store has to be called
+    resolving = {"tritone-balancer", "tritone-server"} if overlay == "mixed" else {"tritone-balancer"}
+    (chosen,) = policies["dns"]["podSelector"]["matchExpressions"]
+    assert set(chosen["values"]) == resolving
+    for name, policy in policies.items():
+        if name != "dns":
+            ports = {port["port"] for rule in policy.get("egress", []) for port in rule["ports"]}
+            assert not ports & {53, 5353}, "names are looked up under the policy `dns` alone"
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "mixed"])
+def test_names_can_be_looked_up_on_every_kind_of_cluster(overlay: str) -> None:
+    (policy,) = [item["spec"] for item in of_kind(overlay, "NetworkPolicy") if item["metadata"]["name"] == "dns"]
+    assert policy["policyTypes"] == ["Egress"]
+    found = {}
+    for rule in policy["egress"]:
+        assert {port["protocol"] for port in rule["ports"]} == {"UDP", "TCP"}
+        (port,) = {port["port"] for port in rule["ports"]}
+        (peer,) = rule["to"]
+        name = peer["ipBlock"]["cidr"] if "ipBlock" in peer else next(
+            iter(peer["namespaceSelector"]["matchLabels"].values()))  # fmt: skip
+        found[name] = port
+    assert found == {"kube-system": 53, "169.254.20.10/32": 53, "openshift-dns": 5353}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_spread_over_zones_and_nodes(overlay: str) -> None:
+    spread = [(item["spec"]["template"]["spec"], item["spec"]["template"]["metadata"]["labels"])
+              for item in of_kind(overlay, "Deployment")]  # fmt: skip
+    spread += [(item["spec"]["predictor"], {"serving.kserve.io/inferenceservice": item["metadata"]["name"]})
+               for item in of_kind(overlay, "InferenceService")]  # fmt: skip
+    assert spread
+    for pod, labels in spread:
+        constraints = pod["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in constraints] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
+        for each in constraints:
+            assert each["whenUnsatisfiable"] == "ScheduleAnyway"
+            assert each["labelSelector"]["matchLabels"] == labels
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_node_can_be_drained_and_one_pod_stays(overlay: str) -> None:
+    least = {item["spec"]["scaleTargetRef"]["name"]: item["spec"]["minReplicas"]
+             for item in of_kind(overlay, "HorizontalPodAutoscaler")}  # fmt: skip
+    least |= {item["metadata"]["name"]: item["spec"]["replicas"] for item in of_kind(overlay, "Deployment")
+              if "replicas" in item["spec"]}  # fmt: skip
+    for item in of_kind(overlay, "InferenceService"):
+        least[f"{item['metadata']['name']}-predictor"] = item["spec"]["predictor"]["minReplicas"]  # KServe's deployment
+    budgets = of_kind(overlay, "PodDisruptionBudget")
+    assert {budget["metadata"]["name"] for budget in budgets} == set(least)
+    for budget in budgets:
+        n_pods, spec = least[budget["metadata"]["name"]], budget["spec"]
+        n_evictable = spec["maxUnavailable"] if "maxUnavailable" in spec else n_pods - spec["minAvailable"]
+        assert 1 <= n_evictable < n_pods
+        assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_openshift_chooses_the_users(overlay: str) -> None:
+    """Its restricted-v2 SCC refuses ids outside the namespace's range, and needs the rest of the security context."""
+    resources = rendered_with([f"../{overlay}", "../../loader"], ["openshift"])
+    text = yaml.safe_dump(resources)
+    assert not re.search(r"runAsUser|runAsGroup|fsGroup:", text)
+    n_contexts = 0
+    for resource in resources:
+        if resource["kind"] in ("Deployment", "Pod", "ServingRuntime"):
+            spec = resource["spec"].get("template", resource)["spec"]
+            for container in [*spec.get("initContainers", []), *spec["containers"]]:
+                whole = {**spec.get("securityContext", {}), **container["securityContext"]}
+                assert whole["runAsNonRoot"] is True
+                assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+                n_contexts += 1
+    assert n_contexts >= 3
+    for name in ("server-cpu", "server-gpu", "balancer"):  # a number: runAsNonRoot cannot check a name
+        assert "\nUSER 10001:10001\n" in (ROOT / f"docker/{name}.Dockerfile").read_text()
+
+
+def test_monitors_find_every_port_that_has_metrics() -> None:
+    resources = with_component("monitoring")
+    (monitor,) = [item["spec"] for item in resources if item["kind"] == "ServiceMonitor"]
+    services = [item for item in of_kind("cpu", "Service")
+                if monitor["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()]  # fmt: skip
+    assert [item["metadata"]["name"] for item in services] == ["tritone-replicas"]
+    ports = {port["name"] for port in services[0]["spec"]["ports"]}
+    jobs = {}
+    for endpoint in monitor["endpoints"]:
+        assert endpoint["port"] in ports
+        jobs[endpoint["port"]] = endpoint["relabelings"][0]["replacement"]
+    (pod_monitor,) = [item["spec"] for item in resources if item["kind"] == "PodMonitor"]
+    (balancer,) = [item for item in of_kind("cpu", "Deployment") if item["metadata"]["name"] == "tritone-balancer"]
+    template = balancer["spec"]["template"]
+    assert pod_monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (endpoint,) = pod_monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    jobs[endpoint["port"]] = endpoint["relabelings"][0]["replacement"]
+    # Alerts and dashboard use the label `job` of docker/prometheus.
+    scraped = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yaml").read_text())["scrape_configs"]
+    assert set(jobs.values()) == {job["job_name"] for job in scraped}
+    assert jobs == {"metrics": "tritone", "supervisor": "supervisor", "stats": "balancer"}
+
+
+def test_grafana_finds_the_dashboard() -> None:
+    (board,) = [item for item in with_component("monitoring") if item["kind"] == "ConfigMap"]
+    assert board["metadata"]["name"] == "tritone-dashboard"
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert board["data"] == {"tritone.json": (ROOT / "docker/grafana/dashboards/tritone.json").read_text()}
+    assert len(json.dumps(board)) < 262_144  # what `kubectl apply` can store in its annotation
+
+
+@pytest.mark.parametrize("component", ["gateway-api", "ingress"])
+def test_routes_lead_to_the_balancers_ports(component: str) -> None:
+    resources = with_component(component)
+    (service,) = [
+        item["spec"] for item in resources if item["kind"] == "Service" and item["metadata"]["name"] == "tritone"
+    ]
+    numbers = {port["name"]: port["port"] for port in service["ports"]}
+    found = {}
+    for item in resources:
+        if item["kind"] in ("HTTPRoute", "GRPCRoute"):
+            (rule,), (host,) = item["spec"]["rules"], item["spec"]["hostnames"]
+            (backend,) = rule["backendRefs"]
+            found[item["metadata"]["name"]] = (host, backend["name"], backend["port"])
+        elif item["kind"] == "Ingress":
+            (rule,) = item["spec"]["rules"]
+            backend = rule["http"]["paths"][0]["backend"]["service"]
+            assert item["spec"]["tls"][0]["hosts"] == [rule["host"]]
+            found[item["metadata"]["name"]] = (rule["host"], backend["name"], numbers[backend["port"]["name"]])
+    assert found == {
+        "tritone-http": ("tritone.example.com", "tritone", 8000),
+        "tritone-grpc": ("grpc.tritone.example.com", "tritone", 8001),
+    }
 
 
 def test_with_tls_the_plain_ports_are_closed() -> None:
@@ -251,8 +443,25 @@ def test_the_metric_of_the_autoscaler_is_made() -> None:
     rules = (KUBERNETES / "monitoring/prometheus-adapter.yaml").read_text()
     for overlay in ("cpu", "gpu", "mixed"):
         for item in of_kind(overlay, "HorizontalPodAutoscaler"):
-            (metric,) = item["spec"]["metrics"]
+            (metric,) = [metric for metric in item["spec"]["metrics"] if metric["type"] == "Pods"]
             assert f"as: {metric['pods']['metric']['name']}\n" in rules
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "mixed"])
+def test_the_autoscaler_also_goes_by_cpu(overlay: str) -> None:
+    """For clusters, or times, without the adapter's metric; the CPU request that it is a share of is set."""
+    for item in of_kind(overlay, "HorizontalPodAutoscaler"):
+        (metric,) = [metric["resource"] for metric in item["spec"]["metrics"] if metric["type"] == "Resource"]
+        assert metric == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 100}}
+        (target,) = [deployment for deployment in of_kind(overlay, "Deployment")
+                     if deployment["metadata"]["name"] == item["spec"]["scaleTargetRef"]["name"]]  # fmt: skip
+        for container in target["spec"]["template"]["spec"]["containers"]:
+            assert container["resources"]["requests"]["cpu"]
+
+
+def test_scaling_by_cpu_alone() -> None:
+    (item,) = [item for item in with_component("cpu-scaling") if item["kind"] == "HorizontalPodAutoscaler"]
+    assert [metric["type"] for metric in item["spec"]["metrics"]] == ["Resource"]
 
 
 def test_kserve_names_a_runtime_that_is_there() -> None:
@@ -261,3 +470,34 @@ def test_kserve_names_a_runtime_that_is_there() -> None:
     runtime = next(item for item in of_kind("kserve", "ServingRuntime") if item["metadata"]["name"] == model["runtime"])
     assert model["modelFormat"]["name"] in {item["name"] for item in runtime["spec"]["supportedModelFormats"]}
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+
+def test_kserve_serves_the_folder_that_the_loader_fills() -> None:
+    (loader,) = rendered_at(KUBERNETES / "loader")
+    (container,) = loader["spec"]["containers"]
+    (mount,) = container["volumeMounts"]
+    volume = next(item for item in loader["spec"]["volumes"] if item["name"] == mount["name"])
+    claim = volume["persistentVolumeClaim"]["claimName"]
+    assert claim in {item["metadata"]["name"] for item in of_kind("kserve", "PersistentVolumeClaim")}
+    assert loader["spec"]["serviceAccountName"] in {
+        item["metadata"]["name"] for item in of_kind("kserve", "ServiceAccount")
+    }
+    for page in ("docs/deploy.md", "deploy/kubernetes/loader/kustomization.yaml"):
+        (target,) = set(re.findall(r"cp model_repository/\. tritone-loader:(\S+)", (ROOT / page).read_text()))
+        inside = Path(target).relative_to(mount["mountPath"])  # within the volume
+        (service,) = of_kind("kserve", "InferenceService")
+        uri = service["spec"]["predictor"]["model"]["storageUri"]
+        assert uri.rstrip("/") == f"pvc://{claim}/{'' if inside == Path() else inside}".rstrip("/"), page
+    # KServe mounts what the address names at /mnt/models; the other overlays mount the volume at /models.
+    for runtime in of_kind("kserve", "ServingRuntime"):
+        (container,) = runtime["spec"]["containers"]
+        arguments = container["args"]
+        assert arguments[arguments.index("--repository") + 1] == "/mnt/models"
+        assert container["securityContext"]["runAsUser"] == loader["spec"]["securityContext"]["runAsUser"]
+    for overlay in ("cpu", "gpu"):
+        for _, pod, server in containers(overlay):
+            if server["name"] == "triton":
+                (mounted,) = [item for item in server["volumeMounts"] if item["name"] == "models"]
+                (source,) = [item for item in pod["volumes"] if item["name"] == "models"]
+                assert source["persistentVolumeClaim"]["claimName"] == claim
+                assert "subPath" not in mounted

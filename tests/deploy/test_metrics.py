@@ -11,17 +11,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.deploy.balancing import Balancer
+from tests.deploy.balancing import Balancer, wait_until
 from tests.deploy.rendering import KUBERNETES, ROOT
-from tests.server.conftest import make_repository
 
 from tritone_serving import ServerOptions, TritonServer
+from tritone_serving.command import LATENCY_QUANTILES
 from tritone_serving.supervisor_metrics import SupervisorMetrics
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 NAME = re.compile(r"\b(?:nv|tritone|haproxy)_[a-z0-9_]+\b")
 LABEL = re.compile(r"\bby \(([^)]*)\)|([a-z_]+)=~?\"|{{([a-z_]+)}}")
-WANTED = ["Latency", "queue", "Batch size", "rung", "coverage", "Notes per second", "Errors"]
+GPU = "nv_gpu_"  # Triton has these only where it finds a GPU
+WANTED = [
+    "Latency, median",
+    "Latency, 90th",
+    "Latency, 99th",
+    "GPU: utilization",
+    "GPU: memory",
+    "GPU: power",
+    "queue",
+    "Batch size",
+    "rung",
+    "coverage",
+    "Notes per second",
+    "Errors",
+]
 
 
 def expressions() -> dict[str, str]:
@@ -57,13 +71,57 @@ def test_the_dashboard_shows_what_matters() -> None:
 
 
 @pytest.mark.triton
-def test_tritons_metrics_exist(tmp_path: Path) -> None:
-    options = ServerOptions(repository=make_repository(tmp_path), http_port=0, grpc_port=0, metrics_port=0)
+def test_tritons_metrics_exist(repository: Path) -> None:
+    # With a response cache, which one of the models uses; Triton has no percentiles of whole requests for that model.
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
     with TritonServer.start(options) as server:
+        # Triton opens this port after the one by which it is found to be ready.
+        assert wait_until(lambda: bool(told(server.metrics_url)), 10)
         exist = told(server.metrics_url)
-    asked = named("nv_")
+    asked = {name: where for name, where in named("nv_").items() if not name.startswith(GPU)}
     assert len(asked) > 10
     assert {name: where for name, where in asked.items() if name not in exist} == {}
+
+
+def test_the_gpus_metrics_are_documented() -> None:
+    """Checked against Triton's documented names: a server without a GPU does not have these metrics."""
+    asked = named(GPU)
+    assert len(asked) >= 4
+    assert set(asked) <= set(re.findall(r"`(nv_gpu_\w+)`", (ROOT / "docs/metrics.md").read_text()))
+
+
+def test_percentiles_are_not_averaged_over_replicas() -> None:
+    found = {where: text for where, text in expressions().items() if "_summary_us" in text}
+    quantiles = {quantile for text in found.values() for quantile in re.findall(r'quantile="([\d.]+)"', text)}
+    assert quantiles == {"0.5", "0.9", "0.99"} & {pair.partition(":")[0] for pair in LATENCY_QUANTILES.split(",")}
+    for where, text in found.items():
+        for before in re.findall(r"(\S+ by \(model\)) \(\s*nv_inference_\w+_summary_us", text):
+            assert before == "max by (model)", where
+        assert len(re.findall(r"max by \(model\) \(nv_inference_\w+_summary_us", text)) == text.count("_summary_us"), (
+            where
+        )
+    for panel in json.loads(BOARD.read_text())["panels"]:
+        if any("_summary_us" in target["expr"] for target in panel["targets"]):
+            assert "cannot be averaged" in panel["description"]
+        if any(GPU in target["expr"] for target in panel["targets"]):
+            assert "Empty without a GPU" in panel["description"]
+
+
+def test_alerts_name_models_that_exist() -> None:
+    text = (ROOT / "docker/prometheus/alerts.yaml").read_text()
+    models = {name for group in re.findall(r'model=~"([^"]+)"', text) for name in group.split("|")}
+    assert models
+    assert models <= {path.name for path in (ROOT / "model_repository").iterdir()}
+
+
+def test_panels_do_not_overlap() -> None:
+    cells: set[tuple[int, int]] = set()
+    for panel in json.loads(BOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & own, panel["title"]
+        cells |= own
 
 
 class Families:

@@ -24,8 +24,9 @@ from tritone_serving.supervisor_metrics import SupervisorMetrics
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 
 CONFIGURATION = ROOT / "docker/prometheus"
-# Nothing to draw without a recommender, or without a request that failed.
-NOT_HERE = ("tritone_recommender_", "nv_inference_request_failure")
+# Nothing to draw without a recommender, a request that failed, or a GPU.
+NOT_HERE = ("tritone_recommender_", "nv_inference_request_failure", "nv_gpu_")
+BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 
 
 def tool(name: str) -> str:
@@ -93,13 +94,17 @@ def asked(url: str, query: str) -> list[Any]:
     return found
 
 
+def filled_in(expression: str) -> str:
+    """An expression of the dashboard with what Grafana puts in."""
+    return expression.replace("$__rate_interval", "1m").replace("$model", ".*")
+
+
 def test_every_panel_is_drawn(prometheus: str) -> None:
-    board = json.loads((ROOT / "docker/grafana/dashboards/tritone.json").read_text())
+    board = json.loads(BOARD.read_text())
     empty = []
     for panel in board["panels"]:
         for target in panel["targets"]:
-            # What Grafana puts in.
-            query = target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*")
+            query = filled_in(target["expr"])
             if not asked(prometheus, query) and not any(name in query for name in NOT_HERE):
                 empty.append(f"{panel['title']}: {query}")
     assert empty == []
@@ -117,9 +122,10 @@ def test_the_autoscalers_metric(prometheus: str) -> None:
 def test_the_alerts_are_quiet_while_all_is_well(prometheus: str) -> None:
     groups = told(f"{prometheus}/api/v1/rules")["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 8
+    written = yaml.safe_load((CONFIGURATION / "alerts.yaml").read_text())["groups"][0]["rules"]
+    assert [rule["name"] for rule in rules] == [rule["alert"] for rule in written]
     assert [rule["name"] for rule in rules if rule["state"] != "inactive"] == []
-    assert [rule.get("lastError", "") for rule in rules] == [""] * 8
+    assert [rule.get("lastError", "") for rule in rules] == [""] * len(written)
 
 
 def test_promtool_finds_nothing(tmp_path: Path) -> None:
@@ -132,3 +138,60 @@ def test_promtool_finds_nothing(tmp_path: Path) -> None:
     alerts = tmp_path / "bad/alerts.yaml"
     alerts.write_text(alerts.read_text().replace("clamp_min(", "clamp_minimum("))
     assert check(tmp_path / "bad") != 0
+
+
+def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([tool("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_promtool_parses_the_dashboard_and_the_operators_rules(tmp_path: Path) -> None:
+    """Each of the dashboard's expressions as a rule; the PrometheusRule's groups as a file of rules."""
+    targets = [target for panel in json.loads(BOARD.read_text())["panels"] for target in panel["targets"]]
+    rules = [{"record": f"panel:{i}", "expr": filled_in(target["expr"])} for i, target in enumerate(targets)]
+    resource = yaml.safe_load((KUBERNETES / "components/monitoring/prometheus-rule.yaml").read_text())
+    path = tmp_path / "rules.yaml"
+    for groups in ([{"name": "board", "rules": rules}], resource["spec"]["groups"]):
+        path.write_text(yaml.safe_dump({"groups": groups}))
+        done = promtool("check", "rules", path)
+        assert done.returncode == 0, done.stderr
+    path.write_text(yaml.safe_dump({"groups": [{"name": "bad", "rules": [{"record": "a", "expr": "max by (model"}]}]}))
+    assert promtool("check", "rules", path).returncode != 0
+
+
+def test_alerts_of_percentiles_and_gpus(tmp_path: Path) -> None:
+    """One slow replica is enough, one without requests (NaN) is not slow, and models that write may take long."""
+
+    def series(name: str, value: str, **labels: str) -> dict[str, str]:
+        said = ",".join(f'{key}="{label}"' for key, label in labels.items())
+        return {"series": f"{name}{{{said}}}", "values": " ".join([value] * 20)}
+
+    request, queue = "nv_inference_request_summary_us", "nv_inference_queue_summary_us"
+    p99 = {"quantile": "0.99"}
+    given = [
+        series(request, "1500000", model="genre_cnn", instance="a", **p99),
+        series(request, "20000", model="genre_cnn", instance="b", **p99),
+        series(request, "NaN", model="recommender", instance="a", **p99),
+        series(request, "9000000", model="composer", instance="a", **p99),
+        series(request, "5000000", model="taste_vae", instance="a", quantile="0.999"),
+        series(queue, "1200000", model="music_vae", instance="a", **p99),
+        series(queue, "NaN", model="genre_cnn", instance="a", **p99),
+        series("nv_gpu_memory_used_bytes", "78", gpu_uuid="one", instance="a"),
+        series("nv_gpu_memory_total_bytes", "80", gpu_uuid="one", instance="a"),
+        series("nv_gpu_memory_used_bytes", "40", gpu_uuid="two", instance="b"),
+        series("nv_gpu_memory_total_bytes", "80", gpu_uuid="two", instance="b"),
+    ]
+
+    def fires(name: str, summary: str, **labels: str) -> dict[str, object]:
+        alert = {"exp_labels": {"severity": "warning", **labels}, "exp_annotations": {"summary": summary}}
+        return {"alertname": name, "eval_time": "6m", "exp_alerts": [alert]}
+
+    tests = [
+        fires("TritoneLatencyHigh", "one in a hundred requests to genre_cnn takes more than 1 s", model="genre_cnn"),
+        fires("TritoneQueueTailHigh", "one in a hundred requests to music_vae waits more than 1 s", model="music_vae"),
+        fires("TritoneGpuMemoryHigh", "more than 95 % of the memory of GPU one is used", gpu_uuid="one"),
+    ]
+    file = {"rule_files": [str(CONFIGURATION / "alerts.yaml")], "evaluation_interval": "1m",
+            "tests": [{"interval": "1m", "input_series": given, "alert_rule_test": tests}]}  # fmt: skip
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(file))
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -189,7 +189,7 @@ def _publish(world: World, exported: Path) -> str:
     done = subprocess.run(
         [
             sys.executable, "-m", "tritone_cli", "publish", MODEL, "--from", str(exported), "--max-slowdown", "20",
-            "--repository", str(world.repository), "--http-url", replica.http_url, "--grpc-url", replica.grpc_url,
+            "--repository", str(world.repository), "--server", f"{replica.http_url},{replica.grpc_url}",
             "--admin-token-file", str(replica.token_path),
         ],
         capture_output=True, text=True, check=False,

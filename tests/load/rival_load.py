@@ -34,7 +34,7 @@ from tests.load.arguments import amount, count
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.ports import claim_ports
-from tritone_serving.repository import newest_version
+from tritone_serving.versions import newest_version
 from tritone_training.registry import get_kind
 
 MODEL = "genre_cnn"

@@ -26,6 +26,7 @@ _DTYPES = {
     "diversity": np.float32,
     "novelty": np.float32,
     "k": np.int32,
+    "offset": np.int32,
     "filter_heard": np.bool_,
     "explain": np.bool_,
 }
@@ -58,7 +59,7 @@ class Answers:
         outputs = {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
         for row in range(len(next(iter(outputs.values())))):
             values = {name: _decoded(array[row].tolist()) for name, array in outputs.items()}
-            for name in ("rung", "arm", "unknown"):
+            for name in ("rung", "arm", "unknown", "total"):
                 if name in values:
                     values[name] = values[name][0]
             if "unknown" in values:

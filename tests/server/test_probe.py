@@ -77,10 +77,10 @@ def test_every_kind_of_written_music_answers(name: str) -> None:
 
 
 def test_the_command_says_what_every_model_did(everything: TritonServer, run: Run) -> None:
-    code, said, _ = run("--grpc-url", everything.grpc_url, "--json", "--timeout", "20")
+    code, said, _ = run("--server", everything.grpc_url, "--json", "--timeout", "20")
     assert (code, said["ok"]) == (0, True)
     assert said["models"]["composer"]["version"] == "1"
-    code, said, error = run("--grpc-url", everything.grpc_url, "--json", "--model", "genre_cnn", "--model", "nothing")
+    code, said, error = run("--server", everything.grpc_url, "--json", "--model", "genre_cnn", "--model", "nothing")
     assert (code, said["ok"]) == (1, False)
     assert said["models"]["genre_cnn"]["ok"]
     assert "unknown model" in said["models"]["nothing"]["why"]
@@ -88,11 +88,14 @@ def test_the_command_says_what_every_model_did(everything: TritonServer, run: Ru
 
 
 def test_no_server_and_wrong_use_have_other_exit_codes(run: Run) -> None:
-    code, _, error = run("--grpc-url", "127.0.0.1:9", "--timeout", "1")
+    code, _, error = run("--server", "127.0.0.1:9", "--timeout", "1")
     assert code == 1
     assert error.startswith("error: the server at 127.0.0.1:9: cannot be reached")
-    assert run("--grpc-url", "two words")[0] == 2
-    assert run("--grpc-url", "http://127.0.0.1:8000")[0] == 2
+    assert run("--server", "two words")[0] == 2
+    code, _, error = run("--server", "http://127.0.0.1:8", "--timeout", "1")  # its gRPC port is the next
+    assert code == 1
+    assert error.startswith("error: the server at 127.0.0.1:9: cannot be reached")
+    assert run("--server", "https://127.0.0.1:8")[0] == 2
     assert run("--unknown")[0] == 2
 
 
@@ -136,7 +139,7 @@ def test_probing_needs_nothing_but_the_server_extra(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from tritone_cli.main import build_app\n"
-        "try:\n    build_app()(['probe', '--grpc-url', '127.0.0.1:9', '--timeout', '0.5'])\n"
+        "try:\n    build_app()(['probe', '--server', '127.0.0.1:9', '--timeout', '0.5'])\n"
         "except SystemExit as ended:\n    assert ended.code == 1\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'pandas', 'lightning', 'tritone_export', 'tritone_training'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"

@@ -244,8 +244,8 @@ def test_on_the_command_line(world: World) -> None:
     number = len(world.ks) + 1
     world.ks |= {str(number): 7.0, str(number + 1): 2.0}
     port = world.server.http_url.rpartition(":")[2]
-    to_server = ["--repository", str(world.repository), "--http-url", world.server.http_url]
-    to_server += ["--grpc-url", world.server.grpc_url, "--json"]
+    to_server = ["--repository", str(world.repository), "--json"]
+    to_server += ["--server", f"{world.server.http_url},{world.server.grpc_url}"]
 
     def tritone(*arguments: str) -> tuple[int, dict[str, Any], str]:
         ended = subprocess.run(

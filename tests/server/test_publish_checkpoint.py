@@ -26,7 +26,7 @@ def test_a_checkpoint_goes_live_with_its_companion(tmp_path: Path) -> None:
     with TritonServer.start(options) as server:
         command = [sys.executable, "-m", "tritone_cli", "publish", "polyphony_rnn", "--json"]
         command += ["--checkpoint", str(served.checkpoint), "--repository", str(repository), "--max-slowdown", "5"]
-        command += ["--http-url", server.http_url, "--grpc-url", server.grpc_url]
+        command += ["--server", f"{server.http_url},{server.grpc_url}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         said = {each["model"]: each for each in json.loads(ended.stdout)["published"]}

@@ -110,15 +110,20 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
         json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by})
     )
 
-    def tritone(verb: str, *arguments: str) -> tuple[dict[str, Any], str]:
+    def tritone(verb: str, *arguments: str, status: int = 0) -> tuple[dict[str, Any], str]:
         command = [sys.executable, "-m", "tritone_cli", verb, *arguments, "--repository", str(world.repository)]
-        command += ["--http-url", world.watched.server.http_url, "--grpc-url", world.watched.server.grpc_url]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        command += ["--server", f"{world.watched.server.http_url},{world.watched.server.grpc_url}"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == status, ended.stderr
         return json.loads(ended.stdout or "{}"), ended.stderr
 
-    said, told = tritone(
-        "publish", MODEL, "genre_cnn", "--from", str(tmp_path / "next"), "--max-slowdown", "5", "--json"
-    )
+    words = ("publish", MODEL, "genre_cnn", "--from", str(tmp_path / "next"), "--max-slowdown", "5", "--json")
+    said, told = tritone(*words, status=1)
+    assert said == {}
+    assert "refused, and what was live stays live: recommender does not belong to" in told
+    assert "or add --force" in told
+    assert not (world.repository / "genre_cnn").exists()
+    said, told = tritone(*words, "--force")
     assert [(each["model"], each["renewed"]) for each in said["published"]] == [
         (MODEL, False),
         ("genre_cnn", False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tritone_serving.recommender_keys import key_folder
 pytestmark = pytest.mark.triton
 
 KNOWN = models.user_id(7)
+EMBEDDED_BY = "ab" * 32  # weights of the network that embedded the items
 EMBEDDING = np.random.default_rng(1).standard_normal(256).astype(np.float32)
 
 
@@ -41,6 +43,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Path
     models.make_taste(path)
     models.publish(artifact, key_file, path, ensembles=False)
     twin = models.make_artifact(folder / "twin", key_file, arms=("a", "b"))
+    models.spoil_manifest(twin, heard_by={"kind": "genre_cnn", "weights_sha256": EMBEDDED_BY})
     models.publish(twin, key_file, path, name="twin", ensembles=False)
     return path
 
@@ -147,6 +150,7 @@ def test_unknown_ids_are_told(client: Client) -> None:
         "friends": ["y"],
         "exclude": ["w"],
         "mood": False,
+        "recording": False,
     }
 
 
@@ -275,6 +279,84 @@ def test_what_sounds_like_a_recording(client: Client, repository: Path) -> None:
 
 
 # --- taste_vae ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def genre_cards(repository: Path) -> Iterator[Any]:
+    """Writes cards of versions of `genre_cnn`, as far as the recommender reads them."""
+
+    def write(version: int, **card: str) -> None:
+        folder = repository / "genre_cnn" / str(version)
+        folder.mkdir(parents=True)
+        (folder / "model_card.json").write_text(json.dumps({"kind": "genre_cnn", **card}))
+        time.sleep(1.1)  # the recommender looks once a second
+
+    yield write
+    shutil.rmtree(repository / "genre_cnn")
+
+
+def test_a_recording_that_another_network_embedded_is_ignored_and_said(served: TritonServer, genre_cards: Any) -> None:
+    client = Client(served, "twin")
+    try:
+        assert client.ask(embedding=EMBEDDING, k=3)["rung"] == "recording"
+        genre_cards(1, weights_sha256="cd" * 32)
+        answer = client.ask(embedding=EMBEDDING, k=3)
+        assert answer["rung"] == "popularity"
+        assert answer["unknown"]["recording"] is True
+        assert answer["item_ids"] == client.ask(k=3)["item_ids"]
+        assert client.ask(embedding=EMBEDDING, history=["track-1"], k=3)["rung"] == "history"
+        with pytest.raises(InferenceServerException, match="nothing is known by sound: the genre_cnn of this server"):
+            client.ask(embedding=EMBEDDING, by="sound")
+        genre_cards(2, weights_sha256=EMBEDDED_BY)
+        answer = client.ask(embedding=EMBEDDING, k=3)
+        assert (answer["rung"], answer["unknown"]["recording"]) == ("recording", False)
+    finally:
+        client.close()
+
+
+# --- search -------------------------------------------------------------------------------------------------
+
+
+def test_tracks_are_found_by_title_artist_and_id(client: Client) -> None:
+    answer = client.ask(query="song 12", k=4)
+    assert answer["item_ids"][0] == "track-12"
+    assert answer["titles"][0] == "Song 12"
+    assert answer["match"][0] == "normalized"
+    assert answer["match_field"] == ["title"] * len(answer["item_ids"])
+    assert (answer["rung"], answer["scores"]) == ("search", [0.0] * len(answer["item_ids"]))
+    pages = [client.ask(query="the ortchen", query_field="artist", k=40, offset=offset) for offset in (0, 40)]
+    assert [(page["total"], len(page["item_ids"])) for page in pages] == [(60, 40), (60, 20)]
+    assert len({item for page in pages for item in page["item_ids"]}) == 60
+    assert client.ask(query="track-7", k=1)["match_field"] == ["id"]
+    recommended = client.ask(k=2)
+    assert (recommended["match"], recommended["match_field"], recommended["total"]) == (["", ""], ["", ""], 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"query": " "}, "query is blank; expected a title, an artist or an id"),
+        ({"query": "\u200b"}, "query is blank"),
+        ({"query_field": "title"}, "query is blank"),
+        ({"query": "a", "query_field": "album"}, "query_field is 'album'; expected one of id, title, artist"),
+        ({"query": "a", "offset": -1}, "offset is -1; expected a whole number from 0"),
+        ({"query": "a", "k": 0}, "k is 0"),
+        ({"query": "x" * 10_000}, "query holds an id of 10,000 bytes; expected at most 4,096"),
+        ({"query": b"\xff"}, "query holds bytes that are not UTF-8"),
+    ],
+)
+def test_a_search_that_cannot_be_is_a_clear_error(client: Client, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InferenceServerException, match=says):
+        client.ask(**given)
+
+
+def test_reasons_have_the_titles_of_the_tracks_they_name(client: Client) -> None:
+    answer = client.ask(history=["track-2", "track-3"], k=5, explain=True)
+    named = [reason for reasons in answer["reasons"] for reason in reasons if reason["because"] == "history"]
+    titles = {reason["id"]: reason.get("title") for reason in named if reason["id"]}
+    assert titles
+    assert all(title == f"Song {item.removeprefix('track-')}" for item, title in titles.items())
+    assert all("title" not in reason for reason in named if not reason["id"])
 
 
 def test_without_taste_vae_the_others_answer(

@@ -143,12 +143,11 @@ def test_a_user_is_forgotten_while_the_server_runs(
     by_friend = client.ask(friends=[gone])
     assert by_friend["unknown"]["friends"] == []
     hits = cache_hits(live)
-    port = live.http_url.rpartition(":")[2]
     result = CliRunner().invoke(
         build_app(),
         [
             *("forget", "-", "--repository", str(whole_repository), "--checkpoint", str(checkpoint)),
-            *("--key", str(key_file), "--http-port", port, "--json"),
+            *("--key", str(key_file), "--server", f"{live.http_url},{live.grpc_url}", "--json"),
         ],
         input=gone + "\n",
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests import recommender_artifacts as models
 
-from tritone_serving.recommender import NOBODY, Question, QuestionError, Similar, TasteInputs
+from tritone_serving.recommender import NOBODY, Question, QuestionError, Search, Similar, TasteInputs
 
 Array = np.ndarray[Any, Any]
 
@@ -102,6 +102,48 @@ def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: 
 # --- answers ------------------------------------------------------------------------------------------------
 
 
+def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> None:
+    recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
+    tensors = {
+        "query": texts(["Örtchen".encode()], [b""]),
+        "query_field": texts([b"artist"], [b""]),
+        "offset": np.array([[1], [0]], np.int32),
+        "k": np.array([[3], [2]], np.int32),
+    }
+    search, question = cf_ensemble.questions.read_questions(tensors)
+    assert search == Search("Örtchen", "artist", 3, 1)
+    assert isinstance(question, Question)
+    rows = [cf_ensemble.answers.row_of_search(recommender.search(search))]
+    rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.answer([question])]
+    made = cf_ensemble.answers.Tensors(recommender)
+    assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]
+    assert made.make("match", rows).tolist() == [[b"words"] * 3, [b"", b"", b""]]
+    assert made.make("match_field", rows).tolist()[0] == [b"artist"] * 3
+    assert made.make("total", rows).tolist() == [[60], [0]]
+    assert made.make("total", rows).dtype == np.int32
+
+
+def test_the_total_of_all_rows_bounds_searches_too(cf_ensemble: Any) -> None:
+    tensors = {"query": texts(*[[b"a"]] * 64), "k": np.full((64, 1), 10_000, np.int32)}
+    with pytest.raises(QuestionError, match="expected at most 100,000; send fewer rows"):
+        cf_ensemble.questions.read_questions(tensors)
+
+
+def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf_ensemble: Any) -> None:
+    asked: list[bool] = []
+
+    def fits() -> bool:
+        asked.append(True)
+        return False
+
+    read = cf_ensemble.questions.read_questions
+    assert read({"k": np.array([[1]], np.int32)}, embeddings_fit=fits)[0].embedding_fits
+    assert not asked
+    embedding = {"embedding": np.ones((1, 256), np.float32)}
+    assert not read(embedding, embeddings_fit=fits)[0].embedding_fits
+    assert not read({**embedding, "by": texts([b"sound"])}, embeddings_fit=fits)[0].embedding_fits
+
+
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
     tensors = cf_ensemble.answers.Tensors(recommender)
@@ -116,7 +158,7 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
     assert tensors.make("rung", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
-        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false}'
+        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"recording":false}'
     ]
     assert all(text.startswith(b'[{"member":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]

@@ -104,6 +104,8 @@ def test_error_for_a_key_that_cannot_be_written_suggests_a_remedy(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    (tmp_path / "recommender" / "1").mkdir(parents=True)
+    (tmp_path / "recommender" / "1" / "recommender.json").write_text("{}")
     with pytest.raises(OptionsError, match="--service-key-file"):
         service_key_environment(ServerOptions(repository=tmp_path))
 

@@ -16,7 +16,7 @@ from tests.training import sounds
 from tests.training.conftest import N_EACH, Trained
 
 from tritone_client.audio import iter_windows
-from tritone_client.constants import EMOTIONS, SAMPLE_RATE_HZ
+from tritone_client.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
 from tritone_training import checkpoint
 from tritone_training.api import CheckpointError, DataError
 from tritone_training.data.recordings import Recording
@@ -43,7 +43,9 @@ def test_the_whole_data_set(kind: ModelKind, request_of: EvaluateRequest) -> Non
     assert set(metrics["per_class"]) == {"hum", "hiss"}
     assert set(metrics["emotion_correlation"]) == set(EMOTIONS)
     assert metrics["emotion_correlation"]["calmness"] > 0.5
-    assert metrics["n_seen_in_training"] == 24
+    parts = checkpoint.load(request_of.checkpoint, kind="genre_cnn").info["splits"]
+    assert metrics["n_seen_in_training"] == len(parts["train"])
+    assert metrics["n_stopped_by"] == 24 - len(parts["train"]) == len(parts["valid"]) > 0
     assert metrics["labels"] == ["hiss", "hum"]
     assert metrics["problems"] == []
     json.dumps(metrics, allow_nan=False)
@@ -59,9 +61,24 @@ def test_the_held_out_fold_is_the_test_part_of_the_training(
         assert by_fold[name] == pytest.approx(value, abs=1e-6)
         assert by_split[name] == by_fold[name]
     others = kind.evaluate(replace(request_of, fold=1))
-    assert others["n"] == others["n_seen_in_training"] > 0
+    assert others["n"] == others["n_seen_in_training"] + others["n_stopped_by"] > 0
     parts = checkpoint.load(trained.folder, kind="genre_cnn").info["splits"]
-    assert kind.evaluate(replace(request_of, split="valid"))["n"] == len(parts["valid"])
+    valid = kind.evaluate(replace(request_of, split="valid"))
+    assert (valid["n"], valid["n_seen_in_training"], valid["n_stopped_by"]) == (len(parts["valid"]), 0, valid["n"])
+    train = kind.evaluate(replace(request_of, split="train"))
+    assert (train["n"], train["n_seen_in_training"], train["n_stopped_by"]) == (len(parts["train"]), train["n"], 0)
+    assert (by_split["n_seen_in_training"], by_split["n_stopped_by"]) == (0, 0)
+
+
+def test_a_refit_has_learned_from_the_validation_part(
+    kind: ModelKind, request_of: EvaluateRequest, trained: Trained, tmp_path: Path
+) -> None:
+    info = json.loads((trained.folder / "checkpoint.json").read_text(encoding="utf-8"))
+    (tmp_path / info["weights"]).write_bytes((trained.folder / info["weights"]).read_bytes())
+    refitted = {**info, "config": {**info["config"], "refit": True}}
+    (tmp_path / "checkpoint.json").write_text(json.dumps(refitted))
+    valid = kind.evaluate(replace(request_of, checkpoint=tmp_path, split="valid"))
+    assert (valid["n_seen_in_training"], valid["n_stopped_by"]) == (valid["n"], 0)
 
 
 def test_unusable_recordings_do_not_shift_the_folds(kind: ModelKind, folders: Path, tmp_path: Path) -> None:
@@ -166,6 +183,31 @@ def test_the_report_has_pictures_and_a_table(kind: ModelKind, request_of: Evalua
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(metrics["accuracy"])
     assert float(rows[0]["hum"]) + float(rows[0]["hiss"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_table_has_columns_for_the_emotions_that_were_trained(tmp_path: Path) -> None:
+    labels, truth, probabilities = ["a", "b"], np.array([0, 1]), np.eye(2)
+    felt = np.full((2, 9), EMOTION_NOT_TRAINED)
+    for trained in ([], [4, 7]):
+        felt[:, trained] = 0.25
+        metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, np.full((2, 9), np.nan))}
+        judgement = Judgement(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
+        report.write(tmp_path, judgement, labels)
+        with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["path", "label", "predicted", "a", "b", *(f"emotion_{EMOTIONS[i]}" for i in trained)]
+        assert all(float(value) >= 0 for row in rows for value in list(row.values())[3:])
+
+
+def test_channels_that_cancel_are_remarked_on(kind: ModelKind, request_of: EvaluateRequest, tmp_path: Path) -> None:
+    left = sounds.hum(70)
+    sounds.write(tmp_path / "hum" / "opposite.wav", np.stack([left, -left], axis=1))
+    sounds.write(tmp_path / "hiss" / "a.wav", sounds.hiss(70))
+    metrics = kind.evaluate(replace(request_of, data=tmp_path))
+    (remark,) = metrics["remarks"]
+    assert remark["path"] == "hum/opposite.wav"
+    assert "channels cancel each other" in remark["message"]
+    assert (metrics["n"], metrics["problems"]) == (2, [])
 
 
 def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:

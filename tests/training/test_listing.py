@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -192,10 +194,9 @@ def test_rows_that_cannot_be_used_are_reported_with_their_line(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "found an empty file"),
+        ("", "is empty"),
         ("file,genre\na.wav,rock\n", "has no column path and label; expected path,label"),
-        ("path;label\na.wav;rock\n", "separated by commas, found path;label"),
-        ("path,label,label\na.wav,x,y\n", "the column label stands twice"),
+        ("path,label,label\na.wav,x,y\n", "has two columns called 'label'"),
         ("path,label\na.wav,rock,1999\n", "line 2: has 3 cells under 2 columns"),
         ("path,label\n", "no row can be used"),
         ("path,label\n,rock\n", "no row can be used; the first: m.csv line 2"),
@@ -215,11 +216,49 @@ def test_an_unknown_emotion_is_named(tmp_path: Path) -> None:
         load_recordings(manifest)
 
 
-@pytest.mark.parametrize("content", ["path,label\nBjörk.wav,rock\n".encode("latin-1"), "path,label".encode("utf-16")])
-def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.csv").write_bytes(content)
+def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,label\nBjörk.wav,rock\n".encode("latin-1"))
     with pytest.raises(DataError, match="not text in UTF-8"):
         load_recordings(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label\nrock/a.wav,rock\n".encode("utf-16"),
+        b"path;label\r\nrock/a.wav;rock\r\n",
+        b"sep=;\r\npath;label\r\nrock/a.wav;rock\r\n",
+        b"path\tlabel\nrock/a.wav\trock\n",
+        b'[{"path": "rock/a.wav", "label": "rock"}]',
+        gzip.compress(b"path,label\nrock/a.wav,rock\n"),
+    ],
+)
+def test_a_manifest_may_be_any_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.csv").write_bytes(content)
+    (recording,) = load_recordings(tmp_path / "m.csv").recordings
+    assert (recording.name, recording.label, recording.path) == ("rock/a.wav", "rock", tmp_path / "rock" / "a.wav")
+
+
+NFC, NFD = "J\u00f3ga", "Jo\u0301ga"
+
+
+@pytest.mark.parametrize(("on_disk", "in_manifest"), [(NFD, NFC), (NFC, NFD), (NFD, NFD)])
+def test_files_are_found_in_either_unicode_form(tmp_path: Path, on_disk: str, in_manifest: str) -> None:
+    file = tmp_path / f"{NFC} {NFD}" / f"{on_disk}.wav"
+    file.parent.mkdir()
+    file.touch()
+    rows = [{"path": f"{NFC} {NFC}/{in_manifest}.wav", "label": NFD}, {"path": "b.wav", "label": f"{NFC}\u00a0"}]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert recordings.labels == (NFC,)
+    assert recordings.recordings[0].path == file
+    assert recordings.recordings[1].path == tmp_path / "b.wav"
+
+
+def test_folders_in_either_unicode_form_are_one_label(tmp_path: Path) -> None:
+    for name in (NFC, NFD):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").touch()
+    assert load_recordings(tmp_path).labels == (NFC,)
 
 
 def test_a_folder_whose_name_is_no_text_is_named_in_text(tmp_path: Path) -> None:
@@ -229,3 +268,82 @@ def test_a_folder_whose_name_is_no_text_is_named_in_text(tmp_path: Path) -> None
     load_recordings(root).source.encode()
     (root / "manifest.csv").write_text("path,label\nrock/a.wav,rock\n")
     load_recordings(root).source.encode()
+
+
+# --- labels and paths in other forms ------------------------------------------------------------------------
+
+NFC, NFD = "Bj\u00f6rk", "Bjo\u0308rk"
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_labels_that_are_probably_one_are_reported(tmp_path: Path) -> None:
+    alike = ("Jazz", "jazz", "jazz ", "ja\u00adzz", "hip-hop", "Hip Hop", "hip_hop")
+    for label in (*alike, "rock", "C", "C#", "R&B", "RnB"):
+        touch(tmp_path / label / "a.wav")
+    touch(tmp_path / "jazz" / "b.wav")
+    report = load_recordings(tmp_path).report()
+    assert report["labels_alike"] == [
+        {"Hip Hop": 1, "hip-hop": 1, "hip_hop": 1},
+        {"Jazz": 1, "jazz": 3, "jazz ": 1},
+    ]
+    assert (report["n_in"], report["n_used"]) == (13, 13)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("hip\u00a0hop", "hip hop"),
+        ("hip\u200bhop", "hiphop"),
+        ("\ufeffhip hop", "hip hop"),
+        ("hip hop\u00a0", "hip hop"),
+    ],
+)
+def test_blanks_and_invisible_letters_in_a_manifests_labels(tmp_path: Path, label: str, expected: str) -> None:
+    rows = [{"path": "a.wav", "label": "hip hop"}, {"path": "b.wav", "label": label}]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert set(recordings.labels) == {"hip hop", expected}
+    assert len(recordings.labels_alike) == (expected != "hip hop")
+    add_up(recordings)
+
+
+def test_both_unicode_forms_are_one_label(tmp_path: Path) -> None:
+    for form in (NFC, NFD):
+        touch(tmp_path / "folders" / form / "a.wav")
+    assert load_recordings(tmp_path / "folders").labels == (NFC,)
+    rows = [{"path": f"{i}.wav", "label": form} for i, form in enumerate((NFC, NFD))]
+    assert load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows)).labels == (NFC,)
+
+
+@pytest.mark.parametrize("on_disk", [NFC, NFD], ids=["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", [NFC, NFD], ids=["NFC", "NFD"])
+def test_a_manifest_finds_files_in_either_unicode_form(tmp_path: Path, on_disk: str, in_table: str) -> None:
+    file = touch(tmp_path / "rock" / on_disk / f"{unicodedata.normalize('NFD', 'Jóga')}.wav")
+    rows = [
+        {"path": f"rock/{in_table}/{unicodedata.normalize('NFC', 'Jóga')}.wav", "label": "rock"},
+        {"path": f"rock/{on_disk}/{file.name}", "label": "rock"},
+    ]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    (recording,) = recordings.recordings
+    assert recording.path == file
+    assert reasons(recordings) == {f"rock/{on_disk}/{file.name}": "duplicate"}
+
+
+def test_windows_paths_in_a_manifest(tmp_path: Path) -> None:
+    file = touch(tmp_path / "jazz" / NFC / "a.wav")
+    odd = touch(tmp_path / "jazz" / "b\\c.wav")  # here a backslash may be part of a name
+    rows = [
+        {"path": f"jazz\\{NFD}\\a.wav", "label": "jazz"},
+        {"path": "jazz/b\\c.wav", "label": "jazz"},
+        {"path": "C:\\Music\\jazz\\d.wav", "label": "jazz"},
+        {"path": "jazz\\gone.wav", "label": "jazz"},
+    ]
+    recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
+    assert [recording.path for recording in recordings.recordings] == [file, odd]
+    assert reasons(recordings) == {"C:\\Music\\jazz\\d.wav": "missing", "jazz\\gone.wav": "missing"}
+    assert all("a path as Windows writes it" in problem.message for problem in recordings.problems)
+    add_up(recordings)

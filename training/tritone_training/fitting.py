@@ -14,12 +14,13 @@ from typing import Any, Final, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.recordings import printable
+from tritone_training.epoch_progress import epoch_progress
 
 _LARGEST_SEED: Final = 2**32 - 1  # NumPy's
 # What Lightning and torch remark about small data sets and single processes, each known and intended.
@@ -89,7 +90,7 @@ def fit(
     if keep == "best":
         callbacks.insert(0, EarlyStopping(monitor, patience=patience))
     if progress:
-        callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
+        callbacks.append(epoch_progress())
     with _quiet():
         trainer = lightning.Trainer(
             accelerator="auto",
@@ -103,7 +104,7 @@ def fit(
                 CSVLogger(logs, name="csv", version=""),
                 TensorBoardLogger(logs, name="tensorboard", version=""),
             ],
-            enable_progress_bar=progress,
+            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tritone_training._exceptions import TrainingError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
 from tritone_training.quality import Quality
@@ -80,6 +81,15 @@ class ListeningFiles:
     key: Path | None = None
 
 
+# Options of the command line that depend on the kind, by parameter name. `fold` and `pretrained` are not among them:
+# each kind without them says what to use instead.
+KIND_OPTIONS: Final = frozenset({"data", "devices", "report", "seeds", *(each.name for each in fields(ListeningFiles))})
+# Those that describe a listening log.
+LOG_OPTIONS: Final = frozenset(
+    {"data", "interactions", "valid", *(f"{name}_column" for name in ("user", "item", "plays", "rating", "time"))}
+)
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """What `tritone train` was asked.
@@ -147,6 +157,7 @@ class ModelKind:
         crossvalidate: trains and evaluates once per fold (or seed) and answers mean and spread.
         score: which of these metrics `tune` and `crossvalidate` look at, larger is better.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
+        options: those of KIND_OPTIONS that it takes.
         export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         companions: further models that each checkpoint serves.
@@ -163,6 +174,7 @@ class ModelKind:
     crossvalidate: Callable[[TrainRequest], Mapping[str, Any]]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
+    options: frozenset[str]
     export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
     companions: Sequence[Companion] = ()
@@ -174,6 +186,21 @@ class ModelKind:
         """Of every model that a checkpoint serves, the kind's own first."""
         return (self.declaration, *(companion.declaration for companion in self.companions))
 
+    def options_not_taken(self, given: Iterable[str]) -> tuple[str, ...]:
+        """Return which of these options depend on the kind and are not for this one."""
+        return tuple(name for name in given if name in KIND_OPTIONS - self.options)
+
     def train(self, request: TrainRequest) -> Mapping[str, Any]:
-        """Read the data and train once."""
+        """Read the data and train once.
+
+        Raises:
+            TrainingError: the request names something that this kind would ignore.
+        """
+        listening = request.listening or ListeningFiles()
+        given = [each.name for each in fields(listening) if getattr(listening, each.name) is not None]
+        if foreign := self.options_not_taken(given):
+            raise TrainingError(
+                f"{self.name} does not take {', '.join(foreign)}: it takes {', '.join(sorted(self.options))}; "
+                f"leave them out, or train another kind"
+            )
         return self.trainer(request)(request)

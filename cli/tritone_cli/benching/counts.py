@@ -70,7 +70,7 @@ def statistics(http_url: str, model: str) -> Mapping[str, Any]:
     """
     found = _get(http_url, f"/v2/models/{model}/stats")
     if not isinstance(found.get("model_stats"), list):
-        raise StatisticsError(f"{http_url} tells no statistics of {model}; is it Triton's HTTP address?")
+        raise _no_triton(http_url, "the answer has no statistics")
     return found
 
 
@@ -104,18 +104,49 @@ def _summed(told: Mapping[str, Any]) -> dict[str, int]:
     return totals
 
 
+# Direct, as the SDK's connections are: environment variables for proxies do not apply.
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def _get(http_url: str, path: str) -> Mapping[str, Any]:
     try:
-        with urllib.request.urlopen(http_url + path, timeout=10) as answer:  # noqa: S310 - a server's own address
+        with _OPENER.open(http_url + path, timeout=10) as answer:
             found = json.load(answer)
-    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-        said = error.read().decode("utf-8", "replace") if isinstance(error, urllib.error.HTTPError) else str(error)
-        raise StatisticsError(f"{http_url}{path}: {said}") from error
+    except urllib.error.HTTPError as error:
+        reason = _reason(error.read())
+        if reason is None:
+            raise _no_triton(http_url, f"the answer is {error.code} {error.reason}"[:80]) from error
+        raise StatisticsError(f"{http_url}: {reason}") from error
+    except urllib.error.URLError as error:
+        why = error.reason if isinstance(error.reason, OSError) else error
+        raise _no_triton(http_url, getattr(why, "strerror", None) or str(why) or type(why).__name__) from error
+    except TimeoutError as error:
+        raise _no_triton(http_url, "no answer within 10 s") from error
+    except OSError as error:
+        raise _no_triton(http_url, error.strerror or type(error).__name__) from error
+    except http.client.HTTPException as error:  # its text holds what was received
+        raise _no_triton(http_url, "what listens there does not speak HTTP") from error
+    except (ValueError, RecursionError) as error:
+        raise _no_triton(http_url, "the answer is not JSON") from error
     if not isinstance(found, dict):
-        raise StatisticsError(
-            f"{http_url}{path}: answers {found!r:.80}; expected an object, as Triton's HTTP address does"
-        )
+        raise _no_triton(http_url, "the answer is not a JSON object")
     return found
+
+
+def _reason(body: bytes) -> str | None:
+    """Return what Triton says of a failure; None if the answer is not Triton's."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return str(found["error"]) if isinstance(found, dict) and "error" in found else None
+
+
+def _no_triton(http_url: str, why: str) -> StatisticsError:
+    return StatisticsError(
+        f"no Triton HTTP answers at {http_url}: {why}; expected Triton's HTTP port (8000 by default) as "
+        f"http://host:port, or its gRPC port (8001) as host:port"
+    )
 
 
 @dataclass

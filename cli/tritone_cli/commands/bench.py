@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import console, options
+from tritone_cli.addresses import both_addresses
 
 if TYPE_CHECKING:
     from tritone_cli.benching.measuring import ModelResult, Where
@@ -43,13 +44,7 @@ def bench(
     repository: Annotated[Path, typer.Option(help="Folder of models; served for the bench.")] = Path(
         "model_repository"
     ),
-    server: Annotated[
-        str | None,
-        typer.Option(help="A running server's HTTP address instead; --repository is what it serves, if here."),
-    ] = None,
-    grpc_server: Annotated[
-        str | None, typer.Option(help="With --server: its gRPC address. Default: the same host, port 8001.")
-    ] = None,
+    server: options.OptionalServer = None,
     cache: Annotated[
         bool, typer.Option("--cache", help="With the response cache, which answers for the model when asked again.")
     ] = False,
@@ -93,7 +88,7 @@ def bench(
         folder = Path(temporary)
         tool = PerfAnalyzer.find(folder)
         results = []
-        with _running(models, repository, server, grpc_server, cache) as (where, names):
+        with _running(models, repository, server, cache) as (where, names):
             for name in names:
                 with console.people.status(name) as status:
                     results.append(measure_model(tool, where, name, plan, folder=folder, on_step=status.update))
@@ -126,16 +121,17 @@ def _show(result: ModelResult) -> None:
     from tritone_cli.benching import report
 
     for title, rows in report.tables(result).items():
-        console.print_rows(title, rows)
+        console.print_rows(title, rows, n_keys=2)
     for remark in report.remarks(result):
         console.say(f"  {remark}")
 
 
 @contextlib.contextmanager
 def _running(
-    models: list[str] | None, repository: Path, server: str | None, grpc_server: str | None, cache: bool
+    models: list[str] | None, repository: Path, server: str | None, cache: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
+    from tritone_cli.benching.counts import StatisticsError
     from tritone_cli.benching.measuring import Where
     from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
@@ -144,14 +140,20 @@ def _running(
 
     for name in models or ():
         check_model_name(name)
-    if server is not None:
-        http_url = server if "://" in server else f"http://{server}"
-        host = http_url.partition("://")[2].rpartition(":")[0]
-        here = repository if repository.is_dir() and host in ("localhost", "127.0.0.1") else None
+    if server:
+        addresses = both_addresses(server)
+        if addresses.grpc.startswith("grpcs://"):
+            raise typer.BadParameter(
+                f"{server!r} has TLS, which perf_analyzer is not given; expected a plain gRPC port"
+            )
+        here = repository if repository.is_dir() and addresses.is_loopback else None
         if not models and here is None:
             raise typer.BadParameter("--server with a repository that is not here needs the names of MODELs")
         names = tuple(models) if models else servable_models(repository)
-        yield Where(grpc_url=grpc_server or f"{host}:8001", http_url=http_url.rstrip("/"), repository=here), names
+        try:
+            yield Where(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names
+        except StatisticsError as error:
+            raise StatisticsError(f"{error}; --server is {server}") from error
         return
     # All models that there are: an ensemble, or the recommender, asks others.
     options = ServerOptions(

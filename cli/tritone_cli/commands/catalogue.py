@@ -90,21 +90,21 @@ def _summary(loaded: Catalogue) -> dict[str, Any]:
 
 
 def _show(loaded: Catalogue) -> None:
-    from rich.table import Table
-
     summary = _summary(loaded)
-    table = Table("collection", "pieces", "works", "hours", "read", "left out")
+    rows = []
     for entry in summary["collections"]:
         reasons = Counter(dropped["reason"] for dropped in entry["dropped"])
-        table.add_row(
-            f"{entry['title']} ({entry['years']})",
-            str(entry["n_pieces"]),
-            str(entry["n_works"]),
-            f"{entry['hours']:.1f}",
-            f"{entry['n_read']} of {entry['n_candidates']}",
-            ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none",
+        rows.append(
+            {
+                "collection": f"{entry['title']} ({entry['years']})",
+                "pieces": entry["n_pieces"],
+                "works": entry["n_works"],
+                "hours": f"{entry['hours']:.1f}",
+                "read": f"{entry['n_read']} of {entry['n_candidates']}",
+                "left out": ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none",
+            }
         )
-    console.people.print(table)
+    console.print_rows("catalogue", rows)
     for entry in summary["collections"]:
         console.say(f"{entry['title']}: {entry['terms']}")
     console.say(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def crossvalidate(
+    context: typer.Context,
     kind: options.Kind,
     data: options.Data = None,
     interactions: options.Interactions = None,
@@ -50,6 +51,8 @@ def crossvalidate(
     """Hold every fold out once: train on the others, judge on it; mean and spread."""
     from tritone_training import api as training
 
+    kind_options.check_kind_takes(context, kind)
+
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-folds",
         data=data,
@@ -59,7 +62,7 @@ def crossvalidate(
         devices=devices,
         max_epochs=max_epochs,
         overrides=options.parse_settings(settings),
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
         n_seeds=seeds,

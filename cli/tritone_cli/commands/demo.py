@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tritone_client import MusicClient
     from tritone_serving import TritonServer
 
-_N_STEPS: Final = 7
+_N_STEPS: Final = 6
 
 
 def register(app: typer.Typer) -> None:
@@ -72,26 +72,26 @@ def demo(
         retrain=retrain,
         progress=progress,
     )
-    with _step(2, f"training {LISTENER}, which listens, on rendered recordings of the pieces"):
-        listener = workshop.train_listener()
-    what = f"training {', '.join(WRITERS)}, which write, and {RECOMMENDER} on simulated listening; exporting all"
-    with _step(3, what):
-        trained = workshop.make(listener)
-    with _step(4, "starting Triton"):
+    with _step(
+        2, f"training {LISTENER}, {', '.join(WRITERS)} and {RECOMMENDER} (on simulated listening); exporting all"
+    ):
+        trained = workshop.make()
+        listener = trained[LISTENER]
+    with _step(3, "starting Triton"):
         server = _start(repository, keep=keep)
     with server:
         (out / PAGE).unlink(missing_ok=True)  # an earlier run's, which would show half of each
         with MusicClient(server.grpc_url) as music:
-            with _step(5, "having it listen to recordings it has never heard"):
+            with _step(4, "having it listen to recordings it has never heard"):
                 heard, medley = listening.listen(music, catalogue, listener.info, out)
-            with _step(6, "having it write"):
+            with _step(5, "having it write"):
                 givens = write_givens(scores, catalogue, out)
                 chapters = [
                     (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
                     for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
                 ]
                 streamed = _streamed(music, chapters)
-            with _step(7, "having it recommend, to simulated listeners and to newcomers"):
+            with _step(6, "having it recommend, to simulated listeners and to newcomers"):
                 suggested = [
                     recommending.recommend(music, each, catalogue, out)
                     for each in listeners(simulated_listening(seed), catalogue, heard)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     kind: options.Kind,
     checkpoint: options.Checkpoint,
     data: options.Data = None,
@@ -38,6 +39,8 @@ def evaluate(
         raise typer.BadParameter("give --fold or --split, not both")
     from tritone_training import api as training
 
+    kind_options.check_kind_takes(context, kind)
+
     listening = training.ListeningFiles(
         interactions=interactions,
         test=test,
@@ -54,7 +57,7 @@ def evaluate(
         fold=fold,
         split=split,
         report=report,
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         listening=listening,
     )
     metrics = training.get_kind(kind).evaluate(request)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 from tritone_cli.hearing import as_warnings, say_hearing
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     kind: Annotated[str | None, typer.Argument(help="Model kind, `genre_cnn` for one.")] = None,
     *,
     checkpoint: Annotated[
@@ -94,6 +95,7 @@ def export(
         return
     if kind is None:
         raise typer.BadParameter(f"which KIND? There are: {', '.join(_kind_names())}", param_hint="KIND")
+    kind_options.check_kind_takes(context, kind)
     measuring = _Measuring(
         precisions=tuple(dict.fromkeys(each.value for each in precision or ())),
         max_loss=max_loss,

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import console
+from tritone_cli.addresses import Addresses, both_addresses
+from tritone_cli.live import AdminTokenFile, admin_api
+from tritone_cli.options import OptionalServer
 from tritone_client import TritoneError
 
 if TYPE_CHECKING:
@@ -45,15 +48,8 @@ def forget(
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Keep the versions that hold the user, for going back.")
     ] = False,
-    http_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=65_535,
-            help="Make the new version live on the `tritone serve` of this machine that listens here.",
-            show_default=False,
-        ),
-    ] = None,
+    server: OptionalServer = None,
+    admin_token_file: AdminTokenFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Publish a version of the recommender without a user, and delete the versions that hold them.
@@ -67,7 +63,8 @@ def forget(
 
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")
-    server = _connect(http_port) if http_port else None  # before anything is changed
+    addresses = both_addresses(server) if server else None
+    admin = _connect(addresses, admin_token_file) if addresses else None  # before anything is changed
     failed: list[str] = []
     users = done = None
     live: dict[str, list[int]] = {}
@@ -77,9 +74,9 @@ def forget(
     with _noting("repository", failed):
         done = forget_user(user, repository, model=model, key=key, keep_old=keep_old)
         failed += [f"repository: version {number} may hold the user: {why}" for number, why in done.unread.items()]
-    if server:
-        with _noting(f"server on port {http_port}", failed):
-            _make_live(server, repository, model, live)
+    if admin and addresses:
+        with _noting(f"server at {addresses.http}", failed):
+            _make_live(admin, repository, model, live)
     held = bool((users and users[0] != users[1]) or (done and done.was_held) or live)
     if json:
         console.print_json(
@@ -96,7 +93,7 @@ def forget(
             }
         )
     else:
-        _tell(done, users, live, model=model, http_port=http_port)
+        _tell(done, users, live, model=model, http_url=addresses.http if addresses else None)
         if not checkpoint:
             console.say("a checkpoint that still holds the user would bring them back: name it with --checkpoint")
     for each in failed:
@@ -113,7 +110,7 @@ def _tell(
     live: dict[str, list[int]],
     *,
     model: str,
-    http_port: int | None,
+    http_url: str | None,
 ) -> None:
     # The id itself is not said: terminals are logged.
     if users:
@@ -135,11 +132,11 @@ def _tell(
         if not done.was_held:
             console.say(f"repository: {'no version that was read' if done.unread else 'no version'} holds them")
     for name, versions in live.items():
-        console.say(f"server on port {http_port}: {name}: version {versions[0]} -> {versions[1]}")
-    if http_port and not live:
-        console.say(f"server on port {http_port}: nothing newer was loaded")
-    if done and done.versions and not http_port:
-        console.say("a running server goes on with what it has loaded: give its --http-port, or load the new versions")
+        console.say(f"server at {http_url}: {name}: version {versions[0]} -> {versions[1]}")
+    if http_url and not live:
+        console.say(f"server at {http_url}: nothing newer was loaded")
+    if done and done.versions and not http_url:
+        console.say("a running server goes on with what it has loaded: give its --server, or load the new versions")
 
 
 def _change(users: tuple[int, int]) -> str:
@@ -160,15 +157,10 @@ def _noting(where: str, failed: list[str]) -> Iterator[None]:
         failed.append(f"{where}: {error}")
 
 
-def _connect(port: int) -> AdminApi:
+def _connect(addresses: Addresses, admin_token_file: Path | None) -> AdminApi:
     from tritone_serving._exceptions import AdminApiError
-    from tritone_serving.admin import AdminApi
-    from tritone_serving.admin_token import state_folder
 
-    path = state_folder() / f"{port}.token"
-    if not path.is_file():
-        raise AdminApiError(f"no server of this user listens on port {port} (there is no {path}); nothing was changed")
-    api = AdminApi("127.0.0.1", port, token=path.read_text().strip())
+    api = admin_api(addresses, admin_token_file)
     try:
         api.index()
     except AdminApiError as error:

@@ -177,7 +177,7 @@ def _tell(
         )
         return
     for stage, rows in reporting.tables(found).items():
-        console.print_rows(f"{folder.name}: {stage}", rows)
+        console.print_rows(f"{folder.name}: {stage}", rows, n_keys=4)
     for problem in dict.fromkeys(f"{trial.setting}: {trial.problem}" for trial in found.trials if trial.problem):
         console.say(f"  no figure: {problem}")
     console.say(found.why)

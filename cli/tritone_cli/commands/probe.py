@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tritone_cli import console
-from tritone_cli.options import ApiKeyFile, CaFile, api_key, client_file
+from tritone_cli.addresses import grpc_address
+from tritone_cli.options import ApiKeyFile, CaFile, LiveServer, api_key, client_file
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +22,7 @@ def probe(
     model: Annotated[
         list[str] | None, typer.Option(help="Ask only this model; may be repeated. Default: all that are loaded.")
     ] = None,
-    grpc_url: Annotated[str, typer.Option(help="host:port of the server's gRPC, or grpcs://host:port.")] = (
-        "127.0.0.1:8001"
-    ),
+    server: LiveServer = "127.0.0.1:8001",
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for all models together.")] = 5.0,
     api_key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
@@ -38,6 +37,7 @@ def probe(
     from tritone_serving.calls import Calls
     from tritone_serving.probing import probe as ask
 
+    grpc_url = grpc_address(server, tls=ca_file is not None)
     try:
         endpoint = make_endpoint(
             grpc_url,
@@ -46,11 +46,9 @@ def probe(
             client_cert_file=client_cert_file or client_file(grpc_url, "TRITONE_CLIENT_CERT"),
             client_key_file=client_key_file or client_file(grpc_url, "TRITONE_CLIENT_KEY"),
         )
-        if endpoint.protocol != "grpc":
-            raise InvalidInputError(f"{grpc_url!r} is HTTP; expected the gRPC address, host:8001 as a rule")
         calls = Calls(endpoint)
     except (InvalidInputError, OSError) as error:
-        raise typer.BadParameter(str(error), param_hint="--grpc-url") from error
+        raise typer.BadParameter(str(error), param_hint="--server (TRITONE_SERVER)") from error
     with calls:
         try:
             results = ask(calls, model or (), timeout_s=timeout)

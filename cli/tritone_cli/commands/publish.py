@@ -12,8 +12,8 @@ import typer
 
 from tritone_cli import console
 from tritone_cli.hearing import as_warnings, say_hearing
-from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
-from tritone_cli.options import ApiKeyFile, CaFile
+from tritone_cli.live import AdminTokenFile, Force, connected
+from tritone_cli.options import ApiKeyFile, CaFile, LiveServer
 
 if TYPE_CHECKING:
     from tritone_export.publishing import Published
@@ -41,8 +41,7 @@ def publish(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name on the server, if not the kind's.")] = None,
     repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
-    http_url: HttpUrl = "http://127.0.0.1:8000",
-    grpc_url: GrpcUrl = "127.0.0.1:8001",
+    server: LiveServer = "127.0.0.1:8001",
     admin_token_file: AdminTokenFile = None,
     api_key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
@@ -53,6 +52,7 @@ def publish(
     other_tensors: Annotated[
         bool, typer.Option("--other-tensors", help="It may have other inputs and outputs than the live version.")
     ] = False,
+    force: Force = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Try a new version on a running server, make it live if it passes, and keep the one before for `rollback`."""
@@ -66,12 +66,12 @@ def publish(
     bounds = Bounds(n_canaries=canaries, max_slowdown=max_slowdown, other_tensors=other_tensors)
     with (
         connected(
-            repository, http_url, grpc_url, admin_token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
+            repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
         ) as live,
         console.people.status("loading") as status,
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
-        published = publish_live(folder, names, live, on_step=status.update)
+        published = publish_live(folder, names, live, force=force, on_step=status.update)
     warnings = say_hearing(repository, [each.model for each in published if not each.renewed])
     if json:
         console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})

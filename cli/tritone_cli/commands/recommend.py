@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options, pieces, tracks
+from tritone_cli import console, options, pieces, titles, tracks
 
 
 def register(app: typer.Typer) -> None:
@@ -19,14 +19,14 @@ def recommend(
     *,
     user: Annotated[str | None, typer.Option(help="User id, as in the listening log.", show_default=False)] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Id of a track heard; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="Id or title of a track heard; repeatable.", show_default=False)
     ] = None,
     weight: Annotated[
         list[float] | None,
         typer.Option(help="How much it was listened to: one for each --history, in order.", show_default=False),
     ] = None,
     skipped: Annotated[
-        list[str] | None, typer.Option(help="Id of a track turned away; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="Id or title of a rejected track; repeatable.", show_default=False)
     ] = None,
     friend: Annotated[
         list[str] | None, typer.Option(help="User id of a friend; repeatable.", show_default=False)
@@ -39,7 +39,7 @@ def recommend(
     ] = None,
     n: options.TrackCount = 10,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Id of a track that must not come; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="Id or title of a track to leave out; repeatable.", show_default=False)
     ] = None,
     filter_heard: Annotated[
         bool, typer.Option("--filter-heard/--with-heard", help="Leave out what the user has heard.")
@@ -47,6 +47,10 @@ def recommend(
     diversity: Annotated[float, typer.Option(help="0 to 1: how unlike one another.")] = 0.0,
     novelty: Annotated[float, typer.Option(help="0 to 1: how much little-known tracks are preferred.")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say why: summands of each score.")] = False,
+    reasons: Annotated[
+        int | None,
+        typer.Option(min=1, help="Like --explain, with at most so many reasons for each track.", show_default=False),
+    ] = None,
     model: options.Model = "recommender",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -66,20 +70,25 @@ def recommend(
         pieces.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
         console.people.status("choosing"),
     ):
-        found = music.recommend(
-            user,
-            history=history,
-            weights=weight,
-            skipped=skipped,
-            friends=friend,
-            audio=audio,
-            mood=mood,
-            n=n,
-            exclude=exclude,
-            filter_heard=filter_heard,
-            diversity=diversity,
-            novelty=novelty,
-            explain=explain,
+        found = titles.recommend(
+            music,
+            lambda ids: music.recommend(
+                user,
+                history=ids["history"],
+                skipped=ids["skipped"],
+                exclude=ids["exclude"],
+                weights=weight,
+                friends=friend,
+                audio=audio,
+                mood=mood,
+                n=n,
+                filter_heard=filter_heard,
+                diversity=diversity,
+                novelty=novelty,
+                explain=reasons or explain,
+                model=model,
+            ),
+            {"history": history or [], "skipped": skipped or [], "exclude": exclude or []},
             model=model,
         )
     tracks.hand_over(found, as_json=as_json)

@@ -10,8 +10,8 @@ import typer
 from tritone_cli import console
 from tritone_cli.commands.publish import as_json, said_of_renewed
 from tritone_cli.hearing import as_warnings, say_hearing
-from tritone_cli.live import AdminTokenFile, GrpcUrl, HttpUrl, connected
-from tritone_cli.options import ApiKeyFile, CaFile
+from tritone_cli.live import AdminTokenFile, Force, connected
+from tritone_cli.options import ApiKeyFile, CaFile, LiveServer
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +26,11 @@ def rollback(
         int | None, typer.Option(help="Bring back this version.  [default: the one before]", show_default=False)
     ] = None,
     repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
-    http_url: HttpUrl = "http://127.0.0.1:8000",
-    grpc_url: GrpcUrl = "127.0.0.1:8001",
+    server: LiveServer = "127.0.0.1:8001",
     admin_token_file: AdminTokenFile = None,
     api_key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
+    force: Force = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make the version before live again on a running server, under the next number."""
@@ -38,10 +38,12 @@ def rollback(
         raise typer.BadParameter("--version belongs to one MODEL")
     from tritone_export.publishing import rollback as go_back
 
-    with connected(
-        repository, http_url, grpc_url, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
-    ) as live:
-        published = [each for model in models for each in go_back(model, live, version=version)]
+    with connected(repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file) as live:
+        published = [
+            each
+            for place, model in enumerate(models)
+            for each in go_back(model, live, version=version, force=force, together=models[place + 1 :])
+        ]
     warnings = say_hearing(repository, models)
     if json:
         console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ import typer
 from rich.table import Table
 
 from tritone_cli import console
+from tritone_cli.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
@@ -111,9 +113,11 @@ def register(app: typer.Typer) -> None:
         from tritone_serving import ServerOptions, TritonServer
         from tritone_serving.supervision import SupervisionOptions
 
+        manager = ServiceManager.from_environment()
         # Also while it starts: both end in `except` and `finally` blocks, which stop what was started.
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGINT, _interrupt)
+        interrupt = partial(_interrupt, manager)
+        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGINT, interrupt)
         if log_format == "json":
             console.log_as_json()
         options = ServerOptions(
@@ -150,9 +154,9 @@ def register(app: typer.Typer) -> None:
                 server = TritonServer.start(options)
             with server, _followed_log(server, log_format):
                 if supervise:
-                    _supervise(server, supervision, port=supervisor_port, as_json=json)
+                    _supervise(server, supervision, manager, port=supervisor_port, as_json=json)
                 else:
-                    _report(server, as_json=json)
+                    _report(server, manager, as_json=json)
                 exit_code = server.wait()
         except KeyboardInterrupt:
             console.say("stopped")
@@ -161,7 +165,14 @@ def register(app: typer.Typer) -> None:
             raise server.exited_error(exit_code)
 
 
-def _supervise(server: TritonServer, options: SupervisionOptions, *, port: int | None, as_json: bool) -> None:
+def _supervise(
+    server: TritonServer,
+    options: SupervisionOptions,
+    manager: ServiceManager,
+    *,
+    port: int | None,
+    as_json: bool,
+) -> None:
     """Watch the server and repair what breaks; ends by an exception only."""
     from tritone_serving import PortTakenError
     from tritone_serving.supervisor_metrics import SupervisorMetrics
@@ -179,7 +190,7 @@ def _supervise(server: TritonServer, options: SupervisionOptions, *, port: int |
         console.warn(f"{error}; serving without them")
     with closing(metrics):
         watchdog = Watchdog(server, report=_report_event, options=options, metrics=metrics)
-        _report(server, as_json=as_json, supervisor_port=metrics.port)
+        _report(server, manager, as_json=as_json, supervisor_port=metrics.port)
         watchdog.run()
 
 
@@ -191,10 +202,11 @@ def _report_event(level: Level, text: str) -> None:
         console.say(line)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
+def _interrupt(manager: ServiceManager, _number: int, _frame: object) -> None:
     # Once: a second Ctrl-C, or a supervisor's repeated SIGTERM, must not cut the stop short.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    manager.stopping()
     raise KeyboardInterrupt
 
 
@@ -220,9 +232,10 @@ def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManag
     return closing(LogFollower(server.log_path, console.write_log_line))
 
 
-def _report(server: TritonServer, *, as_json: bool, supervisor_port: int = 0) -> None:
+def _report(server: TritonServer, manager: ServiceManager, *, as_json: bool, supervisor_port: int = 0) -> None:
     """Say where everything is, once the server is ready."""
     models = server.models
+    manager.ready(f"serving {', '.join(models)}")
     for name, reason in server.failed_models.items():
         console.warn(f"{name} is not served: {reason}")
     facts: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options, pieces, tracks
+from tritone_cli import console, options, pieces, titles, tracks
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def similar(
-    track: Annotated[str | None, typer.Argument(help="Track id, as in the listening log.", show_default=False)] = None,
+    track: Annotated[str | None, typer.Argument(help="Id or title of a track.", show_default=False)] = None,
     *,
     audio: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A recording instead, in any format.", show_default=False)
@@ -34,5 +34,8 @@ def similar(
     if (track is None) == (audio is None):
         raise typer.BadParameter("expected either TRACK or --audio FILE")
     with pieces.connect(server, timeout, api_key_file, ca_file) as music, console.people.status("comparing"):
-        found = music.similar(track, audio=audio, by=by, n=n, model=model)
+        if track is None:
+            found = music.similar(audio=audio, by=by, n=n, model=model)
+        else:
+            found = titles.similar(music, lambda each: music.similar(each, by=by, n=n, model=model), track, model=model)
     tracks.hand_over(found, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     kind: options.Kind,
     data: options.Data = None,
     interactions: options.Interactions = None,
@@ -49,6 +50,8 @@ def train(
     """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
     from tritone_training import api as training
 
+    kind_options.check_kind_takes(context, kind)
+
     request = training.TrainRequest(
         out=out or Path("runs") / kind,
         data=data,
@@ -59,7 +62,7 @@ def train(
         devices=devices,
         max_epochs=max_epochs,
         overrides=options.parse_settings(settings),
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
     )
@@ -72,7 +75,7 @@ def train(
                 data=data,
                 split="valid",
                 report=report,
-                progress=not as_json,
+                progress=console.shows_progress(as_json=as_json),
                 listening=request.listening,
             )
         )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import console, kind_options, options
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def tune(
+    context: typer.Context,
     kind: options.Kind,
     trials: Annotated[int, typer.Option(min=1, help="How many settings to try.")] = 20,
     data: options.Data = None,
@@ -53,6 +54,8 @@ def tune(
     from tritone_training import api as training
     from tritone_training.tuning import tune as run_study
 
+    kind_options.check_kind_takes(context, kind)
+
     listening = options.listening_files(locals())
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-tune",
@@ -62,7 +65,7 @@ def tune(
         pretrained=pretrained,
         devices=devices,
         max_epochs=max_epochs,
-        progress=not as_json,
+        progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=listening,
     )

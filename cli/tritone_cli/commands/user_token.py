@@ -51,12 +51,19 @@ def user_token(
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")
     named = service_key_file or os.environ.get(SERVICE_KEY_VARIABLE)
-    path = Path(named) if named else default_key_file()
+    try:
+        path = Path(named) if named else default_key_file()
+    except RuntimeError as error:
+        raise TritoneError(
+            "no service key: expected a home folder of this user or XDG_STATE_HOME, got neither; give the file with "
+            "--service-key-file"
+        ) from error
     now_s = time.time()
     try:
         token = mint_token(read_service_key(path), user, lifetime_s=ttl_s, now_s=now_s)
     except (ServiceKeyError, TokenError) as error:
-        raise TritoneError(str(error)) from None
+        hint = "" if named else "; give the file with --service-key-file"
+        raise TritoneError(f"{error}{hint}" if isinstance(error, ServiceKeyError) else str(error)) from None
     if json:
         expires = datetime.fromtimestamp(int(now_s) + ttl_s, UTC).isoformat(timespec="seconds")
         console.print_json({"token": token, "expires_utc": expires})

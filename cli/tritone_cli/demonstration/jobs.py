@@ -1,6 +1,6 @@
-"""Several `tritone` commands, some at a time, each on its share of the cores.
+"""Run several `tritone` commands in parallel, each on its share of the cores.
 
-Small networks hardly gain from a second core, so two trainings side by side take little longer than one.
+Small networks gain little from a second core, so two trainings in parallel take little longer than one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 
 from tritone_cli import console
 from tritone_client import TritoneError
+from tritone_training.progress import ProgressLines
 
 _COMMAND: Final = (sys.executable, "-m", "tritone_cli.demonstration.child")
 _MOST_AT_ONCE: Final = 4  # each takes a GB of memory or so
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 5.0
+_TAIL_BYTES: Final = 1_000
+_LONGEST_STATUS: Final = 90
 _ERROR: Final = "error: "  # how `tritone` begins what it says last, see `console.fail`
 
 
@@ -67,8 +70,8 @@ def run_jobs(
     """Run jobs, those that come first and need nothing that is missing first.
 
     Args:
-        shown: say on stderr what is running.
-        on_done: told of each job that ends.
+        shown: report on stderr what is running: spinners on a terminal, a line every ten seconds in logs.
+        on_done: called with each job that succeeded.
         n_at_once: by default as many as there are cores, 4 at most.
 
     Raises:
@@ -77,8 +80,10 @@ def run_jobs(
     n_cores = len(os.sched_getaffinity(0))
     n_at_once = n_at_once or min(n_cores, _MOST_AT_ONCE)
     waiting = list(jobs)
-    with _spinners(shown=shown) as progress, _ending() as running:
-        tasks: dict[str, Any] = {}
+    lines = ProgressLines(console.people)
+    in_lines = shown and not console.people.is_terminal
+    with _spinners(shown=shown and not in_lines) as progress, _ending() as running:
+        tasks: dict[str, TaskID] = {}
         while waiting or running:
             missing = {job.name for job in waiting} | {each.job.name for each in running}
             ready = [job for job in waiting if not missing.intersection(job.needs)]
@@ -89,6 +94,10 @@ def run_jobs(
             if not running:
                 raise ValueError(f"{[job.name for job in waiting]} need each other, or what there is not")
             time.sleep(_POLL_S)
+            if in_lines:
+                lines.update(lambda _: "      " + "; ".join(map(_describe, running)))
+            for each in running:
+                progress.update(tasks[each.job.name], description=_describe(each))
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
                 progress.remove_task(tasks[each.job.name])
@@ -97,11 +106,31 @@ def run_jobs(
 
 def _start(job: Job, *, n_threads: int) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)}
+    # OpenMP's threads spin at barriers by default, which stalls a training whenever another process wants the core.
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(n_threads),
+        "MKL_NUM_THREADS": str(n_threads),
+        "OMP_WAIT_POLICY": "passive",
+        "TRITONE_PROGRESS": "1",
+    }
     command = [*_COMMAND, *job.arguments, "--json"]
     with _answer_of(job).open("wb") as stdout, job.log.open("wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
     return _Running(job, process, time.monotonic())
+
+
+def _describe(running: _Running) -> str:
+    """Return the job's name, its running time and the last line of its log."""
+    lines = _tail(running.job.log).strip().splitlines()
+    last = f": {lines[-1].strip()[:_LONGEST_STATUS]}" if lines else ""
+    return f"{running.job.name}, {time.monotonic() - running.started:.0f} s{last}"
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def _answer_of(job: Job) -> Path:
@@ -144,6 +173,6 @@ def _ending() -> Iterator[list[_Running]]:
 
 @contextmanager
 def _spinners(*, shown: bool) -> Iterator[Progress]:
-    columns = (TextColumn("     "), SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (TextColumn("     "), SpinnerColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console.people, transient=True, disable=not shown) as progress:
         yield progress

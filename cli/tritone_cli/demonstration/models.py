@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_cli import console, options
+from tritone_cli import console
 from tritone_cli.demonstration.freshness import (
     RECOMMENDER,
     Making,
@@ -25,8 +23,9 @@ if TYPE_CHECKING:
 
 LISTENER: Final = "genre_cnn"
 COMPOSER: Final = "music_transformer"
-# Those that take longest first: then none of them is left to run alone at the end.
 WRITERS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
+# Longest trainings first, so that none is left to run alone at the end; `genre_cnn` first, which the recommender needs.
+KINDS: Final = (LISTENER, *WRITERS, RECOMMENDER)
 _TASTE: Final = "taste_vae"
 _NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "music_gan": ("music_vae",),  # which it finds beside itself
@@ -108,40 +107,17 @@ class Workshop:
         self.progress = progress
         self._heard_by = ""  # digest of the listener's weights
 
-    def train_listener(self) -> Trained:
-        """Train the kind that listens, in this process: rendering its recordings takes all cores by itself."""
-        from tritone_training.api import TrainRequest, get_kind
-
-        trained = Trained(LISTENER, self.checkpoints / LISTENER)
-        info = self._fresh(LISTENER)
-        if info is None:
-            started = time.monotonic()
-            command = options.command_line(sys.argv)
-            get_kind(LISTENER).train(
-                TrainRequest(
-                    out=trained.checkpoint, seed=self.seed, preset=self.preset, progress=self.progress, command=command
-                )
-            )
-            info = self._finished(LISTENER)
-            trained.train_s = time.monotonic() - started
-        trained.info = info
-        self._heard_by = str(info["weights_sha256"])
-        _say_trained(trained)
-        return trained
-
-    def make(self, listener: Trained) -> dict[str, Trained]:
-        """Train the other kinds and export all, side by side as far as one does not need the other."""
-        others = (*WRITERS, RECOMMENDER)
-        every = {LISTENER: listener, **{kind: Trained(kind, self.checkpoints / kind) for kind in others}}
+    def make(self) -> dict[str, Trained]:
+        """Train and export all kinds, in parallel as far as one does not need the other."""
+        every = {kind: Trained(kind, self.checkpoints / kind) for kind in KINDS}
         jobs: list[Job] = []
-        for kind in others:
+        for kind, trained in every.items():
             info = self._fresh(kind)
             if info is None:
                 needs = tuple(_training(need) for need in _NEEDS.get(kind, ()))
                 jobs.append(self._job(_training(kind), self._train_arguments(kind), needs))
             else:
-                every[kind].info = info
-                _say_trained(every[kind])
+                self._keep(trained, info)
         planned = {job.name for job in jobs}
         for kind, trained in every.items():
             if _training(kind) in planned or (versions := self._exported(trained)) is None:
@@ -157,7 +133,13 @@ class Workshop:
         return every
 
     def _on_trained(self, trained: Trained, done: Done) -> None:
-        trained.info, trained.train_s = self._finished(trained.kind), done.seconds
+        trained.train_s = done.seconds
+        self._keep(trained, self._finished(trained.kind))
+
+    def _keep(self, trained: Trained, info: Mapping[str, Any]) -> None:
+        trained.info = info
+        if trained.kind == LISTENER:
+            self._heard_by = str(info["weights_sha256"])
         _say_trained(trained)
 
     def _on_exported(self, trained: Trained, done: Done) -> None:

@@ -1,4 +1,4 @@
-"""The demonstration's page: pictures, players and links, one file without scripts or outside resources."""
+"""The demonstration's page: charts, audio players and links in one file, without scripts or outside resources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tritone_cli.demonstration.listening import Heard, Medley
-from tritone_cli.demonstration.recommending import Suggested
+from tritone_cli.demonstration.recommending import Suggested, Suggestion
 from tritone_cli.demonstration.saving import Saved
 from tritone_cli.demonstration.writing import Chapter, Written
 
@@ -22,6 +22,7 @@ _STYLE: Final = """
   :root { --ink: #e8e6e1; --soft: #a3adb8; --paper: #14181d; --card: #1d232a; --line: #333c46; --accent: #7fb8dc }
 }
 * { box-sizing: border-box }
+html { scroll-behavior: smooth }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem;
   color: var(--ink); background: var(--paper) }
 h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .5rem }
@@ -30,8 +31,11 @@ h3 { font-size: 1.05rem; margin: 0 }
 p { margin: .35rem 0 }
 a { color: var(--accent) }
 .soft, figcaption { color: var(--soft); font-size: .9rem }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; padding: 0;
-  margin: 1.5rem 0; list-style: none }
+.skip { position: absolute; left: -100rem }
+.skip:focus { left: 1rem; top: 1rem; padding: .4rem .8rem; background: var(--card) }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; margin: 1rem 0; list-style: none }
+.facts { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; padding: 0; margin: 1.5rem 0;
+  list-style: none }
 .facts li, article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
 .facts li { padding: .75rem 1rem }
 .facts b { display: block; font-size: 1.4rem }
@@ -44,7 +48,12 @@ figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
 .roll { overflow-x: auto; width: fit-content; max-width: 100%; background: #fff; border: 1px solid var(--line);
   border-radius: .4rem; padding: .25rem; margin-top: .3rem }
 .roll img { display: block; height: 15rem; max-width: none }
-.wide { overflow-x: auto; margin-top: .6rem }
+.suggested { padding: 0; margin: .9rem 0 0; list-style: none; counter-reset: rank }
+.suggested li { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: .1rem 1rem; align-items: center;
+  padding: .6rem 0; border-top: 1px solid var(--line); counter-increment: rank }
+.suggested b::before { content: counter(rank) ". " }
+.suggested .soft { grid-column: 1 }
+.suggested audio { grid-column: 2; grid-row: 1 / span 2; margin: 0 }
 .several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 .several img { height: 11rem }
 audio { width: 100%; margin-top: .4rem }
@@ -52,21 +61,35 @@ pre { margin: .6rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; overflow-w
   border: 1px solid var(--line); border-radius: .4rem; background: var(--paper) }
 .wrong { color: #b3261e }
 table { border-collapse: collapse; font-size: .9rem }
-td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line) }
+td, th { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere }
+th { white-space: nowrap }
+@media (prefers-color-scheme: dark) {
+  .roll { background: #1f1f1f }
+  .roll img { filter: invert(.88) hue-rotate(180deg) }  /* dark charts of the same hues */
+  .wrong { color: #f2b8b5 }
+}
+@media (max-width: 44rem) {
+  body { padding: 1.25rem .9rem }
+  .facts { grid-template-columns: repeat(2, 1fr) }
+  article { padding: .9rem }
+  .suggested li { grid-template-columns: minmax(0, 1fr) }
+  .suggested audio { grid-column: 1; grid-row: auto }
+}
 """
 
 
 @dataclass(frozen=True)
 class Story:
-    """All that the page tells.
+    """The content of the page.
 
     Attributes:
-        facts: figures and what they are.
-        chapters: each with what was written for it.
-        suggested: what was recommended to whom.
-        collections: the labels, and what they stand for.
-        models: what each of them is worth, in words, by name.
-        serve: the command that brings the server back.
+        facts: numbers and what they measure.
+        chapters: each with the pieces written for it.
+        suggested: the recommendations of each listener.
+        collections: titles of the labels.
+        models: evaluation result of each model, in words.
+        serve: the command that starts the server again.
     """
 
     facts: Sequence[tuple[str, str]]
@@ -93,10 +116,12 @@ def write_page(out: Path, story: Story) -> Path:
         "<title>Tritone: what it hears, writes and recommends</title>",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{_STYLE}</style>\n</head>\n<body>",
-        "<h1>What Tritone hears, writes and recommends</h1>",
+        '<a class="skip" href="#content">Skip to the content</a>',
+        "<header><h1>What Tritone hears, writes and recommends</h1>",
         "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
-        "and served by NVIDIA Triton. Nothing here is picked: every seed was fixed before.</p>",
-        '<ul class="facts">',
+        "and served by NVIDIA Triton. Nothing here was selected by hand: every seed was fixed beforehand.</p></header>",
+        *_contents(story),
+        '<main id="content"><ul class="facts">',
         *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in story.facts),
         "</ul>",
         "<p>Any line of code below writes the same notes and recommends the same pieces again, as long as the same "
@@ -107,10 +132,14 @@ def write_page(out: Path, story: Story) -> Path:
         *_listening(story, out),
         *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
         *_recommending(story, out),
-        "<h2>The models</h2>",
-        '<p class="soft">Each was judged on what it was not trained on.</p><table>',
-        *(f"<tr><th>{_text(model)}</th><td>{_text(words)}</td></tr>" for model, words in story.models.items()),
-        "</table>\n</body>\n</html>",
+        '<h2 id="models">Models</h2>',
+        '<p class="soft">Each model was evaluated on data that it was not trained on.</p>',
+        '<table aria-label="Evaluation of the models">',
+        *(
+            f'<tr><th scope="row">{_text(model)}</th><td>{_text(words)}</td></tr>'
+            for model, words in story.models.items()
+        ),
+        "</table>\n</main>\n</body>\n</html>",
     ]
     page = out / PAGE
     staged = page.with_suffix(".tmp")
@@ -119,8 +148,21 @@ def write_page(out: Path, story: Story) -> Path:
     return page
 
 
+def _contents(story: Story) -> Iterable[str]:
+    """Yield the table of contents, in the order of the page."""
+    chapters = [(_anchor(chapter), chapter.title) for chapter, _ in story.chapters]
+    sections = [("listening", "Listening"), *chapters, ("recommending", "Recommending"), ("models", "Models")]
+    yield '<nav aria-label="Contents"><ul>'
+    yield from (f'<li><a href="#{anchor}">{_text(title)}</a></li>' for anchor, title in sections)
+    yield "</ul></nav>"
+
+
+def _anchor(chapter: Chapter) -> str:
+    return "chapter-" + "-".join("".join(c if c.isalnum() else " " for c in chapter.title.lower()).split())
+
+
 def _listening(story: Story, out: Path) -> Iterable[str]:
-    yield "<h2>Listening</h2>"
+    yield '<h2 id="listening">Listening</h2>'
     yield (
         "<p>genre_cnn is asked which collection each recording is from: "
         f"{_text('; '.join(f'{name} ({title})' for name, title in story.collections.items()))}. "
@@ -131,8 +173,8 @@ def _listening(story: Story, out: Path) -> Iterable[str]:
     yield "</div>"
     yield (
         f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each, one after the other.</p>"
-        f"<figure>{_image(story.medley.picture, out, 'what it hears in each window')}"
-        f"{_player(story.medley.path, out)}</figure>"
+        f"<figure>{_image(story.medley.picture, out, 'Line chart: probability of each collection in each window')}"
+        f"{_player(story.medley.path, out, 'the medley')}</figure>"
         f"<pre>tritone classify {_text(str(story.medley.path))}</pre></article>"
     )
 
@@ -143,12 +185,12 @@ def _recording(heard: Heard, out: Path) -> str:
     return (
         f'<article><h3>{_text(heard.track.title)}</h3><p class="soft">{_text(heard.track.composer)}, '
         f"from {_text(heard.track.collection)}</p><p{shown}>It hears <b>{_text(label)}</b> ({share:.0%}).</p>"
-        f"{_player(heard.path, out)}</article>"
+        f"{_player(heard.path, out, heard.track.title)}</article>"
     )
 
 
 def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterable[str]:
-    yield f"<h2>{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>"
+    yield f'<h2 id="{_anchor(chapter)}">{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>'
     shown: set[Path] = set()
     for each in written:
         several = ' class="several"' if len(each.pieces) > 1 else ""
@@ -162,7 +204,7 @@ def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterabl
 
 
 def _recommending(story: Story, out: Path) -> Iterable[str]:
-    yield "<h2>Recommending</h2>"
+    yield '<h2 id="recommending">Recommending</h2>'
     yield (
         "<p>The listening log is simulated: no listener below is a real person, and no figure says how well it would "
         "work on real ones. An ensemble answers whatever is known of somebody, and says why: each bar is a score, "
@@ -174,18 +216,23 @@ def _recommending(story: Story, out: Path) -> Iterable[str]:
 def _suggested(suggested: Suggested, out: Path) -> str:
     listener = suggested.listener
     rows = "".join(
-        f"<tr><td>{_text(each.track.title)}</td><td>{_text(each.track.composer)}</td>"
-        f"<td>{_text(each.track.collection)}</td><td>{_text('; '.join(each.because))}</td></tr>"
+        f"<li><b>{_text(each.track.title)}</b>"
+        f'<span class="soft">{_text(_source(each))}<br>{_text("; ".join(each.because))}</span>'
+        f"{_player(each.sound, out, each.track.title)}</li>"
         for each in suggested.suggestions
     )
     counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
     return (
         f'<article id="recommended-{_text(listener.name)}"><h3>{_text(listener.title)}</h3>'
         f"<p>{_text(listener.text)}</p><p>Recommended: <b>{_text(counts)}</b>.</p>"
-        f"<figure>{_image(suggested.picture, out, 'what each member of the ensemble gave to each score')}</figure>"
-        f'<div class="wide"><table><tr><th>piece</th><th>by</th><th>from</th><th>because</th></tr>{rows}</table></div>'
+        f"<figure>{_image(suggested.picture, out, 'Bar chart: how much each base model adds to each score')}</figure>"
+        f'<ol class="suggested" aria-label="Recommended pieces, best first">{rows}</ol>'
         f"<pre>{_text(listener.python())}\n\n{_text(listener.shell())}</pre></article>"
     )
+
+
+def _source(suggestion: Suggestion) -> str:
+    return ", ".join(filter(None, (suggestion.track.composer, f"from {suggestion.track.collection}")))
 
 
 def _given(saved: Saved, out: Path, *, again: bool) -> str:
@@ -207,16 +254,20 @@ def _notes(saved: Saved, out: Path) -> str:
 
 
 def _shown(saved: Saved, out: Path) -> str:
-    sound = _player(saved.sound, out) if saved.sound else '<p class="soft">Silence: not one note.</p>'
-    return _image(saved.picture, out, f"piano roll: {saved.title}") + sound
+    name = saved.title if saved.piece.seed is None else f"{saved.title}, by {saved.piece.model}"
+    silence = '<p class="soft">Silence: not one note.</p>'
+    sound = _player(saved.sound, out, name) if saved.sound else silence
+    return _image(saved.picture, out, f"Piano roll of {name}: {saved.piece.grid.n_notes} notes") + sound
 
 
 def _image(path: Path, out: Path, words: str) -> str:
-    return f'<div class="roll"><img src="{_link(path, out)}" alt="{_text(words)}" loading="lazy"></div>'
+    """A chart in a box that scrolls; the box takes the keyboard's focus, so that arrow keys scroll it."""
+    image = f'<img src="{_link(path, out)}" alt="{_text(words)}" loading="lazy">'
+    return f'<div class="roll" tabindex="0" role="group" aria-label="{_text(words)}">{image}</div>'
 
 
-def _player(path: Path, out: Path) -> str:
-    return f'<audio controls preload="none" src="{_link(path, out)}"></audio>'
+def _player(path: Path, out: Path, name: str) -> str:
+    return f'<audio controls preload="metadata" aria-label="Play {_text(name)}" src="{_link(path, out)}"></audio>'
 
 
 def _link(path: Path, out: Path) -> str:

@@ -55,12 +55,14 @@ class Suggestion:
     Attributes:
         because: in words, the weightiest first.
         members: what each member of the ensemble gave to the score.
+        sound: recording of its first 20 s.
     """
 
     track: Track
     score: float
     because: tuple[str, ...]
     members: Mapping[str, float]
+    sound: Path
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Suggested:
             "collections": dict(self.collections),
             "picture": str(self.picture),
             "because": [list(each.because) for each in self.suggestions],
+            "sounds": [str(each.sound) for each in self.suggestions],
             **self.answer.to_dict(),
         }
 
@@ -105,8 +108,9 @@ def recommend(music: MusicClient, listener: Listener, catalogue: Catalogue, out:
     answer = listener.send(music)
     milliseconds = (time.perf_counter() - began) * 1e3
     _check(listener, answer)
-    suggestions = tuple(_suggestion(each, catalogue) for each in answer)
-    picture = draw(suggestions, out / "recommended" / f"{listener.name}.png")
+    folder = out / "recommended"
+    suggestions = tuple(_suggestion(each, catalogue, folder) for each in answer)
+    picture = draw(suggestions, folder / f"{listener.name}.png")
     suggested = Suggested(listener, answer, suggestions, milliseconds, picture)
     counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
     console.say(f"      {listener.title}: {counts}, in {milliseconds:.0f} ms")
@@ -130,11 +134,23 @@ def _check(listener: Listener, answer: Recommendations) -> None:
             )
 
 
-def _suggestion(recommended: Recommendation, catalogue: Catalogue) -> Suggestion:
+def _suggestion(recommended: Recommendation, catalogue: Catalogue, folder: Path) -> Suggestion:
     members: dict[str, float] = {}
     for reason in recommended.reasons:
         members[reason.member] = members.get(reason.member, 0.0) + reason.amount
-    return Suggestion(catalogue[recommended.track_id], recommended.score, _because(recommended, catalogue), members)
+    track = catalogue[recommended.track_id]
+    because = _because(recommended, catalogue)
+    return Suggestion(track, recommended.score, because, members, _sound(track, folder))
+
+
+def _sound(track: Track, folder: Path) -> Path:
+    """Write a recording of a piece as written."""
+    from tritone_training.catalogue import write_audio
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{track.id.replace('/', '-')}.ogg"
+    write_audio(track, path)
+    return path
 
 
 def _because(recommended: Recommendation, catalogue: Catalogue) -> tuple[str, ...]:

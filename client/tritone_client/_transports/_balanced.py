@@ -23,19 +23,20 @@ from tritone_client._messages import (
     Transport,
 )
 from tritone_client._pool import PROBE_TIMEOUT_S, Member, Pool, Round, silent
+from tritone_client._processes import PerProcess
 
 
 class BalancedTransport:
     """One transport to each server; see `Transport`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], transports: Sequence[Transport]) -> None:
-        self._pool = Pool(endpoints)
+        self._pool = PerProcess(lambda: Pool(endpoints))
         self._transports = transports
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
         deadline = Deadline(timeout_s)
-        turns = Round(self._pool, request)
+        turns = Round(self._pool.get(), request)
         while (member := turns.next()) is not None:
             with turns.attempt(member):
                 if turns.must_probe:
@@ -45,7 +46,7 @@ class BalancedTransport:
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
         """See `Transport.stream`; another server takes over only before the first answer."""
-        turns = Round(self._pool, request)
+        turns = Round(self._pool.get(), request)
         while (member := turns.next()) is not None:
             with turns.attempt(member):
                 if turns.must_probe:
@@ -75,13 +76,13 @@ class AsyncBalancedTransport:
     """The same for one event loop; see `AsyncTransport`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], transports: Sequence[AsyncTransport]) -> None:
-        self._pool = Pool(endpoints)
+        self._pool = PerProcess(lambda: Pool(endpoints))
         self._transports = transports
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `AsyncTransport.handle`."""
         deadline = Deadline(timeout_s)
-        turns = Round(self._pool, request)
+        turns = Round(self._pool.get(), request)
         while (member := turns.next()) is not None:
             with turns.attempt(member):
                 if turns.must_probe:
@@ -91,7 +92,7 @@ class AsyncBalancedTransport:
 
     async def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
         """See `AsyncTransport.stream`; another server takes over only before the first answer."""
-        turns = Round(self._pool, request)
+        turns = Round(self._pool.get(), request)
         while (member := turns.next()) is not None:
             with turns.attempt(member):
                 if turns.must_probe:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -22,6 +24,16 @@ from tritone_client._messages import (
 )
 from tritone_client._transports import _grpc_streaming as streaming
 from tritone_client._transports import _grpc_wire as wire
+from tritone_client._transports._grpc_forks import Use, check_usable
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A connection, and the process that opened it."""
+
+    connection: wire.Connection
+    use: Use
+    pid: int
 
 
 class AsyncGrpcTransport:
@@ -30,7 +42,7 @@ class AsyncGrpcTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._metadata = wire.call_metadata(endpoint)
-        self._opened: wire.Connection | None = None
+        self._opened: _Opened | None = None
         self._closed = False
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
@@ -43,6 +55,7 @@ class AsyncGrpcTransport:
     async def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
         """See `AsyncTransport.stream`."""
         call: Any = None
+        pid = os.getpid()
         try:
             messages = iter((streaming.message(request),))
             call = self._connection().stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
@@ -60,24 +73,29 @@ class AsyncGrpcTransport:
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
         finally:  # also when the caller stops in the middle, drops the stream, or is cancelled
-            if call is not None:
+            if call is not None and pid == os.getpid():
                 call.cancel()
 
     async def close(self) -> None:
         """See `AsyncTransport.close`."""
         self._closed = True
-        if self._opened is not None:
-            await self._opened.channel.close()
+        if self._opened is not None and self._opened.pid == os.getpid():
+            opened, self._opened = self._opened, None  # the last channel that is dropped ends gRPC's thread
+            await opened.connection.channel.close()
+            opened.use.end()
 
     def _connection(self) -> wire.Connection:
         if self._closed:
             raise ClientError("this client is closed; make a new one")
-        if self._opened is None:
+        check_usable()
+        if self._opened is None or self._opened.pid != os.getpid():
+            use = Use(lasts=True)
             try:
-                self._opened = wire.connect(self._endpoint, grpc.aio)
+                self._opened = _Opened(wire.connect(self._endpoint, grpc.aio), use, os.getpid())
             except OSError as error:  # a certificate's file
+                use.end()
                 raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        return self._opened
+        return self._opened.connection
 
     async def _answer(self, request: Request, deadline: Deadline) -> Response:
         connection = self._connection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Generator
@@ -11,7 +12,7 @@ import grpc
 
 from tritone_client._deadline import Deadline, timed_out
 from tritone_client._endpoint import Endpoint
-from tritone_client._exceptions import ClientError, InvalidInputError
+from tritone_client._exceptions import ClientError, InvalidInputError, ProcessBoundError
 from tritone_client._messages import (
     InferRequest,
     InferResponse,
@@ -21,8 +22,10 @@ from tritone_client._messages import (
     Response,
     StreamRequest,
 )
+from tritone_client._processes import PerProcess
 from tritone_client._transports import _grpc_streaming as streaming
 from tritone_client._transports import _grpc_wire as wire
+from tritone_client._transports._grpc_forks import inside_grpc
 
 
 class GrpcTransport:
@@ -32,44 +35,61 @@ class GrpcTransport:
         self._endpoint = endpoint
         self._metadata = wire.call_metadata(endpoint)
         self._closed = False
-        try:
-            self._connection = wire.connect(endpoint, grpc)
-        except OSError as error:  # a certificate's file
-            raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        self._connection = PerProcess(self._connected, keep=True)
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
         try:
-            return self._answer(request, Deadline(timeout_s))
+            deadline = Deadline(timeout_s)
+            with inside_grpc(timeout_s=timeout_s):
+                return self._answer(request, deadline)
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
         """See `Transport.stream`."""
         call: Any = None
+        pid = os.getpid()
         try:
-            self._check_open()
-            messages = iter((streaming.message(request),))
-            call = self._connection.stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
-            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            # gRPC has no time limit for the next answer alone, so a thread waits for it.
-            threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
-            while (answer := _next(answers, request, timeout_s)) is not None:
-                if isinstance(answer, Exception):
-                    raise answer
-                response = streaming.read_answer(request, answer)
-                if response is not None:
-                    yield response
+            with inside_grpc(lasts=True, timeout_s=timeout_s):
+                self._check_open()
+                messages = iter((streaming.message(request),))
+                stub = self._connection.get().stub
+                call = stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
+                answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+                # gRPC has no time limit for the next answer alone, so a thread waits for it.
+                threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
+                while (answer := _next(answers, request, timeout_s)) is not None:
+                    if isinstance(answer, Exception):
+                        raise answer
+                    response = streaming.read_answer(request, answer)
+                    if response is not None:
+                        yield response
+                        if pid != os.getpid():
+                            raise ProcessBoundError(
+                                "this stream belongs to the parent process: the process was forked while the stream "
+                                "was open; start a stream in each process"
+                            )
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
         finally:  # also when the caller stops in the middle, or drops the stream
-            if call is not None:
+            if call is not None and pid == os.getpid():
                 call.cancel()
 
     def close(self) -> None:
         """See `Transport.close`."""
         self._closed = True
-        self._connection.channel.close()
+        connection = self._connection.get_if_made_here()
+        if connection is not None:  # closing a channel that was copied by a fork could hang
+            with inside_grpc():
+                connection.channel.close()
+
+    def _connected(self) -> wire.Connection:
+        try:
+            with inside_grpc():
+                return wire.connect(self._endpoint, grpc)
+        except OSError as error:  # a certificate's file
+            raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def _check_open(self) -> None:
         if self._closed:  # gRPC's own word for it would be a ValueError
@@ -77,10 +97,11 @@ class GrpcTransport:
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
         self._check_open()
-        stub = self._connection.stub
+        connection = self._connection.get()
+        stub = connection.stub
         if isinstance(request, InferRequest):
             message = wire.infer_message(request)
-            return wire.read_inference(request, self._call(self._connection.infer, message, request, deadline))
+            return wire.read_inference(request, self._call(connection.infer, message, request, deadline))
         if isinstance(request, ModelRequest):
             metadata = self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
             config = self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)

@@ -75,9 +75,9 @@ def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Channels of one process share connections, and with them each other's back-off, unless told not to.
         ("grpc.use_local_subchannel_pool", 1),
+        # Connections are direct on both transports; gRPC alone would go by http_proxy, https_proxy and grpc_proxy.
+        ("grpc.enable_http_proxy", 0),
     ]
-    if endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127."):
-        args.append(("grpc.enable_http_proxy", 0))
     if endpoint.tls_name is not None:
         args.append(("grpc.ssl_target_name_override", endpoint.tls_name))
     return args
@@ -244,6 +244,8 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
     """Any error of gRPC or protobuf as ours."""
     if isinstance(error, ClientError):
         return error
+    if isinstance(error, TimeoutError):
+        return timed_out(request, timeout_s)
     if isinstance(error, grpc.RpcError):
         message, status = error.details() or "", error.code().name
     else:
@@ -264,12 +266,17 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
     return refusal(kind or _BY_STATUS.get(status, ServerError), message, request, status=status)
 
 
+def speaks_another_protocol(message: str) -> bool:
+    """Return whether gRPC's message says that the other side does not speak gRPC as asked."""
+    return bool(_OTHER_PROTOCOL.search(message))
+
+
 def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> ClientError:
     """The error for a server that cannot be reached or went away, with the likely cause."""
     hint = None
     if status == "CANCELLED":
         hint = "was the client closed, or is the server stopping?"
-    elif _OTHER_PROTOCOL.search(message):
+    elif speaks_another_protocol(message):
         hint = (
             f"something listens there but does not speak gRPC as asked: Triton's HTTP port (8000 by default) wants "
             f"http://{endpoint.authority}, its gRPC port (8001 by default) a plain host:port, or grpcs:// where it has "

@@ -6,6 +6,7 @@ the audio twice, and aiohttp warns about each body over 1 MB.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import aiohttp
 
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
+from tritone_client._exceptions import ProcessBoundError
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest
 from tritone_client._transports import _http_wire as wire
 from tritone_client._transports._refusals import no_streaming
@@ -25,6 +27,7 @@ class AsyncHttpTransport:
         self._endpoint = endpoint
         self._tls = endpoint.ssl_context() if endpoint.tls else None
         self._session: aiohttp.ClientSession | None = None
+        self._pid = 0  # of the process that opened the session
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `AsyncTransport.handle`."""
@@ -45,12 +48,17 @@ class AsyncHttpTransport:
 
     async def close(self) -> None:
         """See `AsyncTransport.close`."""
-        if self._session is not None:
+        # In a forked child, closing would remove the sockets from the event loop's epoll, which the parent shares.
+        if self._session is not None and self._pid == os.getpid():
             await self._session.close()
 
     async def _exchange(self, call: wire.Call, request: Request, deadline: Deadline) -> wire.Reply:
         if self._session is None:
-            self._session = self._opened()
+            self._session, self._pid = self._opened(), os.getpid()
+        if self._pid != os.getpid():
+            raise ProcessBoundError(
+                "this AsyncMusicClient has connections of the parent process; create a client in each process"
+            )
         async with self._session.request(
             call.method,
             f"http{'s' if self._tls else ''}://{self._endpoint.authority}{call.path}",

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
+import queue
 import select
 import socket
 import threading
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tritone_client._deadline import Deadline
 from tritone_client._endpoint import Endpoint
 from tritone_client._exceptions import ClientError
 from tritone_client._messages import InferResponse, Request, Response, StreamRequest
+from tritone_client._processes import PerProcess
 from tritone_client._transports import _http_wire as wire
 from tritone_client._transports._refusals import no_streaming
 
@@ -33,10 +35,8 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._tls = endpoint.ssl_context() if endpoint.tls else None
-        self._idle: deque[_Connection] = deque()
-        self._lock = threading.Lock()
+        self._idle = PerProcess(_Idle)  # a forked child never uses its parent's sockets, nor a lock that may be held
         self._closed = False
-        self._pid = os.getpid()
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.handle`."""
@@ -56,10 +56,12 @@ class HttpTransport:
 
     def close(self) -> None:
         """See `Transport.close`."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, deque()
-        for connection in idle:
+        self._closed = True
+        idle = self._idle.get()
+        with idle.lock:
+            connections = list(idle.connections)
+            idle.connections.clear()
+        for connection in connections:
             connection.close()
 
     def _exchange(self, call: wire.Call, deadline: Deadline, progress: _Progress) -> wire.Reply:
@@ -82,24 +84,32 @@ class HttpTransport:
         return wire.Reply(response.status, headers, body)
 
     def _taken(self) -> _Connection:
-        with self._lock:
-            if self._closed:
-                raise ClientError("this client is closed; make a new one")
-            if self._pid != os.getpid():  # after a fork the sockets are the parent's
-                self._idle, self._pid = deque(), os.getpid()
-            while self._idle:
-                connection = self._idle.pop()  # the last one used is the one most likely alive
+        if self._closed:
+            raise ClientError("this client is closed; make a new one")
+        idle = self._idle.get()
+        with idle.lock:
+            while idle.connections:
+                connection = idle.connections.pop()  # the last one used is the one most likely alive
                 if connection.is_quiet():
                     return connection
                 connection.close()
         return _Connection(self._endpoint, self._tls)
 
     def _put_back(self, connection: _Connection) -> None:
-        with self._lock:
-            if not self._closed and len(self._idle) < N_IDLE_MAX and self._pid == os.getpid():
-                self._idle.append(connection)
+        idle = self._idle.get()
+        with idle.lock:
+            if not self._closed and len(idle.connections) < N_IDLE_MAX:
+                idle.connections.append(connection)
                 return
         connection.close()
+
+
+@dataclass
+class _Idle:
+    """Connections that no call uses."""
+
+    connections: deque[_Connection] = field(default_factory=deque)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
@@ -121,12 +131,13 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Try the host's addresses in turn."""
         error: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in _addresses(self.host, self.port, self.deadline):
             plain = socket.socket(family, kind, protocol)
             try:
                 plain.settimeout(_left_s(self.deadline))
                 plain.connect(address)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                plain.settimeout(_left_s(self.deadline))
                 secured = self._tls.wrap_socket(plain, server_hostname=self.host) if self._tls else plain
                 self.sock: Any = _TimedSocket(secured, self)
                 return
@@ -152,8 +163,10 @@ class _TimedSocket:
         self._connection = connection
 
     def sendall(self, data: memoryview | bytes) -> None:
-        self._sock.settimeout(_left_s(self._connection.deadline))
-        self._sock.sendall(data)
+        left = memoryview(data).cast("B")
+        while left:  # `sendall` of a TLS socket would apply the time-out to each record
+            self._sock.settimeout(_left_s(self._connection.deadline))
+            left = left[self._sock.send(left) :]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_TimedReader(self._sock, self._connection))
@@ -182,6 +195,28 @@ class _TimedReader(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """Resolve a name by the deadline; the resolver itself knows no time limit, so a thread waits for it."""
+    with suppress(OSError):  # an IP address needs no resolver, and no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=resolve, name="tritone-resolver", daemon=True).start()
+    try:
+        result = found.get(timeout=_left_s(deadline))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _left_s(deadline: Deadline) -> float:

@@ -249,7 +249,7 @@ def _refused(request: Request, reply: Reply) -> ServerError:
     try:
         message = str(json.loads(reply.body)["error"])
     except (ValueError, KeyError, TypeError):
-        message = reply.body[:200].decode(errors="replace")
+        message = f"status {reply.status} without a JSON message"  # the body may hold anything
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
     if reply.status == 404 and kind is ServerError:
         message += " (is the address, with the path before /v2, that of a Triton server?)"

@@ -36,7 +36,11 @@ def check_artifact(version: Path, report: Reporter) -> None:
     _check_checksums(version, sorted(files_of(artifact)), report)
     for path in sorted(version.rglob("*.key")):
         report.error(path, 1, "a key of pseudonyms lies in the repository", "move it to where only the server reads it")
-    key = key_path(str(artifact.manifest["key_check"]))
+    try:
+        key = key_path(str(artifact.manifest["key_check"]))
+    except ValueError as error:
+        report.note(f"{version}: {error}")
+        return
     if not key.is_file():
         report.note(
             f"{version}: its key is not in {key.parent}; the server needs it, by the config's parameter key_file or by "

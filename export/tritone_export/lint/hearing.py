@@ -7,55 +7,70 @@ made of the same weights, which is what is compared here.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
 from tritone_client.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.finding import LintReport, Reporter
+from tritone_serving.embedding_weights import read_json, weights_digest
 from tritone_serving.recommender.artifact import EMBEDDINGS, HEARD_BY, MANIFEST
-from tritone_serving.repository import newest_version
+from tritone_serving.versions import newest_version
 
 _SHOWN: Final = 12  # digits of a digest: those in the name of a checkpoint's weights
-_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
-def check_hearing(repository: Path, models: Collection[str]) -> LintReport:
+def check_hearing(
+    repository: Path, models: Collection[str], planned: Mapping[str, Path] = MappingProxyType({})
+) -> LintReport:
     """Check those recommenders whose answers to recordings change with the newest versions of `models`.
+
+    Args:
+        planned: model -> version folder that is about to become its newest.
 
     Raises:
         RepositoryError: the repository cannot be read.
     """
     report = Reporter()
     try:
-        n_models = report_hearing(repository, report, None if GENRE_MODEL in models else models)
+        n_models = report_hearing(repository, report, None if GENRE_MODEL in models else models, planned)
     except OSError as error:
         raise RepositoryError(f"{error.filename or repository}: cannot be read ({error.strerror})") from error
     return LintReport(tuple(report.findings), tuple(report.notes), n_models)
 
 
-def report_hearing(repository: Path, report: Reporter, models: Collection[str] | None = None) -> int:
+def report_hearing(
+    repository: Path,
+    report: Reporter,
+    models: Collection[str] | None = None,
+    planned: Mapping[str, Path] = MappingProxyType({}),
+) -> int:
     """Hold each recommender that knows how its items sound against the `genre_cnn` of its repository.
 
     Args:
         models: look at these recommenders alone.
+        planned: as for `check_hearing`.
 
     Returns:
         how many such recommenders there are.
     """
-    listener = newest_version(repository / GENRE_MODEL) if (repository / GENRE_MODEL).is_dir() else None
+
+    def newest(folder: Path) -> Path | None:
+        return planned[folder.name] if folder.name in planned else newest_version(folder)
+
+    listener = newest(repository / GENRE_MODEL)
     n_models = 0
-    for folder in sorted(path for path in repository.iterdir() if models is None or path.name in models):
-        version = newest_version(folder) if folder.is_dir() else None
-        manifest = {} if version is None else _read(version / MANIFEST)
+    folders = {*repository.iterdir(), *(repository / model for model in planned)}
+    for folder in sorted(path for path in folders if models is None or path.name in models):
+        version = newest(folder)
+        manifest = {} if version is None else read_json(version / MANIFEST)
         arrays = manifest.get("arrays")
         if version is not None and isinstance(arrays, dict) and EMBEDDINGS in arrays:
             n_models += 1
-            _check(version, _digest(manifest.get(HEARD_BY)), repository, listener, report)
+            _check(version, weights_digest(manifest.get(HEARD_BY)), repository, listener, report)
     return n_models
 
 
@@ -68,8 +83,8 @@ def _check(version: Path, heard_by: str | None, repository: Path, listener: Path
             f"recordings, {model} needs {GENRE_MODEL} beside it, {which}"
         )
         return
-    card = _read(listener / CARD_FILENAME)
-    served = _digest(card)
+    card = read_json(listener / CARD_FILENAME)
+    served = weights_digest(card)
     backbone = card.get("pretrained") if served is None else None  # one that is served as it is, of no checkpoint
     if heard_by is None or (served is None and backbone is None):
         silent = (
@@ -96,18 +111,3 @@ def _check(version: Path, heard_by: str | None, repository: Path, listener: Path
 def _weights(digest: str) -> str:
     """How a checkpoint's folder names its weights."""
     return f"weights-{digest[:_SHOWN]}.pt"
-
-
-def _digest(said: Any) -> str | None:
-    """The digest of a network's weights, if a card or a manifest says it."""
-    digest = said.get("weights_sha256") if isinstance(said, dict) else None
-    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file of JSON; empty where there is none, or none that can be read, which is for others to report."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,7 +1,7 @@
 """Scores and explains recommendations; what the `cf_ensemble` backend and the offline evaluation both call.
 
-NumPy and SciPy are all it needs. Of its parent package it imports only itself and `callers`, which needs the standard
-library alone, so that a backend may load it where the rest of Tritone is not installed.
+NumPy and SciPy are all it needs. Of its parent package it imports only itself, `callers` and `ids`, which need the
+standard library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
 from tritone_serving.callers import NOBODY, TRUSTED, Caller, CallerCheck
@@ -13,6 +13,7 @@ from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question,
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.scorer import AskTaste
 from tritone_serving.recommender.similar import Similar
+from tritone_serving.recommender.track_search import Found, Search, SearchAnswer
 
 __all__ = [
     "MOODS",
@@ -26,6 +27,7 @@ __all__ = [
     "AskTaste",
     "Caller",
     "CallerCheck",
+    "Found",
     "KeyFileError",
     "Question",
     "QuestionError",
@@ -33,6 +35,8 @@ __all__ = [
     "Recommender",
     "RecommenderError",
     "Rung",
+    "Search",
+    "SearchAnswer",
     "Similar",
     "TasteInputs",
     "Unknown",

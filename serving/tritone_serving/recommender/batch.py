@@ -99,15 +99,15 @@ def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) ->
     return weights
 
 
-def embedding_rows(questions: Sequence[Question]) -> Floats | None:
-    """(B, 256) of length 1, or None if no question has one."""
-    if all(question.embedding is None for question in questions):
+def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
+    """(B, 256) of length 1, or None if no question has one that can be used."""
+    if all(embedding is None for embedding in embeddings):
         return None
-    size = next(len(question.embedding) for question in questions if question.embedding is not None)
-    rows = np.zeros((len(questions), size), np.float32)
-    for row, question in zip(rows, questions, strict=True):
-        if question.embedding is not None:
-            wide = np.asarray(question.embedding, np.float64)
+    size = next(len(embedding) for embedding in embeddings if embedding is not None)
+    rows = np.zeros((len(embeddings), size), np.float32)
+    for row, embedding in zip(rows, embeddings, strict=True):
+        if embedding is not None:
+            wide = np.asarray(embedding, np.float64)
             row[:] = wide / np.linalg.norm(wide)
     return rows
 

@@ -67,6 +67,8 @@ class Question:
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
+        embedding_fits: whether `embedding` is by the network that embedded the artifact's items; if not, it is ignored
+            and reported as unknown.
         caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
     """
 
@@ -83,6 +85,7 @@ class Question:
     diversity: float = 0.0
     novelty: float = 0.0
     explain: bool = False
+    embedding_fits: bool = True
     caller: Caller = TRUSTED
 
     def check(self) -> None:
@@ -225,17 +228,21 @@ class Reason:
             `novelty`: what re-ranking took away or gave.
         id: item id, friend's id as the question gave it, tag; empty where there is none to name.
         amount: of the score.
+        title: of the item that `id` names, empty if it names no item or the title is not known.
+        artist: as `title`.
     """
 
     member: str
     because: str
     id: str
     amount: float
+    title: str = ""
+    artist: str = ""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """What of a question the artifact does not know: ids, or moods at all."""
+    """The parts of a question that cannot be used: unknown ids, a mood, or a recording."""
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -243,6 +250,7 @@ class Unknown:
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
+    recording: bool = False
 
 
 @dataclass(frozen=True, eq=False)

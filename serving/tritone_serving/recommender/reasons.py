@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -65,7 +65,8 @@ def reasons_of(
                     causes = shared.names(part, causes, member)
                 is_hidden = part.because == "friend" and not is_trusted
                 shown = _without_few(part, found[some], recommender.min_friends) if is_hidden else part
-                _add(found[some], name, because, shown, causes)
+                texts = recommender.texts_of if part.because == "history" else _no_texts
+                _add(found[some], name, because, shown, causes, texts=texts)
     extras = {
         "novelty": ranked.novelty,
         "diversity": ranked.diversity,
@@ -126,18 +127,37 @@ def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 
-def _add(found: list[list[Reason]], name: str, because: str, part: Part, names: Sequence[str]) -> None:
-    """A part's summands to each item's reasons; causes without a name, and the weaker of many, become one."""
+def _add(
+    found: list[list[Reason]],
+    name: str,
+    because: str,
+    part: Part,
+    names: Sequence[str],
+    *,
+    texts: Callable[[int], tuple[str, str]],
+) -> None:
+    """Add a part's summands to each item's reasons; causes without a name, and the weaker of many, become one.
+
+    Args:
+        texts: returns title and artist of a cause.
+    """
     is_named = np.array([bool(each) for each in names], np.bool_)
     for reasons, amounts in zip(found, part.amounts.astype(np.float64), strict=True):
         told = np.flatnonzero(is_named & (amounts != 0))
         if len(told) > _MOST_NAMED:
             told = told[np.argpartition(-np.abs(amounts[told]), _MOST_NAMED - 1)[:_MOST_NAMED]]
-        reasons += [Reason(name, because, names[cause], float(amounts[cause])) for cause in told.tolist()]
+        for cause in told.tolist():
+            title, artist = texts(int(part.causes[cause]))
+            reasons.append(Reason(name, because, names[cause], float(amounts[cause]), title, artist))
         rest = np.ones(len(amounts), np.bool_)
         rest[told] = False
         if nameless := float(amounts[rest].sum()):
             reasons.append(Reason(name, because, "", nameless))
+
+
+def _no_texts(cause: int) -> tuple[str, str]:
+    """Return no title and no artist, for causes that are not items."""
+    return "", ""
 
 
 def _name(recommender: Recommender, batch: Batch, row: int, because: str, cause: int) -> str:

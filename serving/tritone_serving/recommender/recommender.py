@@ -14,6 +14,7 @@ Letters: B questions, I items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import AskTaste, OnMember, Scored, Scorer
 from tritone_serving.recommender.similar import Similar, similar_items
+from tritone_serving.recommender.track_search import Search, SearchAnswer, TrackSearch
 from tritone_serving.recommender.wording import shown
 
 _NEVER: Final = np.float32(-np.inf)
@@ -46,6 +48,8 @@ class Recommender:
         artifact: its manifest and arrays.
         item_ids: (I,) in the artifact's order.
         tags: their names, for reasons.
+        titles: (I,) of the items, empty where unknown; None if the artifact has no titles.
+        artists: as `titles`.
         scorer: scores batches by its members and ensembles.
         min_friends: smallest number of friends whose shared listening reasons may name.
     """
@@ -63,6 +67,7 @@ class Recommender:
         self.min_friends = min_friends
         self.scorer = Scorer(artifact, members, on_member)
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
+        self.titles, self.artists = (_texts(artifact, name) for name in ("titles", "artists"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
         self._lists = Lists.open(artifact)
@@ -241,11 +246,34 @@ class Recommender:
             return "user" if batch.users[row] >= 0 else "history"
         if len(batch.friends.row(row)[0]):
             return "friends"
-        if question.embedding is not None and "items.embeddings" in self.artifact.arrays:
+        if batch.embeddings is not None and batch.embeddings[row].any():
             return "recording"
         if question.mood is not None and "items.moods" in self.artifact.arrays:
             return "mood"
         return "popularity"
+
+    def texts_of(self, item: int) -> tuple[str, str]:
+        """Return the title and the artist of an item, empty where unknown."""
+        return (
+            self.titles[item] if self.titles is not None else "",
+            self.artists[item] if self.artists is not None else "",
+        )
+
+    # --- search --------------------------------------------------------------------------------
+
+    @cached_property
+    def track_search(self) -> TrackSearch:
+        """The index of ids, titles and artists; building it takes about a second for 100,000 items."""
+        texts = {"id": self.item_ids, "title": self.titles, "artist": self.artists}
+        return TrackSearch({field: each for field, each in texts.items() if each is not None})
+
+    def search(self, search: Search) -> SearchAnswer:
+        """Return items found by id, title or artist.
+
+        Raises:
+            QuestionError: as `TrackSearch.search`.
+        """
+        return self.track_search.search(search)
 
     # --- alike ---------------------------------------------------------------------------------
 
@@ -277,3 +305,7 @@ class Recommender:
             self.artifact, place, embedding, by=by, n=n, n_listeners=lambda: self.resolver.n_listeners
         )
         return [Similar(self.item_ids[each], score) for each, score in found]
+
+
+def _texts(artifact: Artifact, name: str) -> tuple[str, ...] | None:
+    return tuple(artifact.texts(name)) if f"{name}.ends" in artifact.arrays else None

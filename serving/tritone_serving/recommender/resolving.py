@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.ids import normalize_id
 from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.pseudonyms import pseudonym
@@ -57,14 +58,25 @@ class Resolver:
         self._circle = Circle.open(self._friends, artifact.manifest.get("circle") or {})
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._has_moods = "items.moods" in artifact.arrays
+        self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
     def item(self, name: str) -> int | None:
-        """An item's place."""
-        return self._items.get(name)
+        """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
+        index = self._items.get(name)
+        return self._items.get(normalize_id(name)) if index is None else index
 
     def user(self, raw: str) -> int:
-        """A user's row, -1 if nobody of that id is stored."""
+        """Return a user's row, -1 if no user of that id is stored.
+
+        The id as given is tried first: artifacts of earlier versions hold ids that were not normalised.
+        """
+        row = self._row_of(raw)
+        if row == _NOBODY and (normalized := normalize_id(raw)) != raw:
+            row = self._row_of(normalized)
+        return row
+
+    def _row_of(self, raw: str) -> int:
         digest = pseudonym(self._key, raw)
         high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
         place = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
@@ -79,9 +91,11 @@ class Resolver:
 
         In the latter case the id is not looked up, so responses and their timing do not depend on whether it is stored.
         """
-        if question.user is None or not question.caller.may_use(question.user):
+        caller = question.caller
+        if question.user is None or not caller.may_use(question.user):
             return _NOBODY
-        return self.user(question.user)
+        # A user token is for one spelling; in artifacts of earlier versions another one may be another user.
+        return self.user(question.user if caller.is_trusted or caller.user is None else caller.user)
 
     def n_stored(self, user: int) -> int:
         """How many items a stored user has heard."""
@@ -96,7 +110,7 @@ class Resolver:
         """Places of the known ones, and the names of the others."""
         known, unknown = [], []
         for name in names:
-            place = self._items.get(name)
+            place = self.item(name)
             if place is None:
                 unknown.append(name)
             else:
@@ -128,7 +142,7 @@ class Resolver:
             heard=_ones([each.heard for each in resolved]),
             friends=friends,
             circle=circle,
-            embeddings=embedding_rows(kept),
+            embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
             moods=mood_rows(kept),
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
@@ -189,6 +203,10 @@ class Resolver:
         counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
         return counts
 
+    def _can_compare(self, question: Question) -> bool:
+        """Return whether a question brings a recording that can be compared with the items."""
+        return question.embedding is not None and question.embedding_fits and self._has_embeddings
+
     def _resolve(self, question: Question) -> _Resolved:
         user = self.user_of(question)
         heard, plays, unknown_history = self._plays(question, user)
@@ -202,6 +220,7 @@ class Resolver:
             friends=unknown_friends,
             exclude=unknown_exclude,
             mood=question.mood is not None and not self._has_moods,
+            recording=question.embedding is not None and not self._can_compare(question),
         )
         by_mood = question.mood is not None and self._has_moods
         known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or by_mood)
@@ -246,7 +265,8 @@ class Resolver:
             stored, plays = columns.astype(np.int64), values.astype(np.float64)
         if not len(question.history):
             return stored, plays, ()
-        places = [self._items.get(name, _NOBODY) for name in question.history]
+        found = map(self.item, question.history)
+        places = [_NOBODY if index is None else index for index in found]
         unknown = [name for name, place in zip(question.history, places, strict=True) if place == _NOBODY]
         given = np.array(places, np.int64)
         weights = np.ones(len(given)) if question.weights is None else np.asarray(question.weights, np.float64)

@@ -15,12 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from tritone_training._exceptions import DataError, MissingExtraError
 from tritone_training.catalogue.pool import WorkerPool
 from tritone_training.catalogue.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
+from tritone_training.progress import progress_bar
 
 FORMAT: Final = 1
 INDEX: Final = "index.json"
@@ -110,16 +108,8 @@ def _build_in(
 ) -> dict[str, Any]:
     seen: dict[str, str] = {}  # across collections, or one tune could stand under two labels
     picks = [_Pick(name, n_per_collection, corpus, made, seen) for name in collections]
-    shown = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
-    with shown, WorkerPool() as pool:
-        bars = {pick.name: shown.add_task(pick.title, total=n_per_collection) for pick in picks}
+    n_wanted = n_per_collection * len(picks)
+    with progress_bar("reading pieces", shown=progress) as on_progress, WorkerPool() as pool:
         # Each wave asks for as many pieces as are still missing, so the choice does not depend on which
         # worker is quicker.
         while jobs := [job for pick in picks for job in pick.next_jobs()]:
@@ -128,11 +118,10 @@ def _build_in(
                 if "failed" in answer:
                     raise OSError(answer["failed"])
                 answers[job["id"]] = answer
-                if "reason" not in answer:
-                    shown.advance(bars[job["collection"]])
+                n_usable = sum("reason" not in each for each in answers.values())
+                on_progress(sum(len(pick.tracks) for pick in picks) + n_usable, n_wanted)
             for pick in picks:
                 pick.take(answers)
-                shown.update(bars[pick.name], completed=len(pick.tracks))
     tracks = [track for pick in picks for track in pick.tracks]
     return {
         "format": FORMAT,

@@ -155,9 +155,19 @@ class Catalogue:
 
 
 def cache_folder() -> Path:
-    """Where catalogues are kept: `$TRITONE_CACHE`, else the user's cache folder."""
+    """Return the folder of catalogues and fetched weights: `$TRITONE_CACHE`, else the user's cache folder.
+
+    Raises:
+        DataError: neither can be determined, because this user has no home folder.
+    """
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else user_cache_path("tritone")
+    try:
+        return Path(named).expanduser() if named else user_cache_path("tritone")
+    except RuntimeError as error:
+        raise DataError(
+            "no folder for the catalogue and for pretrained weights: expected a home folder of this user or "
+            f"XDG_CACHE_HOME, got neither; set {CACHE_VARIABLE} to a folder that this user can write"
+        ) from error
 
 
 def load_catalogue(

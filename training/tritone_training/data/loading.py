@@ -17,7 +17,7 @@ import soundfile
 
 from tritone_training._exceptions import DataError
 from tritone_training.data.manifest import from_manifest
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
 
 MANIFEST_NAME: Final = "manifest.csv"
 _SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {
@@ -49,15 +49,16 @@ def _from_folders(root: Path) -> RecordingSet:
     for file in visible_files(root):
         parts = file.relative_to(root).parts
         name = printable("/".join(parts))
+        label = normal_label(parts[0])
         if file.suffix.lower() not in _SUFFIXES:
             kind = printable(file.suffix) or "no suffix"
             problems.append(Problem(name, "not_audio", f"{name}: {kind} is not the name of an audio file"))
         elif len(parts) == 1:
             problems.append(Problem(name, "no_label", f"{name}: lies in no label's folder; expected <label>/{name}"))
-        elif not parts[0].isprintable():
+        elif not label.isprintable():
             problems.append(Problem(name, "bad_label", f"{name}: the label {parts[0]!r} holds unprintable characters"))
         else:
-            recordings.append(Recording.of_file(name, parts[0], file))
+            recordings.append(Recording.of_file(name, label, file))
     if not recordings:
         raise DataError(
             f"{root}: holds no recordings; expected {root.name}/<label>/<file>.wav (or .flac, .ogg, .mp3 ...), "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,9 @@ from typing import Any, Final
 
 from tritone_client.constants import EMOTIONS
 from tritone_training._exceptions import DataError
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, printable
+from tritone_training.data.file_names import find_file, is_windows_path
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
+from tritone_training.data.tables import open_table
 
 _EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
 _EXPECTED: Final = "path,label[,fold][,artist][,emotion_*]"
@@ -28,11 +29,12 @@ def from_manifest(manifest: Path) -> RecordingSet:
     for line, cells in _rows(manifest):
         name = cells["path"] or f"line {line}"
         try:
+            path = find_file(manifest.parent, name)
             # The same file under another spelling is the same recording.
-            key = os.path.normpath(name)
+            key = os.path.normpath(path)
             if key in recordings:
                 raise _RowError("duplicate", "stands twice in the manifest; the first is used")
-            recordings[key] = _recording(name, cells, manifest.parent)
+            recordings[key] = _recording(name, cells, path)
         except _RowError as error:
             problems.append(Problem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
     if not recordings:
@@ -48,38 +50,17 @@ class _RowError(Exception):
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line in the file, cells by column) of each row that is not blank."""
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = [column.strip() for column in next(reader, [])]
-            _check_columns(columns, manifest)
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if not any(cells):
-                    continue
-                if len(cells) > len(columns):
-                    raise DataError(
-                        f"{manifest} line {reader.line_num}: has {len(cells)} cells under {len(columns)} columns; "
-                        f"a cell that holds a comma must stand in double quotes"
-                    )
-                # A row may break off after its last known value, as some programs write it.
-                yield reader.line_num, dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{manifest}: is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{manifest}: is not a CSV table ({error})") from error
+    with open_table(manifest) as table:
+        _check_columns(table.names, manifest)
+        yield from table.rows()
 
 
 def _check_columns(columns: Sequence[str], manifest: Path) -> None:
     missing = [column for column in ("path", "label") if column not in columns]
     if missing:
         raise DataError(
-            f"{manifest}: has no column {' and '.join(missing)}; expected {_EXPECTED} separated by commas, "
-            f"found {','.join(columns) or 'an empty file'}"
+            f"{manifest}: has no column {' and '.join(missing)}; expected {_EXPECTED}, found {','.join(columns)}"
         )
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise DataError(f"{manifest}: the column {' and '.join(twice)} stands twice")
     emotions = {column for column in columns if column.startswith("emotion_")}
     if emotions and emotions != set(_EMOTION_COLUMNS):  # part of them would be trained as noise
         raise DataError(
@@ -89,16 +70,18 @@ def _check_columns(columns: Sequence[str], manifest: Path) -> None:
         )
 
 
-def _recording(name: str, cells: Mapping[str, str], root: Path) -> Recording:
+def _recording(name: str, cells: Mapping[str, str], path: Path) -> Recording:
     if not cells["path"]:
         raise _RowError("no_path", "the path is empty")
-    label = cells["label"]
+    if is_windows_path(name) and not path.exists():
+        raise _RowError("missing", f"is a path as Windows writes it, and there is no such file here ({path})")
+    label = normal_label(cells["label"])
     if not label:
         raise _RowError("no_label", "the label is empty")
     if not label.isprintable():  # label files hold one label a line
         raise _RowError("bad_label", f"the label {label!r} holds unprintable characters")
     known: dict[str, Any] = {"fold": _fold(cells.get("fold", "")), "artist": cells.get("artist") or None}
-    return Recording.of_file(name, label, root / name, emotions=_emotions(cells), **known)
+    return Recording.of_file(name, label, path, emotions=_emotions(cells), **known)
 
 
 def _fold(cell: str) -> int | None:

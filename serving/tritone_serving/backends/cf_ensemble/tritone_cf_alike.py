@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tritone_cf_questions import Likeness
 
-from tritone_serving.recommender import Recommender, Similar
+from tritone_serving.recommender import QuestionError, Recommender, Similar
 from tritone_serving.sound_index import MOST_ANSWERS, open_index
 
 _SIZE = 256
@@ -24,6 +24,11 @@ class Alike:
         Raises:
             QuestionError: as `Recommender.similar`.
         """
+        if question.embedding is not None and not question.embedding_fits:
+            raise QuestionError(
+                "nothing is known by sound: the genre_cnn of this server is not the one that embedded the "
+                "recommender's items; publish the two that belong together"
+            )
         found = self._by_index(question)
         if found is None:  # so it is with all that is asked wrongly, too
             found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)

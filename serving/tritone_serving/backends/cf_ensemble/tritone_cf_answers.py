@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import Answer, Recommender, Similar, Unknown
+from tritone_serving.recommender import Answer, Reason, Recommender, SearchAnswer, Similar, Unknown
 
 Array = np.ndarray[Any, Any]
 
-SIMILAR = "similar"  # the rung of an answer to what is like an item
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false}'
+# Rungs of answers that are no recommendations.
+SIMILAR = "similar"
+SEARCH = "search"
+_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"recording":false}'
 _KNOWN = Unknown()
 
 
@@ -27,6 +29,8 @@ class Row:
 
     Attributes:
         reasons: JSON by item, or empty for none.
+        matches: how each item of a search matched, and in which field; empty for other answers.
+        total: how many items a search found in all.
     """
 
     items: Sequence[str]
@@ -35,6 +39,8 @@ class Row:
     arm: str
     unknown: bytes
     reasons: Sequence[bytes] = ()
+    matches: Sequence[tuple[str, str]] = ()
+    total: int = 0
 
 
 def row_of(answer: Answer) -> Row:
@@ -45,7 +51,7 @@ def row_of(answer: Answer) -> Row:
         answer.rung,
         answer.arm,
         _unknown(answer.unknown),
-        [_json([vars(reason) for reason in reasons]) for reasons in answer.reasons],
+        [_json([_reason(reason) for reason in reasons]) for reasons in answer.reasons],
     )
 
 
@@ -55,15 +61,30 @@ def row_of_similar(found: Sequence[Similar]) -> Row:
     return Row([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
 
 
+def row_of_search(answer: SearchAnswer) -> Row:
+    """Return the row of a search; its scores are 0."""
+    return Row(
+        [each.item for each in answer.found],
+        np.zeros(len(answer.found), np.float32),
+        SEARCH,
+        "",
+        _NOTHING_UNKNOWN,
+        matches=[(each.match, each.field) for each in answer.found],
+        total=answer.total,
+    )
+
+
 class Tensors:
     """Makes output tensors; knows items' titles and artists."""
 
     def __init__(self, recommender: Recommender) -> None:
         self._makers: dict[str, Callable[[Row], Sequence[bytes]]] = {
             "item_ids": lambda row: [item.encode("utf-8") for item in row.items],
-            "titles": _by_item(recommender, "titles"),
-            "artists": _by_item(recommender, "artists"),
+            "titles": _by_item(recommender, recommender.titles),
+            "artists": _by_item(recommender, recommender.artists),
             "reasons": lambda row: row.reasons or [b""] * len(row.items),
+            "match": lambda row: [match.encode() for match, _ in row.matches] or [b""] * len(row.items),
+            "match_field": lambda row: [field.encode() for _, field in row.matches] or [b""] * len(row.items),
         }
 
     def make(self, name: str, rows: Sequence[Row]) -> Array:
@@ -73,6 +94,8 @@ class Tensors:
         if name in self._makers:
             maker = self._makers[name]
             return _filled([maker(row) for row in rows], np.full((len(rows), _longest(rows)), b"", np.object_))
+        if name == "total":
+            return np.array([[row.total] for row in rows], np.int32)
         values = [getattr(row, name) for row in rows]
         return np.array([[v.encode() if isinstance(v, str) else v] for v in values], np.object_)
 
@@ -87,12 +110,17 @@ def _filled(values: Sequence[Sequence[Any]], array: Array) -> Array:
     return array
 
 
-def _by_item(recommender: Recommender, name: str) -> Callable[[Row], Sequence[bytes]]:
-    if f"{name}.ends" not in recommender.artifact.arrays:
+def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[[Row], Sequence[bytes]]:
+    if texts is None:
         return lambda row: [b""] * len(row.items)
-    texts = [text.encode("utf-8") for text in recommender.artifact.texts(name)]
+    encoded = [text.encode("utf-8") for text in texts]
     place = recommender.resolver.item
-    return lambda row: [texts[place(item)] for item in row.items]
+    return lambda row: [encoded[place(item)] for item in row.items]
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    """Return a reason as plain values, without a title and an artist that are not known."""
+    return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
 def _unknown(unknown: Unknown) -> bytes:

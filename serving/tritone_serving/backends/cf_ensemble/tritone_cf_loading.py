@@ -13,7 +13,7 @@ from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.question import MIN_FRIENDS
 from tritone_serving.recommender.wording import shown
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_folder
+from tritone_serving.recommender_keys import KEY_VARIABLE, find_key
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
@@ -49,7 +49,7 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
             raise LoadError(
                 f"the key of the users' pseudonyms is missing: there is no file {path}; name it in the config's "
                 f"parameter {KEY_PARAMETER} or in {KEY_VARIABLE}, or put it there: `tritone export recommender` "
-                f"copies it to {key_folder()}"
+                "copies it to tritone/recommender-keys under XDG_STATE_HOME (~/.local/state)"
             )
         return Recommender.open(
             folder, key=read_key(path), on_member=on_member, min_friends=_min_friends(_parameter(config, MIN_PARAMETER))

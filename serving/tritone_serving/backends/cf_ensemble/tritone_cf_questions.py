@@ -5,12 +5,13 @@ Letters: B rows of a request, L ids of the longest list.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError
+from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError, Search
 from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
 
 Array = np.ndarray[Any, Any]
@@ -21,18 +22,25 @@ _LISTS = ("history", "skipped", "friends", "exclude")
 
 @dataclass(frozen=True)
 class Likeness:
-    """The question what is like an item or a recording; `by` is as in `Recommender.similar`."""
+    """The question what is like an item or a recording; `by` is as in `Recommender.similar`.
+
+    Attributes:
+        embedding_fits: as `Question.embedding_fits`.
+    """
 
     item: str | None
     embedding: Array | None
     by: str
     k: int
+    embedding_fits: bool = True
 
 
-Asked = Question | Likeness
+Asked = Question | Likeness | Search
 
 
-def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[Asked]:
+def read_questions(
+    tensors: dict[str, Array], caller: Caller = NOBODY, *, embeddings_fit: Callable[[], bool] = lambda: True
+) -> list[Asked]:
     """One question for each row.
 
     Lists of different lengths are filled up with empty ids, which are passed over with their weights.
@@ -41,6 +49,8 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
         tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
             only if the sender made a mistake that Triton lets through.
         caller: whose stored data each row of the request may use.
+        embeddings_fit: returns whether recordings are embedded by the network that embedded the items; called only if
+            the request has an embedding.
 
     Raises:
         QuestionError: text that is not UTF-8, or rows that do not fit one another.
@@ -50,27 +60,38 @@ def read_questions(tensors: dict[str, Array], caller: Caller = NOBODY) -> list[A
         raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
-    names = (*_LISTS, "user_id", "mood", "similar_to", "by")
+    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
+    fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
-        return [_question(tensors, 0, caller)]
+        return [_question(tensors, 0, caller, fits)]
     asked: list[Asked] = []
     for row in range(n_rows):
         try:
-            asked.append(_question(tensors, row, caller))
+            asked.append(_question(tensors, row, caller, fits))
         except QuestionError as error:
             raise QuestionError(f"row {row}: {error}") from None
-    check_answers([(each.k, isinstance(each, Question) and each.explain) for each in asked])
+    check_answers([_n_items(each) for each in asked])
     return asked
 
 
-def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
+def _n_items(asked: Asked) -> tuple[int, bool]:
+    """Return how many items are wanted, and whether with reasons."""
+    if isinstance(asked, Search):
+        return asked.limit, False
+    return asked.k, isinstance(asked, Question) and asked.explain
+
+
+def _question(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -> Asked:
     similar_to = _text(tensors, "similar_to", row)
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
+    query, field = _text(tensors, "query", row), _text(tensors, "query_field", row)
+    if query is not None or field is not None:
+        return Search(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
     if similar_to is not None or by is not None:
-        return Likeness(similar_to, embedding, by or "both", k)
+        return Likeness(similar_to, embedding, by or "both", k, fits)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
     if "weights" in tensors:
         given["weights"] = _weights(tensors["weights"][row], tensors.get("history"), row)
@@ -82,6 +103,7 @@ def _question(tensors: dict[str, Array], row: int, caller: Caller) -> Asked:
         embedding=embedding,
         mood=_text(tensors, "mood", row),
         k=k,
+        embedding_fits=fits,
         caller=caller,
         **given,
     )

@@ -7,10 +7,12 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 ```
 """
 
+from tritone_training.data.interactions.choice import Columns
 from tritone_training.data.interactions.cleaning import CleaningRules
 from tritone_training.data.interactions.listening import ListeningData, columns_of, files_of, load_listening
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
-from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions.metadata import load_metadata
+from tritone_training.data.interactions.reading import load_friends, load_log, load_tags
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 from tritone_training.data.interactions.splits import held_out_counts, split_log
 from tritone_training.data.interactions.words import words_of

@@ -13,7 +13,7 @@ The rules, in their order:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -23,10 +23,10 @@ import pandas as pd
 
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.log import Log
-from tritone_training.data.interactions.times import seconds_of
 
 _FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,17 @@ def clean(
     *,
     users: pd.Series[Any],
     items: pd.Series[Any],
-    plays: pd.Series[Any] | None,
-    ratings: pd.Series[Any] | None,
-    times: pd.Series[Any] | None,
+    plays: Floats | None,
+    ratings: Floats | None,
+    times: Floats | None,
     rules: CleaningRules,
+    report: Mapping[str, Any],
 ) -> Log:
-    """Apply the rules to columns of text.
+    """Apply the rules to the columns of a log.
+
+    Args:
+        plays: NaN where unreadable, like ratings and times (seconds since 1970).
+        report: what reading did, for the log's report.
 
     Raises:
         DataError: nothing is left; says what was left out.
@@ -80,9 +85,9 @@ def clean(
     table = pd.DataFrame({"user": users.to_numpy(object), "item": items.to_numpy(object)})
     n_in = len(table)
     counts = ratings if plays is None else plays
-    table["plays"] = 1.0 if counts is None else pd.to_numeric(counts.to_numpy(object), errors="coerce")
+    table["plays"] = 1.0 if counts is None else counts
     if times is not None:
-        table["time"] = seconds_of(source, times)
+        table["time"] = times
 
     def drop(reason: str, wrong: Flags) -> None:
         nonlocal table
@@ -111,6 +116,7 @@ def clean(
     drop("bot", _of_bots(table, rules))
     _drop_unsupported(table, rules, drop)
     report = {
+        **report,
         "source": source,
         "n_in": n_in,
         "n_used": len(table),

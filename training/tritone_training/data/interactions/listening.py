@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from tritone_training._exceptions import DataError
+from tritone_training.data.interactions.choice import Columns
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
-from tritone_training.data.interactions.reading import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions.metadata import load_metadata
+from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.splits import split_log
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
@@ -57,8 +59,14 @@ class ListeningData:
 
 
 def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
-    """What a request names: its listening files, or --data as a log; None for the simulated world."""
+    """What a request names: its listening files, or --data as a log; None for the simulated world.
+
+    Raises:
+        DataError: both are given.
+    """
     if request.listening is not None and request.listening.interactions is not None:
+        if request.data is not None:
+            raise DataError("two listening logs: expected one of --data and --interactions, got both; leave one out")
         return request.listening
     if request.data is not None:
         return ListeningFiles(interactions=request.data)
@@ -103,10 +111,11 @@ def load_listening(request: TrainRequest) -> ListeningData:
         raise DataError(f"{train.source}: holds one listener; recommending from others' listening needs at least two")
     tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
     tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
-    friends = load_friends(files.friends, columns) if files.friends else []
+    friends, friend_report = read_friends(files.friends, columns) if files.friends else ([], {})
     metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else MetadataTable({})
     users, items = set(train.users), set(train.items)
-    reports["friends"] = {"n_used": len(friends), "n_in_log": sum(a in users and b in users for a, b in friends)}
+    n_friends = sum(a in users and b in users for a, b in friends)
+    reports["friends"] = {**friend_report, "n_used": len(friends), "n_in_log": n_friends}
     reports["tags"] = {**tags.report, "n_in_log": sum(item in items for item in tags.items)}
     reports["metadata"] = {**metadata.report, "n_in_log": sum(item in items for item in metadata.rows)}
     return ListeningData(train, valid, test, friends, tags, metadata.rows, _report(train, reports))

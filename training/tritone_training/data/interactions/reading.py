@@ -1,100 +1,142 @@
-"""The log and what belongs to it, read from tables: columns by name, or found where their name is usual."""
+"""The log, and the friends and tags that belong to it, read from tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
+from tritone_training.data.interactions.choice import (
+    Columns,
+    distinct,
+    ignored_notes,
+    item_of_log,
+    optional,
+    required,
+)
 from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
-from tritone_training.data.interactions.tables import read_table
+from tritone_training.data.interactions.identifiers import id_column
+from tritone_training.data.interactions.log import Log, TagTable
+from tritone_training.data.interactions.numeric import numbers_of
+from tritone_training.data.interactions.times import times_of
+from tritone_training.data.interactions.words import is_long
+from tritone_training.data.tables import open_table
 
-# Names that columns usually have, in lower case without `_`, `-` and blanks.
-_USUAL: Final[Mapping[str, tuple[str, ...]]] = {
-    "user": ("userid", "user", "uid", "userkey", "listener", "listenerid"),
-    "item": ("itemid", "item", "trackid", "track", "songid", "song", "artistid", "artist", "iid", "id"),
-    "id": ("id", "itemid", "trackid", "songid", "artistid", "item", "track", "song"),
-    "plays": ("plays", "playcount", "count", "weight", "listens", "nplays"),
-    "rating": ("rating", "score", "stars"),
-    "time": ("timestamp", "time", "datetime", "date", "ts", "playedat"),
-    "friend": ("friendid", "friend", "followee", "otherid"),
-    "tag": ("tagid", "tag", "tagvalue", "label", "genre"),
-}
-_NAMES: Final = {
-    "title": ("title", "name", "track", "song"),
-    "artist": ("artist", "artistname", "composer", "performer"),
-}
+_NO_COLUMNS: Final = Columns()
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of columns; None: the usual ones are looked for, and optional columns may be absent."""
-
-    user: str | None = None
-    item: str | None = None
-    plays: str | None = None
-    rating: str | None = None
-    time: str | None = None
-    friend: str | None = None
-    tag: str | None = None
-
-
-def load_log(path: Path, columns: Columns = Columns(), *, rules: CleaningRules | None = None) -> Log:
+def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> Log:
     """Read and clean a listening log.
 
     Raises:
         DataError: it is missing, unreadable, lacks a column, or nothing of it is left after cleaning.
     """
-    table = read_table(path)
-    user, item = _required(table, path, "user", columns.user), _required(table, path, "item", columns.item)
-    plays = _optional(table, path, "plays", columns.plays)
-    rating = None if plays else _optional(table, path, "rating", columns.rating)
-    time = _optional(table, path, "time", columns.time)
-    _distinct(path, user=user, item=item, plays=plays, rating=rating, time=time)
+    with open_table(path) as table:
+        user = required(table, "user", columns.user)
+        item, item_notes = item_of_log(table, columns.item)
+        plays = optional(table, "plays", columns.plays)
+        rating = None if plays else optional(table, "rating", columns.rating)
+        time = optional(table, "time", columns.time)
+        distinct(table, user=user, item=item, plays=plays, rating=rating, time=time)
+        chosen = {"user": user, "item": item, "plays": plays, "rating": rating, "time": time}
+        frame = table.read([name for name in chosen.values() if name])
+    users, user_counts = id_column(path, frame.pop(user))
+    items, item_counts = id_column(path, frame.pop(item))
+    counts = None
+    number_notes: tuple[str, ...] = ()
+    if (counted := plays or rating) is not None:
+        option = "--plays-column" if plays else "--rating-column"
+        counts, number_notes = numbers_of(path, frame.pop(counted), separator=table.separator, option=option)
+    times = times_of(path.name, frame.pop(time)) if time else None
+    notes = [*table.notes, *ignored_notes(table), *item_notes, *number_notes]
+    report: dict[str, Any] = {"columns": {what: name for what, name in chosen.items() if name}, "notes": notes}
+    ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
+    report["ids"] = {what: found for what, found in ids.items() if found}
+    if times is not None:
+        report["times"] = times.to_dict()
+        notes.extend(times.notes())
     return clean(
         path.name,
-        users=table[user],
-        items=table[item],
-        plays=table[plays] if plays else None,
-        ratings=table[rating] if rating else None,
-        times=table[time] if time else None,
+        users=users,
+        items=items,
+        plays=counts if plays else None,
+        ratings=counts if rating else None,
+        times=None if times is None else times.seconds,
         rules=rules or CleaningRules(),
+        report=report,
     )
 
 
-def load_friends(path: Path, columns: Columns = Columns()) -> list[tuple[str, str]]:
+def load_friends(path: Path, columns: Columns = _NO_COLUMNS) -> list[tuple[str, str]]:
     """Pairs of raw user ids, each pair once, in either direction; rows without both ids are left out."""
-    table = read_table(path)
-    user, friend = _required(table, path, "user", columns.user), _required(table, path, "friend", columns.friend)
-    _distinct(path, user=user, friend=friend)
-    pairs = table[[user, friend]].dropna()
+    return read_friends(path, columns)[0]
+
+
+def read_friends(path: Path, columns: Columns = _NO_COLUMNS) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Return pairs of raw user ids as `load_friends`, and what was read.
+
+    Raises:
+        DataError: the table cannot be read or lacks a column.
+    """
+    with open_table(path) as table:
+        user, friend = required(table, "user", columns.user), required(table, "friend", columns.friend)
+        distinct(table, user=user, friend=friend)
+        frame = table.read([user, friend])
+    frame[user], user_counts = id_column(path, frame[user])
+    frame[friend], friend_counts = id_column(path, frame[friend])
+    pairs = frame.dropna()
     ok = is_text(pairs[user]) & is_text(pairs[friend]) & (pairs[user] != pairs[friend]).to_numpy()
     both = {(min(a, b), max(a, b)) for a, b in zip(pairs[user][ok], pairs[friend][ok], strict=True)}
-    return sorted(both)
+    ids = {"user": user_counts.to_dict(), "friend": friend_counts.to_dict()}
+    report = {
+        "columns": {"user": user, "friend": friend},
+        "notes": [*table.notes, *ignored_notes(table)],
+        "ids": {what: found for what, found in ids.items() if found},
+    }
+    return sorted(both), report
 
 
-def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = None) -> TagTable:
+def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None = None) -> TagTable:
     """Who gave which tag to which item; without a user column nobody is said to have given them.
+
+    Texts of more than 80 characters or 12 words are no tags, and are left out.
 
     Args:
         names: a table from the tag column's ids to their names, for reasons that people can read.
+
+    Raises:
+        DataError: a table cannot be read or lacks a column.
     """
-    table = read_table(path)
-    item, tag = _required(table, path, "item", columns.item), _required(table, path, "tag", columns.tag)
-    user = _optional(table, path, "user", columns.user)
-    _distinct(path, user=user, item=item, tag=tag)
-    wanted = [item, tag, *([user] if user else [])]
-    kept = table[wanted].dropna()
-    ok = np.logical_and.reduce([is_text(kept[name]) for name in wanted])
-    kept = kept[ok].drop_duplicates()
+    with open_table(path) as table:
+        item, tag = required(table, "item", columns.item), required(table, "tag", columns.tag)
+        user = optional(table, "user", columns.user)
+        distinct(table, user=user, item=item, tag=tag)
+        chosen = {"item": item, "tag": tag, **({"user": user} if user else {})}
+        frame = table.read(list(chosen.values()))
+    ids = {}
+    for what, name in chosen.items():
+        frame[name], counts = id_column(path, frame[name])
+        ids[what] = counts.to_dict()
+    kept = frame.dropna()
+    kept = kept[np.logical_and.reduce([is_text(kept[name]) for name in chosen.values()])]
+    long = np.fromiter(map(is_long, kept[tag]), np.bool_, len(kept))
+    kept = kept[~long].drop_duplicates()
     tags = kept[tag]
-    report = {"source": path.name, "n_in": len(table), "n_used": len(kept), "given_by_users": user is not None}
+    report: dict[str, Any] = {
+        "source": path.name,
+        "columns": chosen,
+        "notes": [*table.notes, *ignored_notes(table)],
+        "ids": {what: found for what, found in ids.items() if found},
+        "n_in": len(frame),
+        "n_used": len(kept),
+        "n_tags_too_long": int(long.sum()),
+        "given_by_users": user is not None,
+    }
     if names is not None:
         known, n_unreadable = _tag_names(names, tag)
         tags = tags.map(known).fillna(tags)
@@ -107,109 +149,16 @@ def load_tags(path: Path, columns: Columns = Columns(), *, names: Path | None = 
     )
 
 
-def _tag_names(path: Path, tag: str) -> tuple[dict[str, str], int]:
+def _tag_names(path: Path, tag: str) -> tuple[Mapping[str, str], int]:
     """(tag's id -> name, how many names are no UTF-8); a tag without a name is called by its id."""
-    table = read_table(path)
-    key = tag if tag in table.columns else str(table.columns[0])
-    value = next((str(name) for name in table.columns if name != key), None)
-    if value is None:
-        raise DataError(f"{path}: has one column, {key!r}; expected the tags' ids and their names")
-    table = table.dropna(subset=[key, value])
-    ok = is_text(table[value])
-    named = zip(table[key][ok], table[value][ok], strict=True)
-    return {str(each): str(name) for each, name in named if str(name).strip()}, int((~ok).sum())
-
-
-def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
-    """What is said of each item: all other columns, with `title` and `artist` under these names.
-
-    Of several columns that usually hold a title (or an artist) the first of `_NAMES` is one; the others stay what they
-    are called, and count as words. Rows whose id, and cells whose text, is no UTF-8 are left out.
-
-    Args:
-        item: what the log calls its items; a column of that name holds the ids, else one that is usual.
-    """
-    table = read_table(path)
-    n_in = len(table)
-    key = item if item is not None and item in table.columns else _required(table, path, "id", None)
-    table = table.dropna(subset=[key])
-    ids = is_text(table[key])
-    table = table[ids].drop_duplicates(subset=[key])
-    usual = _usual_names(table.columns, key)
-    columns = {
-        name: usual.get(name) or name.encode("utf-8", "backslashreplace").decode("utf-8")
-        for name in map(str, table.columns)
-        if name != key
-    }
-    rows: dict[str, dict[str, str]] = {name: {} for name in table[key]}
-    n_cells = 0
-    for name, shown in columns.items():
-        cells = table[[key, name]].dropna()
-        ok = is_text(cells[name])
-        n_cells += int((~ok).sum())
-        for each, text in zip(cells[key][ok], cells[name][ok], strict=True):
-            rows[each][shown] = text
-    report = {
-        "source": path.name,
-        "n_in": n_in,
-        "n_used": len(rows),
-        "n_ids_not_utf8": int((~ids).sum()),
-        "n_cells_not_utf8": n_cells,
-    }
-    return MetadataTable(rows, report)
-
-
-def _usual_names(columns: pd.Index, key: str) -> dict[str, str]:
-    """The columns that hold titles and artists -> `title` and `artist`."""
-    found = {}
-    for wanted, names in _NAMES.items():
-        plain = {_plain_name(name): str(name) for name in columns if name != key}
-        chosen = wanted if wanted in plain.values() else next((plain[name] for name in names if name in plain), None)
-        if chosen is not None:
-            found[chosen] = wanted
-    return found
-
-
-def _required(table: pd.DataFrame, path: Path, what: str, name: str | None) -> str:
-    found = _optional(table, path, what, name)
-    if found is None:
-        option = "item" if what == "id" else what  # ids of metadata are those of items
-        raise DataError(
-            f"{path}: which column holds the {what}? Found are {_listed(table.columns)}; name it with --{option}-column"
-        )
-    return found
-
-
-def _optional(table: pd.DataFrame, path: Path, what: str, name: str | None) -> str | None:
-    if name is not None:
-        if name not in table.columns:
-            raise DataError(f"{path}: has no column {name!r} for the {what}; found are {_listed(table.columns)}")
-        return name
-    plain = {_plain_name(each): str(each) for each in table.columns}
-    return next((plain[usual] for usual in _USUAL[what] if usual in plain), None)
-
-
-def _distinct(path: Path, **columns: str | None) -> None:
-    """Refuse one column for two things.
-
-    Raises:
-        DataError: as said.
-    """
-    taken: dict[str, str] = {}
-    for what, name in columns.items():
-        if name is None:
-            continue
-        if name in taken:
-            raise DataError(
-                f"{path}: column {name!r} cannot be both the {taken[name]} and the {what}; name another with "
-                f"--{what}-column or --{taken[name]}-column"
-            )
-        taken[name] = what
-
-
-def _plain_name(name: object) -> str:
-    return "".join(letter for letter in str(name).lower() if letter.isalnum())
-
-
-def _listed(names: Sequence[object] | pd.Index) -> str:
-    return ", ".join(repr(str(name)) for name in names)
+    with open_table(path) as table:
+        key = tag if tag in table.names else table.names[0]
+        value = next((name for name in table.names if name != key), None)
+        if value is None:
+            raise DataError(f"{path}: has one column, {key!r}; expected the tags' ids and their names")
+        frame: pd.DataFrame = table.read([key, value])
+    frame[key], _ = id_column(path, frame[key])
+    frame = frame.dropna()
+    ok = is_text(frame[value])
+    named = ((str(each), normalize_id(str(name))) for each, name in zip(frame[key][ok], frame[value][ok], strict=True))
+    return {each: name for each, name in named if name and not is_long(name)}, int((~ok).sum())

@@ -1,15 +1,76 @@
-"""What an item's metadata says, as words that count like tags."""
+"""What an item's metadata says, as words that count like tags.
+
+Short values (a genre, a year) are words as a whole. Texts such as lyrics are reduced to their words where they are
+read, so that no text is stored; images and links are left out.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-_WORD: Final = re.compile(r"\w{3,}")
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+LONGEST_WORD: Final = 80  # characters of a value that counts as a whole; genres, labels and names of albums are shorter
+_MOST_WORDS: Final = 12
+_WORDS_OF_A_TEXT: Final = 100  # of one item; the rarest ones
+_WORD: Final = re.compile(r"[^\W\d_]{3,}")
+_TITLE_WORD: Final = re.compile(r"\w{3,}")
+_IMAGE: Final = re.compile(r"(?i).*\.(?:jpe?g|png|gif|webp|bmp|svg|tiff?|avif|heic)(?:[?#].*)?|data:image/.*")
+_LINK: Final = re.compile(r"(?i)(?:https?://|www\.)\S+")
+_BYTES: Final = re.compile(r"b['\"].*\\x.*|[A-Za-z0-9+/=_-]{200,}", re.DOTALL)  # printed or encoded bytes
+_BETWEEN: Final = "\n"  # no value that counts as a whole holds a line break
 
 
 def words_of(row: Mapping[str, str]) -> set[str]:
-    """A title's words one by one, every other column's value whole."""
-    title = {f"title: {word}" for word in _WORD.findall(row.get("title", "").lower())}
-    return title | {f"{name}: {value}" for name, value in row.items() if name != "title"}
+    """A title's words one by one, the words of texts (see `words_of_texts`), every other column's value whole."""
+    title = {f"title: {word}" for word in _TITLE_WORD.findall(row.get("title", "").lower())}
+    others = ((name, word) for name, value in row.items() if name != "title" for word in value.split(_BETWEEN))
+    return title | {f"{name}: {word}" for name, word in others if word}
+
+
+def is_long(value: str) -> bool:
+    """Return whether a value is a text, which does not count as a whole."""
+    return len(value) > LONGEST_WORD or len(value.split()) > _MOST_WORDS or len(value.splitlines()) > 1
+
+
+def holds(values: Iterable[str]) -> str:
+    """Return what a column of metadata holds: "images", "links", "bytes", "texts" or "values"."""
+    kinds = Counter(map(_kind, values))
+    n_values = kinds.total()
+    for kind in ("images", "links", "bytes"):
+        if 2 * kinds[kind] > n_values:
+            return kind
+    # One long name of an album makes no column of texts; lyrics of a few words are no names.
+    return "texts" if 10 * kinds["texts"] >= n_values > 0 else "values"
+
+
+def _kind(value: str) -> str:
+    for kind, pattern in (("images", _IMAGE), ("links", _LINK), ("bytes", _BYTES)):
+        if pattern.fullmatch(value):
+            return kind
+    return "texts" if is_long(value) else "values"
+
+
+def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the words of each item's text, divided by line breaks, as `words_of` reads them.
+
+    English stop words, words of fewer than three letters and words of a single item are left out, since they say
+    nothing about others; of each text the 100 rarest words stay.
+
+    Args:
+        texts: by item.
+    """
+    words = {
+        item: {word for word in _WORD.findall(text.lower()) if word not in ENGLISH_STOP_WORDS and len(word) <= 40}
+        for item, text in texts.items()
+    }
+    n_items = Counter(word for each in words.values() for word in each)
+    kept = {}
+    for item, each in words.items():
+        shared = sorted((word for word in each if n_items[word] > 1), key=lambda word: (n_items[word], word))
+        if shared:
+            kept[item] = _BETWEEN.join(sorted(shared[:_WORDS_OF_A_TEXT]))
+    return kept

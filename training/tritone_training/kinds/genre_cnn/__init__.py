@@ -38,6 +38,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="accuracy",
     suggest=suggest,
+    options=frozenset({"data", "devices", "report"}),
     export=exportable,
     example_inputs=example_inputs,
     quality=QUALITY,

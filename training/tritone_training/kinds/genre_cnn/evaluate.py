@@ -30,7 +30,10 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         )
     with progress_bar("judging recordings", shown=request.progress) as on_progress:
         judgement = judge(network, recordings.recordings, labels, on_progress=on_progress)
-    seen = {*info["splits"]["train"], *info["splits"]["valid"]} & set(judgement.names)
+    judged = set(judgement.names)
+    validation = set(info["splits"]["valid"])
+    # A refit learns from the validation part too, for as long as the training before it that stopped by it.
+    trained_on = {*info["splits"]["train"], *(validation if info["config"].get("refit") else ())}
     metrics = {
         **judgement.metrics,
         "checkpoint": str(request.checkpoint),
@@ -38,7 +41,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "fold": request.fold,
         "split": request.split,
         # Figures on recordings that the checkpoint was trained on say nothing about new ones.
-        "n_seen_in_training": len(seen),
+        "n_seen_in_training": len(trained_on & judged),
+        "n_stopped_by": len((validation - trained_on) & judged),  # decided when training stopped
         "labels": labels,
     }
     if request.report is not None:

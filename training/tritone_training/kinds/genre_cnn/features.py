@@ -22,7 +22,7 @@ import torch
 from tritone_client._exceptions import InvalidAudioError
 from tritone_client.audio import FloatArray
 from tritone_client.constants import WINDOW_SAMPLES
-from tritone_training.data.recordings import Problem, Recording
+from tritone_training.data.recordings import Problem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]
 # Up to this much of a recording is kept for training, evenly spread: memory stays at 2 MB a recording.
@@ -48,11 +48,13 @@ class Features:
         by_name: recording name -> (N, D) float16, N >= T.
         problems: recordings that could not be read, or that are copies of another.
         fingerprint: sha256 over names, labels and decoded samples, for provenance.
+        remarks: on recordings that are used.
     """
 
     by_name: dict[str, FeatureArray]
     problems: tuple[Problem, ...]
     fingerprint: str
+    remarks: tuple[Remark, ...] = ()
 
 
 def compute_features(
@@ -67,6 +69,7 @@ def compute_features(
     """
     by_name: dict[str, FeatureArray] = {}
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     digest = hashlib.sha256()
     first: dict[bytes, str] = {}
     with ThreadPoolExecutor(1) as reader, torch.inference_mode():
@@ -82,10 +85,11 @@ def compute_features(
                 if same == recording.name:
                     digest.update(f"{recording.name}\0{recording.label}\0".encode() + heard.digest)
                     by_name[recording.name] = recording_features(heard.samples, frontend)
+                    remarks += (Remark(recording.name, printable(note)) for note in heard.notes)
                 else:
                     problems.append(_copy_of(same, recording.name))
             on_progress(index + 1, len(recordings))
-    return Features(by_name, tuple(problems), digest.hexdigest())
+    return Features(by_name, tuple(problems), digest.hexdigest(), tuple(remarks))
 
 
 def _copy_of(first: str, name: str) -> Problem:
@@ -97,6 +101,7 @@ def _copy_of(first: str, name: str) -> Problem:
 class _Heard:
     samples: FloatArray  # (S,), S <= _MAX_SAMPLES
     digest: bytes  # sha256 over all samples of the recording
+    notes: tuple[str, ...]
 
 
 def _heard(recording: Recording) -> _Heard:
@@ -104,14 +109,15 @@ def _heard(recording: Recording) -> _Heard:
     digest = hashlib.sha256()
     n_samples = 0
     kept: list[FloatArray] = []
-    for block in recording.blocks():
+    notes: list[str] = []
+    for block in recording.blocks(on_note=notes.append):
         digest.update(block.tobytes())
         if n_samples <= _MAX_SAMPLES:
             kept.append(block)
         n_samples += block.size
     if n_samples > _MAX_SAMPLES:
         kept = _stretches(recording, n_samples)
-    return _Heard(np.concatenate(kept), digest.digest())
+    return _Heard(np.concatenate(kept), digest.digest(), tuple(notes))
 
 
 def _stretches(recording: Recording, n_samples: int) -> list[FloatArray]:

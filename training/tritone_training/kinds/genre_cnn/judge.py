@@ -17,7 +17,7 @@ import torch
 from tritone_client._exceptions import InvalidAudioError
 from tritone_client.constants import EMOTIONS
 from tritone_training._exceptions import DataError, TrainingError
-from tritone_training.data.recordings import Problem, Recording
+from tritone_training.data.recordings import Problem, Recording, Remark, printable
 from tritone_training.kinds.genre_cnn.metrics import FloatMatrix, emotion_metrics, genre_metrics
 
 _BATCH: Final = 32
@@ -64,15 +64,17 @@ def judge(
     felt: list[FloatMatrix] = []
     used: list[Recording] = []
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for index, recording in enumerate(recordings):
         try:
-            probabilities, emotions = _ask(network, recording)
+            probabilities, emotions, notes = _ask(network, recording)
         except InvalidAudioError as error:
             problems.append(Problem.of_audio(recording, error))
         else:
             windows.append(probabilities)
             felt.append(emotions)
             used.append(recording)
+            remarks += (Remark(recording.name, printable(note)) for note in notes)
         on_progress(index + 1, len(recordings))
     if not used:
         raise DataError(f"no recording can be judged; the first problem: {problems[0].message if problems else 'none'}")
@@ -91,16 +93,18 @@ def judge(
         "window": genre_metrics(per_window, window_truth, labels),
         "n_problems": len(problems),
         "problems": [{"path": p.name, "reason": p.reason, "message": p.message} for p in problems],
+        "remarks": [{"path": remark.name, "message": remark.message} for remark in remarks],
     }
     return Judgement(metrics, tuple(r.name for r in used), track, truth, felt_track, wanted)
 
 
-def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, FloatMatrix]:
-    """(windows, L) probabilities and (windows, 9) emotions of one recording, read in bounded memory."""
+def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, FloatMatrix, Sequence[str]]:
+    """(windows, L) probabilities, (windows, 9) emotions and remarks of one recording, read in bounded memory."""
     parts = []
-    windows = recording.windows()
+    notes: list[str] = []
+    windows = recording.windows(on_note=notes.append)
     with torch.inference_mode():
         while batch := [window.samples for window in islice(windows, _BATCH)]:
             probabilities, emotions, *_ = network(torch.from_numpy(np.stack(batch)))
             parts.append((probabilities.double().numpy(), emotions.double().numpy()))
-    return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts])
+    return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts]), notes

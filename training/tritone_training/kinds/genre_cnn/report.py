@@ -89,12 +89,14 @@ def _draw_emotions(axes: Axes, metrics: dict[str, Any]) -> None:
 
 
 def _write_predictions(path: Path, judgement: Judgement, labels: Sequence[str]) -> str:
+    # Emotions that were not trained hold EMOTION_NOT_TRAINED, which is no prediction.
+    trained = [place for place in range(len(EMOTIONS)) if (judgement.emotions[:, place] >= 0).any()]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "predicted", *labels, *(f"emotion_{name}" for name in EMOTIONS)])
+        writer.writerow(["path", "label", "predicted", *labels, *(f"emotion_{EMOTIONS[place]}" for place in trained)])
         for index, name in enumerate(judgement.names):
             row = judgement.probabilities[index]
-            emotions = [f"{value:.4f}" for value in judgement.emotions[index]]
+            emotions = [f"{value:.4f}" for value in judgement.emotions[index, trained]]
             writer.writerow(
                 [
                     name,

@@ -60,7 +60,7 @@ def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
     frontend = build.build_frontend(request.pretrained)
     with progress_bar("reading recordings", shown=request.progress) as on_progress:
         features = compute_features(recordings.recordings, frontend, on_progress=on_progress)
-    recordings = recordings.without(features.problems)
+    recordings = replace(recordings.without(features.problems), remarks=features.remarks)
     _require_labels(recordings)
     return Prepared(recordings, features, frontend)
 

@@ -43,6 +43,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="likeness",
     suggest=suggest,
+    options=frozenset({"data", "report"}),
     export=exportable,
     example_inputs=example_inputs,
 )

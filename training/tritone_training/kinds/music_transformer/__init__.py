@@ -21,6 +21,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="log_likelihood_per_frame",
     suggest=suggest,
+    options=frozenset({"data", "devices", "report"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(COMPOSER, default_chunk_inputs),),

@@ -32,14 +32,16 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     with progress_bar("judging pieces", shown=request.progress) as on_progress:
         judgement = judge(network, pieces, info["styles"], on_progress=on_progress)
     same_data = scores.fingerprint == info.get("data", {}).get("fingerprint")
-    seen = set(info["splits"]["train"]) if same_data else set()
+    names = [piece.name for piece in pieces]
+    n_of = {part: len(set(names) & set(info["splits"][part])) for part in ("train", "valid")}
     metrics = {
         **judgement.metrics,
         "checkpoint": str(request.checkpoint),
         "data": scores.source,
         "split": request.split,
         # Figures on pieces that the checkpoint was trained on say nothing about new ones.
-        "n_seen_in_training": sum(piece.name in seen for piece in pieces) if same_data else None,
+        "n_seen_in_training": n_of["train"] if same_data else None,
+        "n_stopped_by": n_of["valid"] if same_data else None,  # decided when training stopped
         "trained_on": info.get("data", {}).get("source"),
         "likelihood": "joint over the notes of a frame, exact; one network, one pass, no adaptation to the piece",
     }

@@ -59,6 +59,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="reconstruction_accuracy",
     suggest=suggest,
+    options=frozenset({"data", "devices", "report"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(DECODER, decoder_example_inputs),),

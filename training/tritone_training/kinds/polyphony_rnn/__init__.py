@@ -53,6 +53,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="log_likelihood_per_frame",
     suggest=suggest,
+    options=frozenset({"data", "devices", "report"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(SAMPLER, example_sampler_inputs),),

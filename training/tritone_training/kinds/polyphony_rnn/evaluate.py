@@ -41,7 +41,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "split": request.split,
         "frames_per_quarter": wanted or None,
         # Figures on pieces that the checkpoint was trained on say nothing about new ones.
-        "n_seen_in_training": _n_seen(scores, chosen, info),
+        "n_seen_in_training": _n_of_split("train", scores, chosen, info),
+        "n_stopped_by": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
     if request.report is not None:
         metrics["report"] = report.write(request.report, judgement)
@@ -72,8 +73,8 @@ def _by_split(chosen: tuple[ScorePiece, ...], judgement: Judgement) -> dict[str,
     return found
 
 
-def _n_seen(scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]) -> int | None:
-    """Pieces that training learnt from or stopped by; None for another data set, which nobody compared."""
+def _n_of_split(split: str, scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]) -> int | None:
+    """Return how many pieces belong to a split of the training run; None for another data set."""
     if scores.fingerprint != info["data"]["fingerprint"]:
         return None
-    return sum(piece.split != "test" for piece in chosen)
+    return sum(piece.split == split for piece in chosen)

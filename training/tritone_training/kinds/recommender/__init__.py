@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritone_training.kind import Companion, ModelKind
+from tritone_training.kind import KIND_OPTIONS, Companion, ModelKind
 from tritone_training.kinds.recommender.build import example_inputs, exportable
 from tritone_training.kinds.recommender.config import PRESETS, suggest
 from tritone_training.kinds.recommender.crossvalidate import crossvalidate
@@ -23,6 +23,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="ndcg@10",
     suggest=suggest,
+    options=KIND_OPTIONS,
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),

@@ -187,4 +187,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "explain": each(False, np.bool_),
         "similar_to": each(b"", object),
         "by": each(b"", object),
+        "query": each(b"", object),
+        "query_field": each(b"", object),
+        "offset": each(0, np.int32),
     }

@@ -1,6 +1,8 @@
 """What validation decides: the measure of likeness of user-kNN, and how much each member counts for whom.
 
-Weights for short histories and for none are learned from the same listeners with most of their history hidden.
+Weights for short histories and for none are learned from the same listeners with most of their history hidden. Weights
+for items that nobody listens to are learned from the held-out listens to such items if there are enough; else from a
+fifth of the other items, whose scores are taken from their tags and sound alone, as if nobody listened to them.
 Letters: B users, I items.
 """
 
@@ -22,12 +24,15 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.hidden_items import HiddenItems
 from tritone_training.kinds.recommender.learning import (
+    MAY_BE_NEGATIVE,
     Candidates,
     Collector,
     Learned,
     figures_of,
     learn,
+    learn_unheard,
     problem_of,
     scales_of,
 )
@@ -37,6 +42,7 @@ from tritone_training.kinds.recommender.world import World
 METRICS: Final = ("cosine", "pearson", "euclidean")
 _LONGEST_SHORT: Final = 5
 _METRIC_USERS: Final = 500
+_LEAST_SHOWN: Final = 30  # held-out listens to unheard items that weights can be learned from
 # Members that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
 _ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
 NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
@@ -94,31 +100,39 @@ def choose(
         members = {**members, "user_knn": _with_metric(members["user_knn"], metric)}
     recommender = Recommender(recommender.artifact, recommender.resolver, members)
     total, done = 3 * len(batches), 0
+    hidden = HiddenItems.draw(recommender, seed)
 
-    def collect(change: Callable[[Batch], Batch]) -> Candidates:
+    def collect(change: Callable[[Batch], Batch]) -> tuple[Candidates, Candidates | None]:
         nonlocal done
-        collector = Collector(heard, wanted, counts[users], recommender.scorer.n_heard)
+        collector = Collector(heard, wanted, counts[users], _is_unheard(recommender))
+        of_hidden = None if hidden is None else hidden.collector(heard, wanted, counts[users])
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            collector.add(rows, recommender.scorer.members_of(change(batch), taste))
+            scores = recommender.scorer.members_of(change(batch), taste)
+            collector.add(rows, scores)
+            if hidden is not None and of_hidden is not None:
+                of_hidden.add(rows, hidden.scores(scores))
             done += 1
             on_progress(done, total)
-        return collector.finish()
+        return collector.finish(), None if of_hidden is None else of_hidden.finish()
 
-    warm = collect(lambda batch: batch)
+    warm, of_hidden = collect(lambda batch: batch)
     scales = scales_of(warm)
     learned = {"warm": learn(warm, tuple(warm.features), scales)}
     figures = _figures(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
-    del warm
-    short = collect(lambda batch: _shortened(batch, rng))
-    learned["short"] = learn(short, tuple(short.features), scales)
-    del short
-    cold = collect(lambda batch: _without_history(batch, recommender))
-    # Whoever has nothing at all is told what is popular, so its weight must be above 0.
-    learned["cold"] = learn(cold, tuple(cold.features), scales, (BIAS,))
+    unheard = {"warm": _for_unheard(learned["warm"], warm, of_hidden, hidden, scales)}
+    del warm, of_hidden
+    for segment, change, may_be_negative in (
+        ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
+        # Whoever has nothing at all is told what is popular, so its weight must be above 0.
+        ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
+    ):
+        candidates, of_hidden = collect(change)
+        learned[segment] = learn(candidates, tuple(candidates.features), scales, may_be_negative)
+        unheard[segment] = _for_unheard(learned[segment], candidates, of_hidden, hidden, scales)
+        del candidates, of_hidden
     weights = {segment: dict(each.heard) for segment, each in learned.items()}
-    unheard = {segment: dict(each.unheard) for segment, each in learned.items()}
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
     asked = {
         segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.members}
@@ -132,7 +146,7 @@ def choose(
             "a": {
                 "warm_from": config.warm_from,
                 "weights": weights,
-                "unheard": unheard,
+                "unheard": {segment: found for segment, (found, _) in unheard.items()},
                 "asked": asked,
                 "how": "learned on validation",
             },
@@ -143,10 +157,38 @@ def choose(
                 "how": "every member alike, for comparison",
             },
         },
-        {**figures, "cross_fitted": crossed, "n": len(users)},
+        {
+            **figures,
+            "cross_fitted": crossed,
+            "n": len(users),
+            "unheard_items": {segment: how for segment, (_, how) in unheard.items()},
+        },
         "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
         "listeners and judges on the other",
     )
+
+
+def _is_unheard(recommender: Recommender) -> npt.NDArray[np.bool_]:
+    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_heard
+
+
+def _for_unheard(
+    learned: Learned,
+    candidates: Candidates,
+    of_hidden: Candidates | None,
+    hidden: HiddenItems | None,
+    scales: Mapping[str, float],
+) -> tuple[dict[str, float], str]:
+    """Return the weights for unheard items, and what they were learned from."""
+    n_shown = int((candidates.wanted & candidates.unheard).sum())
+    orders = any(weight > 0 for name, weight in learned.unheard.items() if name != BIAS)
+    if hidden is None or of_hidden is None or (n_shown >= _LEAST_SHOWN and orders):
+        return dict(learned.unheard), f"{n_shown} held-out listens to unheard items"
+    found = learn_unheard(of_hidden, hidden.content, learned.heard, scales)
+    if found is None:
+        return dict(learned.unheard), f"{n_shown} held-out listens to unheard items"
+    n_hidden = int((of_hidden.wanted & of_hidden.unheard).sum())
+    return {**dict.fromkeys(learned.unheard, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
 
 
 def _metric(
@@ -163,7 +205,7 @@ def _metric(
     n = sum(batch.n for batch in batches)
     found = {}
     for metric in METRICS:
-        collector = Collector(heard[:n], wanted[:n], counts[:n], recommender.scorer.n_heard)
+        collector = Collector(heard[:n], wanted[:n], counts[:n], _is_unheard(recommender))
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             collector.add(rows, {"user_knn": _with_metric(member, metric).score(batch)})

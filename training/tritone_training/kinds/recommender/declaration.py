@@ -9,8 +9,10 @@ from tritone_client.constants import (
     EMOTIONS,
     GENRE_MODEL,
     LARGEST_EMBEDDING,
+    LARGEST_OFFSET,
     N_IDS_MAX,
     N_RECOMMENDED_MAX,
+    SEARCH_FIELDS,
     WAYS_TO_BE_ALIKE,
     WINDOW_SAMPLES,
 )
@@ -88,6 +90,17 @@ BY: Final = _one(
     Limits(words=("", *WAYS_TO_BE_ALIKE)),
 )
 
+QUERY: Final = _one("query", "BYTES", "a title, an artist or an id: search for items instead of recommending")
+QUERY_FIELD: Final = _one(
+    "query_field", "BYTES", "what to search: id, title or artist; all if left out", Limits(words=("", *SEARCH_FIELDS))
+)
+OFFSET: Final = _one(
+    "offset",
+    "INT32",
+    "how many of the items found by `query` to skip; `k` is how many to return",
+    Limits(minimum=0, maximum=LARGEST_OFFSET),
+)
+
 ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; where rows differ in length, empty ids fill up")
 SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of likeness the cosine")
 TITLES: Final = _answer("titles", "BYTES", "of each item, empty where unknown")
@@ -95,8 +108,8 @@ ARTISTS: Final = _answer("artists", "BYTES", "of each item, empty where unknown"
 REASONS: Final = _answer(
     "reasons",
     "BYTES",
-    'JSON for each item: [{"member", "because", "id", "amount"}, ...], whose amounts add up to the score; empty '
-    "without `explain`",
+    'JSON for each item: [{"member", "because", "id", "amount", "title", "artist"}, ...], whose amounts add up to the '
+    "score, with title and artist where `id` is an item that has them; empty without `explain`",
 )
 RUNG: Final = Tensor(
     "rung", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, recording, mood, popularity"
@@ -106,13 +119,19 @@ UNKNOWN: Final = Tensor(
     "unknown",
     "BYTES",
     (Axis("one", 1),),
-    'JSON of ids that were passed over: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
-    '"exclude": [...]}',
+    'JSON of what could not be used: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
+    '"exclude": [...], "mood": bool, "recording": bool}',
 )
+
+MATCH: Final = _answer(
+    "match", "BYTES", "of each item found by `query`: exact, normalized, prefix, words or near; else empty"
+)
+MATCH_FIELD: Final = _answer("match_field", "BYTES", "what of each item matched: id, title or artist; else empty")
+TOTAL: Final = Tensor("total", "INT32", (Axis("one", 1),), "how many items `query` found in all; else 0")
 
 DECLARATION: Final = Declaration(
     name="recommender",
-    summary="What to play next, for a known user, a newcomer, a recording or nobody; and what is like an item.",
+    summary="What to play next, for a known user, a newcomer, a recording or nobody; what is like an item; search.",
     inputs=(
         USER_ID,
         HISTORY,
@@ -129,8 +148,11 @@ DECLARATION: Final = Declaration(
         EXPLAIN,
         SIMILAR_TO,
         BY,
+        QUERY,
+        QUERY_FIELD,
+        OFFSET,
     ),
-    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, RUNG, ARM, UNKNOWN),
+    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, RUNG, ARM, UNKNOWN, MATCH, MATCH_FIELD, TOTAL),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),

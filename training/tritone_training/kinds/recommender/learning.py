@@ -23,8 +23,11 @@ Floats = npt.NDArray[np.float32]
 _FRESH: Final = 0.04
 _CANDIDATES: Final = 120  # of each member
 _L2: Final = 1e-3
-_MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
+MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
 _OF_THEIR_OWN_SCALE: Final = ("popularity", "sound", "mood")
+# Weight of tags and sound for unheard items where the log does not show that they matter: enough to order these items,
+# and less than a listening member usually counts.
+PRIOR: Final = 0.1
 SOFTNESS: Final = 0.1  # a member's scale is this share of its mean score among its best 40 items
 
 
@@ -55,9 +58,22 @@ class Collector:
     """Gathers candidates chunk by chunk, so that no more than a chunk's scores are in memory."""
 
     def __init__(
-        self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64], n_heard: int
+        self,
+        heard: sparse.csr_matrix,
+        wanted: sparse.csr_matrix,
+        n_held_out: npt.NDArray[np.int64],
+        is_unheard: npt.NDArray[np.bool_],
     ) -> None:
-        self._n_heard = n_heard
+        """Begin without candidates.
+
+        Args:
+            heard: (B, I) what each user's log holds.
+            wanted: (B, I) what was held out of it.
+            n_held_out: (B,) held-out listens, to known items or not.
+            is_unheard: (I,) items that nobody listens to, or that are scored as if nobody did.
+        """
+        self._is_unheard = is_unheard
+        self._unheard = np.flatnonzero(is_unheard)
         self._heard, self._wanted, self._n_held_out = heard, wanted, n_held_out
         self._users: list[npt.NDArray[np.int64]] = []
         self._items: list[npt.NDArray[np.int64]] = []
@@ -76,10 +92,11 @@ class Collector:
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
                 chosen.append(best)
-                unheard = row[self._n_heard :]
-                if unheard.any():
+                unheard = row[self._unheard]
+                if (unheard[unheard > -np.inf] != 0).any():
                     m = min(_CANDIDATES // 4, len(unheard) - 1)
-                    chosen.append(self._n_heard + np.argpartition(-unheard, m)[:m])
+                    some = np.argpartition(-unheard, m)[:m]
+                    chosen.append(self._unheard[some[unheard[some] > -np.inf]])
                 top = np.sort(row[best])[-40:]
                 self._tops.setdefault(name, []).append(float(np.maximum(top, 0).mean()) if len(top) else 0.0)
             items = np.unique(np.concatenate(chosen))
@@ -97,7 +114,7 @@ class Collector:
             users,
             items,
             np.isin(users * n_items + items, held_out + self._wanted.indices),
-            items >= self._n_heard,
+            self._is_unheard[items],
             {name: np.concatenate(each) for name, each in self._features.items()},
             {name: np.array(each, np.float32) for name, each in self._tops.items()},
             self._n_held_out,
@@ -108,7 +125,7 @@ def scales_of(candidates: Candidates) -> dict[str, float]:
     """Each member's unit; some have one of their own, near 1."""
     return {
         name: 0.0
-        if name in _MAY_BE_NEGATIVE
+        if name in MAY_BE_NEGATIVE
         else max(SOFTNESS * float(tops[tops > 0].mean() if tops.any() else 1), 1e-9)
         for name, tops in candidates.tops.items()
     }
@@ -132,10 +149,11 @@ class Problem:
 
     candidates: Candidates
     columns: Mapping[tuple[str, bool], Floats]
+    fixed: npt.NDArray[np.float64] | float = 0.0  # (Q,) what is added to the blend whatever the weights
 
     def total(self, weights: Mapping[tuple[str, bool], float]) -> npt.NDArray[np.float64]:
         """(Q,) the blend."""
-        total = np.zeros(len(self.candidates.items))
+        total = np.zeros(len(self.candidates.items)) + self.fixed
         for key, weight in weights.items():
             if weight:
                 total += weight * self.columns[key]
@@ -161,7 +179,7 @@ def learn(
     candidates: Candidates,
     members: Sequence[str],
     scales: Mapping[str, float],
-    may_be_negative: Sequence[str] = _MAY_BE_NEGATIVE,
+    may_be_negative: Sequence[str] = MAY_BE_NEGATIVE,
 ) -> Learned:
     """The likeliest weights, then polished; those of members that would count against an item are 0."""
     problem = problem_of(candidates, members, scales)
@@ -172,18 +190,51 @@ def learn(
     )
 
 
+def learn_unheard(
+    candidates: Candidates, content: Sequence[str], heard: Mapping[str, float], scales: Mapping[str, float]
+) -> dict[str, float] | None:
+    """Return the weights for unheard items from candidates some of which are scored as if nobody listened to them.
+
+    The weights for the other items stay as they are, so that the two kinds remain comparable.
+
+    Args:
+        content: members that know items without listeners.
+        heard: member -> weight for items that somebody listens to.
+
+    Returns:
+        member -> weight, `BIAS` among them; None if none of those items was listened to in the held-out part.
+    """
+    if not (candidates.wanted & candidates.unheard).any():
+        return None
+    whole = problem_of(candidates, tuple(candidates.features), scales)
+    fixed = np.zeros(len(candidates.items))
+    for (name, is_unheard), column in whole.columns.items():
+        if not is_unheard:
+            fixed += heard.get(name, 0.0) * column
+    columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
+    problem = Problem(candidates, columns, fixed)
+    weights = polish(problem, _likeliest(problem, (BIAS,)))
+    found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
+    if not any(found[name] > 0 for name in content):
+        # Content that says nothing about this log still has to put unheard items in some order.
+        found |= {name: PRIOR for name, is_unheard in columns if name != BIAS and is_unheard}
+    return found
+
+
 def _likeliest(problem: Problem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
     open_ = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
-        found = dict(zip(open_, _logit(features, problem.candidates).tolist(), strict=True))
+        found = dict(zip(open_, _logit(features, problem.candidates, problem.fixed).tolist(), strict=True))
         bad = {key: weight for key, weight in found.items() if weight < 0 and key[0] not in may_be_negative}
         if not bad or len(open_) == 1:
             return found
         open_.remove(min(bad, key=lambda key: bad[key]))
 
 
-def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDArray[np.float64]:
+def _logit(
+    features: npt.NDArray[np.float64], candidates: Candidates, fixed: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float64]:
     """Newton's method with halved steps; features (Q, M) are brought to unit spread for the ridge."""
     _, first, owner = np.unique(candidates.users, return_index=True, return_inverse=True)
     n_wanted = np.bincount(owner, candidates.wanted)
@@ -193,13 +244,13 @@ def _logit(features: npt.NDArray[np.float64], candidates: Candidates) -> npt.NDA
     weights = np.zeros(scaled.shape[1])
 
     def loss(each: npt.NDArray[np.float64]) -> float:
-        scores = scaled @ each
+        scores = scaled @ each + fixed
         most = np.maximum.reduceat(scores, first)
         logs = np.log(np.add.reduceat(np.exp(scores - most[owner]), first)) + most
         return float((n_wanted * logs).sum() - scores[candidates.wanted].sum() + ridge / 2 * each @ each)
 
     for _ in range(40):
-        scores = scaled @ weights
+        scores = scaled @ weights + fixed
         e = np.exp(scores - np.maximum.reduceat(scores, first)[owner])
         share = e / np.add.reduceat(e, first)[owner]
         pull = share * n_wanted[owner]

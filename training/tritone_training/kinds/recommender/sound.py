@@ -16,6 +16,7 @@ import torch
 
 from tritone_client import InvalidAudioError
 from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS
+from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import files_of
@@ -64,7 +65,10 @@ def hear(request: TrainRequest) -> Sounds | None:
         )
     if given.recordings is not None:
         recordings = [
-            (file.relative_to(given.recordings).with_suffix("").as_posix(), Recording.of_file(file.stem, "", file))
+            (
+                normalize_id(file.relative_to(given.recordings).with_suffix("").as_posix()),
+                Recording.of_file(file.stem, "", file),
+            )
             for file in visible_files(given.recordings)
         ]
     elif files_of(request) is None:
@@ -84,8 +88,13 @@ def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
 def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> Sounds:
     network, heard_by = _network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
+    heard: set[str] = set()
     with progress_bar("hearing recordings", shown=progress) as on_progress:
         for number, (item, recording) in enumerate(recordings, start=1):
+            if item in heard:
+                problems.append(f"{recording.path}: is a second recording of {item!r}; the first is used")
+                continue
+            heard.add(item)
             try:
                 embedding, felt = network(recording)
             except InvalidAudioError as error:

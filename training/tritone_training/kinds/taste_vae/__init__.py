@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritone_training.kind import ModelKind
+from tritone_training.kind import LOG_OPTIONS, ModelKind
 from tritone_training.kinds.taste_vae.build import example_inputs, exportable
 from tritone_training.kinds.taste_vae.config import PRESETS, suggest
 from tritone_training.kinds.taste_vae.crossvalidate import crossvalidate
@@ -21,6 +21,7 @@ KIND = ModelKind(
     crossvalidate=crossvalidate,
     score="ndcg@40",
     suggest=suggest,
+    options=LOG_OPTIONS | {"devices", "item_tags", "tag_names", "tag_column", "metadata"},
     export=exportable,
     example_inputs=example_inputs,
     quality=QUALITY,

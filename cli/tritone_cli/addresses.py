@@ -1,0 +1,102 @@
+"""Both addresses of one server, from the one that `--server` gives.
+
+`tritone serve` and the images listen for gRPC at the port after that for HTTP (8000 and 8001). So one address is
+enough: the other port is the neighbouring one. A server with other ports is given as both, with a comma.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from tritone_client._endpoint import Endpoint
+
+_EXPECTED: Final = (
+    "expected host:port of the gRPC port, http://host:port of the HTTP port, or both with a comma where they are not "
+    "neighbours"
+)
+_LARGEST_PORT: Final = 65_535
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where one server listens.
+
+    Attributes:
+        grpc: `host:port`, or `grpcs://host:port` for TLS.
+        http: `http://host:port`.
+    """
+
+    grpc: str
+    http: str
+    host: str
+    http_port: int
+    is_loopback: bool
+
+
+def grpc_address(server: str, *, tls: bool = False) -> str:
+    """Read `--server` of a command that only needs gRPC; see `both_addresses`."""
+    if "://" not in server or server.startswith("grpc"):
+        return server if "," not in server else both_addresses(server, tls=tls).grpc
+    return both_addresses(server, tls=tls).grpc
+
+
+def both_addresses(server: str, *, tls: bool = False) -> Addresses:
+    """Read `--server` of a command that needs both protocols of one server.
+
+    Args:
+        server: an address in the SDK's form, or one of each protocol with a comma between them.
+        tls: use TLS for gRPC if its address is not given.
+
+    Raises:
+        typer.BadParameter: it is not one server, or not one that this can be derived from.
+    """
+    from tritone_client import InvalidInputError
+    from tritone_client._endpoint import make_endpoint
+    from tritone_client._service_key import is_loopback
+
+    try:
+        given = [make_endpoint(part.strip()) for part in server.split(",")]
+    except InvalidInputError as error:
+        raise _bad(str(error)) from error
+    grpc = [endpoint for endpoint in given if endpoint.protocol == "grpc"]
+    http = [endpoint for endpoint in given if endpoint.protocol == "http"]
+    if len(grpc) > 1 or len(http) > 1:
+        raise _bad(f"{server!r} names several servers; this command takes one: {_EXPECTED}")
+    if http and (http[0].tls or http[0].path):
+        raise _bad(f"{http[0].url}: Triton's own HTTP port has neither TLS nor a path; expected http://host:port")
+    if http:
+        host, port = http[0].host, http[0].port
+    else:
+        host, port = grpc[0].host, _neighbour(grpc[0], -1)
+    if grpc:
+        grpc_url = f"grpcs://{grpc[0].authority}" if grpc[0].tls else grpc[0].authority
+    else:
+        authority = f"{_bracketed(host)}:{_neighbour(http[0], 1)}"
+        grpc_url = f"grpcs://{authority}" if tls else authority
+    return Addresses(
+        grpc=grpc_url,
+        http=f"http://{_bracketed(host)}:{port}",
+        host=host,
+        http_port=port,
+        is_loopback=all(map(is_loopback, given)),
+    )
+
+
+def _neighbour(endpoint: Endpoint, step: int) -> int:
+    port = endpoint.port + step
+    if not 1 <= port <= _LARGEST_PORT or (endpoint.tls and endpoint.port == 443):
+        other = "HTTP" if endpoint.protocol == "grpc" else "gRPC"
+        raise _bad(f"the {other} port cannot be derived from {endpoint.url}: {_EXPECTED}")
+    return port
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bad(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="--server (TRITONE_SERVER)")

@@ -1,0 +1,39 @@
+"""Options that only some model kinds take: giving one to another kind is an error, not ignored."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+_ON_PURPOSE: Final = frozenset({"COMMANDLINE", "ENVIRONMENT"})
+
+
+def check_kind_takes(context: typer.Context, kind_name: str) -> None:
+    """Compare the options that were given with those that the kind takes.
+
+    Raises:
+        UnknownKindError: no such kind.
+        typer.BadParameter: an option was given that the kind would ignore.
+    """
+    from tritone_training.registry import get_kind, kind_names
+
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    given = [each.name for each in context.command.params if each.name and _is_given(context, each.name, each.default)]
+    kind = get_kind(kind_name)
+    foreign = kind.options_not_taken(given)
+    if not foreign:
+        return
+    takers = [name for name in kind_names() if not get_kind(name).options_not_taken(foreign)]
+    taken = ", ".join(flag for name, flag in flags.items() if name in kind.options)
+    raise typer.BadParameter(
+        f"{kind_name} does not take {' and '.join(flags[name] for name in foreign)}: of the options that depend on the "
+        f"kind, it takes {taken or 'none'}; leave {'it' if len(foreign) == 1 else 'them'} out"
+        + (f" (for {' or '.join(takers)})" if takers else ""),
+        param_hint=flags[foreign[0]],
+    )
+
+
+def _is_given(context: typer.Context, name: str, default: object) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in _ON_PURPOSE and context.params.get(name) != default

@@ -1,0 +1,94 @@
+"""The recordings of a WAV, AIFF, AU or FLAC file: one, or several that were joined end to end.
+
+libsndfile reads the first of several or none, and takes a WAV file whose writer never came back to fill in the length
+(a size of 0) for an empty one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from tritone_client._file_bytes import FileBytes
+from tritone_client._spliced_file import Piece
+
+_WAV: Final = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE(?:fmt |ds64|JUNK|bext|LIST|fact)", re.DOTALL)
+_FLAC: Final = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_LARGEST_SIZE: Final = 0xFFFF_FFFF  # stands for "unknown" too
+_UNKNOWN: Final = b"\xff\xff\xff\xff"
+
+
+def wav_parts(data: FileBytes, start: int) -> list[list[Piece]]:
+    """Return the pieces of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown"."""
+    parts: list[list[Piece]] = []
+    while _WAV.match(data.at(start, 16)):
+        end, size_at = _wav_end(data, start)
+        pieces: list[Piece] = [range(start, end)]
+        if size_at is not None:
+            magic = b"RIFX" if data.at(start, 4) == b"RIFX" else b"RIFF"
+            pieces = [magic, _UNKNOWN, range(start + 8, size_at), _UNKNOWN, range(size_at + 4, end)]
+        parts.append(pieces)
+        start = end
+    return parts or [[range(start, data.size)]]
+
+
+def _wav_end(data: FileBytes, start: int) -> tuple[int, int | None]:
+    """Return (where the file ends, where the size of its samples is written if it must be replaced)."""
+    order: Literal["little", "big"] = "big" if data.at(start, 4) == b"RIFX" else "little"
+    position = start + 12
+    long_size: int | None = None  # RF64 keeps the size of its samples in a chunk of its own
+    while position + 8 <= data.size and not _WAV.match(data.at(position, 16)):
+        name = data.at(position, 4)
+        size = int.from_bytes(data.at(position + 4, 4), order)
+        if name == b"ds64":
+            long_size = int.from_bytes(data.at(position + 16, 8), "little")
+        if name == b"data":
+            if size == _LARGEST_SIZE and long_size is not None:
+                size = long_size
+            is_unset = size == 0 and not _is_chunk(data, position + 8)
+            if is_unset or position + 8 + size > data.size:  # streamed: the samples go on until another file begins
+                return data.find(_WAV, position + 8) or data.size, position + 4 if is_unset else None
+        position += 8 + size
+        if size % 2 and not _WAV.match(data.at(position, 16)):
+            position += 1  # chunks are padded to even sizes
+    return min(position, data.size) if _WAV.match(data.at(position, 16)) else data.size, None
+
+
+def _is_chunk(data: FileBytes, position: int) -> bool:
+    """Whether another chunk or the end of the file is here."""
+    name = data.at(position, 4)
+    size = int.from_bytes(data.at(position + 4, 4), "little")
+    return len(name) < 4 or (name.isalnum() and position + 8 + size <= data.size + 1)
+
+
+def aiff_parts(data: FileBytes, start: int) -> list[list[Piece]]:
+    """Return the pieces of each AIFF file."""
+    parts: list[list[Piece]] = []
+    while data.at(start, 4) == b"FORM" and data.at(start + 8, 4) in {b"AIFF", b"AIFC"}:
+        end = start + 8 + int.from_bytes(data.at(start + 4, 4), "big")
+        end = next((each for each in (end, end + 1) if data.at(each, 4) == b"FORM"), data.size)
+        parts.append([range(start, end)])
+        start = end
+    return parts or [[range(start, data.size)]]
+
+
+def au_parts(data: FileBytes, start: int) -> list[list[Piece]]:
+    """Return the pieces of each AU file (big-endian; in the rare others nothing is looked for)."""
+    parts: list[list[Piece]] = []
+    while data.at(start, 4) == b".snd":
+        n_header, n_samples = (int.from_bytes(data.at(start + at, 4), "big") for at in (4, 8))
+        end = start + n_header + n_samples
+        end = end if data.at(end, 4) == b".snd" else data.size
+        parts.append([range(start, end)])
+        start = end
+    return parts or [[range(start, data.size)]]
+
+
+def flac_parts(data: FileBytes, start: int) -> list[list[Piece]]:
+    """Return the pieces of each FLAC file."""
+    parts: list[list[Piece]] = []
+    while start < data.size:
+        end = data.find(_FLAC, start + 4) or data.size
+        parts.append([range(start, end)])
+        start = end
+    return parts

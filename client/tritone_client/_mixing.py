@@ -1,0 +1,66 @@
+"""Mixing the channels of a recording down to one, without losing those that cancel each other.
+
+Letters: S samples, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+STEP_S: Final = 0.5  # how finely it is decided whether channels cancel
+_FADE_S: Final = 0.01  # between the mean of the channels and one of them, without a click
+# Power of the mean of the channels times C over their mean power: 1 for unrelated channels, C for equal ones, 0 for
+# opposite ones. Below this, the mean is 10 dB weaker than that of unrelated channels.
+_CANCELLING: Final = 0.1
+_SILENT_POWER: Final = 1e-8  # -80 dBFS: noise says nothing about the channels
+
+
+class Mixer:
+    """Takes the mean of all channels, or one channel where the others cancel it.
+
+    Attributes:
+        n_mixed: samples that were mixed.
+        n_cancelled: those of them for which one channel was taken.
+        channel: that channel, from 0.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self.n_cancelled = 0
+        self.channel = 0
+        self._is_cancelled = False
+        self.n_mixed = 0
+        self._n_step = max(1, round(STEP_S * rate_hz))
+        self._fade = np.linspace(0, 1, max(1, round(_FADE_S * rate_hz)), dtype=np.float32)
+
+    def mix(self, block: FloatArray) -> FloatArray:
+        """(S, C) -> (S,); samples that are not finite stay so, for the caller to report."""
+        if block.shape[1] == 1:
+            return block[:, 0]
+        steps = [self._mixed_step(block[at : at + self._n_step]) for at in range(0, len(block), self._n_step)]
+        return np.concatenate(steps) if steps else np.zeros(0, np.float32)
+
+    def _mixed_step(self, step: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities may meet here
+            mean: FloatArray = step.mean(axis=1, dtype=np.float32)
+            powers = np.square(step, dtype=np.float64).mean(axis=0)  # (C,)
+            power = float(powers.mean())
+            ratio = len(powers) * float(np.square(mean, dtype=np.float64).mean()) / power if power > 0 else 1.0
+        was_cancelled = self._is_cancelled
+        if power > _SILENT_POWER and len(step) >= self._n_step // 2:  # few samples prove nothing
+            self._is_cancelled = ratio < _CANCELLING
+        if self._is_cancelled:
+            if not self.n_cancelled:
+                self.channel = int(powers.argmax())  # and this one from now on: changing channels would be audible
+            self.n_cancelled += len(step)
+        mixed = step[:, self.channel].copy() if self._is_cancelled else mean
+        if was_cancelled != self._is_cancelled and self.n_mixed:
+            other = mean if self._is_cancelled else step[:, self.channel]
+            fade = self._fade[: len(step)]
+            mixed[: len(fade)] = other[: len(fade)] + fade * (mixed - other)[: len(fade)]
+        self.n_mixed += len(step)
+        return mixed

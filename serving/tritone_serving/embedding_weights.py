@@ -1,0 +1,83 @@
+"""Whether the `genre_cnn` of a repository is the network that embedded a recommender's items.
+
+Embeddings of two trainings have nothing in common: similarities between them are noise. The recommender's manifest and
+the network's model card both hold the SHA-256 of the network's weights, which is compared here. Needs the standard
+library alone: the recommender's backend imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tritone_serving.versions import newest_version
+
+CARD_FILENAME: Final = "model_card.json"
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_KEEP_S: Final = 1.0  # versions are published while a recommender runs; reading all cards takes a millisecond
+
+
+def weights_digest(described: Any) -> str | None:
+    """Return the digest of a network's weights, if a card or a manifest holds it."""
+    digest = described.get("weights_sha256") if isinstance(described, dict) else None
+    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; empty if it is missing, cannot be read, or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class EmbeddingWeights:
+    """Compares a recommender's items with the networks that are served beside it, at most once a second."""
+
+    def __init__(self, repository: Path, embedded_by: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare the comparison.
+
+        Args:
+            repository: the folder of models.
+            embedded_by: the manifest's entry: kind and `weights_sha256` of the network that embedded the items.
+        """
+        self._repository = repository
+        self._kind = embedded_by.get("kind") if isinstance(embedded_by, dict) else None
+        self._digest = weights_digest(embedded_by)
+        self._clock = clock
+        self._until_s = float("-inf")
+        self._fits = True
+
+    @property
+    def fits(self) -> bool:
+        """False if the repository holds networks of this kind, and none of them embedded the items.
+
+        True where that is not known: the manifest or a card does not say, or there is no such network.
+        """
+        if self._digest is None:
+            return True
+        now_s = self._clock()
+        if now_s >= self._until_s:
+            self._fits = self._compare()
+            self._until_s = now_s + _KEEP_S
+        return self._fits
+
+    def _compare(self) -> bool:
+        try:
+            found = list(self._served())
+        except OSError:
+            return True
+        return not found or None in found or self._digest in found
+
+    def _served(self) -> Iterator[str | None]:
+        """Yield the digest of each network of the kind; "" for a backbone of no training, None if unknown."""
+        for folder in self._repository.iterdir():
+            version = newest_version(folder)
+            card = {} if version is None else read_json(version / CARD_FILENAME)
+            if card.get("kind") == self._kind:
+                yield weights_digest(card) or ("" if card.get("pretrained") else None)

@@ -1,0 +1,32 @@
+"""Version folders of a model, by Triton's rules. Needs the standard library alone: backends import it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+# A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
+CANDIDATE_SUFFIX: Final = ".candidate"
+
+
+def is_candidate(model: str) -> bool:
+    """Whether a model's name is that of a version on trial, which a start must not serve."""
+    return model.endswith(CANDIDATE_SUFFIX)
+
+
+def versions_of(folder: Path) -> list[str]:
+    """Return the names of a model's version folders, in no order; none for a hidden folder or a candidate."""
+    if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
+        return []
+    # Triton's own rule: a whole number above 0, without leading zeros.
+    return [
+        child.name
+        for child in folder.iterdir()
+        if child.name.isdecimal() and child.name.isascii() and not child.name.startswith("0") and child.is_dir()
+    ]
+
+
+def newest_version(folder: Path) -> Path | None:
+    """Return the folder of a model's newest version; None if it has none."""
+    versions = sorted(versions_of(folder), key=int)
+    return folder / versions[-1] if versions else None

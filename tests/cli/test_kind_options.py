@@ -1,0 +1,94 @@
+"""Options that a kind does not take are refused before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tritone_training._exceptions import TrainingError
+from tritone_training.data.interactions.listening import files_of
+from tritone_training.kind import KIND_OPTIONS, EvaluateRequest, ListeningFiles, TrainRequest
+from tritone_training.registry import get_kind, kind_names
+
+VERBS = ("train", "evaluate", "crossvalidate", "tune", "export")
+OF_LOGS = dict.fromkeys(("interactions", "valid", "user_column", "item_column", "plays_column"), "x.csv")
+OF_TRAINING = dict.fromkeys(("friends", "item_tags", "tag_names", "metadata", "recordings", "genre_checkpoint"), "x")
+OPTIONS = {
+    "train": {
+        **OF_LOGS,
+        **OF_TRAINING,
+        "key": "k",
+        "report": "r",
+        "tag_column": "t",
+        "friend_column": "f",
+        "devices": "2",
+    },
+    "evaluate": {"interactions": "x.csv", "test": "x.csv", "time_column": "t", "key": "k", "report": "r"},
+    "crossvalidate": {**OF_LOGS, **OF_TRAINING, "seeds": "2", "devices": "2"},
+    "tune": {**OF_LOGS, **OF_TRAINING, "rating_column": "r", "devices": "2"},
+    "export": OF_LOGS,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("kind", kind_names())
+def test_every_option_that_a_kind_does_not_take_is_refused(
+    tritone: Callable[..., Any], verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    required = ("--checkpoint", "none") if verb == "evaluate" else ()
+    for name, value in OPTIONS[verb].items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in get_kind(kind).options:
+            continue
+        ended = tritone(verb, kind, *required, flag, value)
+        assert ended.status == 2
+        assert f"{kind} does not take {flag}" in ended.stderr
+        assert "leave it out" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_that_a_kind_takes_is_not_refused(tritone: Callable[..., Any], tmp_path: Path) -> None:
+    for kind, flag in (("recommender", "--friends"), ("taste_vae", "--metadata"), ("taste_vae", "--devices")):
+        ended = tritone("train", kind, "--interactions", tmp_path / "gone.csv", flag, "2")
+        assert "does not take" not in ended.stderr
+        assert "gone.csv" in ended.stderr
+    for kind in ("genre_cnn", "music_gan"):
+        ended = tritone("train", kind, "--data", tmp_path / "gone", "--devices", "1")  # the default, said aloud
+        assert "does not take" not in ended.stderr
+        assert "gone" in ended.stderr
+
+
+def test_the_error_names_the_kinds_that_take_it(tritone: Callable[..., Any]) -> None:
+    ended = tritone("train", "genre_cnn", "--friends", "f.csv", "--key", "k")
+    assert "genre_cnn does not take --friends and --key" in ended.stderr
+    assert "leave them out (for recommender)" in ended.stderr
+    assert tritone("train", "none_such", "--friends", "f.csv").status == 1
+
+
+def test_the_declared_options_exist() -> None:
+    for name in kind_names():
+        assert get_kind(name).options <= KIND_OPTIONS
+        assert "data" in get_kind(name).options
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(ListeningFiles)])
+def test_training_from_python_refuses_them_as_well(name: str, tmp_path: Path) -> None:
+    listening = ListeningFiles(**{name: tmp_path / "x" if not name.endswith("column") else "x"})
+    with pytest.raises(TrainingError, match=f"genre_cnn does not take {name}"):
+        get_kind("genre_cnn").train(TrainRequest(out=tmp_path / "run", listening=listening))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_logs_are_one_too_many(tmp_path: Path) -> None:
+    listening = ListeningFiles(interactions=tmp_path / "a.csv")
+    for request in (
+        TrainRequest(out=tmp_path, data=tmp_path / "b.csv", listening=listening),
+        EvaluateRequest(checkpoint=tmp_path, data=tmp_path / "b.csv", listening=listening),
+    ):
+        with pytest.raises(TrainingError, match="expected one of --data and --interactions"):
+            files_of(request)

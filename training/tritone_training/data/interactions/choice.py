@@ -1,0 +1,189 @@
+"""Which columns of a table hold what: by name, or found where their name is usual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tritone_serving.ids import normalize_id
+from tritone_training._exceptions import DataError
+from tritone_training.data.tables import Table
+
+# Names that columns usually have, in lower case without `_`, `-` and blanks, the likeliest first.
+_USUAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "user": ("userid", "user", "uid", "userkey", "listener", "listenerid", "username", "accountid", "customerid"),
+    "item": ("itemid", "item", "trackid", "track", "songid", "song", "artistid", "artist", "iid"),
+    "id": ("id", "itemid", "trackid", "songid", "artistid", "item", "track", "song"),
+    "plays": ("plays", "playcount", "count", "weight", "listens", "nplays"),
+    "rating": ("rating", "score", "stars"),
+    "time": ("timestamp", "time", "datetime", "date", "ts", "playedat"),
+    "friend": ("friendid", "friend", "followee", "otherid"),
+    "tag": ("tagid", "tag", "tagvalue", "label", "genre"),
+}
+# In a log, `id` may number the rows; then one of these names the items.
+_ROW_ID: Final = "id"
+_ITEM_NAMES: Final = (
+    *("trackuri", "trackmbid", "recordingid", "recordingmbid", "songname", "trackname", "tracktitle", "songtitle"),
+    *("title", "name", "artistname", "artistmbid", "video", "videoid"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; None: the usual ones are looked for, and optional columns may be absent."""
+
+    user: str | None = None
+    item: str | None = None
+    plays: str | None = None
+    rating: str | None = None
+    time: str | None = None
+    friend: str | None = None
+    tag: str | None = None
+
+
+def required(table: Table, what: str, name: str | None) -> str:
+    """Return the name of a column that has to be there.
+
+    Raises:
+        DataError: it is not, or holds no single values; says what was found.
+    """
+    found = optional(table, what, name)
+    if found is not None:
+        return found
+    path, option = table.path, "item" if what == "id" else what  # ids of metadata are those of items
+    names = [*table.names, *table.unusable]
+    if table.lacks_header:
+        shown = _listed(table.first_row)
+        raise DataError(
+            f"{path}: has no header: expected a first line with the names of the columns, got {shown}; add one, "
+            f"such as {'user,item,plays' if what in ('user', 'item') else what}"
+        )
+    if len(names) == 1:
+        raise DataError(
+            f"{path}: has one column, {names[0]!r}: expected several, divided by tabs, commas, semicolons, | or ::"
+        )
+    nested = next((each for each in table.unusable if _plain_name(each) in _USUAL[what]), None)
+    if nested is not None:
+        raise _not_single(table, nested, what)
+    raise DataError(
+        f"{path}: which column holds the {what}? Found are {_listed(names)}; name it with --{option}-column"
+    )
+
+
+def optional(table: Table, what: str, name: str | None) -> str | None:
+    """Return the name of a column, None if it is not named and no column has a usual name.
+
+    Raises:
+        DataError: the named column does not exist, holds no single values, or a part of the table lacks it.
+    """
+    if name is not None:
+        named = name if name in (*table.names, *table.unusable) else normalize_id(name)
+        if named in table.unusable:
+            raise _not_single(table, named, what)
+        if named not in table.names:
+            hint = "; it seems to have no header" if table.lacks_header else ""
+            raise DataError(
+                f"{table.path}: has no column {name!r} for the {what}; found are "
+                f"{_listed([*table.names, *table.unusable])}{hint}"
+            )
+        return _complete(table, named)
+    found = _find(table, _USUAL[what])
+    return None if found is None else _complete(table, found)
+
+
+def item_of_log(table: Table, name: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the column of a log's items, and notes.
+
+    A column `id` with a different value in each row numbers the listens, and is used only if nothing else names items.
+
+    Raises:
+        DataError: as `required`.
+    """
+    if name is not None or _find(table, _USUAL["item"]) is not None:
+        return required(table, "item", name), ()
+    row_id, other = _find(table, (_ROW_ID,)), _find(table, _ITEM_NAMES)
+    if row_id is None:
+        return required(table, "item", other), ()
+    if not table.read([row_id])[row_id].is_unique:
+        return _complete(table, row_id), ()
+    if other is None:
+        return _complete(table, row_id), (
+            f"column {row_id!r} is taken for the items, although it differs in each row; if another one names them, "
+            f"give it with --item-column",
+        )
+    return _complete(table, other), (
+        f"column {row_id!r} numbers the rows and is not taken for the items; if it names them, give --item-column "
+        f"{row_id}",
+    )
+
+
+def distinct(table: Table, **columns: str | None) -> None:
+    """Refuse one column for two things.
+
+    Raises:
+        DataError: two are the same column.
+    """
+    taken: dict[str, str] = {}
+    for what, name in columns.items():
+        if name is None:
+            continue
+        if name in taken:
+            raise DataError(
+                f"{table.path}: column {name!r} cannot be both the {taken[name]} and the {what}; name another with "
+                f"--{what}-column or --{taken[name]}-column"
+            )
+        taken[name] = what
+
+
+def ignored_notes(table: Table) -> tuple[str, ...]:
+    """Return a note on each column that is not read because it holds no single values."""
+    return tuple(f"column {name!r} holds {what} and is not read" for name, what in table.unusable.items())
+
+
+def usual_names(names: Iterable[str], wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the columns that hold what is wanted -> what that is called.
+
+    Args:
+        wanted: what it is called -> usual names of its column, the likeliest first.
+    """
+    found = {}
+    plain: dict[str, str] = {}
+    for name in names:
+        plain.setdefault(_plain_name(name), name)
+    for what, usual in wanted.items():
+        chosen = what if what in plain.values() else next((plain[name] for name in usual if name in plain), None)
+        if chosen is not None:
+            found[chosen] = what
+    return found
+
+
+def _find(table: Table, usual: Sequence[str]) -> str | None:
+    plain: dict[str, str] = {}
+    for name in table.names:
+        plain.setdefault(_plain_name(name), name)
+    return next((plain[name] for name in usual if name in plain), None)
+
+
+def _complete(table: Table, name: str) -> str:
+    if (part := table.incomplete.get(name)) is not None:
+        raise DataError(
+            f"{table.path}: its part {part} has no column {name!r}: expected the same columns in all parts; write the "
+            f"table again, or name another column"
+        )
+    return name
+
+
+def _not_single(table: Table, name: str, what: str) -> DataError:
+    return DataError(
+        f"{table.path}: column {name!r} cannot be the {what}: expected one value in each cell, got "
+        f"{table.unusable[name]}; write a row for each value"
+    )
+
+
+def _plain_name(name: object) -> str:
+    return "".join(letter for letter in str(name).lower() if letter.isalnum())
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(repr(str(name)) for name in names)

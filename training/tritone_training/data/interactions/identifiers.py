@@ -1,0 +1,96 @@
+"""Columns of ids: one spelling for each id, and whole numbers without the point that a table program added."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from tritone_serving.ids import normalize_id
+from tritone_training._exceptions import DataError
+
+_WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+)?")  # 007 is a name, not a number
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_ROUNDED: Final = re.compile(r"-?\d(?:\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write floats; 12e5 may be hexadecimal
+_EXACT: Final = 2**53  # from here on not every whole number is a 64-bit float
+
+
+@dataclass(frozen=True)
+class IdCounts:
+    """What normalising changed in a column of ids.
+
+    Attributes:
+        n_rows: rows whose id had another Unicode form, or blanks around it.
+        n_merged: ids that turned out to be another spelling of an id.
+        n_points: ids that were written as numbers with a point (12.0).
+    """
+
+    n_rows: int = 0
+    n_merged: int = 0
+    n_points: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return what is not 0."""
+        names = {"n_rows_normalized": self.n_rows, "n_ids_merged": self.n_merged, "n_ids_with_point": self.n_points}
+        return {name: n for name, n in names.items() if n}
+
+
+def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCounts]:
+    """Return ids in the form of `normalize_id`, empty ones as missing, and what changed.
+
+    A column that holds nothing but whole numbers, some as 12.0, loses the points: programs write ids so where a cell of
+    the column is empty.
+
+    Raises:
+        DataError: the ids went through floating point and have lost digits.
+    """
+    codes, values = pd.factorize(column)
+    raw = [str(value) for value in values]
+    normalized = [normalize_id(text) for text in raw]
+    _check_digits(path, str(column.name), normalized)
+    whole = whole_numbers(normalized)
+    ids = np.array([*(text or None for text in whole), None], dtype=object)  # a missing cell has the code -1
+    rows = np.bincount(codes[codes >= 0], minlength=len(raw))
+    changed = np.array([a != b for a, b in zip(raw, normalized, strict=True)], np.bool_)
+    counts = IdCounts(
+        n_rows=int(rows[changed].sum()),
+        n_merged=sum(map(bool, whole)) - len({text for text in whole if text}),
+        n_points=sum(a != b for a, b in zip(normalized, whole, strict=True)),
+    )
+    return pd.Series(ids[codes], index=column.index, name=column.name, dtype=object), counts
+
+
+def whole_numbers(texts: list[str]) -> list[str]:
+    """Return texts without the points of whole numbers if they are all that, some with a point; else as they are."""
+    matches = [_WHOLE.fullmatch(text) for text in texts if text]
+    if not all(matches) or not any(found["point"] for found in matches if found is not None):
+        return texts
+    return [text.partition(".")[0] for text in texts]
+
+
+def _check_digits(path: Path, name: str, texts: list[str]) -> None:
+    """Refuse ids that went through floating point and were rounded there.
+
+    Raises:
+        DataError: the column holds numbers alone, one of them a float from 2**53 on.
+    """
+    given = [text for text in texts if text]
+    if not all(map(_NUMBER.fullmatch, given)):
+        return
+    rounded = next(
+        (
+            text
+            for text in given
+            if _ROUNDED.fullmatch(text) or (text.endswith(".0") and abs(int(text.removesuffix(".0"))) >= _EXACT)
+        ),
+        None,
+    )
+    if rounded is not None:
+        raise DataError(
+            f"{path}: column {name!r} holds ids as floating-point numbers that have lost digits ({rounded}): expected "
+            f"whole numbers below 2**53 or text; write the column as integers (pandas: astype('Int64')) or as text"
+        )

@@ -1,0 +1,14 @@
+"""Tables from disk, every cell as text: CSV and its relatives, Parquet, JSON, Excel; compressed, archived or in parts.
+
+```python
+with open_table(Path("plays.csv.gz")) as table:
+    table.names                       # column names
+    table.notes                       # what a user should know, such as the encoding
+    frame = table.read(["user", "item"])
+```
+"""
+
+from tritone_training.data.tables.opening import open_table
+from tritone_training.data.tables.table import Table
+
+__all__ = ["Table", "open_table"]

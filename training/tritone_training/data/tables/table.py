@@ -1,0 +1,116 @@
+"""What every reader of tables returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from tritone_training._exceptions import DataError
+
+EXPECTED: Final = "a table as CSV, TSV, Parquet, JSON or Excel"
+NOTHING: Final = "nothing"  # what a column holds whose cells are all empty, and which has no type
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An opened table, whose columns are read on demand.
+
+    Attributes:
+        format: "CSV", "Parquet", "JSON" or "Excel".
+        names: all columns that can be read, in order.
+        unusable: columns that hold no single values, such as lists, and what they hold.
+        binary: columns of bytes that are no text, read as hexadecimal digits.
+        incomplete: columns that a part of the table lacks, and that part.
+        notes: sentences for the report.
+        separator: between cells, where the format has one.
+        first_row: the line that was taken for the header, where that is a guess.
+        numbered_rows: of a text table: yields (line in the file, cells) of each row, the header first.
+    """
+
+    path: Path
+    format: str
+    names: Sequence[str]
+    load: Callable[[Sequence[str]], pd.DataFrame]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    binary: frozenset[str] = frozenset()
+    incomplete: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    separator: str | None = None
+    first_row: Sequence[str] = ()
+    numbered_rows: Callable[[], Iterator[tuple[int, list[str]]]] | None = None
+
+    def read(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return columns as text (object dtype); missing cells are missing values.
+
+        Args:
+            names: which columns; all that can be read if None.
+
+        Raises:
+            DataError: the table is damaged.
+        """
+        wanted = list(self.names if names is None else names)
+        frame = self.load(wanted)
+        frame.columns = pd.Index(wanted, dtype=object)
+        return frame
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield (line or row number, cells by column) of each row that is not blank, for small tables.
+
+        Blanks around cells are removed; a row may end after its last known value, as some programs write it.
+
+        Raises:
+            DataError: the table is damaged, not in UTF-8, or a row has too many cells.
+        """
+        if self.numbered_rows is None:
+            frame = self.read()
+            for number, row in enumerate(frame.itertuples(index=False), start=2):
+                yield (
+                    number,
+                    {
+                        name: "" if pd.isna(cell) else str(cell).strip()
+                        for name, cell in zip(self.names, row, strict=True)
+                    },
+                )
+            return
+        rows = self.numbered_rows()
+        next(rows, None)
+        for line, written in rows:
+            cells = [cell.strip() for cell in written]
+            if not any(cells):
+                continue
+            if len(cells) > len(self.names):
+                raise DataError(
+                    f"{self.path} line {line}: has {len(cells)} cells under {len(self.names)} columns; a cell that "
+                    f"holds the separator must stand in double quotes"
+                )
+            yield line, dict(zip(self.names, cells + [""] * (len(self.names) - len(cells)), strict=True))
+
+    @property
+    def lacks_header(self) -> bool:
+        """Return whether the first line looks like data: it holds a number, which no column is called."""
+        return any(is_number(name) for name in self.first_row)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a cell holds a number."""
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return text.lower() not in ("nan", "inf", "infinity")
+
+
+def check_names(path: Path, names: Sequence[str]) -> list[str]:
+    """Return column names with a name for each that has none.
+
+    Raises:
+        DataError: two columns have the same name.
+    """
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: has two columns called {', '.join(map(repr, twice))}; rename or remove one")
+    return [name or f"column {number}" for number, name in enumerate(names, start=1)]

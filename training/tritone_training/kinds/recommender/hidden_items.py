@@ -1,0 +1,78 @@
+"""Items that are scored as if nobody listened to them, to learn how to rank new items.
+
+Scores by tags and sound do not depend on who listens to an item, so these are what a new item would get. All other
+members are silent about a new item; their scores of hidden items are 0.
+Shapes: B users, I items that somebody listens to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender import Recommender
+from tritone_serving.recommender.members.content import Sound, Tags
+from tritone_training.kinds.recommender.learning import Collector
+
+Floats = npt.NDArray[np.float32]
+_SHARE: Final = 0.2  # of the items with tags or sound
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenItems:
+    """Which items are hidden, and the members that know them nevertheless.
+
+    Attributes:
+        is_hidden: (I,).
+        content: names of members.
+    """
+
+    is_hidden: npt.NDArray[np.bool_]
+    content: Sequence[str]
+
+    @classmethod
+    def draw(cls, recommender: Recommender, seed: int) -> HiddenItems | None:
+        """Draw a fifth of the items with content; None if there are no unheard items with content to rank."""
+        n_heard = recommender.scorer.n_heard
+        has_content = np.zeros(recommender.artifact.n_items, np.bool_)
+        content = []
+        for name, member in recommender.scorer.members.items():
+            if isinstance(member, Tags):
+                knows = member.by_item.counts > 0
+            elif isinstance(member, Sound):
+                knows = np.asarray(member.embeddings).any(1)
+            else:
+                continue
+            content.append(name)
+            has_content |= knows
+        possible = np.flatnonzero(has_content[:n_heard])
+        if not has_content[n_heard:].any() or len(possible) < 2:
+            return None
+        n = max(1, round(_SHARE * len(possible)))
+        # By id, in a sequence of its own: the same seed draws the same items, and changes no other draw.
+        possible = possible[np.argsort(np.array(recommender.item_ids)[possible])]
+        chosen = np.random.default_rng([seed, n_heard]).choice(possible, n, replace=False)
+        is_hidden = np.zeros(n_heard, np.bool_)
+        is_hidden[chosen] = True
+        return cls(is_hidden, content)
+
+    def collector(
+        self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]
+    ) -> Collector:
+        """Return a collector of candidates among the items that somebody listens to."""
+        n = len(self.is_hidden)
+        return Collector(heard[:, :n], wanted[:, :n], n_held_out, self.is_hidden)
+
+    def scores(self, members: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Return every member's scores (B, I) as if the hidden items had no listeners."""
+        n = len(self.is_hidden)
+        found = {name: np.array(each[:, :n]) for name, each in members.items()}
+        for name, each in found.items():
+            if name not in self.content:
+                each[:, self.is_hidden] = 0
+        return found
