@@ -23,8 +23,8 @@ Target: TypeAlias = PathLike | BinaryIO
 def replacing(path: Path, what: str) -> Iterator[Path]:
     """Write a temporary file in the same folder and rename it when the block ends; an older file stays until then.
 
-    The block must write with Python's own file objects (`written.write_bytes`): libraries that write files
-    themselves, as libsndfile does, do not say that a disk is full.
+    The block must not leave the writing to a library that hides the system's reason for a failure, as libsndfile does
+    on a full disk; such a library writes to memory, and the block writes the bytes.
 
     Args:
         what: the thing written, for messages ("the score").

@@ -6,6 +6,7 @@ pydantic is imported only when pydantic itself asks for a schema.
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
@@ -31,7 +32,7 @@ def optional(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [dict(schema), {"type": "null"}]}
 
 
-class JsonResult:
+class JsonResult(ABC):
     """A result with a form for JSON.
 
     pydantic accepts it as the type of a field, and FastAPI as the type of a response or a request: an instance, or
@@ -41,18 +42,18 @@ class JsonResult:
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]]
     """The JSON schema of each entry of `to_dict`."""
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the result whose `to_dict` gave the values.
 
         Raises:
             KeyError, TypeError, ValueError: a value is missing or is not as `to_dict` gives it.
         """
-        raise NotImplementedError
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
@@ -60,7 +61,10 @@ class JsonResult:
 
         return core_schema.no_info_plain_validator_function(
             cls._validated,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.to_dict()),
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                lambda value, serialize: serialize(value.to_dict()),
+                schema=core_schema.dict_schema(),  # so that include= and exclude= hold for the entries
+            ),
         )
 
     @classmethod
@@ -105,7 +109,8 @@ def _is_of_type(value: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value and its entries are of a schema's types; nested arrays are checked by `from_dict`."""
     if "anyOf" in schema:
         return any(_is_of_type(value, each) for each in schema["anyOf"])
-    if not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
+    types: Any = _TYPES[schema["type"]]
+    if not isinstance(value, types) or isinstance(value, bool):
         return False
     items = schema.get("items")
     if items is not None and items.get("type") != "array":

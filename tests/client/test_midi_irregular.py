@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import subprocess
@@ -246,6 +247,29 @@ def test_riff_files_without_a_score_say_so(data: bytes, reason: str) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         to_grid(data)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(midi(NOTES)), "gzip: unpack it"),
+        (b"PK\x03\x04" + bytes(30), "ZIP archive"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b'<?xml version="1.0"?><score-partwise>', "save MusicXML as MIDI"),
+        (b"ID3\x04\x00", "recording"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "sound"),
+    ],
+)
+def test_files_of_other_kinds_are_named(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidScoreError, match=message) as caught:
+        to_grid(data)
+    assert caught.value.reason == "not_midi"
+
+
+def test_macbinary_files_are_unwrapped() -> None:
+    grid = to_grid(b"\x00\x08tune.mid" + bytes(118) + midi(NOTES) + bytes(10))
+    assert notes(grid) == NOTES_READ
+    assert grid.dropped == {"skipped_bytes": 10}
 
 
 @pytest.mark.parametrize(

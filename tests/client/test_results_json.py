@@ -132,6 +132,13 @@ def test_values_for_another_number_of_time_steps_are_refused() -> None:
         TypeAdapter(Prediction).validate_python({**a_prediction().to_dict(), "probabilities": [[0.5] * 88]})
 
 
+def test_entries_can_be_left_out() -> None:
+    adapter = TypeAdapter(Classification)
+    left = adapter.dump_python(a_classification(), exclude={"embedding", "timeline"})
+    assert set(left) == set(Classification.json_properties) - {"embedding", "timeline"}
+    assert adapter.dump_json(a_classification(), include={"label"}) == b'{"label":"bach"}'
+
+
 def test_results_are_fields_of_models() -> None:
     class Answer(BaseModel):
         pieces: list[Piece]

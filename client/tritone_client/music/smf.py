@@ -28,6 +28,17 @@ _SMPTE_QUARTERS_PER_S: Final = 2  # MIDI's default tempo; such files have no oth
 _FRAMES_PER_S: Final = {24: Fraction(24), 25: Fraction(25), 29: Fraction(30_000, 1_001), 30: Fraction(30)}
 _HEADER: Final = b"MThd"
 _HEADER_BYTES: Final = 14
+_MACBINARY_BYTES: Final = 128  # of the header that old Macintosh programs put before a file
+# How files of other kinds begin, and what to do about them.
+_OTHER_CONTENT: Final = {
+    b"RIFF": "RIFF files other than RMID hold sound or video, not notes",
+    b"\x1f\x8b": "it is compressed with gzip: unpack it",
+    b"PK": "it is a ZIP archive: unpack it (compressed MusicXML, .mxl, must be saved as MIDI)",
+    b"<": "it is a web page or XML: download the file itself, or save MusicXML as MIDI",
+    b"ID3": "it is a recording (MP3), not notes",
+    b"OggS": "it is a recording (Ogg), not notes",
+    b"fLaC": "it is a recording (FLAC), not notes",
+}
 _TRACK: Final = b"MTrk"
 _NO_EVENT: Final = b"\xff\x01\x00"  # an empty text
 _END_OF_TRACK: Final = b"\x00\xff\x2f\x00"
@@ -80,16 +91,17 @@ def parse_midi(data: bytes) -> MidiFile:
     """Check a file's chunks and events and rewrite them.
 
     Tracks are those that are in the file, whatever the header's count and the chunks' lengths say; an end-of-track
-    event closes a track. RIFF RMID files are unwrapped.
+    event closes a track. RIFF RMID and MacBinary files are unwrapped.
 
     Raises:
         DamagedError: the bytes are not MIDI, or cut off, damaged or too long.
     """
-    data = _without_riff(data)
+    data = _without_container(data)
     if data[:4] != _HEADER:
         raise DamagedError(
             "not_midi",
-            f"is not a MIDI file: it begins with {data[:4]!r} where b'MThd' is expected ({', '.join(MIDI_SUFFIXES)})",
+            f"is not a MIDI file: it begins with {data[:4]!r} where b'MThd' is expected ({', '.join(MIDI_SUFFIXES)})"
+            + next((f"; {hint}" for magic, hint in _OTHER_CONTENT.items() if data.startswith(magic)), ""),
         )
     if len(data) > MAX_BYTES:
         raise DamagedError("too_long", f"has more than {MAX_BYTES:,} bytes, the most that can be read; cut it")
@@ -115,8 +127,10 @@ def parse_midi(data: bytes) -> MidiFile:
     )
 
 
-def _without_riff(data: bytes) -> bytes:
-    """Return the MIDI file inside a RIFF RMID file; other data as they are."""
+def _without_container(data: bytes) -> bytes:
+    """Return the MIDI file inside a RIFF RMID or MacBinary file; other data as they are."""
+    if data[:1] == b"\0" and data[_MACBINARY_BYTES : _MACBINARY_BYTES + 4] == _HEADER:
+        return data[_MACBINARY_BYTES:]
     if data[:4] != b"RIFF" or data[8:12] != b"RMID":
         return data
     at = 12
