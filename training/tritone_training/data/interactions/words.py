@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 LONGEST_WORD: Final = 80  # characters of a value that counts as a whole; genres, labels and names of albums are shorter
+LONGEST_TAG: Final = 200  # characters; people write sentences as tags, but not lyrics
 _MOST_WORDS: Final = 12
 _WORDS_OF_A_TEXT: Final = 100  # of one item; the rarest ones
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")
