@@ -219,6 +219,7 @@ _ID_COUNTS: Final = {
     "n_rows_normalized": "rows had another Unicode form or blanks around the id",
     "n_ids_merged": "ids were other spellings of the same id and are merged",
     "n_ids_with_point": "ids were written as 12.0 and are read as 12",
+    "n_rows_like_missing": "rows have an id like nan or null: write missing ids as empty cells",
 }
 
 

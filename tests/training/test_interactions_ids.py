@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,6 +24,7 @@ from tritone_training.data.interactions import (
 )
 from tritone_training.data.interactions.log import Log
 from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kinds.recommender import sound
 
 LARGE = 1_152_921_504_606_846_976
 NFD = unicodedata.normalize("NFD", "Jóga")
@@ -324,6 +326,24 @@ def test_the_printed_report_says_what_was_read_and_changed(tmp_path: Path, capsy
     assert "log time: 60 times have no zone and are taken for UTC" in text
     assert "friends columns: user = 'user', friend = 'friend'" in text
     assert "friends friend: 1 rows had" in text
+
+
+def test_missing_ids_of_other_programs(tmp_path: Path) -> None:
+    log = load_log(written(tmp_path / "log.tsv", "user\titem\nann\ta\n\\N\tb\nnan\tb\nnan\tNull\n"))
+    assert log.report["dropped"] == {"no_user": 1}
+    assert log.report["ids"] == {"user": {"n_rows_like_missing": 2}, "item": {"n_rows_like_missing": 1}}
+    assert list(log.users) == ["ann", "nan"]
+
+
+def test_recordings_are_named_by_ids_in_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (f"{NFD}.wav", "Jóga.flac", "b .wav"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sound, "_network", lambda _: (lambda _: (np.ones(256), np.ones(9)), {}))
+    listening = ListeningFiles(recordings=tmp_path, genre_checkpoint=tmp_path)
+    heard = sound.hear(TrainRequest(out=tmp_path, listening=listening, progress=False))
+    assert heard is not None
+    assert sorted(heard.items) == ["Jóga", "b"]
+    assert "is a second recording of 'Jóga'" in heard.problems[0]
 
 
 # --- counts -------------------------------------------------------------------------------------

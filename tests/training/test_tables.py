@@ -15,8 +15,7 @@ import pytest
 import zstandard
 
 from tritone_training._exceptions import DataError
-from tritone_training.data.tables import Table, open_table
-from tritone_training.data.tables.packing import ALWAYS_UNPACKED_BYTES
+from tritone_training.data.tables import Table, open_table, packing
 
 TEXT = "user,item,plays\nann,Jóga,1\nbob,b,2\n"
 CELLS = [["ann", "Jóga", "1"], ["bob", "b", "2"]]
@@ -223,6 +222,14 @@ def test_a_damaged_workbook_is_called_one(tmp_path: Path) -> None:
         cells(written(tmp_path / "log.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)))
 
 
+def test_a_stray_cell_far_away_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.xlsx"
+    cells_far_apart = b'<c r="A1"><v>1</v></c>' + b" " * 2_000_000 + b'<c s="1" r="XFD1048576"><v>1</v></c>'
+    zipped(path, **{"xl/workbook.xml": b"<workbook/>", "xl/worksheets/sheet1.xml": cells_far_apart})
+    with pytest.raises(DataError, match="reaches to row 1,048,576 and column 16,384: expected at most"):
+        cells(path)
+
+
 # --- packed -------------------------------------------------------------------------------------
 
 
@@ -252,9 +259,13 @@ def test_a_compressed_table_that_is_cut_is_refused(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize("suffix", [*PACKERS, "zip", "xlsx"])
-def test_a_table_that_unpacks_to_too_much_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_table_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert packing.ALWAYS_UNPACKED_BYTES == 64 << 20
+    monkeypatch.setattr(packing, "ALWAYS_UNPACKED_BYTES", 2 << 20)  # so that the test need not write so much
     path = tmp_path / f"bomb.{suffix}"
-    content = b"ann,a,1\n" * (ALWAYS_UNPACKED_BYTES // 8 + 1)
+    content = b"ann,a,1\n" * (packing.ALWAYS_UNPACKED_BYTES // 8 + 1)
     if suffix == "xlsx":
         zipped(path, **{"xl/workbook.xml": b"<workbook/>", "xl/worksheets/sheet1.xml": content})
         _understate(path, len(content))
@@ -262,8 +273,8 @@ def test_a_table_that_unpacks_to_too_much_is_refused(tmp_path: Path, suffix: str
         zipped(path, **{"log.csv": content})
     else:
         written(path, PACKERS[suffix](content))
-    assert path.stat().st_size * 200 < len(content)
-    with pytest.raises(DataError, match=r"unpacks to too much: expected at most 67,108,864 bytes"):
+    assert path.stat().st_size * packing.MAX_UNPACKED_RATIO < len(content)
+    with pytest.raises(DataError, match=r"unpacks to too much: expected at most 2,[01]\d\d,\d{3} bytes"):
         cells(path)
 
 
@@ -274,9 +285,10 @@ def _understate(path: Path, n_bytes: int) -> None:
     path.write_bytes(content.replace(n_bytes.to_bytes(4, "little"), (9).to_bytes(4, "little")))
 
 
-def test_a_parquet_file_of_endless_equal_rows_is_refused(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "log.parquet", "SELECT 'ann' AS user, 'a' AS item FROM range(20000001)")
-    with pytest.raises(DataError, match="unpacks to 20,000,001 rows"):
+def test_a_parquet_file_of_endless_equal_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritone_training.data.tables.parquet._ROWS_ALWAYS_READ", 100_000)
+    path = parquet(tmp_path / "log.parquet", "SELECT 'ann' AS user, 'a' AS item FROM range(100001)")
+    with pytest.raises(DataError, match="unpacks to 100,001 rows: expected at most 100,000"):
         cells(path)
 
 

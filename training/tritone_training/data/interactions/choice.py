@@ -56,8 +56,8 @@ def required(table: Table, what: str, name: str | None) -> str:
     if table.lacks_header:
         shown = _listed(table.first_row)
         raise DataError(
-            f"{path}: has no header: expected a first line with the names of the columns, got {shown}; add one, "
-            f"such as {'user,item,plays' if what in ('user', 'item') else what}"
+            f"{path}: seems to have no header: expected a first line with the names of the columns, among them the "
+            f"{what}, got {shown}; add such a line, or name the column with --{option}-column"
         )
     if len(names) == 1:
         raise DataError(

@@ -16,6 +16,7 @@ from tritone_training._exceptions import DataError
 _WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+)?")  # 007 is a name, not a number
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _ROUNDED: Final = re.compile(r"-?\d(?:\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write floats; 12e5 may be hexadecimal
+_LIKE_MISSING: Final = frozenset({"nan", "null", "none", "<na>", "n/a", "nat", "undefined"})
 _EXACT: Final = 2**53  # from here on not every whole number is a 64-bit float
 
 
@@ -27,15 +28,22 @@ class IdCounts:
         n_rows: rows whose id had another Unicode form, or blanks around it.
         n_merged: ids that turned out to be another spelling of an id.
         n_points: ids that were written as numbers with a point (12.0).
+        n_suspect: rows whose id reads like a missing value (nan, null), which is kept: somebody may be called so.
     """
 
     n_rows: int = 0
     n_merged: int = 0
     n_points: int = 0
+    n_suspect: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return what is not 0."""
-        names = {"n_rows_normalized": self.n_rows, "n_ids_merged": self.n_merged, "n_ids_with_point": self.n_points}
+        names = {
+            "n_rows_normalized": self.n_rows,
+            "n_ids_merged": self.n_merged,
+            "n_ids_with_point": self.n_points,
+            "n_rows_like_missing": self.n_suspect,
+        }
         return {name: n for name, n in names.items() if n}
 
 
@@ -59,6 +67,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
     counts = IdCounts(
         n_rows=int(rows[changed].sum()),
         n_merged=sum(map(bool, whole)) - len({text for text in whole if text}),
+        n_suspect=int(rows[[text.lower() in _LIKE_MISSING for text in whole]].sum()),
         n_points=sum(a != b for a, b in zip(normalized, whole, strict=True)),
     )
     return pd.Series(ids[codes], index=column.index, name=column.name, dtype=object), counts

@@ -24,7 +24,7 @@ from tritone_training.data.interactions.identifiers import id_column
 from tritone_training.data.interactions.log import Log, TagTable
 from tritone_training.data.interactions.numeric import numbers_of
 from tritone_training.data.interactions.times import times_of
-from tritone_training.data.interactions.words import is_long
+from tritone_training.data.interactions.words import LONGEST_TAG
 from tritone_training.data.tables import open_table
 
 _NO_COLUMNS: Final = Columns()
@@ -104,7 +104,7 @@ def read_friends(path: Path, columns: Columns = _NO_COLUMNS) -> tuple[list[tuple
 def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None = None) -> TagTable:
     """Who gave which tag to which item; without a user column nobody is said to have given them.
 
-    Texts of more than 80 characters or 12 words are no tags, and are left out.
+    Texts of more than 200 characters are not tags, and are left out.
 
     Args:
         names: a table from the tag column's ids to their names, for reasons that people can read.
@@ -124,7 +124,7 @@ def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None 
         ids[what] = counts.to_dict()
     kept = frame.dropna()
     kept = kept[np.logical_and.reduce([is_text(kept[name]) for name in chosen.values()])]
-    long = np.fromiter(map(is_long, kept[tag]), np.bool_, len(kept))
+    long = kept[tag].str.len().to_numpy(np.int64) > LONGEST_TAG
     kept = kept[~long].drop_duplicates()
     tags = kept[tag]
     report: dict[str, Any] = {
@@ -161,4 +161,4 @@ def _tag_names(path: Path, tag: str) -> tuple[Mapping[str, str], int]:
     frame = frame.dropna()
     ok = is_text(frame[value])
     named = ((str(each), normalize_id(str(name))) for each, name in zip(frame[key][ok], frame[value][ok], strict=True))
-    return {each: name for each, name in named if name and not is_long(name)}, int((~ok).sum())
+    return {each: name for each, name in named if name and len(name) <= LONGEST_TAG}, int((~ok).sum())

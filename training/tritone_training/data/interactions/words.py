@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
 LONGEST_WORD: Final = 80  # characters of a value that counts as a whole; genres, labels and names of albums are shorter
+LONGEST_TAG: Final = 200  # characters; people write sentences as tags, but not lyrics
 _MOST_WORDS: Final = 12
 _WORDS_OF_A_TEXT: Final = 100  # of one item; the rarest ones
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")
@@ -63,6 +62,8 @@ def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
     Args:
         texts: by item.
     """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # only where there are texts: it is slow to import
+
     words = {
         item: {word for word in _WORD.findall(text.lower()) if word not in ENGLISH_STOP_WORDS and len(word) <= 40}
         for item, text in texts.items()

@@ -107,7 +107,9 @@ def _no_single_value(kind: str) -> str | None:
     if kind.endswith("]"):
         return "lists"
     nested = {"STRUCT": "nested fields", "MAP": "maps", "UNION": "unions", "VARIANT": "variants"}
-    others = {"INTERVAL": "durations", "TIME": "times of day without a date", "GEOMETRY": "shapes", "NULL": NOTHING}
+    others = {"INTERVAL": "durations", "GEOMETRY": "shapes", "NULL": NOTHING}
+    if kind.startswith("TIME") and not kind.startswith("TIMESTAMP"):
+        return "times of day without a date"
     found = (what for start, what in nested.items() if kind.startswith(start))
     return next(found, others.get(kind.strip('"')))
 

@@ -203,7 +203,7 @@ def _chunks(content: Content, dialect: Dialect, *, n_rows: int | None = None) ->
                 quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
                 skipinitialspace=True,
                 keep_default_na=False,  # an artist may be called NA or None
-                na_values=[""],
+                na_values=["", r"\N"],  # as MySQL and Hive write a missing value
                 nrows=n_rows,
                 chunksize=_ROWS_AT_ONCE,
             ) as reader,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import re
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 from python_calamine import CalamineError, CalamineWorkbook
@@ -12,6 +16,11 @@ from python_calamine import CalamineError, CalamineWorkbook
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.tables.table import Table, check_names
+
+_MOST_CELLS: Final = 50_000_000  # of a sheet from its first to its last cell, all of which the reader keeps
+_CELL: Final = re.compile(rb'<c [^>]*?\br="([A-Z]{1,3})([0-9]{1,7})"')
+_CHUNK: Final = 1 << 20
+_LONGEST_CELL: Final = 1 << 10  # of its opening tag
 
 
 def workbook_table(file: Path, path: Path | None = None) -> Table:
@@ -25,6 +34,7 @@ def workbook_table(file: Path, path: Path | None = None) -> Table:
         DataError: it is damaged, protected by a password or empty.
     """
     path = path or file
+    _check_extent(file, path)
     try:
         workbook = CalamineWorkbook.from_path(str(file))
         sheets = {name: workbook.get_sheet_by_name(name).to_python() for name in workbook.sheet_names}
@@ -48,6 +58,42 @@ def workbook_table(file: Path, path: Path | None = None) -> Table:
         return frame[list(wanted)].copy()
 
     return Table(path, "Excel", names, load, notes=tuple(notes), first_row=header)
+
+
+def _check_extent(file: Path, path: Path) -> None:
+    """Refuse a sheet with a stray cell far away: the reader would allocate everything up to it.
+
+    Raises:
+        DataError: it has too many cells.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        sheets = [name for name in archive.namelist() if re.fullmatch(r"xl/worksheets/[^/]+\.xml", name)]
+        for name in sheets:
+            n_rows = n_columns = 0
+            try:
+                with archive.open(name) as sheet:
+                    rest = b""
+                    while chunk := sheet.read(_CHUNK):
+                        for letters, digits in _CELL.findall(rest + chunk):
+                            n_rows = max(n_rows, int(digits))
+                            n_columns = max(n_columns, _column_number(letters))
+                        rest = chunk[-_LONGEST_CELL:]
+            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+                raise DataError(f"{path}: is a damaged Excel workbook ({error}); save the table as CSV") from error
+            if n_rows * n_columns > _MOST_CELLS:
+                raise DataError(
+                    f"{path}: {name} reaches to row {n_rows:,} and column {n_columns:,}: expected at most "
+                    f"{_MOST_CELLS:,} cells; delete stray cells, or save the table as CSV"
+                )
+
+
+def _column_number(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = 26 * number + letter - ord("A") + 1
+    return number
 
 
 def _text(cell: object) -> str | None:
