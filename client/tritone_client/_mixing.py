@@ -55,7 +55,8 @@ class Mixer:
             self._is_cancelled = ratio < _CANCELLING
         if self._is_cancelled:
             if not self.n_cancelled:
-                self.channel = int(energies.argmax())  # and this one from now on: changing channels would be audible
+                # The first of the loudest, from now on: changing channels would be audible.
+                self.channel = int((energies > 0.99 * energies.max()).argmax())
             self.n_cancelled += len(step)
         mixed = step[:, self.channel].copy() if self._is_cancelled else mean
         if was_cancelled != self._is_cancelled and self.n_mixed:
