@@ -13,6 +13,7 @@ CONVERT: Final = "convert it first, for example with `ffmpeg -i FILE recording.f
 _DOWNLOAD: Final = "download the recording itself"
 _EXTRACT: Final = "extract the recordings first"
 _RENDER: Final = "it holds notes, not sound: render it first, or use it as a score"
+_LISTED: Final = "give the recordings that it lists"
 _NO_SOUND: Final = "give the path of a recording"
 
 
@@ -32,7 +33,7 @@ UNKNOWN: Final = Format("data of an unknown format", "check that this is a recor
 # (position, bytes there, what it is)
 _SIGNATURES: Final = (
     (4, b"ftyp", Format("an MPEG-4 file (.m4a, .mp4, .mov; mostly AAC or ALAC)", CONVERT)),
-    (4, b"moov", Format("a QuickTime file", CONVERT)),
+    *((4, atom, Format("a QuickTime file", CONVERT)) for atom in (b"moov", b"mdat", b"wide", b"pnot")),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Format("a Windows Media file (.wma, .wmv, .asf)", CONVERT)),
     (0, b"\x1a\x45\xdf\xa3", Format("a Matroska or WebM file (.mka, .mkv, .webm)", CONVERT)),
     (0, b"wvpk", Format("a WavPack file", CONVERT)),
@@ -57,6 +58,7 @@ _SIGNATURES: Final = (
     (8, b"8SVX", Format("an Amiga 8SVX file", CONVERT)),
     (0, b"MThd", Format("a MIDI file", _RENDER)),
     (8, b"RMID", Format("a MIDI file in a RIFF container", _RENDER)),
+    (8, b"CDDA", Format("a link to an audio CD's track (.cda)", "copy the track itself from the CD")),
     (8, b"XDIR", Format("an Extended MIDI file (XMI)", _RENDER)),
     (0, b"Extended Module: ", Format("a tracker module (XM)", _RENDER)),
     (0, b"IMPM", Format("a tracker module (IT)", _RENDER)),
@@ -104,11 +106,12 @@ _TEXTS: Final = (
     (r"<\?xml.*<(score-partwise|score-timewise)", Format("a MusicXML score", _RENDER)),
     (r"(<\?xml.*)?<svg", Format("an image (SVG)", _NO_SOUND)),
     (r"(<\?xml.*)?<(rss|feed)\b", Format("a feed (XML)", _DOWNLOAD)),
-    (r"(<\?xml.*)?<(playlist|smil|asx)\b", Format("a playlist", "give the recordings that it lists")),
+    (r"(<\?xml.*)?<(playlist|smil|asx)\b", Format("a playlist", _LISTED)),
     (r"<", Format("an XML document or a web page", _DOWNLOAD)),
-    (r"#extm3u|\[playlist\]", Format("a playlist", "give the recordings that it lists")),
+    (r"#extm3u|\[playlist\]|\[reference\]", Format("a playlist", _LISTED)),
+    (r"(rem .*)?(performer|title|file) \".*^\s*track \d+ audio", Format("a cue sheet", _LISTED)),
     (r"\[internetshortcut\]", Format("a link to a web page", _DOWNLOAD)),
-    (r"[\[{]\s*([\"\[{\]}\d-]|true|false|null)", Format("JSON", _DOWNLOAD)),
+    (r"[\[{]\s*([\"\[{\]}-]|\d+\s*[,\]]|true|false|null)", Format("JSON", _DOWNLOAD)),
     (r"http/\d|icy \d", Format("the answer of a web server", _DOWNLOAD)),
     (r"x:\s*\d+\s*\n.*^k:", Format("a score in ABC notation", _RENDER)),
 )
@@ -148,7 +151,7 @@ def text_format(head: bytes) -> Format | None:
     lines = [line.strip() for line in stripped.splitlines()[:20] if line.strip()]
     complete = lines[:-1] if len(head) == HEAD_BYTES else lines
     if complete and all(_PLAYLIST.fullmatch(line) for line in complete):
-        return Format("a playlist", "give the recordings that it lists")
+        return Format("a playlist", _LISTED)
     return Format("a text", _NO_SOUND)
 
 

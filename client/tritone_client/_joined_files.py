@@ -7,21 +7,35 @@ libsndfile reads the first of several or none, and takes a WAV file whose writer
 from __future__ import annotations
 
 import re
+from collections.abc import Sized
 from typing import Final, Literal
 
 from tritone_client._file_bytes import FileBytes
 from tritone_client._spliced_file import Piece
 
+N_PARTS_MAX: Final = 10_000  # recordings in one file; each costs memory before anything is decoded
 _WAV: Final = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE(?:fmt |ds64|JUNK|bext|LIST|fact)", re.DOTALL)
 _FLAC: Final = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_AU_HEADER_BYTES: Final = 24
 _LARGEST_SIZE: Final = 0xFFFF_FFFF  # stands for "unknown" too
 _UNKNOWN: Final = b"\xff\xff\xff\xff"
+
+
+def check_count(parts: Sized) -> bool:
+    """Return True as long as a file may have another part.
+
+    Raises:
+        ValueError: there are so many that the file must be damaged.
+    """
+    if len(parts) >= N_PARTS_MAX:
+        raise ValueError(f"it holds {N_PARTS_MAX} streams or more")
+    return True
 
 
 def wav_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     """Return the pieces of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown"."""
     parts: list[list[Piece]] = []
-    while _WAV.match(data.at(start, 16)):
+    while check_count(parts) and _WAV.match(data.at(start, 16)):
         end, size_at = _wav_end(data, start)
         pieces: list[Piece] = [range(start, end)]
         if size_at is not None:
@@ -64,7 +78,7 @@ def _is_chunk(data: FileBytes, position: int) -> bool:
 def aiff_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     """Return the pieces of each AIFF file."""
     parts: list[list[Piece]] = []
-    while data.at(start, 4) == b"FORM" and data.at(start + 8, 4) in {b"AIFF", b"AIFC"}:
+    while check_count(parts) and data.at(start, 4) == b"FORM" and data.at(start + 8, 4) in {b"AIFF", b"AIFC"}:
         end = start + 8 + int.from_bytes(data.at(start + 4, 4), "big")
         end = next((each for each in (end, end + 1) if data.at(each, 4) == b"FORM"), data.size)
         parts.append([range(start, end)])
@@ -75,9 +89,9 @@ def aiff_parts(data: FileBytes, start: int) -> list[list[Piece]]:
 def au_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     """Return the pieces of each AU file (big-endian; in the rare others nothing is looked for)."""
     parts: list[list[Piece]] = []
-    while data.at(start, 4) == b".snd":
+    while check_count(parts) and data.at(start, 4) == b".snd":
         n_header, n_samples = (int.from_bytes(data.at(start + at, 4), "big") for at in (4, 8))
-        end = start + n_header + n_samples
+        end = start + max(n_header, _AU_HEADER_BYTES) + n_samples
         end = end if data.at(end, 4) == b".snd" else data.size
         parts.append([range(start, end)])
         start = end
@@ -87,7 +101,7 @@ def au_parts(data: FileBytes, start: int) -> list[list[Piece]]:
 def flac_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     """Return the pieces of each FLAC file."""
     parts: list[list[Piece]] = []
-    while start < data.size:
+    while check_count(parts) and start < data.size:
         end = data.find(_FLAC, start + 4) or data.size
         parts.append([range(start, end)])
         start = end

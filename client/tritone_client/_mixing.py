@@ -17,7 +17,7 @@ _FADE_S: Final = 0.01  # between the mean of the channels and one of them, witho
 # Power of the mean of the channels times C over their mean power: 1 for unrelated channels, C for equal ones, 0 for
 # opposite ones. Below this, the mean is 10 dB weaker than that of unrelated channels.
 _CANCELLING: Final = 0.1
-_SILENT_POWER: Final = 1e-8  # -80 dBFS: noise says nothing about the channels
+_SILENT_POWER: Final = 1e-10  # -100 dBFS: rounding says nothing about the channels
 
 
 class Mixer:
@@ -30,10 +30,10 @@ class Mixer:
     """
 
     def __init__(self, rate_hz: int) -> None:
+        self.n_mixed = 0
         self.n_cancelled = 0
         self.channel = 0
         self._is_cancelled = False
-        self.n_mixed = 0
         self._n_step = max(1, round(STEP_S * rate_hz))
         self._fade = np.linspace(0, 1, max(1, round(_FADE_S * rate_hz)), dtype=np.float32)
 
@@ -47,15 +47,16 @@ class Mixer:
     def _mixed_step(self, step: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore", over="ignore"):  # infinities may meet here
             mean: FloatArray = step.mean(axis=1, dtype=np.float32)
-            powers = np.square(step, dtype=np.float64).mean(axis=0)  # (C,)
-            power = float(powers.mean())
-            ratio = len(powers) * float(np.square(mean, dtype=np.float64).mean()) / power if power > 0 else 1.0
+            energies = np.einsum("sc,sc->c", step, step)  # (C,)
+            power = float(energies.mean()) / len(step)
+            ratio = len(energies) * float(np.dot(mean, mean)) / len(step) / power if power > 0 else 1.0
         was_cancelled = self._is_cancelled
         if power > _SILENT_POWER and len(step) >= self._n_step // 2:  # few samples prove nothing
             self._is_cancelled = ratio < _CANCELLING
         if self._is_cancelled:
             if not self.n_cancelled:
-                self.channel = int(powers.argmax())  # and this one from now on: changing channels would be audible
+                # The first of the loudest, from now on: changing channels would be audible.
+                self.channel = int((energies > 0.99 * energies.max()).argmax())
             self.n_cancelled += len(step)
         mixed = step[:, self.channel].copy() if self._is_cancelled else mean
         if was_cancelled != self._is_cancelled and self.n_mixed:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from tritone_client._file_bytes import FileBytes
+from tritone_client._joined_files import check_count
 from tritone_client._spliced_file import Piece
 
 SEARCH_BYTES: Final = 1 << 24  # how far into a file its first frame is looked for; cover pictures take megabytes
@@ -149,6 +150,7 @@ def mp3_streams(data: FileBytes, start: int) -> list[Mp3Stream]:
             or frame.kind != stream.kind
             or (stream.n_claimed and stream.n_frames >= stream.n_claimed)
         ):
+            check_count(streams)
             stream = Mp3Stream(frame.kind, n_claimed=claims)
             streams.append(stream)
         elif n_before:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tritone_client._file_bytes import FileBytes
+from tritone_client._joined_files import check_count
 from tritone_client._spliced_file import Piece
 
 _CAPTURE: Final = re.compile(rb"OggS\0")
@@ -98,6 +99,7 @@ def ogg_links(data: FileBytes, start: int) -> tuple[list[OggLink], int]:
             continue
         if page.flags & _BEGINS:
             if not in_beginnings:
+                check_count(links)
                 links.append(OggLink())
                 serial = None
             in_beginnings = True

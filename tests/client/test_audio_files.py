@@ -343,6 +343,8 @@ NAMED = {
     b"RIFF\x30\0\0\0RMIDdata\x20\0\0\0MThd": "a MIDI file",
     b"PK\x03\x04" + NOISE.bytes(300): "a ZIP archive",
     b"\x1f\x8b\x08\0" + NOISE.bytes(300): "a gzip file",
+    b'PERFORMER "x"\nFILE "a.wav" WAVE\n  TRACK 01 AUDIO\n': "a cue sheet",
+    b"[00:12.00]a line of lyrics": "a text",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n": "a Git LFS pointer",
     b'<?xml version="1.0"?>\n<!DOCTYPE score-partwise>\n<score-partwise version="4.0">': "a MusicXML score",
     b"this is a text, not a song": "a text",
@@ -369,6 +371,28 @@ def test_a_file_that_is_no_audio_is_named(
         assert f"is not audio that can be read: expected {READABLE}, got {name}" in str(error)
         assert "; " in str(error)  # what to do
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"fLaC\0\0\0\x22" * 100_000,
+        b".snd" * 100_000,
+        b"FORM\0\0\0\x04AIFF" * 100_000,
+        b"RIFF\0\0\0\0WAVEfmt " * 100_000,
+        b"TAG" * 100_000,
+        ogg_of_packets([(b"OpusHead" + bytes(11), 0)], serial=1) * 20_000,
+        b".snd",
+        b"OggS",
+        b"ID3\x03\0\0\0\0\0\0" * 1_000,
+    ],
+    ids=["FLAC", "AU", "AIFF", "WAV", "TAG", "Ogg", "short AU", "short Ogg", "ID3"],
+)
+def test_headers_without_end_are_refused_at_once(data: bytes) -> None:
+    tracemalloc.start()
+    assert refused(data).reason == "unreadable"
+    assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["an MPEG-4 file", "a Windows Media file", "an AAC file"])

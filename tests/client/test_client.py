@@ -345,6 +345,19 @@ async def test_one_async_client_many_tasks(model: Any, as_async: Any, make_noise
     assert [result.probabilities for result in found] == expected
 
 
+def test_remarks_on_a_recording_come_with_the_result(connect: Any, make_noise: Any) -> None:
+    noise, rate_hz = make_noise(3)
+    ask = connect()
+    plain = ask("classify", (noise, rate_hz))
+    opposite = ask("classify", (np.stack([noise, -noise], axis=1), rate_hz))
+    assert plain.notes == ()
+    assert opposite.notes == (
+        "channels cancel each other for 3.0 s (opposite polarity); channel 1 alone is used there",
+    )
+    assert opposite.to_dict()["notes"] == list(opposite.notes)
+    assert opposite.probabilities == plain.probabilities
+
+
 async def test_decoding_leaves_the_event_loop_free(model: Any, as_async: Any) -> None:
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
