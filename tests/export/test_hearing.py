@@ -11,6 +11,8 @@ import pytest
 from tests import recommender_artifacts as models
 
 from tritone_export import check_hearing, check_repository, forget_user
+from tritone_export.publishing import Live, rollback
+from tritone_serving import RefusedVersionError
 from tritone_serving.recommender import open_artifact
 
 HEARD, OTHER = "ab" * 32, "cd" * 32
@@ -127,3 +129,33 @@ def test_a_version_without_a_user_still_says_it(exported: Path, repository: Path
     version = repository / "recommender" / "2"
     assert open_artifact(version).manifest["heard_by"]["weights_sha256"] == HEARD
     assert json.loads((version / "model_card.json").read_text())["heard_by"]["weights_sha256"] == HEARD
+
+
+def test_versions_that_are_about_to_go_live_are_checked_together(
+    exported: Path, repository: Path, tmp_path: Path
+) -> None:
+    add_listener(repository, {"weights_sha256": HEARD})
+    add_listener(tmp_path / "next", {"weights_sha256": OTHER})
+    listener = tmp_path / "next" / "genre_cnn" / "1"
+    other = Path(shutil.copytree(repository / "recommender" / "1", tmp_path / "next" / "recommender" / "1"))
+    models.spoil_manifest(other, heard_by={"kind": "genre_cnn", "weights_sha256": OTHER})
+
+    def n_findings(planned: dict[str, Path]) -> int:
+        return len(check_hearing(repository, planned, planned).findings)
+
+    assert n_findings({"genre_cnn": listener}) == 1
+    assert n_findings({"recommender": other}) == 1
+    assert n_findings({"genre_cnn": listener, "recommender": other}) == 0
+    assert n_findings({"genre_cnn": repository / "genre_cnn" / "1"}) == 0
+
+
+def test_going_back_to_a_network_that_embedded_other_items_is_refused(repository: Path) -> None:
+    add_listener(repository, {"weights_sha256": OTHER})
+    add_listener(repository, {"weights_sha256": HEARD}, version=2)
+    nothing: Any = None  # refused before the server is asked
+    with pytest.raises(
+        RefusedVersionError, match=r"what was live stays live: recommender does not .*or add --force"
+    ) as e:
+        rollback("genre_cnn", Live(repository, nothing, nothing), version=1)
+    assert e.value.model == "genre_cnn"
+    assert sorted(path.name for path in (repository / "genre_cnn").iterdir() if path.name.isdigit()) == ["1", "2"]

@@ -74,9 +74,9 @@ def recommend(
             music,
             lambda ids: music.recommend(
                 user,
-                history=ids["history"],
-                skipped=ids["skipped"],
-                exclude=ids["exclude"],
+                history=ids["history"] or None,
+                skipped=ids["skipped"] or None,
+                exclude=ids["exclude"] or None,
                 weights=weight,
                 friends=friend,
                 audio=audio,
