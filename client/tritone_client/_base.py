@@ -15,7 +15,7 @@ from tritone_client._endpoint import DEFAULT_URL, Endpoint, make_endpoints
 from tritone_client._exceptions import (
     ClientError,
     InvalidInputError,
-    ProcessBoundError,
+    NotCopiedError,
     RequestTimeoutError,
     ServerBusyError,
     ServerError,
@@ -134,7 +134,7 @@ class BaseClient(Generic[TRANSPORT]):
         """
         secrets = [name for name in _SECRETS if self._arguments[name]]
         if secrets:
-            raise ProcessBoundError(
+            raise NotCopiedError(
                 f"a client with secrets cannot be pickled: expected none of {', '.join(_SECRETS)}, got "
                 f"{', '.join(secrets)}; create a client in each process and read the secrets there"
             )
@@ -151,7 +151,7 @@ class BaseClient(Generic[TRANSPORT]):
 
     def _open_arguments(self) -> dict[str, Any]:
         if self._closed:
-            raise ProcessBoundError("a closed client cannot be copied or pickled; create a new one")
+            raise NotCopiedError("a closed client cannot be copied or pickled; create a new one")
         return self._arguments
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:

@@ -105,6 +105,10 @@ class ProcessBoundError(ClientError):
     """The client or its connection belongs to another process; create a client in each process."""
 
 
+class NotCopiedError(ProcessBoundError, TypeError):
+    """The object cannot be pickled or copied; a `TypeError`, as `pickle` raises for other objects of this sort."""
+
+
 class MissingExtraError(ClientError, ImportError):
     """A feature needs packages that an extra installs; the message has the command."""
 

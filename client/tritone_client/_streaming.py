@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tritone_client._catalogue import Flow, check_model_name, next_request_id, on_live_versions
 from tritone_client._composing import Wish, continuing, writing_inputs
-from tritone_client._exceptions import ClientError, ProcessBoundError, ServerError
+from tritone_client._exceptions import ClientError, NotCopiedError, ServerError
 from tritone_client._generation_models import STREAMER, Writer, Writers, checked
 from tritone_client._json_results import INTEGER, NUMBER, JsonResult, array_of, json_result, optional
 from tritone_client._messages import InferResponse, StreamRequest
@@ -264,8 +264,8 @@ class PieceStream:
         raise _not_copied()
 
 
-def _not_copied() -> ProcessBoundError:
-    return ProcessBoundError("a stream cannot be copied or pickled; pass its result() on, or stream in each process")
+def _not_copied() -> NotCopiedError:
+    return NotCopiedError("a stream cannot be copied or pickled; pass its result() on, or stream in each process")
 
 
 class AsyncPieceStream:

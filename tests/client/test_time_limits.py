@@ -191,8 +191,8 @@ def test_a_stream_that_never_begins(kind: str, act: Act) -> None:
 def test_a_server_that_reads_slowly_over_tls(tmp_path: Path) -> None:
     """The request is larger than all buffers, and the server takes a little of it now and then.
 
-    For threads only, where writing is ours. With asyncio the call ends in time too, but a TLS connection whose peer
-    does not read is closed by aiohttp only after that, which would be a warning here.
+    For threads only, where writing is ours. With asyncio the call ends in time too, but aiohttp closes a TLS connection
+    whose peer does not read only after that, which would be a warning here.
     """
     files = make_certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
