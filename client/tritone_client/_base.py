@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, Self, TypeVar, cast
 
 from tritone_client._catalogue import Catalogue, Flow, check_model_name
 from tritone_client._deadline import Deadline, retry_delay_s, timed_out, was_lost_too_often
@@ -19,11 +21,20 @@ from tritone_client._exceptions import (
 )
 from tritone_client._generation_models import Writers
 from tritone_client._listening import classify_flow, embed_flow
-from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, StreamRequest, Transport
+from tritone_client._messages import (
+    AsyncTransport,
+    InferRequest,
+    ReadyRequest,
+    ReadyResponse,
+    Request,
+    RequestT,
+    StreamRequest,
+    Transport,
+)
 from tritone_client._results import Classification
 from tritone_client._service_key import Credentials
 from tritone_client.audio import Audio, FloatArray
-from tritone_client.constants import GENRE_MODEL
+from tritone_client.constants import GENRE_MODEL, PRIORITIES, Priority
 
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -48,6 +59,7 @@ class BaseClient(Generic[TRANSPORT]):
         service_key: str | None = None,
         user_token: str | None = None,
         genre_model: str = GENRE_MODEL,
+        priority: Priority = "interactive",
         transport: TRANSPORT | None = None,
     ) -> None:
         """Make a client; nothing is sent before the first call.
@@ -72,6 +84,8 @@ class BaseClient(Generic[TRANSPORT]):
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
                 a recording.
+            priority: "batch" lets the interactive requests of all clients go first where a model is busy; for work that
+                nobody waits for. Does not affect `stream_compose`. See also `with_priority`.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
 
         Raises:
@@ -90,6 +104,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
+        self._priority = _checked_priority(priority)
         self._endpoints = endpoints
         self._credentials = Credentials(
             service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
@@ -103,6 +118,24 @@ class BaseClient(Generic[TRANSPORT]):
         state = ", closed" if self._closed else ""
         urls = ",".join(endpoint.url for endpoint in self._endpoints)
         return f"{type(self).__name__}({urls!r}, timeout_s={self._timeout_s:g}{state})"
+
+    def with_priority(self, priority: Priority) -> Self:
+        """Return a client that shares this one's connections and whose requests have another priority.
+
+        Closing either closes the connections.
+
+        Raises:
+            InvalidInputError: there is no such priority.
+        """
+        other = copy.copy(self)
+        other._priority = _checked_priority(priority)
+        return other
+
+    def _prioritized(self, request: RequestT) -> RequestT:
+        """Return the request with this client's priority."""
+        if isinstance(request, InferRequest) and self._priority != PRIORITIES["interactive"]:
+            return replace(request, priority=self._priority)
+        return request
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
         raise NotImplementedError
@@ -163,6 +196,12 @@ def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientEr
 
 def _ready_flow(model: str | None) -> Flow[bool]:
     return cast(ReadyResponse, (yield ReadyRequest(model))).ready
+
+
+def _checked_priority(priority: Priority) -> int:
+    if not isinstance(priority, str) or priority not in PRIORITIES:
+        raise InvalidInputError(f"priority is {priority!r}; expected one of: {', '.join(PRIORITIES)}")
+    return PRIORITIES[priority]
 
 
 def _checked_timeout(timeout_s: float) -> float:

@@ -5,7 +5,8 @@ The contract tests hold these against every kind's declaration.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 # --- audio -------------------------------------------------------------------------------------
 SAMPLE_RATE_HZ: Final = 22_050  # half of CD: music information lies below 11 kHz, and the data sets come so
@@ -60,3 +61,7 @@ N_FRIENDS_MAX: Final = 1_000  # different ones
 LARGEST_EMBEDDING: Final = 1e6  # of each number; `genre_cnn` returns vectors of length 1
 # How tracks can be alike.
 WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
+
+Priority: TypeAlias = Literal["interactive", "batch"]
+# Numbers of the priorities in the queues of Triton's models, the smallest first; configurations are written with them.
+PRIORITIES: Final[Mapping[Priority, int]] = {"interactive": 1, "batch": 2}
