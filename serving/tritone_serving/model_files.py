@@ -98,19 +98,28 @@ def environment_fault(value: str, model_folder: Path) -> str | None:
 def _fault(folder: Path, config: Path, backends: Collection[str]) -> str | None:
     try:
         text = _COMMENT.sub("", config.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        return f"{config} is a folder; expected a text file"  # ends the whole server
     except (OSError, UnicodeDecodeError):
         return None  # Triton says what is wrong with it
+    labels = re.findall(r"""\blabel_filename\s*:\s*["']([^"']*)["']""", text)
+    if folders := [name for name in labels if (folder / name).is_dir()]:
+        return f"its label file {folders[0]!r} is a folder; expected a text file"  # ends the whole server
     backend = _value(text, "backend") or _BACKENDS_BY_PLATFORM.get(_value(text, "platform"), "")
     if backend and backend not in backends and not any(folder.rglob("libtriton_*.so")):  # a model may bring its own
         return f"its backend {backend!r} is not installed; installed are: {', '.join(sorted(backends))}"
+    return _version_fault(folder, backend, text)
+
+
+def _version_fault(folder: Path, backend: str, config: str) -> str | None:
     version = newest_version(folder)
-    filename = _value(text, "default_model_filename") or MODEL_FILES.get(backend)
-    if version is None or not filename or re.search(r"\b(specific|all)\s*:?\s*\{", text):
+    filename = _value(config, "default_model_filename") or MODEL_FILES.get(backend)
+    if version is None or not filename or re.search(r"\b(specific|all)\s*:?\s*\{", config):
         return None  # which versions are served, only Triton's own parser knows
     if not (version / filename).exists():
         what = "is empty" if not any(version.iterdir()) else f"has no {filename}"
         return f"version folder {version} {what}; expected {filename}, which backend {backend!r} loads"
-    return _python_model_fault(folder, version / filename, text) if backend == "python" else None
+    return _python_model_fault(folder, version / filename, config) if backend == "python" else None
 
 
 def _python_model_fault(folder: Path, path: Path, config: str) -> str | None:

@@ -11,6 +11,7 @@ from tritone_serving._exceptions import RepositoryError
 
 # A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
 CANDIDATE_SUFFIX: Final = ".candidate"
+LARGEST_VERSION: Final = 2**63 - 1
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
 
 
@@ -78,9 +79,13 @@ def steps_of(folder: Path) -> set[str]:
 def _versions(folder: Path) -> list[str]:
     if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
         return []
-    # Triton's own rule: a whole number above 0, without leading zeros.
+    # Triton's own rule: a whole number above 0, without leading zeros. A larger number ends the whole server.
     return [
         child.name
         for child in folder.iterdir()
-        if child.name.isdecimal() and child.name.isascii() and not child.name.startswith("0") and child.is_dir()
+        if child.name.isdecimal()
+        and child.name.isascii()
+        and not child.name.startswith("0")
+        and int(child.name) <= LARGEST_VERSION
+        and child.is_dir()
     ]

@@ -145,9 +145,7 @@ def wait_for_queue(server: TritonServer, n_least: int) -> None:
     raise AssertionError(f"fewer than {n_least} requests wait: {pending}")
 
 
-@pytest.mark.parametrize(
-    "url_of", [lambda server: server.grpc_url, lambda server: server.http_url], ids=["grpc", "http"]
-)
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_interactive_requests_go_before_batch_requests_that_wait(slow_server: TritonServer, protocol: str) -> None:
     batch = Callers(getattr(slow_server, f"{protocol}_url"), PRIORITIES["batch"], N_BATCH)
     wait_for_queue(slow_server, 10)

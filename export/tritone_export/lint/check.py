@@ -42,6 +42,7 @@ from tritone_export.lint.runtime import check_loads
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
 from tritone_export.lint.shapes import check_priorities, check_shapes
 from tritone_export.lint.tuned import check_tuned
+from tritone_export.lint.warmup import check_warmup
 
 
 def lint_repository(path: Path) -> list[Finding]:
@@ -88,7 +89,9 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     others = [file for file in (read_config(other, report) for other in folder.other_configs) if file is not None]
     default = None
     if folder.config is None:
-        report.warning(path / CONFIG, 1, "is missing; Triton would guess one", "write it, or export again")
+        what = "is not a file" if (path / CONFIG).exists() else "is missing"
+        remedy = "write it, or export again; `tritone serve --auto-complete` lets Triton guess one where it is missing"
+        report.error(path / CONFIG, 1, what, remedy)
     else:
         default = read_config(folder.config, report)
     if default is not None:
@@ -98,6 +101,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
         check_settings(file, path.name, report)
         check_shapes(file, report)
         check_priorities(file, report)
+        check_warmup(file, report)
         check_precision(file, report)
         check_policy(file, backend_of(file.config), report)
         check_limits(file, report)

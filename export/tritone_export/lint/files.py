@@ -37,7 +37,8 @@ def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int
     filename = model_filename(file.config)
     for version in versions:
         path = folder.path / str(version)
-        if filename and not (path / filename).exists():
+        # A folder of parts holds a file of the same name.
+        if filename and not ((path / filename).is_file() or (path / filename / filename).is_file()):
             report.error(
                 path,
                 1,

@@ -10,11 +10,11 @@ from typing import Any, Final
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.lint.finding import Reporter
 from tritone_export.repository import STAGING_PREFIX, check_model_name
+from tritone_serving.repository import LARGEST_VERSION
 
 CONFIG: Final = "config.pbtxt"
 CONFIGS: Final = "configs"
 _VERSION: Final = re.compile(r"[1-9][0-9]*")
-_LARGEST_VERSION: Final = 2**63 - 1
 # What file systems, storage devices and tools put into every folder; Triton serves nothing of it.
 _OF_VOLUMES: Final = frozenset(
     {"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "#recycle", "#snapshot", "__pycache__"}
@@ -61,11 +61,11 @@ def read_folder(path: Path, report: Reporter) -> ModelFolder:
             continue
         if child.name.startswith(STAGING_PREFIX):
             report.warning(child, 1, "is the leftover of an export that did not finish", f"remove it: rm -r {child}")
-        elif _VERSION.fullmatch(child.name) and int(child.name) > _LARGEST_VERSION:
+        elif _VERSION.fullmatch(child.name) and int(child.name) > LARGEST_VERSION:
             report.error(
                 child,
                 1,
-                f"version folder {child.name!r} is above the largest version {_LARGEST_VERSION}",
+                f"version folder {child.name!r} is above the largest version {LARGEST_VERSION}",
                 "rename it",
             )
         elif _VERSION.fullmatch(child.name):

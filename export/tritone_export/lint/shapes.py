@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
+
+_N_IMAGE_DIMS: Final = 3
 
 
 def check_shapes(file: ConfigFile, report: Reporter) -> None:
@@ -57,6 +59,9 @@ def _problems(tensor: Any, is_batched: bool) -> list[tuple[str, str]]:
         found.append(("has no dims", "add dims; a scalar is dims: [ 1 ] with reshape { shape: [ ] }"))
     if any(size < 1 and size != -1 for size in dims):
         found.append((f"has dims {dims}: expected sizes of 1 or more, or -1", "correct the sizes"))
+    form = getattr(tensor, "format", model_config_pb2.ModelInput.FORMAT_NONE)  # inputs only
+    if form != model_config_pb2.ModelInput.FORMAT_NONE and len(dims) != _N_IMAGE_DIMS:
+        found.append((f"has a format for images and dims {dims}: expected 3 dims", "remove format"))
     if tensor.HasField("reshape"):
         shape = list(tensor.reshape.shape)
         if not shape and not is_batched:
