@@ -52,7 +52,8 @@ def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
 
 def _loop(repository: Path, start: str) -> str:
     """Return the models through which an ensemble reaches itself, as text; empty if it does not."""
-    waiting, visited = [(start,)], {start}
+    waiting: list[tuple[str, ...]] = [(start,)]
+    visited = {start}
     while waiting:
         path = waiting.pop()
         for step in sorted(steps_of(repository / path[-1])):
