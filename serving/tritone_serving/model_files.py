@@ -80,6 +80,8 @@ def python_fault(path: Path) -> tuple[str, int] | None:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
+        elif isinstance(node, ast.Constant) and node.value == MODEL_CLASS:
+            names.add(MODEL_CLASS)  # set by name, as in `globals()[...]`
         elif isinstance(node, ast.ClassDef):
             names.add(node.name)
             if node.name == MODEL_CLASS and not node.bases and not node.decorator_list and not _has_execute(node):

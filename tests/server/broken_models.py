@@ -178,6 +178,9 @@ SOUND: dict[str, Build] = {
     "weights_beside": with_weights(graph(op="Add", constant=external("weight.bin"))),
     "plain_python": python(),
     "assigned_class": python(MODEL.replace("class TritonPythonModel", "class Model") + "\nTritonPythonModel = Model\n"),
+    "class_by_name": python(
+        MODEL.replace("class TritonPythonModel", "class Model") + '\nglobals()["TritonPythonModel"] = Model\n'
+    ),
     "priorities": python(more="dynamic_batching { priority_levels: 2 default_priority_level: 1 }"),
     "reshaped": python(output="dims: [ 1 ] reshape { shape: [ 1 ] }"),
 }
