@@ -24,7 +24,7 @@ def connect(
     """A client as the options say.
 
     Args:
-        credentials: `service_key` or `user_token`, for access to stored users.
+        credentials: `service_key` or `user_token`, for access to stored users; `priority`.
     """
     from tritone_client import MusicClient
 

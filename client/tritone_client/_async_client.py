@@ -104,6 +104,7 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
         if isinstance(request, Pause):
             await asyncio.sleep(request.delay_s(deadline.left_s()))
             return None
+        request = self._prioritized(request)
         failures: list[ClientError] = []
         while True:
             try:

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
@@ -22,11 +23,20 @@ from tritone_client._exceptions import (
 )
 from tritone_client._generation_models import Writers
 from tritone_client._listening import classify_flow, embed_flow
-from tritone_client._messages import AsyncTransport, ReadyRequest, ReadyResponse, Request, StreamRequest, Transport
+from tritone_client._messages import (
+    AsyncTransport,
+    InferRequest,
+    ReadyRequest,
+    ReadyResponse,
+    Request,
+    RequestT,
+    StreamRequest,
+    Transport,
+)
 from tritone_client._results import Classification
 from tritone_client._service_key import Credentials
 from tritone_client.audio import Audio, FloatArray
-from tritone_client.constants import GENRE_MODEL
+from tritone_client.constants import GENRE_MODEL, PRIORITIES, Priority
 
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
 CLIENT = TypeVar("CLIENT", bound="BaseClient[Any]")
@@ -56,6 +66,7 @@ class BaseClient(Generic[TRANSPORT]):
         service_key: str | None = None,
         user_token: str | None = None,
         genre_model: str = GENRE_MODEL,
+        priority: Priority = "interactive",
         transport: TRANSPORT | None = None,
     ) -> None:
         """Make a client; nothing is sent before the first call.
@@ -80,6 +91,8 @@ class BaseClient(Generic[TRANSPORT]):
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
                 a recording.
+            priority: "batch" lets the interactive requests of all clients go first where a model is busy; for work that
+                nobody waits for. Does not affect `stream_compose`. See also `with_priority`.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
 
         Raises:
@@ -97,6 +110,7 @@ class BaseClient(Generic[TRANSPORT]):
             "service_key": service_key,
             "user_token": user_token,
             "genre_model": genre_model,
+            "priority": priority,
             "transport": transport,
         }
         endpoints = make_endpoints(
@@ -112,6 +126,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
+        self._priority = _checked_priority(priority)
         self._endpoints = endpoints
         self._credentials = Credentials(
             service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
@@ -153,6 +168,27 @@ class BaseClient(Generic[TRANSPORT]):
         if self._closed:
             raise NotCopiedError("a closed client cannot be copied or pickled; create a new one")
         return self._arguments
+
+    def with_priority(self, priority: Priority) -> Self:
+        """Return a client that shares this one's connections and whose requests have another priority.
+
+        Closing either closes the connections.
+
+        Raises:
+            InvalidInputError: there is no such priority.
+        """
+        checked = _checked_priority(priority)
+        other = object.__new__(type(self))  # `copy.copy` would connect anew
+        other.__dict__.update(self.__dict__)
+        other._arguments = {**self._arguments, "priority": priority}
+        other._priority = checked
+        return other
+
+    def _prioritized(self, request: RequestT) -> RequestT:
+        """Return the request with this client's priority."""
+        if isinstance(request, InferRequest) and self._priority != PRIORITIES["interactive"]:
+            return replace(request, priority=self._priority)
+        return request
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
         raise NotImplementedError
@@ -226,6 +262,12 @@ def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientEr
 
 def _ready_flow(model: str | None) -> Flow[bool]:
     return cast(ReadyResponse, (yield ReadyRequest(model))).ready
+
+
+def _checked_priority(priority: Priority) -> int:
+    if not isinstance(priority, str) or priority not in PRIORITIES:
+        raise InvalidInputError(f"priority is {priority!r}; expected one of: {', '.join(PRIORITIES)}")
+    return PRIORITIES[priority]
 
 
 def _checked_timeout(timeout_s: float) -> float:

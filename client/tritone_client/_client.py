@@ -139,6 +139,7 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
         if isinstance(request, Pause):
             time.sleep(request.delay_s(deadline.left_s()))
             return None
+        request = self._prioritized(request)
         failures: list[ClientError] = []
         while True:
             try:

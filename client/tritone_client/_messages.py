@@ -81,6 +81,7 @@ class InferRequest:
             `value:index:label` strings of shape (n_batch, at most n_classes).
         version: the only one that may answer; the server's latest if None.
         n_lost: how often its connection was already lost after sending; see `ClientError.n_lost`.
+        priority: in the queue of a model with priorities, see `constants.PRIORITIES`; 0 for the model's default.
         headers: sent in addition to those of the endpoint, names in lower case; not shown in `repr`, since they hold
             secrets.
     """
@@ -93,6 +94,7 @@ class InferRequest:
     idempotent: bool = True
     version: str | None = None
     n_lost: int = 0
+    priority: int = 0
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

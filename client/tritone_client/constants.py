@@ -5,7 +5,8 @@ The contract tests hold these against every kind's declaration.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 # --- audio -------------------------------------------------------------------------------------
 SAMPLE_RATE_HZ: Final = 22_050  # half of CD: music information lies below 11 kHz, and the data sets come so
@@ -63,3 +64,7 @@ WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
 # What a search for tracks can be limited to, and the order in which equally good matches are listed.
 SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
+
+Priority: TypeAlias = Literal["interactive", "batch"]
+# Numbers of the priorities in the queues of Triton's models, the smallest first; configurations are written with them.
+PRIORITIES: Final[Mapping[Priority, int]] = {"interactive": 1, "batch": 2}

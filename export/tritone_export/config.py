@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from tritone_client.constants import PRIORITIES
 from tritone_export._exceptions import DeclarationError
 from tritone_export.dtypes import DTYPES
 from tritone_export.limits import PARAMETER as LIMITS_PARAMETER
@@ -188,11 +189,20 @@ def _add_dynamic_batching(config: ModelConfig, serving: Serving, profile: Profil
         declared = serving.gpu_batching
     batching.preferred_batch_size.extend(declared.preferred_batch_sizes)
     batching.max_queue_delay_microseconds = declared.max_queue_delay_microseconds
-    policy = batching.default_queue_policy
+    # A request without a priority is interactive, so that callers who do not know priorities are not slowed down.
+    batching.priority_levels = len(PRIORITIES)
+    batching.default_priority_level = PRIORITIES["interactive"]
+    queue = serving.queue
+    _set_policy(batching.default_queue_policy, queue.default_timeout_microseconds, queue.max_queue_size)
+    for_batch = batching.priority_queue_policy[PRIORITIES["batch"]]
+    _set_policy(for_batch, queue.batch_timeout_microseconds, queue.max_batch_queue_size)
+
+
+def _set_policy(policy: Any, timeout_microseconds: int, max_queue_size: int) -> None:
     policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = serving.queue.default_timeout_microseconds
+    policy.default_timeout_microseconds = timeout_microseconds
     policy.allow_timeout_override = True  # a caller's own deadline may be shorter
-    policy.max_queue_size = serving.queue.max_queue_size
+    policy.max_queue_size = max_queue_size
 
 
 def _add_instance_group(config: ModelConfig, instances: Instances, profile: Profile) -> None:

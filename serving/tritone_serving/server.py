@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ from tritone_serving.command import server_command
 from tritone_serving.cpu_pressure import CpuPressure, recent_pressure
 from tritone_serving.installation import find_installation, require_gpu
 from tritone_serving.log import has_begun, last_lines, names_in_tail, reason_in_log
+from tritone_serving.model_files import find_faults
 from tritone_serving.options import ServerOptions
 from tritone_serving.ports import claim_ports, wait_for_ports
 from tritone_serving.repository import servable_models
@@ -117,7 +119,13 @@ class TritonServer:
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, options: ServerOptions, *, stored_token: str | None = None) -> TritonServer:
+    def start(
+        cls,
+        options: ServerOptions,
+        *,
+        stored_token: str | None = None,
+        report_faults: Callable[[Mapping[str, str]], None] = lambda faults: None,
+    ) -> TritonServer:
         """Start a server and wait until its models are loaded.
 
         If the Python backend aborts the start because the machine is busy, the start is repeated with one model after
@@ -126,6 +134,8 @@ class TritonServer:
         Args:
             options: with what.
             stored_token: store this token, instead of a new one, where options give none.
+            report_faults: called before the server starts with the models whose files show that they cannot load, and
+                the reasons; the others are loaded.
 
         Raises:
             RepositoryError: no folder, no model, or no version.
@@ -140,7 +150,9 @@ class TritonServer:
         n_threads = 1 if recent_pressure() > _BUSY_START else _LOAD_THREADS
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
-                return cls._start_once(options, stored_token=stored_token, n_load_threads=n_threads)
+                return cls._start_once(
+                    options, stored_token=stored_token, n_load_threads=n_threads, report_faults=report_faults
+                )
             except ServerExitedError as error:
                 if attempt == START_ATTEMPTS or not error.is_lock_exception:
                     raise
@@ -148,7 +160,14 @@ class TritonServer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @classmethod
-    def _start_once(cls, options: ServerOptions, *, stored_token: str | None, n_load_threads: int) -> TritonServer:
+    def _start_once(
+        cls,
+        options: ServerOptions,
+        *,
+        stored_token: str | None,
+        n_load_threads: int,
+        report_faults: Callable[[Mapping[str, str]], None],
+    ) -> TritonServer:
         begun = time.monotonic()
         models = servable_models(options.repository, options.models)
         installation = find_installation(options.installation)
@@ -170,6 +189,12 @@ class TritonServer:
         try:
             folder = server._folder = runtime.make_runtime_folder()
             environment = runtime.fill_runtime_folder(folder, installation, health_token=server.health_token)
+            server.failed_models = server._file_faults(*models)
+            sound = tuple(name for name in models if name not in server.failed_models)
+            if server.failed_models:
+                if options.require_all or not sound:
+                    raise _load_error(server.failed_models)
+                report_faults(server.failed_models)
             environment |= service_key_environment(options)
             binary, server.binary_fixes = fixed_copy(installation, folder)
             command = server_command(
@@ -178,13 +203,13 @@ class TritonServer:
                 folder=folder,
                 ports=ports,
                 token=token,
-                models=models,
+                models=sound,
                 n_load_threads=n_load_threads,
             )
             server._launch(command, environment=environment, folder=folder)
             server._await_live(begun)
             server.is_wiped = admin_token.wipe_from_command_line(server.pid, *server._secrets())
-            server._check_loaded(models)
+            server._check_loaded(sound)
         except BaseException:  # Ctrl-C too: nothing that was started may stay
             server.stop()
             raise
@@ -221,6 +246,7 @@ class TritonServer:
         Raises:
             ModelLoadError: with the model's own reason.
         """
+        self._check_files(name)
         try:
             self._api.load(name, timeout_s=timeout_s)
         except _AdminApiError as error:
@@ -240,6 +266,7 @@ class TritonServer:
         Raises:
             ModelLoadError: with the model's own reason.
         """
+        self._check_files(name)
         try:
             self._api.reload(name, timeout_s=timeout_s)
         except _AdminApiError as error:
@@ -355,6 +382,21 @@ class TritonServer:
             raise ServingError(f"{command[0]} cannot be started; see the messages above")
         self.pid = int(reported)
 
+    def _file_faults(self, *models: str) -> dict[str, str]:
+        """Return the models whose files show that they cannot load, with the reasons."""
+        if self._folder is None:
+            return {}
+        return find_faults(
+            self.options.repository,
+            models,
+            backends={path.name for path in (self._folder / "backends").iterdir()},
+            config="configs/gpu.pbtxt" if self.options.profile == "gpu" else "config.pbtxt",
+        )
+
+    def _check_files(self, model: str) -> None:
+        if faults := self._file_faults(model):
+            raise _load_error(faults)
+
     def _secrets(self) -> list[str]:
         return [secret for secret in (self.admin_token, self.options.api_key) if secret]
 
@@ -382,14 +424,18 @@ class TritonServer:
         entries = self._api.index()
         ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
         said = {entry["name"]: entry["reason"] for entry in entries if entry.get("reason")}
-        self.failed_models = {
+        self.failed_models |= {
             name: in_one_line(said.get(name) or reason_in_log(self.log_path, name))
             for name in models
             if name not in ready
         }
         if self.failed_models and (self.options.require_all or not ready):
-            listed = "\n".join(f"{name} does not load: {reason}" for name, reason in self.failed_models.items())
-            raise ModelLoadError(listed, reasons=self.failed_models)
+            raise _load_error(self.failed_models)
+
+
+def _load_error(reasons: Mapping[str, str]) -> ModelLoadError:
+    listed = "\n".join(f"{name} does not load: {reason}" for name, reason in reasons.items())
+    return ModelLoadError(listed, reasons=reasons)
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

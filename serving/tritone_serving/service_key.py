@@ -85,8 +85,8 @@ def service_key_file(named: Path | None) -> Path:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "this user has no home folder"
         raise NoKeyFolderError(
             f"the service key, which gives access to stored users, cannot be created ({reason}); set XDG_STATE_HOME to "
-            f"a folder that this user can write, give another file with --service-key-file, or give every "
-            f"caller access with --trust-callers"
+            f"a folder that this user can write, give another file with --service-key-file, or give every caller "
+            f"access with --trust-callers"
         ) from error
     except ServiceKeyError as error:
         raise OptionsError(str(error)) from None

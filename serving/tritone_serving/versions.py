@@ -7,6 +7,7 @@ from typing import Final
 
 # A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
 CANDIDATE_SUFFIX: Final = ".candidate"
+LARGEST_VERSION: Final = 2**63 - 1  # a larger number ends the whole server
 
 
 def is_candidate(model: str) -> bool:
@@ -22,7 +23,11 @@ def versions_of(folder: Path) -> list[str]:
     return [
         child.name
         for child in folder.iterdir()
-        if child.name.isdecimal() and child.name.isascii() and not child.name.startswith("0") and child.is_dir()
+        if child.name.isdecimal()
+        and child.name.isascii()
+        and not child.name.startswith("0")
+        and int(child.name) <= LARGEST_VERSION
+        and child.is_dir()
     ]
 
 

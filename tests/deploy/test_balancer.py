@@ -107,7 +107,8 @@ def test_both_protocols_reach_both_replicas(balancer: Balancer, replicas: Replic
         expected = direct.classify(sound(1)).probabilities
     for address in (balancer.grpc, balancer.http):
         with MusicClient(address, retries=0) as music:
-            assert music.classify(sound(1)).probabilities == pytest.approx(expected, abs=1e-6)
+            for client in (music, music.with_priority("batch")):
+                assert client.classify(sound(1)).probabilities == pytest.approx(expected, abs=1e-6)
             for seed in range(20):
                 music.classify(sound(seed))
     for host, server in replicas.servers.items():

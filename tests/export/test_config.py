@@ -8,10 +8,12 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from tritone_client.constants import PRIORITIES
 from tritone_export import DeclarationError, InvalidModelNameError, write_configs
-from tritone_export.config import HEADER, config_files
+from tritone_export.config import HEADER, build_config, config_files
 from tritone_training.declaration import Axis, Declaration, Tensor
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION, DECLARATION_WITH_TAGS
+from tritone_training.registry import get_kind, kind_names
 
 
 def parse(text: str) -> Any:
@@ -155,3 +157,19 @@ def test_the_model_may_be_called_otherwise(tmp_path: Path) -> None:
     for name in ("../up", "", "a b", ".hidden", "a/b", "x" * 200):
         with pytest.raises(InvalidModelNameError):
             write_configs(DECLARATION, tmp_path, name=name or " ")
+
+
+def test_batch_requests_wait_behind_interactive_ones_in_every_kind() -> None:
+    for kind in map(get_kind, kind_names()):
+        for declaration in kind.declarations:
+            for profile in ("cpu", "gpu"):
+                config = build_config(declaration, profile=profile)
+                if declaration.decoupled:
+                    assert not config.HasField("dynamic_batching")
+                    continue
+                batching, queue = config.dynamic_batching, declaration.serving.queue
+                assert (batching.priority_levels, batching.default_priority_level) == (2, PRIORITIES["interactive"])
+                assert batching.default_queue_policy.max_queue_size == queue.max_queue_size
+                policy = batching.priority_queue_policy[PRIORITIES["batch"]]
+                assert policy.max_queue_size == queue.max_batch_queue_size < queue.max_queue_size
+                assert policy.default_timeout_microseconds == queue.batch_timeout_microseconds

@@ -12,6 +12,8 @@ from tritone_export import RepositoryError, check_repository, lint_repository, w
 from tritone_export.lint.source import read_source
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 
+PYTHON_MODEL = "class TritonPythonModel:\n    def execute(self, requests): ...\n"
+
 
 def line_of(path: Path, text: str, nth: int = 1) -> int:
     lines = [i for i, line in enumerate(path.read_text().splitlines(), start=1) if text in line]
@@ -284,7 +286,7 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped": (flip_a_weight, r"1/model.onnx:1: error: is not the file that its model card describes"),
     "not onnx": (not_onnx, r"1/model.onnx:1: error: is not an ONNX file, or is cut off"),
     "empty": (empty_onnx, r"1/model.onnx:1: error: is not a valid ONNX model"),
-    "no config": (lambda m: (m / "config.pbtxt").unlink(), r"config.pbtxt:1: warning: is missing"),
+    "no config": (lambda m: (m / "config.pbtxt").unlink(), r"config.pbtxt:1: error: is missing"),
     "link out": (link_out, r"notes.txt:1: warning: links out of the repository"),
     "link nowhere": (link_nowhere, r"notes.txt:1: error: is a link to .*, which does not exist"),
 }
@@ -320,7 +322,7 @@ def test_versions_that_are_not_served_may_differ(repository: Path) -> None:
 def test_dynamic_batching_without_a_batch_axis(tmp_path: Path) -> None:
     model = tmp_path / "scorer"
     (model / "1").mkdir(parents=True)
-    (model / "1" / "model.py").write_text("")
+    (model / "1" / "model.py").write_text(PYTHON_MODEL)
     config = model / "config.pbtxt"
     config.write_text('backend: "python"\ndynamic_batching { }\n')
     assert only(tmp_path).startswith(f"{config}:2: error: dynamic_batching needs a batch axis")
@@ -341,7 +343,7 @@ def test_other_backends_are_left_to_themselves(tmp_path: Path) -> None:
         (model / "config.pbtxt").write_text(f'{key}: "{backend}"\n')
     (tmp_path / "README.md").write_text("not a model")
     assert only(tmp_path).endswith(f"export it again, or remove it: rm -r {tmp_path}/scorer/1)")
-    (tmp_path / "scorer" / "1" / "model.py").write_text("")
+    (tmp_path / "scorer" / "1" / "model.py").write_text(PYTHON_MODEL)
     (tmp_path / "scorer" / "lookup").mkdir()
     assert lint_repository(tmp_path) == []
 
@@ -402,3 +404,34 @@ def test_profiles_have_the_same_limits(repository: Path) -> None:
     config = repository / "genre_cnn" / "configs" / "gpu.pbtxt"
     rewrite(config, r"\"max\":64.0", r"\"max\":128.0")
     assert "parameter limits differs from config.pbtxt" in only(repository)
+
+
+def test_weights_in_another_file_are_found(repository: Path) -> None:
+    version = repository / "genre_cnn" / "1"
+    (version / "model_card.json").unlink()
+    model = onnx.load(str(version / "model.onnx"))
+    onnx.save(model, str(version / "model.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=64)
+    assert not [finding for finding in lint_repository(repository) if finding.severity == "error"]
+    content = (version / "weights.bin").read_bytes()
+    (version / "weights.bin").write_bytes(content[:100])
+    assert "is cut off: expected at least" in "\n".join(map(str, lint_repository(repository)))
+    (version / "weights.bin").unlink()
+    assert "keeps weights in weights.bin, which is missing" in "\n".join(map(str, lint_repository(repository)))
+
+
+def test_an_opset_above_the_runtimes_names_the_runtime(repository: Path) -> None:
+    path = repository / "genre_cnn" / "1" / "model.onnx"
+    (path.parent / "model_card.json").unlink()
+    model = onnx.load(str(path))
+    next(each for each in model.opset_import if not each.domain).version = 99
+    path.write_bytes(model.SerializeToString())
+    found = [str(finding) for finding in lint_repository(repository)]
+    assert any(re.search(r"onnxruntime [\d.]+, which serves it, cannot open it: .*99", each) for each in found), found
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".snapshot", ".Trash-1000", "..data", ".git", "@eaDir", "$RECYCLE.BIN"])
+def test_folders_of_volumes_are_no_models(repository: Path, name: str) -> None:
+    for folder in (repository, repository / "genre_cnn"):
+        (folder / name).mkdir()
+    report = check_repository(repository)
+    assert (report.findings, report.notes, report.n_models) == ((), (), 1)

@@ -297,7 +297,7 @@ def bad_syntax(model: Path) -> None:
         (wrong_type, "input audio is TYPE_INT32 in the config and TYPE_FP32 in the model"),
         (wrong_name, r"the model has no input sound \(it has audio\)"),
         (wrong_shape, r"output embedding has shape \[any, 128\] .* and \[any, 256\] in the model"),
-        (no_file, "there is no file .*model.onnx"),
+        (no_file, "is empty; expected model.onnx"),
         (gpu_on_cpu, "GPU"),
         (bad_syntax, "config.pbtxt|config"),
     ],

@@ -160,7 +160,7 @@ def test_supervisor_gives_up_only_when_the_server_fails_to_start(tmp_path: Path)
                 dog.said
             )
         assert dog.ended is None
-        (repository / "single" / "1" / "model.py").write_text("raise RuntimeError('broken')")
+        (repository / "single" / "1" / "model.py").write_text("TritonPythonModel = None\nraise RuntimeError('broken')")
         os.kill(dog.server.pid, signal.SIGFPE)
         assert wait_until(lambda: dog.ended is not None, 40) < 40, dog.said
         assert isinstance(dog.ended, CrashLoopError)
@@ -206,7 +206,9 @@ def test_model_that_does_not_load_is_loaded_when_it_can_be(tmp_path: Path, monke
     repository = make_repository(tmp_path, single=1)
     (repository / "broken" / "1").mkdir(parents=True)
     (repository / "broken" / "config.pbtxt").write_text(CONFIG.format(name="broken", count=1))
-    (repository / "broken" / "1" / "model.py").write_text("raise RuntimeError('the key is missing')")
+    (repository / "broken" / "1" / "model.py").write_text(
+        "TritonPythonModel = None\nraise RuntimeError('the key is missing')"
+    )
     with watched(repository, server={"require_all": False}) as dog:
         assert list(dog.server.failed_models) == ["broken"]
         assert "the key is missing" in dog.server.failed_models["broken"]

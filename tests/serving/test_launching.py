@@ -239,7 +239,7 @@ class FailedStarts:
         self._n_failures = n_failures
         self._is_lock_exception = is_lock_exception
 
-    def __call__(self, options: ServerOptions, *, stored_token: str | None, n_load_threads: int) -> object:
+    def __call__(self, options: ServerOptions, *, stored_token: str | None, n_load_threads: int, **_: object) -> object:
         self.threads.append(n_load_threads)
         if len(self.threads) <= self._n_failures:
             raise ServerExitedError(

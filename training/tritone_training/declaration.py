@@ -102,10 +102,19 @@ class Batching:
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """How long a request may wait, and how many may."""
+    """How long a request may wait in a model's queue, and how many may.
+
+    Attributes:
+        default_timeout_microseconds: longest wait of an interactive request.
+        max_queue_size: largest number of interactive requests that wait.
+        batch_timeout_microseconds: longest wait of a batch request, which waits while interactive requests do.
+        max_batch_queue_size: largest number of batch requests that wait.
+    """
 
     default_timeout_microseconds: int
     max_queue_size: int
+    batch_timeout_microseconds: int = 60_000_000
+    max_batch_queue_size: int = 64
 
 
 @dataclass(frozen=True)

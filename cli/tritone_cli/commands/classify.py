@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -36,6 +36,10 @@ def classify(
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one recording, retries included.")] = 60.0,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
+    priority: Annotated[
+        Literal["interactive", "batch"],
+        typer.Option(help="batch: interactive requests of all clients go first where the model is busy."),
+    ] = "interactive",
     plot: Annotated[
         Path | None, typer.Option(help="Draw the timeline of one recording here (.png, .svg or .pdf).")
     ] = None,
@@ -52,7 +56,7 @@ def classify(
     results: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     hopeless: ClientError | None = None  # an error that every further file would meet as well
-    with pieces.connect(server, timeout, api_key_file, ca_file) as music:
+    with pieces.connect(server, timeout, api_key_file, ca_file, priority=priority) as music:
         for file in files:
             name = _printable(file)
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -151,7 +152,7 @@ def register(app: typer.Typer) -> None:
         )
         try:
             with console.people.status("starting Triton"):
-                server = TritonServer.start(options)
+                server = TritonServer.start(options, report_faults=_report_faults)
             with server, _followed_log(server, log_format):
                 if supervise:
                     _supervise(server, supervision, manager, port=supervisor_port, as_json=json)
@@ -192,6 +193,11 @@ def _supervise(
         watchdog = Watchdog(server, report=_report_event, options=options, metrics=metrics)
         _report(server, manager, as_json=as_json, supervisor_port=metrics.port)
         watchdog.run()
+
+
+def _report_faults(faults: Mapping[str, str]) -> None:
+    for name, reason in faults.items():
+        console.warn(f"{name} is not served: {reason}")
 
 
 def _report_event(level: Level, text: str) -> None:

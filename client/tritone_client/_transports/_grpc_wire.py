@@ -185,6 +185,8 @@ def infer_message(request: InferRequest) -> bytes:
     built = service_pb2.ModelInferRequest(
         model_name=request.model, model_version=request.version, id=request.request_id
     )
+    if request.priority:
+        built.parameters["priority"].uint64_param = request.priority
     for name, array in request.inputs.items():
         built.inputs.add(name=name, datatype=dtype_name(array), shape=array.shape)
     for name in request.outputs:

@@ -188,7 +188,10 @@ def _infer_call(request: InferRequest, path: str, headers: Mapping[str, str]) ->
     ]
     wanted = {"classification": request.n_classes, "binary_data": False} if request.n_classes else {"binary_data": True}
     outputs = [{"name": name, "parameters": wanted} for name in request.outputs]
-    head = json.dumps({"id": request.request_id, "inputs": inputs, "outputs": outputs}).encode()
+    fields: dict[str, Any] = {"id": request.request_id, "inputs": inputs, "outputs": outputs}
+    if request.priority:
+        fields["parameters"] = {"priority": request.priority}
+    head = json.dumps(fields).encode()
     parts = (memoryview(head), *raw.values())
     return Call(
         "POST",

@@ -20,6 +20,7 @@ from tritone_export.lint.files import (
     backend_of,
     check_checksum,
     check_labels,
+    check_python_model,
     check_versions,
     is_reduced,
     model_filename,
@@ -27,11 +28,21 @@ from tritone_export.lint.files import (
 from tritone_export.lint.finding import Finding, LintReport, Reporter
 from tritone_export.lint.graph import Graph, check_tensors, read_graph
 from tritone_export.lint.hearing import report_hearing
-from tritone_export.lint.layout import CONFIG, ModelFolder, check_links, read_folder, served_versions
+from tritone_export.lint.layout import (
+    CONFIG,
+    ModelFolder,
+    check_links,
+    is_of_volume,
+    read_folder,
+    served_versions,
+)
 from tritone_export.lint.limits import check_cache, check_limits, check_same_limits
 from tritone_export.lint.pbtxt import ConfigFile, read_config
+from tritone_export.lint.runtime import check_loads
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
+from tritone_export.lint.shapes import check_priorities, check_shapes
 from tritone_export.lint.tuned import check_tuned
+from tritone_export.lint.warmup import check_warmup
 
 
 def lint_repository(path: Path) -> list[Finding]:
@@ -44,7 +55,7 @@ def lint_repository(path: Path) -> list[Finding]:
 
 
 def check_repository(path: Path) -> LintReport:
-    """Check a repository without a server and without loading weights into a runtime.
+    """Check a repository without a server; ONNX files are opened by the installed onnxruntime.
 
     Args:
         path: the folder that holds one folder per model.
@@ -57,7 +68,7 @@ def check_repository(path: Path) -> LintReport:
         raise RepositoryError(f"{path}: {what}; expected a model repository, a folder with one folder per model")
     report = Reporter()
     try:
-        folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+        folders = sorted(child for child in path.iterdir() if child.is_dir() and not is_of_volume(child.name))
         for folder in folders:
             _check_model(folder, path, report)
         report_hearing(path, report)
@@ -78,7 +89,9 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     others = [file for file in (read_config(other, report) for other in folder.other_configs) if file is not None]
     default = None
     if folder.config is None:
-        report.warning(path / CONFIG, 1, "is missing; Triton would guess one", "write it, or export again")
+        what = "is not a file" if (path / CONFIG).exists() else "is missing"
+        remedy = "write it, or export again; `tritone serve --auto-complete` lets Triton guess one where it is missing"
+        report.error(path / CONFIG, 1, what, remedy)
     else:
         default = read_config(folder.config, report)
     if default is not None:
@@ -86,6 +99,9 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
     files = [file for file in (default, *others) if file is not None]
     for file in files:
         check_settings(file, path.name, report)
+        check_shapes(file, report)
+        check_priorities(file, report)
+        check_warmup(file, report)
         check_precision(file, report)
         check_policy(file, backend_of(file.config), report)
         check_limits(file, report)
@@ -102,7 +118,6 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
 def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Reporter) -> None:
     if not folder.versions:
         report.note(f"{folder.path}: has no version yet; `tritone export {folder.path.name}` adds one")
-    newest: Graph | None = None
     served = served_versions(default.config, folder.versions)
     # Versions that are kept for going back may be of before a profile was served in another precision.
     check_versions(folder, default, served if is_reduced(default.config) else folder.versions, report)
@@ -120,19 +135,33 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
     if backend == ARTIFACT_BACKEND:
         for version in served:
             check_artifact(folder.path / str(version), report)
-    if backend in ONNX_BACKENDS:
-        for version in served:
-            found: dict[Path, Graph | None] = {}
-            for file in files:
-                model = folder.path / str(version) / (model_filename(file.config) or "")
-                if not model.is_file():
-                    continue  # reported already, or a folder of parts, which only the runtime understands
-                if model not in found:
-                    check_checksum(model, report)
-                    graph = read_graph(model, report)
-                    found[model] = graph and wire_of(graph, backend, model, report)
-                graph = found[model]
-                if graph is not None:
-                    check_tensors(file, graph, model, report)
-                    newest = newest if file is not default else graph
+    if backend == "python":
+        for file in files:
+            check_python_model(folder, file, served, report)
+    newest = _check_graphs(folder, files, default, served, report) if backend in ONNX_BACKENDS else None
     check_labels(folder, default, newest, report)
+
+
+def _check_graphs(
+    folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, served: list[int], report: Reporter
+) -> Graph | None:
+    """Check the ONNX files of the served versions; returns the newest one that could be read."""
+    newest: Graph | None = None
+    backend = backend_of(default.config)
+    for version in served:
+        found: dict[Path, Graph | None] = {}
+        for file in files:
+            model = folder.path / str(version) / (model_filename(file.config) or "")
+            if not model.is_file():
+                continue  # reported already, or a folder of parts, which only the runtime understands
+            if model not in found:
+                check_checksum(model, report)
+                graph = read_graph(model, report)
+                if graph is not None and file is default:
+                    check_loads(model, default.config, report)
+                found[model] = graph and wire_of(graph, backend, model, report)
+            graph = found[model]
+            if graph is not None:
+                check_tensors(file, graph, model, report)
+                newest = newest if file is not default else graph
+    return newest

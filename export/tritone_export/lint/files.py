@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.finding import Reporter
@@ -14,13 +14,7 @@ from tritone_export.lint.graph import Graph
 from tritone_export.lint.layout import ModelFolder
 from tritone_export.lint.pbtxt import ConfigFile
 from tritone_export.precision import FILENAMES
-
-_DEFAULT_FILENAME: Final = {
-    "onnxruntime": "model.onnx",
-    "composer": "model.onnx",
-    "cf_ensemble": "recommender.json",
-    "python": "model.py",
-}
+from tritone_serving.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
 
 
 def backend_of(config: Any) -> str:
@@ -30,7 +24,7 @@ def backend_of(config: Any) -> str:
 
 def model_filename(config: Any) -> str | None:
     """What a version has to hold; None where the backend alone knows."""
-    return config.default_model_filename or _DEFAULT_FILENAME.get(backend_of(config))
+    return config.default_model_filename or MODEL_FILES.get(backend_of(config))
 
 
 def is_reduced(config: Any) -> bool:
@@ -43,13 +37,26 @@ def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int
     filename = model_filename(file.config)
     for version in versions:
         path = folder.path / str(version)
-        if filename and not (path / filename).exists():
+        # A folder of parts holds a file of the same name.
+        if filename and not ((path / filename).is_file() or (path / filename / filename).is_file()):
             report.error(
                 path,
                 1,
                 f"version {version} holds no {filename}, which {file.path.relative_to(folder.path)} serves",
                 f"export it again, or remove it: rm -r {path}",
             )
+
+
+def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:
+    """Report Python models whose file or packed environment cannot be loaded."""
+    for version in versions:
+        path = folder.path / str(version) / (model_filename(file.config) or "")
+        if path.exists() and (fault := python_fault(path)) is not None:
+            report.error(path, fault[1], fault[0], "correct the file")
+    if ENVIRONMENT_PARAMETER in file.config.parameters:
+        value = file.config.parameters[ENVIRONMENT_PARAMETER].string_value
+        if (problem := environment_fault(value, folder.path)) is not None:
+            report.error(file.path, file.source.line("parameters"), problem, "create it, or remove the parameter")
 
 
 def check_checksum(model: Path, report: Reporter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,9 @@ def read_graph(path: Path, report: Reporter) -> Graph | None:
     remedy = "export this version again, or remove its folder"
     try:
         model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
+        if not _check_external_data(model, path, report):
+            return None
+        onnx.checker.check_model(str(path))  # the path, so that external data is found
     except DecodeError:
         report.error(path, 1, "is not an ONNX file, or is cut off", remedy)
         return None
@@ -67,7 +69,6 @@ def read_graph(path: Path, report: Reporter) -> Graph | None:
     except OSError as error:
         report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and rights")
         return None
-    _check_external_data(model, path, report)
     constants = {initializer.name for initializer in model.graph.initializer}  # old files list these as inputs too
     return Graph(
         tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
@@ -142,11 +143,17 @@ def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: 
         )
 
 
-def _check_external_data(model: onnx.ModelProto, path: Path, report: Reporter) -> None:
+def _check_external_data(model: onnx.ModelProto, path: Path, report: Reporter) -> bool:
+    """Report weights in other files that are missing or too short; returns whether all are there."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    files = {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}
-    for location in sorted(files):
+    infos = [ExternalDataInfo(tensor) for tensor in _tensors(model.graph) if uses_external_data(tensor)]
+    needed: dict[str, int] = {}
+    for info in infos:
+        n_bytes = int(info.offset or 0) + int(info.length or 0)
+        needed[info.location] = max(needed.get(info.location, 0), n_bytes)
+    n_before = len(report.findings)
+    for location, n_bytes in sorted(needed.items()):
         target = (path.parent / location).resolve()
         if not target.is_relative_to(path.parent.resolve()):
             report.error(path, 1, f"keeps weights outside its version, in {location}", "export again as one file")
@@ -157,6 +164,27 @@ def _check_external_data(model: onnx.ModelProto, path: Path, report: Reporter) -
                 f"keeps weights in {location}, which is missing",
                 "put the file back, or export again",
             )
+        elif target.stat().st_size < n_bytes:
+            report.error(
+                path,
+                1,
+                f"keeps weights in {location}, which is cut off: expected at least {n_bytes} bytes, got "
+                f"{target.stat().st_size}",
+                "copy the file again, or export again",
+            )
+    return len(report.findings) == n_before
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield the tensors that a graph and the graphs of its nodes hold."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _tensors(inner)
 
 
 def _tensor(value: Any) -> GraphTensor:

@@ -9,11 +9,21 @@ from typing import Any, Final
 
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.lint.finding import Reporter
-from tritone_export.repository import check_model_name
+from tritone_export.repository import STAGING_PREFIX, check_model_name
+from tritone_serving.versions import LARGEST_VERSION
 
 CONFIG: Final = "config.pbtxt"
 CONFIGS: Final = "configs"
 _VERSION: Final = re.compile(r"[1-9][0-9]*")
+# What file systems, storage devices and tools put into every folder; Triton serves nothing of it.
+_OF_VOLUMES: Final = frozenset(
+    {"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "#recycle", "#snapshot", "__pycache__"}
+)
+
+
+def is_of_volume(name: str) -> bool:
+    """Return whether a folder of this name belongs to the volume or a tool, not to the repository."""
+    return name in _OF_VOLUMES or name.startswith(".")
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,17 @@ def read_folder(path: Path, report: Reporter) -> ModelFolder:
     for child in sorted(path.iterdir()):
         if not child.is_dir() or child.name == CONFIGS:
             continue
-        if child.name.startswith("."):
+        if is_of_volume(child.name) and not child.name.startswith(STAGING_PREFIX):
+            continue
+        if child.name.startswith(STAGING_PREFIX):
             report.warning(child, 1, "is the leftover of an export that did not finish", f"remove it: rm -r {child}")
+        elif _VERSION.fullmatch(child.name) and int(child.name) > LARGEST_VERSION:
+            report.error(
+                child,
+                1,
+                f"version folder {child.name!r} is above the largest version {LARGEST_VERSION}",
+                "rename it",
+            )
         elif _VERSION.fullmatch(child.name):
             found.append(int(child.name))
         elif child.name.isdigit():

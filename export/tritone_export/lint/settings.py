@@ -42,6 +42,13 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
             "the response cache does not work with a decoupled model",
             "remove response_cache",
         )
+    if config.HasField("sequence_batching") and config.response_cache.enable:
+        report.error(
+            file.path,
+            source.line("response_cache"),
+            "the response cache does not work with sequence batching",
+            "remove response_cache",
+        )
     asked_about = sorted(_taken(config) & _OF_USERS)
     if config.response_cache.enable and asked_about:
         report.error(

@@ -1,0 +1,94 @@
+"""Names, types and shapes of a config's tensors, and priorities, by the rules by which Triton refuses a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tritonclient.grpc import model_config_pb2
+
+from tritone_export.lint.finding import Reporter
+from tritone_export.lint.pbtxt import ConfigFile
+
+_N_IMAGE_DIMS: Final = 3
+
+
+def check_shapes(file: ConfigFile, report: Reporter) -> None:
+    """Report tensors that Triton refuses in any model."""
+    for side in ("input", "output"):
+        seen: set[str] = set()
+        for i, tensor in enumerate(getattr(file.config, side)):
+            line = file.source.line((side, i))
+            for problem, remedy in _problems(tensor, file.config.max_batch_size > 0):
+                report.error(file.path, line, f"{side} {tensor.name!r} {problem}", remedy)
+            if tensor.name in seen:
+                report.error(file.path, line, f"{side} {tensor.name!r} is named twice", "remove one")
+            seen.add(tensor.name)
+
+
+def check_priorities(file: ConfigFile, report: Reporter) -> None:
+    """Report priorities of dynamic batching outside the levels that the config declares."""
+    batching = file.config.dynamic_batching
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels and not 1 <= default <= levels:
+        report.error(
+            file.path,
+            file.source.line("dynamic_batching", "default_priority_level"),
+            f"default_priority_level is {default}: expected 1 to priority_levels, which is {levels}",
+            "name a level that exists",
+        )
+    for level in sorted(batching.priority_queue_policy):
+        if levels and not 1 <= level <= levels:
+            report.error(
+                file.path,
+                file.source.line("dynamic_batching", "priority_queue_policy"),
+                f"priority_queue_policy is for level {level}: expected 1 to priority_levels, which is {levels}",
+                "name a level that exists",
+            )
+
+
+def _problems(tensor: Any, is_batched: bool) -> list[tuple[str, str]]:
+    dims = list(tensor.dims)
+    found = []
+    if not tensor.name:
+        found.append(("has no name", "add name"))
+    if tensor.data_type == model_config_pb2.TYPE_INVALID:
+        found.append(("has no data_type", "add data_type"))
+    if not dims:
+        found.append(("has no dims", "add dims; a scalar is dims: [ 1 ] with reshape { shape: [ ] }"))
+    if any(size < 1 and size != -1 for size in dims):
+        found.append((f"has dims {dims}: expected sizes of 1 or more, or -1", "correct the sizes"))
+    form = getattr(tensor, "format", model_config_pb2.ModelInput.FORMAT_NONE)  # inputs only
+    if form != model_config_pb2.ModelInput.FORMAT_NONE and len(dims) != _N_IMAGE_DIMS:
+        found.append((f"has a format for images and dims {dims}: expected 3 dims", "remove format"))
+    if tensor.HasField("reshape"):
+        shape = list(tensor.reshape.shape)
+        if not shape and not is_batched:
+            found.append(
+                (
+                    "has an empty reshape, which needs a batch axis, but max_batch_size is 0",
+                    "reshape to [ 1 ], or batch",
+                )
+            )
+        elif not _is_same_size(dims, shape):
+            found.append((f"has dims {dims} and reshape {shape} of another size", "make both hold as many values"))
+    return found
+
+
+def _is_same_size(dims: Sequence[int], shape: Sequence[int]) -> bool:
+    """Return whether a reshape keeps the number of values; between sizes that vary, piece by piece."""
+    if (dims.count(-1), -1 in dims) != (shape.count(-1), -1 in shape):
+        return False
+    return _pieces(dims) == _pieces(shape)
+
+
+def _pieces(sizes: Sequence[int]) -> list[int]:
+    """Return the products of the sizes before, between and after the sizes that vary."""
+    pieces: list[list[int]] = [[]]
+    for size in sizes:
+        if size == -1:
+            pieces.append([])
+        else:
+            pieces[-1].append(size)
+    return [math.prod(piece) for piece in pieces]
