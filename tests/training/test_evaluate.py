@@ -88,11 +88,11 @@ def test_unusable_recordings_do_not_shift_the_folds(kind: ModelKind, folders: Pa
     manifest = sounds.write_manifest(tmp_path / "m.csv", rows)
     for fold in (0, 1):
         request = TrainRequest(
-            out=tmp_path / "run", data=manifest, preset="tiny", max_epochs=1, fold=fold, progress=False
+            out=tmp_path / f"run-{fold}", data=manifest, preset="tiny", max_epochs=1, fold=fold, progress=False
         )
         summary = kind.train(request)
         assert summary["data"]["n_used"] == 16
-        asked = EvaluateRequest(checkpoint=tmp_path / "run", data=manifest, fold=fold, progress=False)
+        asked = EvaluateRequest(checkpoint=request.out, data=manifest, fold=fold, progress=False)
         metrics = kind.evaluate(asked)
         assert metrics["n_seen_in_training"] == 0
         assert metrics["n"] == summary["metrics"]["test"]["n"]

@@ -74,5 +74,5 @@ def test_data_that_cannot_be_used_end_the_search_at_once(kind: ModelKind, reques
 def test_a_study_of_other_settings_is_not_mixed_in(kind: ModelKind, request_of: TrainRequest) -> None:
     steady = failing(kind, lambda _: None)
     tune(steady, request_of, n_trials=1)
-    with pytest.raises(TrainingError, match=r"holds a study of other settings \(preset 'tiny', now 'default'\)"):
+    with pytest.raises(TrainingError, match=r"holds a study of other settings \(preset was 'tiny', is now 'default'\)"):
         tune(steady, replace(request_of, preset="default"), n_trials=1)

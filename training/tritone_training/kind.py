@@ -174,6 +174,7 @@ class ModelKind:
         ensembles: models on the server that join this kind's own with others.
         quality: how its graph is judged in less than single precision; None where that does not serve.
         can_warm_start: whether training can begin with the weights of another checkpoint.
+        is_private: whether a checkpoint holds listening histories, so that other users of the machine may not read it.
     """
 
     name: str
@@ -192,6 +193,7 @@ class ModelKind:
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
     can_warm_start: bool = True
+    is_private: bool = False
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:

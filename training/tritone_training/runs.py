@@ -88,6 +88,10 @@ def _train(
         info = {**checkpoint.read_info(request.out), _ASKED: run[_ASKED]}
         checkpoint.update_info(request.out, info)
         training_logs.write_hyper_parameters(request.out, info, summary["metrics"])
+        if kind.is_private:
+            from tritone_serving.recommender.private_files import close_to_others
+
+            close_to_others(request.out)
         if tracker is not None:
             tracker.log_result(request.out, info, summary["metrics"])
     discard_state(request.out)

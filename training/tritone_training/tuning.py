@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
+from tritone_training.runs import differences, discard_state
 
 if TYPE_CHECKING:
     import optuna
@@ -41,6 +42,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[st
             raise optuna.TrialPruned(str(error)) from error
         finally:
             shutil.rmtree(folder / "logs", ignore_errors=True)
+            discard_state(folder)  # a trial is not resumed: the study goes on with the next
         return float(summary["metrics"]["valid"][kind.score])
 
     study.optimize(objective, n_trials=n_trials, show_progress_bar=request.progress)
@@ -67,10 +69,9 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     }
     before = study.user_attrs.get("asked", asked)
     if before != asked:
-        other = ", ".join(
-            f"{name} {before.get(name)!r}, now {asked[name]!r}" for name in asked if before.get(name) != asked[name]
+        raise TrainingError(
+            f"{request.out}: holds a study of other settings ({differences(before, asked)}); give another --out"
         )
-        raise TrainingError(f"{request.out}: holds a study of other settings ({other}); give another --out")
     study.set_user_attr("asked", asked)
     # Another seed for each continuation: the same one would draw the first trials' settings again.
     study.sampler = optuna.samplers.TPESampler(seed=request.seed + n_before)

@@ -29,4 +29,5 @@ KIND = ModelKind(
     companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),
     ensembles=(RECORDING_RECOMMENDER,),
     can_warm_start=False,
+    is_private=True,
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,9 +58,9 @@ def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
     try:
         yield staged
     except Exception:
-        shutil.rmtree(staged, ignore_errors=True)
+        _remove(staged)
         raise
-    shutil.rmtree(staged, ignore_errors=True)
+    _remove(staged)
 
 
 def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
@@ -93,6 +93,12 @@ def check_together(folder: Path, info: Mapping[str, Any], manifest: Mapping[str,
             f"{folder}: its artifact is not the one that checkpoint.json describes (fit {manifest.get(FIT)}, expected "
             f"{info.get(FIT)}): a training was interrupted here; train again"
         )
+
+
+def _remove(staged: Path) -> None:
+    shutil.rmtree(staged, ignore_errors=True)
+    with suppress(OSError):  # it holds the run's own state
+        staged.parent.rmdir()
 
 
 def _clear(folder: Path, *, keep_staged: bool = False) -> None:
