@@ -101,6 +101,7 @@ def kind(
         "declaration": declaration,
         "presets": ("tiny", "default"),
         "score": "accuracy",
+        "options": frozenset({"data"}),
         "export": export,
         "example_inputs": inputs,
         "quality": quality,
