@@ -12,7 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.repository import newest_version, steps_of
+from tritone_serving.repository import steps_of
+from tritone_serving.versions import newest_version
 
 MODEL_FILES: Final = {
     "onnxruntime": "model.onnx",
