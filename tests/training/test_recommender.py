@@ -348,7 +348,10 @@ def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
         recommender_models.checkpoint() / "recommender.key"
     ).read_bytes()
     before = json.loads((recommender_models.checkpoint() / "checkpoint.json").read_text())
-    assert summary["ensembles"] == before["ensembles"]
+    for name, ensemble in before["ensembles"].items():
+        for segment, weights in ensemble["weights"].items():
+            # Sums over users in another order differ in the last bits, which the rounding to four digits may show.
+            assert summary["ensembles"][name]["weights"][segment] == pytest.approx(weights, abs=1.5e-4)
 
 
 # --- what is refused ----------------------------------------------------------------------------
