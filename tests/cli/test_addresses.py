@@ -1,4 +1,4 @@
-"""One spelling of the server's address in all commands, and what is said where no Triton answers."""
+"""The server option of all commands, and errors about ports without Triton."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_tls_holds_for_a_derived_grpc_address() -> None:
     "server", ["a:1,b:2", "http://a:1,http://b:2", "https://h:1", "http://h:1/path", "h:1", "http://h:65535", "grpcs://h",
                "ftp://h", "", "a b"]
 )  # fmt: skip
-def test_what_is_not_one_server_is_wrong_usage(server: str) -> None:
+def test_several_servers_are_refused_by_commands_for_one(server: str) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         both_addresses(server)
     assert "expected" in str(caught.value)
 
 
-def test_every_command_with_a_server_spells_it_alike() -> None:
+def test_all_commands_use_the_same_server_option() -> None:
     group = typer.main.get_command(build_app())
     found = {}
     for name, command in group.commands.items():  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["bench", "publish", "rollback", "forget", "recommend", "classify"])
-def test_where_no_triton_answers_words_say_so(
+def test_errors_explain_ports_without_triton(
     tritone: Callable[..., Any], tmp_path: Path, kind: str, command: str
 ) -> None:
     import numpy as np

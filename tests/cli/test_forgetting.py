@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_stops_it_before_anything_changes(
     assert versions(places["--repository"] / "recommender") == [1]
 
 
-def test_the_server_of_the_environment_is_told_too(
+def test_the_server_is_also_read_from_the_environment(
     tritone: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONE_SERVER", "127.0.0.1:8001")

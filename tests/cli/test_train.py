@@ -78,7 +78,9 @@ def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, t
     assert (info["config"]["width"], info["config"]["patience"], info["fold"], info["seed"]) == (3, 7, 1, 4)
 
 
-def test_labels_and_channels_worth_a_warning(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+def test_similar_labels_and_cancelling_channels_are_warned_of(
+    tritone: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
     for index in range(6):
         sounds.write(tmp_path / "data" / "Hum" / f"{index}.wav", sounds.hum(index))
         sounds.write(tmp_path / "data" / "hum " / f"{index}.wav", sounds.hum(100 + index))
@@ -178,7 +180,9 @@ def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
     assert json.loads((run_folder / "runs" / "genre_cnn" / "checkpoint.json").read_text())["seed"] == 5
 
 
-def test_a_report_is_not_overwritten_unasked(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_a_report_is_not_overwritten_without_overwrite(
+    tritone: Callable[..., Any], run_folder: Path, data: Path
+) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
     assert tritone(*common).status == 0
     refused = tritone(*common)

@@ -287,7 +287,7 @@ STREAMED = {
 
 
 @pytest.mark.parametrize("data", STREAMED.values(), ids=STREAMED.keys())
-def test_a_file_whose_writer_never_filled_in_its_length_is_read(data: bytes) -> None:
+def test_a_file_without_a_length_in_its_header_is_read(data: bytes) -> None:
     assert_tone(load_mono(data), 4)
 
 
@@ -405,7 +405,7 @@ def test_other_audio_says_how_to_convert_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("other", [-1.0, -0.97, -0.8])
-def test_opposite_channels_are_heard_by_one_of_them(other: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_opposite_channels_is_used(other: float, caplog: pytest.LogCaptureFixture) -> None:
     left = tone(4)
     data = encoded(np.stack([left, other * left], axis=1), format="WAV")
     with caplog.at_level(logging.WARNING, "tritone_client.audio"):
@@ -437,7 +437,7 @@ def test_surround_whose_channels_cancel() -> None:
     np.testing.assert_allclose(load_mono((samples, RATE)), left, atol=1e-4)
 
 
-def test_other_channels_are_mixed_as_ever() -> None:
+def test_channels_that_do_not_cancel_are_averaged() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (4 * RATE, 2))
     for samples in (noise, np.stack([tone(4), np.zeros(4 * RATE)], axis=1), np.stack([tone(4), tone(4)], axis=1)):
         assert notes_of((samples, RATE)) == []

@@ -86,7 +86,7 @@ def test_a_server_is_reached_directly(proxy: Proxy, protocol: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs", "http", "https"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_server_that_is_not_there_is_not_asked_of_the_proxy(proxy: Proxy, scheme: str, kind: str) -> None:
+def test_the_proxy_is_not_used_for_an_unreachable_server(proxy: Proxy, scheme: str, kind: str) -> None:
     host = local_address()
     with socket.socket() as probe:
         probe.bind((host, 0))  # not listening

@@ -239,7 +239,7 @@ def test_the_device_that_is_always_full(piece: Piece) -> None:
     "signature", [(4, 4), (3, 4), (6, 8), (12, 8), (2, 2), (3, 2), (5, 8), (7, 8), (2, 4), (9, 16)]
 )
 @pytest.mark.parametrize("upbeat", [False, True])
-def test_a_time_signature_comes_out_as_it_went_in(signature: tuple[int, int], upbeat: bool) -> None:
+def test_a_given_time_signature_is_kept(signature: tuple[int, int], upbeat: bool) -> None:
     numerator, denominator = signature
     power = denominator.bit_length() - 1
     first = [meter(0, 1, 3), meter(240, numerator, power)] if upbeat else [meter(0, numerator, power)]

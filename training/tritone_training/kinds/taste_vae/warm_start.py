@@ -29,11 +29,11 @@ def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items
     """
     if saved is None:
         return None
-    heard, found = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
-    if heard.shape[1] != learner.items.shape[1]:
+    embeddings, directions = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
+    if embeddings.shape[1] != learner.items.shape[1]:
         raise TrainingError(
-            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {heard.shape[1]}; train with "
-            f"--set latent={heard.shape[1]}, or leave --warm-start out"
+            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {embeddings.shape[1]}; train with "
+            f"--set latent={embeddings.shape[1]}, or leave --warm-start out"
         )
     old_index = {name: index for index, name in enumerate(saved.info["items"])}
     rows = torch.tensor([row for row, name in enumerate(items) if name in old_index], dtype=torch.int64)
@@ -41,10 +41,10 @@ def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items
         raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
     old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
     side_info = learner.vectors()[rows] - learner.items[rows]  # from the items' words, which are kept
-    vectors = heard[old] / learner.get_buffer("say")[rows, None]
+    vectors = embeddings[old] / learner.get_buffer("say")[rows, None]
     learner.items[rows] = vectors - side_info
     lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    learner.offsets[rows] = functional.normalize(found[old], dim=1) * lengths - vectors
+    learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors
     not_loaded = {
         "log_variance": "not in the checkpoint",
         "words": "not in the checkpoint",
