@@ -1,7 +1,7 @@
-"""Both addresses of one server, from the one that `--server` gives.
+"""Derive the gRPC and HTTP addresses of a server from `--server`.
 
-`tritone serve` and the images listen for gRPC at the port after that for HTTP (8000 and 8001). So one address is
-enough: the other port is the neighbouring one. A server with other ports is given as both, with a comma.
+`tritone serve` and the images use adjacent ports, HTTP before gRPC (8000 and 8001), so one address is enough. For a
+server with other ports, both addresses are given, separated by a comma.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from tritone_client._endpoint import Endpoint
 
 _EXPECTED: Final = (
-    "expected host:port of the gRPC port, http://host:port of the HTTP port, or both with a comma where they are not "
-    "neighbours"
+    "expected host:port of the gRPC port, http://host:port of the HTTP port, or both, separated by a comma, if the "
+    "ports are not adjacent"
 )
 _LARGEST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where one server listens.
+    """The addresses of one server.
 
     Attributes:
         grpc: `host:port`, or `grpcs://host:port` for TLS.
@@ -38,21 +38,21 @@ class Addresses:
 
 
 def grpc_address(server: str, *, tls: bool = False) -> str:
-    """Read `--server` of a command that only needs gRPC; see `both_addresses`."""
+    """Return the gRPC address from `--server`; see `both_addresses`."""
     if "://" not in server or server.startswith("grpc"):
         return server if "," not in server else both_addresses(server, tls=tls).grpc
     return both_addresses(server, tls=tls).grpc
 
 
 def both_addresses(server: str, *, tls: bool = False) -> Addresses:
-    """Read `--server` of a command that needs both protocols of one server.
+    """Return the addresses from `--server`, for a command that needs both protocols of one server.
 
     Args:
-        server: an address in the SDK's form, or one of each protocol with a comma between them.
+        server: an address in the SDK's form, or one of each protocol, separated by a comma.
         tls: use TLS for gRPC if its address is not given.
 
     Raises:
-        typer.BadParameter: it is not one server, or not one that this can be derived from.
+        typer.BadParameter: several servers are named, or the other address cannot be derived.
     """
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint

@@ -22,7 +22,7 @@ AdminTokenFile = Annotated[
     typer.Option(help="File with the admin token. Default: where `tritone serve` stored it.", show_default=False),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Go live even if genre_cnn and the recommender then do not belong together.")
+    bool, typer.Option("--force", help="Go live even if the recommender's items were embedded by another genre_cnn.")
 ]
 
 
@@ -75,7 +75,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     from tritone_serving.admin import AdminApi
     from tritone_serving.admin_token import state_folder
 
-    if admin_token_file is None and not addresses.is_loopback:  # another machine must not get this one's token
+    if admin_token_file is None and not addresses.is_loopback:  # this machine's token must not be sent to another one
         raise typer.BadParameter(
             f"{addresses.http} is not on this machine: expected the file with its admin token, got none",
             param_hint="--admin-token-file",

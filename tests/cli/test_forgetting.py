@@ -60,7 +60,7 @@ def test_each_place_is_finished_by_a_repetition(tritone: Any, places: dict[str, 
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
     assert "name it with --checkpoint" in first.stderr
-    assert "give its --server" in first.stderr
+    assert "name it with --server" in first.stderr
     places["--checkpoint"] = tmp_path / "checkpoint"
     second = tritone("forget", GONE, *words(places))
     assert second.status == 0, second.stderr

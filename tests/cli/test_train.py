@@ -97,7 +97,7 @@ def test_labels_and_channels_worth_a_warning(tritone: Callable[..., Any], data: 
         tmp_path / "run",
     )
     assert ended.status == 0
-    assert "warning: labels that are probably one: 'Hum' (7), 'hum ' (6); they are learned as 2" in ended.stderr
+    assert "warning: similar labels: 'Hum' (7), 'hum ' (6); they are trained as 2 separate labels" in ended.stderr
     assert "opposite.wav: channels cancel each other for 3.2 s" in ended.stderr
     card = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["data"]
     assert card["labels_alike"] == [{"Hum": 7, "hum ": 6}]
@@ -110,7 +110,7 @@ def test_evaluate_says_which_part_it_looked_at(tritone: Callable[..., Any], run_
     assert {part: "were trained on" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
-    assert {part: "decided when training stopped" in text for part, text in said.items()} == {
+    assert {part: "stopped training early" in text for part, text in said.items()} == {
         "train": False, "valid": True, "test": False,
     }  # fmt: skip
 

@@ -201,7 +201,7 @@ def test_bytes_between_frames_are_noted(caplog: pytest.LogCaptureFixture) -> Non
     middle = len(MP3) // 2
     with caplog.at_level(logging.WARNING, "tritone_client.audio"):
         (note,) = notes_of(MP3[:middle] + b"\x55" * 300 + MP3[middle:])
-    assert "bytes between its MP3 frames that are no audio" in note
+    assert "bytes between its MP3 frames that are not audio" in note
     assert note in caplog.text
 
 

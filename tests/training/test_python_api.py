@@ -200,3 +200,10 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "0.wav: " in said
     assert "embedding: (256,)" in said
+
+
+def test_tracks_are_found_in_a_checkpoint(runs: dict[str, TrainedCheckpoint]) -> None:
+    page = load(runs["recommender"]).find_tracks("i1", by="id")
+    assert page.total >= 1
+    assert page[0].track_id == "i1"
+    assert page[0].match == "exact"

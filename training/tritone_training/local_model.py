@@ -1,4 +1,4 @@
-"""Trained models in this process, without a server: the function behind `from tritone_training import load`."""
+"""Trained models in this process, without a server: the implementation of `tritone_training.load`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _networks(kind: str, folder: Path) -> list[NetworkModel]:
 
 
 def _runs_alone(exportable: Exportable) -> bool:
-    """Whether the network itself answers requests; a backend of ours stands before others."""
+    """Return whether the network serves requests itself; others need one of our backends."""
     return exportable.graph is None
 
 

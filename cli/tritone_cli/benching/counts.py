@@ -134,7 +134,7 @@ def _get(http_url: str, path: str) -> Mapping[str, Any]:
 
 
 def _reason(body: bytes) -> str | None:
-    """Return what Triton says of a failure; None if the answer is not Triton's."""
+    """Return the error message in a response of Triton; None if the response is not from Triton."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):

@@ -146,7 +146,7 @@ def _running(
         addresses = both_addresses(server)
         if addresses.grpc.startswith("grpcs://"):
             raise typer.BadParameter(
-                f"{server!r} has TLS, which perf_analyzer is not given; expected a plain gRPC port"
+                f"{server!r} uses TLS, which bench does not support; expected a gRPC port without TLS"
             )
         here = repository if repository.is_dir() and addresses.is_loopback else None
         if not models and here is None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tritone_training._exceptions import DataError
-from tritone_training.data.interactions.choice import Columns
+from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
 from tritone_training.data.interactions.metadata import load_metadata
 from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
