@@ -86,7 +86,7 @@ def format_of(target: Target, given: str | None, known: Sequence[str], expected:
 def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     """Write bytes to a path, in one step, or to a binary file object, at its position.
 
-    Devices and pipes, as `/dev/stdout`, are written to and never replaced; of a symbolic link, the file that it leads to
+    Devices and pipes, as `/dev/stdout`, are written to and never replaced; of a symbolic link, its file
     is replaced.
 
     Args:
