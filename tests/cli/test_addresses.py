@@ -161,7 +161,7 @@ def test_where_no_triton_answers_words_say_so(
     song = tmp_path / "song.wav"
     soundfile.write(song, np.random.default_rng(0).uniform(-0.5, 0.5, 22_050), 22_050)
     with KINDS[kind](tmp_path) as port:
-        (admin_token.state_folder() / f"{port}.token").write_text("token\n")
+        (admin_token.make_state_folder(for_log=False, for_token=True) / f"{port}.token").write_text("token\n")
         more = {
             "bench": ["m"],
             "publish": ["m", "--from", tmp_path, "--repository", tmp_path],
@@ -204,7 +204,7 @@ def test_publish_by_http_alone_never_asks_the_default_grpc_port(
         asked.append(endpoint.authority)
         raise Stop
 
-    (admin_token.state_folder() / "9500.token").write_text("token\n")
+    (admin_token.make_state_folder(for_log=False, for_token=True) / "9500.token").write_text("token\n")
     monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
     monkeypatch.setattr(calls, "Calls", calls_to)
     for server in ("http://127.0.0.1:9500", "127.0.0.1:9501", "http://127.0.0.1:9500,127.0.0.1:9501"):

@@ -47,7 +47,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     FakeServer.repository, FakeServer.is_down = tmp_path / "repository", False
     FakeServer.loaded = {"recommender": 1, "recording_recommender": 1, "genre_cnn": 1}
     monkeypatch.setattr(admin, "AdminApi", FakeServer)
-    (admin_token.state_folder() / "8000.token").write_text("secret\n")
+    (admin_token.make_state_folder(for_log=False, for_token=True) / "8000.token").write_text("secret\n")
     return {"--repository": tmp_path / "repository", "--key": key}
 
 
