@@ -145,7 +145,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
     "closed": lambda _folder: closed(),
     "TLS": tls,
     "supervisor": lambda _folder: raw(
-        b'HTTP/1.0 404 Not Found\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or SECRET"}\n\n'
+        b'HTTP/1.0 404 Not Found\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or /ready"}\r\n'
     ),
 }
 
@@ -221,7 +221,7 @@ def test_a_derived_grpc_port_where_nothing_listens_is_explained(
 
     with closed() as grpc_port:  # nothing listens here
         http_port = grpc_port - 1
-        (admin_token.state_folder() / f"{http_port}.token").write_text("token\n")
+        (admin_token.make_state_folder(for_log=False, for_token=True) / f"{http_port}.token").write_text("token\n")
         monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
         monkeypatch.setattr(counts, "statistics", lambda _url, _model: {"model_stats": []})
         for command in (["bench", "m"], ["publish", "m", "--from", tmp_path], ["rollback", "m"], ["probe"]):
