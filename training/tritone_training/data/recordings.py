@@ -112,7 +112,7 @@ class RecordingSet:
     Attributes:
         source: where they come from, for the model card.
         licence: the data's licence, if the data set says.
-        remarks: on recordings that are used all the same.
+        remarks: on recordings that are used.
     """
 
     source: str
@@ -141,7 +141,7 @@ class RecordingSet:
 
     @property
     def labels_alike(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of labels that differ only by case, blanks or hyphens, and are probably one."""
+        """Groups of labels that differ only by case, blanks or hyphens, and probably mean the same."""
         groups: dict[str, list[str]] = {}
         for label in self.labels:
             groups.setdefault(comparable_label(label), []).append(label)

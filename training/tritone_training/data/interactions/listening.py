@@ -59,7 +59,7 @@ class ListeningData:
 
 
 def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
-    """What a request names: its listening files, or --data as a log; None for the simulated world.
+    """Return the listening files of a request, or --data as a log; None for simulated listening.
 
     Raises:
         DataError: both are given.
