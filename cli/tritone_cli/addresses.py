@@ -13,12 +13,14 @@ import typer
 
 if TYPE_CHECKING:
     from tritone_client._endpoint import Endpoint
+    from tritone_serving.calls import Calls
 
 _EXPECTED: Final = (
     "expected host:port of the gRPC port, http://host:port of the HTTP port, or both, separated by a comma, if the "
     "ports are not adjacent"
 )
 _LARGEST_PORT: Final = 65_535
+_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Addresses:
     Attributes:
         grpc: `host:port`, or `grpcs://host:port` for TLS.
         http: `http://host:port`.
+        grpc_is_derived: whether the gRPC port was not given.
     """
 
     grpc: str
@@ -35,6 +38,48 @@ class Addresses:
     host: str
     http_port: int
     is_loopback: bool
+    grpc_is_derived: bool
+
+
+def model_address(server: str) -> str:
+    """Read `--server` of a command that calls models: of both addresses of one server, the gRPC one."""
+    from tritone_client import InvalidInputError
+    from tritone_client._endpoint import make_endpoint
+
+    parts = server.split(",")
+    try:
+        given = [make_endpoint(part.strip()) for part in parts]
+    except InvalidInputError:
+        return server  # the client says what is wrong
+    if len(given) == 2 and given[0].host == given[1].host and given[0].protocol != given[1].protocol:
+        return next(part.strip() for part, each in zip(parts, given, strict=True) if each.protocol == "grpc")
+    return server
+
+
+def require_grpc(server: str, calls: Calls) -> None:
+    """Check that a server answers over gRPC.
+
+    Raises:
+        CanaryError: nothing answers there; the message says so if the port was derived from that of HTTP.
+    """
+    from tritone_serving import CanaryError
+
+    try:
+        calls.models(timeout_s=_TIMEOUT_S)
+    except CanaryError as error:
+        if error.failure in ("lost", "silent"):
+            raise CanaryError(f"{error}{derivation(server)}", model="", failure=error.failure) from error
+
+
+def derivation(server: str) -> str:
+    """Return the end of a message about a gRPC port where nothing answers; empty if the port was given."""
+    addresses = both_addresses(server)
+    if not addresses.grpc_is_derived:
+        return ""
+    return (
+        f"; the gRPC port is taken to follow that of {addresses.http}: if it is another, give both addresses, as in "
+        f"--server {addresses.http},{_bracketed(addresses.host)}:PORT"
+    )
 
 
 def grpc_address(server: str, *, tls: bool = False) -> str:
@@ -83,6 +128,7 @@ def both_addresses(server: str, *, tls: bool = False) -> Addresses:
         host=host,
         http_port=port,
         is_loopback=all(map(is_loopback, given)),
+        grpc_is_derived=not grpc,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import options
-from tritone_cli.addresses import Addresses, both_addresses
+from tritone_cli.addresses import Addresses, both_addresses, require_grpc
 
 if TYPE_CHECKING:
     from tritone_export.publishing import Live
@@ -41,6 +41,7 @@ def connected(
     Raises:
         typer.BadParameter: an address or the token file cannot be used.
         AdminApiError: the server does not answer, or refuses the token.
+        CanaryError: the server does not answer over gRPC.
     """
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint
@@ -62,6 +63,7 @@ def connected(
     admin = admin_api(addresses, admin_token_file, api_key=options.api_key(api_key_file))
     admin.index()
     with Calls(endpoint) as calls:
+        require_grpc(server, calls)
         yield Live(repository, admin, calls, bounds or Bounds())
 
 

@@ -50,7 +50,21 @@ COMMANDS: Final = (
 # What the extras bring, by import name.
 EXTRA_OF: Final = {
     **dict.fromkeys(("matplotlib", "pretty_midi", "symusic"), "scores"),
-    **dict.fromkeys(("lightning", "music21", "optuna", "pandas", "scipy", "sklearn", "torch"), "train"),
+    **dict.fromkeys(
+        (
+            "duckdb",
+            "lightning",
+            "music21",
+            "optuna",
+            "pandas",
+            "python_calamine",
+            "scipy",
+            "sklearn",
+            "torch",
+            "zstandard",
+        ),
+        "train",
+    ),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
 }
 

@@ -17,7 +17,7 @@ import typer
 from tests.certificates import make_certificates
 from tests.client.test_forks import serving
 
-from tritone_cli.addresses import both_addresses, grpc_address
+from tritone_cli.addresses import both_addresses, grpc_address, model_address
 from tritone_cli.main import build_app
 from tritone_serving import admin_token
 
@@ -144,6 +144,9 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
     "bytes": lambda _folder: raw(b"\x00\x01\x1b[2JSECRET\xff\xfe" * 50),
     "closed": lambda _folder: closed(),
     "TLS": tls,
+    "supervisor": lambda _folder: raw(
+        b'HTTP/1.0 404 Not Found\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or /ready"}\r\n'
+    ),
 }
 
 
@@ -208,6 +211,44 @@ def test_publish_by_http_alone_never_asks_the_default_grpc_port(
         with pytest.raises(Stop):
             tritone("rollback", "m", "--repository", tmp_path, "--server", server)
     assert asked == ["127.0.0.1:9501"] * 3
+
+
+def test_a_derived_grpc_port_where_nothing_listens_is_explained(
+    tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tritone_cli.benching import counts
+    from tritone_serving import admin
+
+    with closed() as grpc_port:  # nothing listens here
+        http_port = grpc_port - 1
+        (admin_token.make_state_folder(for_log=False, for_token=True) / f"{http_port}.token").write_text("token\n")
+        monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
+        monkeypatch.setattr(counts, "statistics", lambda _url, _model: {"model_stats": []})
+        for command in (["bench", "m"], ["publish", "m", "--from", tmp_path], ["rollback", "m"], ["probe"]):
+            repository = [] if command[0] == "probe" else ["--repository", tmp_path]
+            both = f"--server http://127.0.0.1:{http_port},127.0.0.1:PORT"
+            derived = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port}")
+            assert (derived.status, both in derived.stderr) == (1, True), derived.stderr
+            given = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port},127.0.0.1:{grpc_port}")
+            assert (given.status, "PORT" in given.stderr) == (1, False), given.stderr
+            for done in (derived, given):
+                assert f"the server at 127.0.0.1:{grpc_port}: cannot be reached" in done.stderr
+                assert "quieten" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "called"),
+    [
+        ("http://h:9000,h:7777", "h:7777"),
+        ("grpcs://h:7777, http://h:9000", "grpcs://h:7777"),
+        ("a:1,b:2", "a:1,b:2"),
+        ("http://a:1,b:2", "http://a:1,b:2"),  # two servers: the client refuses two protocols
+        ("http://h:9000", "http://h:9000"),
+        ("a b", "a b"),
+    ],
+)
+def test_of_both_addresses_of_a_server_models_are_called_over_grpc(server: str, called: str) -> None:
+    assert model_address(server) == called
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -181,7 +183,7 @@ def test_a_column_id_that_numbers_the_rows_is_not_the_item(tmp_path: Path) -> No
     log = load_log(path)
     assert sorted(log.items) == [f"it{row}" for row in range(8)]
     assert log.report["columns"] == {"user": "user_id", "item": "song_name", "plays": "plays"}
-    assert "column 'id' numbers the rows" in log.report["notes"][0]
+    assert "column 'id' numbers rows" in log.report["notes"][0]
     assert len(load_log(path, Columns(item="id")).items) == 24
 
 
@@ -387,3 +389,87 @@ def test_all_tables_are_read_from_every_packing(tmp_path: Path) -> None:
     tags = load_tags(packed("tags", "item,tag\na,5\n"), names=packed("names", "tag,name\n5,Jazz\n"))
     assert list(tags.tags) == ["Jazz"]
     assert load_metadata(packed("songs", '[{"id": 7, "title": "So What"}]')).rows == {"7": {"title": "So What"}}
+
+
+# --- more of the same kinds ---------------------------------------------------------------------
+
+
+def test_numbers_that_repeat_or_name_sessions_are_not_items(tmp_path: Path) -> None:
+    songs = [f"song {row % 7}" for row in range(30)]
+    for name, ids in {"joined": [row % 15 for row in range(30)], "sessions": [row // 3 for row in range(30)]}.items():
+        rows = "".join(f"{row},u{row % 4},{song}\n" for row, song in zip(ids, songs, strict=True))
+        log = load_log(written(tmp_path / f"{name}.csv", f"id,user,song_name\n{rows}"))
+        assert log.report["columns"]["item"] == "song_name"
+        assert len(log.items) == 7
+
+
+def test_ids_of_songs_stay_ids_beside_their_names(tmp_path: Path) -> None:
+    rows = "".join(f"{row % 7},u{row % 4},song {row % 7 // 2}\n" for row in range(30))
+    log = load_log(written(tmp_path / "log.csv", f"id,user,song_name\n{rows}"))
+    assert log.items == [str(item) for item in range(7)]
+
+
+def test_names_of_users_are_not_items(tmp_path: Path) -> None:
+    rows = "".join(f"{row % 7},u{row % 4},Ann {row % 4}\n" for row in range(30))
+    log = load_log(written(tmp_path / "log.csv", f"id,user_id,name\n{rows}"))
+    assert log.report["columns"]["item"] == "id"
+
+
+@pytest.mark.parametrize("missing", ["nan", "NULL", "None", "<NA>", ""])
+def test_among_numbers_words_for_missing_values_are_missing(tmp_path: Path, missing: str) -> None:
+    log = load_log(written(tmp_path / "log.csv", f"user,item\n12.0,a\n{missing},b\n13.0,b\n"))
+    assert log.users == ["12", "13"]
+    assert log.report["dropped"] == {"no_user": 1}
+
+
+def test_whole_numbers_with_a_decimal_comma(tmp_path: Path) -> None:
+    log = load_log(written(tmp_path / "log.csv", "user;item\n12,0;a\n13,0;b\n"))
+    assert log.users == ["12", "13"]
+    thousands = load_log(written(tmp_path / "thousands.csv", "user;item\n1,000;a\n2,000;b\n"))
+    assert thousands.users == ["1,000", "2,000"]
+
+
+@pytest.mark.parametrize("mark", ["\u202a", "\u202c", "\u2066", "\u2069"])
+def test_direction_marks_around_ids_do_not_count(tmp_path: Path, mark: str) -> None:
+    log = load_log(written(tmp_path / "log.csv", f"user,item\nu1,a\n{mark}u1,b\nu1{mark},c\n"))
+    assert log.users == ["u1"]
+
+
+def test_bytes_with_zeros_are_different_ids(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "log.parquet", "SELECT unhex(printf('00000000%02x', i)) AS user, 'a' AS item FROM range(6) t(i)"
+    )
+    assert load_log(path).users == [f"00000000{user:02x}" for user in range(6)]
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet", "utf-16"])
+def test_texts_with_zero_bytes_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"log.{kind}"
+    if kind == "json":
+        path.write_text(r'[{"user": "a\u0000b", "item": "x"}, {"user": "a\u0000c", "item": "x"}]')
+    elif kind == "parquet":
+        parquet(path, "SELECT 'a' || chr(0) || i AS user, 'x' AS item FROM range(3) t(i)")
+    else:
+        path.write_bytes("user,item\na\0b,x\na\0c,x\n".encode("utf-16"))
+    with pytest.raises(DataError, match="zero byte"):
+        load_log(path)
+
+
+def test_a_log_whose_listeners_follow_one_another_is_split_for_each(tmp_path: Path) -> None:
+    rows = "".join(f"u{user},x{item},{1_700_000_000 + 10 * user + item}\n" for user in range(20) for item in range(10))
+    path = written(tmp_path / "log.csv", f"user,item,timestamp\n{rows}")
+    listening = load_listening(TrainRequest(tmp_path, progress=False, listening=ListeningFiles(interactions=path)))
+    assert len(np.unique(listening.train.user)) == 20
+    assert len(np.unique(listening.valid.user)) > 10
+    assert "at random" in listening.report["parts"]["valid"]["how"]
+
+
+def test_headers_and_file_names_that_are_not_text_are_escaped_in_reports(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_bytes("user,titre é\nu1,a\nu2,b\n".encode("latin-1"))
+    log = load_log(path, Columns(item=os.fsdecode(b"titre \xe9")))
+    json.dumps(log.report, ensure_ascii=False).encode()
+    assert log.report["source"] == r"caf\xe9.csv"
+    path.write_bytes("hörer,lied\nu1,a\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_log(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import threading
 import time
 import urllib.error
@@ -139,7 +140,8 @@ def _reason(body: bytes) -> str | None:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return str(found["error"]) if isinstance(found, dict) and "error" in found else None
+    reason = str(found["error"]) if isinstance(found, dict) and "error" in found else ""
+    return reason if re.search(r"\bmodel\b|restricted|\bversion\b", reason) and reason.isprintable() else None
 
 
 def _no_triton(http_url: str, why: str) -> StatisticsError:

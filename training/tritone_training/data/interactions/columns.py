@@ -8,7 +8,7 @@ from typing import Final
 
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
-from tritone_training.data.tables import Table
+from tritone_training.data.tables import NOT_UTF8, Table
 
 # Usual names of columns, in lower case without `_`, `-` and blanks, the most likely first.
 _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
@@ -66,8 +66,9 @@ def required(table: Table, what: str, name: str | None) -> str:
     nested = next((each for each in table.unusable if _plain_name(each) in _USUAL[what]), None)
     if nested is not None:
         raise _not_single(table, nested, what)
+    hint = next((f"; it {note}" for note in table.notes if note.startswith(NOT_UTF8)), "")
     raise DataError(
-        f"{path}: which column holds the {what}? Found are {_listed(names)}; name it with --{option}-column"
+        f"{path}: which column holds the {what}? Found are {_listed(names)}; name it with --{option}-column{hint}"
     )
 
 
@@ -92,10 +93,11 @@ def optional(table: Table, what: str, name: str | None) -> str | None:
     return None if found is None else _complete(table, found)
 
 
-def item_of_log(table: Table, name: str | None) -> tuple[str, tuple[str, ...]]:
+def item_of_log(table: Table, name: str | None, *, user: str) -> tuple[str, tuple[str, ...]]:
     """Return the column of a log's items, and notes.
 
-    A column `id` with a different value in each row numbers the listens, and is used only if nothing else names items.
+    A column `id` with a different value in each row, or whose repeated values mostly stand beside different items,
+    numbers listens or sessions, and is used only if nothing else names items.
 
     Raises:
         DataError: as `required`.
@@ -103,9 +105,11 @@ def item_of_log(table: Table, name: str | None) -> tuple[str, tuple[str, ...]]:
     if name is not None or _find(table, _USUAL["item"]) is not None:
         return required(table, "item", name), ()
     row_id, other = _find(table, (_ROW_ID,)), _find(table, _ITEM_NAMES)
+    if row_id is not None and other is not None and _is_of(table, other, user):
+        other = None  # the users' names
     if row_id is None:
         return required(table, "item", other), ()
-    if not table.read([row_id])[row_id].is_unique:
+    if not _numbers_rows(table, row_id, other):
         return _complete(table, row_id), ()
     if other is None:
         return _complete(table, row_id), (
@@ -113,9 +117,28 @@ def item_of_log(table: Table, name: str | None) -> tuple[str, tuple[str, ...]]:
             f"give it with --item-column",
         )
     return _complete(table, other), (
-        f"column {row_id!r} numbers the rows and is not taken for the items; if it names them, give --item-column "
-        f"{row_id}",
+        f"column {row_id!r} numbers rows or sessions and is not taken for the items; if it names them, give "
+        f"--item-column {row_id}",
     )
+
+
+def _is_of(table: Table, name: str, user: str) -> bool:
+    """Return whether each user has a single value in a column."""
+    if name == user:
+        return True
+    frame = table.read([user, name]).dropna()
+    return not (frame.groupby(user, sort=False)[name].nunique() > 1).any()
+
+
+def _numbers_rows(table: Table, row_id: str, other: str | None) -> bool:
+    """Return whether a column numbers rows or sessions: no value occurs twice, or most that do are of several items."""
+    if other is None:
+        return bool(table.read([row_id])[row_id].is_unique)
+    frame = table.read([row_id, other]).dropna()
+    names = frame[other].map(lambda name: normalize_id(str(name)).casefold())
+    by_id = names.groupby(frame[row_id], sort=False).agg(["size", "nunique"])
+    repeated = by_id[by_id["size"] > 1]
+    return bool(2 * (repeated["nunique"] > 1).sum() >= len(repeated))
 
 
 def distinct(table: Table, **columns: str | None) -> None:
@@ -137,6 +160,11 @@ def distinct(table: Table, **columns: str | None) -> None:
                 f"--{what}-column or --{taken[name]}-column"
             )
         taken[name] = what
+
+
+def shown_columns(chosen: Mapping[str, str | None]) -> dict[str, str]:
+    """Return what was chosen for the report; bytes of a name that are not UTF-8 are escaped."""
+    return {what: name.encode("utf-8", "backslashreplace").decode() for what, name in chosen.items() if name}
 
 
 def ignored_notes(table: Table) -> tuple[str, ...]:

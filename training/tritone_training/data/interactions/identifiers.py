@@ -13,7 +13,8 @@ import pandas as pd
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 
-_WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+)?")  # 007 is a name, not a number
+# 007 is a name, not a number; 12,0 is what programs write with a decimal comma, 1,000 may be anything.
+_WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+|,0)?")
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _ROUNDED: Final = re.compile(r"-?\d(?:\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write floats; 12e5 may be hexadecimal
 _LIKE_MISSING: Final = frozenset({"nan", "null", "none", "<na>", "n/a", "nat", "undefined"})
@@ -28,7 +29,8 @@ class IdCounts:
         n_rows: rows whose id had another Unicode form, or blanks around it.
         n_merged: ids that became equal to another id.
         n_points: ids that were written as numbers with a point (12.0).
-        n_suspect: rows whose id looks like a missing value (nan, null); they are kept, because it may be a name.
+        n_suspect: rows whose id looks like a missing value (nan, null) among names; they are kept, because it may be a
+            name.
     """
 
     n_rows: int = 0
@@ -51,7 +53,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
     """Return ids normalised by `normalize_id`, empty ones as missing, and the counts of changes.
 
     In a column of whole numbers, some written as 12.0, the decimal points are removed: programs add them to the whole
-    column if one of its cells is empty.
+    column if one of its cells is empty. In a column of numbers, cells like nan and null are missing.
 
     Raises:
         DataError: the ids went through floating point and have lost digits.
@@ -59,6 +61,9 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
     codes, values = pd.factorize(column)
     raw = [str(value) for value in values]
     normalized = [normalize_id(text) for text in raw]
+    named = [text for text in normalized if text and text.lower() not in _LIKE_MISSING]
+    if named and all(map(_NUMBER.fullmatch, named)):  # among numbers, nan and null are nobody's name
+        normalized = [text if text.lower() not in _LIKE_MISSING else "" for text in normalized]
     _check_digits(path, str(column.name), normalized)
     whole = whole_numbers(normalized)
     ids = np.array([*(text or None for text in whole), None], dtype=object)  # a missing cell has the code -1
@@ -78,7 +83,7 @@ def whole_numbers(texts: list[str]) -> list[str]:
     matches = [_WHOLE.fullmatch(text) for text in texts if text]
     if not all(matches) or not any(found["point"] for found in matches if found is not None):
         return texts
-    return [text.partition(".")[0] for text in texts]
+    return [text.partition(".")[0].removesuffix(",0") for text in texts]
 
 
 def _check_digits(path: Path, name: str, texts: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -105,7 +105,11 @@ def load_listening(request: TrainRequest) -> ListeningData:
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
     else:
         train, test, valid = three_parts(log, request.seed)
-        how = "the latest (drawn among those of one moment)" if log.time is not None else "of each listener's at random"
+        how = (
+            "the latest (drawn among those of one moment)" if train.time is not None else "of each listener's at random"
+        )
+        if log.time is not None and train.time is None:
+            how += ", since the latest are of listeners or items without earlier listens"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
     if len(np.unique(train.user)) < 2:
         raise DataError(f"{train.source}: holds one listener; recommending from others' listening needs at least two")
@@ -169,10 +173,21 @@ def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
 
 
 def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
-    """(train, test, valid): the test part is split off first, so that the latest listens judge."""
+    """(train, test, valid): the test part is split off first, so that the latest listens judge.
+
+    Where none of the latest listens is of a listener and an item of the earlier ones, as in a log whose listeners
+    follow one another, times are left out and each listener's listens are split at random.
+    """
     rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
+    if log.time is not None and not (_can_judge(train, valid) and _can_judge(train, test)):
+        return three_parts(replace(log, time=None), seed)
     return train, test, valid
+
+
+def _can_judge(train: Log, held_out: Log) -> bool:
+    """Return whether a held-out listen is of a listener and an item of the training part."""
+    return bool((np.isin(held_out.user, train.user) & np.isin(held_out.item, train.item)).any())
 
 
 def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from tritone_serving.ids import normalize_id
 from tritone_training.data.interactions.cleaning import is_text
-from tritone_training.data.interactions.columns import ignored_notes, required, usual_names
+from tritone_training.data.interactions.columns import ignored_notes, required, shown_columns, usual_names
 from tritone_training.data.interactions.identifiers import id_column, whole_numbers
 from tritone_training.data.interactions.log import MetadataTable
 from tritone_training.data.interactions.words import column_kind, is_long, words_of_texts
+from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 
 _NAMES: Final = {
@@ -76,8 +77,8 @@ def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
     notes = [f"column {name!r} holds {what} and is not read" for name, what in ignored.items()]
     notes += [f"column {name!r} holds texts: only their words are kept" for name in texts]
     report: dict[str, Any] = {
-        "source": path.name,
-        "columns": {"item": key, **{what: name for name, what in usual.items()}},
+        "source": printable(path.name),
+        "columns": shown_columns({"item": key, **{what: name for name, what in usual.items()}}),
         "notes": [*table.notes, *ignored_notes(table), *notes],
         "n_in": n_in,
         "n_used": len(rows),

@@ -19,12 +19,14 @@ from tritone_training.data.interactions.columns import (
     item_of_log,
     optional,
     required,
+    shown_columns,
 )
 from tritone_training.data.interactions.identifiers import id_column
 from tritone_training.data.interactions.log import Log, TagTable
 from tritone_training.data.interactions.numeric import numbers_of
 from tritone_training.data.interactions.times import times_of
 from tritone_training.data.interactions.words import LONGEST_TAG
+from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 
 _NO_COLUMNS: Final = Columns()
@@ -38,7 +40,7 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     """
     with open_table(path) as table:
         user = required(table, "user", columns.user)
-        item, item_notes = item_of_log(table, columns.item)
+        item, item_notes = item_of_log(table, columns.item, user=user)
         plays = optional(table, "plays", columns.plays)
         rating = None if plays else optional(table, "rating", columns.rating)
         time = optional(table, "time", columns.time)
@@ -52,16 +54,16 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     if (counted := plays or rating) is not None:
         option = "--plays-column" if plays else "--rating-column"
         counts, number_notes = numbers_of(path, frame.pop(counted), separator=table.separator, option=option)
-    times = times_of(path.name, frame.pop(time)) if time else None
+    times = times_of(printable(path.name), frame.pop(time)) if time else None
     notes = [*table.notes, *ignored_notes(table), *item_notes, *number_notes]
-    report: dict[str, Any] = {"columns": {what: name for what, name in chosen.items() if name}, "notes": notes}
+    report: dict[str, Any] = {"columns": shown_columns(chosen), "notes": notes}
     ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
     report["ids"] = {what: found for what, found in ids.items() if found}
     if times is not None:
         report["times"] = times.to_dict()
         notes.extend(times.notes())
     return clean(
-        path.name,
+        printable(path.name),
         users=users,
         items=items,
         plays=counts if plays else None,
@@ -94,7 +96,7 @@ def read_friends(path: Path, columns: Columns = _NO_COLUMNS) -> tuple[list[tuple
     both = {(min(a, b), max(a, b)) for a, b in zip(pairs[user][ok], pairs[friend][ok], strict=True)}
     ids = {"user": user_counts.to_dict(), "friend": friend_counts.to_dict()}
     report = {
-        "columns": {"user": user, "friend": friend},
+        "columns": shown_columns({"user": user, "friend": friend}),
         "notes": [*table.notes, *ignored_notes(table)],
         "ids": {what: found for what, found in ids.items() if found},
     }
@@ -128,8 +130,8 @@ def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None 
     kept = kept[~long].drop_duplicates()
     tags = kept[tag]
     report: dict[str, Any] = {
-        "source": path.name,
-        "columns": chosen,
+        "source": printable(path.name),
+        "columns": shown_columns(chosen),
         "notes": [*table.notes, *ignored_notes(table)],
         "ids": {what: found for what, found in ids.items() if found},
         "n_in": len(frame),

@@ -12,7 +12,7 @@ import pandas as pd
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.tables.packing import UNPACKING_ERRORS, Content
-from tritone_training.data.tables.table import Table, check_names
+from tritone_training.data.tables.table import Table, check_names, check_zero_bytes
 
 _EXPECTED: Final = 'expected a list of objects ([{"user": "ann", "item": "a"}, ...]) or one such object a line'
 
@@ -51,6 +51,8 @@ def json_table(content: Content, encoding: str) -> Table:
 
     def load(wanted: Sequence[str]) -> pd.DataFrame:
         columns = [pd.Series([row.get(plain[name]) for row in rows], dtype=object) for name in wanted]
+        for name, column in zip(wanted, columns, strict=True):
+            check_zero_bytes(path, name, column)
         return pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(len(rows)))
 
     return Table(path, "JSON", [name for name in plain if name not in unusable], load, unusable=unusable)

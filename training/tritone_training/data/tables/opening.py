@@ -33,6 +33,7 @@ _OTHERS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x80\x04", "a pickle"),
     (b"\x80\x05", "a pickle"),
     (b"%PDF", "a PDF document"),
+    (b"{\\rtf", "an RTF document"),
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"PK\x03\x04", "a ZIP archive in a compressed file"),
@@ -59,6 +60,8 @@ def open_table(path: Path) -> Iterator[Table]:
             yield _folder(path, stack)
         elif path.is_file():
             yield _file(path, stack)
+        elif path.exists():
+            raise DataError(f"{path}: is a pipe or device: expected {EXPECTED}, as a file; write it to disk first")
         else:
             raise DataError(f"{path}: no such file; expected {EXPECTED}")
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
-from tritone_training.data.tables.table import NOTHING, Table, check_names
+from tritone_training.data.tables.table import NOTHING, Table, check_names, check_zero_bytes
 
 _SNIFFED_ROWS: Final = 1_000
 _ROWS_ALWAYS_READ: Final = 20_000_000
@@ -58,6 +58,10 @@ def parquet_table(path: Path, file: Path) -> Table:
                 frame: pd.DataFrame = relation.project(", ".join(expressions)).df()
         except duckdb.Error as error:
             raise _damaged(path, file, error) from error
+        frame.columns = pd.Index(wanted, dtype=object)
+        for name in wanted:
+            if by_name[name][1] in ("VARCHAR", "BLOB"):
+                check_zero_bytes(path, name, frame[name])
         return frame.astype(object)
 
     return Table(
@@ -121,7 +125,7 @@ def _quoted(name: str) -> str:
 def _is_text(relation: duckdb.DuckDBPyRelation, name: str) -> bool:
     """Return whether the first rows of a column of bytes are text."""
     column = _quoted(name)
-    is_text = f"{column} IS NULL OR try(decode({column})) IS NOT NULL"
+    is_text = f"{column} IS NULL OR coalesce(NOT contains(try(decode({column})), chr(0)), false)"
     return all(row[0] for row in relation.limit(_SNIFFED_ROWS).project(is_text).fetchall())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
 from tritone_training._exceptions import DataError
 
 EXPECTED: Final = "a table as CSV, TSV, Parquet, JSON or Excel"
+NOT_UTF8: Final = "holds bytes that are not UTF-8"  # how the note on such bytes begins
 NOTHING: Final = "nothing"  # content of a column without values, whose type is unknown
 
 
@@ -114,3 +115,17 @@ def check_names(path: Path, names: Sequence[str]) -> list[str]:
     if twice:
         raise DataError(f"{path}: has two columns called {', '.join(map(repr, twice))}; rename or remove one")
     return [name or f"column {number}" for number, name in enumerate(names, start=1)]
+
+
+def check_zero_bytes(path: Path, name: str, column: pd.Series[Any]) -> None:
+    """Refuse text with zero bytes, behind which pandas does not compare: different ids would become one.
+
+    Raises:
+        DataError: a cell holds one.
+    """
+    bad = next((row for row, cell in enumerate(column, 1) if isinstance(cell, str) and "\0" in cell), None)
+    if bad is not None:
+        raise DataError(
+            f"{path}: column {name!r} holds a zero byte (row {bad:,}): expected text or numbers; write ids of bytes as "
+            f"hexadecimal digits"
+        )

@@ -16,7 +16,7 @@ import pandas as pd
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.tables.packing import UNPACKING_ERRORS, Content
-from tritone_training.data.tables.table import Table, check_names
+from tritone_training.data.tables.table import NOT_UTF8, Table, check_names
 
 UTF8: Final = "utf-8-sig"
 _SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # the comma last, because names contain commas
@@ -141,6 +141,7 @@ def _checked_bytes(content: Content, encoding: str) -> tuple[str, ...]:
         DataError: the file holds zero bytes, which CSV readers treat as the end of a cell.
     """
     if encoding != UTF8:
+        _check_zero_characters(content, encoding)
         return ()
     decoder = codecs.getincrementaldecoder("utf-8")()
     n_bytes = n_lines = 0
@@ -162,9 +163,19 @@ def _checked_bytes(content: Content, encoding: str) -> tuple[str, ...]:
     if bad_line is None:
         return ()
     return (
-        f"holds bytes that are not UTF-8 (first in line {bad_line:,}): if it is in Windows-1252 or Latin-1, convert it "
+        f"{NOT_UTF8} (first in line {bad_line:,}): if it is in Windows-1252 or Latin-1, convert it "
         f"with: iconv -f WINDOWS-1252 -t UTF-8",
     )
+
+
+def _check_zero_characters(content: Content, encoding: str) -> None:
+    with content.open() as file, io.TextIOWrapper(file, encoding, errors="replace", newline="") as text:
+        while chunk := text.read(_CHUNK):
+            if "\0" in chunk:
+                raise DataError(
+                    f"{content.path}: holds a zero byte: expected text in {encoding.upper()}; the file is damaged or not a "
+                    f"table"
+                )
 
 
 @contextlib.contextmanager
