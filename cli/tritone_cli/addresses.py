@@ -42,7 +42,7 @@ class Addresses:
 
 
 def model_address(server: str) -> str:
-    """Read `--server` of a command that calls models: of both addresses of one server, the gRPC one."""
+    """Return `--server` for a command that calls models; of both addresses of one server, the gRPC address."""
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint
 
@@ -50,7 +50,7 @@ def model_address(server: str) -> str:
     try:
         given = [make_endpoint(part.strip()) for part in parts]
     except InvalidInputError:
-        return server  # the client says what is wrong
+        return server  # the client reports what is wrong
     if len(given) == 2 and given[0].host == given[1].host and given[0].protocol != given[1].protocol:
         return next(part.strip() for part, each in zip(parts, given, strict=True) if each.protocol == "grpc")
     return server
@@ -72,7 +72,7 @@ def require_grpc(server: str, calls: Calls) -> None:
 
 
 def derivation(server: str) -> str:
-    """Return the end of a message about a gRPC port where nothing answers; empty if the port was given."""
+    """Return a hint for errors about a derived gRPC port; empty if the port was given."""
     addresses = both_addresses(server)
     if not addresses.grpc_is_derived:
         return ""
