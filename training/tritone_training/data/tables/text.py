@@ -173,8 +173,8 @@ def _check_zero_characters(content: Content, encoding: str) -> None:
         while chunk := text.read(_CHUNK):
             if "\0" in chunk:
                 raise DataError(
-                    f"{content.path}: holds a zero byte: expected text in {encoding.upper()}; the file is damaged or not a "
-                    f"table"
+                    f"{content.path}: holds a zero byte: expected text in {encoding.upper()}; the file is damaged or "
+                    f"not a table"
                 )
 
 
