@@ -173,7 +173,7 @@ def _check_zero_characters(content: Content, encoding: str) -> None:
         while chunk := text.read(_CHUNK):
             if "\0" in chunk:
                 raise DataError(
-                    f"{content.path}: holds a zero byte ({encoding.upper()}): expected text; it is damaged or not a table"
+                    f"{content.path}: holds a zero character: expected text in {encoding.upper()}; it is damaged"
                 )
 
 
