@@ -14,7 +14,7 @@ from tritone_client._audio_formats import CONVERT, HEAD_BYTES, READABLE, Format,
 from tritone_client._exceptions import InvalidAudioError
 from tritone_client._file_bytes import FileBytes
 from tritone_client._joined_files import aiff_parts, au_parts, flac_parts, wav_parts
-from tritone_client._mp3_streams import Mp3Stream, first_frame, id3_bytes, mp3_streams
+from tritone_client._mp3_streams import Mp3Stream, bytes_after, first_frame, id3_bytes, mp3_streams
 from tritone_client._ogg_streams import OggLink, ogg_links
 from tritone_client._spliced_file import Segment
 
@@ -75,6 +75,8 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
     if frame is not None:
         streams = mp3_streams(data, frame)
         _check_mp3(streams, fail, note)
+        if n_after := bytes_after(data, streams):
+            note(f"holds {n_after:,} bytes after its last MP3 frame that are no MP3; they are not read")
         return [Part(stream.segments(data)) for stream in streams]
     if other := text_format(head) or other_binary_format(head, weak=True):
         raise not_audio(fail, other)
@@ -91,7 +93,7 @@ def _container_parts(data: FileBytes, start: int, head: bytes, fail: Fail, note:
         links, n_headless = ogg_links(data, start)
         return _ogg_parts(data, links, n_headless, fail, note)
     if head.startswith(_WAV_MARKS) and head[8:12] == b"WAVE":
-        return [Part(segments) for segments in wav_parts(data, start)]
+        return [Part(segments) for segments in wav_parts(data, start, note)]
     if head.startswith(b"FORM") and head[8:12] in {b"AIFF", b"AIFC"}:
         return [Part(segments) for segments in aiff_parts(data, start)]
     if head.startswith(b"fLaC"):

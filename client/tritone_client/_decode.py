@@ -211,7 +211,9 @@ class _Decoder:
         while True:
             try:
                 with quiet_decoder():
-                    block = file.read(n_frames, dtype="float32", always_2d=True)
+                    # What follows the last frame of a FLAC file, such as a tag, is an error for libsndfile.
+                    n_left = file.frames - self.n_read if file.format == "FLAC" else n_frames
+                    block = file.read(min(n_frames, n_left), dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
                 self._check_bytes()
                 raise self._fail(

@@ -7,7 +7,7 @@ leave it, as empty.
 from __future__ import annotations
 
 import re
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Final, Literal
 
 from tritone_client._file_bytes import FileBytes
@@ -18,6 +18,8 @@ _WAV: Final = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE(?:fmt |ds64|JUNK|bext|LIS
 _FLAC: Final = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _AU_HEADER_BYTES: Final = 24
 _LARGEST_SIZE: Final = 0xFFFF_FFFF  # also means "unknown"
+_STREAMED_SIZE: Final = 0x7FFF_0000  # sizes from here on mean that a writer of a stream did not know the size
+_MISSING_S: Final = 0.5  # seconds; shorter losses are not noted
 _UNKNOWN: Final = b"\xff\xff\xff\xff"
 
 
@@ -32,11 +34,15 @@ def check_count(parts: Sized) -> bool:
     return True
 
 
-def wav_parts(data: FileBytes, start: int) -> list[list[Segment]]:
-    """Return the segments of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown"."""
+def wav_parts(data: FileBytes, start: int, note: Callable[[str], None]) -> list[list[Segment]]:
+    """Return the segments of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown".
+
+    Args:
+        note: receives how much is missing or not read.
+    """
     parts: list[list[Segment]] = []
     while check_count(parts) and _WAV.match(data.at(start, 16)):
-        end, size_at = _wav_end(data, start)
+        end, size_at = _wav_end(data, start, note)
         segments: list[Segment] = [range(start, end)]
         if size_at is not None:
             magic = b"RIFX" if data.at(start, 4) == b"RIFX" else b"RIFF"
@@ -46,26 +52,41 @@ def wav_parts(data: FileBytes, start: int) -> list[list[Segment]]:
     return parts or [[range(start, data.size)]]
 
 
-def _wav_end(data: FileBytes, start: int) -> tuple[int, int | None]:
+def _wav_end(data: FileBytes, start: int, note: Callable[[str], None]) -> tuple[int, int | None]:
     """Return (end of the WAV file, position of the size of its data chunk if that must be replaced, else None)."""
     order: Literal["little", "big"] = "big" if data.at(start, 4) == b"RIFX" else "little"
     position = start + 12
     long_size: int | None = None  # RF64 keeps the size of its samples in a chunk of its own
+    has_samples, bytes_per_s = False, 1
     while position + 8 <= data.size and not _WAV.match(data.at(position, 16)):
         name = data.at(position, 4)
         size = int.from_bytes(data.at(position + 4, 4), order)
+        if has_samples and (not _is_name(name) or position + 8 + size > data.size + 1):
+            if (n_after := data.size - position) > _MISSING_S * bytes_per_s:
+                note(f"holds {n_after:,} bytes behind the end that its header gives; they are not read")
+            return data.size, None
+        if name == b"fmt ":
+            bytes_per_s = max(1, int.from_bytes(data.at(position + 16, 4), order))
         if name == b"ds64":
             long_size = int.from_bytes(data.at(position + 16, 8), "little")
         if name == b"data":
             if size == _LARGEST_SIZE and long_size is not None:
                 size = long_size
+            has_samples = True
             is_unset = size == 0 and not _is_chunk(data, position + 8)
             if is_unset or position + 8 + size > data.size:  # streamed: the samples go on until another file begins
+                there_s, claimed_s = (n / bytes_per_s for n in (data.size - position - 8, size))
+                if size < _STREAMED_SIZE and claimed_s - there_s > _MISSING_S:
+                    note(f"breaks off after {there_s:.1f} of {claimed_s:.1f} s")
                 return data.find(_WAV, position + 8) or data.size, position + 4 if is_unset else None
         position += 8 + size
         if size % 2 and not _WAV.match(data.at(position, 16)):
             position += 1  # chunks are padded to even sizes
     return min(position, data.size) if _WAV.match(data.at(position, 16)) else data.size, None
+
+
+def _is_name(name: bytes) -> bool:
+    return all(0x20 <= byte < 0x7F for byte in name)
 
 
 def _is_chunk(data: FileBytes, position: int) -> bool:

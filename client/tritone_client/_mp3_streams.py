@@ -8,7 +8,7 @@ the first frame, joined files and variable bit rates without a header make no di
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -22,6 +22,7 @@ _N_CHAIN: Final = 4  # consecutive frames of one kind that prove MPEG audio
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xff]")
 _ID3_HEADER_BYTES: Final = 10
 _ID3V1_BYTES: Final = 128
+_FEW_BYTES: Final = 1 << 14  # padding and small tags of other kinds; a second of MP3 has about as many
 _TAG_MARKS: Final = (b"ID3", b"TAG", b"APETAGEX")
 _RATES_HZ: Final = (44_100, 48_000, 32_000)
 _KBPS: Final = {  # by (is it MPEG 1, layer); index 0 is the free format, whose frame length is not in the header
@@ -161,6 +162,13 @@ def mp3_streams(data: FileBytes, start: int) -> list[Mp3Stream]:
             stream.n_frames += 1
             stream.duration_s += frame.n_samples / frame.kind[2]
     return [stream for stream in streams if stream.n_frames]
+
+
+def bytes_after(data: FileBytes, streams: Sequence[Mp3Stream]) -> int:
+    """Return how many bytes follow the last frame, 0 if they are a tag or few."""
+    end = streams[-1].ranges[-1].stop if streams else data.size
+    n_bytes = data.size - end
+    return n_bytes if n_bytes > _FEW_BYTES and not _is_tag(data, end) else 0
 
 
 def _frames(data: FileBytes, position: int) -> Iterator[tuple[int, _Frame, int, bool]]:

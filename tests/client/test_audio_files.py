@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from tests.client.audio_files import (
     RATE,
     changed_ogg,
@@ -475,3 +476,55 @@ def test_integers_at_full_scale_and_silence_are_not_mistaken() -> None:
     quiet = (tone(2) * 2**20).astype(np.int32)  # -60 dB: a recording may be that quiet
     assert load_mono((quiet, RATE)).size == 2 * RATE
     assert refused((np.zeros(RATE, np.int64), RATE)).reason == "silent"
+
+
+def _notes_on(data: bytes) -> tuple[float, list[str]]:
+    notes: list[str] = []
+    windows = list(iter_windows(data, on_note=notes.append))
+    return windows[-1].start_s + windows[-1].covers_s, notes
+
+
+def _wav_with_size(n_bytes: int) -> bytes:
+    whole = io.BytesIO()
+    soundfile.write(whole, 0.4 * np.sin(np.arange(4 * 22_050) / 8), 22_050, format="WAV", subtype="PCM_16")
+    data = whole.getvalue()
+    at = data.index(b"data") + 4
+    return data[:at] + n_bytes.to_bytes(4, "little") + data[at + 4 :]
+
+
+def test_a_wav_that_was_cut_off_says_how_much_is_missing() -> None:
+    duration_s, notes = _notes_on(_wav_with_size(4 * 44_100)[: -2 * 44_100])
+    assert duration_s == pytest.approx(2, abs=0.01)
+    assert notes == ["breaks off after 2.0 of 4.0 s"]
+
+
+def test_a_wav_whose_header_ends_it_early_says_what_is_not_read() -> None:
+    duration_s, notes = _notes_on(_wav_with_size(3 * 44_100))
+    assert duration_s == pytest.approx(3, abs=0.01)
+    assert notes == ["holds 44,100 bytes behind the end that its header gives; they are not read"]
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])
+def test_a_streamed_wav_is_whole(size: int) -> None:
+    duration_s, notes = _notes_on(_wav_with_size(size))
+    assert (duration_s, notes) == (pytest.approx(4, abs=0.01), [])
+
+
+def test_another_format_behind_an_mp3_is_named() -> None:
+    sound = 0.4 * np.sin(np.arange(4 * 22_050) / 8)
+    mp3, wav = io.BytesIO(), io.BytesIO()
+    soundfile.write(mp3, sound, 22_050, format="MP3")
+    soundfile.write(wav, sound, 22_050, format="WAV")
+    _, notes = _notes_on(mp3.getvalue() + wav.getvalue())
+    assert notes == ["holds 176,444 bytes after its last MP3 frame that are no MP3; they are not read"]
+    tag = b"APETAGEX" + bytes(40_000)
+    assert _notes_on(mp3.getvalue() + tag)[1] == []
+
+
+@pytest.mark.parametrize("tail", [b"TAG" + bytes(125), bytes(5_000), b"APETAGEX" + bytes(24)])
+def test_what_follows_a_flac_file_is_not_an_error(tail: bytes) -> None:
+    flac = io.BytesIO()
+    soundfile.write(flac, 0.4 * np.sin(np.arange(4 * 22_050) / 8), 22_050, format="FLAC")
+    assert _notes_on(flac.getvalue() + tail)[0] == pytest.approx(4, abs=0.01)
+    with pytest.raises(InvalidAudioError):
+        load_mono(flac.getvalue()[:-20_000])

@@ -451,7 +451,7 @@ def test_texts_with_zero_bytes_are_refused(tmp_path: Path, kind: str) -> None:
         parquet(path, "SELECT 'a' || chr(0) || i AS user, 'x' AS item FROM range(3) t(i)")
     else:
         path.write_bytes("user,item\na\0b,x\na\0c,x\n".encode("utf-16"))
-    with pytest.raises(DataError, match="zero byte"):
+    with pytest.raises(DataError, match="a zero"):
         load_log(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -398,3 +399,12 @@ def test_an_overwritten_checkpoint_stays_until_the_new_one_is_finished(
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(tmp_path, "polyphony_rnn").items())
     kind.train(replace(request, seed=8, resume=True))
     assert checkpoint.read_info(tmp_path)["seed"] == 8
+
+
+def test_a_log_whose_name_is_not_text_is_trained_on(tmp_path: Path) -> None:
+    log = write_log(tmp_path).rename(tmp_path / os.fsdecode(b"caf\xe9.csv"))
+    out = tmp_path / "run"
+    get_kind("taste_vae").train(
+        TrainRequest(out, preset="tiny", max_epochs=1, progress=False, listening=ListeningFiles(interactions=log))
+    )
+    assert r"caf\xe9.csv" in json.dumps(checkpoint.read_info(out), ensure_ascii=False).replace("\\\\", "\\")

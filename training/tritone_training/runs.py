@@ -198,12 +198,15 @@ def _read(path: Path) -> Mapping[str, Any] | None:
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staged:
-        text = json.dumps(value, indent=2)  # ASCII: a path may hold bytes that are not UTF-8, which JSON escapes
-        staged.write_text(text + "\n", encoding="utf-8")
+        staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
-    return str(value.resolve()) if isinstance(value, Path) else value
+    if not isinstance(value, Path):
+        return value
+    from tritone_training.data.recordings import printable
+
+    return printable(str(value.resolve()))
 
 
 def _normalized(value: Any) -> Any:
