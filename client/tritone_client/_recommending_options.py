@@ -6,6 +6,7 @@ Letters: L ids of a list. Everything is sent for a batch of one.
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -132,7 +133,8 @@ def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, 
         InvalidInputError: an argument cannot be used.
     """
     encoded = check_id("query", query, what="a title, an artist or an id")
-    if not encoded.decode().strip():
+    # As the server does: characters of no width, such as U+200B, and control characters are no query either.
+    if all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in encoded.decode()):
         raise InvalidInputError("query is blank; expected a title, an artist or an id")
     if by is not None and (not isinstance(by, str) or by not in SEARCH_FIELDS):
         raise InvalidInputError(

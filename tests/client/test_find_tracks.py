@@ -52,6 +52,8 @@ def test_an_id_may_be_an_integer_and_nothing_may_be_found(connect: Any, model: F
     [
         (("",), {}, "query is empty; expected a title, an artist or an id"),
         ((" \u00a0",), {}, "query is blank"),
+        (("\u200b\ufeff",), {}, "query is blank"),
+        (("\x00",), {}, "query is blank"),
         (("x" * 10_000,), {}, "query has 10,000 bytes; expected at most 4,096"),
         (("夜" * 2_000,), {}, "query has 6,000 bytes"),
         ((None,), {}, "query is None"),
@@ -72,9 +74,13 @@ def test_invalid_searches_are_refused(
     assert not model.requests
 
 
-def test_what_the_server_refuses_is_an_error(connect: Any, model: FakeRecommender) -> None:
-    with pytest.raises(RequestRejectedError, match="query is blank"):
-        connect()("find_tracks", "\u200b")
+def test_what_the_server_refuses_is_an_error(
+    connect: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A client of another release, which allows more than the model does.
+    monkeypatch.setattr("tritone_client._recommending_options.N_RECOMMENDED_MAX", 20_000)
+    with pytest.raises(RequestRejectedError, match="k is 15000; expected"):
+        connect()("find_tracks", "Title 12", limit=15_000)
 
 
 def test_an_answer_without_its_parts_is_an_error(connect: Any, model: FakeRecommender) -> None:

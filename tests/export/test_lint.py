@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from tritone_export import RepositoryError, check_repository, lint_repository, write_configs
 from tritone_export.lint.source import read_source
@@ -79,6 +81,12 @@ CONFIG_FAULTS = {
         'name: "genre"',
         'name: "genre"',
         "name is 'genre', but the folder is 'genre_cnn'",
+    ),
+    "a platform of another backend": (
+        'backend: "onnxruntime"',
+        'backend: "onnxruntime"\nplatform: "tensorflow_savedmodel"',
+        "platform",
+        "platform 'tensorflow_savedmodel' does not belong to backend 'onnxruntime'",
     ),
     "KIND_GPU": ("kind: KIND_CPU", "kind: KIND_GPU", "KIND_GPU", "KIND_GPU in the default config"),
     "gpus": ("kind: KIND_CPU", "kind: KIND_CPU\n  gpus: [0]", "gpus", "a KIND_CPU group lists gpus"),
@@ -435,3 +443,18 @@ def test_folders_of_volumes_are_no_models(repository: Path, name: str) -> None:
         (folder / name).mkdir()
     report = check_repository(repository)
     assert (report.findings, report.notes, report.n_models) == ((), (), 1)
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [("input", r"1/model\.onnx also needs 'audio'"), ("output", r"names no output; 1/model\.onnx has 'emb")],
+)
+def test_a_config_with_tensors_of_one_side_only(repository: Path, side: str, message: str) -> None:
+    for config in sorted((repository / "genre_cnn").rglob("*.pbtxt")):
+        message_of = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig())
+        message_of.ClearField(side)  # type: ignore[arg-type]
+        if side == "input":
+            message_of.ClearField("model_warmup")
+            del message_of.parameters["limits"]
+        config.write_text(text_format.MessageToString(message_of))
+    assert re.search(message, "\n".join(map(str, lint_repository(repository))))

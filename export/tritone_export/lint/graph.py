@@ -81,7 +81,7 @@ def check_tensors(file: ConfigFile, graph: Graph, onnx_path: Path, report: Repor
     """Report tensors whose name, type, dimensions or batch axis differ between config and graph."""
     for side, found in (("input", graph.inputs), ("output", graph.outputs)):
         configured = getattr(file.config, side)
-        if not configured:
+        if not configured and not file.config.input and not file.config.output:
             continue  # Triton completes a config that names no tensors
         by_name = {tensor.name: tensor for tensor in found}
         for i, tensor in enumerate(configured):
@@ -95,6 +95,8 @@ def check_tensors(file: ConfigFile, graph: Graph, onnx_path: Path, report: Repor
             else:
                 _check_tensor(file, (side, i), tensor, by_name[tensor.name], report)
         missing = by_name.keys() - {tensor.name for tensor in configured}
+        if side == "output" and not configured:
+            report.error(file.path, 1, f"names no output; {_short(onnx_path)} has {_listed(missing)}", "add an output")
         if side == "input" and missing:
             report.error(
                 file.path,

@@ -11,6 +11,7 @@ from tritone_export.lint.pbtxt import ConfigFile
 from tritone_export.precision import FILENAMES
 
 _OF_USERS = frozenset({"user_id", "friends"})  # inputs that name users; see recommender's declaration
+_ONNX_PLATFORM = "onnxruntime_onnx"
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
@@ -26,6 +27,13 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
         )
     if not config.backend and not config.platform:
         report.error(file.path, 1, "names no backend", 'add backend: "onnxruntime", "python", ...')
+    if config.backend == "onnxruntime" and config.platform not in ("", _ONNX_PLATFORM):
+        report.error(
+            file.path,
+            source.line("platform"),
+            f"platform {config.platform!r} does not belong to backend 'onnxruntime'",
+            f"remove it, or make it {_ONNX_PLATFORM!r}",
+        )
     _check_batching(file, report)
     for i, group in enumerate(config.instance_group):
         if group.gpus and group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU:
