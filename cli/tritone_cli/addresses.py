@@ -1,7 +1,7 @@
-"""Both addresses of one server, from the one that `--server` gives.
+"""Derive the gRPC and HTTP addresses of a server from `--server`.
 
-`tritone serve` and the images listen for gRPC at the port after that for HTTP (8000 and 8001). So one address is
-enough: the other port is the neighbouring one. A server with other ports is given as both, with a comma.
+`tritone serve` and the images use adjacent ports, HTTP before gRPC (8000 and 8001), so one address is enough. For a
+server with other ports, both addresses are given, separated by a comma.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import typer
 
 if TYPE_CHECKING:
     from tritone_client._endpoint import Endpoint
+    from tritone_serving.calls import Calls
 
 _EXPECTED: Final = (
-    "expected host:port of the gRPC port, http://host:port of the HTTP port, or both with a comma where they are not "
-    "neighbours"
+    "expected host:port of the gRPC port, http://host:port of the HTTP port, or both, separated by a comma, if the "
+    "ports are not adjacent"
 )
 _LARGEST_PORT: Final = 65_535
+_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where one server listens.
+    """The addresses of one server.
 
     Attributes:
         grpc: `host:port`, or `grpcs://host:port` for TLS.
         http: `http://host:port`.
+        grpc_is_derived: whether the gRPC port was not given.
     """
 
     grpc: str
@@ -35,24 +38,66 @@ class Addresses:
     host: str
     http_port: int
     is_loopback: bool
+    grpc_is_derived: bool
+
+
+def model_address(server: str) -> str:
+    """Return `--server` for a command that calls models; of both addresses of one server, the gRPC address."""
+    from tritone_client import InvalidInputError
+    from tritone_client._endpoint import make_endpoint
+
+    parts = server.split(",")
+    try:
+        given = [make_endpoint(part.strip()) for part in parts]
+    except InvalidInputError:
+        return server  # the client reports what is wrong
+    if len(given) == 2 and given[0].host == given[1].host and given[0].protocol != given[1].protocol:
+        return next(part.strip() for part, each in zip(parts, given, strict=True) if each.protocol == "grpc")
+    return server
+
+
+def require_grpc(server: str, calls: Calls) -> None:
+    """Check that a server answers over gRPC.
+
+    Raises:
+        CanaryError: nothing answers there; the message says so if the port was derived from that of HTTP.
+    """
+    from tritone_serving import CanaryError
+
+    try:
+        calls.models(timeout_s=_TIMEOUT_S)
+    except CanaryError as error:
+        if error.failure in ("lost", "silent"):
+            raise CanaryError(f"{error}{derivation(server)}", model="", failure=error.failure) from error
+
+
+def derivation(server: str) -> str:
+    """Return a hint for errors about a derived gRPC port; empty if the port was given."""
+    addresses = both_addresses(server)
+    if not addresses.grpc_is_derived:
+        return ""
+    return (
+        f"; the gRPC port is taken to follow that of {addresses.http}: if it is another, give both addresses, as in "
+        f"--server {addresses.http},{_bracketed(addresses.host)}:PORT"
+    )
 
 
 def grpc_address(server: str, *, tls: bool = False) -> str:
-    """Read `--server` of a command that only needs gRPC; see `both_addresses`."""
+    """Return the gRPC address from `--server`; see `both_addresses`."""
     if "://" not in server or server.startswith("grpc"):
         return server if "," not in server else both_addresses(server, tls=tls).grpc
     return both_addresses(server, tls=tls).grpc
 
 
 def both_addresses(server: str, *, tls: bool = False) -> Addresses:
-    """Read `--server` of a command that needs both protocols of one server.
+    """Return the addresses from `--server`, for a command that needs both protocols of one server.
 
     Args:
-        server: an address in the SDK's form, or one of each protocol with a comma between them.
+        server: an address in the SDK's form, or one of each protocol, separated by a comma.
         tls: use TLS for gRPC if its address is not given.
 
     Raises:
-        typer.BadParameter: it is not one server, or not one that this can be derived from.
+        typer.BadParameter: several servers are named, or the other address cannot be derived.
     """
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint
@@ -83,6 +128,7 @@ def both_addresses(server: str, *, tls: bool = False) -> Addresses:
         host=host,
         http_port=port,
         is_loopback=all(map(is_loopback, given)),
+        grpc_is_derived=not grpc,
     )
 
 

@@ -78,7 +78,7 @@ class _Warnings(logging.Handler):
 
 
 def show_warnings_of(logger: str) -> None:
-    """Show a library's log from warnings on as warnings for people."""
+    """Print a library's log records of level WARNING and above as warnings."""
     found = logging.getLogger(logger)
     if not any(isinstance(handler, _Warnings) for handler in found.handlers):
         found.addHandler(_Warnings(logging.WARNING))
@@ -125,10 +125,10 @@ def _plain(value: Any) -> Any:
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1) -> None:
-    """Print rows of equal keys as a table, or as several where the terminal is too narrow for one.
+    """Print rows with the same keys as a table, or as several tables if the terminal is too narrow.
 
     Args:
-        n_keys: how many columns at the beginning say what a row is about; each table has them.
+        n_keys: number of leading columns that identify a row; they are repeated in each table.
     """
     shown = [{name.replace("_", " "): _cell(value) for name, value in row.items()} for row in rows]
     for table in tables(title, shown, width=people.width, n_keys=n_keys):
@@ -140,7 +140,7 @@ _MEMBERS_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a na
 
 
 def print_warm_start(loaded: Mapping[str, Any]) -> None:
-    """Print which weights a training began with, and which of the earlier checkpoint it did not take over."""
+    """Print how many weights a warm start loaded, and which were not loaded and why."""
     say(f"warm start: {loaded['n_loaded']} weights from {loaded['checkpoint']}")
     reasons: dict[str, list[str]] = {}
     for name, reason in loaded["not_loaded"].items():
@@ -179,7 +179,7 @@ _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     "metadata": {
         "n_ids_not_utf8": "rows not used: id not utf8",
         "n_cells_not_utf8": "cells not used: text not utf8",
-        "n_cells_too_long": "cells not used: too long for a value",
+        "n_cells_too_long": "cells not used: too long",
     },
     "tags": {
         "n_names_not_utf8": "names not used: text not utf8",
@@ -247,9 +247,12 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     for name in ("folds", "splits"):
         if name in report:
             say(f"{name}: {report[name]}")
-    for alike in report.get("labels_alike", ()):
-        names = ", ".join(f"{label!r} ({n})" for label, n in alike.items())
-        warn(f"labels that are probably one: {names}; they are learned as {len(alike)}: rename them if they are one")
+    for similar in report.get("labels_alike", ()):
+        names = ", ".join(f"{label!r} ({n})" for label, n in similar.items())
+        warn(
+            f"similar labels: {names}; they are trained as {len(similar)} separate labels: rename them if they are the "
+            f"same"
+        )
     _print_problems("not used", report["problems"])
 
 
@@ -307,7 +310,9 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
     if metrics["n_seen_in_training"]:
         say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
     if metrics.get("n_stopped_by"):
-        say(f"note: {metrics['n_stopped_by']} of these recordings decided when training stopped (its validation part)")
+        say(
+            f"note: {metrics['n_stopped_by']} of these recordings were the validation split that stopped training early"
+        )
     print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
     labels = metrics["labels"]
     print_rows(

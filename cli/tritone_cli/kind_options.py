@@ -1,4 +1,4 @@
-"""Options that only some model kinds take: giving one to another kind is an error, not ignored."""
+"""Refuse options that the given model kind does not take."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Final
 
 import typer
 
-_ON_PURPOSE: Final = frozenset({"COMMANDLINE", "ENVIRONMENT"})
+_EXPLICIT: Final = frozenset({"COMMANDLINE", "ENVIRONMENT"})
 
 
 def check_kind_takes(context: typer.Context, kind_name: str) -> None:
-    """Compare the options that were given with those that the kind takes.
+    """Check that the kind takes all options that were given.
 
     Raises:
         UnknownKindError: no such kind.
@@ -36,4 +36,4 @@ def check_kind_takes(context: typer.Context, kind_name: str) -> None:
 
 def _is_given(context: typer.Context, name: str, default: object) -> bool:
     source = context.get_parameter_source(name)
-    return source is not None and source.name in _ON_PURPOSE and context.params.get(name) != default
+    return source is not None and source.name in _EXPLICIT and context.params.get(name) != default

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import options
-from tritone_cli.addresses import Addresses, both_addresses
+from tritone_cli.addresses import Addresses, both_addresses, require_grpc
 
 if TYPE_CHECKING:
     from tritone_export.publishing import Live
@@ -22,7 +22,7 @@ AdminTokenFile = Annotated[
     typer.Option(help="File with the admin token. Default: where `tritone serve` stored it.", show_default=False),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Go live even if genre_cnn and the recommender then do not belong together.")
+    bool, typer.Option("--force", help="Go live even if the recommender's items were embedded by another genre_cnn.")
 ]
 
 
@@ -41,6 +41,7 @@ def connected(
     Raises:
         typer.BadParameter: an address or the token file cannot be used.
         AdminApiError: the server does not answer, or refuses the token.
+        CanaryError: the server does not answer over gRPC.
     """
     from tritone_client import InvalidInputError
     from tritone_client._endpoint import make_endpoint
@@ -62,6 +63,7 @@ def connected(
     admin = admin_api(addresses, admin_token_file, api_key=options.api_key(api_key_file))
     admin.index()
     with Calls(endpoint) as calls:
+        require_grpc(server, calls)
         yield Live(repository, admin, calls, bounds or Bounds())
 
 
@@ -75,7 +77,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     from tritone_serving.admin import AdminApi
     from tritone_serving.admin_token import state_folder
 
-    if admin_token_file is None and not addresses.is_loopback:  # another machine must not get this one's token
+    if admin_token_file is None and not addresses.is_loopback:  # this machine's token must not be sent to another one
         raise typer.BadParameter(
             f"{addresses.http} is not on this machine: expected the file with its admin token, got none",
             param_hint="--admin-token-file",

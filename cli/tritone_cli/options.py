@@ -34,13 +34,15 @@ Pretrained = Annotated[
 Devices = Annotated[int, typer.Option(min=1, help="How many GPUs to train on, if there are any.")]
 MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Upper bound on epochs.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE replaces a hyper-parameter; repeatable.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --out or --report.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output of an earlier run in --out or --report.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the interrupted training in --out; give the same options as before.")
 ]
 WarmStart = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint of the same kind whose weights training begins with.", show_default=False),
+    typer.Option(help="Checkpoint of the same kind that provides the initial weights.", show_default=False),
 ]
 Mlflow = Annotated[
     str | None,
@@ -106,16 +108,16 @@ LiveServer = Annotated[
     str,
     typer.Option(
         envvar="TRITONE_SERVER",
-        help="host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), else give both "
-        "with a comma.",
+        help="Server address: host:port (gRPC) or http://host:port. If the ports are not adjacent (8000, 8001), give "
+        "both addresses, separated by a comma.",
     ),
 ]
 OptionalServer = Annotated[
     str | None,
     typer.Option(
         envvar="TRITONE_SERVER",
-        help="A running server: host:port (gRPC) or http://host:port; the other port is the neighbour (8000, 8001), "
-        "else give both with a comma.",
+        help="Address of a running server: host:port (gRPC) or http://host:port. If the ports are not adjacent (8000, "
+        "8001), give both addresses, separated by a comma.",
         show_default=False,
     ),
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from tritone_cli import console, options
+from tritone_cli import addresses, console, options
 
 if TYPE_CHECKING:
     from tritone_client import MusicClient, Piece
@@ -28,6 +28,7 @@ def connect(
     """
     from tritone_client import MusicClient
 
+    server = addresses.model_address(server)
     return MusicClient(
         server,
         timeout_s=timeout,

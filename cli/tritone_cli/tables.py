@@ -11,7 +11,7 @@ from rich.text import Text
 
 _PADDING: Final = 3  # of a column: a blank on each side and a line
 _EDGE: Final = 1  # the table's last line
-_LONGEST_WORD: Final = 24  # a longer one (a path, an id) may be folded where there is no room for it
+_LONGEST_WORD: Final = 24  # longer ones (paths, ids) may be folded if there is no room
 
 
 def tables(title: str, rows: Sequence[Mapping[str, Text]], *, width: int, n_keys: int = 1) -> Iterator[Table]:
@@ -39,7 +39,7 @@ def tables(title: str, rows: Sequence[Mapping[str, Text]], *, width: int, n_keys
 
 
 def _least_width(texts: Sequence[str]) -> int:
-    """Return the width of the longest word, which is not to be broken."""
+    """Return the width of the longest word, which must not be broken."""
     words = (cell_len(word) for text in texts for word in text.split())
     return min(max(words, default=1), _LONGEST_WORD)
 

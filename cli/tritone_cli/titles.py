@@ -1,4 +1,4 @@
-"""Titles where a verb expects ids of tracks: looked up only if the model does not know them as ids."""
+"""Resolve titles where a command expects track ids; texts that the model knows as ids are not looked up."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
     from tritone_client import MusicClient, Recommendations, Track
 
 _N_LISTED: Final = 5
-_WHOLE: Final = ("exact", "normalized")  # matches of a whole text; the others count only if they are the only one
+_WHOLE: Final = ("exact", "normalized")  # matches of a whole text; another match counts only if it is the only one
 
 
 def recommend(
     music: MusicClient,
-    ask: Callable[[Mapping[str, Sequence[str]]], Recommendations],
+    request: Callable[[Mapping[str, Sequence[str]]], Recommendations],
     lists: Mapping[str, Sequence[str]],
     *,
     model: str,
 ) -> Recommendations:
-    """Return what `ask` returns for lists of ids or titles.
+    """Return recommendations for lists of ids or titles.
 
     Args:
-        ask: asks the model with lists of ids.
-        lists: by name of the option without "--".
+        request: calls the model with lists of ids.
+        lists: name of the option without "--" -> ids or titles.
 
     Raises:
-        InvalidInputError: a text is no id, but the title of several tracks; or nothing is known, and titles are
-            similar.
-        ClientError: as `ask`.
+        InvalidInputError: a text is the title of several tracks; or the model knows none of the texts, and there are
+            similar titles.
+        ClientError: as `request`.
     """
     from tritone_client import InvalidInputError, NothingKnownError
 
@@ -38,7 +38,7 @@ def recommend(
     failure: NothingKnownError | None = None
     unknown = lists
     try:
-        answer = ask(lists)
+        answer = request(lists)
         unknown = {name: getattr(answer.unknown, name) for name in lists}
     except NothingKnownError as error:
         failure = error
@@ -52,7 +52,7 @@ def recommend(
             elif suggestions:
                 hints.append(f"{text!r} is neither an id nor a title; did you mean {suggestions}?")
     if ids:
-        answer = ask({name: [ids.get(text, text) for text in texts] for name, texts in lists.items()})
+        answer = request({name: [ids.get(text, text) for text in texts] for name, texts in lists.items()})
     if answer is None and hints:
         raise InvalidInputError(" ".join(hints)) from failure
     if answer is None:
@@ -62,28 +62,31 @@ def recommend(
     return answer
 
 
-def similar(music: MusicClient, ask: Callable[[str], Recommendations], text: str, *, model: str) -> Recommendations:
-    """Return what `ask` returns for an id or a title.
+def similar(music: MusicClient, request: Callable[[str], Recommendations], text: str, *, model: str) -> Recommendations:
+    """Return similar tracks for an id or a title.
+
+    Args:
+        request: calls the model with an id.
 
     Raises:
         InvalidInputError: as `recommend`.
-        ClientError: as `ask`.
+        ClientError: as `request`.
     """
     from tritone_client import InvalidInputError, NothingKnownError
 
     try:
-        return ask(text)
+        return request(text)
     except NothingKnownError as error:
         track, suggestions = look_up(music, text, "TRACK", model=model)
         if track is not None and track.track_id != text:
-            return ask(track.track_id)
+            return request(track.track_id)
         if suggestions:
             raise InvalidInputError(f"{text!r} is neither an id nor a title; did you mean {suggestions}?") from error
         raise
 
 
 def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[Track | None, str]:
-    """Return the track of a title, and similar ones in words if there is none.
+    """Return (the track with this title, ""), or (None, suggestions as text).
 
     Raises:
         InvalidInputError: several tracks have this title.

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for errors that name it instead of calling it damaged."""
+"""Recognise file formats by their first bytes, so that errors name the format of files that cannot be read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Format(NamedTuple):
     """A kind of file.
 
     Attributes:
-        name: with its article.
-        advice: what to do instead.
+        name: with its article, as in "a ZIP archive".
+        advice: what the user should do instead.
     """
 
     name: str
@@ -93,7 +93,7 @@ _SIGNATURES: Final = (
     (0, b"\x00\x05\x16\x07", Format("macOS metadata (AppleDouble)", _DOWNLOAD)),
     (0, b"bplist00", Format("a macOS property list", _DOWNLOAD)),
 )
-# Signatures too short to rely on unless the rest is no audio either.
+# Audio may begin with shorter signatures by chance: they count only where no audio was found.
 _WEAK: Final = 3
 _AAC: Final = Format("an AAC file (ADTS)", CONVERT)
 _TRANSPORT_STREAM: Final = Format("an MPEG transport stream", CONVERT)
@@ -112,7 +112,7 @@ _TEXTS: Final = (
     (r"(rem .*)?(performer|title|file) \".*^\s*track \d+ audio", Format("a cue sheet", _LISTED)),
     (r"\[internetshortcut\]", Format("a link to a web page", _DOWNLOAD)),
     (r"[\[{]\s*([\"\[{\]}-]|\d+\s*[,\]]|true|false|null)", Format("JSON", _DOWNLOAD)),
-    (r"http/\d|icy \d", Format("the answer of a web server", _DOWNLOAD)),
+    (r"http/\d|icy \d", Format("an HTTP response", _DOWNLOAD)),
     (r"x:\s*\d+\s*\n.*^k:", Format("a score in ABC notation", _RENDER)),
 )
 _PLAYLIST: Final = re.compile(r"(#.*|\S.*\.(mp3|ogg|oga|opus|flac|wav|m4a|aac|wma|aiff?)|https?://\S+)", re.IGNORECASE)
@@ -120,11 +120,11 @@ _PRINTABLE: Final = frozenset(string.printable) - set("\x0b\x0c")
 
 
 def other_binary_format(head: bytes, *, weak: bool = False) -> Format | None:
-    """Recognise a binary file that is no audio, or audio that libsndfile does not read.
+    """Recognise a binary file that is not audio, or is audio that libsndfile cannot read.
 
     Args:
         head: the first HEAD_BYTES bytes.
-        weak: also by signatures that other data may have by chance.
+        weak: also use signatures that other data may have by chance.
     """
     for position, signature, found in _SIGNATURES:
         if head.startswith(signature, position) and (weak or len(signature) >= _WEAK):
@@ -162,7 +162,7 @@ def _decoded(head: bytes) -> str | None:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # not merely cut in the middle of a letter
+        if error.start < len(head) - 4:  # not merely cut within a character
             text = head.decode("latin-1")
             return text if all(_is_written(character) for character in text) else None
         text = head[: error.start].decode("utf-8")

@@ -1,4 +1,4 @@
-"""From a file to the streams in it, each as a file that libsndfile reads from beginning to end.
+"""Split a file into its audio streams, each of which libsndfile can read from beginning to end.
 
 The decision depends on the bytes alone, so that a path, bytes and a file object give the same samples.
 """
@@ -16,16 +16,16 @@ from tritone_client._file_bytes import FileBytes
 from tritone_client._joined_files import aiff_parts, au_parts, flac_parts, wav_parts
 from tritone_client._mp3_streams import Mp3Stream, bytes_after, first_frame, id3_bytes, mp3_streams
 from tritone_client._ogg_streams import OggLink, ogg_links
-from tritone_client._spliced_file import Piece
+from tritone_client._spliced_file import Segment
 
 Fail: TypeAlias = Callable[[str, str], InvalidAudioError]
 Note: TypeAlias = Callable[[str], None]
 
-# A format that counts its samples in advance is cut off if more than this is missing. Formats whose header cannot be
-# trusted (a WAV that was streamed says 4 GB) are read as far as they go.
+# A recording with less audio than its header says is damaged if more than this is missing. Headers that are often wrong
+# (a streamed WAV claims 4 GB) are not checked.
 MISSING_S: Final = 0.5
 _WAV_MARKS: Final = (b"RIFF", b"RIFX", b"RF64")
-# Containers of libsndfile's that need nothing done to them.
+# Other containers that libsndfile reads as they are.
 _OTHER_CONTAINERS: Final = re.compile(
     rb"caff|riff\x2e\x91|NIST_1A|Creative Voice File|\x64\xa3|\x00\x00\xa3\x64|dns\.|2BIT| paf|fap |PVF1|MATLAB 5|"
     rb"Extended Instrument|ALawSoundFile|\x01\x04|\xf0\x7e|FORM"
@@ -37,11 +37,11 @@ class Part:
     """One stream of a file.
 
     Attributes:
-        pieces: its bytes, as `SplicedFile` takes them.
-        is_recognised: False if libsndfile is merely tried, because the format is rare or unknown.
+        segments: its bytes, as `SplicedFile` takes them.
+        is_recognised: False if the format is unknown and libsndfile may still be able to read it.
     """
 
-    pieces: Sequence[Piece]
+    segments: Sequence[Segment]
     is_recognised: bool = True
 
 
@@ -51,10 +51,10 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
     Args:
         file: seekable and not empty.
         fail: makes the error from a reason and a message.
-        note: receives what of the file is not read.
+        note: called with a message for each part of the file that is not read.
 
     Raises:
-        InvalidAudioError: the file is known to be something else, or to lack a part.
+        InvalidAudioError: the file has another format, or a part of it is missing.
     """
     data = FileBytes(file)
     start = 0
@@ -77,7 +77,7 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
         _check_mp3(streams, fail, note)
         if n_after := bytes_after(data, streams):
             note(f"holds {n_after:,} bytes after its last MP3 frame that are no MP3; they are not read")
-        return [Part(stream.pieces(data)) for stream in streams]
+        return [Part(stream.segments(data)) for stream in streams]
     if other := text_format(head) or other_binary_format(head, weak=True):
         raise not_audio(fail, other)
     return [Part([range(data.size)], is_recognised=False)]
@@ -93,13 +93,13 @@ def _container_parts(data: FileBytes, start: int, head: bytes, fail: Fail, note:
         links, n_headless = ogg_links(data, start)
         return _ogg_parts(data, links, n_headless, fail, note)
     if head.startswith(_WAV_MARKS) and head[8:12] == b"WAVE":
-        return [Part(pieces) for pieces in wav_parts(data, start, note)]
+        return [Part(segments) for segments in wav_parts(data, start, note)]
     if head.startswith(b"FORM") and head[8:12] in {b"AIFF", b"AIFC"}:
-        return [Part(pieces) for pieces in aiff_parts(data, start)]
+        return [Part(segments) for segments in aiff_parts(data, start)]
     if head.startswith(b"fLaC"):
-        return [Part(pieces) for pieces in flac_parts(data, start)]
+        return [Part(segments) for segments in flac_parts(data, start)]
     if head.startswith(b".snd"):
-        return [Part(pieces) for pieces in au_parts(data, start)]
+        return [Part(segments) for segments in au_parts(data, start)]
     return None
 
 
@@ -123,7 +123,7 @@ def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail:
             note(f"holds Ogg streams that play at the same time ({', '.join(link.contents)}); one is read")
         if link.n_damaged:
             note(f"holds {link.n_damaged} Ogg pages that are damaged or cut off; they are not read")
-    return [Part(link.pieces(data)) for link in readable]
+    return [Part(link.segments(data)) for link in readable]
 
 
 def _check_mp3(streams: Sequence[Mp3Stream], fail: Fail, note: Note) -> None:
@@ -136,7 +136,7 @@ def _check_mp3(streams: Sequence[Mp3Stream], fail: Fail, note: Note) -> None:
                 raise fail(
                     "unreadable",
                     f"is damaged: expected {claimed_s:.1f} s of MP3, got {duration_s:.1f} s with {stream.n_skipped} "
-                    f"bytes between them that are no audio; copy or download it again",
+                    f"bytes between them that are not audio; copy or download it again",
                 )
             if claimed_s - duration_s > MISSING_S:
                 raise fail(
@@ -145,5 +145,5 @@ def _check_mp3(streams: Sequence[Mp3Stream], fail: Fail, note: Note) -> None:
                     f"copy or download it again",
                 )
         if stream.n_skipped:
-            note(f"holds {stream.n_skipped} bytes between its MP3 frames that are no audio; they are not read")
+            note(f"holds {stream.n_skipped} bytes between its MP3 frames that are not audio; they are not read")
         before_s += duration_s

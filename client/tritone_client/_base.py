@@ -91,8 +91,8 @@ class BaseClient(Generic[TRANSPORT]):
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
                 a recording.
-            priority: "batch" lets the interactive requests of all clients go first where a model is busy; for work that
-                nobody waits for. Does not affect `stream_compose`. See also `with_priority`.
+            priority: "batch" queues requests behind the interactive ones of all clients, for background work. Does not
+                affect `stream_compose`. See also `with_priority`.
             transport: carries the requests instead of one made for `url`; it is closed with the client.
 
         Raises:
@@ -178,7 +178,7 @@ class BaseClient(Generic[TRANSPORT]):
             InvalidInputError: there is no such priority.
         """
         checked = _checked_priority(priority)
-        other = object.__new__(type(self))  # `copy.copy` would connect anew
+        other = object.__new__(type(self))  # `copy.copy` would open connections of its own
         other.__dict__.update(self.__dict__)
         other._arguments = {**self._arguments, "priority": priority}
         other._priority = checked

@@ -32,10 +32,10 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
 N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
-# Detuned instruments cancel each other for moments; what lasts no longer than this is not worth a remark.
+# Detuned instruments cancel each other for moments: shorter cancellations are not reported.
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
-UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's answer where the header leaves the length open is near 1 << 63
+UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile returns about 1 << 63 where the header has no length
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
 
@@ -55,7 +55,7 @@ def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
 
     Args:
         audio: as `tritone_client.audio.iter_windows` takes it.
-        note: receives what is worth knowing about a recording that can be used.
+        note: called with each remark on a recording that is used all the same.
 
     Yields:
         (S,) float32; S may be 0. A block with samples that are not finite comes as it was decoded.
@@ -79,12 +79,12 @@ def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
             raise
         except (OSError, ValueError) as error:
             raise fail("unreadable", f"cannot be read ({error})") from error
-        heard_s = 0.0
+        decoded_s = 0.0
         for number, part in enumerate(parts, 1):
-            place = f"part {number} of {len(parts)}, from {heard_s:.1f} s on, " if len(parts) > 1 else ""
-            with _decoder(source, part, place, fail) as decoder:
+            where = f"part {number} of {len(parts)}, from {decoded_s:.1f} s on, " if len(parts) > 1 else ""
+            with _decoder(source, part, where, fail) as decoder:
                 yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
-                heard_s += decoder.n_read / decoder.file.samplerate
+                decoded_s += decoder.n_read / decoder.file.samplerate
 
 
 def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[FloatArray]:
@@ -180,10 +180,10 @@ class _Decoder:
         n_read: samples of each channel that were decoded so far.
     """
 
-    def __init__(self, part: Part, bytes_: SplicedFile, place: str, fail: Fail) -> None:
+    def __init__(self, part: Part, bytes_: SplicedFile, where: str, fail: Fail) -> None:
         self.n_read = 0
         self._bytes = bytes_
-        self._place = place
+        self._where = where
         self._fail = fail
         try:
             with quiet_decoder():
@@ -194,14 +194,14 @@ class _Decoder:
                 raise not_audio(fail, UNKNOWN) from error
             raise fail(
                 "unreadable",
-                f"{place}is not audio that can be read ({_reason(error)}): expected {READABLE}; "
+                f"{where}is not audio that can be read ({_reason(error)}): expected {READABLE}; "
                 f"copy, download or convert it again",
             ) from error
         # soundfile seeks after each read of a seekable file, which fails where the length is not known in advance.
         self.file.seekable = lambda: False
         if self.file.samplerate not in RATES_HZ:
             raise fail(
-                "unreadable", f"{place}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
+                "unreadable", f"{where}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
             )
 
     def blocks(self) -> Iterator[FloatArray]:
@@ -217,7 +217,7 @@ class _Decoder:
             except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
                 self._check_bytes()
                 raise self._fail(
-                    "unreadable", f"{self._place}is damaged or cut off ({_reason(error)}); copy or download it again"
+                    "unreadable", f"{self._where}is damaged or cut off ({_reason(error)}); copy or download it again"
                 ) from error
             self._check_bytes()
             if not len(block):
@@ -227,19 +227,19 @@ class _Decoder:
         if file.frames < UNKNOWN_FRAMES and file.frames - self.n_read > MISSING_S * file.samplerate:
             raise self._fail(
                 "unreadable",
-                f"{self._place}breaks off after {self.n_read / file.samplerate:.1f} of "
+                f"{self._where}breaks off after {self.n_read / file.samplerate:.1f} of "
                 f"{file.frames / file.samplerate:.1f} s; copy or download it again",
             )
 
     def _check_bytes(self) -> None:
-        """Raise what went wrong when libsndfile asked for bytes, which it takes for the end of the file."""
+        """Raise the error of reading the file, which libsndfile cannot pass on and treats as the end of the file."""
         if self._bytes.error is not None:
             raise self._fail("unreadable", f"cannot be read ({self._bytes.error})") from self._bytes.error
 
 
 @contextmanager
-def _decoder(source: BinaryIO, part: Part, place: str, fail: Fail) -> Iterator[_Decoder]:
-    decoder = _Decoder(part, SplicedFile(source, part.pieces), place, fail)
+def _decoder(source: BinaryIO, part: Part, where: str, fail: Fail) -> Iterator[_Decoder]:
+    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
     with decoder.file:
         yield decoder
 

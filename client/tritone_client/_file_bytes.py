@@ -1,4 +1,4 @@
-"""Bytes of a file by position, for parsers that look at a little here and there."""
+"""Buffered random access to the bytes of a file, for parsers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import BinaryIO, Final
 
 _BLOCK_BYTES: Final = 1 << 18
-_OVERLAP_BYTES: Final = 64  # the longest pattern that `find` is asked for
+_OVERLAP_BYTES: Final = 64  # of the longest match that `find` supports
 
 
 class FileBytes:

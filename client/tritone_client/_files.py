@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,9 @@ def format_of(target: Target, given: str | None, known: Sequence[str], expected:
 def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     """Write bytes to a path, in one step, or to a binary file object, at its position.
 
+    Devices and pipes, as `/dev/stdout`, are written to and never replaced; of a symbolic link, its file
+    is replaced.
+
     Args:
         target: a path or a binary file object, which is left open.
         content: makes the bytes; called when the folder of a path has been found.
@@ -98,7 +102,13 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     """
     if isinstance(target, str | os.PathLike):
         path = Path(target)
-        with replacing(path, what) as written:
+        if _is_device_or_pipe(path):
+            try:
+                path.write_bytes(content())
+            except OSError as error:
+                raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+            return path
+        with replacing(_without_link(path), what) as written:
             written.write_bytes(content())
         return path
     if isinstance(target, io.TextIOBase):
@@ -114,6 +124,18 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     except (OSError, ValueError) as error:  # ValueError: a closed file
         raise InvalidInputError(f"{_name(target)}: {what} cannot be written ({error})") from error
     return target
+
+
+def _is_device_or_pipe(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # there is no such file, or none can have that name
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _without_link(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _write_all(file: Any, data: bytes) -> None:

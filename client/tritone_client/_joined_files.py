@@ -1,7 +1,7 @@
 """The recordings of a WAV, AIFF, AU or FLAC file: one, or several that were joined end to end.
 
-libsndfile reads the first of several or none, and takes a WAV file whose writer never came back to fill in the length
-(a size of 0) for an empty one.
+libsndfile reads only the first of several, or none, and treats a WAV file with a size of 0, as interrupted recorders
+leave it, as empty.
 """
 
 from __future__ import annotations
@@ -11,49 +11,49 @@ from collections.abc import Callable, Sized
 from typing import Final, Literal
 
 from tritone_client._file_bytes import FileBytes
-from tritone_client._spliced_file import Piece
+from tritone_client._spliced_file import Segment
 
 N_PARTS_MAX: Final = 10_000  # recordings in one file; each costs memory before anything is decoded
 _WAV: Final = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE(?:fmt |ds64|JUNK|bext|LIST|fact)", re.DOTALL)
 _FLAC: Final = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _AU_HEADER_BYTES: Final = 24
-_LARGEST_SIZE: Final = 0xFFFF_FFFF  # stands for "unknown" too
-_STREAMED_SIZE: Final = 0x7FFF_0000  # from here on, writers of streams mean that they do not know the size
-_MISSING_S: Final = 0.5  # less is not worth a remark
+_LARGEST_SIZE: Final = 0xFFFF_FFFF  # also means "unknown"
+_STREAMED_SIZE: Final = 0x7FFF_0000  # sizes from here on mean that a writer of a stream did not know the size
+_MISSING_S: Final = 0.5  # seconds; shorter losses are not noted
 _UNKNOWN: Final = b"\xff\xff\xff\xff"
 
 
 def check_count(parts: Sized) -> bool:
-    """Return True as long as a file may have another part.
+    """Return True, unless a file has too many parts to read another one.
 
     Raises:
-        ValueError: there are so many that the file must be damaged.
+        ValueError: there are N_PARTS_MAX parts already; the file is probably damaged.
     """
     if len(parts) >= N_PARTS_MAX:
         raise ValueError(f"it holds {N_PARTS_MAX} streams or more")
     return True
 
 
-def wav_parts(data: FileBytes, start: int, note: Callable[[str], None]) -> list[list[Piece]]:
-    """Return the pieces of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown".
+def wav_parts(data: FileBytes, start: int, note: Callable[[str], None]) -> list[list[Segment]]:
+    """Return the segments of each WAV file (RIFF, RIFX or RF64), with sizes of 0 replaced by "unknown".
 
     Args:
         note: receives how much is missing or not read.
     """
-    parts: list[list[Piece]] = []
+    parts: list[list[Segment]] = []
     while check_count(parts) and _WAV.match(data.at(start, 16)):
         end, size_at = _wav_end(data, start, note)
-        pieces: list[Piece] = [range(start, end)]
+        segments: list[Segment] = [range(start, end)]
         if size_at is not None:
             magic = b"RIFX" if data.at(start, 4) == b"RIFX" else b"RIFF"
-            pieces = [magic, _UNKNOWN, range(start + 8, size_at), _UNKNOWN, range(size_at + 4, end)]
-        parts.append(pieces)
+            segments = [magic, _UNKNOWN, range(start + 8, size_at), _UNKNOWN, range(size_at + 4, end)]
+        parts.append(segments)
         start = end
     return parts or [[range(start, data.size)]]
 
 
 def _wav_end(data: FileBytes, start: int, note: Callable[[str], None]) -> tuple[int, int | None]:
-    """Return (where the file ends, where the size of its samples is written if it must be replaced)."""
+    """Return (end of the WAV file, position of the size of its data chunk if that must be replaced, else None)."""
     order: Literal["little", "big"] = "big" if data.at(start, 4) == b"RIFX" else "little"
     position = start + 12
     long_size: int | None = None  # RF64 keeps the size of its samples in a chunk of its own
@@ -90,15 +90,15 @@ def _is_name(name: bytes) -> bool:
 
 
 def _is_chunk(data: FileBytes, position: int) -> bool:
-    """Whether another chunk or the end of the file is here."""
+    """Return whether a chunk or the end of the file is at this position."""
     name = data.at(position, 4)
     size = int.from_bytes(data.at(position + 4, 4), "little")
     return len(name) < 4 or (name.isalnum() and position + 8 + size <= data.size + 1)
 
 
-def aiff_parts(data: FileBytes, start: int) -> list[list[Piece]]:
-    """Return the pieces of each AIFF file."""
-    parts: list[list[Piece]] = []
+def aiff_parts(data: FileBytes, start: int) -> list[list[Segment]]:
+    """Return the segments of each AIFF file."""
+    parts: list[list[Segment]] = []
     while check_count(parts) and data.at(start, 4) == b"FORM" and data.at(start + 8, 4) in {b"AIFF", b"AIFC"}:
         end = start + 8 + int.from_bytes(data.at(start + 4, 4), "big")
         end = next((each for each in (end, end + 1) if data.at(each, 4) == b"FORM"), data.size)
@@ -107,9 +107,9 @@ def aiff_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     return parts or [[range(start, data.size)]]
 
 
-def au_parts(data: FileBytes, start: int) -> list[list[Piece]]:
-    """Return the pieces of each AU file (big-endian; in the rare others nothing is looked for)."""
-    parts: list[list[Piece]] = []
+def au_parts(data: FileBytes, start: int) -> list[list[Segment]]:
+    """Return the segments of each AU file (big-endian; the rare little-endian ones are not split)."""
+    parts: list[list[Segment]] = []
     while check_count(parts) and data.at(start, 4) == b".snd":
         n_header, n_samples = (int.from_bytes(data.at(start + at, 4), "big") for at in (4, 8))
         end = start + max(n_header, _AU_HEADER_BYTES) + n_samples
@@ -119,9 +119,9 @@ def au_parts(data: FileBytes, start: int) -> list[list[Piece]]:
     return parts or [[range(start, data.size)]]
 
 
-def flac_parts(data: FileBytes, start: int) -> list[list[Piece]]:
-    """Return the pieces of each FLAC file."""
-    parts: list[list[Piece]] = []
+def flac_parts(data: FileBytes, start: int) -> list[list[Segment]]:
+    """Return the segments of each FLAC file."""
+    parts: list[list[Segment]] = []
     while check_count(parts) and start < data.size:
         end = data.find(_FLAC, start + 4) or data.size
         parts.append([range(start, end)])

@@ -1,6 +1,6 @@
 """Results as JSON: `to_dict`, `dict(result)`, pydantic fields and FastAPI responses.
 
-pydantic is imported only when pydantic itself asks for a schema.
+pydantic is imported only when it requests a schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUMBER: Final = {"type": "number"}
 INTEGER: Final = {"type": "integer"}
 STRING: Final = {"type": "string"}
 NUMBER_BY_NAME: Final = {"type": "object", "additionalProperties": NUMBER}
-_MAX_EXCERPT: Final = 80  # letters of a refused value in a message
+_MAX_EXCERPT: Final = 80  # characters of a refused value in a message
 INTEGER_BY_NAME: Final = {"type": "object", "additionalProperties": INTEGER}
 
 
@@ -106,7 +106,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 def _is_of_type(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a value and its entries are of a schema's types; nested arrays are checked by `from_dict`."""
+    """Return whether a value and its entries have the types of a schema; nested arrays are checked by `from_dict`."""
     if "anyOf" in schema:
         return any(_is_of_type(value, each) for each in schema["anyOf"])
     types: Any = _TYPES[schema["type"]]
@@ -120,7 +120,7 @@ def _is_of_type(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _description(schema: Mapping[str, Any]) -> str:
-    """A schema in words, as in "array of integer or null"."""
+    """Return a schema in words, as in "array of integer or null"."""
     if "anyOf" in schema:
         return " or ".join(_description(each) for each in schema["anyOf"])
     inner = schema.get("items", schema.get("additionalProperties"))
@@ -134,16 +134,16 @@ def _excerpt(value: Any) -> str:
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 def json_result(cls: type[T]) -> type[T]:
-    """Make a frozen class of fields that `dict(result)` and FastAPI's encoder serialise by `to_dict`.
+    """Make a frozen class of fields whose instances `dict(result)` and FastAPI's encoder serialise by `to_dict`.
 
-    It is built by `dataclass` and then stops being one: FastAPI passes every dataclass to `dataclasses.asdict`, which
-    leaves NumPy arrays in the result, before it looks for any other conversion.
+    `dataclass` generates the methods, then the attribute that marks dataclasses is removed: FastAPI passes every
+    dataclass to `dataclasses.asdict`, which leaves NumPy arrays in the result, before it tries another conversion.
     """
 
     def pairs(self: T) -> Iterator[tuple[str, Any]]:
         return iter(self.to_dict().items())
 
     made: Any = dataclass(frozen=True, eq=False)(cls)
-    made.__iter__ = pairs  # what `dict(result)` uses, as of pydantic's models
+    made.__iter__ = pairs  # `dict(result)` uses it, as with pydantic's models
     del made.__dataclass_fields__
     return cls

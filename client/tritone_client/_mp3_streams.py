@@ -1,8 +1,8 @@
-"""The MPEG audio streams (MP3, MP2, MP1) of a file: where their frames are, between tags and other data.
+"""Find the MPEG audio streams (MP3, MP2, MP1) of a file, between tags and other data.
 
-libsndfile decides by a file's first bytes and, for a path, by its suffix, and stops where a second stream begins. Here
-the frames are found by their headers (ISO/IEC 11172-3, section 2.4.2.3), so that tags of a wrong size, data before the
-first frame, joined files and variable bit rates without a header make no difference.
+libsndfile recognises MP3 by the first bytes and, for a path, by the suffix, and stops where a second stream begins.
+Here the frames are found by their headers (ISO/IEC 11172-3, section 2.4.2.3), so that tags of a wrong size, data before
+the first frame, joined files and variable bit rates without a header make no difference.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Final
 
 from tritone_client._file_bytes import FileBytes
 from tritone_client._joined_files import check_count
-from tritone_client._spliced_file import Piece
+from tritone_client._spliced_file import Segment
 
-SEARCH_BYTES: Final = 1 << 24  # how far into a file its first frame is looked for; cover pictures take megabytes
-_N_CHAIN: Final = 4  # consecutive frames of one kind that are no coincidence
+SEARCH_BYTES: Final = 1 << 24  # where the first frame must begin; cover images take megabytes
+_N_CHAIN: Final = 4  # consecutive frames of one kind that prove MPEG audio
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xff]")
 _ID3_HEADER_BYTES: Final = 10
 _ID3V1_BYTES: Final = 128
 _FEW_BYTES: Final = 1 << 14  # padding and small tags of other kinds; a second of MP3 has about as many
 _TAG_MARKS: Final = (b"ID3", b"TAG", b"APETAGEX")
 _RATES_HZ: Final = (44_100, 48_000, 32_000)
-_KBPS: Final = {  # by (is it MPEG 1, layer); index 0 is the free format, whose frames do not say how long they are
+_KBPS: Final = {  # by (is it MPEG 1, layer); index 0 is the free format, whose frame length is not in the header
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -39,7 +39,7 @@ _KBPS: Final = {  # by (is it MPEG 1, layer); index 0 is the free format, whose 
 class _Frame:
     n_bytes: int
     n_samples: int
-    kind: tuple[int, int, int, bool]  # version, layer, rate, whether it is mono: what a stream keeps
+    kind: tuple[int, int, int, bool]  # version, layer, rate, whether it is mono: constant in a stream
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Mp3Stream:
 
     Attributes:
         ranges: positions of its frames in the file, contiguous ones joined.
-        n_frames: how many there are, without the one that holds a Xing, Info or VBRI header.
-        n_claimed: how many that header says; None without it.
+        n_frames: number of frames, without the one that holds a Xing, Info or VBRI header.
+        n_claimed: number of frames according to that header; None without it.
         n_skipped: bytes between its frames that are neither frames nor tags.
         duration_s: of its frames.
     """
@@ -68,10 +68,10 @@ class Mp3Stream:
         else:
             self.ranges.append(range(position, position + n_bytes))
 
-    def pieces(self, data: FileBytes) -> list[Piece]:
-        """Return the stream's bytes, with a header frame before them if they lack one.
+    def segments(self, data: FileBytes) -> list[Segment]:
+        """Return the stream's bytes, preceded by a header frame if the stream has none.
 
-        Without one, libsndfile guesses the length from the first frame's bit rate, and reads no further.
+        Without it, libsndfile estimates the length from the first frame's bit rate and stops there.
         """
         if self.n_claimed or self.kind[1] != 3:
             return list(self.ranges)
@@ -99,12 +99,12 @@ def _parsed(header: bytes) -> _Frame | None:
 
 
 def _header_frame(first: bytes, n_frames: int) -> bytes:
-    """Return a frame of layer III with a Xing header that says how many frames follow.
+    """Return a frame of layer III with a Xing header for `n_frames` frames.
 
     Args:
-        first: the four bytes that head the first of them.
+        first: the four header bytes of the first of them.
     """
-    # No checksum, and a bit rate (128 or 80 kbit/s) that leaves room.
+    # No checksum; the bit rate (128 or 80 kbit/s) gives a frame large enough for the Xing header.
     head = bytes([first[0], first[1] | 1, 9 << 4 | first[2] & 0x0C, first[3]])
     frame = _parsed(head)
     if frame is None:
@@ -131,14 +131,15 @@ def first_frame(data: FileBytes) -> int | None:
         position += n_bytes
         if _is_chain(data, position):
             return position
-    # A tag that claims too much would hide the first frames: everything after the first tag's header is searched.
+    # A tag whose size is too large would hide the first frames: search everything after the first tag's header.
     return _next_chain(data, _ID3_HEADER_BYTES if position else 0, SEARCH_BYTES)
 
 
 def mp3_streams(data: FileBytes, start: int) -> list[Mp3Stream]:
-    """Find the streams from the first frame on; joined files give several.
+    """Return the streams from the first frame on; joined files give several.
 
-    A new one begins with another format, after a tag, at a header frame, or where the header's count of frames ends.
+    A new stream begins where the format changes, after a tag, at a header frame, or after the number of
+    frames that the header claims.
     """
     streams: list[Mp3Stream] = []
     for position, frame, n_before, is_tag in _frames(data, start):
@@ -211,7 +212,7 @@ def _next_chain(data: FileBytes, position: int, end: int) -> int | None:
 
 
 def _is_chain(data: FileBytes, position: int, n_wanted: int = _N_CHAIN) -> bool:
-    """Whether frames of one kind follow one another here; the file may end before there are enough."""
+    """Return whether `n_wanted` frames of one kind follow one another here, or two before the end of the file."""
     first = frame = _parsed(data.at(position, 4))
     for n_found in range(1, n_wanted + 1):
         if first is None or frame is None or frame.kind != first.kind:
@@ -226,7 +227,7 @@ def _is_chain(data: FileBytes, position: int, n_wanted: int = _N_CHAIN) -> bool:
 
 
 def _claimed_frames(frame: bytes) -> int | None:
-    """Read the number of frames from a Xing, Info or VBRI header; 0 if it leaves that open, None without one."""
+    """Read the number of frames from a Xing, Info or VBRI header; 0 if it has no number, None without a header."""
     for mark in (b"Xing", b"Info"):
         at = frame.find(mark, 4, 48)
         if at > 0:

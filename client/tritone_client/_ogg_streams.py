@@ -1,8 +1,8 @@
-"""The links of an Ogg file (RFC 3533): one audio stream after another, each made readable for libsndfile.
+"""Split an Ogg file (RFC 3533) into its links, each of which libsndfile can read.
 
-libsndfile reads the first link of a chained file only, and refuses Opus that ends without an end-of-stream flag, as
+libsndfile reads only the first link of a chained file, and refuses Opus that ends without an end-of-stream flag, as
 live recordings and cut downloads do. Here each link becomes a file of its own whose last page has the flag. FLAC is
-taken out of its pages, because the libsndfile of the Python package is built without FLAC in Ogg.
+extracted from its pages, because the libsndfile of the Python package is built without FLAC in Ogg.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from tritone_client._file_bytes import FileBytes
 from tritone_client._joined_files import check_count
-from tritone_client._spliced_file import Piece
+from tritone_client._spliced_file import Segment
 
 _CAPTURE: Final = re.compile(rb"OggS\0")
 _HEADER_BYTES: Final = 27
@@ -55,7 +55,7 @@ class OggLink:
     Attributes:
         pages: the pages of the audio stream, without damaged ones.
         contents: names of all streams in the link.
-        codec: of the audio stream that is read; None if there is none that libsndfile reads.
+        codec: of the audio stream that is read; None if libsndfile can read none of them.
         n_damaged: pages with a wrong checksum, or cut off.
     """
 
@@ -64,22 +64,22 @@ class OggLink:
     codec: str | None = None
     n_damaged: int = 0
 
-    def pieces(self, data: FileBytes) -> list[Piece]:
-        """Return the stream's bytes; the last page on which a packet ends gets the end-of-stream flag."""
+    def segments(self, data: FileBytes) -> list[Segment]:
+        """Return the stream's bytes, with the end-of-stream flag set on the last page on which a packet ends."""
         if self.codec == "FLAC":
             bodies = [range(page.position + page.n_header, page.position + page.n_bytes) for page in self.pages]
             return [bodies[0][_FLAC_MAPPING_BYTES:], *bodies[1:]]
         pages = self.pages
         while len(pages) > 1 and pages[-1].granule == _NO_PACKET_ENDS:
             pages = pages[:-1]
-        pieces: list[Piece] = []
+        segments: list[Segment] = []
         for page in pages[:-1]:
-            last = pieces[-1] if pieces else None
+            last = segments[-1] if segments else None
             if isinstance(last, range) and last.stop == page.position:
-                pieces[-1] = range(last.start, page.position + page.n_bytes)
+                segments[-1] = range(last.start, page.position + page.n_bytes)
             else:
-                pieces.append(range(page.position, page.position + page.n_bytes))
-        return [*pieces, _with_flags(data.at(pages[-1].position, pages[-1].n_bytes), pages[-1].flags | _ENDS)]
+                segments.append(range(page.position, page.position + page.n_bytes))
+        return [*segments, _with_flags(data.at(pages[-1].position, pages[-1].n_bytes), pages[-1].flags | _ENDS)]
 
 
 def ogg_links(data: FileBytes, start: int) -> tuple[list[OggLink], int]:
@@ -90,7 +90,7 @@ def ogg_links(data: FileBytes, start: int) -> tuple[list[OggLink], int]:
     """
     links: list[OggLink] = []
     n_headless = 0
-    serial: int | None = None  # the stream that is read of the link at hand
+    serial: int | None = None  # of the stream that is read from the current link
     in_beginnings = False
     for page in _pages(data, start):
         if page is None:
@@ -121,7 +121,7 @@ def _name_of(first: bytes, names: dict[bytes, str]) -> str | None:
 
 
 def _pages(data: FileBytes, position: int) -> Iterator[_Page | None]:
-    """Yield the pages in order, None for one that is damaged or cut off."""
+    """Yield the pages in order, None for a page that is damaged or cut off."""
     found = data.find(_CAPTURE, position)
     while found is not None:
         header = data.at(found, _HEADER_BYTES + 255)
@@ -139,7 +139,7 @@ def _pages(data: FileBytes, position: int) -> Iterator[_Page | None]:
 
 
 def _with_flags(page: bytes, flags: int) -> bytes:
-    """Return the page with these header flags and the right checksum."""
+    """Return the page with the given header flags and a matching checksum."""
     changed = bytearray(page)
     changed[5] = flags
     changed[_CHECKSUM] = bytes(4)

@@ -1,4 +1,4 @@
-"""State that belongs to one process: a fork copies sockets, locks and counters that the child must not use."""
+"""Values that each process creates for itself, such as sockets, locks and counters, which a fork must not share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """A value that each process makes for itself.
+    """A value that each process creates for itself.
 
     A process id is compared instead of registering a callback with `os.register_at_fork`, because programs that embed
     Python also fork without it. No lock is needed: threads that call `get` for the first time in a child at once may

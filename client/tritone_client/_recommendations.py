@@ -15,12 +15,12 @@ class Reason:
     """One summand of one track's score.
 
     Attributes:
-        member: the part of the ensemble that says it, as in `ease`; `ensemble` for what re-ranking gave or took.
-        because: what it rests on: `history`, `friend`, `friends_listening` (the friends' history, where there is no
-            own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`, `unheard` (nobody
-            listens to it yet), `diversity` or `novelty`.
-        id: which track of the history, which friend or which tag; empty where there is none to name.
-        amount: of the score; all amounts of a track add up to its score.
+        member: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
+        because: what it is based on: `history`, `friend`, `friends_listening` (the history of friends, for users
+            without their own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`,
+            `unheard` (nobody listens to it yet), `diversity` or `novelty`.
+        id: of the track in the history, the friend or the tag; empty for other causes.
+        amount: its share of the score; the amounts of a track add up to its score.
         title: of the track that `id` names; None if `id` names no track or the model does not know its title.
         artist: as `title`.
     """
@@ -43,10 +43,10 @@ class Recommendation:
 
     Attributes:
         track_id: as in the listening log.
-        score: comparable within one answer only.
+        score: comparable only within one response.
         title: None where the model does not know it.
         artist: as `title`.
-        reasons: the weightiest first; empty unless requested by `explain`.
+        reasons: largest contribution first; empty unless requested by `explain`.
     """
 
     track_id: str
@@ -56,7 +56,7 @@ class Recommendation:
     reasons: tuple[Reason, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "track_id": self.track_id,
             "score": self.score,

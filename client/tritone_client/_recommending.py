@@ -112,7 +112,7 @@ def _ask(
 
 @contextmanager
 def _expecting_recommender(response: InferResponse) -> Iterator[None]:
-    """Translate what goes wrong while reading a response that lacks something or holds something else."""
+    """Translate errors of parsing a response into `ServerError`."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:

@@ -166,5 +166,5 @@ class Classification(JsonResult):
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """Python's own numbers, which JSON can hold."""
+    """Return a copy with plain floats, which JSON supports."""
     return {str(name): float(value) for name, value in values.items()}

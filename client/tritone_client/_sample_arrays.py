@@ -1,6 +1,6 @@
-"""Recordings that come as arrays of samples: checks, and numbers of any type as floats in -1..1.
+"""Recordings as arrays of samples: validation, and conversion of all number types to floats in -1..1.
 
-Letters: S samples, C channels.
+Shapes: S samples, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tritone_client._audio_parts import Fail
 FloatArray = npt.NDArray[np.float32]
 
 RATES_HZ: Final = range(100, 1_000_001)
-N_CHANNELS_MAX: Final = 64  # more columns than this are samples in the wrong axis
+N_CHANNELS_MAX: Final = 64  # more columns than this mean that the axes are swapped
 _N_SIXTEEN_BITS: Final = 1 << 16
 
 
@@ -24,14 +24,14 @@ def checked_samples(audio: tuple[npt.ArrayLike, int], fail: Fail) -> tuple[npt.N
     """Return samples of shape (S,) or (S, C) and their rate.
 
     Raises:
-        InvalidAudioError: they are of another shape, or of a type that does not fit their values.
+        InvalidAudioError: the shape is another one, or the type does not fit the values.
     """
     if len(audio) != 2:
         raise fail("bad_shape", f"expected (samples, rate_hz), got {len(audio)} values")
     rate_hz = audio[1]
     try:
         samples = np.asarray(audio[0])
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that live elsewhere
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on a GPU
         raise fail("bad_shape", f"samples are not an array of numbers ({error})") from error
     if isinstance(rate_hz, bool) or not isinstance(rate_hz, int | np.integer) or int(rate_hz) not in RATES_HZ:
         raise fail(
@@ -55,7 +55,7 @@ def checked_samples(audio: tuple[npt.ArrayLike, int], fail: Fail) -> tuple[npt.N
 
 
 def _check_integer_scale(samples: npt.NDArray[np.generic], fail: Fail) -> None:
-    """Refuse small numbers in a large type: at that type's full scale they would be silence."""
+    """Refuse small values of a wide integer type: relative to its full scale they would be silence."""
     if samples.dtype.kind not in "iu" or samples.dtype.itemsize < 4 or not samples.size:
         return
     whole = cast("npt.NDArray[np.integer[Any]]", samples)
@@ -89,7 +89,7 @@ def sample_blocks(samples: npt.NDArray[np.generic], n_values: int) -> Iterator[F
 
 def _scaled(block: npt.NDArray[np.generic]) -> FloatArray:
     if block.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is judged as that
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, which the caller reports
             return block.astype(np.float32)
     info = np.iinfo(cast("np.dtype[np.integer[Any]]", block.dtype))
     half = (float(info.max) - float(info.min) + 1) / 2

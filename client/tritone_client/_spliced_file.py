@@ -1,4 +1,4 @@
-"""A seekable binary file made of ranges of another one, so that libsndfile reads one stream at a time."""
+"""A seekable binary file made of segments of another file, so that libsndfile reads one stream at a time."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, BinaryIO, Final, TypeAlias
 
-Piece: TypeAlias = "range | bytes"  # positions in the underlying file, or bytes that take the place of some of them
+Segment: TypeAlias = "range | bytes"  # positions in the underlying file, or bytes to insert
 
-_BUFFER_BYTES: Final = 1 << 16  # decoders read a few bytes at a time; larger reads spare calls into Python
+_BUFFER_BYTES: Final = 1 << 16  # decoders read a few bytes at a time; larger reads save calls into Python
 
 
 class SplicedFile(io.RawIOBase):
-    """The concatenation of pieces of a binary file, without copying them.
+    """The concatenation of segments of a binary file, without copying them.
 
-    A failed read looks like the end of the file to a decoder written in C, which cannot pass on exceptions: it is kept
-    in `error` for the caller to check.
+    Decoders written in C cannot pass on exceptions: a failed read returns nothing, as at the end of the file, and keeps
+    the exception in `error` for the caller to check.
 
     Args:
-        source: seekable; nobody else may move its position while this one is read.
-        pieces: in order; empty ones are allowed.
+        source: seekable; its position must not be moved elsewhere while this file is read.
+        segments: in order; empty ones are allowed.
     """
 
-    def __init__(self, source: BinaryIO, pieces: Iterable[Piece]) -> None:
+    def __init__(self, source: BinaryIO, segments: Iterable[Segment]) -> None:
         super().__init__()
         self.error: Exception | None = None
         self._source = source
-        self._pieces = [piece for piece in pieces if len(piece)]
-        self._starts = [0, *accumulate(len(piece) for piece in self._pieces)]
+        self._segments = [segment for segment in segments if len(segment)]
+        self._starts = [0, *accumulate(len(segment) for segment in self._segments)]
         self._position = 0
 
     def readable(self) -> bool:
@@ -50,17 +50,17 @@ class SplicedFile(io.RawIOBase):
         if self._position >= self._starts[-1]:
             return 0
         index = bisect_right(self._starts, self._position) - 1
-        piece = self._pieces[index][self._position - self._starts[index] :][: len(buffer)]
-        if isinstance(piece, range):
+        segment = self._segments[index][self._position - self._starts[index] :][: len(buffer)]
+        if isinstance(segment, range):
             try:
-                self._source.seek(piece.start)
-                piece = self._source.read(len(piece))
+                self._source.seek(segment.start)
+                segment = self._source.read(len(segment))
             except (OSError, ValueError) as error:
                 self.error = error
                 return 0
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+        buffer[: len(segment)] = segment
+        self._position += len(segment)
+        return len(segment)
 
     def buffered(self) -> io.BufferedReader:
         """Return the file to hand to a decoder."""

@@ -66,5 +66,5 @@ SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
 
 Priority: TypeAlias = Literal["interactive", "batch"]
-# Numbers of the priorities in the queues of Triton's models, the smallest first; configurations are written with them.
+# Priority levels of Triton's queues: the smallest number is served first. The export writes them to config.pbtxt.
 PRIORITIES: Final[Mapping[Priority, int]] = {"interactive": 1, "batch": 2}

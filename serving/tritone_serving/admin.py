@@ -46,8 +46,17 @@ class AdminApi:
         return True
 
     def index(self, *, timeout_s: float = 10.0) -> list[Mapping[str, str]]:
-        """The models of the repository: `name`, and `version`, `state` and `reason` of what was loaded."""
-        answer = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
+        """Return the models of the repository: `name`, and `version`, `state` and `reason` of what was loaded.
+
+        Raises:
+            AdminApiError: no Triton answers there, or it refuses the token.
+        """
+        try:
+            answer = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
+        except AdminApiError as error:
+            if error.status in (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED):  # Triton has this path
+                raise self._no_triton(f"the answer is {error.status}", error.status) from error
+            raise
         if not isinstance(answer, list):
             raise self._no_triton("the answer is not the index of a model repository")
         return answer

@@ -1,8 +1,8 @@
-"""Whether the `genre_cnn` of a repository is the network that embedded a recommender's items.
+"""Check that the `genre_cnn` of a repository is the network that embedded a recommender's items.
 
-Embeddings of two trainings have nothing in common: similarities between them are noise. The recommender's manifest and
-the network's model card both hold the SHA-256 of the network's weights, which is compared here. Needs the standard
-library alone: the recommender's backend imports it.
+Embeddings of separately trained networks are unrelated: similarities between them are noise. The recommender's manifest
+and the network's model card both hold the SHA-256 of the network's weights, which are compared here. Needs only the
+standard library, because the recommender's backend imports it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KEEP_S: Final = 1.0  # versions are published while a recommender runs; reading
 
 
 def weights_digest(described: Any) -> str | None:
-    """Return the digest of a network's weights, if a card or a manifest holds it."""
+    """Return the digest of a network's weights from a card or manifest entry; None if it has none."""
     digest = described.get("weights_sha256") if isinstance(described, dict) else None
     return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
 
@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class EmbeddingWeights:
-    """Compares a recommender's items with the networks that are served beside it, at most once a second."""
+    """Compares a recommender's items with the networks of the same repository, at most once a second."""
 
     def __init__(self, repository: Path, embedded_by: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Prepare the comparison.
@@ -55,9 +55,9 @@ class EmbeddingWeights:
 
     @property
     def fits(self) -> bool:
-        """False if the repository holds networks of this kind, and none of them embedded the items.
+        """False if the repository holds networks of this kind and none of them embedded the items.
 
-        True where that is not known: the manifest or a card does not say, or there is no such network.
+        True if that is unknown: the manifest or a card has no digest, or there is no such network.
         """
         if self._digest is None:
             return True
@@ -75,7 +75,7 @@ class EmbeddingWeights:
         return not found or None in found or self._digest in found
 
     def _served(self) -> Iterator[str | None]:
-        """Yield the digest of each network of the kind; "" for a backbone of no training, None if unknown."""
+        """Yield the digest of each network of the kind; "" for an untrained backbone, None if unknown."""
         for folder in self._repository.iterdir():
             version = newest_version(folder)
             card = {} if version is None else read_json(version / CARD_FILENAME)

@@ -1,8 +1,8 @@
-"""One spelling for ids of users, tracks and tags, and for labels.
+"""Normalise ids of users, tracks and tags.
 
-Two ids that look the same are the same id: `Jóga` typed on macOS (decomposed, NFD) and elsewhere (composed, NFC), and
-an id with a blank after it that a spreadsheet added. Training stores ids in this form, and the server looks ids of
-requests up in it. Only the standard library is needed.
+Ids that look the same are the same id: `Jóga` typed on macOS (decomposed, NFD) and elsewhere (composed, NFC), and an id
+to which a spreadsheet added a trailing blank. Training stores normalised ids, and the server normalises the ids of
+requests. Needs only the standard library, because backends import it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checks of a model's files that need no server: what makes a load fail, found before the start.
+"""Find models that cannot load by their files, before the server starts.
 
-Some of these faults keep Triton 2.51 waiting until the end of its start, with a log that does not name the model.
-`tritone lint` reports the same faults, and many more.
+With some of these faults Triton 2.51 waits until its start-up timeout and logs no model name. `tritone lint` reports
+the same faults and many more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def find_faults(
         repository: folder of models.
         models: names to check.
         backends: names of the installed backends.
-        config: path of the configuration that is served where a model has it, else config.pbtxt.
+        config: path of the configuration within a model's folder; config.pbtxt for models without it.
     """
     faults = {}
     for name in models:
@@ -65,7 +65,7 @@ def find_faults(
 
 
 def python_fault(path: Path) -> tuple[str, int] | None:
-    """Return why a Python model's file cannot be loaded, and the line; None if nothing was found without running it."""
+    """Return (reason, line) if a Python model's file cannot be loaded, else None; the file is parsed, not run."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
@@ -102,12 +102,12 @@ def _fault(folder: Path, config: Path, backends: Collection[str]) -> str | None:
     try:
         text = _COMMENT.sub("", config.read_text(encoding="utf-8"))
     except IsADirectoryError:
-        return f"{config} is a folder; expected a text file"  # ends the whole server
+        return f"{config} is a folder; expected a text file"  # terminates Triton 2.51
     except (OSError, UnicodeDecodeError):
-        return None  # Triton says what is wrong with it
+        return None  # Triton reports it
     labels = re.findall(r"""\blabel_filename\s*:\s*["']([^"']*)["']""", text)
     if folders := [name for name in labels if (folder / name).is_dir()]:
-        return f"its label file {folders[0]!r} is a folder; expected a text file"  # ends the whole server
+        return f"its label file {folders[0]!r} is a folder; expected a text file"  # terminates Triton
     backend = _value(text, "backend") or _BACKENDS_BY_PLATFORM.get(_value(text, "platform"), "")
     if backend and backend not in backends and not any(folder.rglob("libtriton_*.so")):  # a model may bring its own
         return f"its backend {backend!r} is not installed; installed are: {', '.join(sorted(backends))}"
@@ -118,7 +118,7 @@ def _version_fault(folder: Path, backend: str, config: str) -> str | None:
     version = newest_version(folder)
     filename = _value(config, "default_model_filename") or MODEL_FILES.get(backend)
     if version is None or not filename or re.search(r"\b(specific|all)\s*:?\s*\{", config):
-        return None  # which versions are served, only Triton's own parser knows
+        return None  # other versions than the newest may be served
     if not (version / filename).exists():
         what = "is empty" if not any(version.iterdir()) else f"has no {filename}"
         return f"version folder {version} {what}; expected {filename}, which backend {backend!r} loads"

@@ -106,7 +106,10 @@ class SupervisorMetrics:
         if environ["PATH_INFO"] == "/metrics":
             response: Iterable[bytes] = self._metrics_app(environ, start_response)
             return response
-        status, body = HTTPStatus.NOT_FOUND, {"error": "expected /metrics or /ready"}
+        status, body = (
+            HTTPStatus.NOT_FOUND,
+            {"error": "this is the supervisor of `tritone serve`, not Triton: expected /metrics or /ready"},
+        )
         if environ["PATH_INFO"] == "/ready":
             problems = dict(self._problems)
             status, body = (HTTPStatus.SERVICE_UNAVAILABLE, problems) if problems else (HTTPStatus.OK, {})

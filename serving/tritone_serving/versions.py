@@ -1,22 +1,22 @@
-"""Version folders of a model, by Triton's rules. Needs the standard library alone: backends import it too."""
+"""Version folders of a model, by Triton's rules. Needs only the standard library, because backends import it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
-# A version on trial lies under its model's name with this behind it until it has passed; see `tritone publish`.
+# Suffix of the model name under which `tritone publish` stages a candidate version until it has passed its checks.
 CANDIDATE_SUFFIX: Final = ".candidate"
-LARGEST_VERSION: Final = 2**63 - 1  # a larger number ends the whole server
+LARGEST_VERSION: Final = 2**63 - 1  # a larger number terminates Triton 2.51
 
 
 def is_candidate(model: str) -> bool:
-    """Whether a model's name is that of a version on trial, which a start must not serve."""
+    """Return whether a model's name is that of a candidate version, which must not be served at start-up."""
     return model.endswith(CANDIDATE_SUFFIX)
 
 
 def versions_of(folder: Path) -> list[str]:
-    """Return the names of a model's version folders, in no order; none for a hidden folder or a candidate."""
+    """Return the names of a model's version folders, unordered; none for a hidden folder or a candidate."""
     if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
         return []
     # Triton's own rule: a whole number above 0, without leading zeros.

@@ -1,4 +1,4 @@
-"""One spelling of the server's address in all commands, and what is said where no Triton answers."""
+"""The server option of all commands, and errors about ports without Triton."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 from tests.certificates import make_certificates
 from tests.client.test_forks import serving
 
-from tritone_cli.addresses import both_addresses, grpc_address
+from tritone_cli.addresses import both_addresses, grpc_address, model_address
 from tritone_cli.main import build_app
 from tritone_serving import admin_token
 
@@ -56,13 +56,13 @@ def test_tls_holds_for_a_derived_grpc_address() -> None:
     "server", ["a:1,b:2", "http://a:1,http://b:2", "https://h:1", "http://h:1/path", "h:1", "http://h:65535", "grpcs://h",
                "ftp://h", "", "a b"]
 )  # fmt: skip
-def test_what_is_not_one_server_is_wrong_usage(server: str) -> None:
+def test_several_servers_are_refused_by_commands_for_one(server: str) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         both_addresses(server)
     assert "expected" in str(caught.value)
 
 
-def test_every_command_with_a_server_spells_it_alike() -> None:
+def test_all_commands_use_the_same_server_option() -> None:
     group = typer.main.get_command(build_app())
     found = {}
     for name, command in group.commands.items():  # type: ignore[attr-defined]
@@ -144,12 +144,15 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
     "bytes": lambda _folder: raw(b"\x00\x01\x1b[2JSECRET\xff\xfe" * 50),
     "closed": lambda _folder: closed(),
     "TLS": tls,
+    "supervisor": lambda _folder: raw(
+        b'HTTP/1.0 404 Not Found\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or /ready"}\r\n'
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["bench", "publish", "rollback", "forget", "recommend", "classify"])
-def test_where_no_triton_answers_words_say_so(
+def test_errors_explain_ports_without_triton(
     tritone: Callable[..., Any], tmp_path: Path, kind: str, command: str
 ) -> None:
     import numpy as np
@@ -158,7 +161,7 @@ def test_where_no_triton_answers_words_say_so(
     song = tmp_path / "song.wav"
     soundfile.write(song, np.random.default_rng(0).uniform(-0.5, 0.5, 22_050), 22_050)
     with KINDS[kind](tmp_path) as port:
-        (admin_token.state_folder() / f"{port}.token").write_text("token\n")
+        (admin_token.make_state_folder(for_log=False, for_token=True) / f"{port}.token").write_text("token\n")
         more = {
             "bench": ["m"],
             "publish": ["m", "--from", tmp_path, "--repository", tmp_path],
@@ -201,13 +204,51 @@ def test_publish_by_http_alone_never_asks_the_default_grpc_port(
         asked.append(endpoint.authority)
         raise Stop
 
-    (admin_token.state_folder() / "9500.token").write_text("token\n")
+    (admin_token.make_state_folder(for_log=False, for_token=True) / "9500.token").write_text("token\n")
     monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
     monkeypatch.setattr(calls, "Calls", calls_to)
     for server in ("http://127.0.0.1:9500", "127.0.0.1:9501", "http://127.0.0.1:9500,127.0.0.1:9501"):
         with pytest.raises(Stop):
             tritone("rollback", "m", "--repository", tmp_path, "--server", server)
     assert asked == ["127.0.0.1:9501"] * 3
+
+
+def test_a_derived_grpc_port_where_nothing_listens_is_explained(
+    tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tritone_cli.benching import counts
+    from tritone_serving import admin
+
+    with closed() as grpc_port:  # nothing listens here
+        http_port = grpc_port - 1
+        (admin_token.make_state_folder(for_log=False, for_token=True) / f"{http_port}.token").write_text("token\n")
+        monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
+        monkeypatch.setattr(counts, "statistics", lambda _url, _model: {"model_stats": []})
+        for command in (["bench", "m"], ["publish", "m", "--from", tmp_path], ["rollback", "m"], ["probe"]):
+            repository = [] if command[0] == "probe" else ["--repository", tmp_path]
+            both = f"--server http://127.0.0.1:{http_port},127.0.0.1:PORT"
+            derived = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port}")
+            assert (derived.status, both in derived.stderr) == (1, True), derived.stderr
+            given = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port},127.0.0.1:{grpc_port}")
+            assert (given.status, "PORT" in given.stderr) == (1, False), given.stderr
+            for done in (derived, given):
+                assert f"the server at 127.0.0.1:{grpc_port}: cannot be reached" in done.stderr
+                assert "quieten" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "called"),
+    [
+        ("http://h:9000,h:7777", "h:7777"),
+        ("grpcs://h:7777, http://h:9000", "grpcs://h:7777"),
+        ("a:1,b:2", "a:1,b:2"),
+        ("http://a:1,b:2", "http://a:1,b:2"),  # two servers: the client refuses two protocols
+        ("http://h:9000", "http://h:9000"),
+        ("a b", "a b"),
+    ],
+)
+def test_of_both_addresses_of_a_server_models_are_called_over_grpc(server: str, called: str) -> None:
+    assert model_address(server) == called
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

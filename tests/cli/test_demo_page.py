@@ -267,7 +267,7 @@ def test_the_contents_list_every_section(story: Story, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_seen_and_heard_is_labelled_for_screen_readers(story: Story, tmp_path: Path) -> None:
+def test_charts_and_players_have_labels_for_screen_readers(story: Story, tmp_path: Path) -> None:
     parser = Links()
     parser.feed(write_page(tmp_path, story).read_text(encoding="utf-8"))
     players = parser.all("audio")
@@ -278,7 +278,7 @@ def test_what_is_seen_and_heard_is_labelled_for_screen_readers(story: Story, tmp
     assert all(box["aria-label"] and box["tabindex"] == "0" for box in parser.all("div") if box.get("class") == "roll")
 
 
-def test_recommended_pieces_can_be_heard(story: Story, tmp_path: Path) -> None:
+def test_recommended_pieces_have_players(story: Story, tmp_path: Path) -> None:
     text = write_page(tmp_path, story).read_text(encoding="utf-8")
     assert 'aria-label="Play &lt;b&gt;Jesu &amp; Co&lt;/b&gt;" src="recommended/a.ogg"' in text
 

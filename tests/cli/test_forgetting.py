@@ -47,7 +47,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     FakeServer.repository, FakeServer.is_down = tmp_path / "repository", False
     FakeServer.loaded = {"recommender": 1, "recording_recommender": 1, "genre_cnn": 1}
     monkeypatch.setattr(admin, "AdminApi", FakeServer)
-    (admin_token.state_folder() / "8000.token").write_text("secret\n")
+    (admin_token.make_state_folder(for_log=False, for_token=True) / "8000.token").write_text("secret\n")
     return {"--repository": tmp_path / "repository", "--key": key}
 
 
@@ -60,7 +60,7 @@ def test_each_place_is_finished_by_a_repetition(tritone: Any, places: dict[str, 
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
     assert "name it with --checkpoint" in first.stderr
-    assert "give its --server" in first.stderr
+    assert "name it with --server" in first.stderr
     places["--checkpoint"] = tmp_path / "checkpoint"
     second = tritone("forget", GONE, *words(places))
     assert second.status == 0, second.stderr
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_stops_it_before_anything_changes(
     assert versions(places["--repository"] / "recommender") == [1]
 
 
-def test_the_server_of_the_environment_is_told_too(
+def test_the_server_is_also_read_from_the_environment(
     tritone: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONE_SERVER", "127.0.0.1:8001")

@@ -84,7 +84,7 @@ def test_training_from_python_refuses_them_as_well(name: str, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_two_logs_are_one_too_many(tmp_path: Path) -> None:
+def test_two_logs_are_refused(tmp_path: Path) -> None:
     listening = ListeningFiles(interactions=tmp_path / "a.csv")
     for request in (
         TrainRequest(out=tmp_path, data=tmp_path / "b.csv", listening=listening),

@@ -21,7 +21,9 @@ def app() -> typer.Typer:
 def spoiled(tmp_path: Path) -> Path:
     (tmp_path / "scorer" / "1").mkdir(parents=True)
     (tmp_path / "scorer" / "config.pbtxt").write_text('backend: "python"\nmax_batchsize: 4\n')
-    (tmp_path / "scorer" / "1" / "model.py").write_text("")
+    (tmp_path / "scorer" / "1" / "model.py").write_text(
+        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+    )
     return tmp_path
 
 

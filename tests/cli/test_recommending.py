@@ -163,7 +163,9 @@ def test_a_text_that_names_several_tracks_is_refused_with_their_ids(
 
 
 @pytest.mark.parametrize("words", [("similar", "Titel 18"), ("recommend", "--history", "Titel 18")])
-def test_near_misses_are_suggested_and_not_taken(tritone: Any, model: FakeRecommender, words: tuple[str, ...]) -> None:
+def test_similar_titles_are_suggested_but_not_used(
+    tritone: Any, model: FakeRecommender, words: tuple[str, ...]
+) -> None:
     ended = tritone(*words)
     assert ended.status == (1 if words[0] == "similar" else 0)
     assert "'Titel 18' is neither an id nor a title; did you mean track-18 (Someone: Title 18)" in ended.stderr

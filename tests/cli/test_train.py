@@ -78,7 +78,9 @@ def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, t
     assert (info["config"]["width"], info["config"]["patience"], info["fold"], info["seed"]) == (3, 7, 1, 4)
 
 
-def test_labels_and_channels_worth_a_warning(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+def test_similar_labels_and_cancelling_channels_are_warned_of(
+    tritone: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
     for index in range(6):
         sounds.write(tmp_path / "data" / "Hum" / f"{index}.wav", sounds.hum(index))
         sounds.write(tmp_path / "data" / "hum " / f"{index}.wav", sounds.hum(100 + index))
@@ -97,7 +99,7 @@ def test_labels_and_channels_worth_a_warning(tritone: Callable[..., Any], data: 
         tmp_path / "run",
     )
     assert ended.status == 0
-    assert "warning: labels that are probably one: 'Hum' (7), 'hum ' (6); they are learned as 2" in ended.stderr
+    assert "warning: similar labels: 'Hum' (7), 'hum ' (6); they are trained as 2 separate labels" in ended.stderr
     assert "opposite.wav: channels cancel each other for 3.2 s" in ended.stderr
     card = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["data"]
     assert card["labels_alike"] == [{"Hum": 7, "hum ": 6}]
@@ -110,7 +112,7 @@ def test_evaluate_says_which_part_it_looked_at(tritone: Callable[..., Any], run_
     assert {part: "were trained on" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
-    assert {part: "decided when training stopped" in text for part, text in said.items()} == {
+    assert {part: "stopped training early" in text for part, text in said.items()} == {
         "train": False, "valid": True, "test": False,
     }  # fmt: skip
 
@@ -178,7 +180,9 @@ def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
     assert json.loads((run_folder / "runs" / "genre_cnn" / "checkpoint.json").read_text())["seed"] == 5
 
 
-def test_a_report_is_not_overwritten_unasked(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_a_report_is_not_overwritten_without_overwrite(
+    tritone: Callable[..., Any], run_folder: Path, data: Path
+) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
     assert tritone(*common).status == 0
     refused = tritone(*common)

@@ -202,7 +202,7 @@ def test_bytes_between_frames_are_noted(caplog: pytest.LogCaptureFixture) -> Non
     middle = len(MP3) // 2
     with caplog.at_level(logging.WARNING, "tritone_client.audio"):
         (note,) = notes_of(MP3[:middle] + b"\x55" * 300 + MP3[middle:])
-    assert "bytes between its MP3 frames that are no audio" in note
+    assert "bytes between its MP3 frames that are not audio" in note
     assert note in caplog.text
 
 
@@ -290,7 +290,7 @@ STREAMED = {
 
 
 @pytest.mark.parametrize("data", STREAMED.values(), ids=STREAMED.keys())
-def test_a_file_whose_writer_never_filled_in_its_length_is_read(data: bytes) -> None:
+def test_a_file_without_a_length_in_its_header_is_read(data: bytes) -> None:
     assert_tone(load_mono(data), 4)
 
 
@@ -408,7 +408,7 @@ def test_other_audio_says_how_to_convert_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("other", [-1.0, -0.97, -0.8])
-def test_opposite_channels_are_heard_by_one_of_them(other: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_opposite_channels_is_used(other: float, caplog: pytest.LogCaptureFixture) -> None:
     left = tone(4)
     data = encoded(np.stack([left, other * left], axis=1), format="WAV")
     with caplog.at_level(logging.WARNING, "tritone_client.audio"):
@@ -440,7 +440,7 @@ def test_surround_whose_channels_cancel() -> None:
     np.testing.assert_allclose(load_mono((samples, RATE)), left, atol=1e-4)
 
 
-def test_other_channels_are_mixed_as_ever() -> None:
+def test_channels_that_do_not_cancel_are_averaged() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (4 * RATE, 2))
     for samples in (noise, np.stack([tone(4), np.zeros(4 * RATE)], axis=1), np.stack([tone(4), tone(4)], axis=1)):
         assert notes_of((samples, RATE)) == []

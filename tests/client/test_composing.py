@@ -128,7 +128,7 @@ def test_another_meter_than_the_prompts(connect: Any, model: FakeWriters) -> Non
 
 
 @pytest.mark.parametrize("signature", [(4, 4), (3, 4), (6, 8), (12, 8), (2, 2), (3, 2), (5, 8), (2, 4)])
-def test_a_time_signature_comes_out_as_it_went_in(connect: Any, signature: tuple[int, int]) -> None:
+def test_a_given_time_signature_is_kept(connect: Any, signature: tuple[int, int]) -> None:
     length = 16 * signature[0] // signature[1]
     prompt = Piece(Grid(melody(2).frames, meter=(length, 0), time_signature=signature)).to_midi()
     ask = connect()

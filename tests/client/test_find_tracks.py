@@ -64,7 +64,9 @@ def test_an_id_may_be_an_integer_and_nothing_may_be_found(connect: Any, model: F
         (("a",), {"offset": 1.0}, "offset is 1.0"),
     ],
 )
-def test_searches_that_cannot_be(connect: Any, model: FakeRecommender, arguments: Any, options: Any, says: str) -> None:
+def test_invalid_searches_are_refused(
+    connect: Any, model: FakeRecommender, arguments: Any, options: Any, says: str
+) -> None:
     with pytest.raises(InvalidInputError, match=says):
         connect()("find_tracks", *arguments, **options)
     assert not model.requests

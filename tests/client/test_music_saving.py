@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,28 @@ def test_into_files_of_all_kinds(piece: Piece, tmp_path: Path) -> None:
     minimal: Any = Minimal()
     piece.save(minimal, format="mid")
     assert minimal.content == expected
+
+
+@pytest.mark.parametrize("kind", ["mid", "wav", "png"])
+def test_a_pipe_is_written_to_and_stays_a_pipe(piece: Piece, tmp_path: Path, kind: str) -> None:
+    pipe = tmp_path / f"pipe.{kind}"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert piece.save(pipe) == pipe
+        assert read.result().startswith(MAGIC[kind])
+    assert pipe.is_fifo()
+
+
+def test_of_a_link_the_file_is_replaced(piece: Piece, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "tune.mid"
+    link = tmp_path / "link.mid"
+    link.symlink_to(file)
+    for _ in range(2):  # the file is not there, then it is
+        assert piece.save(link) == link
+        assert link.is_symlink()
+        assert file.read_bytes() == piece.to_midi()
 
 
 class Dribble(io.RawIOBase):
@@ -239,7 +262,7 @@ def test_the_device_that_is_always_full(piece: Piece) -> None:
     "signature", [(4, 4), (3, 4), (6, 8), (12, 8), (2, 2), (3, 2), (5, 8), (7, 8), (2, 4), (9, 16)]
 )
 @pytest.mark.parametrize("upbeat", [False, True])
-def test_a_time_signature_comes_out_as_it_went_in(signature: tuple[int, int], upbeat: bool) -> None:
+def test_a_given_time_signature_is_kept(signature: tuple[int, int], upbeat: bool) -> None:
     numerator, denominator = signature
     power = denominator.bit_length() - 1
     first = [meter(0, 1, 3), meter(240, numerator, power)] if upbeat else [meter(0, numerator, power)]

@@ -79,7 +79,7 @@ def test_packed_tables_are_read_by_what_they_hold(
 
 def test_packed_tables_that_cannot_be_unpacked_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"user,item\nann,a\n" * 99)[:-12])
-    with pytest.raises(DataError, match="is no table that can be read"):
+    with pytest.raises(DataError, match="is not a table that can be read"):
         load_log(tmp_path / "cut.gz")
     (tmp_path / "log.zip").write_bytes(b"PK\x03\x04" + b"\0" * 40)
     with pytest.raises(DataError, match="is a damaged ZIP archive"):

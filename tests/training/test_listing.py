@@ -345,5 +345,5 @@ def test_windows_paths_in_a_manifest(tmp_path: Path) -> None:
     recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
     assert [recording.path for recording in recordings.recordings] == [file, odd]
     assert reasons(recordings) == {"C:\\Music\\jazz\\d.wav": "missing", "jazz\\gone.wav": "missing"}
-    assert all("a path as Windows writes it" in problem.message for problem in recordings.problems)
+    assert all("is a Windows path" in problem.message for problem in recordings.problems)
     add_up(recordings)

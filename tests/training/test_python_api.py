@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,28 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "0.wav: " in said
     assert "embedding: (256,)" in said
+
+
+def test_tracks_are_found_in_a_checkpoint(runs: dict[str, TrainedCheckpoint]) -> None:
+    page = load(runs["recommender"]).find_tracks("i1", by="id")
+    assert page.total >= 1
+    assert page[0].track_id == "i1"
+    assert page[0].match == "exact"
+
+
+def test_a_recommender_refuses_a_network_that_did_not_embed_its_items(
+    runs: dict[str, TrainedCheckpoint], tmp_path: Path
+) -> None:
+    folder = tmp_path / "recommender"
+    shutil.copytree(runs["recommender"].folder, folder)
+    info = json.loads((folder / "checkpoint.json").read_text())
+    genre = runs["genre_cnn"].folder
+    own = json.loads((genre / "checkpoint.json").read_text())["weights_sha256"]
+    for digest, fits in (("0" * 64, False), (own, True)):
+        info["heard_by"] = {"kind": "genre_cnn", "weights_sha256": digest}
+        (folder / "checkpoint.json").write_text(json.dumps(info))
+        if fits:
+            assert load(folder, genre_checkpoint=genre).kind == "recommender"
+        else:
+            with pytest.raises(CheckpointError, match="embedded the items"):
+                load(folder, genre_checkpoint=genre)

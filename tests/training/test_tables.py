@@ -254,7 +254,7 @@ def test_compressed_tables_in_several_streams_are_read_whole(tmp_path: Path, suf
 def test_a_compressed_table_that_is_cut_is_refused(tmp_path: Path, suffix: str) -> None:
     text = "user,item\n" + "".join(f"u{n % 7},i{n * 7919 % 10_007}\n" for n in range(3_000))
     path = written(tmp_path / f"log.csv.{suffix}", PACKERS[suffix](text.encode())[:-9])
-    with pytest.raises(DataError, match="is damaged or cut short"):
+    with pytest.raises(DataError, match="is damaged or cut off"):
         cells(path)
 
 

@@ -1,4 +1,4 @@
-"""The one training loop: Lightning with progress, early stopping, the best weights, logs and resumable state."""
+"""The training loop of all kinds: Lightning with progress, early stopping, best weights, logs and resumable state."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def fit(
 
     Args:
         valid: judged in its own order, whole on every device, because the module judges runs of items together.
-        request: names the folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
-        settings: hyper-parameters and the fingerprint of the data; a state of others is not resumed.
+        request: folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
+        settings: hyper-parameters and the fingerprint of the data; a state with other settings is not resumed.
         keep: `last` runs all epochs and keeps the end, for when `valid` is no judge because it is trained on too.
-        stage: name of this training among those of one run; others than `fit` have a folder of their own for logs.
+        stage: name of this training within the run; stages other than `fit` have their own folder of logs.
         snapshot: how the best epoch so far is written as a checkpoint.
 
     Raises:
@@ -162,7 +162,7 @@ def _run(
             sync_batchnorm=n_devices > 1,
             max_epochs=max_epochs,
             callbacks=callbacks,
-            # With the step, TensorBoard leaves out what was logged after the state that is resumed.
+            # Lets TensorBoard hide what was logged after the state that is resumed.
             logger=TensorBoardLogger(
                 saver.logs, name=TENSORBOARD, version="", purge_step=step, default_hp_metric=False
             ),

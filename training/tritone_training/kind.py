@@ -81,8 +81,8 @@ class ListeningFiles:
     key: Path | None = None
 
 
-# Options of the command line that depend on the kind, by parameter name. `fold` and `pretrained` are not among them:
-# each kind without them says what to use instead.
+# Options of the command line that depend on the kind, by parameter name. `fold` and `pretrained` are not included:
+# kinds without them raise errors of their own.
 KIND_OPTIONS: Final = frozenset({"data", "devices", "report", "seeds", *(each.name for each in fields(ListeningFiles))})
 # Those that describe a listening log.
 LOG_OPTIONS: Final = frozenset(
@@ -101,7 +101,7 @@ class TrainRequest:
         n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.
         resume: continue the interrupted training in `out`; see `runs`.
         overwrite: replace what an earlier training wrote to `out`.
-        warm_start: checkpoint folder of the same kind whose weights the training begins with.
+        warm_start: checkpoint folder of the same kind that provides the initial weights.
         mlflow: URI of the MLflow tracking server or store that the run is logged to.
         mlflow_run: id of the MLflow run, once it has begun.
     """
@@ -201,7 +201,7 @@ class ModelKind:
         return (self.declaration, *(companion.declaration for companion in self.companions))
 
     def options_not_taken(self, given: Iterable[str]) -> tuple[str, ...]:
-        """Return which of these options depend on the kind and are not for this one."""
+        """Return the given options that depend on the kind and that this kind does not take."""
         return tuple(name for name in given if name in KIND_OPTIONS - self.options)
 
     def train(self, request: TrainRequest) -> Mapping[str, Any]:

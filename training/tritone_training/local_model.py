@@ -1,4 +1,4 @@
-"""Trained models in this process, without a server: the function behind `from tritone_training import load`."""
+"""Trained models in this process, without a server: the implementation of `tritone_training.load`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from tritone_client import Classification, MusicClient, Prediction
 from tritone_client.constants import GENRE_MODEL
+from tritone_serving.embedding_weights import weights_digest
+from tritone_serving.recommender.artifact import HEARD_BY
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
@@ -74,7 +76,8 @@ def load(
         key: file with the key of a recommender's pseudonyms, if it is not where training left it.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of an unknown kind.
+        CheckpointError: it is missing, damaged, or of an unknown kind; or `genre_checkpoint` is another network than
+            the one that embedded the recommender's items.
     """
     path = Path(folder)
     kind = _kind_of(path)
@@ -84,8 +87,21 @@ def load(
     else:
         models += _networks(kind, path)
     if genre_checkpoint is not None:
+        _check_embeddings(path, Path(genre_checkpoint))
         models += _networks(GENRE_MODEL, Path(genre_checkpoint))
     return LocalModel(kind, path, checkpoint.read_info(path), LocalTransport(models))
+
+
+def _check_embeddings(folder: Path, genre_checkpoint: Path) -> None:
+    """Refuse a network whose embeddings cannot be compared with those of the recommender's items."""
+    wanted = weights_digest(checkpoint.read_info(folder).get(HEARD_BY))
+    found = weights_digest(checkpoint.load(genre_checkpoint, kind=GENRE_MODEL).info)
+    if wanted is not None and found is not None and wanted != found:
+        raise CheckpointError(
+            f"{genre_checkpoint}: expected the {GENRE_MODEL} that embedded the items of {folder} (weights "
+            f"{wanted[:12]}), got another one (weights {found[:12]}); give that checkpoint, or train the recommender "
+            f"again with --genre-checkpoint {genre_checkpoint}"
+        )
 
 
 def _kind_of(folder: Path) -> str:
@@ -110,7 +126,7 @@ def _networks(kind: str, folder: Path) -> list[NetworkModel]:
 
 
 def _runs_alone(exportable: Exportable) -> bool:
-    """Whether the network itself answers requests; a backend of ours stands before others."""
+    """Return whether the network serves requests itself; others need one of our backends."""
     return exportable.graph is None
 
 

@@ -33,13 +33,13 @@ from tritone_client import (
     Response,
     StreamRequest,
 )
-from tritone_serving.recommender import TRUSTED, AskTaste, QuestionError, Recommender
+from tritone_serving.recommender import TRUSTED, AskTaste, QuestionError, Recommender, Search
 from tritone_training.declaration import Axis, Declaration, Tensor
 from tritone_training.kind import Exportable
 
 _VERSION: Final = "1"
-# Models that answer in the place of the one that the client's calls ask by default.
-_IN_PLACE_OF: Final[Mapping[str, str]] = {
+# Model that the client's calls request by default -> model that serves the request if that one is not loaded.
+_SUBSTITUTES: Final[Mapping[str, str]] = {
     "music_transformer": "polyphony_rnn",
     "music_transformer_sampler": "polyphony_rnn_sampler",
     "polyphony_rnn": "music_transformer",
@@ -55,13 +55,13 @@ class _Model(Protocol):
 
 
 class LocalTransport:
-    """Answers the requests of a `MusicClient` for the models of some checkpoints."""
+    """Serves the requests of a `MusicClient` with the models of the loaded checkpoints."""
 
     def __init__(self, models: Sequence[_Model]) -> None:
         self._models = {model.declaration.name: model for model in models}
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
-        """Answer one request; the time limit is not enforced, since nothing is waited for.
+        """Serve one request; the time limit is not enforced.
 
         Raises:
             ModelNotFoundError: no checkpoint serves that model.
@@ -90,7 +90,7 @@ class LocalTransport:
 
     def _find(self, request: Request) -> _Model:
         name = str(request.model)
-        model = self._models.get(name) or self._models.get(_IN_PLACE_OF.get(name, ""))
+        model = self._models.get(name) or self._models.get(_SUBSTITUTES.get(name, ""))
         if model is None:
             raise ModelNotFoundError(
                 f"this call needs a model such as {name}, and the loaded checkpoints serve {', '.join(self._models)}; "
@@ -135,7 +135,7 @@ class NetworkModel:
         return {name: found[name] if outputs[name].axes else found[name][:, None] for name in request.outputs}
 
     def _classes(self, tensor: Tensor, values: Any, n_classes: int) -> Any:
-        """(B, L) -> (B, at most n_classes) of `value:index:label`, by falling value, as Triton writes them."""
+        """(B, L) -> (B, at most n_classes) of `value:index:label`, by descending value, as Triton writes them."""
         labels = self._labels.get(tensor.label_file or "", ())
         order = np.argsort(-values, axis=1, kind="stable")[:, :n_classes]
         rows = [
@@ -146,7 +146,7 @@ class NetworkModel:
 
 
 class RecommenderModel:
-    """A recommender, asked by somebody who holds its key and may therefore use all stored data."""
+    """A recommender. The caller holds its key, and may therefore use all stored data."""
 
     def __init__(self, declaration: Declaration, recommender: Recommender, taste: AskTaste | None) -> None:
         self.declaration = declaration
@@ -160,7 +160,7 @@ class RecommenderModel:
 
         Raises:
             NothingKnownError: the model knows none of the ids.
-            RequestRejectedError: the request has no meaning.
+            RequestRejectedError: the request is invalid.
         """
         try:
             rows = [self._row(each) for each in self._questions.read_questions(dict(request.inputs), TRUSTED)]
@@ -173,6 +173,8 @@ class RecommenderModel:
         if isinstance(question, self._questions.Likeness):
             found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
             return self._answers.row_of_similar(found)
+        if isinstance(question, Search):
+            return self._answers.row_of_search(self._recommender.search(question))
         (answer,) = self._recommender.answer([question], taste=self._taste)
         if isinstance(answer, QuestionError):
             raise answer
@@ -180,7 +182,7 @@ class RecommenderModel:
 
 
 def _decoded(array: Any) -> Any:
-    """Text tensors as `str`, as the client's transports return them."""
+    """Return text tensors as `str`, as the client's transports do, and others unchanged."""
     if array.dtype != np.object_:
         return array
     texts = np.empty(array.shape, np.object_)

@@ -98,7 +98,7 @@ def mlflow_run(request: TrainRequest, kind: str, *, run_id: str | None) -> Itera
 
 
 def epoch_logger(request: TrainRequest, stage: str) -> Callable[[int, Mapping[str, float]], None] | None:
-    """Return what logs an epoch's metrics to the request's MLflow run; None if it has none."""
+    """Return a function that logs an epoch's metrics to the request's MLflow run; None if it has none."""
     if request.mlflow_run is None:
         return None
     return partial(MlflowRun(_uri_of(request), request.mlflow_run).log_epoch, stage)
@@ -133,7 +133,7 @@ def _translated(uri: str) -> Iterator[None]:
 
 
 def _card(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """Return a model card as Markdown: what was trained, on what, how, and how good it is."""
+    """Return a model card as Markdown: data, command, versions, hyper-parameters and metrics."""
     data = info.get("data", {})
     lines = [f"# {info['kind']}", "", "| | |", "|---|---|"]
     facts = {

@@ -1,4 +1,4 @@
-"""Training from Python: the function behind `from tritone_training import train`."""
+"""Training from Python: the implementation of `tritone_training.train`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TrainedCheckpoint(os.PathLike[str]):
         return load(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "kind": self.kind,
             "checkpoint": str(self.folder),
@@ -96,12 +96,12 @@ def train(
         devices: number of GPUs, if there are any.
         resume: continue an interrupted training in `out`.
         overwrite: replace what `out` holds.
-        warm_start: checkpoint of the same kind whose weights training begins with.
+        warm_start: checkpoint of the same kind that provides the initial weights.
         mlflow: URI of an MLflow tracking server or store to log to.
         progress: show progress bars on stderr.
 
     Raises:
-        TrainingError: bad settings, an `out` in use, or training diverged; its subclasses say what else is wrong.
+        TrainingError: invalid settings, `out` is in use, or training diverged; subclasses for other causes.
     """
     files = listening or ListeningFiles()
     if interactions is not None:

@@ -1,16 +1,16 @@
-"""The folder of a training run: never overwritten unasked, resumable after an interruption.
+"""The folder of a training run: not overwritten without `overwrite`, resumable after an interruption.
 
 ```
 runs/genre_cnn/
   unfinished/          removed when the training is finished
-    run.json           what was asked
+    run.json           the request
     fit.ckpt           state after the last complete epoch: weights, optimiser, schedule, counters, random numbers
     fit-best-7.pt      weights of the best epoch so far
     best/              a checkpoint of that epoch, which can be evaluated and exported
 ```
 
-Every file is written beside its place, synced and renamed, so that a kill at any time leaves the state of one complete
-epoch.
+Every file is written under a temporary name, synced and renamed, so that a kill at any time leaves the state of one
+complete epoch.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 _RUN: Final = "run.json"
 _ASKED: Final = "asked"
-# What may be in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
+# Allowed in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
 # `music_gan`, and what file systems put there.
 _IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "lost+found"})
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 
 
 def run_training(kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
-    """Train once and record what was asked and how it went.
+    """Train once and record the request and the result.
 
     Returns:
         The kind's summary. With `request.resume` and a training that is finished already: its summary, and `finished`.
@@ -80,7 +80,7 @@ def _train(
         try:
             summary = kind.trainer(request)(request)
         except TritoneError:
-            if interrupted is None:  # nothing is gained by continuing what failed
+            if interrupted is None:  # a failed training would fail again
                 discard_state(request.out)
                 if is_new and not any(request.out.iterdir()):
                     request.out.rmdir()
@@ -121,7 +121,7 @@ def asked_of(request: TrainRequest) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the values that differ, in words; empty if none does."""
+    """Return the values that differ, as text; empty if all are equal."""
     names = [*before, *(name for name in now if name not in before)]
     return ", ".join(
         f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"

@@ -1,4 +1,4 @@
-"""State of a training after each epoch, so that an interrupted one can be continued as if nothing had happened."""
+"""Save the state of a training after each epoch, so that it can be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Snapshot:
     weights: Callable[[Any], Mapping[str, Tensor]]
 
     def save(self, folder: Path, module: Any, *, n_epochs: int, monitor: str, score: float) -> None:
-        """Write the checkpoint; `unfinished` in its info says how far training was."""
+        """Write the checkpoint; the entry `unfinished` of its info has the number of epochs."""
         info = {
             **self.info,
             "n_epochs": n_epochs,
@@ -55,7 +55,7 @@ class StateSaver(Checkpoint):
     Attributes:
         n_epochs: complete epochs.
         best_score: value of `monitor` at the epoch that is kept.
-        done: whether no epoch is to follow.
+        done: whether training is finished.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class StateSaver(Checkpoint):
         self.rows: list[Row] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs to know; plain values, read with weights_only=True."""
+        """Return what a resumed training needs, as plain values that torch.load reads with weights_only=True."""
         return {
             "n_epochs": self.n_epochs,
             "best_score": self.best_score,
@@ -95,7 +95,7 @@ class StateSaver(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of an interrupted training; `settings` are compared elsewhere."""
+        """Restore the state of an interrupted training; `fitting` compares the settings."""
         for name in ("n_epochs", "best_score", "best_file", "done"):
             setattr(self, name, state_dict[name])
         self.rows = json.loads(state_dict["rows"])
@@ -163,7 +163,7 @@ def read_state(path: Path) -> Mapping[str, Any]:
 
 
 def saver_state(state: Mapping[str, Any], saver: StateSaver) -> dict[str, Any]:
-    """Return what `StateSaver.state_dict` said when the state was written."""
+    """Return the result of `StateSaver.state_dict` in a saved state."""
     found: dict[str, Any] = state["callbacks"][saver.state_key]
     return found
 
@@ -181,7 +181,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put all random number generators into a state that `random_state` returned."""
+    """Restore all random number generators from a saved training state."""
     saved = state[_RANDOM]
     version, words, gauss = saved["python"]
     random.setstate((version, tuple(words.tolist()), gauss))

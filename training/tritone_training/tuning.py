@@ -42,7 +42,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[st
             raise optuna.TrialPruned(str(error)) from error
         finally:
             shutil.rmtree(folder / "logs", ignore_errors=True)
-            discard_state(folder)  # a trial is not resumed: the study goes on with the next
+            discard_state(folder)  # an interrupted trial is not resumed: the study continues with the next one
         return float(summary["metrics"]["valid"][kind.score])
 
     study.optimize(objective, n_trials=n_trials, show_progress_bar=request.progress)

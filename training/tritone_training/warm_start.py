@@ -1,4 +1,4 @@
-"""Training that begins with the weights of an earlier checkpoint of the same kind."""
+"""Warm start: initialise a network with the weights of an earlier checkpoint of the same kind."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tritone_training.kind import TrainRequest
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Which weights were taken over.
+    """Report on a warm start.
 
     Attributes:
         source: the checkpoint's folder.
-        n_loaded: tensors that were taken over.
+        n_loaded: number of tensors that were loaded.
         not_loaded: name -> reason of all others, of the checkpoint and of the new network.
     """
 
@@ -30,7 +30,7 @@ class WarmStart:
     not_loaded: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return {"checkpoint": str(self.source), "n_loaded": self.n_loaded, "not_loaded": dict(self.not_loaded)}
 
 
@@ -50,10 +50,10 @@ def load_matching(
 
     Args:
         saved: None does nothing.
-        skipped: beginning of a name -> reason why weights with such names are not taken over.
+        skipped: prefix of names -> reason why weights with this prefix are not loaded.
 
     Raises:
-        TrainingError: not one weight matches.
+        TrainingError: no weight matches.
     """
     if saved is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import threading
 import time
 import urllib.error
@@ -134,12 +135,13 @@ def _get(http_url: str, path: str) -> Mapping[str, Any]:
 
 
 def _reason(body: bytes) -> str | None:
-    """Return what Triton says of a failure; None if the answer is not Triton's."""
+    """Return the error message in a response of Triton; None if the response is not from Triton."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return str(found["error"]) if isinstance(found, dict) and "error" in found else None
+    reason = str(found["error"]) if isinstance(found, dict) and "error" in found else ""
+    return reason if re.search(r"\bmodel\b|restricted|\bversion\b", reason) and reason.isprintable() else None
 
 
 def _no_triton(http_url: str, why: str) -> StatisticsError:

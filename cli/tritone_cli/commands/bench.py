@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritone_cli import console, options
-from tritone_cli.addresses import both_addresses
+from tritone_cli.addresses import both_addresses, require_grpc
 
 if TYPE_CHECKING:
     from tritone_cli.benching.measuring import ModelResult, Where
@@ -90,7 +90,7 @@ def bench(
         folder = Path(temporary)
         tool = PerfAnalyzer.find(folder)
         results = []
-        with _running(models, repository, server, cache) as (where, names):
+        with _running(models, repository, server, cache, over_grpc="grpc" in protocols) as (where, names):
             for name in names:
                 with console.people.status(name) as status:
                     results.append(measure_model(tool, where, name, plan, folder=folder, on_step=status.update))
@@ -130,13 +130,15 @@ def _show(result: ModelResult) -> None:
 
 @contextlib.contextmanager
 def _running(
-    models: list[str] | None, repository: Path, server: str | None, cache: bool
+    models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
-    from tritone_cli.benching.counts import StatisticsError
+    from tritone_cli.benching.counts import StatisticsError, statistics
     from tritone_cli.benching.measuring import Where
+    from tritone_client._endpoint import make_endpoint
     from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
+    from tritone_serving.calls import Calls
     from tritone_serving.options import CACHE_BYTES
     from tritone_serving.repository import servable_models
 
@@ -146,13 +148,17 @@ def _running(
         addresses = both_addresses(server)
         if addresses.grpc.startswith("grpcs://"):
             raise typer.BadParameter(
-                f"{server!r} has TLS, which perf_analyzer is not given; expected a plain gRPC port"
+                f"{server!r} uses TLS, which bench does not support; expected a gRPC port without TLS"
             )
         here = repository if repository.is_dir() and addresses.is_loopback else None
         if not models and here is None:
             raise typer.BadParameter("--server with a repository that is not here needs the names of MODELs")
         names = tuple(models) if models else servable_models(repository)
         try:
+            if over_grpc and names:
+                statistics(addresses.http, names[0])  # first: its errors tell a wrong port from a wrong name
+                with Calls(make_endpoint(addresses.grpc)) as calls:
+                    require_grpc(server, calls)
             yield Where(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names
         except StatisticsError as error:
             raise StatisticsError(f"{error}; --server is {server}") from error

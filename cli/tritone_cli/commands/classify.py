@@ -38,7 +38,7 @@ def classify(
     ca_file: options.CaFile = None,
     priority: Annotated[
         Literal["interactive", "batch"],
-        typer.Option(help="batch: interactive requests of all clients go first where the model is busy."),
+        typer.Option(help="Priority in the model's queue: batch waits for the interactive requests of all clients."),
     ] = "interactive",
     plot: Annotated[
         Path | None, typer.Option(help="Draw the timeline of one recording here (.png, .svg or .pdf).")

@@ -73,7 +73,7 @@ def demo(
         progress=progress,
     )
     with _step(
-        2, f"training {LISTENER}, {', '.join(WRITERS)} and {RECOMMENDER} (on simulated listening); exporting all"
+        2, f"training and exporting {LISTENER}, {', '.join(WRITERS)} and {RECOMMENDER} (on simulated listening)"
     ):
         trained = workshop.make()
         listener = trained[LISTENER]
@@ -82,16 +82,16 @@ def demo(
     with server:
         (out / PAGE).unlink(missing_ok=True)  # an earlier run's, which would show half of each
         with MusicClient(server.grpc_url) as music:
-            with _step(4, "having it listen to recordings it has never heard"):
+            with _step(4, "classifying held-out recordings"):
                 heard, medley = listening.listen(music, catalogue, listener.info, out)
-            with _step(5, "having it write"):
+            with _step(5, "generating pieces"):
                 givens = write_givens(scores, catalogue, out)
                 chapters = [
                     (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
                     for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
                 ]
                 streamed = _streamed(music, chapters)
-            with _step(6, "having it recommend, to simulated listeners and to newcomers"):
+            with _step(6, "recommending to simulated listeners and to cold-start users"):
                 suggested = [
                     recommending.recommend(music, each, catalogue, out)
                     for each in listeners(simulated_listening(seed), catalogue, heard)

@@ -136,7 +136,9 @@ def _tell(
     if http_url and not live:
         console.say(f"server at {http_url}: nothing newer was loaded")
     if done and done.versions and not http_url:
-        console.say("a running server goes on with what it has loaded: give its --server, or load the new versions")
+        console.say(
+            "a running server keeps the versions that it has loaded: name it with --server, or load the new versions"
+        )
 
 
 def _change(users: tuple[int, int]) -> str:

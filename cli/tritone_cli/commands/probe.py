@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tritone_cli import console
-from tritone_cli.addresses import grpc_address
+from tritone_cli.addresses import derivation, grpc_address
 from tritone_cli.options import ApiKeyFile, CaFile, LiveServer, api_key, client_file
 
 
@@ -53,9 +53,10 @@ def probe(
         try:
             results = ask(calls, model or (), timeout_s=timeout)
         except CanaryError as error:
+            why = f"{error}{derivation(server) if 'http://' in server else ''}"
             if json:
-                console.print_json({"ok": False, "why": str(error), "models": {}})
-            console.fail(str(error))
+                console.print_json({"ok": False, "why": why, "models": {}})
+            console.fail(why)
             raise typer.Exit(1) from error
     if json:
         models = {

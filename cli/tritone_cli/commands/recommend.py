@@ -19,7 +19,7 @@ def recommend(
     *,
     user: Annotated[str | None, typer.Option(help="User id, as in the listening log.", show_default=False)] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Id or title of a track heard; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="Id or title of a track listened to; repeatable.", show_default=False)
     ] = None,
     weight: Annotated[
         list[float] | None,
@@ -49,7 +49,7 @@ def recommend(
     explain: Annotated[bool, typer.Option("--explain", help="Say why: summands of each score.")] = False,
     reasons: Annotated[
         int | None,
-        typer.Option(min=1, help="Like --explain, with at most so many reasons for each track.", show_default=False),
+        typer.Option(min=1, help="Maximum number of reasons for each track; implies --explain.", show_default=False),
     ] = None,
     model: options.Model = "recommender",
     server: options.Server = "localhost:8001",

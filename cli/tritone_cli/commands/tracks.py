@@ -18,10 +18,11 @@ def register(app: typer.Typer) -> None:
 
 
 def tracks(
-    query: Annotated[str, typer.Argument(help="A title, an artist, an id, or words of them.")],
+    query: Annotated[str, typer.Argument(help="A title, an artist, an id, or words from them.")],
     *,
     by: Annotated[
-        str | None, typer.Option(help="title, artist or id.  [default: all of them]", show_default=False)
+        str | None,
+        typer.Option(help="Field to search: title, artist or id.  [default: all of them]", show_default=False),
     ] = None,
     n: options.TrackCount = 10,
     offset: Annotated[int, typer.Option(help="Number of tracks to skip.")] = 0,

@@ -17,7 +17,7 @@ from typing import Final
 
 from tritone_client._exceptions import ProcessBoundError
 
-LONGEST_WAIT_S: Final = 2.0  # of a fork, for calls in progress
+LONGEST_WAIT_S: Final = 2.0  # how long a fork waits for calls in progress
 _POLL_S: Final = 0.001
 
 _inside: Final[set[Use]] = set()
@@ -47,7 +47,7 @@ class Use:
         _may_begin.release()
 
     def end(self) -> None:
-        """Note that the use is over; no change in a forked child, where the state at the moment of the fork counts."""
+        """End the use; in a forked child nothing changes, because the state at the moment of the fork counts."""
         if self._pid == os.getpid():
             _inside.discard(self)
 

@@ -89,7 +89,7 @@ class HttpTransport:
         idle = self._idle.get()
         with idle.lock:
             while idle.connections:
-                connection = idle.connections.pop()  # the last one used is the one most likely alive
+                connection = idle.connections.pop()  # the most recently used one is the most likely to be open
                 if connection.is_quiet():
                     return connection
                 connection.close()

@@ -254,6 +254,6 @@ def _refused(request: Request, reply: Reply) -> ServerError:
     except (ValueError, KeyError, TypeError):
         message = f"status {reply.status} without a JSON message"  # the body may hold anything
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
-    if reply.status == 404 and kind is ServerError:
+    if reply.status in (404, 405) and kind is ServerError:
         message += " (is the address, with the path before /v2, that of a Triton server?)"
     return refusal(kind, message, request, status=str(reply.status), n_lost=int(reply.status in _LOST))

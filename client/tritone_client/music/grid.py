@@ -58,8 +58,8 @@ class Grid(JsonResult):
             4/4 in sixteenths is (16, 12). (0, 0) if unknown.
         tempo_qpm: quarter notes a minute.
         dropped: what of the source is not in the grid, counted by reason; see `to_grid`.
-        time_signature: as musicians write it, (4, 4) or (6, 8). Derived from `meter` if None or if its bar does not
-            have `meter[0]` time steps; None if the meter is unknown or has no signature.
+        time_signature: (beats, denominator), such as (4, 4) or (6, 8). Derived from `meter` if None or if its bar
+            does not have `meter[0]` time steps; None if the meter is unknown or has no signature.
 
     Raises:
         InvalidScoreError: a value is not as described; the message says which.

@@ -95,11 +95,11 @@ class Piece(JsonResult):
     @overload
     async def asave(self, target: File, *, format: str) -> File: ...
     async def asave(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
-        """Do what `save` does in a thread, so that the event loop goes on.
+        """Save in a thread, so that the event loop is not blocked; see `save`.
 
         If the task is cancelled, the thread still finishes the file.
         """
-        import asyncio  # only here: a synchronous client does without it
+        import asyncio  # imported here, because synchronous clients do not need it
 
         return await asyncio.to_thread(self.save, target, format=format)
 

@@ -309,7 +309,7 @@ def _meter(
 
 
 def _step(time: Any, scale: Fraction) -> int:
-    """Ticks to the nearest time step."""
+    """Return the time step nearest to a time in ticks."""
     return int(to_steps(np.array([time], np.int64), scale)[0])
 
 

@@ -1,4 +1,4 @@
-"""A piece as bytes and as a file: MIDI, sound or a picture."""
+"""Convert a piece to bytes or a file: MIDI, WAV or a plot."""
 
 from __future__ import annotations
 

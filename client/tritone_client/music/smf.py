@@ -1,7 +1,7 @@
 """Standard MIDI Files: check the bytes and rewrite them in the plain form that symusic reads without errors.
 
-symusic 0.5.9 believes the header's track count and the chunk lengths, loses notes after system-exclusive messages under
-running status, reads behind meta events that are too short, and drops notes without an end silently. The chunks and
+symusic 0.5.9 trusts the header's track count and the chunk lengths, loses notes after system-exclusive messages under
+running status, reads beyond meta events that are too short, and silently drops notes without an end. The chunks and
 events are therefore parsed here first; symusic gets a rewritten file with explicit status bytes, correct lengths, and
 only the events that a score needs: notes, programs, tempos, time signatures, markers and track names.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-MIDI_SUFFIXES: Final = (".mid", ".midi", ".kar", ".smf", ".rmi")  # the names under which MIDI files are found
+MIDI_SUFFIXES: Final = (".mid", ".midi", ".kar", ".smf", ".rmi")  # names of MIDI files in folders
 MAX_BYTES: Final = 1 << 22  # 4 MB: ten hours of piano playing
 _MAX_TICKS: Final = 2**31 - 1  # symusic counts them in 32 bits
 _MAX_DELTA: Final = 2**28 - 1  # the largest number of four bytes of seven bits
@@ -29,7 +29,7 @@ _FRAMES_PER_S: Final = {24: Fraction(24), 25: Fraction(25), 29: Fraction(30_000,
 _HEADER: Final = b"MThd"
 _HEADER_BYTES: Final = 14
 _MACBINARY_BYTES: Final = 128  # of the header that old Macintosh programs put before a file
-# How files of other kinds begin, and what to do about them.
+# First bytes of other formats -> advice for the error message.
 _OTHER_CONTENT: Final = {
     b"RIFF": "RIFF files other than RMID hold sound or video, not notes",
     b"\x1f\x8b": "it is compressed with gzip: unpack it",
@@ -90,7 +90,7 @@ class _Track:
 def parse_midi(data: bytes) -> MidiFile:
     """Check a file's chunks and events and rewrite them.
 
-    Tracks are those that are in the file, whatever the header's count and the chunks' lengths say; an end-of-track
+    All tracks in the file are read, also if the header's count or the chunks' lengths contradict; an end-of-track
     event closes a track. RIFF RMID and MacBinary files are unwrapped.
 
     Raises:
@@ -128,7 +128,7 @@ def parse_midi(data: bytes) -> MidiFile:
 
 
 def _without_container(data: bytes) -> bytes:
-    """Return the MIDI file inside a RIFF RMID or MacBinary file; other data as they are."""
+    """Return the MIDI file inside a RIFF RMID or MacBinary file; other data unchanged."""
     if data[:1] == b"\0" and data[_MACBINARY_BYTES : _MACBINARY_BYTES + 4] == _HEADER:
         return data[_MACBINARY_BYTES:]
     if data[:4] != b"RIFF" or data[8:12] != b"RMID":
@@ -139,7 +139,7 @@ def _without_container(data: bytes) -> bytes:
         end = at + 8 + size
         if data[at : at + 4] == b"data":
             after = end + (size & 1)
-            # The MIDI data may be followed by a sound bank. A size that does not lead to a chunk is not believed.
+            # The MIDI data may be followed by a sound bank. A size that does not lead to a chunk is ignored.
             leads_on = after >= len(data) or _is_chunk_name(data[after : after + 4])
             is_whole = size >= _HEADER_BYTES and end <= len(data) and leads_on
             return data[at + 8 : end] if is_whole else data[at + 8 :]
@@ -165,7 +165,7 @@ def _is_chunk_name(name: bytes) -> bool:
 
 
 def _is_boundary(data: bytes, at: int) -> bool:
-    """Whether a chunk, or the end of the file, can be at this position."""
+    """Return whether a chunk or the end of the file can be at this position."""
     return at == len(data) or data[at : at + 4] == _TRACK or _other_chunk_end(data, at) is not None
 
 
@@ -196,7 +196,7 @@ def _tracks(data: bytes, at: int, n_claimed: int) -> tuple[list[_Track], Counter
             skipped["skipped_chunks"] += 1
             at = end_of_other
         else:
-            # A second header begins another file, whose tracks are not parts of this one.
+            # A second header begins another file, whose tracks do not belong to this one.
             following = data.find(_TRACK, at)
             if following < 0 or data.find(_HEADER, at, following) >= 0:
                 following = len(data)

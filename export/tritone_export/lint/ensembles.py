@@ -28,7 +28,10 @@ def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
     loop = _loop(repository, file.path.parent.name if file.path.name == CONFIG else file.path.parent.parent.name)
     if loop:
         report.error(
-            file.path, file.source.line("ensemble_scheduling"), f"passes requests on in a circle: {loop}", "cut it"
+            file.path,
+            file.source.line("ensemble_scheduling"),
+            f"passes requests on in a loop: {loop}",
+            "remove a step of the loop",
         )
     seen = {tensor.name: (tensor.data_type, _full_dims(tensor, config)) for tensor in (*config.input, *config.output)}
     made = {tensor.name: file.source.line(("input", i)) for i, tensor in enumerate(config.input)}
@@ -51,7 +54,7 @@ def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
 
 
 def _loop(repository: Path, start: str) -> str:
-    """Return the models through which an ensemble reaches itself, as text; empty if it does not."""
+    """Return the models of a loop through an ensemble, as text; empty if there is none."""
     waiting: list[tuple[str, ...]] = [(start,)]
     visited = {start}
     while waiting:

@@ -15,7 +15,7 @@ from tritone_serving.versions import LARGEST_VERSION
 CONFIG: Final = "config.pbtxt"
 CONFIGS: Final = "configs"
 _VERSION: Final = re.compile(r"[1-9][0-9]*")
-# What file systems, storage devices and tools put into every folder; Triton serves nothing of it.
+# Folders that file systems, storage devices and tools create; Triton does not serve them.
 _OF_VOLUMES: Final = frozenset(
     {"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "#recycle", "#snapshot", "__pycache__"}
 )

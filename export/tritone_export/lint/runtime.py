@@ -1,4 +1,4 @@
-"""Whether the runtime that serves an ONNX file can open it: opsets, versions of the format, operators, shapes."""
+"""Check that onnxruntime can open an ONNX file: opsets, format versions, operators, shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tritone_export.lint.finding import Reporter
 
-# What onnxruntime puts before the reason: its own name, the file, and a place in its source.
+# onnxruntime's prefix of the reason: its name, the file, and a position in its source.
 _PREFIX: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
     r"|Load model from \S+ failed:"
@@ -20,14 +20,14 @@ _LONGEST: Final = 300
 def check_loads(model: Path, config: Any, report: Reporter) -> None:
     """Report an ONNX file that the installed onnxruntime does not open.
 
-    Files for operators of a library of their own are not opened, nor is anything where onnxruntime is not installed.
+    Models that need a custom operator library are skipped, as are all models if onnxruntime is not installed.
     """
     if config.model_operations.op_library_filename:
         return
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        report.note(f"{model}: not opened, as onnxruntime is not installed (pip install 'tritone[export]')")
+        report.note(f"{model}: not opened, because onnxruntime is not installed (pip install 'tritone[export]')")
         return
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -40,6 +40,6 @@ def check_loads(model: Path, config: Any, report: Reporter) -> None:
         report.error(
             model,
             1,
-            f"onnxruntime {onnxruntime.__version__}, which serves it, cannot open it: {reason}",
+            f"onnxruntime {onnxruntime.__version__} cannot open this file: {reason}",
             "export it for this version of onnxruntime, or update onnxruntime",
         )

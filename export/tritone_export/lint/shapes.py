@@ -1,4 +1,4 @@
-"""Names, types and shapes of a config's tensors, and priorities, by the rules by which Triton refuses a config."""
+"""Check names, types and shapes of a config's tensors, and priorities, by the rules of Triton's own validation."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def _problems(tensor: Any, is_batched: bool) -> list[tuple[str, str]]:
 
 
 def _is_same_size(dims: Sequence[int], shape: Sequence[int]) -> bool:
-    """Return whether a reshape keeps the number of values; between sizes that vary, piece by piece."""
+    """Return whether a reshape keeps the number of values; between variable sizes, segment by segment."""
     if (dims.count(-1), -1 in dims) != (shape.count(-1), -1 in shape):
         return False
-    return _pieces(dims) == _pieces(shape)
+    return _segments(dims) == _segments(shape)
 
 
-def _pieces(sizes: Sequence[int]) -> list[int]:
-    """Return the products of the sizes before, between and after the sizes that vary."""
-    pieces: list[list[int]] = [[]]
+def _segments(sizes: Sequence[int]) -> list[int]:
+    """Return the products of the fixed sizes before, between and after the variable ones."""
+    segments: list[list[int]] = [[]]
     for size in sizes:
         if size == -1:
-            pieces.append([])
+            segments.append([])
         else:
-            pieces[-1].append(size)
-    return [math.prod(piece) for piece in pieces]
+            segments[-1].append(size)
+    return [math.prod(segment) for segment in segments]

@@ -1,4 +1,4 @@
-"""Warm-up requests of a config: Triton runs them at load, and does not load a model that refuses one."""
+"""Check the warm-up requests of a config: Triton runs them at load, and the load fails if one fails."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[st
 
 
 def _write_array(file: BinaryIO, array: Array) -> None:
-    """Write the bytes of `np.save`, whose own error on a full disk does not say that it is full."""
+    """Write what `np.save` writes, but with the system's error on a full disk, which `np.save` hides."""
     npy: Any = np.lib.format  # without types
     npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
     file.write(array.data)

@@ -67,8 +67,8 @@ class Question:
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
-        embedding_fits: whether `embedding` is by the network that embedded the artifact's items; if not, it is ignored
-            and reported as unknown.
+        embedding_fits: whether `embedding` is from the network that embedded the artifact's items; if not, it is
+            ignored and reported as unknown.
         caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
     """
 

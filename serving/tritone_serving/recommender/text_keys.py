@@ -1,7 +1,7 @@
-"""Search keys: text without the differences that people ignore when they type a title.
+"""Keys for text search, without the differences that people ignore when they type a title.
 
 Case, accents, blanks, punctuation and the form of Unicode are removed. Signs that distinguish words in a script stay,
-such as the vowel signs of Devanagari and the voicing marks of Japanese. Keys serve searching only.
+such as the vowel signs of Devanagari and the voicing marks of Japanese. Ids are compared by `ids.normalize_id` instead.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 from typing import Final
+
+from tritone_serving.ids import normalize_id
 
 # Latin letters that Unicode does not decompose.
 _LETTERS: Final = {"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "\u0131": "i"}
@@ -19,9 +21,9 @@ _SEPARATORS: Final = "PSZ"  # categories of Unicode: punctuation, symbols, blank
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text as keys, in their order.
+    """Return the keys of a text's words, in order.
 
-    Text that consists of punctuation or symbols, as the title "???", is one word. Blank text has no words.
+    A text of punctuation or symbols alone, such as the title "???", is one word. Blank text has no words.
     """
     folded = "".join(map(_folded, unicodedata.normalize("NFKD", text.casefold())))
     words = unicodedata.normalize("NFC", folded).split()
@@ -37,12 +39,8 @@ def key_of(text: str) -> str:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Return whether two texts differ in nothing but the form of Unicode and blanks around them."""
-    return _plain(one) == _plain(other)
-
-
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()
+    """Return whether two texts are equal apart from their Unicode form and blanks around them."""
+    return normalize_id(one) == normalize_id(other)
 
 
 @lru_cache(maxsize=4_096)

@@ -1,7 +1,8 @@
 """Search for items by id, title or artist.
 
-Keys of all texts are sorted once, so that exact and prefix matches are two binary searches; words are found in one long
-string by `str.find`, and near misses by shared pairs of letters. With 100,000 titles a search takes milliseconds.
+Keys of all texts are sorted once, so that exact and prefix matches take two binary searches. Words are found by
+scanning the code points of all keys, and similar spellings by an index of character bigrams. With 100,000 titles a
+search takes milliseconds.
 Shapes: I items.
 """
 
@@ -25,14 +26,14 @@ FIELDS: Final = ("id", "title", "artist")
 MATCHES: Final = ("exact", "normalized", "prefix", "words", "near")
 _UNRANKED: Final = 255
 _LAST: Final = "\U0010ffff"
-_SHORTEST_WORD: Final = 3  # characters of an ASCII word that is searched within texts; shorter ones are everywhere
+_SHORTEST_WORD: Final = 3  # characters of an ASCII word that is searched within texts; shorter ones match too much
 _LARGEST_OFFSET: Final = 2**31 - 1
-_LONGEST_NEAR: Final = 100  # characters of a key; comparing two takes time by the product of their lengths
+_LONGEST_NEAR: Final = 100  # characters of a key; comparing two takes time proportional to the product of their lengths
 _N_COMPARED: Final = 60
 _LEAST_RATIO: Final = 0.7
 _N_NEAR: Final = 10
 
-Places = npt.NDArray[np.int64]
+ItemIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Search:
         """Check the values.
 
         Raises:
-            QuestionError: names the field, what it holds and what was expected.
+            QuestionError: a value is out of range.
         """
         if self.field is not None and self.field not in FIELDS:
             raise QuestionError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
@@ -137,12 +138,12 @@ class TrackSearch:
             raise QuestionError(f"the {search.field} of no item is known: {_NO_TITLES}")
         return [search.field]
 
-    def _ranked(self, query: str, words: list[str], fields: list[str]) -> tuple[Places, npt.NDArray[np.uint8]]:
-        """Return the items found, best first, and their ranks: 3 x the place of the match + that of the field."""
+    def _ranked(self, query: str, words: list[str], fields: list[str]) -> tuple[ItemIndices, npt.NDArray[np.uint8]]:
+        """Return the items found, best first, and their ranks: 3 x index of the match + index of the field."""
         key = "".join(words)
         best = np.full(len(self._ids), _UNRANKED, np.uint8)
 
-        def add(match: str, field: str, items: Places) -> None:
+        def add(match: str, field: str, items: ItemIndices) -> None:
             rank = MATCHES.index(match) * len(FIELDS) + FIELDS.index(field)
             best[items] = np.minimum(best[items], rank)
 
@@ -165,7 +166,7 @@ class TrackSearch:
         order = sorted(near, key=lambda item: (near[item][0], item))[:_N_NEAR]
         return np.array(order, np.int64), np.array([near[item][1] for item in order], np.uint8)
 
-    def _with_words(self, words: list[str], field: str, fields: list[str]) -> Places:
+    def _with_words(self, words: list[str], field: str, fields: list[str]) -> ItemIndices:
         """Return the items in whose field every word occurs; for the title, words may occur in the artist too."""
         none = np.zeros(0, np.int64)
         if all(len(word) < _SHORTEST_WORD and word.isascii() for word in words):
@@ -195,35 +196,35 @@ class _Column:
         order = sorted(range(len(texts)), key=self.keys.__getitem__)
         self._sorted = [self.keys[item] for item in order]
         self._order = np.array(order, np.int64)
-        self._letters = _codes("".join(f"{key}\n" for key in self.keys))
-        self._pairs = _Pairs(self.keys)
+        self._codes = _codes("".join(f"{key}\n" for key in self.keys))
+        self._bigrams = _Bigrams(self.keys)
         self._ends = np.cumsum([len(key) + 1 for key in self.keys], dtype=np.int64)
 
-    def equal(self, key: str) -> Places:
+    def equal(self, key: str) -> ItemIndices:
         """Return the items with this key, ascending."""
         return self._between(bisect_left(self._sorted, key), bisect_right(self._sorted, key))
 
-    def beginning_with(self, key: str) -> Places:
-        """Return the items whose key begins so, ascending."""
+    def beginning_with(self, key: str) -> ItemIndices:
+        """Return the items whose key begins with `key`, ascending."""
         return self._between(bisect_left(self._sorted, key), bisect_right(self._sorted, key + _LAST))
 
-    def _between(self, first: int, end: int) -> Places:
+    def _between(self, first: int, end: int) -> ItemIndices:
         return np.sort(self._order[first:end])
 
-    def same(self, items: Places, text: str) -> Places:
-        """Return those of the items whose text is the same but for the form of Unicode."""
+    def same(self, items: ItemIndices, text: str) -> ItemIndices:
+        """Return those of the items whose text equals `text` apart from its Unicode form."""
         known = {each: same_text(each, text) for each in {self.texts[item] for item in items.tolist()}}
         return np.array([item for item in items.tolist() if known[self.texts[item]]], np.int64)
 
-    def containing(self, part: str) -> Places:
-        """Return the items whose key holds this part, ascending."""
-        letters = _codes(part)
-        places = np.flatnonzero(self._letters[: max(len(self._letters) - len(letters), 0)] == letters[0])
-        for step, letter in enumerate(letters[1:].tolist(), 1):
-            if not len(places):
+    def containing(self, part: str) -> ItemIndices:
+        """Return the items whose key contains `part`, ascending."""
+        wanted = _codes(part)
+        starts = np.flatnonzero(self._codes[: max(len(self._codes) - len(wanted), 0)] == wanted[0])
+        for offset, code in enumerate(wanted[1:].tolist(), 1):
+            if not len(starts):
                 break
-            places = places[self._letters[places + step] == letter]
-        return np.unique(np.searchsorted(self._ends, places, "right"))
+            starts = starts[self._codes[starts + offset] == code]
+        return np.unique(np.searchsorted(self._ends, starts, "right"))
 
     def near(self, key: str) -> list[tuple[int, float]]:
         """Return items of similar spelling with their similarity, 0.7 to 1."""
@@ -232,24 +233,24 @@ class _Column:
         matcher = SequenceMatcher(autojunk=False)
         matcher.set_seq2(key)
         rated: dict[str, float] = {}
-        for other in {self.keys[item] for item in self._pairs.most_shared(key, _N_COMPARED)}:
+        for other in {self.keys[item] for item in self._bigrams.most_shared(key, _N_COMPARED)}:
             matcher.set_seq1(other[: 2 * _LONGEST_NEAR])
             rated[other] = matcher.ratio() if matcher.quick_ratio() >= _LEAST_RATIO else 0.0
         near = [each for each, ratio in rated.items() if ratio >= _LEAST_RATIO]
         return [(int(item), rated[each]) for each in near for item in self.equal(each)[:_N_NEAR]]
 
 
-class _Pairs:
-    """An inverted index of the pairs of neighbouring letters in keys, the first and the last letter once alone."""
+class _Bigrams:
+    """An inverted index of the character bigrams of keys, with one more bigram for each end of a key."""
 
     _N_BUCKETS: Final = 1 << 16
 
     def __init__(self, keys: Sequence[str]) -> None:
         codes = _codes("".join(f"\n{key}\n" for key in keys))
-        lengths = np.array([len(key) + 1 for key in keys], np.int64)  # pairs of each
+        lengths = np.array([len(key) + 1 for key in keys], np.int64)  # bigrams of each
         items = np.repeat(np.arange(len(keys), dtype=np.int32), lengths + 1)
         is_inside = np.ones(len(codes), np.bool_)
-        is_inside[np.cumsum(lengths + 1) - 1] = False  # a pair of two keys' ends
+        is_inside[np.cumsum(lengths + 1) - 1] = False  # the bigram across two keys
         pairs = self._hashed(codes)[is_inside[:-1]] if len(codes) else np.zeros(0, np.uint16)
         order = np.argsort(pairs, kind="stable")
         self._items = items[is_inside][order]
@@ -257,7 +258,7 @@ class _Pairs:
         self._lengths = lengths
 
     def most_shared(self, key: str, n: int) -> list[int]:
-        """Return the n items that share the largest part of their pairs with a key, best first."""
+        """Return the n items that share the largest part of their bigrams with a key, best first."""
         pairs = np.unique(self._hashed(_codes(f"\n{key}\n")))
         lists = [self._items[self._starts[pair] : self._starts[pair + 1]] for pair in pairs.tolist()]
         counts = np.bincount(np.concatenate(lists), minlength=len(self._lengths))

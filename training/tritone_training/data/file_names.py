@@ -1,4 +1,4 @@
-"""Files that a table names in another form than the disk does."""
+"""Find files whose names are written differently in a table and on disk."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def is_windows_path(name: str) -> bool:
-    r"""Whether a name is written as on Windows: with backslashes, or from a drive on (`C:/`)."""
+    r"""Return whether a name is a Windows path: with backslashes, or with a drive (`C:/`)."""
     return "\\" in name or _DRIVE.match(name) is not None
 
 
 def find_file(root: Path, name: str) -> Path:
-    r"""Return the file that a name means.
+    r"""Return the file with a name.
 
-    Tried in order: the name as it is; with `/` for `\`; with each part in another Unicode form (NFC or NFD), as copying
-    between systems changes names.
+    Tried in order: the name as it is; with `/` for `\`; with each part in another Unicode form (NFC or NFD), because
+    copying between systems changes names.
 
     Args:
-        root: what a relative name begins at.
+        root: folder of relative names.
 
     Returns:
         The first of these that exists, else the name as it is below `root`.

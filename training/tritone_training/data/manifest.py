@@ -74,7 +74,7 @@ def _recording(name: str, cells: Mapping[str, str], path: Path) -> Recording:
     if not cells["path"]:
         raise _RowError("no_path", "the path is empty")
     if is_windows_path(name) and not path.exists():
-        raise _RowError("missing", f"is a path as Windows writes it, and there is no such file here ({path})")
+        raise _RowError("missing", f"is a Windows path, and there is no such file here ({path})")
     label = normal_label(cells["label"])
     if not label:
         raise _RowError("no_label", "the label is empty")

@@ -14,7 +14,7 @@ from tritone_client._exceptions import InvalidAudioError
 from tritone_client.audio import FloatArray, OnNote, Window, iter_windows, load_mono
 from tritone_client.constants import SAMPLE_RATE_HZ
 
-# Unicode categories of what people do not see as part of a label: blanks, controls, joiners, hyphens, underscores.
+# Unicode categories that `comparable_label` ignores: blanks, controls, joiners, hyphens, underscores.
 _INSIGNIFICANT: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Pd", "Pc"})
 
 
@@ -99,7 +99,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something worth knowing about a recording that is used."""
+    """A remark on a recording that is used."""
 
     name: str
     message: str
@@ -112,7 +112,7 @@ class RecordingSet:
     Attributes:
         source: where they come from, for the model card.
         licence: the data's licence, if the data set says.
-        remarks: on recordings that are used all the same.
+        remarks: on recordings that are used.
     """
 
     source: str
@@ -141,7 +141,7 @@ class RecordingSet:
 
     @property
     def labels_alike(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of labels that differ only by case, blanks or hyphens, and are probably one."""
+        """Groups of labels that differ only by case, blanks or hyphens, and probably mean the same."""
         groups: dict[str, list[str]] = {}
         for label in self.labels:
             groups.setdefault(comparable_label(label), []).append(label)
@@ -171,14 +171,17 @@ class RecordingSet:
 
 
 def normal_label(text: str) -> str:
-    """Return a label in one spelling: composed letters (NFC), plain blanks, and no invisible letters."""
+    """Return a label in composed form (NFC), with plain blanks and without invisible characters.
+
+    Unlike `normalize_id`, which keeps them inside an id: labels are typed by people and shown, not looked up.
+    """
     composed = unicodedata.normalize("NFC", text)
     plain = ((" " if unicodedata.category(c) == "Zs" else c) for c in composed if unicodedata.category(c) != "Cf")
     return "".join(plain)
 
 
 def comparable_label(label: str) -> str:
-    """Return what labels that look alike have in common: no case, blanks, invisible letters, hyphens or underscores."""
+    """Return a key that similar labels share: without case, blanks, invisible characters, hyphens and underscores."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     return "".join(c for c in folded if unicodedata.category(c) not in _INSIGNIFICANT)
 

@@ -67,14 +67,14 @@ class TritonPythonModel:
         )
         if not self._embeddings.fits:
             pb_utils.Logger.log_warn(
-                f"cf_ensemble: {args['model_name']}: ignores recordings: the genre_cnn beside it is not the one "
-                f"that embedded its items; see `tritone lint`"
+                f"cf_ensemble: {args['model_name']}: recordings are ignored: the genre_cnn of this repository did not "
+                f"embed the recommender's items; see `tritone lint`"
             )
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
-        _ = self._recommender.track_search  # built now, so that the first search takes no longer than the others
+        _ = self._recommender.track_search  # built at load, so that the first search is not slower
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
             self._recommender.artifact.n_items,

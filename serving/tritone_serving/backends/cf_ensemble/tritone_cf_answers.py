@@ -16,7 +16,7 @@ from tritone_serving.recommender import Answer, Reason, Recommender, SearchAnswe
 
 Array = np.ndarray[Any, Any]
 
-# Rungs of answers that are no recommendations.
+# Values of `rung` for answers other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
 _NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"recording":false}'

@@ -7,8 +7,8 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 ```
 """
 
-from tritone_training.data.interactions.choice import Columns
 from tritone_training.data.interactions.cleaning import CleaningRules
+from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.listening import ListeningData, columns_of, files_of, load_listening
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
 from tritone_training.data.interactions.metadata import load_metadata

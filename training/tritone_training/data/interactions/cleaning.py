@@ -76,7 +76,7 @@ def clean(
 
     Args:
         plays: NaN where unreadable, like ratings and times (seconds since 1970).
-        report: what reading did, for the log's report.
+        report: entries from reading the table, for the log's report.
 
     Raises:
         DataError: nothing is left; says what was left out.

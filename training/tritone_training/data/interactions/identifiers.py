@@ -1,4 +1,4 @@
-"""Columns of ids: one spelling for each id, and whole numbers without the point that a table program added."""
+"""Normalise columns of ids, and remove decimal points that programs add to whole numbers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+|,0)?")
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _ROUNDED: Final = re.compile(r"-?\d(?:\.\d+[eE]\+?|[eE]\+)\d+")  # as programs write floats; 12e5 may be hexadecimal
 _LIKE_MISSING: Final = frozenset({"nan", "null", "none", "<na>", "n/a", "nat", "undefined"})
-_EXACT: Final = 2**53  # from here on not every whole number is a 64-bit float
+_EXACT: Final = 2**53  # from here on, 64-bit floats cannot represent every whole number
 
 
 @dataclass(frozen=True)
 class IdCounts:
-    """What normalising changed in a column of ids.
+    """Counts of what normalisation changed in a column of ids.
 
     Attributes:
         n_rows: rows whose id had another Unicode form, or blanks around it.
-        n_merged: ids that turned out to be another spelling of an id.
+        n_merged: ids that became equal to another id.
         n_points: ids that were written as numbers with a point (12.0).
-        n_suspect: rows whose id reads like a missing value (nan, null) among names, and is kept: somebody may be called
-            so.
+        n_suspect: rows whose id looks like a missing value (nan, null) among names; they are kept, because it may be a
+            name.
     """
 
     n_rows: int = 0
@@ -39,7 +39,7 @@ class IdCounts:
     n_suspect: int = 0
 
     def to_dict(self) -> dict[str, int]:
-        """Return what is not 0."""
+        """Return the counts that are not 0."""
         names = {
             "n_rows_normalized": self.n_rows,
             "n_ids_merged": self.n_merged,
@@ -50,10 +50,10 @@ class IdCounts:
 
 
 def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCounts]:
-    """Return ids in the form of `normalize_id`, empty ones as missing, and what changed.
+    """Return ids normalised by `normalize_id`, empty ones as missing, and the counts of changes.
 
-    A column that holds nothing but whole numbers, some as 12.0, loses the points: programs write ids so where a cell of
-    the column is empty. In a column of numbers, cells like nan and null are missing.
+    In a column of whole numbers, some written as 12.0, the decimal points are removed: programs add them to the whole
+    column if one of its cells is empty. In a column of numbers, cells like nan and null are missing.
 
     Raises:
         DataError: the ids went through floating point and have lost digits.
@@ -79,7 +79,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
 
 
 def whole_numbers(texts: list[str]) -> list[str]:
-    """Return texts without the points of whole numbers if they are all that, some with a point; else as they are."""
+    """Return texts without decimal points if all are whole numbers, some with a point; else unchanged."""
     matches = [_WHOLE.fullmatch(text) for text in texts if text]
     if not all(matches) or not any(found["point"] for found in matches if found is not None):
         return texts

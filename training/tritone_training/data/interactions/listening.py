@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tritone_training._exceptions import DataError
-from tritone_training.data.interactions.choice import Columns
+from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
 from tritone_training.data.interactions.metadata import load_metadata
 from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
@@ -59,7 +59,7 @@ class ListeningData:
 
 
 def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
-    """What a request names: its listening files, or --data as a log; None for the simulated world.
+    """Return the listening files of a request, or --data as a log; None for simulated listening.
 
     Raises:
         DataError: both are given.

@@ -1,4 +1,4 @@
-"""Titles, artists and everything else that is known of items, read from a table."""
+"""Read titles, artists and other metadata of items from a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training.data.interactions.choice import ignored_notes, required, shown_columns, usual_names
 from tritone_training.data.interactions.cleaning import is_text
+from tritone_training.data.interactions.columns import ignored_notes, required, shown_columns, usual_names
 from tritone_training.data.interactions.identifiers import id_column, whole_numbers
 from tritone_training.data.interactions.log import MetadataTable
-from tritone_training.data.interactions.words import holds, is_long, words_of_texts
+from tritone_training.data.interactions.words import column_kind, is_long, words_of_texts
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 
@@ -24,14 +24,14 @@ _IGNORED: Final = ("images", "links", "bytes")
 
 
 def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
-    """What is said of each item: all other columns, with `title` and `artist` under these names.
+    """Return the metadata of each item: all columns except the id, with `title` and `artist` under these names.
 
-    Of several columns that usually hold a title (or an artist) the first of `_NAMES` is one; the others stay what they
-    are called, and count as words. Rows whose id, and cells whose text, is no UTF-8 are left out. Columns of images,
-    links, bytes and lists are not read; of texts such as lyrics only the words are kept.
+    If several columns have a usual name of the title (or the artist), the first one in `_NAMES` is used; the others
+    keep their names and count as words. Rows whose id is not UTF-8, and cells whose text is not, are left out. Columns
+    of images, links, bytes and lists are not read; of texts such as lyrics only the words are kept.
 
     Args:
-        item: what the log calls its items; a column of that name holds the ids, else one that is usual.
+        item: name of the log's item column; the ids are in the column of that name, else in one with a usual name.
 
     Raises:
         DataError: the table cannot be read, or no column holds the ids.
@@ -59,7 +59,7 @@ def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
         ok = is_text(cells[name])
         n_cells += int((~ok).sum())
         values = dict(zip(cells[key][ok], _values(cells[name][ok]), strict=True))
-        kind = "values" if shown in _NAMES else holds(values.values())
+        kind = "values" if shown in _NAMES else column_kind(values.values())
         if kind in _IGNORED:
             ignored[name] = kind
             continue
@@ -91,5 +91,5 @@ def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
 
 
 def _values(column: pd.Series[Any]) -> list[str]:
-    """Return cells in one spelling; a whole column of 1999.0 is 1999."""
+    """Return normalised cells; whole numbers such as 1999.0 lose the decimal point."""
     return whole_numbers([normalize_id(str(text)) for text in column])

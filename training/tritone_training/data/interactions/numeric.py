@@ -1,4 +1,4 @@
-"""Counts and ratings as people and programs write them: decimal commas, separated thousands, yes and no."""
+"""Parse counts and ratings: decimal commas, separated thousands, true and false."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BOOLEANS: Final = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 def numbers_of(
     path: Path, column: pd.Series[Any], *, separator: str | None, option: str
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Return a column as numbers, NaN where it holds none, and notes on how they were read.
+    """Return a column as numbers (NaN for other cells), and notes on how it was read.
 
     Args:
-        separator: between the table's cells; where it is a comma, a comma in a quoted cell separates thousands.
-        option: names another column, for the message.
+        separator: of the table's cells; if it is a comma, a comma in a quoted cell separates thousands.
+        option: the option that names the column, for the message.
 
     Raises:
-        DataError: nothing tells whether 1,234 is 1234 or 1.234.
+        DataError: the column does not show whether 1,234 is 1234 or 1.234.
     """
     codes, values = pd.factorize(column)
     texts = [str(value).strip() for value in values]
@@ -46,7 +46,7 @@ def numbers_of(
         elif any("," in text for text in written):
             notes = (f"column {column.name!r}: commas are read as separators of thousands",)
         if any(map(_POINTS.fullmatch, written)):
-            # 1.234.567 tells that points separate thousands in 1.234 as well.
+            # 1.234.567 shows that points separate thousands, so 1.234 is 1234 too.
             same = [place for place, text in enumerate(texts) if re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text)]
             numbers[same] = _plain([texts[place].replace(".", "") for place in same])
     elif texts and all(text.lower() in _BOOLEANS for text in texts):
@@ -70,7 +70,7 @@ def _comma_is_decimal(path: Path, name: str, texts: list[str], separator: str | 
     if both is None or separator == ",":
         return False
     raise DataError(
-        f"{path}: column {name!r} holds numbers like {both!r}, and no row tells whether the comma is a decimal point: "
+        f"{path}: column {name!r} holds numbers like {both!r}, and no row shows whether the comma is a decimal point: "
         f"expected numbers as 1234 or 1.234; write them so, or name another column with {option}"
     )
 

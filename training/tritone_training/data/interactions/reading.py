@@ -1,4 +1,4 @@
-"""The log, and the friends and tags that belong to it, read from tables."""
+"""Read listening logs, friends and tags from tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
-from tritone_training.data.interactions.choice import (
+from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
+from tritone_training.data.interactions.columns import (
     Columns,
     distinct,
     ignored_notes,
@@ -20,7 +21,6 @@ from tritone_training.data.interactions.choice import (
     required,
     shown_columns,
 )
-from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
 from tritone_training.data.interactions.identifiers import id_column
 from tritone_training.data.interactions.log import Log, TagTable
 from tritone_training.data.interactions.numeric import numbers_of
@@ -36,7 +36,7 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     """Read and clean a listening log.
 
     Raises:
-        DataError: it is missing, unreadable, lacks a column, or nothing of it is left after cleaning.
+        DataError: it is missing or unreadable, has no column for users or items, or has no rows left after cleaning.
     """
     with open_table(path) as table:
         user = required(table, "user", columns.user)
@@ -81,12 +81,12 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
 
 
 def load_friends(path: Path, columns: Columns = _NO_COLUMNS) -> list[tuple[str, str]]:
-    """Pairs of raw user ids, each pair once, in either direction; rows without both ids are left out."""
+    """Return pairs of raw user ids, each pair once, in one direction; rows without both ids are left out."""
     return read_friends(path, columns)[0]
 
 
 def read_friends(path: Path, columns: Columns = _NO_COLUMNS) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """Return pairs of raw user ids as `load_friends`, and what was read.
+    """Return pairs of raw user ids as `load_friends`, and a report on the table.
 
     Raises:
         DataError: the table cannot be read or lacks a column.
@@ -110,7 +110,7 @@ def read_friends(path: Path, columns: Columns = _NO_COLUMNS) -> tuple[list[tuple
 
 
 def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None = None) -> TagTable:
-    """Who gave which tag to which item; without a user column nobody is said to have given them.
+    """Return the tags of items, with the users who gave them if the table has a user column.
 
     Texts of more than 200 characters are not tags, and are left out.
 
@@ -158,7 +158,7 @@ def load_tags(path: Path, columns: Columns = _NO_COLUMNS, *, names: Path | None 
 
 
 def _tag_names(path: Path, tag: str) -> tuple[Mapping[str, str], int]:
-    """(tag's id -> name, how many names are no UTF-8); a tag without a name is called by its id."""
+    """Return (tag id -> name, number of names that are not UTF-8); tags without a name keep their ids."""
     with open_table(path) as table:
         key = tag if tag in table.names else table.names[0]
         value = next((name for name in table.names if name != key), None)

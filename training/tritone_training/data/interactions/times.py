@@ -1,4 +1,4 @@
-"""Times of listening as they come: numbers, ISO dates, dates as people write them; one rule for the whole column."""
+"""Parse times: numbers, ISO dates and other written dates, by one rule for the whole column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from tritone_training._exceptions import DataError
 
-# Seconds since 1970 beyond these are of the year 5138: the number counts parts of a second.
+# Numbers above these would be seconds after the year 5138, so they are milli-, micro- or nanoseconds.
 _PARTS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 _COMPACT: Final = r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:\d{6})?)?)?"
 _COMPACT_FORMATS: Final = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
@@ -30,7 +30,7 @@ class Times:
     Attributes:
         seconds: since 1970 in UTC, NaN where unreadable.
         n_naive: times without a zone, which are taken for UTC.
-        n_zoned: times with a zone, which are moments.
+        n_zoned: times with a zone, which are converted to UTC.
     """
 
     seconds: Seconds
@@ -38,13 +38,13 @@ class Times:
     n_zoned: int = 0
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note if the times are of a century without listening logs: their unit was mistaken."""
+        """Return a note if most times are implausible, because their unit was probably not recognised."""
         known = self.seconds[np.isfinite(self.seconds)]
         middle = float(np.median(known)) if len(known) else _PLAUSIBLE_S[0]
         if _PLAUSIBLE_S[0] <= middle <= _PLAUSIBLE_S[1]:
             return ()
         day = np.datetime64(int(np.clip(middle, -6e10, 2.5e11)), "s").astype("datetime64[D]")
-        return (f"the times lie around {day}: expected times from 1980 to 2100; check in which unit they are written",)
+        return (f"the median time is {day}: expected times from 1980 to 2100; check the unit",)
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts for the report."""

@@ -1,9 +1,9 @@
-"""Tables from disk, every cell as text: CSV and its relatives, Parquet, JSON, Excel; compressed, archived or in parts.
+"""Read tables with every cell as text: CSV and similar, Parquet, JSON, Excel; compressed, archived or in parts.
 
 ```python
 with open_table(Path("plays.csv.gz")) as table:
     table.names                       # column names
-    table.notes                       # what a user should know, such as the encoding
+    table.notes                       # sentences for the report, for example on the encoding
     frame = table.read(["user", "item"])
 ```
 """

@@ -21,7 +21,7 @@ def json_table(content: Content, encoding: str) -> Table:
     """Read a JSON table.
 
     Raises:
-        DataError: it is damaged, or holds something else than objects.
+        DataError: it is damaged, or holds values other than objects.
     """
     path = content.path
     unusable: dict[str, str] = {}
@@ -43,9 +43,9 @@ def json_table(content: Content, encoding: str) -> Table:
         raise DataError(f"{path}: is JSON that cannot be read ({error}); {_EXPECTED}") from error
     if not rows:
         raise DataError(f"{path}: is empty; {_EXPECTED}")
-    if len(rows) == 1 and len(unusable) == len(names):  # as pandas writes a frame unless told otherwise
+    if len(rows) == 1 and len(unusable) == len(names):  # the default of pandas
         raise DataError(
-            f"{path}: is JSON by columns: {_EXPECTED}; write it so (pandas: to_json(orient='records', lines=True))"
+            f"{path}: is JSON by columns: {_EXPECTED}; convert it (pandas: to_json(orient='records', lines=True))"
         )
     plain = dict(zip(check_names(path, [normalize_id(name) for name in names]), names, strict=True))
 
@@ -59,7 +59,7 @@ def json_table(content: Content, encoding: str) -> Table:
 
 
 def _records(content: Content, encoding: str) -> Iterator[Any]:
-    # Digits stay as written: a float would round ids, and 12.0 is told from 12 later.
+    # Numbers keep their digits: floats would round ids, and lose the difference between 12.0 and 12.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
     with content.open() as file, io.TextIOWrapper(file, encoding, errors="strict") as text:
         first = text.readline()

@@ -1,4 +1,4 @@
-"""Finds out by its content what kind of table a file or folder is, and opens it."""
+"""Detect the format of a table by the content of its file or folder, and open it."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ _NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 
 @contextmanager
 def open_table(path: Path) -> Iterator[Table]:
-    """Open a table: a file of any kind that is read here, or a folder of parts.
+    """Open a table: a file in any supported format, or a folder of parts.
 
     Raises:
-        DataError: it is missing, empty, damaged, or something else; the message says what it is and what to do.
+        DataError: it is missing, empty, damaged, or in another format.
     """
     with ExitStack() as stack:
         if path.is_dir():
@@ -88,7 +88,7 @@ def _file(path: Path, stack: ExitStack) -> Table:
 
 
 def _saved(content: Content, stack: ExitStack) -> Path:
-    """Return a file with the table's bytes, which is removed with the stack."""
+    """Return a file with the unpacked bytes; a temporary one is removed when the stack closes."""
     if not content.is_packed:
         return content.path
     return content.save(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tritone-table-"))))
@@ -163,7 +163,7 @@ def _joined(path: Path, parts: Sequence[Table], keys: Sequence[dict[str, str | N
     def load(wanted: Sequence[str]) -> pd.DataFrame:
         frames = []
         for part, key in zip(parts, keys, strict=True):
-            # A partition's value replaces the column: where both exist, files hold the same value.
+            # A partition's value replaces the column: where both exist, they are equal.
             there = [name for name in wanted if name in part.names and name not in key]
             frame = part.read(there or [part.names[0]])
             columns = {

@@ -22,7 +22,7 @@ MAX_UNPACKED_BYTES: Final = 64 << 30
 MAX_UNPACKED_RATIO: Final = 200  # times the packed size; logs compress 3 to 50 times
 ALWAYS_UNPACKED_BYTES: Final = 64 << 20  # allowed at any ratio
 _CHUNK: Final = 1 << 20
-_ZSTANDARD_CHUNK: Final = 1 << 10  # four bytes can stand for 128 KiB, and all that a chunk unpacks to is in memory
+_ZSTANDARD_CHUNK: Final = 1 << 10  # four bytes may unpack to 128 KiB, and a whole unpacked chunk is kept in memory
 
 
 def _zstandard(file: BinaryIO) -> Any:
@@ -34,7 +34,7 @@ def _lzma_alone(file: BinaryIO) -> Any:
     return lzma.LZMAFile(file, format=lzma.FORMAT_ALONE)
 
 
-# By content: a download may have lost its suffix.
+# By first bytes, because downloads may have lost their suffix.
 _COMPRESSED: Final[tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...]] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
@@ -54,9 +54,9 @@ class Content:
 
     Attributes:
         path: the file on disk, for messages.
-        name: of the table itself: within an archive, its member's.
-        open: returns the unpacked bytes from their start; close it.
-        is_packed: whether they differ from those on disk.
+        name: file name of the table, within an archive if it is in one.
+        open: returns a stream of the unpacked bytes, which the caller closes.
+        is_packed: whether the bytes on disk are compressed.
     """
 
     path: Path
@@ -100,7 +100,7 @@ def content_of(path: Path) -> Content:
         else:
             _check_size(path, content.open, path.stat().st_size)
     except UNPACKING_ERRORS as error:
-        raise DataError(f"{path}: is no table that can be read ({error}); it is damaged or cut short") from error
+        raise DataError(f"{path}: is not a table that can be read ({error}); it is damaged or cut off") from error
     return content
 
 
@@ -119,7 +119,7 @@ class _Owning(io.BufferedReader):
 
 
 def _of_zip(path: Path) -> Content:
-    """Return the only table of an archive; workbooks, which are archives too, stay as they are."""
+    """Return the only table of an archive, or a workbook, which is an archive too, unchanged."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [each for each in archive.infolist() if not each.is_dir()]
@@ -167,10 +167,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def _check_size(path: Path, open_stream: Callable[[], BinaryIO], n_packed: int) -> None:
-    """Unpack once without keeping anything, so that a bomb is refused before it fills the memory.
+    """Unpack once without keeping the result, so that a decompression bomb is refused before it fills the memory.
 
     Raises:
-        DataError: it unpacks to too much.
+        DataError: the unpacked size is above the limit.
     """
     most = _most_bytes(n_packed)
     n_bytes = 0
@@ -182,11 +182,11 @@ def _check_size(path: Path, open_stream: Callable[[], BinaryIO], n_packed: int) 
 
 
 def _check_zstandard(path: Path) -> None:
-    """Check the unpacked size, and that the last frame is complete, which the stream reader does not.
+    """Check the unpacked size, and that the last frame is complete, which the stream reader does not check.
 
     Raises:
-        DataError: it unpacks to too much.
-        EOFError: it is cut short.
+        DataError: the unpacked size is above the limit.
+        EOFError: the file is cut off.
     """
     most = _most_bytes(path.stat().st_size)
     n_bytes, frame = 0, None
@@ -204,10 +204,10 @@ def _check_zstandard(path: Path) -> None:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Measure what the members of a workbook unpack to, not what the archive says of them.
+    """Check the real unpacked size of a workbook's members; the sizes in the archive's directory may be false.
 
     Raises:
-        DataError: they unpack to too much.
+        DataError: the unpacked size is above the limit.
     """
     most = _most_bytes(path.stat().st_size)
     n_bytes = 0

@@ -1,4 +1,4 @@
-"""Parquet, every column as text by its own type: 64-bit ids stay exact, times with a zone become UTC."""
+"""Parquet, with each column converted to text by its type: 64-bit ids stay exact, times with a zone become UTC."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tritone_training.data.tables.table import NOTHING, Table, check_names, chec
 
 _SNIFFED_ROWS: Final = 1_000
 _ROWS_ALWAYS_READ: Final = 20_000_000
-_MOST_ROWS_A_BYTE: Final = 20  # a run of equal values packs without limit: more rows than this are no real log
+_MOST_ROWS_A_BYTE: Final = 20  # runs of equal values compress without limit; real logs have fewer rows
 _EXACT: Final = {"DOUBLE": 2**53, "FLOAT": 2**24}
 
 
@@ -24,8 +24,8 @@ def parquet_table(path: Path, file: Path) -> Table:
     """Open a Parquet file.
 
     Args:
-        path: what messages call it.
-        file: where its bytes are.
+        path: the file to name in messages.
+        file: the unpacked file.
 
     Raises:
         DataError: it is damaged, has two columns of one name, or unpacks to too many rows.
@@ -107,7 +107,7 @@ def _stored_names(database: duckdb.DuckDBPyConnection, file: Path) -> list[str]:
 
 
 def _no_single_value(kind: str) -> str | None:
-    """Return what a column holds that is neither text nor number nor time."""
+    """Return what a column holds if it is neither text nor numbers nor times; else None."""
     if kind.endswith("]"):
         return "lists"
     nested = {"STRUCT": "nested fields", "MAP": "maps", "UNION": "unions", "VARIANT": "variants"}
@@ -123,19 +123,19 @@ def _quoted(name: str) -> str:
 
 
 def _is_text(relation: duckdb.DuckDBPyRelation, name: str) -> bool:
-    """Return whether a column of bytes holds text, judged by its first rows."""
+    """Return whether the first rows of a column of bytes are text."""
     column = _quoted(name)
     is_text = f"{column} IS NULL OR coalesce(NOT contains(try(decode({column})), chr(0)), false)"
     return all(row[0] for row in relation.limit(_SNIFFED_ROWS).project(is_text).fetchall())
 
 
 def _as_text(name: str, kind: str, *, is_binary: bool) -> str:
-    """Return an expression of SQL that makes a column text."""
+    """Return an SQL expression that converts a column to text."""
     column = _quoted(name)
     if kind.startswith("TIMESTAMP"):
         zone = "Z" if "TIME ZONE" in kind else ""
         text = f"strftime(CAST({column} AS TIMESTAMP), '%Y-%m-%dT%H:%M:%S.%f{zone}')"
-    elif kind in _EXACT:  # like pandas writes them to CSV; digits beyond what the type holds are not made up
+    elif kind in _EXACT:  # as pandas writes them to CSV, without digits beyond the precision of the type
         whole = f"isfinite({column}) AND {column} = trunc({column})"
         most = _EXACT[kind]
         text = (
@@ -157,5 +157,5 @@ def _as_text(name: str, kind: str, *, is_binary: bool) -> str:
 
 
 def _without_wildcards(path: Path) -> str:
-    """Return the path as a pattern that only it matches."""
+    """Return the path as a glob pattern that matches only this path."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))

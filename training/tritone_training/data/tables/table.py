@@ -1,4 +1,4 @@
-"""What every reader of tables returns."""
+"""The type that all table readers return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tritone_training._exceptions import DataError
 
 EXPECTED: Final = "a table as CSV, TSV, Parquet, JSON or Excel"
 NOT_UTF8: Final = "holds bytes that are not UTF-8"  # how the note on such bytes begins
-NOTHING: Final = "nothing"  # what a column holds whose cells are all empty, and which has no type
+NOTHING: Final = "nothing"  # content of a column without values, whose type is unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,12 @@ class Table:
     Attributes:
         format: "CSV", "Parquet", "JSON" or "Excel".
         names: all columns that can be read, in order.
-        unusable: columns that hold no single values, such as lists, and what they hold.
-        binary: columns of bytes that are no text, read as hexadecimal digits.
-        incomplete: columns that a part of the table lacks, and that part.
+        unusable: column -> what it holds instead of single values, such as lists.
+        binary: columns of bytes that are not text, read as hexadecimal digits.
+        incomplete: column -> a part of the table that does not have it.
         notes: sentences for the report.
         separator: between cells, where the format has one.
-        first_row: the line that was taken for the header, where that is a guess.
+        first_row: the header, in formats where the first row may be data instead.
         numbered_rows: of a text table: yields (line in the file, cells) of each row, the header first.
     """
 
@@ -86,13 +86,13 @@ class Table:
             if len(cells) > len(self.names):
                 raise DataError(
                     f"{self.path} line {line}: has {len(cells)} cells under {len(self.names)} columns; a cell that "
-                    f"holds the separator must stand in double quotes"
+                    f"holds the separator must be enclosed in double quotes"
                 )
             yield line, dict(zip(self.names, cells + [""] * (len(self.names) - len(cells)), strict=True))
 
     @property
     def lacks_header(self) -> bool:
-        """Return whether the first line looks like data: it holds a number, which no column is called."""
+        """Return whether the first line looks like data: it holds a number, which is not a column name."""
         return any(is_number(name) for name in self.first_row)
 
 
@@ -106,7 +106,7 @@ def is_number(text: str) -> bool:
 
 
 def check_names(path: Path, names: Sequence[str]) -> list[str]:
-    """Return column names with a name for each that has none.
+    """Return column names, with a generated name for each column without one.
 
     Raises:
         DataError: two columns have the same name.

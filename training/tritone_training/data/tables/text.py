@@ -1,4 +1,4 @@
-"""CSV and its relatives: any separator, UTF-8 or UTF-16, quoted or not."""
+"""CSV and similar text tables: several separators, UTF-8 or UTF-16, quoted or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tritone_training.data.tables.packing import UNPACKING_ERRORS, Content
 from tritone_training.data.tables.table import NOT_UTF8, Table, check_names
 
 UTF8: Final = "utf-8-sig"
-_SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # a comma last: names hold commas
+_SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # the comma last, because names contain commas
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 _SEPARATOR_LINE: Final = re.compile(r'^\ufeff?"?sep=(?P<separator>\\t|.)"?[ ,;\t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _SNIFFED: Final = 1 << 16
@@ -48,7 +48,7 @@ class Dialect:
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding by a byte order mark, or by where the zeros of UTF-16 are; else UTF-8."""
+    """Return the encoding by the byte order mark, or by the zero bytes of UTF-16; else UTF-8."""
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding
@@ -65,7 +65,7 @@ def decoded(head: bytes, encoding: str) -> str:
 
 
 def dialect_of(content: Content, encoding: str) -> Dialect:
-    """Return how a table is written, judged by its first rows."""
+    """Detect encoding, separator and a line `sep=;` from the beginning of a table."""
     head = content.head(_SNIFFED)
     text = decoded(head, encoding)
     if given := _SEPARATOR_LINE.match(text):
@@ -74,14 +74,14 @@ def dialect_of(content: Content, encoding: str) -> Dialect:
 
 
 def _separator(text: str, *, is_whole: bool) -> str:
-    """Return the separator that divides most of the first rows like the header, into the most cells."""
+    """Return the separator that splits most of the first rows into as many cells as the header, at best many."""
     best, best_score = ",", (False, 1)
     for separator in _SEPARATORS:
         counts = [len(row) for row in _first_rows(text, separator, is_whole=is_whole) if row]
         if not counts or counts[0] < 2:
             continue
-        n_alike = sum(count == counts[0] for count in counts)
-        score = (2 * n_alike > len(counts), counts[0])
+        n_equal = sum(count == counts[0] for count in counts)
+        score = (2 * n_equal > len(counts), counts[0])
         if score > best_score:
             best, best_score = separator, score
     return best
@@ -118,8 +118,8 @@ def text_table(content: Content, encoding: str) -> Table:
         notes = (f"read as {encoding.upper()}", *notes)
 
     def load(wanted: Sequence[str]) -> pd.DataFrame:
-        places = [names.index(name) for name in wanted]
-        chunks = [chunk.iloc[:, places] for chunk in _chunks(content, dialect)]
+        indices = [names.index(name) for name in wanted]
+        chunks = [chunk.iloc[:, indices] for chunk in _chunks(content, dialect)]
         return pd.concat(chunks, ignore_index=True).iloc[1:].reset_index(drop=True)
 
     return Table(
@@ -138,7 +138,7 @@ def _checked_bytes(content: Content, encoding: str) -> tuple[str, ...]:
     """Return a note on bytes that are not UTF-8.
 
     Raises:
-        DataError: the file holds zero bytes, which readers take for the end of a cell.
+        DataError: the file holds zero bytes, which CSV readers treat as the end of a cell.
     """
     if encoding != UTF8:
         _check_zero_characters(content, encoding)
@@ -173,7 +173,8 @@ def _check_zero_characters(content: Content, encoding: str) -> None:
         while chunk := text.read(_CHUNK):
             if "\0" in chunk:
                 raise DataError(
-                    f"{content.path}: holds a zero character: expected text in {encoding.upper()}; it is damaged"
+                    f"{content.path}: holds a zero byte: expected text in {encoding.upper()}; the file is damaged or "
+                    f"not a table"
                 )
 
 
@@ -193,10 +194,10 @@ def _stream(content: Content, dialect: Dialect) -> Iterator[BinaryIO | io.TextIO
 
 
 def _chunks(content: Content, dialect: Dialect, *, n_rows: int | None = None) -> Iterator[pd.DataFrame]:
-    """Yield rows, the header's among them.
+    """Yield rows, including the header.
 
-    Tabs do not occur in cells, so that quotes are not needed there and are often letters: in a table divided by tabs
-    only a cell that is quoted as a whole, as programs write it, loses its quotes.
+    Cells contain no tabs, so tables separated by tabs need no quotes, and quotes in them are usually part of the text:
+    only the quotes around a whole cell, as programs write them, are removed.
     """
     separator = dialect.separator
     try:
@@ -205,7 +206,7 @@ def _chunks(content: Content, dialect: Dialect, *, n_rows: int | None = None) ->
             pd.read_csv(
                 stream,
                 sep=separator if len(separator) == 1 else re.escape(separator),
-                header=None,  # pandas would rename what is there twice, and take unnamed columns for row names
+                header=None,  # pandas would rename duplicates and use unnamed columns as the index
                 dtype=object,
                 encoding=dialect.encoding,
                 encoding_errors="surrogateescape",
@@ -223,7 +224,7 @@ def _chunks(content: Content, dialect: Dialect, *, n_rows: int | None = None) ->
     except pd.errors.EmptyDataError:
         return
     except (pd.errors.ParserError, UnicodeError, ValueError, *UNPACKING_ERRORS) as error:
-        raise DataError(f"{content.path}: is no table that can be read ({_why(error)})") from error
+        raise DataError(f"{content.path}: is not a table that can be read ({_why(error)})") from error
 
 
 def _numbered_rows(content: Content, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -254,7 +255,7 @@ def _why(error: Exception) -> str:
         return why
     return (
         f"line {ragged[2]} has {ragged[3]} cells: expected {ragged[1]} as in the header; a cell that holds the "
-        f"separator must stand in double quotes"
+        f"separator must be enclosed in double quotes"
     )
 
 

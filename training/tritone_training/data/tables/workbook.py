@@ -17,7 +17,7 @@ from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.tables.table import Table, check_names
 
-_MOST_CELLS: Final = 50_000_000  # of a sheet from its first to its last cell, all of which the reader keeps
+_MOST_CELLS: Final = 50_000_000  # in the range of a sheet that has cells, all of which the reader keeps in memory
 _CELL: Final = re.compile(rb'<c [^>]*?\br="([A-Z]{1,3})([0-9]{1,7})"')
 _CHUNK: Final = 1 << 20
 _LONGEST_CELL: Final = 1 << 10  # of its opening tag
@@ -28,7 +28,7 @@ def workbook_table(file: Path, path: Path | None = None) -> Table:
 
     Args:
         file: the workbook.
-        path: what messages call it, if it was unpacked.
+        path: the file to name in messages, if the workbook was unpacked from it.
 
     Raises:
         DataError: it is damaged, protected by a password or empty.
@@ -100,7 +100,7 @@ def _text(cell: object) -> str | None:
     if isinstance(cell, bool):
         return str(cell).lower()
     if isinstance(cell, float):
-        # Workbooks store every number so; 15 digits are exact.
+        # Workbooks store all numbers as floats, of which 15 digits are exact.
         return str(int(cell)) if cell.is_integer() and abs(cell) < 10**15 else repr(cell)
     if isinstance(cell, datetime.datetime | datetime.date | datetime.time):
         return cell.isoformat()

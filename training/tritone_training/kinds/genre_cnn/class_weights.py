@@ -1,4 +1,4 @@
-"""Weights of the classes in `genre_cnn`'s loss, for data in which some labels are rare."""
+"""Class weights in the loss of `genre_cnn`, for imbalanced data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ClassWeights: TypeAlias = str | Mapping[str, float]
 
 
 def check_class_weights(value: object) -> None:
-    """Refuse what is neither `none`, `balanced` nor a mapping from labels to positive numbers.
+    """Check that a value is `none`, `balanced` or a mapping from labels to positive numbers.
 
     Raises:
-        TrainingError: says what is wrong.
+        TrainingError: it is something else.
     """
     if value in (NONE, BALANCED):
         return
@@ -46,7 +46,7 @@ def label_weights(given: ClassWeights, learned_from: Sequence[str], labels: Sequ
         labels: the L labels in the order of the network's outputs.
 
     Raises:
-        TrainingError: the mapping names a label that the data do not have.
+        TrainingError: the mapping names a label that is not in the data.
     """
     if isinstance(given, str):
         if given == NONE:

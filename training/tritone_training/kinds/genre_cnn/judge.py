@@ -99,7 +99,7 @@ def judge(
 
 
 def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, FloatMatrix, Sequence[str]]:
-    """(windows, L) probabilities, (windows, 9) emotions and remarks of one recording, read in bounded memory."""
+    """Return (windows, L) probabilities, (windows, 9) emotions and remarks of one recording, read in bounded memory."""
     parts = []
     notes: list[str] = []
     windows = recording.windows(on_note=notes.append)

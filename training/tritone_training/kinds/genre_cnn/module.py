@@ -73,11 +73,11 @@ class GenreModule(lightning.LightningModule):
         return nn.functional.mse_loss(felt[known], wanted[known])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the average needs to go on."""
+        """Save the state of the average."""
         checkpoint["n_averaged"] = self._n_averaged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average of an interrupted training."""
+        """Restore the average of an interrupted training."""
         self._n_averaged = checkpoint["n_averaged"]
 
     def on_train_epoch_start(self) -> None:

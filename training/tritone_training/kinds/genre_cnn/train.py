@@ -167,7 +167,7 @@ def _fit(
     *,
     info: Mapping[str, Any] | None,
 ) -> tuple[fitting.Fitted, GenreNetwork, dict[str, Tensor], WarmStart | None]:
-    """Train once; return how it went, the network in eval mode, its weights, and what a warm start took over.
+    """Train once; return the result of `fit`, the network in eval mode, its weights, and the report on a warm start.
 
     Args:
         info: of checkpoint.json, for the best epoch so far; None for the second training, which keeps its last epoch.

@@ -83,11 +83,11 @@ class GanModule(lightning.LightningModule):
         return (latent - self.generator.mean) / self.generator.deviation
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the optimiser that Lightning does not know."""
+        """Save the state of the optimiser that Lightning does not manage."""
         checkpoint["others"] = self._others.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the optimiser of an interrupted training."""
+        """Restore the optimiser of an interrupted training."""
         self._others.load_state_dict(checkpoint["others"])
 
     def on_train_batch_end(self, *_: Any) -> None:

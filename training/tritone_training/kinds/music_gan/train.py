@@ -140,7 +140,8 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
         GanModule(network.generator, prepared.vae, config),
         _loader(tensors, config),
         TensorDataset(*as_tensors(prepared.vae, network.conditions, watched)),
-        request=replace(request, devices=1),  # the critic learns within the generator's step, unseen by other processes
+        # One device: the critic is trained within the generator's step, which is not synchronised across processes.
+        request=replace(request, devices=1),
         settings={
             **to_dict(config),
             "fingerprint": prepared.scores.fingerprint,

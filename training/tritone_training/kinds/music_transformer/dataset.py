@@ -193,11 +193,11 @@ class TrainingStretches(Dataset[Any]):
 
     @property
     def position(self) -> tuple[int, int]:
-        """How many passes were drawn, and how many batches of the last one are left."""
+        """Return (number of passes begun, number of batches left in the last one)."""
         return self._n_passes, len(self._batches)
 
     def go_to(self, n_passes: int, n_left: int) -> None:
-        """Go to the position of an interrupted training."""
+        """Set the position, as returned by `position`."""
         self._n_passes = n_passes - 1
         self._batches = self._draw()[:n_left]
 

@@ -38,23 +38,23 @@ class TransformerModule(lightning.LightningModule):
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the average and the data need to go on."""
+        """Save the state of the average and the position in the data."""
         checkpoint["n_steps"] = self._n_steps
-        checkpoint["position"] = list(self._stretches().position)
+        checkpoint["position"] = list(self._dataset().position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average of an interrupted training."""
+        """Restore the average of an interrupted training."""
         self._n_steps = checkpoint["n_steps"]
         self._position = tuple(checkpoint["position"])
 
     def on_train_start(self) -> None:
-        """Go to where an interrupted training was in its data, which are not loaded any earlier."""
+        """Restore the position in the data, which are not loaded before."""
         if self._position is not None:
-            self._stretches().go_to(*self._position)
+            self._dataset().go_to(*self._position)
             self._position = None
 
-    def _stretches(self) -> Any:
-        """The data set that is trained on."""
+    def _dataset(self) -> Any:
+        """Return the training data set."""
         loader: Any = self.trainer.train_dataloader
         return loader.dataset
 

@@ -115,7 +115,7 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        # Until training has ended nothing is known of the attributes' directions: moving along them changes nothing.
+        # The directions of the attributes are measured after training; until then they are 0 and have no effect.
         snapshot=Snapshot(build.KIND_NAME, {**info, "attributes": _statistics(prepared.train)}, _averaged_weights),
     )
     network.load_state_dict(_averaged(fitted.best_weights))

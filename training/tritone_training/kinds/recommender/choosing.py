@@ -42,7 +42,7 @@ from tritone_training.kinds.recommender.world import World
 METRICS: Final = ("cosine", "pearson", "euclidean")
 _LONGEST_SHORT: Final = 5
 _METRIC_USERS: Final = 500
-_LEAST_SHOWN: Final = 30  # held-out listens to unheard items that weights can be learned from
+_LEAST_SHOWN: Final = 30  # held-out listens to unheard items; fewer are too few to learn weights from
 # Members that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
 _ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
 NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
@@ -125,7 +125,7 @@ def choose(
     del warm, of_hidden
     for segment, change, may_be_negative in (
         ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
-        # Whoever has nothing at all is told what is popular, so its weight must be above 0.
+        # Users without any history get popular items, so the weight of popularity must be above 0.
         ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
     ):
         candidates, of_hidden = collect(change)

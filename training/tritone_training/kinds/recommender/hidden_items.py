@@ -1,7 +1,7 @@
 """Items that are scored as if nobody listened to them, to learn how to rank new items.
 
-Scores by tags and sound do not depend on who listens to an item, so these are what a new item would get. All other
-members are silent about a new item; their scores of hidden items are 0.
+Scores by tags and sound do not depend on listening, so a hidden item has the scores that it would have as a new item.
+All other base models cannot score new items: their scores of hidden items are set to 0.
 Shapes: B users, I items that somebody listens to.
 """
 
@@ -25,11 +25,11 @@ _SHARE: Final = 0.2  # of the items with tags or sound
 
 @dataclass(frozen=True, eq=False)
 class HiddenItems:
-    """Which items are hidden, and the members that know them nevertheless.
+    """The hidden items, and the base models that can score them by content.
 
     Attributes:
         is_hidden: (I,).
-        content: names of members.
+        content: names of those base models.
     """
 
     is_hidden: npt.NDArray[np.bool_]
@@ -54,7 +54,7 @@ class HiddenItems:
         if not has_content[n_heard:].any() or len(possible) < 2:
             return None
         n = max(1, round(_SHARE * len(possible)))
-        # By id, in a sequence of its own: the same seed draws the same items, and changes no other draw.
+        # Sorted by id and drawn by a generator of its own, so that the same seed draws the same items.
         possible = possible[np.argsort(np.array(recommender.item_ids)[possible])]
         chosen = np.random.default_rng([seed, n_heard]).choice(possible, n, replace=False)
         is_hidden = np.zeros(n_heard, np.bool_)
@@ -69,7 +69,7 @@ class HiddenItems:
         return Collector(heard[:, :n], wanted[:, :n], n_held_out, self.is_hidden)
 
     def scores(self, members: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Return every member's scores (B, I) as if the hidden items had no listeners."""
+        """Return the scores (B, I) of every base model as if the hidden items had no listeners."""
         n = len(self.is_hidden)
         found = {name: np.array(each[:, :n]) for name, each in members.items()}
         for name, each in found.items():

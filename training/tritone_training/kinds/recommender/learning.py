@@ -3,7 +3,7 @@
 A multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of weight x
 log(1 + score / scale)). It is convex, has one weight a member and so little to overfit. Members that would count
 against an item are left out, popularity excepted: next to the others it mostly says what is too obvious.
-Letters: Q candidates of all users, M members, B users.
+Shapes: Q candidates of all users, M members, B users.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _FRESH: Final = 0.04
 _CANDIDATES: Final = 120  # of each member
 _L2: Final = 1e-3
 MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
-_OF_THEIR_OWN_SCALE: Final = ("popularity", "sound", "mood")
-# Weight of tags and sound for unheard items where the log does not show that they matter: enough to order these items,
-# and less than a listening member usually counts.
+# Weight of tags and sound for unheard items if the log does not show that they matter: enough to order these items, and
+# less than the usual weight of a base model of listening.
 PRIOR: Final = 0.1
 SOFTNESS: Final = 0.1  # a member's scale is this share of its mean score among its best 40 items
 
@@ -67,8 +66,8 @@ class Collector:
         """Begin without candidates.
 
         Args:
-            heard: (B, I) what each user's log holds.
-            wanted: (B, I) what was held out of it.
+            heard: (B, I) listens of each user that the base models may use.
+            wanted: (B, I) held-out listens.
             n_held_out: (B,) held-out listens, to known items or not.
             is_unheard: (I,) items that nobody listens to, or that are scored as if nobody did.
         """
@@ -149,7 +148,7 @@ class Problem:
 
     candidates: Candidates
     columns: Mapping[tuple[str, bool], Floats]
-    fixed: npt.NDArray[np.float64] | float = 0.0  # (Q,) what is added to the blend whatever the weights
+    fixed: npt.NDArray[np.float64] | float = 0.0  # (Q,) added to the blend independently of the weights
 
     def total(self, weights: Mapping[tuple[str, bool], float]) -> npt.NDArray[np.float64]:
         """(Q,) the blend."""
@@ -193,16 +192,16 @@ def learn(
 def learn_unheard(
     candidates: Candidates, content: Sequence[str], heard: Mapping[str, float], scales: Mapping[str, float]
 ) -> dict[str, float] | None:
-    """Return the weights for unheard items from candidates some of which are scored as if nobody listened to them.
+    """Return the weights for unheard items, from candidates some of which are scored as if nobody listened to them.
 
     The weights for the other items stay as they are, so that the two kinds remain comparable.
 
     Args:
-        content: members that know items without listeners.
+        content: base models that can score items without listeners.
         heard: member -> weight for items that somebody listens to.
 
     Returns:
-        member -> weight, `BIAS` among them; None if none of those items was listened to in the held-out part.
+        base model -> weight, `BIAS` included; None if there are no held-out listens to those items.
     """
     if not (candidates.wanted & candidates.unheard).any():
         return None
@@ -216,7 +215,7 @@ def learn_unheard(
     weights = polish(problem, _likeliest(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
-        # Content that says nothing about this log still has to put unheard items in some order.
+        # Even content that does not predict listening has to order the unheard items.
         found |= {name: PRIOR for name, is_unheard in columns if name != BIAS and is_unheard}
     return found
 

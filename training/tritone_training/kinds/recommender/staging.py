@@ -1,8 +1,8 @@
 """A checkpoint folder is replaced as a whole: a training that fails or is interrupted leaves the old one as it was.
 
-A folder in the checkpoint's own (`unfinished/recommender`, see `runs`) takes the new parts, so that moving them is a
-renaming on any file system. Between two such renamings a crash can still leave parts of both; each fit therefore has a
-name, which checkpoint.json and the artifact's manifest both say, and what does not belong together is refused.
+The new parts are written to a subfolder of the checkpoint (`unfinished/recommender`, see `runs`), so that moving them
+is a rename on any file system. A crash between two renames can still leave parts of both fits; therefore
+checkpoint.json and the artifact's manifest both hold an id of the fit, and a checkpoint whose parts differ is refused.
 
 An interrupted training can be resumed: `taste_vae` continues after its last complete epoch, or is kept if it was
 finished. The other members are fitted again. They have closed forms, so the result is the same, and their
@@ -36,9 +36,10 @@ def new_fit() -> str:
 
 @contextmanager
 def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
-    """Yield a folder for a checkpoint in the making; it is removed at the end, also after an error of ours.
+    """Yield a folder for an unfinished checkpoint; it is removed at the end, also after an exception.
 
-    An interruption leaves it. It is empty unless `resume` is set: then it may hold a `taste_vae`, trained or not.
+    It is kept if the process is killed. It is empty unless `resume` is set: then it may hold a `taste_vae`, finished or
+    not.
 
     Raises:
         TrainingError: it cannot be made.

@@ -158,7 +158,7 @@ def _served_weights(module: TasteModule) -> dict[str, torch.Tensor]:
 
 
 def check_learned_from(folder: Path, data: TasteData) -> None:
-    """Refuse a checkpoint that was trained on other matrices.
+    """Check that a checkpoint was trained on the same matrices.
 
     Raises:
         TrainingError: it was.
@@ -171,7 +171,7 @@ def check_learned_from(folder: Path, data: TasteData) -> None:
 
 
 def _fingerprint(data: TasteData) -> str:
-    """Return a digest of all that is learned from and judged by."""
+    """Return a digest of all training and validation data."""
     digest = hashlib.sha256("\n".join(data.items).encode())
     for matrix in (data.plays, data.held_out, data.words):
         for part in (matrix.indptr, matrix.indices, matrix.data):

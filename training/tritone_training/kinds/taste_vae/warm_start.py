@@ -1,6 +1,6 @@
-"""Warm start of `taste_vae`: items keep their vectors from an earlier checkpoint, whatever their new numbers are.
+"""Warm start of `taste_vae`: items, matched by id, keep their vectors from an earlier checkpoint.
 
-Letters: T items, D size of the code.
+Shapes: T items, D size of the code.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from tritone_training.warm_start import WarmStart
 
 @torch.no_grad()
 def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items: Sequence[str]) -> WarmStart | None:
-    """Set the vectors of the items that both know so that the learner scores them as the checkpoint does.
+    """Set the vectors of the items in both, so that the learner scores them as the checkpoint does.
 
     Args:
         saved: None does nothing.
         items: T ids, in the learner's order.
 
     Raises:
-        TrainingError: codes of another size, or not one item in common.
+        TrainingError: the codes differ in size, or no item is in both.
     """
     if saved is None:
         return None
-    heard, found = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
-    if heard.shape[1] != learner.items.shape[1]:
+    embeddings, directions = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
+    if embeddings.shape[1] != learner.items.shape[1]:
         raise TrainingError(
-            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {heard.shape[1]}; train with "
-            f"--set latent={heard.shape[1]}, or leave --warm-start out"
+            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {embeddings.shape[1]}; train with "
+            f"--set latent={embeddings.shape[1]}, or leave --warm-start out"
         )
-    places = {name: place for place, name in enumerate(saved.info["items"])}
-    rows = torch.tensor([row for row, name in enumerate(items) if name in places], dtype=torch.int64)
+    old_index = {name: index for index, name in enumerate(saved.info["items"])}
+    rows = torch.tensor([row for row, name in enumerate(items) if name in old_index], dtype=torch.int64)
     if not len(rows):
         raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
-    old = torch.tensor([places[items[row]] for row in rows.tolist()], dtype=torch.int64)
-    said = learner.vectors()[rows] - learner.items[rows]  # the words' part, which stays
-    vectors = heard[old] / learner.get_buffer("say")[rows, None]
-    learner.items[rows] = vectors - said
+    old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
+    side_info = learner.vectors()[rows] - learner.items[rows]  # from the items' words, which are kept
+    vectors = embeddings[old] / learner.get_buffer("say")[rows, None]
+    learner.items[rows] = vectors - side_info
     lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    learner.offsets[rows] = functional.normalize(found[old], dim=1) * lengths - vectors
+    learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors
     not_loaded = {
         "log_variance": "not in the checkpoint",
         "words": "not in the checkpoint",

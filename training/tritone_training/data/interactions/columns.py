@@ -1,4 +1,4 @@
-"""Which columns of a table hold what: by name, or found where their name is usual."""
+"""Find the columns of a table, by the given name or by their usual names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritone_serving.ids import normalize_id
 from tritone_training._exceptions import DataError
 from tritone_training.data.tables import NOT_UTF8, Table
 
-# Names that columns usually have, in lower case without `_`, `-` and blanks, the likeliest first.
+# Usual names of columns, in lower case without `_`, `-` and blanks, the most likely first.
 _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "user": ("userid", "user", "uid", "userkey", "listener", "listenerid", "username", "accountid", "customerid"),
     "item": ("itemid", "item", "trackid", "track", "songid", "song", "artistid", "artist", "iid"),
@@ -31,7 +31,7 @@ _ITEM_NAMES: Final = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; None: the usual ones are looked for, and optional columns may be absent."""
+    """Names of columns. None: look for the usual names; optional columns may be missing."""
 
     user: str | None = None
     item: str | None = None
@@ -43,10 +43,10 @@ class Columns:
 
 
 def required(table: Table, what: str, name: str | None) -> str:
-    """Return the name of a column that has to be there.
+    """Return the name of a required column.
 
     Raises:
-        DataError: it is not, or holds no single values; says what was found.
+        DataError: it is missing, or does not hold single values.
     """
     found = optional(table, what, name)
     if found is not None:
@@ -73,10 +73,10 @@ def required(table: Table, what: str, name: str | None) -> str:
 
 
 def optional(table: Table, what: str, name: str | None) -> str | None:
-    """Return the name of a column, None if it is not named and no column has a usual name.
+    """Return the name of an optional column; None if no name is given and no column has a usual name.
 
     Raises:
-        DataError: the named column does not exist, holds no single values, or a part of the table lacks it.
+        DataError: the named column does not exist, does not hold single values, or is missing in a part of the table.
     """
     if name is not None:
         named = name if name in (*table.names, *table.unusable) else normalize_id(name)
@@ -142,10 +142,13 @@ def _numbers_rows(table: Table, row_id: str, other: str | None) -> bool:
 
 
 def distinct(table: Table, **columns: str | None) -> None:
-    """Refuse one column for two things.
+    """Check that no column is used twice.
+
+    Args:
+        columns: use -> column; None is ignored.
 
     Raises:
-        DataError: two are the same column.
+        DataError: a column has two uses.
     """
     taken: dict[str, str] = {}
     for what, name in columns.items():
@@ -165,15 +168,15 @@ def shown_columns(chosen: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def ignored_notes(table: Table) -> tuple[str, ...]:
-    """Return a note on each column that is not read because it holds no single values."""
+    """Return a note on each column that is not read because it does not hold single values."""
     return tuple(f"column {name!r} holds {what} and is not read" for name, what in table.unusable.items())
 
 
 def usual_names(names: Iterable[str], wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the columns that hold what is wanted -> what that is called.
+    """Return column -> field for the fields whose columns are found.
 
     Args:
-        wanted: what it is called -> usual names of its column, the likeliest first.
+        wanted: field -> usual names of its column, the most likely first.
     """
     found = {}
     plain: dict[str, str] = {}
