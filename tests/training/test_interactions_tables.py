@@ -14,9 +14,17 @@ import pytest
 
 from tritone_serving.recommender.artifact import text_arrays
 from tritone_training._exceptions import DataError
-from tritone_training.data.interactions import Columns, load_friends, load_log, load_metadata, load_tags
+from tritone_training.data.interactions import (
+    Columns,
+    load_friends,
+    load_listening,
+    load_log,
+    load_metadata,
+    load_tags,
+)
 from tritone_training.data.interactions.log import Log
 from tritone_training.data.tables import open_table
+from tritone_training.kind import ListeningFiles, TrainRequest
 
 
 def pairs(log: Log) -> list[tuple[str, str]]:
@@ -183,3 +191,39 @@ def test_dates_whose_order_cannot_be_told_are_refused(tmp_path: Path) -> None:
         days(tmp_path, "05/06/2012", "07/08/2012")
     with pytest.raises(DataError, match=r"begin with the day \('18/06/2012'\), others with the month \('06/18/2012'\)"):
         days(tmp_path, "18/06/2012", "06/18/2012")
+
+
+# --- options that would be ignored --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["user_column", "item_column", "plays_column", "rating_column", "time_column"])
+def test_a_column_of_no_log_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"--{name.replace('_', '-')} names a column of a log"):
+        load_listening(TrainRequest(tmp_path, progress=False, listening=ListeningFiles(**{name: "x"})))
+
+
+@pytest.mark.parametrize("name", ["tag_column", "friend_column"])
+def test_a_column_of_no_table_is_refused(tmp_path: Path, name: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item\n" + "".join(f"u{row % 5},x{row % 7}\n" for row in range(35)))
+    with pytest.raises(DataError, match=f"--{name.replace('_', '-')}"):
+        load_listening(TrainRequest(tmp_path, listening=ListeningFiles(interactions=log, **{name: "x"})))
+
+
+def test_columns_and_tables_hold_for_a_log_given_as_data(tmp_path: Path) -> None:
+    log, friends = tmp_path / "log.csv", tmp_path / "friends.csv"
+    log.write_text("a,b\n" + "".join(f"u{row % 5},x{row % 7}\n" for row in range(35)))
+    friends.write_text("a,friend\nu1,u2\n")
+    files = ListeningFiles(friends=friends, user_column="a", item_column="b")
+    listening = load_listening(TrainRequest(tmp_path, data=log, listening=files))
+    assert listening.report["parts"]["log"]["columns"] == {"user": "a", "item": "b"}
+    assert listening.friends == [("u1", "u2")]
+
+
+def test_a_named_column_of_ratings_comes_before_plays(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,plays,score\nu1,a,9,2\nu2,b,9,3\n")
+    assert load_log(path, Columns(rating="score")).plays.tolist() == [2, 3]
+    assert load_log(path).plays.tolist() == [9, 9]
+    with pytest.raises(DataError, match="expected play counts or ratings"):
+        load_log(path, Columns(rating="score", plays="plays"))

@@ -69,7 +69,7 @@ def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
             raise DataError("two listening logs: expected one of --data and --interactions, got both; leave one out")
         return request.listening
     if request.data is not None:
-        return ListeningFiles(interactions=request.data)
+        return replace(request.listening or ListeningFiles(), interactions=request.data)
     return None
 
 
@@ -136,8 +136,15 @@ def _check_needs(given: ListeningFiles | None, files: ListeningFiles | None) -> 
     for name in ("valid", "friends", "item_tags", "metadata"):
         if getattr(given, name) is not None and files is None:
             raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
+    for name in ("user", "item", "plays", "rating", "time"):
+        if getattr(given, f"{name}_column") is not None and files is None:
+            raise DataError(f"--{name}-column names a column of a log: give --interactions too, or leave it out")
     if given.tag_names is not None and given.item_tags is None:
         raise DataError("--tag-names holds the names of --item-tags: give these too, or leave it out")
+    if given.tag_column is not None and given.item_tags is None:
+        raise DataError("--tag-column names a column of --item-tags: give these too, or leave it out")
+    if given.friend_column is not None and given.friends is None:
+        raise DataError("--friend-column names a column of --friends: give these too, or leave it out")
 
 
 def _without_known(train: Log, valid: Log) -> tuple[Log, int]:

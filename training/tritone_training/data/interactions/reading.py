@@ -41,7 +41,13 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     with open_table(path) as table:
         user = required(table, "user", columns.user)
         item, item_notes = item_of_log(table, columns.item, user=user)
-        plays = optional(table, "plays", columns.plays)
+        if columns.plays is not None and columns.rating is not None:
+            raise DataError(
+                f"{path}: expected play counts or ratings, got a column of each ({columns.plays!r}, "
+                f"{columns.rating!r}); leave --plays-column or --rating-column out"
+            )
+        # A column of ratings that is named is not passed over for one of plays that is merely found.
+        plays = None if columns.rating is not None else optional(table, "plays", columns.plays)
         rating = None if plays else optional(table, "rating", columns.rating)
         time = optional(table, "time", columns.time)
         distinct(table, user=user, item=item, plays=plays, rating=rating, time=time)
