@@ -96,6 +96,13 @@ def test_new_items_do_not_displace_all_others(recommender: Recommender) -> None:
     assert any(item.startswith("jazz-") for item in first)
 
 
+def test_without_any_knowledge_new_items_come_last(recommender: Recommender) -> None:
+    scores = scores_of(recommender)
+    new = [score for item, score in scores.items() if item.startswith("new-")]
+    others = [score for item, score in scores.items() if not item.startswith("new-")]
+    assert max(new) <= min(others)
+
+
 def test_the_reasons_for_a_new_item_are_its_tags(recommender: Recommender) -> None:
     [answer] = recommender.answer([Question(history=["polka-1", "polka-2"], k=60, explain=True)])
     assert not isinstance(answer, Exception)

@@ -180,13 +180,13 @@ def _facts(
     popular = valid["members"]["popularity"]["ndcg@10"]
     n_pieces = sum(len(each.pieces) for _, written in chapters for each in written)
     return (
-        (f"{test['accuracy']:.1%}", f"of {test['n']} recordings of held-out pieces named rightly"),
+        (f"{test['accuracy']:.3f}", f"accuracy on {test['n']} recordings of held-out pieces"),
         (f"{sum(each.right for each in heard)} of {len(heard)}", "of those below"),
         (str(n_pieces), "pieces written for this page"),
         (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
         (
-            f"{valid['ensemble']['ndcg@10']:.2f}",
-            f"NDCG@10 for simulated listeners (what is popular: {popular:.2f})",
+            f"{valid['cross_fitted']['ndcg@10']:.3f}",
+            f"NDCG@10 for simulated listeners (popularity alone: {popular:.3f})",
         ),
         (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
     )

@@ -28,6 +28,7 @@ _POLL_S: Final = 0.1
 _GRACE_S: Final = 5.0
 _TAIL_BYTES: Final = 1_000
 _LONGEST_STATUS: Final = 90
+_STATUS_S: Final = 25.0  # a job writes a line every ten seconds; an older one is about a phase that has ended
 _ERROR: Final = "error: "  # how `tritone` begins what it says last, see `console.fail`
 
 
@@ -121,8 +122,9 @@ def _start(job: Job, *, n_threads: int) -> _Running:
 
 
 def _describe(running: _Running) -> str:
-    """Return the job's name, its running time and the last line of its log."""
-    lines = _tail(running.job.log).strip().splitlines()
+    """Return the job's name, its running time and the last line of its log, unless that is old."""
+    is_old = time.time() - running.job.log.stat().st_mtime > _STATUS_S
+    lines = [] if is_old else _tail(running.job.log).strip().splitlines()
     last = f": {lines[-1].strip()[:_LONGEST_STATUS]}" if lines else ""
     return f"{running.job.name}, {time.monotonic() - running.started:.0f} s{last}"
 

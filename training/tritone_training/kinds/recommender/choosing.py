@@ -8,6 +8,7 @@ Letters: B users, I items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tritone_serving.recommender import AskTaste, Question, Recommender
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.members.neighbours import UserKnn
+from tritone_serving.recommender.members.popularity import Popularity
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
@@ -121,7 +123,8 @@ def choose(
     learned = {"warm": learn(warm, tuple(warm.features), scales)}
     figures = _figures(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
-    unheard = {"warm": _for_unheard(learned["warm"], warm, of_hidden, hidden, scales)}
+    least = _least_known(recommender)
+    unheard = {"warm": _for_unheard(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
     del warm, of_hidden
     for segment, change, may_be_negative in (
         ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
@@ -130,7 +133,9 @@ def choose(
     ):
         candidates, of_hidden = collect(change)
         learned[segment] = learn(candidates, tuple(candidates.features), scales, may_be_negative)
-        unheard[segment] = _for_unheard(learned[segment], candidates, of_hidden, hidden, scales)
+        unheard[segment] = _for_unheard(
+            learned[segment], candidates, of_hidden, hidden, scales, least_known=least_known
+        )
         del candidates, of_hidden
     weights = {segment: dict(each.heard) for segment, each in learned.items()}
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
@@ -172,14 +177,28 @@ def _is_unheard(recommender: Recommender) -> npt.NDArray[np.bool_]:
     return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_heard
 
 
+def _least_known(recommender: Recommender) -> float:
+    """Return the popularity of the least known item that somebody listens to."""
+    popularity = recommender.scorer.members.get("popularity")
+    n_heard = recommender.scorer.n_heard
+    return float(popularity.shares[:n_heard].min()) if isinstance(popularity, Popularity) and n_heard else 0.0
+
+
 def _for_unheard(
     learned: Learned,
     candidates: Candidates,
     of_hidden: Candidates | None,
     hidden: HiddenItems | None,
     scales: Mapping[str, float],
+    *,
+    least_known: float,
 ) -> tuple[dict[str, float], str]:
-    """Return the weights for unheard items, and what they were learned from."""
+    """Return the weights for unheard items, and what they were learned from.
+
+    Hidden items have as many listeners as others, which new items do not: a bias learned from them would put every new
+    item before items that many listen to. It is therefore at most what the least known item gets for its popularity, so
+    that only content puts a new item before others.
+    """
     n_shown = int((candidates.wanted & candidates.unheard).sum())
     orders = any(weight > 0 for name, weight in learned.unheard.items() if name != BIAS)
     if hidden is None or of_hidden is None or (n_shown >= _LEAST_SHOWN and orders):
@@ -187,6 +206,8 @@ def _for_unheard(
     found = learn_unheard(of_hidden, hidden.content, learned.heard, scales)
     if found is None:
         return dict(learned.unheard), f"{n_shown} held-out listens to unheard items"
+    most = math.floor(learned.heard.get("popularity", 0.0) * least_known * 1e4) / 1e4  # weights have four digits
+    found[BIAS] = min(found[BIAS], most)
     n_hidden = int((of_hidden.wanted & of_hidden.unheard).sum())
     return {**dict.fromkeys(learned.unheard, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
 
