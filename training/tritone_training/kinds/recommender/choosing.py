@@ -133,9 +133,7 @@ def choose(
     ):
         candidates, of_hidden = collect(change)
         learned[segment] = learn(candidates, tuple(candidates.features), scales, may_be_negative)
-        unheard[segment] = _for_unheard(
-            learned[segment], candidates, of_hidden, hidden, scales, least_known=least_known
-        )
+        unheard[segment] = _for_unheard(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
         del candidates, of_hidden
     weights = {segment: dict(each.heard) for segment, each in learned.items()}
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
