@@ -135,7 +135,8 @@ def _is_device_or_pipe(path: Path) -> bool:
 
 
 def _without_link(path: Path) -> Path:
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    # `Path.is_symlink` raises for names that no file can have.
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def _write_all(file: Any, data: bytes) -> None:

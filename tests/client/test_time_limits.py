@@ -199,20 +199,20 @@ def test_a_server_that_reads_slowly_over_tls(tmp_path: Path) -> None:
     context.load_cert_chain(files.server_cert, files.server_key)
 
     def reads_slowly(plain: socket.socket) -> None:
-        connection = context.wrap_socket(plain, server_side=True)
-        head = connection.recv(1 << 14)
-        if head.startswith(b"GET") and b"/config" not in head:
-            body = (
-                b'{"name": "genre_cnn", "versions": ["1"], "inputs": [{"name": "audio", "shape": [-1, 66150]}], '
-                b'"outputs": [{"name": "probabilities", "shape": [-1, 2]}, {"name": "emotions", "shape": [-1, 9]}, '
-                b'{"name": "embedding", "shape": [-1, 256]}]}'
-            )
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-            connection.recv(1 << 14)
-            body = b'{"max_batch_size": 64}'
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        while connection.recv(1 << 12):
-            time.sleep(0.2)
+        with context.wrap_socket(plain, server_side=True) as connection:
+            head = connection.recv(1 << 14)
+            if head.startswith(b"GET") and b"/config" not in head:
+                body = (
+                    b'{"name": "genre_cnn", "versions": ["1"], "inputs": [{"name": "audio", "shape": [-1, 66150]}], '
+                    b'"outputs": [{"name": "probabilities", "shape": [-1, 2]}, {"name": "emotions", "shape": [-1, 9]}, '
+                    b'{"name": "embedding", "shape": [-1, 256]}]}'
+                )
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                connection.recv(1 << 14)
+                body = b'{"max_batch_size": 64}'
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            while connection.recv(1 << 12):
+                time.sleep(0.2)
 
     long = (np.random.default_rng(0).uniform(-1, 1, 22_050 * 120).astype(np.float32), 22_050)
     with acting(reads_slowly) as port:

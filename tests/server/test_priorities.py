@@ -23,7 +23,7 @@ from tritone_training.declaration import Axis, Batching, Declaration, Instances,
 
 pytestmark = pytest.mark.triton
 
-N_ROUNDS = 1500  # of a small matrix product: about 0.1 s a request
+N_ROUNDS = 12_000  # of a small matrix product: 0.1 to 0.3 s a request
 SIZE = 256
 MAX_BATCH_QUEUE = 20
 N_BATCH = 16

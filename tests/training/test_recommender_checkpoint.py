@@ -28,7 +28,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def request(out: Path, **changes: Any) -> TrainRequest:
-    files = replace(recommender_models.files(), friends=None)  # another artifact than the one that is there
+    files = replace(
+        recommender_models.files(), friends=None, friend_column=None
+    )  # another artifact than the one that is there
     return TrainRequest(out=out, preset="tiny", progress=False, listening=files, overwrite=True, **changes)
 
 
