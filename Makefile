@@ -33,7 +33,7 @@ $(DEV_READY): $(READY)
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: about 12 minutes)
+demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: under 10 minutes)
 	@$(BIN)/tritone demo $(ARGS)
 
 test: $(DEV_READY)  ## Run all tests, those against a real Triton included
