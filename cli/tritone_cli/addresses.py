@@ -84,8 +84,8 @@ def derivation(server: str) -> str:
 
 def grpc_address(server: str, *, tls: bool = False) -> str:
     """Return the gRPC address from `--server`; see `both_addresses`."""
-    if "://" not in server or server.startswith("grpc"):
-        return server if "," not in server else both_addresses(server, tls=tls).grpc
+    if "," not in server and ("://" not in server or server.startswith("grpc")):
+        return server
     return both_addresses(server, tls=tls).grpc
 
 

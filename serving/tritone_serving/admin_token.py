@@ -19,7 +19,7 @@ def state_folder() -> Path:
         OptionsError: this user has no home folder, and XDG_STATE_HOME is not set.
     """
     try:
-        return platformdirs.user_state_path("tritone", appauthor=False) / "servers"
+        return _state_folder()
     except RuntimeError as error:
         raise OptionsError(
             "no folder for the logs and admin tokens of servers: expected a home folder of this user or "
@@ -43,24 +43,29 @@ def make_state_folder(*, for_log: bool, for_token: bool) -> Path:
         "set XDG_STATE_HOME to a folder that this user can write, or give "
         f"{' and '.join(option for _, option, is_used in uses.values() if is_used)}"
     )
-    folder: Path | None = None
     try:
-        folder = platformdirs.user_state_path("tritone", appauthor=False) / "servers"
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        folder = _state_folder()
     except RuntimeError as error:
         raise OptionsError(
             f"no folder for the server's {what}: expected a home folder of this user or XDG_STATE_HOME, got neither; "
             f"{remedy}"
         ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise OptionsError(
             f"the folder for the server's {what} cannot be used: expected that this user can create and write "
             f"{folder}, got {error.strerror}; {remedy}"
         ) from error
     return folder
+
+
+def _state_folder() -> Path:
+    """Return the folder; RuntimeError if this user has no home folder."""
+    return platformdirs.user_state_path("tritone", appauthor=False) / "servers"
 
 
 def new_token() -> str:

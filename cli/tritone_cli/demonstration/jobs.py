@@ -83,7 +83,8 @@ def run_jobs(
     waiting = list(jobs)
     lines = ProgressLines(console.people)
     in_lines = shown and not console.people.is_terminal
-    with _spinners(shown=shown and not in_lines) as progress, _ending() as running:
+    in_spinners = shown and not in_lines
+    with _spinners(shown=in_spinners) as progress, _ending() as running:
         tasks: dict[str, TaskID] = {}
         while waiting or running:
             missing = {job.name for job in waiting} | {each.job.name for each in running}
@@ -97,8 +98,9 @@ def run_jobs(
             time.sleep(_POLL_S)
             if in_lines:
                 lines.update(lambda _: "      " + "; ".join(map(_describe, running)))
-            for each in running:
-                progress.update(tasks[each.job.name], description=_describe(each))
+            if in_spinners:  # describing a job reads its log
+                for each in running:
+                    progress.update(tasks[each.job.name], description=_describe(each))
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
                 progress.remove_task(tasks[each.job.name])
