@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tritone_client import Grid, Piece
+from tritone import Grid, Piece
 from tritone_export import ExportResult, export_kind
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
 from tritone_training.registry import get_kind

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
-    from tritone_client._endpoint import Endpoint
+    from tritone._endpoint import Endpoint
     from tritone_serving.calls import Calls
 
 _EXPECTED: Final = (
@@ -43,8 +43,8 @@ class Addresses:
 
 def model_address(server: str) -> str:
     """Return `--server` for a command that calls models; of both addresses of one server, the gRPC address."""
-    from tritone_client import InvalidInputError
-    from tritone_client._endpoint import make_endpoint
+    from tritone import InvalidInputError
+    from tritone._endpoint import make_endpoint
 
     parts = server.split(",")
     try:
@@ -99,9 +99,9 @@ def both_addresses(server: str, *, tls: bool = False) -> Addresses:
     Raises:
         typer.BadParameter: several servers are named, or the other address cannot be derived.
     """
-    from tritone_client import InvalidInputError
-    from tritone_client._endpoint import make_endpoint
-    from tritone_client._service_key import is_loopback
+    from tritone import InvalidInputError
+    from tritone._endpoint import make_endpoint
+    from tritone._service_key import is_loopback
 
     try:
         given = [make_endpoint(part.strip()) for part in server.split(",")]

@@ -43,8 +43,8 @@ def connected(
         AdminApiError: the server does not answer, or refuses the token.
         CanaryError: the server does not answer over gRPC.
     """
-    from tritone_client import InvalidInputError
-    from tritone_client._endpoint import make_endpoint
+    from tritone import InvalidInputError
+    from tritone._endpoint import make_endpoint
     from tritone_export.publishing import Live
     from tritone_serving.calls import Calls
     from tritone_serving.trial import Bounds

@@ -13,8 +13,8 @@ from typing import Annotated, Final
 
 import typer
 
+from tritone import TritoneError
 from tritone_cli import console
-from tritone_client import TritoneError
 
 COMMANDS: Final = (
     "demo",
@@ -102,7 +102,7 @@ def _root(
 
 def main() -> None:
     """Run the command line: errors that have a reason people can act on become one message and exit status 1."""
-    console.show_warnings_of("tritone_client.audio")
+    console.show_warnings_of("tritone.audio")
     try:
         build_app()()
     except TritoneError as error:

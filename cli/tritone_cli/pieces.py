@@ -11,7 +11,7 @@ import typer
 from tritone_cli import addresses, console, options
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient, Piece
+    from tritone import MusicClient, Piece
 
 SOUND: Final = ".wav"
 SCORES: Final = (".mid", ".midi", SOUND)
@@ -26,7 +26,7 @@ def connect(
     Args:
         credentials: `service_key` or `user_token`, for access to stored users; `priority`.
     """
-    from tritone_client import MusicClient
+    from tritone import MusicClient
 
     server = addresses.model_address(server)
     return MusicClient(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tritone_cli import console
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient, Recommendations, Track
+    from tritone import MusicClient, Recommendations, Track
 
 _N_LISTED: Final = 5
 _WHOLE: Final = ("exact", "normalized")  # matches of a whole text; another match counts only if it is the only one
@@ -32,7 +32,7 @@ def recommend(
             similar titles.
         ClientError: as `request`.
     """
-    from tritone_client import InvalidInputError, NothingKnownError
+    from tritone import InvalidInputError, NothingKnownError
 
     answer: Recommendations | None = None
     failure: NothingKnownError | None = None
@@ -72,7 +72,7 @@ def similar(music: MusicClient, request: Callable[[str], Recommendations], text:
         InvalidInputError: as `recommend`.
         ClientError: as `request`.
     """
-    from tritone_client import InvalidInputError, NothingKnownError
+    from tritone import InvalidInputError, NothingKnownError
 
     try:
         return request(text)
@@ -91,7 +91,7 @@ def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[
     Raises:
         InvalidInputError: several tracks have this title.
     """
-    from tritone_client import InvalidInputError, RequestRejectedError
+    from tritone import InvalidInputError, RequestRejectedError
 
     try:
         page = music.find_tracks(text, limit=_N_LISTED + 1, model=model)

@@ -8,7 +8,7 @@ from tritone_cli import console
 from tritone_cli.titles import name_of
 
 if TYPE_CHECKING:
-    from tritone_client import Reason, Recommendation, Recommendations, UnknownIds
+    from tritone import Reason, Recommendation, Recommendations, UnknownIds
 
 N_REASONS_SHOWN: Final = 3
 N_CAUSES_SHOWN: Final = 2

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 
 
 class ExportError(TritoneError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tritone_client.constants import PRIORITIES
+from tritone.constants import PRIORITIES
 from tritone_export._exceptions import DeclarationError
 from tritone_export.dtypes import DTYPES
 from tritone_export.limits import PARAMETER as LIMITS_PARAMETER

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 
 
 class ServingError(TritoneError):

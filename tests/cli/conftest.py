@@ -24,9 +24,7 @@ def tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     """Run `tritone ARGUMENTS` and answer how it ended; errors that it leaks fail the test."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(console.people, "width", 200)
-    client_log = logging.getLogger(
-        "tritone_client.audio"
-    )  # the command line adds a handler, which must not outlive the test
+    client_log = logging.getLogger("tritone.audio")  # the command line adds a handler, which must not outlive the test
     monkeypatch.setattr(client_log, "handlers", list(client_log.handlers))
 
     def run(*arguments: object) -> Ended:

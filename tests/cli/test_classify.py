@@ -14,10 +14,10 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
-import tritone_client
+import tritone
+from tritone import ConnectionFailedError, InferRequest, InferResponse, ModelRequest, ModelResponse
 from tritone_cli import console
 from tritone_cli.commands import classify as command
-from tritone_client import ConnectionFailedError, InferRequest, InferResponse, ModelRequest, ModelResponse
 
 LABELS = ("classical", "rock")
 EMBEDDING = np.eye(256, dtype=np.float32)[:1]
@@ -58,8 +58,8 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     fake = Fake()
-    patched = functools.partial(tritone_client.MusicClient, transport=fake, retries=0)
-    monkeypatch.setattr(tritone_client, "MusicClient", patched)
+    patched = functools.partial(tritone.MusicClient, transport=fake, retries=0)
+    monkeypatch.setattr(tritone, "MusicClient", patched)
     monkeypatch.delenv("TRITONE_SERVER", raising=False)
     monkeypatch.delenv("TRITONE_API_KEY", raising=False)
     return fake
@@ -140,13 +140,13 @@ def test_a_server_that_is_down_is_asked_once(run: Any, song: Path, fake: Fake) -
 
 def test_options_reach_the_client(run: Any, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    client = tritone_client.MusicClient
+    client = tritone.MusicClient
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
         return client(*args, **kwargs)
 
-    monkeypatch.setattr(tritone_client, "MusicClient", spy)
+    monkeypatch.setattr(tritone, "MusicClient", spy)
     key = tmp_path / "key"
     key.write_text("s3cret\n")
     assert run(song, "--timeout", 5, "--api-key-file", key, TRITONE_SERVER="http://x:9").exit_code == 0
@@ -176,7 +176,7 @@ def test_wrong_use(run: Any, song: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_recording_fits_one_line() -> None:
-    windows = tuple(tritone_client.TimelineWindow(3.0 * i, {"a": (i % 100) / 99}) for i in range(601))
+    windows = tuple(tritone.TimelineWindow(3.0 * i, {"a": (i % 100) / 99}) for i in range(601))
     result: Any = type("Result", (), {"timeline": windows})
     assert len(command.sparkline(result, "a")) == 60
     assert set(command.sparkline(result, "a")) <= set(command.SPARKS)

@@ -26,9 +26,9 @@ import soundfile
 from PIL import Image
 from tests import music_models
 
+from tritone import MusicClient
+from tritone.music.reading import to_grid
 from tritone_cli.demonstration.models import WRITERS, Workshop
-from tritone_client import MusicClient
-from tritone_client.music.reading import to_grid
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT

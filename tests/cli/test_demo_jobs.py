@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tritone import TritoneError
 from tritone_cli.demonstration import jobs as jobs_module
 from tritone_cli.demonstration.jobs import Done, Job, run_jobs
-from tritone_client import TritoneError
 from tritone_training.progress import ProgressLines
 
 # Stands for `python -m tritone_cli.demonstration.child`: says what it is told to, at the speed that it is told to.

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from tritone import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
 from tritone_cli.demonstration.asking import Ask
 from tritone_cli.demonstration.givens import Givens
 from tritone_cli.demonstration.listeners import Listener
@@ -23,7 +24,6 @@ from tritone_cli.demonstration.page import Story, write_page
 from tritone_cli.demonstration.recommending import Suggested, Suggestion
 from tritone_cli.demonstration.saving import Saved, save
 from tritone_cli.demonstration.writing import Chapter, Written, chapters
-from tritone_client import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
 from tritone_training.catalogue import Track
 
 STYLES = ("bach", "essen", "palestrina", "ryans")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tritone import Reason, Recommendation, Recommendations, TritoneError
 from tritone_cli.demonstration import recommending
 from tritone_cli.demonstration.listeners import N_SUGGESTED, Listener, join_words, listeners
 from tritone_cli.demonstration.shares import draw
-from tritone_client import Reason, Recommendation, Recommendations, TritoneError
 from tritone_training.catalogue import Track
 from tritone_training.data.interactions import ListeningData, Log, TagTable
 

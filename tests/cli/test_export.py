@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tritone import TritoneError
 from tritone_cli.commands import export
-from tritone_client import TritoneError
 from tritone_training import registry
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # importlib mode puts no test folder on the path

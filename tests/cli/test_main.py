@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tritone import TritoneError
 from tritone_cli import console, main
-from tritone_client import TritoneError
 
 
 @pytest.fixture

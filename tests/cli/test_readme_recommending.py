@@ -17,9 +17,8 @@ import pytest
 import soundfile
 from tests.client.recommenders import FakeRecommender
 
-import tritone_client
 import tritone_serving
-from tritone_client import (
+from tritone import (
     InferRequest,
     InferResponse,
     MusicClient,
@@ -138,8 +137,8 @@ def test_the_python_example_runs(served: InProcess, capsys: pytest.CaptureFixtur
 def test_the_commands_run(
     served: InProcess, tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    patched = functools.partial(tritone_client.MusicClient, transport=served, retries=0)
-    monkeypatch.setattr(tritone_client, "MusicClient", patched)
+    patched = functools.partial(tritone.MusicClient, transport=served, retries=0)
+    monkeypatch.setattr(tritone, "MusicClient", patched)
     ended = tritone(*shlex.split(line)[1:], "--json")
     assert ended.status == 0, ended.stderr
     answer = json.loads(ended.stdout)

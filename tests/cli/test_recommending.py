@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from tests.client.recommenders import ITEMS, FakeRecommender, said
 
-import tritone_client
+import tritone
 from tritone_cli import main
 
 VERBS = (("recommend",), ("similar", "track-3"))
@@ -22,8 +22,8 @@ VERBS = (("recommend",), ("similar", "track-3"))
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRecommender:
     fake = FakeRecommender()
-    patched = functools.partial(tritone_client.MusicClient, transport=fake, retries=0)
-    monkeypatch.setattr(tritone_client, "MusicClient", patched)
+    patched = functools.partial(tritone.MusicClient, transport=fake, retries=0)
+    monkeypatch.setattr(tritone, "MusicClient", patched)
     monkeypatch.delenv("TRITONE_SERVER", raising=False)
     monkeypatch.delenv("TRITONE_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -200,13 +200,13 @@ def test_reasons_limits_reasons(tritone: Any, model: FakeRecommender) -> None:
 
 def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    client = tritone_client.MusicClient
+    client = tritone.MusicClient
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
         return client(*args, **kwargs)
 
-    monkeypatch.setattr(tritone_client, "MusicClient", spy)
+    monkeypatch.setattr(tritone, "MusicClient", spy)
     Path("key").write_text("s3cret\n")
     for words in VERBS:
         assert tritone(*words, "--server", "x:9", "--timeout", 5, "--api-key-file", "key").status == 0

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.client.recommenders import FakeRecommender
 
-import tritone_client
 from tritone_serving.service_key import make_service_key
 from tritone_serving.tokens import verified_user
 
@@ -46,7 +45,7 @@ def test_as_json_with_its_expiry(tritone: Any, key_file: Path, monkeypatch: pyte
 
 
 def test_with_the_key_that_serve_made(tritone: Any) -> None:
-    path = tritone_client._service_key.default_key_file()
+    path = tritone._service_key.default_key_file()
     make_service_key(path)
     assert verified_user(path.read_bytes(), tritone("user-token", "42").stdout.strip()) == "42"
 
@@ -73,9 +72,7 @@ def test_a_missing_key_and_lifetimes_out_of_range(tritone: Any, key_file: Path) 
 def sent(tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The credentials that `tritone recommend --user 42` sends."""
     model = FakeRecommender()
-    monkeypatch.setattr(
-        tritone_client, "MusicClient", functools.partial(tritone_client.MusicClient, transport=model, retries=0)
-    )
+    monkeypatch.setattr(tritone, "MusicClient", functools.partial(tritone.MusicClient, transport=model, retries=0))
 
     def run(*options: Any) -> dict[str, str]:
         ended = tritone("recommend", "--user", "42", *options)

@@ -12,9 +12,9 @@ import pytest
 import symusic
 from tests.client.writers import FakeWriters
 
-import tritone_client
+import tritone
+from tritone import to_grid
 from tritone_cli import main
-from tritone_client import to_grid
 
 VERBS: dict[str, tuple[str, ...]] = {
     "compose": (),
@@ -31,8 +31,8 @@ SEVERAL = {"interpolate", "sample"}
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeWriters:
     fake = FakeWriters()
-    patched = functools.partial(tritone_client.MusicClient, transport=fake, retries=0)
-    monkeypatch.setattr(tritone_client, "MusicClient", patched)
+    patched = functools.partial(tritone.MusicClient, transport=fake, retries=0)
+    monkeypatch.setattr(tritone, "MusicClient", patched)
     monkeypatch.delenv("TRITONE_SERVER", raising=False)
     monkeypatch.delenv("TRITONE_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -130,13 +130,13 @@ def test_options_reach_the_model(run: Any, model: FakeWriters, tune: Path) -> No
 
 def test_the_client_is_made_as_asked(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    client = tritone_client.MusicClient
+    client = tritone.MusicClient
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
         return client(*args, **kwargs)
 
-    monkeypatch.setattr(tritone_client, "MusicClient", spy)
+    monkeypatch.setattr(tritone, "MusicClient", spy)
     key = tmp_path / "key"
     key.write_text("s3cret\n")
     assert run("compose", "--server", "x:9", "--timeout", 5, "--api-key-file", key).status == 0

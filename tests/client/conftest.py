@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.client.writers import lacks
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ClientError,
     InferRequest,

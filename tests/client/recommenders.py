@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tritone_client import (
+from tritone import (
     InferRequest,
     InferResponse,
     ModelNotFoundError,

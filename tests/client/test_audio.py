@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import soxr
 
-from tritone_client import InvalidAudioError
-from tritone_client.audio import iter_windows, load_mono
+from tritone import InvalidAudioError
+from tritone.audio import iter_windows, load_mono
 
 RATE = 22_050
 
@@ -231,7 +231,7 @@ def test_half_an_hour_lies_in_little_memory(tmp_path: object) -> None:
             file.write(block)
     script = """
         import resource, sys
-        from tritone_client.audio import iter_windows
+        from tritone.audio import iter_windows
         next(iter_windows(sys.argv[1]))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         n = sum(1 for _ in iter_windows(sys.argv[1]))

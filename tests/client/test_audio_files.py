@@ -29,9 +29,9 @@ from tests.client.audio_files import (
     without_xing,
 )
 
-from tritone_client import InvalidAudioError
-from tritone_client._audio_formats import READABLE
-from tritone_client.audio import Audio, iter_windows, load_mono
+from tritone import InvalidAudioError
+from tritone._audio_formats import READABLE
+from tritone.audio import Audio, iter_windows, load_mono
 
 MP3 = mp3(4)
 VORBIS = encoded(tone(4), format="OGG", subtype="VORBIS")
@@ -200,7 +200,7 @@ def test_a_mp3_with_a_hole_is_damaged() -> None:
 
 def test_bytes_between_frames_are_noted(caplog: pytest.LogCaptureFixture) -> None:
     middle = len(MP3) // 2
-    with caplog.at_level(logging.WARNING, "tritone_client.audio"):
+    with caplog.at_level(logging.WARNING, "tritone.audio"):
         (note,) = notes_of(MP3[:middle] + b"\x55" * 300 + MP3[middle:])
     assert "bytes between its MP3 frames that are not audio" in note
     assert note in caplog.text
@@ -208,7 +208,7 @@ def test_bytes_between_frames_are_noted(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_damaged_mp3_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # The command line, where a test has run it in this process, prints the log.
-    monkeypatch.setattr(logging.getLogger("tritone_client.audio"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("tritone.audio"), "handlers", [])
     data = bytearray(mp3(10))
     for place in NOISE.integers(3_000, len(data), 200):
         data[place] = NOISE.integers(256)
@@ -411,7 +411,7 @@ def test_other_audio_says_how_to_convert_it(name: str) -> None:
 def test_one_of_opposite_channels_is_used(other: float, caplog: pytest.LogCaptureFixture) -> None:
     left = tone(4)
     data = encoded(np.stack([left, other * left], axis=1), format="WAV")
-    with caplog.at_level(logging.WARNING, "tritone_client.audio"):
+    with caplog.at_level(logging.WARNING, "tritone.audio"):
         (note,) = notes_of(data)
     assert note == "channels cancel each other for 4.0 s (opposite polarity); channel 1 alone is used there"
     assert note in caplog.text

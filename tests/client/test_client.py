@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ClientError,
     ConnectionFailedError,
@@ -29,7 +29,7 @@ from tritone_client import (
     ServerBusyError,
     ServerError,
 )
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 
 
 def test_a_recording_becomes_a_classification(connect: Any, model: Any, make_noise: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 import symusic
 from tests.client.writers import FakeWriters, noise_columns
 
-from tritone_client import (
+from tritone import (
     ClientError,
     ConnectionFailedError,
     Grid,
@@ -27,9 +27,9 @@ from tritone_client import (
     ServerError,
     to_grid,
 )
-from tritone_client._plan import N_HEARD_MAX
-from tritone_client._voices import first_chord, highest_voice, thinned
-from tritone_client.music.noise import uniform_noise
+from tritone._plan import N_HEARD_MAX
+from tritone._voices import first_chord, highest_voice, thinned
+from tritone.music.noise import uniform_noise
 
 
 @pytest.fixture

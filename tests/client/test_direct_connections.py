@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tests.client.test_forks import serving
 
-from tritone_client import AsyncMusicClient, ConnectionFailedError, MusicClient
+from tritone import AsyncMusicClient, ConnectionFailedError, MusicClient
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tritone_client import AsyncMusicClient, InvalidInputError, MusicClient
-from tritone_client._endpoint import make_endpoint
+from tritone import AsyncMusicClient, InvalidInputError, MusicClient
+from tritone._endpoint import make_endpoint
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import grpc
 import numpy as np
 import pytest
 
-import tritone_client
-from tritone_client import (
+import tritone
+from tritone import (
     AccessDeniedError,
     ClientError,
     ConnectionFailedError,
@@ -34,11 +34,11 @@ from tritone_client import (
     ServerError,
     TritoneError,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._exceptions import VersionChangedError
-from tritone_client._processes import PerProcess
-from tritone_client._transports import make_async_transport, make_transport
-from tritone_client._transports._grpc_wire import Connection
+from tritone._endpoint import make_endpoint
+from tritone._exceptions import VersionChangedError
+from tritone._processes import PerProcess
+from tritone._transports import make_async_transport, make_transport
+from tritone._transports._grpc_wire import Connection
 
 INFER = InferRequest("genre_cnn", "id-7", {"audio": np.zeros((1, 4), np.float32)}, ("embedding",))
 REQUESTS = [INFER, ModelRequest("genre_cnn"), ReadyRequest(), ReadyRequest("genre_cnn")]
@@ -160,7 +160,7 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
 @pytest.mark.parametrize(("failure", "kind"), HTTP, ids=repr)
 def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -> None:
-    from tritone_client._transports import _http_async, _http_sync
+    from tritone._transports import _http_async, _http_sync
 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise failure
@@ -189,7 +189,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
 
 
 def test_every_error_hangs_on_the_one_root() -> None:
-    kinds = [getattr(tritone_client, name) for name in tritone_client.__all__ if name.endswith("Error")]
+    kinds = [getattr(tritone, name) for name in tritone.__all__ if name.endswith("Error")]
     assert len(kinds) == 15
     assert all(issubclass(kind, TritoneError) for kind in kinds)
     assert issubclass(RequestTimeoutError, TimeoutError)

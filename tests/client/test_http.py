@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import (
+from tritone import (
     AccessDeniedError,
     AsyncMusicClient,
     ClientError,
@@ -35,10 +35,10 @@ from tritone_client import (
     ServerBusyError,
     ServerError,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._exceptions import VersionChangedError
-from tritone_client._messages import MissingOutputError
-from tritone_client._transports import make_async_transport, make_transport
+from tritone._endpoint import make_endpoint
+from tritone._exceptions import VersionChangedError
+from tritone._messages import MissingOutputError
+from tritone._transports import make_async_transport, make_transport
 
 WINDOWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 INFER = InferRequest("m", "id-7", {"audio": WINDOWS}, ("sums",))
@@ -383,9 +383,9 @@ def test_threads_never_share_a_connection(serving: Any) -> None:
 
 
 def test_the_clients_choose_their_transport() -> None:
-    from tritone_client._transports._grpc_sync import GrpcTransport
-    from tritone_client._transports._http_async import AsyncHttpTransport
-    from tritone_client._transports._http_sync import HttpTransport
+    from tritone._transports._grpc_sync import GrpcTransport
+    from tritone._transports._http_async import AsyncHttpTransport
+    from tritone._transports._http_sync import HttpTransport
 
     with MusicClient("localhost:1") as music:
         assert isinstance(music._transport, GrpcTransport)

@@ -10,11 +10,11 @@ import pytest
 from tests.client.test_composing import chords, melody
 from tests.client.writers import FakeWriters, G
 
-from tritone_client import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone_client._latent import slerp, to_spans
-from tritone_client._sampling import _normal, key_number, seeds_of
-from tritone_client.music.lanes import lanes_to_grid
-from tritone_client.music.noise import uniform_noise
+from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
+from tritone._latent import slerp, to_spans
+from tritone._sampling import _normal, key_number, seeds_of
+from tritone.music.lanes import lanes_to_grid
+from tritone.music.noise import uniform_noise
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-import tritone_client
+import tritone
 
 BLOCKED = (
     "torch",
@@ -37,8 +37,8 @@ def test_the_client_works_without_anything_heavy() -> None:
             sys.modules[name] = None  # importing it raises ImportError
         import asyncio
         import numpy as np
-        from tritone_client import *
-        import tritone_client
+        from tritone import *
+        import tritone
         audio = (np.random.default_rng(0).uniform(-1, 1, 44_100), 44_100)
         for url in ("127.0.0.1:1", "http://127.0.0.1:1"):
             with MusicClient(url, retries=0) as music:
@@ -77,9 +77,9 @@ def test_errors_come_without_numpy_and_a_client_without_the_other_protocol() -> 
     output = run(f"""
         import sys
         watched = ['{modules}']
-        from tritone_client import TritoneError
+        from tritone import TritoneError
         print([name for name in watched if name in sys.modules])
-        from tritone_client import MusicClient
+        from tritone import MusicClient
         MusicClient("http://localhost:1")
         print([name for name in watched if name in sys.modules])
         MusicClient("localhost:1")
@@ -94,7 +94,7 @@ def test_music_needs_no_extra_until_it_is_read_or_saved() -> None:
         for name in {(*BLOCKED, "symusic", "pretty_midi")}:
             sys.modules[name] = None
         from tests.client.writers import FakeWriters
-        from tritone_client import *
+        from tritone import *
         with MusicClient(transport=FakeWriters()) as music:
             piece = music.compose(bars=2, seed=7)
             print(piece.grid.n_frames, len(piece.to_dict()["notes"]) > 0)
@@ -122,7 +122,7 @@ def test_recommending_needs_no_extra() -> None:
         for name in {(*BLOCKED, "symusic", "pretty_midi")}:
             sys.modules[name] = None
         from tests.client.recommenders import FakeRecommender
-        from tritone_client import *
+        from tritone import *
         with MusicClient(transport=FakeRecommender()) as music:
             print(music.recommend("42", n=2, explain=True).to_dict()["rung"], len(music.similar("track-1")))
     """)
@@ -130,9 +130,9 @@ def test_recommending_needs_no_extra() -> None:
 
 
 def test_public_names() -> None:
-    assert tritone_client.__all__ == sorted(tritone_client.__all__)
-    for name in tritone_client.__all__:
-        assert getattr(tritone_client, name) is not None
-    assert dir(tritone_client) == tritone_client.__all__
-    for name in tritone_client.__all__:
-        assert getattr(tritone_client, name).__doc__, name
+    assert tritone.__all__ == sorted(tritone.__all__)
+    for name in tritone.__all__:
+        assert getattr(tritone, name) is not None
+    assert dir(tritone) == tritone.__all__
+    for name in tritone.__all__:
+        assert getattr(tritone, name).__doc__, name

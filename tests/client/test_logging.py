@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 from tests.client.test_pool import GONE, Fake
 
-import tritone_client
-from tritone_client import AsyncMusicClient, ConnectionFailedError, MusicClient, ReadyRequest
-from tritone_client._endpoint import make_endpoints
-from tritone_client._transports._balanced import AsyncBalancedTransport, BalancedTransport
+import tritone
+from tritone import AsyncMusicClient, ConnectionFailedError, MusicClient, ReadyRequest
+from tritone._endpoint import make_endpoints
+from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
 
 SECRETS = {"api_key": "s3cr3t-key", "headers": {"x-other": "s3cr3t-header"}, "service_key": "s3cr3t-service"}
 
 
 def test_the_version_is_the_distributions() -> None:
-    assert tritone_client.__version__ == importlib.metadata.version("tritone")
+    assert tritone.__version__ == importlib.metadata.version("tritone")
 
 
 @pytest.mark.parametrize("url", ["grpc://127.0.0.1:1", "http://127.0.0.1:1"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_each_retry_is_a_warning(url: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "tritone_client")
+    caplog.set_level(logging.DEBUG, "tritone")
 
     async def main() -> None:
         async with AsyncMusicClient(url, retries=2, **SECRETS) as music:
@@ -36,7 +36,7 @@ def test_each_retry_is_a_warning(url: str, kind: str, caplog: pytest.LogCaptureF
     act = MusicClient(url, retries=2, **SECRETS).server_ready if kind == "sync" else lambda: asyncio.run(main())
     with pytest.raises(ConnectionFailedError):
         act()
-    logged = [record for record in caplog.records if record.name == "tritone_client"]
+    logged = [record for record in caplog.records if record.name == "tritone"]
     assert [record.levelname for record in logged] == ["WARNING", "WARNING"]
     for attempt, record in enumerate(logged, 1):
         said = record.getMessage()
@@ -48,7 +48,7 @@ def test_each_retry_is_a_warning(url: str, kind: str, caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_fail_over_names_both_servers_state(kind: str, caplog: pytest.LogCaptureFixture, as_async: Any) -> None:
-    caplog.set_level(logging.DEBUG, "tritone_client")
+    caplog.set_level(logging.DEBUG, "tritone")
     fakes = [Fake(), Fake()]
     fakes[0].fails = GONE
     endpoints = make_endpoints(["a:1", "b:1"], api_key="s3cr3t")
@@ -67,7 +67,7 @@ def test_fail_over_names_both_servers_state(kind: str, caplog: pytest.LogCapture
 
 def test_nothing_is_printed_without_a_handler() -> None:
     script = (
-        "from tritone_client import MusicClient, ConnectionFailedError\n"
+        "from tritone import MusicClient, ConnectionFailedError\n"
         "try:\n    MusicClient('http://127.0.0.1:1', retries=1).server_ready()\n"
         "except ConnectionFailedError:\n    print('raised')\n"
     )

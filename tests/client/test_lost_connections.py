@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ClientError,
     ConnectionFailedError,
@@ -28,10 +28,10 @@ from tritone_client import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone_client._endpoint import make_endpoint, make_endpoints
-from tritone_client._transports import make_async_transport, make_transport
-from tritone_client._transports._balanced import AsyncBalancedTransport, BalancedTransport
-from tritone_client._transports._grpc_wire import lost as lost_by_grpc
+from tritone._endpoint import make_endpoint, make_endpoints
+from tritone._transports import make_async_transport, make_transport
+from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
+from tritone._transports._grpc_wire import lost as lost_by_grpc
 
 INFER = InferRequest("m", "id-1", {"x": np.zeros((1, 4), np.float32)}, ("y",))
 STREAM = StreamRequest("m", "s", {"x": np.zeros((1, 4), np.float32)}, ("y",))

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.midi_files import END, Event, meter, midi, off, on, tempo, track, variable_length
 
-from tritone_client import Grid, InvalidScoreError, to_grid
-from tritone_client.music.grid import notes_of
-from tritone_client.music.reading import read_midi
-from tritone_client.music.smf import MAX_BYTES, parse_midi
+from tritone import Grid, InvalidScoreError, to_grid
+from tritone.music.grid import notes_of
+from tritone.music.reading import read_midi
+from tritone.music.smf import MAX_BYTES, parse_midi
 
 SYSEX = b"\xf0\x05\x7e\x7f\x09\x01\xf7"
 ESCAPE = b"\xf7\x02\xf3\x01"
@@ -332,8 +332,8 @@ HOSTILE = {
 
 READ_ONE = """
 import resource, sys, time
-from tritone_client import InvalidScoreError, to_grid
-from tritone_client.music.extras import require_symusic
+from tritone import InvalidScoreError, to_grid
+from tritone.music.extras import require_symusic
 require_symusic()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin = time.process_time()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.client.midi_files import random_frames
 
-from tritone_client import Grid, InvalidScoreError
-from tritone_client.music.grid import MAX_FRAMES, notes_of, with_strikes
+from tritone import Grid, InvalidScoreError
+from tritone.music.grid import MAX_FRAMES, notes_of, with_strikes
 
 
 def frames_of(*columns: str) -> np.ndarray[Any, Any]:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.midi_files import random_frames
 
-from tritone_client import InvalidScoreError
-from tritone_client.music.lanes import assign_lanes, grid_to_lanes, lanes_to_grid
+from tritone import InvalidScoreError
+from tritone.music.lanes import assign_lanes, grid_to_lanes, lanes_to_grid
 
 
 def strike(pitch: int) -> int:

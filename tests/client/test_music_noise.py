@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tritone_client import InvalidInputError
-from tritone_client.music.noise import LARGEST_SEED, check_seed, fresh_seed, uniform_noise
+from tritone import InvalidInputError
+from tritone.music.noise import LARGEST_SEED, check_seed, fresh_seed, uniform_noise
 
 
 def test_the_generator_is_the_published_one() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritone_client import Grid, to_grid, to_score
-from tritone_client.music.lanes import assign_lanes, lanes_to_grid
+from tritone import Grid, to_grid, to_score
+from tritone.music.lanes import assign_lanes, lanes_to_grid
 
 NOTTINGHAM = Path(__file__).parents[3] / "shared" / "data" / "nottingham_midi"
 

@@ -16,9 +16,9 @@ import soundfile
 import symusic
 from tests.client.midi_files import random_frames
 
-from tritone_client import Grid, InvalidInputError, InvalidScoreError, MissingExtraError, Piece, to_grid
-from tritone_client.music import render as render_module
-from tritone_client.music.render import render
+from tritone import Grid, InvalidInputError, InvalidScoreError, MissingExtraError, Piece, to_grid
+from tritone.music import render as render_module
+from tritone.music.render import render
 
 RATE_HZ = 44_100
 
@@ -110,7 +110,7 @@ def test_a_picture(piece: Piece, tmp_path: Path, suffix: str, magic: bytes) -> N
 
 
 def test_the_picture_shows_the_notes_and_the_bars(piece: Piece) -> None:
-    from tritone_client.music.plot import _drawn
+    from tritone.music.plot import _drawn
 
     axes = _drawn(piece).axes[0]
     (notes,) = axes.collections
@@ -212,10 +212,10 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
         import sys
         for name in ("symusic", "matplotlib", "pretty_midi", "soxr", "grpc"):
             sys.modules[name] = None  # importing it raises ImportError
-        import tritone_client
+        import tritone
         assert "numpy" not in sys.modules
-        from tritone_client import Grid, MissingExtraError, Piece, to_grid, to_score
-        from tritone_client.music import grid, lanes, noise, piece, plot, reading, render, saving, writing
+        from tritone import Grid, MissingExtraError, Piece, to_grid, to_score
+        from tritone.music import grid, lanes, noise, piece, plot, reading, render, saving, writing
         import numpy as np
         frames = np.zeros((8, 88), np.uint8)
         frames[0, 40] = 2

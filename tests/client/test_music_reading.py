@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.midi_files import END, meter, midi, off, on, random_frames, tempo, track
 
-from tritone_client import Grid, InvalidInputError, InvalidScoreError, Piece, to_grid, to_score
-from tritone_client.music.grid import MAX_FRAMES
+from tritone import Grid, InvalidInputError, InvalidScoreError, Piece, to_grid, to_score
+from tritone.music.grid import MAX_FRAMES
 
 NOTES = track(on(0, 60), off(480, 60), on(0, 64), off(240, 64), END)
 
@@ -331,7 +331,7 @@ def test_a_symusic_score_that_cannot_be_read() -> None:
 
 READ_ALL = """
 import sys
-from tritone_client import InvalidScoreError, to_grid
+from tritone import InvalidScoreError, to_grid
 read = 0
 for line in sys.stdin:
     try:

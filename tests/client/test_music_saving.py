@@ -21,8 +21,8 @@ import soundfile
 from tests.client.midi_files import END, meter, midi, off, on, random_frames, track
 from tests.client.test_results_json import a_classification, a_prediction
 
-from tritone_client import Grid, InvalidInputError, Piece, to_grid
-from tritone_client.music.render import render
+from tritone import Grid, InvalidInputError, Piece, to_grid
+from tritone.music.render import render
 from tritone_training._exceptions import DataError
 from tritone_training.catalogue import write_audio
 
@@ -185,7 +185,7 @@ async def test_saving_leaves_the_event_loop_free(piece: Piece, tmp_path: Path, m
         time.sleep(0.3)
         return b"sound"
 
-    monkeypatch.setattr("tritone_client.music.saving._CONTENTS", {"wav": ("the sound", slow)})
+    monkeypatch.setattr("tritone.music.saving._CONTENTS", {"wav": ("the sound", slow)})
     ticking = asyncio.create_task(tick())
     path = await piece.asave(tmp_path / "x.wav")
     done = True

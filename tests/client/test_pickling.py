@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tritone_client import AsyncMusicClient, ClientError, InvalidInputError, MusicClient, ProcessBoundError
-from tritone_client._streaming import AsyncPieceStream, PieceStream
+from tritone import AsyncMusicClient, ClientError, InvalidInputError, MusicClient, ProcessBoundError
+from tritone._streaming import AsyncPieceStream, PieceStream
 
 BOTH = pytest.mark.parametrize("kind", [MusicClient, AsyncMusicClient])
 

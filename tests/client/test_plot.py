@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import Classification, Grid, InvalidInputError, Prediction, TimelineWindow
+from tritone import Classification, Grid, InvalidInputError, Prediction, TimelineWindow
 
 pytest.importorskip("matplotlib")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ConnectionFailedError,
     InferRequest,
@@ -31,10 +31,10 @@ from tritone_client import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone_client import _pool as pool_module
-from tritone_client._endpoint import make_endpoints
-from tritone_client._pool import Member, Pool
-from tritone_client._transports._balanced import AsyncBalancedTransport, BalancedTransport
+from tritone import _pool as pool_module
+from tritone._endpoint import make_endpoints
+from tritone._pool import Member, Pool
+from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
 
 AUDIO = (np.random.default_rng(0).uniform(-1, 1, 22_050).astype(np.float32), 22_050)
 ENDPOINTS = make_endpoints(["a:1", "b:1"])

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tritone_client import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient
-from tritone_client._endpoint import make_endpoint
-from tritone_client._transports._grpc_wire import infer_message
-from tritone_client._transports._http_wire import HEADER_LENGTH, first_call
-from tritone_client.constants import PRIORITIES
+from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient
+from tritone._endpoint import make_endpoint
+from tritone._transports._grpc_wire import infer_message
+from tritone._transports._http_wire import HEADER_LENGTH, first_call
+from tritone.constants import PRIORITIES
 
 
 def request(priority: int) -> InferRequest:

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from tests.client.recommenders import ITEMS, FakeRecommender, said, texts
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ConnectionFailedError,
     InferRequest,

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 from pydantic import TypeAdapter
 
-from tritone_client import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
+from tritone import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
 
 REASON = Reason("ease", "history", "t1", 0.5, "Jóga", "Björk")
 TRACKS = Recommendations(

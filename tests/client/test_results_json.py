@@ -16,7 +16,7 @@ from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from tests.client.midi_files import random_frames
 
-from tritone_client import Classification, Grid, Piece, PieceChunk, Prediction, TimelineWindow
+from tritone import Classification, Grid, Piece, PieceChunk, Prediction, TimelineWindow
 
 GRID = Grid(random_frames(3, n_frames=24, density=1), meter=(12, 8), time_signature=(6, 8), dropped={"drums": 3})
 
@@ -219,7 +219,7 @@ def test_results_stay_values(result: Any) -> None:
 
 def test_the_client_does_not_import_pydantic() -> None:
     script = (
-        "import sys\nfrom tritone_client import Classification, Grid, Piece, PieceChunk, Prediction\n"
+        "import sys\nfrom tritone import Classification, Grid, Piece, PieceChunk, Prediction\n"
         "Piece(Grid([[2] * 88])).to_dict()\nassert not {'pydantic', 'pydantic_core', 'fastapi'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)

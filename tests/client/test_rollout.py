@@ -15,7 +15,7 @@ from tests.client.conftest import FakeModel, noise
 from tests.client.writers import FakeWriters
 from tritonclient.grpc import service_pb2
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ConnectionFailedError,
     InferRequest,
@@ -27,11 +27,11 @@ from tritone_client import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone_client import _catalogue as catalogue
-from tritone_client._endpoint import make_endpoints
-from tritone_client._exceptions import VersionChangedError
-from tritone_client._transports import _grpc_wire
-from tritone_client._transports._balanced import BalancedTransport
+from tritone import _catalogue as catalogue
+from tritone._endpoint import make_endpoints
+from tritone._exceptions import VersionChangedError
+from tritone._transports import _grpc_wire
+from tritone._transports._balanced import BalancedTransport
 
 ENDPOINTS = make_endpoints(["a:1", "b:1"])
 GONE = ConnectionFailedError("no connection to grpc://a:1: refused; is it running?")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tests.client.recommenders import FakeRecommender
 
-from tritone_client import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient, _service_key
-from tritone_client._endpoint import make_endpoint, make_endpoints
-from tritone_client._service_key import Credentials, default_key_file, own_key
-from tritone_client._transports import _grpc_wire, _http_wire
+from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient, _service_key
+from tritone._endpoint import make_endpoint, make_endpoints
+from tritone._service_key import Credentials, default_key_file, own_key
+from tritone._transports import _grpc_wire, _http_wire
 
 KEY = "k" * 43
 TOKEN = "aaaa.bbbb.cccc"  # noqa: S105

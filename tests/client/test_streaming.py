@@ -11,7 +11,7 @@ import pytest
 from tests.client.test_composing import melody
 from tests.client.writers import FakeWriters
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     ClientError,
     ConnectionFailedError,

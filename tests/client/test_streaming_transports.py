@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tritone_client import (
+from tritone import (
     ClientError,
     ConnectionFailedError,
     InferResponse,
@@ -28,10 +28,10 @@ from tritone_client import (
     ServerBusyError,
     ServerError,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._exceptions import VersionChangedError
-from tritone_client._messages import StreamRequest
-from tritone_client._transports import make_async_transport, make_transport
+from tritone._endpoint import make_endpoint
+from tritone._exceptions import VersionChangedError
+from tritone._messages import StreamRequest
+from tritone._transports import make_async_transport, make_transport
 
 TIMEOUT_S = 10.0
 REQUEST = StreamRequest("composer", "stream-1", {"noise": np.arange(6, dtype=np.float32).reshape(1, 3, 2)}, ("x",))

@@ -16,10 +16,10 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from tritone_client import InferRequest, InferResponse, ServerError
-from tritone_client._endpoint import make_endpoint
-from tritone_client._transports import make_async_transport, make_transport
-from tritone_client._transports._text import read_texts, tensor_bytes
+from tritone import InferRequest, InferResponse, ServerError
+from tritone._endpoint import make_endpoint
+from tritone._transports import make_async_transport, make_transport
+from tritone._transports._text import read_texts, tensor_bytes
 
 TEXTS = ["", "42", "Björk", "夜に駆ける", "\0", "a" * 70_000, "🎵"]
 

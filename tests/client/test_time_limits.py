@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tests.certificates import make_certificates
 
-from tritone_client import AsyncMusicClient, ClientError, ConnectionFailedError, MusicClient, RequestTimeoutError
-from tritone_client._messages import StreamRequest
+from tritone import AsyncMusicClient, ClientError, ConnectionFailedError, MusicClient, RequestTimeoutError
+from tritone._messages import StreamRequest
 
 TIMEOUT_S = 1.0
 SLACK_S = 8.0  # for a busy machine; what is tested for would take far longer, or for ever

@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tritone_client import AsyncMusicClient, ConnectionFailedError, InferRequest, MusicClient
-from tritone_client._endpoint import make_endpoint
-from tritone_client._tracing import trace_headers
-from tritone_client._transports import _grpc_wire, _http_wire
+from tritone import AsyncMusicClient, ConnectionFailedError, InferRequest, MusicClient
+from tritone._endpoint import make_endpoint
+from tritone._tracing import trace_headers
+from tritone._transports import _grpc_wire, _http_wire
 
 AUDIO = (np.random.default_rng(0).uniform(-1, 1, 22_050).astype(np.float32), 22_050)
 
@@ -83,7 +83,7 @@ def test_a_program_that_does_not_trace_imports_nothing_of_it() -> None:
     script = """
 import sys
 from tests.client.conftest import FakeModel, noise
-from tritone_client import MusicClient
+from tritone import MusicClient
 with MusicClient(transport=FakeModel()) as music:
     music.classify(noise(1))
 MusicClient(["a:1", "b:1"]).close()

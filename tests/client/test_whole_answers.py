@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import InferRequest, InferResponse, ServerError
-from tritone_client._messages import MissingOutputError
-from tritone_client._whole_answers import whole_answer
+from tritone import InferRequest, InferResponse, ServerError
+from tritone._messages import MissingOutputError
+from tritone._whole_answers import whole_answer
 
 
 class Cache:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tritone_client import (
+from tritone import (
     InferRequest,
     InferResponse,
     ModelNotFoundError,
@@ -27,8 +27,8 @@ from tritone_client import (
     ServerError,
     StreamRequest,
 )
-from tritone_client._transports._refusals import kind_by_words, refusal
-from tritone_client.music.noise import uniform_noise
+from tritone._transports._refusals import kind_by_words, refusal
+from tritone.music.noise import uniform_noise
 
 Z: Final = 128
 G: Final = 16

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tests import music_models, recommender_models
 from tritonclient.grpc import model_config_pb2
 
-from tritone_client import constants
+from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs

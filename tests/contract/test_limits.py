@@ -19,12 +19,12 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 import tritone_serving
-from tritone_client import InvalidInputError, constants
-from tritone_client._latent import attribute_vector
-from tritone_client._recommending_options import Wanted
-from tritone_client._sampling import _density, _truncation
-from tritone_client._writing_options import check_choice
-from tritone_client.music.grid import MAX_FRAMES
+from tritone import InvalidInputError, constants
+from tritone._latent import attribute_vector
+from tritone._recommending_options import Wanted
+from tritone._sampling import _density, _truncation
+from tritone._writing_options import check_choice
+from tritone.music.grid import MAX_FRAMES
 from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
 from tritone_export.ensembles import MOST_WINDOWS, pooling_configs

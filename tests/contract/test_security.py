@@ -18,9 +18,9 @@ import pytest
 import soundfile
 from tests.client.conftest import FakeModel
 
+from tritone import InferRequest, InvalidInputError, MusicClient
+from tritone._catalogue import check_model_name as check_in_client
 from tritone_cli.main import build_app
-from tritone_client import InferRequest, InvalidInputError, MusicClient
-from tritone_client._catalogue import check_model_name as check_in_client
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
 from tritone_export.repository import check_model_name as check_in_export

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import (
+from tritone import (
     Grid,
     InferRequest,
     InferResponse,
@@ -21,7 +21,7 @@ from tritone_client import (
     StreamRequest,
     constants,
 )
-from tritone_client._generation_models import (
+from tritone._generation_models import (
     COMPOSER,
     DECODER,
     DREAMER,
@@ -32,7 +32,7 @@ from tritone_client._generation_models import (
     STREAMER,
     Role,
 )
-from tritone_client._messages import DTYPES
+from tritone._messages import DTYPES
 from tritone_training.declaration import Declaration
 from tritone_training.registry import get_kind, kind_names
 

@@ -26,10 +26,10 @@ from tests.deploy.balancing import HOSTS, ROOT, Balancer, free_ports, wait_until
 from tests.deploy.conftest import Replicas
 from tests.server import composer_stand_in as stand_in
 
-from tritone_client import MusicClient, TritoneError
-from tritone_client._endpoint import make_endpoint
-from tritone_client._messages import StreamRequest
-from tritone_client._transports import make_transport
+from tritone import MusicClient, TritoneError
+from tritone._endpoint import make_endpoint
+from tritone._messages import StreamRequest
+from tritone._transports import make_transport
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 

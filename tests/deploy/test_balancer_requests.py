@@ -22,7 +22,7 @@ from tests.deploy.name_server import NameServer
 from tests.deploy.replica_stand_in import POISON
 from tritonclient.grpc import service_pb2
 
-from tritone_client import InferRequest, MusicClient, TritoneError
+from tritone import InferRequest, MusicClient, TritoneError
 
 pytestmark = pytest.mark.balancer
 

@@ -18,7 +18,7 @@ from tests.deploy.conftest import Replicas
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import sound
 
-from tritone_client import MusicClient
+from tritone import MusicClient
 from tritone_serving.supervisor_metrics import SupervisorMetrics
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.constants import EMOTIONS, WINDOW_SAMPLES
+from tritone.constants import EMOTIONS, WINDOW_SAMPLES
 from tritone_training.declaration import Declaration
 from tritone_training.kind import EvaluateRequest, Exportable, ModelKind
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION, EMOTION_FILE, LABEL_FILE

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tritone_client.constants import PRIORITIES
+from tritone.constants import PRIORITIES
 from tritone_export import DeclarationError, InvalidModelNameError, write_configs
 from tritone_export.config import HEADER, build_config, config_files
 from tritone_training.declaration import Axis, Declaration, Tensor

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.export import fixture_kind
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_export import ExportResult, LabelError, ModelTooLargeError, export_model, lint_repository
 from tritone_export.convert import check_size
 

@@ -37,9 +37,9 @@ from tests.load.fuzzing import served
 from tests.load.fuzzing.asks import valid_inputs
 from tests.load.replica import Replica
 
-from tritone_client import ClientError, InferRequest
-from tritone_client._endpoint import make_endpoint
-from tritone_client._transports import make_transport
+from tritone import ClientError, InferRequest
+from tritone._endpoint import make_endpoint
+from tritone._transports import make_transport
 from tritone_serving.calls import Calls
 from tritone_serving.memory import family
 

@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.load.arguments import count
 
-from tritone_client import MusicClient
-from tritone_client.audio import iter_windows
-from tritone_client.constants import GENRE_MODEL, SAMPLE_RATE_HZ
+from tritone import MusicClient
+from tritone.audio import iter_windows
+from tritone.constants import GENRE_MODEL, SAMPLE_RATE_HZ
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, write_data
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.load.arguments import count
 
-from tritone_client._endpoint import make_endpoint
+from tritone._endpoint import make_endpoint
 from tritone_serving.calls import Calls
 from tritone_serving.memory import family, memory_mb
 from tritone_serving.probing import probe

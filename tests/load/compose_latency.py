@@ -26,8 +26,8 @@ import numpy.typing as npt
 import onnxruntime
 import tritonclient.grpc as triton
 
-from tritone_client import MusicClient
-from tritone_client.music.grid import N_PITCHES, STRUCK
+from tritone import MusicClient
+from tritone.music.grid import N_PITCHES, STRUCK
 from tritone_serving import ServerOptions, TritonServer
 
 MODEL = "music_transformer"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_client import MusicClient, TritoneError
+from tritone import MusicClient, TritoneError
 
 RATE_HZ = 22_050
 N_CLIENTS = 4

@@ -25,7 +25,7 @@ from tests.certificates import Certificates, make_certificates
 from tests.server.collector import Collector, collecting
 from tritonclient.utils import InferenceServerException
 
-from tritone_client import (
+from tritone import (
     AccessDeniedError,
     AsyncMusicClient,
     ConnectionFailedError,
@@ -35,7 +35,7 @@ from tritone_client import (
     ReadyRequest,
     ReadyResponse,
 )
-from tritone_client._transports import make_transport
+from tritone._transports import make_transport
 from tritone_serving import ADMIN_HEADER, GRPC_ADMIN_HEADER, ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton

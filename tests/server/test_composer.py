@@ -25,7 +25,7 @@ import tritonclient.grpc as grpc_client
 from tests.server import composer_stand_in as stand_in
 from tritonclient.utils import np_to_triton_dtype
 
-from tritone_client import (
+from tritone import (
     ConnectionFailedError,
     InferRequest,
     InferResponse,
@@ -35,9 +35,9 @@ from tritone_client import (
     ServerBusyError,
     ServerError,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._messages import StreamRequest
-from tritone_client._transports import make_async_transport, make_transport
+from tritone._endpoint import make_endpoint
+from tritone._messages import StreamRequest
+from tritone._transports import make_async_transport, make_transport
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton

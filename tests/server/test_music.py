@@ -23,7 +23,7 @@ import symusic
 import torch
 from tests import music_models
 
-from tritone_client import (
+from tritone import (
     AsyncMusicClient,
     Grid,
     InferRequest,
@@ -35,8 +35,8 @@ from tritone_client import (
     StreamRequest,
     to_grid,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._transports import make_transport
+from tritone._endpoint import make_endpoint
+from tritone._transports import make_transport
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton
@@ -220,7 +220,7 @@ def test_harmonize(url: str, tune: Path) -> None:
 
 
 def _melody(tune: Path) -> Grid:
-    from tritone_client._voices import highest_voice
+    from tritone._voices import highest_voice
 
     grid = to_grid(tune)
     return Grid(highest_voice(grid.frames), meter=grid.meter)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import MusicClient, ServerBusyError
-from tritone_client._endpoint import make_endpoint
-from tritone_client._messages import InferRequest
-from tritone_client._transports import make_transport
-from tritone_client.constants import PRIORITIES
+from tritone import MusicClient, ServerBusyError
+from tritone._endpoint import make_endpoint
+from tritone._messages import InferRequest
+from tritone._transports import make_transport
+from tritone.constants import PRIORITIES
 from tritone_export.config import build_config, config_text
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor

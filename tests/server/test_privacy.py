@@ -18,8 +18,8 @@ from tests import recommender_artifacts as models
 from tests.load import privacy_probes as probes
 from tests.server.recommender_calls import Client, metric, question, service_key, tensors
 
-from tritone_client import MusicClient
-from tritone_client._service_key import default_key_file
+from tritone import MusicClient
+from tritone._service_key import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
 from tritone_serving.tokens import mint_token
 

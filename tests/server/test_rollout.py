@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import AsyncMusicClient, MusicClient, TritoneError
+from tritone import AsyncMusicClient, MusicClient, TritoneError
 from tritone_serving import TritonServer
 
 pytestmark = pytest.mark.triton

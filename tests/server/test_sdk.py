@@ -22,7 +22,7 @@ import pytest
 import soundfile
 import tritonclient.grpc as triton
 
-from tritone_client import (
+from tritone import (
     AccessDeniedError,
     AsyncMusicClient,
     Classification,
@@ -35,9 +35,9 @@ from tritone_client import (
     RequestTimeoutError,
     ServerError,
 )
-from tritone_client._endpoint import make_endpoint
-from tritone_client._transports import make_transport
-from tritone_client.audio import iter_windows
+from tritone._endpoint import make_endpoint
+from tritone._transports import make_transport
+from tritone.audio import iter_windows
 from tritone_serving import TritonServer
 
 pytestmark = pytest.mark.triton
@@ -226,7 +226,7 @@ def test_half_an_hour_in_bounded_memory(server: TritonServer, tmp_path: Path, pr
             file.write(block)
     script = (
         "import resource, sys, numpy as np\n"
-        "from tritone_client import MusicClient\n"
+        "from tritone import MusicClient\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "with MusicClient(sys.argv[1], timeout_s=240) as music:\n"
         "    music.classify((np.random.default_rng().uniform(-1, 1, 66150), 22050))\n"
@@ -419,8 +419,8 @@ def test_nothing_of_the_admin_api_is_open(server: TritonServer) -> None:
     response = connection.getresponse()
     body = response.read()
     connection.close()
-    from tritone_client._messages import ModelRequest
-    from tritone_client._transports import _http_wire
+    from tritone._messages import ModelRequest
+    from tritone._transports import _http_wire
 
     reply = _http_wire.Reply(response.status, {}, body)
     with pytest.raises(AccessDeniedError, match="api_key"):

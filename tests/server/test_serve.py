@@ -36,7 +36,7 @@ CLI = """
 import sys, typer
 from tritone_cli import console
 from tritone_cli.commands import serve
-from tritone_client import TritoneError
+from tritone import TritoneError
 app = typer.Typer(pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 serve.register(app)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tritone_client import MusicClient
-from tritone_client.audio import iter_windows
-from tritone_client.constants import SAMPLE_RATE_HZ
+from tritone import MusicClient
+from tritone.audio import iter_windows
+from tritone.constants import SAMPLE_RATE_HZ
 from tritone_export import check_repository, export_model
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.api import TrainRequest, get_kind

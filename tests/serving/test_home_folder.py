@@ -10,8 +10,8 @@ import pytest
 from tests.server import python_models
 from typer.testing import CliRunner
 
+from tritone import MusicClient, TritoneError
 from tritone_cli.main import build_app
-from tritone_client import MusicClient, TritoneError
 from tritone_serving import OptionsError, ServerOptions, TritonServer
 from tritone_serving.admin_token import make_state_folder, state_folder
 from tritone_serving.recommender_keys import find_key, key_folder

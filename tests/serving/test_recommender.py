@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests import recommender_models
 
-from tritone_client.constants import EMBEDDING_SIZE
+from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import (
     Answer,
     ArtifactError,

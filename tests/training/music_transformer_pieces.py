@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import HELD, N_PITCHES, STRUCK
+from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES, N_WORDS
 

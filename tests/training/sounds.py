@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from tritone_client.constants import EMOTIONS, SAMPLE_RATE_HZ
+from tritone.constants import EMOTIONS, SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]

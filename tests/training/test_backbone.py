@@ -8,7 +8,7 @@ import soxr
 import torch
 from tests.training import sounds
 
-from tritone_client.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training._exceptions import PretrainedWeightsError
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.genre_cnn.backbone import MUSICNN_MEL, MusicnnFeatures

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import symusic
 
-from tritone_client.music import render as render_module
+from tritone.music import render as render_module
 from tritone_training._exceptions import DataError, MissingExtraError
 from tritone_training.catalogue import audio as audio_module
 from tritone_training.catalogue import render, write_audio

@@ -15,8 +15,8 @@ from matplotlib.image import imread
 from tests.training import sounds
 from tests.training.conftest import N_EACH, Trained
 
-from tritone_client.audio import iter_windows
-from tritone_client.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
+from tritone.audio import iter_windows
+from tritone.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
 from tritone_training import checkpoint
 from tritone_training.api import CheckpointError, DataError
 from tritone_training.data.recordings import Recording

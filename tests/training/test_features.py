@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from tests.training import sounds
 
-from tritone_client.audio import iter_windows, load_mono
-from tritone_client.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.audio import iter_windows, load_mono
+from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.data.recordings import Recording
 from tritone_training.kinds.genre_cnn import features as features_module
 from tritone_training.kinds.genre_cnn.features import compute_features, recording_features

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.training import sounds
 
-from tritone_client.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelPower, MelSettings, mel_filters
 from tritone_training.kinds.genre_cnn.network import MelFeatures
 

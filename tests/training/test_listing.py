@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.training import sounds
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training.api import DataError
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import RecordingSet

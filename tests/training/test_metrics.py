@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 from tests.training import sounds
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training.kinds.genre_cnn.metrics import calibration, emotion_metrics, genre_metrics
 
 LABELS = ("a", "b", "c")

@@ -9,7 +9,7 @@ import torch
 from tests.training.music_transformer_pieces import chords, network
 from torch import Tensor
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
 from tritone_training.kinds.music_transformer.attention import mix, window_weights
 from tritone_training.kinds.music_transformer.dataset import Batch, Stretch, collate, whole

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.training.music_transformer_pieces import chords
 
-from tritone_client.music.grid import HELD as HELD_VALUE
-from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.grid import HELD as HELD_VALUE
+from tritone.music.grid import N_PITCHES
+from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.kinds.music_transformer.vocabulary import (
     BEGIN,
     END,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.training.music_transformer_pieces import Asked, ask, network
 
-from tritone_client.music.grid import HELD, N_PITCHES, STRUCK
+from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.dataset import Stretch, collate
 from tritone_training.kinds.music_transformer.module import frame_nll
 from tritone_training.kinds.music_transformer.network import MusicTransformer

@@ -10,7 +10,7 @@ import torch
 from tests.training import sounds
 from torch import nn
 
-from tritone_client.constants import EMBEDDING_SIZE, WINDOW_SAMPLES
+from tritone.constants import EMBEDDING_SIZE, WINDOW_SAMPLES
 from tritone_training._exceptions import PretrainedWeightsError
 from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
 from tritone_training.kinds.genre_cnn.build import UntrainedNetwork, build_network

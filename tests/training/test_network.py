@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.training import sounds
 
-from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS, WINDOW_SAMPLES
+from tritone.constants import EMBEDDING_SIZE, EMOTIONS, WINDOW_SAMPLES
 from tritone_training.api import TrainingError
 from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig, build_config, suggest

@@ -17,8 +17,7 @@ from tests.training import sounds
 from tests.training.small_data import write_log, write_scores
 
 import tritone_training
-from tritone_cli import main
-from tritone_client import (
+from tritone import (
     Classification,
     Grid,
     InferRequest,
@@ -29,6 +28,7 @@ from tritone_client import (
     Recommendations,
     RequestRejectedError,
 )
+from tritone_cli import main
 from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load, train
 from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
 

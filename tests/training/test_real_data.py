@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.training import sounds
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.splits import assign_folds
 from tritone_training.kind import ModelKind, TrainRequest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import Grid
+from tritone import Grid
 from tritone_training.catalogue import Track, load_catalogue
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.data.scores import embedded as embedded_module

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_client import Grid, Piece
+from tritone import Grid, Piece
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores import load_scores
 

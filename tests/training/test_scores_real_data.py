@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritone_client.music.lanes import grid_to_lanes
+from tritone.music.lanes import grid_to_lanes
 from tritone_training.data.scores import load_scores
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

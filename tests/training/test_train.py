@@ -19,7 +19,7 @@ import torch
 from tests.training import sounds
 from tests.training.conftest import N_EACH, Trained
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training import checkpoint
 from tritone_training.api import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest

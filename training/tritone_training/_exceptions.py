@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 
 
 class TrainingError(TritoneError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
-from tritone_client.music.grid import STRUCK
+from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
+from tritone.music.grid import STRUCK
 from tritone_training.declaration import Limits
 
 GRID: Final = Limits(minimum=0, maximum=STRUCK)  # 0 silent, 1 held, 2 struck

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_client import Classification, MusicClient, Prediction
-from tritone_client.constants import GENRE_MODEL
+from tritone import Classification, MusicClient, Prediction
+from tritone.constants import GENRE_MODEL
 from tritone_serving.embedding_weights import weights_digest
 from tritone_serving.recommender.artifact import HEARD_BY
 from tritone_training import checkpoint

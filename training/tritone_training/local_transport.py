@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import tritone_serving
-from tritone_client import (
+from tritone import (
     InferRequest,
     InferResponse,
     InvalidInputError,

@@ -22,7 +22,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 from tritone_training import checkpoint, training_logs
 from tritone_training._exceptions import TrainingError
 from tritone_training.atomic import replacing

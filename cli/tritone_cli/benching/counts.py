@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 from tritone_serving.memory import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 from tritone_serving.versions import newest_version
 from tritone_training.registry import get_kind, kind_names
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from tritone import TritoneError
 from tritone_cli.benching.measuring import ModelResult, Row
-from tritone_client import TritoneError
 
 BEGIN: Final = "<!-- bench: begin -->"
 END: Final = "<!-- bench: end -->"

@@ -14,7 +14,7 @@ from tritone_cli import console, options, pieces
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tritone_client import Classification, ClientError, MusicClient
+    from tritone import Classification, ClientError, MusicClient
 
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH: Final = 60
@@ -49,7 +49,7 @@ def classify(
 
     A recording that cannot be used is reported and the others are still answered; the exit status is then 1.
     """
-    from tritone_client import ClientError
+    from tritone import ClientError
 
     if plot is not None and len(files) > 1:
         raise typer.BadParameter("one picture shows one recording: give one FILE with --plot")
@@ -88,7 +88,7 @@ def _listened(music: MusicClient, file: Path, name: str, model: str, top: int | 
 
 
 def _is_hopeless(error: ClientError) -> bool:
-    from tritone_client import AccessDeniedError, ConnectionFailedError, ModelNotFoundError
+    from tritone import AccessDeniedError, ConnectionFailedError, ModelNotFoundError
 
     return isinstance(error, AccessDeniedError | ConnectionFailedError | ModelNotFoundError)
 

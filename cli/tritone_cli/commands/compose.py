@@ -10,7 +10,7 @@ import typer
 from tritone_cli import console, options, pieces
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient, Piece
+    from tritone import MusicClient, Piece
 
 
 def register(app: typer.Typer) -> None:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from tritone import TritoneError
 from tritone_cli import console, options
-from tritone_client import TritoneError
 
 if TYPE_CHECKING:
+    from tritone import MusicClient
     from tritone_cli.demonstration.listening import Heard, Medley
     from tritone_cli.demonstration.models import Trained
     from tritone_cli.demonstration.recommending import Suggested
     from tritone_cli.demonstration.writing import Chapter, Streamed, Written
-    from tritone_client import MusicClient
     from tritone_serving import TritonServer
 
 _N_STEPS: Final = 6
@@ -46,13 +46,13 @@ def demo(
 
     Leaves a page, demo/index.html, that shows and plays what came of it.
     """
+    from tritone import MusicClient
     from tritone_cli.demonstration import listening, recommending, writing
     from tritone_cli.demonstration.freshness import RECOMMENDER
     from tritone_cli.demonstration.givens import write_givens
     from tritone_cli.demonstration.listeners import listeners, simulated_listening
     from tritone_cli.demonstration.models import COMPOSER, LISTENER, WRITERS, Workshop
     from tritone_cli.demonstration.page import PAGE, Story, write_page
-    from tritone_client import MusicClient
     from tritone_training.catalogue import load_catalogue
     from tritone_training.data.scores import load_scores
 

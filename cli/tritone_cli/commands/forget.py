@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tritone import TritoneError
 from tritone_cli import console
 from tritone_cli.addresses import Addresses, both_addresses
 from tritone_cli.live import AdminTokenFile, admin_api
 from tritone_cli.options import OptionalServer
-from tritone_client import TritoneError
 
 if TYPE_CHECKING:
     from tritone_export import Forgotten

@@ -11,7 +11,7 @@ import typer
 from tritone_cli import console, options, pieces
 
 if TYPE_CHECKING:
-    from tritone_client import Prediction
+    from tritone import Prediction
 
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH: Final = 60

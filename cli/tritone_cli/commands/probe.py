@@ -31,8 +31,8 @@ def probe(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Send a small inference through each model: exit status 0 if all answer, 1 if one does not."""
-    from tritone_client import InvalidInputError
-    from tritone_client._endpoint import make_endpoint
+    from tritone import InvalidInputError
+    from tritone._endpoint import make_endpoint
     from tritone_serving import CanaryError
     from tritone_serving.calls import Calls
     from tritone_serving.probing import probe as ask

@@ -9,7 +9,7 @@ import typer
 from tritone_cli import console, options, pieces
 
 if TYPE_CHECKING:
-    from tritone_client import Conditions
+    from tritone import Conditions
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 from tritone_cli import console, options, pieces
 
 if TYPE_CHECKING:
-    from tritone_client import TrackPage
+    from tritone import TrackPage
 
 
 def register(app: typer.Typer) -> None:

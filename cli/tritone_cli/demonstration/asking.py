@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient
-    from tritone_client.music.piece import Piece
+    from tritone import MusicClient
+    from tritone.music.piece import Piece
 
 _STREAM: Final = "stream_compose"
 _PAIRS: Final[Mapping[str, str]] = {"bars": ":", "meter": "/"}  # how the command line writes two numbers

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tritone import TritoneError
 from tritone_cli.demonstration.saving import Saved, save
-from tritone_client import TritoneError
 
 if TYPE_CHECKING:
-    from tritone_client.music.grid import Grid
+    from tritone.music.grid import Grid
     from tritone_training.catalogue import Catalogue
     from tritone_training.data.scores import ScorePiece, ScoreSet
 
@@ -45,7 +45,7 @@ def write_givens(scores: ScoreSet, catalogue: Catalogue, out: Path) -> Givens:
     Raises:
         TritoneError: the catalogue holds too little music in 4/4, as one made for tests may.
     """
-    from tritone_client.music.piece import Piece
+    from tritone.music.piece import Piece
 
     chorales, songs = _in_four(scores, CHORALES), _in_four(scores, SONGS)
     if len(chorales) < 2 or not songs:
@@ -84,7 +84,7 @@ def _in_four(scores: ScoreSet, style: str) -> list[ScorePiece]:
 
 def _excerpt(piece: ScorePiece, n_bars: int) -> Grid:
     """The first full bars."""
-    from tritone_client.music.grid import Grid
+    from tritone.music.grid import Grid
 
     first = _first_bar(piece)
     return Grid(piece.frames[first : first + n_bars * _STEPS_PER_BAR], meter=(_STEPS_PER_BAR, 0))

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 
+from tritone import TritoneError
 from tritone_cli import console
-from tritone_client import TritoneError
 from tritone_training.progress import ProgressLines
 
 _COMMAND: Final = (sys.executable, "-m", "tritone_cli.demonstration.child")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tritone import TritoneError
 from tritone_cli.demonstration.givens import DANCES
-from tritone_client import TritoneError
 
 if TYPE_CHECKING:
+    from tritone import MusicClient, Recommendations
     from tritone_cli.demonstration.listening import Heard
-    from tritone_client import MusicClient, Recommendations
     from tritone_training.catalogue import Catalogue
     from tritone_training.data.interactions import ListeningData
 

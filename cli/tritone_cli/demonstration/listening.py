@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tritone_client import Classification, MusicClient
+    from tritone import Classification, MusicClient
     from tritone_training.catalogue import Catalogue, Track
 
 KIND: Final = "genre_cnn"
@@ -77,7 +77,7 @@ def _medley(music: MusicClient, tracks: tuple[Track, ...], folder: Path, out: Pa
     """The timeline shows where the music changes."""
     import numpy as np
 
-    from tritone_client.constants import SAMPLE_RATE_HZ
+    from tritone.constants import SAMPLE_RATE_HZ
     from tritone_training.catalogue import render, write_samples
 
     parts: list[npt.NDArray[np.float32]] = [render(track, seed=2_000, duration_s=_EXCERPT_S) for track in tracks]

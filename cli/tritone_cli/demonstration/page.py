@@ -128,7 +128,7 @@ def write_page(out: Path, story: Story) -> Path:
         "versions are served. "
         "Run in the folder in which the demonstration ran:</p>",
         f"<pre>{_text(story.serve)}</pre>",
-        '<pre>from tritone_client import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
+        '<pre>from tritone import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
         *_listening(story, out),
         *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
         *_recommending(story, out),

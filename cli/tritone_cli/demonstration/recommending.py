@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tritone import TritoneError
 from tritone_cli import console
 from tritone_cli.demonstration.listeners import N_SUGGESTED, Listener, join_words
-from tritone_client import TritoneError
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient, Recommendation, Recommendations
+    from tritone import MusicClient, Recommendation, Recommendations
     from tritone_training.catalogue import Catalogue, Track
 
 _N_SAID: Final = 3  # in the terminal; the page has all

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tritone_client.music.piece import Piece
+    from tritone.music.piece import Piece
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tritone_cli.demonstration.givens import CHORALE_TEMPO_QPM, CHORALES, DANCE_
 from tritone_cli.demonstration.saving import Saved, save
 
 if TYPE_CHECKING:
-    from tritone_client import MusicClient
+    from tritone import MusicClient
 
 _SEED: Final = 7
 _FOLDER: Final = "music"

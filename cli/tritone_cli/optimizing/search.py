@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tritone import TritoneError
 from tritone_cli.optimizing.space import Space, SpaceError
-from tritone_client import TritoneError
 from tritone_export.tuned import Setting
 from tritone_serving.perf_analyzer import Reading
 

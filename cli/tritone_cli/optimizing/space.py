@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tritone_client import TritoneError
+from tritone import TritoneError
 from tritone_export.tuned import MAX_DELAY_US, MAX_INSTANCES, MAX_THREADS, Setting, nothing_to_choose, unfit
 
 DEFAULT_BATCHES: Final = ((), (4, 8), (8, 16, 32))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from tritone_client.constants import GENRE_MODEL
+from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.finding import LintReport, Reporter

@@ -17,7 +17,7 @@ from tests.load.fuzzing.judging import HANG, NOT_SENT, Guard, Outcome, Tally, fa
 from tests.load.fuzzing.options import CLASS_COUNTS
 from tests.load.fuzzing.served import Bystander, Canaries, Processes, compare
 
-from tritone_client._endpoint import make_endpoint
+from tritone._endpoint import make_endpoint
 from tritone_serving import TritonServer
 from tritone_serving.calls import Calls
 

@@ -15,7 +15,7 @@ from tests import music_models, recommender_artifacts
 from tests.load.fuzzing.asks import valid_inputs
 from tests.server import composer_stand_in, conftest
 
-from tritone_client._endpoint import make_endpoint
+from tritone._endpoint import make_endpoint
 from tritone_export.limits import limits_text
 from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Array, Calls

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 
-from tritone_client import InvalidScoreError
-from tritone_client.constants import SAMPLE_RATE_HZ
-from tritone_client.music.render import (
+from tritone import InvalidScoreError
+from tritone.constants import SAMPLE_RATE_HZ
+from tritone.music.render import (
     PROGRAMS,
     TAIL_S,
     FloatArray,

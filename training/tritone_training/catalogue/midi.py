@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_client import MissingExtraError as ClientMissingExtraError
-from tritone_client.music import extras
+from tritone import MissingExtraError as ClientMissingExtraError
+from tritone.music import extras
 from tritone_training._exceptions import MissingExtraError
 from tritone_training.catalogue.reading import Piece
 

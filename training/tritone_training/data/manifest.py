@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training._exceptions import DataError
 from tritone_training.data.file_names import find_file, is_windows_path
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable

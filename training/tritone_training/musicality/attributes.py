@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import STRUCK
+from tritone.music.grid import STRUCK
 from tritone_training._exceptions import DataError
 
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")

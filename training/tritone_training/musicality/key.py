@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone_training.musicality.spans import Integers, is_sounding
 
 N_KEYS: Final = 12

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training._exceptions import DataError
 from tritone_training.musicality.attributes import ATTRIBUTES, measure_attributes
 from tritone_training.musicality.key import PITCH_CLASSES, pitch_class_durations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import N_PITCHES, STRUCK
+from tritone.music.grid import N_PITCHES, STRUCK
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import HELD, N_PITCHES, SILENT, STRUCK
-from tritone_client.music.lanes import FIRST_STRIKE, HOLD
+from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
+from tritone.music.lanes import FIRST_STRIKE, HOLD
 from tritone_training._exceptions import DataError
 
 Frames = npt.NDArray[np.uint8]

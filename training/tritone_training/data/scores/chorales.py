@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, MAX_FRAMES, N_PITCHES, STRUCK, with_strikes
+from tritone.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, MAX_FRAMES, N_PITCHES, STRUCK, with_strikes
 from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Problem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_client.music.smf import MIDI_SUFFIXES
+from tritone.music.smf import MIDI_SUFFIXES
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores.score_set import ScoreSet
 

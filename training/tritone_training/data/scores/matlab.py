@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tritone_client.music.grid import MAX_FRAMES, N_PITCHES, with_strikes
+from tritone.music.grid import MAX_FRAMES, N_PITCHES, with_strikes
 from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Problem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats

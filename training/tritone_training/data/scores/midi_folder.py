@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tritone_client import InvalidScoreError
-from tritone_client.music.grid import FRAMES_PER_QUARTER
-from tritone_client.music.reading import to_grid
-from tritone_client.music.smf import MIDI_SUFFIXES
+from tritone import InvalidScoreError
+from tritone.music.grid import FRAMES_PER_QUARTER
+from tritone.music.reading import to_grid
+from tritone.music.smf import MIDI_SUFFIXES
 from tritone_training._exceptions import DataError
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Problem, printable

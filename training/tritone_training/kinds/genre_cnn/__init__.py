@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.genre_cnn.build import exportable
 from tritone_training.kinds.genre_cnn.config import PRESETS, suggest

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tritone_client.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
+from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.kind import Exportable

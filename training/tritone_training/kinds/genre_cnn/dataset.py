@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training.data.recordings import Recording
 from tritone_training.kinds.genre_cnn.features import FeatureArray
 

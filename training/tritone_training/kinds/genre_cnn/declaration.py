@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS, LARGEST_SAMPLE, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.constants import EMBEDDING_SIZE, EMOTIONS, LARGEST_SAMPLE, SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 
 LABEL_FILE: Final = "labels.txt"

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client._exceptions import InvalidAudioError
-from tritone_client.audio import FloatArray
-from tritone_client.constants import WINDOW_SAMPLES
+from tritone._exceptions import InvalidAudioError
+from tritone.audio import FloatArray
+from tritone.constants import WINDOW_SAMPLES
 from tritone_training.data.recordings import Problem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]

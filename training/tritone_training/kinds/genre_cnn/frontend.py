@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_client.constants import SAMPLE_RATE_HZ
+from tritone.constants import SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)

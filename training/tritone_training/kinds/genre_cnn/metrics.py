@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 
 FloatMatrix = npt.NDArray[np.float64]
 _N_BINS: Final = 10

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tritone_client.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
+from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelPower
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritone_client.constants import EMOTIONS
+from tritone.constants import EMOTIONS
 from tritone_training.kinds.genre_cnn.judge import Judgement
 from tritone_training.kinds.genre_cnn.metrics import calibration
 

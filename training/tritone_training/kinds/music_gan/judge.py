@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
-from tritone_client.music.noise import uniform_noise
+from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.noise import uniform_noise
 from tritone_training._exceptions import TrainingError
 from tritone_training.kinds.music_gan.declaration import N_LATENT_NOISE
 from tritone_training.kinds.music_gan.network import MusicGan

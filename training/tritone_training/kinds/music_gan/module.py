@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.lanes import N_LANES, SPAN_FRAMES
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
 from tritone_training.kinds.music_vae.attributes import decode

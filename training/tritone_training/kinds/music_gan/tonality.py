@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone_client.music.lanes import FIRST_STRIKE
+from tritone.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone.music.lanes import FIRST_STRIKE
 from tritone_training.kinds.music_vae.lanes import REACH, sounding_of
 from tritone_training.musicality.key import N_KEYS, N_MODES, PITCH_CLASSES, PROFILES, key_profiles
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from tritone_client.music.grid import FRAMES_PER_QUARTER, N_PITCHES
-from tritone_client.music.grid import MAX_FRAMES as LONGEST_GRID
+from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES
+from tritone.music.grid import MAX_FRAMES as LONGEST_GRID
 from tritone_training.catalogue import COLLECTIONS
 from tritone_training.declaration import (
     Axis,

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import HELD, N_PITCHES, STRUCK
+from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.declaration import Declaration
 from tritone_training.kinds.music_transformer.config import PRESETS
 from tritone_training.kinds.music_transformer.declaration import STATE, chunk_graph

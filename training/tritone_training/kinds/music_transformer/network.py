@@ -14,8 +14,8 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.grid import N_PITCHES
+from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.kinds.music_transformer.attention import CopyHeads, DecoderLayer
 from tritone_training.kinds.music_transformer.notes import FrameView, NoteLevel
 from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD, Reader

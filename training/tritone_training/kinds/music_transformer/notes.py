@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training.generation import NEVER
 from tritone_training.kinds.music_transformer.vocabulary import BEGIN, N_WORDS, may_follow, pitch_of_word
 

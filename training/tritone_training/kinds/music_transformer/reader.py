@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 
 LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths
 _DILATIONS: Final = (1, 2, 4, 8, 16, 32)  # together they see 64 frames: the next one and 63 behind it

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone_training.kinds.music_transformer.judge import Judgement
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES, N_WORDS

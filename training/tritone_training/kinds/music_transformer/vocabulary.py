@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tritone_client.music.grid import HELD as HELD_VALUE
-from tritone_client.music.grid import N_PITCHES, SILENT
-from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.grid import HELD as HELD_VALUE
+from tritone.music.grid import N_PITCHES, SILENT
+from tritone.music.grid import STRUCK as STRUCK_VALUE
 
 MAX_NOTES: Final = 8  # that generation writes into a frame; training and evaluation know no such limit
 

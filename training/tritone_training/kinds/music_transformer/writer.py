@@ -16,9 +16,9 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import HELD as HELD_VALUE
-from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.grid import HELD as HELD_VALUE
+from tritone.music.grid import N_PITCHES
+from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.generation import Choice, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, Past, step_bias
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.lanes import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
-from tritone_client.music.noise import uniform_noise
+from tritone.music.lanes import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.noise import uniform_noise
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_vae.build import exportable
 from tritone_training.kinds.music_vae.config import PRESETS, suggest

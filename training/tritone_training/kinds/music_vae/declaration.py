@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import LARGEST_AMOUNT
-from tritone_client.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.constants import LARGEST_AMOUNT
+from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 from tritone_training.musicality import ATTRIBUTES

@@ -16,8 +16,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.lanes import FIRST_STRIKE, HOLD, N_LANES
+from tritone.music.grid import N_PITCHES
+from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANES
 from tritone_training.generation import NEVER, Choice, choose, open_above, unrolled_or_scan
 from tritone_training.generation.loop import State
 from tritone_training.kinds.music_vae.encoder import (

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.grid import STRUCK
-from tritone_client.music.lanes import FIRST_STRIKE
-from tritone_client.music.noise import uniform_noise
+from tritone.music.grid import STRUCK
+from tritone.music.lanes import FIRST_STRIKE
+from tritone.music.noise import uniform_noise
 from tritone_training._exceptions import TrainingError
 from tritone_training.kinds.music_vae.attributes import attribute_control, decode
 from tritone_training.kinds.music_vae.lanes import to_absolute, to_relative

@@ -13,8 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tritone_client.music.grid import N_PITCHES
-from tritone_client.music.lanes import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST
+from tritone.music.grid import N_PITCHES
+from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST
 
 REACH: Final = 43  # semitones below and above the level; notes farther off come nearer by octaves
 N_RELATIVE: Final = FIRST_STRIKE + 2 * REACH + 1  # values of a relative lane

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from tritone_client.music.noise import uniform_noise
+from tritone.music.noise import uniform_noise
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores import load_scores
 from tritone_training.kind import EvaluateRequest

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.grid import LOWEST_PITCH
-from tritone_client.music.noise import uniform_noise
+from tritone.music.grid import LOWEST_PITCH
+from tritone.music.noise import uniform_noise
 from tritone_training.kinds.music_vae.attributes import decode
 from tritone_training.kinds.music_vae.judge import INTERPOLATION_STEPS, Judgement, spherical
 from tritone_training.kinds.music_vae.network import MusicVae

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.lanes import SPAN_FRAMES, grid_to_lanes
+from tritone.music.lanes import SPAN_FRAMES, grid_to_lanes
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
 

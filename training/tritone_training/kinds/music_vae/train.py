@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from tritone_client.music.noise import uniform_noise
+from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, load_scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.polyphony_rnn.build import KIND_NAME, exportable
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, suggest

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig

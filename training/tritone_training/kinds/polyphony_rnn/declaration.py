@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
+from tritone.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 

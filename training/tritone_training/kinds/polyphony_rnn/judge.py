@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training._exceptions import TrainingError
 from tritone_training.kinds.polyphony_rnn.dataset import Piece
 from tritone_training.kinds.polyphony_rnn.hearing import Heard

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tritone_client.music.grid import N_PITCHES
+from tritone.music.grid import N_PITCHES
 from tritone_training.generation import choose_each, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.hearing import (
     FIRST_TRACE,

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_client.constants import EMBEDDING_SIZE
+from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender.artifact import EMBEDDINGS, HEARD_BY, files_of
 from tritone_serving.recommender.pseudonyms import key_check

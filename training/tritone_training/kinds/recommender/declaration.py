@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import (
+from tritone.constants import (
     EMBEDDING_SIZE,
     EMOTIONS,
     GENRE_MODEL,

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_client import InvalidAudioError
-from tritone_client.constants import EMBEDDING_SIZE, EMOTIONS
+from tritone import InvalidAudioError
+from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS
 from tritone_training._exceptions import DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tritone_client.constants import N_IDS_MAX
+from tritone.constants import N_IDS_MAX
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 
 # Each entry needs a vector (1 KB at the default size) while the request runs: 64 histories of 2,048 items take 134 MB.

@@ -1,0 +1,161 @@
+"""Recordings in, windows out: decoding, mixing down, resampling and cutting, in bounded memory.
+
+Training, evaluation and the SDK all cut recordings with `iter_windows`, so a model is asked exactly
+what it was trained on.
+
+```python
+for window in iter_windows("song.ogg"):
+    print(window.start_s, window.samples.shape)  # 0.0 (66150,)
+```
+
+Letters: S samples, C channels, N windows, W samples of a window (66,150).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from tritone._decode import Audio, FloatArray, describe, iter_mono_blocks
+from tritone._exceptions import InvalidAudioError
+from tritone.constants import (
+    LARGEST_SAMPLE,
+    MIN_DURATION_S,
+    SAMPLE_RATE_HZ,
+    SILENCE_PEAK,
+    WINDOW_S,
+    WINDOW_SAMPLES,
+)
+
+__all__ = ["Audio", "FloatArray", "OnNote", "Window", "describe", "iter_windows", "load_mono"]
+
+OnNote: TypeAlias = Callable[[str], None]
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One fixed-length cut of a recording.
+
+    Attributes:
+        start_s: where it begins in the recording.
+        samples: (W,) float32 at 22,050 Hz, mono.
+        covers_s: how much of the recording it holds; less than 3 only if the whole recording is shorter.
+    """
+
+    start_s: float
+    samples: FloatArray
+    covers_s: float = WINDOW_S
+
+
+def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Window]:
+    """Cut a recording into consecutive windows of 3 s.
+
+    The last window is aligned to the recording's end and so overlaps the one before it, which avoids
+    padding; a recording shorter than one window is repeated until it fills it.
+
+    Args:
+        audio: a path, the bytes of a file, a binary file object (read from its beginning, left open), or
+            `(samples, rate_hz)` with samples of shape (S,) or (S, C), floats in -1..1 or any integer type
+            at its full scale. Files that were joined end to end are read to the end of the last one.
+        on_note: is called with each remark about a recording that can be used: channels that cancel each other, so
+            that one of them is used, and bytes that are not read. Remarks are logged as warnings, too.
+
+    Yields:
+        Windows in order of time, at least one.
+
+    Raises:
+        InvalidAudioError: see its `reason`. Silence and length are properties of the whole recording, so
+            these two come after the last window; the others as soon as they are met.
+    """
+    name = describe(audio)
+    check = _Check(name)
+    tail = np.zeros(0, np.float32)  # not yet part of a window
+    last = np.zeros(0, np.float32)  # the last whole window, for aligning the final one to the end
+    for block in iter_mono_blocks(audio, _noting(name, on_note)):
+        check.add(block)
+        tail = np.concatenate([tail, block])
+        while tail.size >= WINDOW_SAMPLES:
+            last, tail = tail[:WINDOW_SAMPLES], tail[WINDOW_SAMPLES:]
+            yield Window((check.n_samples - tail.size - WINDOW_SAMPLES) / SAMPLE_RATE_HZ, last)
+    check.finish()
+    if tail.size and last.size:
+        start_s = (check.n_samples - WINDOW_SAMPLES) / SAMPLE_RATE_HZ
+        yield Window(start_s, np.concatenate([last[tail.size :], tail]))
+    elif tail.size:
+        yield Window(0.0, np.resize(tail, WINDOW_SAMPLES), tail.size / SAMPLE_RATE_HZ)
+
+
+def load_mono(audio: Audio, *, on_note: OnNote | None = None) -> FloatArray:
+    """Read a whole recording as mono at 22,050 Hz.
+
+    Args:
+        audio: as `iter_windows`.
+        on_note: as `iter_windows`.
+
+    Returns:
+        (S,) float32.
+
+    Raises:
+        InvalidAudioError: as `iter_windows`.
+    """
+    name = describe(audio)
+    check = _Check(name)
+    blocks = []
+    for block in iter_mono_blocks(audio, _noting(name, on_note)):
+        check.add(block)
+        blocks.append(block)
+    check.finish()
+    return np.concatenate(blocks)
+
+
+def _noting(name: str, on_note: OnNote | None) -> OnNote:
+    def note(what: str) -> None:
+        _LOGGER.warning("%s: %s", name, what)
+        if on_note is not None:
+            on_note(what)
+
+    return note
+
+
+class _Check:
+    """Judges a recording block by block."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.n_samples = 0
+        self.peak = 0.0
+
+    def add(self, block: FloatArray) -> None:
+        self.n_samples += block.size
+        if not block.size:
+            return
+        peak = float(np.abs(block).max())  # NaN and infinity survive abs and max
+        if not np.isfinite(peak):
+            raise self._error("non_finite", "holds samples that are not finite (NaN or infinite)")
+        if peak > LARGEST_SAMPLE:
+            raise self._error(
+                "out_of_range",
+                f"holds a sample of {peak:.4g} where -1..1 is full scale; "
+                f"divide by 32768 what were 16-bit numbers, or pass them as int16",
+            )
+        self.peak = max(self.peak, peak)
+
+    def finish(self) -> None:
+        if self.n_samples == 0:
+            raise self._error("empty", "holds no samples")
+        duration_s = self.n_samples / SAMPLE_RATE_HZ
+        if duration_s < MIN_DURATION_S:
+            raise self._error("too_short", f"lasts {duration_s:.3f} s; at least {MIN_DURATION_S} s are needed")
+        if self.peak < SILENCE_PEAK:
+            raise self._error(
+                "silent", f"is silent (its peak of {self.peak:.1e} is below {SILENCE_PEAK:.0e} of full scale)"
+            )
+
+    def _error(self, reason: str, what: str) -> InvalidAudioError:
+        return InvalidAudioError(f"{self.name}: {what}", path=self.name, reason=reason)

@@ -1,0 +1,180 @@
+"""Music that a model wrote or changed, with what it takes to write it again.
+
+```python
+piece = music.compose(bars=8, seed=7)
+piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone._files import File, PathLike
+from tritone._json_results import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
+from tritone.music.grid import Grid
+
+
+@json_result
+class Piece(JsonResult):
+    """A piece of music.
+
+    Attributes:
+        grid: its notes on the time grid.
+        seed: gives this very piece again with the same model version and arguments; None if chance had no part.
+        model: the model's name; None if no model had a part.
+        model_version: which of its versions answered.
+        nll: (N,) float32, how unlikely the model finds what stands at each time step, in nats (negative
+            log-likelihood at temperature 1), NaN where it was not asked; None if the model does not say.
+    """
+
+    grid: Grid
+    seed: int | None = None
+    model: str | None = None
+    model_version: str | None = None
+    nll: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "model": optional(STRING),
+        "model_version": optional(STRING),
+        "seed": optional(INTEGER),
+        **Grid.json_properties,
+        "nll": optional(array_of(optional(NUMBER))),
+    }
+
+    @cached_property
+    def score(self) -> Any:
+        """The piece as a `symusic.Score`, made when it is first asked for.
+
+        Raises:
+            MissingExtraError: symusic is not installed.
+        """
+        from tritone.music.writing import to_score
+
+        return to_score(self.grid)
+
+    @property
+    def meter(self) -> tuple[int, int] | None:
+        """The time signature, as in (4, 4); None if it is unknown. `grid.meter` has the bar in time steps."""
+        return self.grid.time_signature
+
+    @overload
+    def save(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def save(self, target: File, *, format: str) -> File: ...
+    def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a picture (see `plot`).
+
+        Args:
+            target: a path, whose file is replaced in one step, or a binary file object, which is written at its
+                position and left open.
+            format: `mid`, `midi`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects need it.
+
+        Returns:
+            The path, or the file object.
+
+        Raises:
+            InvalidInputError: the format is unknown, or the target cannot be written.
+            InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
+            MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
+        """
+        from tritone.music.saving import save
+
+        return save(self, target, format)
+
+    @overload
+    async def asave(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    async def asave(self, target: File, *, format: str) -> File: ...
+    async def asave(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Save in a thread, so that the event loop is not blocked; see `save`.
+
+        If the task is cancelled, the thread still finishes the file.
+        """
+        import asyncio  # imported here, because synchronous clients do not need it
+
+        return await asyncio.to_thread(self.save, target, format=format)
+
+    def to_midi(self) -> bytes:
+        """Return the piece as a Standard MIDI File.
+
+        Raises:
+            MissingExtraError: symusic is not installed.
+        """
+        from tritone.music.saving import midi_bytes
+
+        return midi_bytes(self)
+
+    def to_wav(self) -> bytes:
+        """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).
+
+        Raises:
+            InvalidScoreError: the piece has no notes, or lasts longer than an hour.
+            MissingExtraError: symusic or the SoundFont is not installed.
+        """
+        from tritone.music.saving import wav_bytes
+
+        return wav_bytes(self)
+
+    @overload
+    def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def plot(self, target: File, *, format: str) -> File: ...
+    def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Draw the piece as a piano roll: time in bars from left to right, pitch upwards.
+
+        Args:
+            target: a path, whose file is replaced in one step, or a binary file object.
+            format: `png`, `svg` or `pdf`; the path's suffix if None.
+
+        Returns:
+            The path, or the file object.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            InvalidInputError: the picture cannot be written there.
+        """
+        from tritone.music.plot import plot_piece
+
+        return plot_piece(self, target, format)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: those of `Grid.to_dict`, and null where `nll` is NaN."""
+        return {
+            "model": self.model,
+            "model_version": self.model_version,
+            "seed": None if self.seed is None else int(self.seed),
+            **self.grid.to_dict(),
+            "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the piece whose `to_dict` gave the values.
+
+        Raises:
+            InvalidScoreError: a value is not as `Grid` expects it.
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        grid = Grid.from_dict(values)
+        nll = None if values["nll"] is None else nll_of(values["nll"], grid)
+        return cls(grid, values["seed"], values["model"], values["model_version"], nll)
+
+
+def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:
+    """Return (N,) float32 from the plain values of `to_dict`, NaN where they are null.
+
+    Raises:
+        ValueError: there is not one for each time step of the grid.
+    """
+    if len(values) != grid.n_frames:
+        raise ValueError(f"nll has {len(values)} values; expected one for each of the {grid.n_frames} time steps")
+    return np.array([math.nan if nats is None else nats for nats in values], np.float32)
