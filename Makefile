@@ -44,11 +44,11 @@ image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian
 
 fuzz: $(DEV_READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
 	@mkdir -p runs
-	@$(BIN)/python tests/load/fuzz.py --report runs/fuzz.md $(ARGS)
+	@$(BIN)/python benchmarks/fuzz.py --report runs/fuzz.md $(ARGS)
 
 attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
-	@$(BIN)/python tests/load/attack.py --report runs/attack.md $(ARGS)
+	@$(BIN)/python benchmarks/attack.py --report runs/attack.md $(ARGS)
 
 manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
 	@$(BIN)/python deploy/generate.py
@@ -68,10 +68,10 @@ serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 
 bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
 	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table README.md $(ARGS)
-	@$(BIN)/python tests/load/classify_latency.py
-	@$(BIN)/python tests/load/compose_latency.py
-	@$(BIN)/python tests/load/cold_start.py
-	@$(BIN)/python tests/load/recommend_load.py --rounds 200 --seconds 2
+	@$(BIN)/python benchmarks/classify_latency.py
+	@$(BIN)/python benchmarks/compose_latency.py
+	@$(BIN)/python benchmarks/cold_start.py
+	@$(BIN)/python benchmarks/recommend_load.py --rounds 200 --seconds 2
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
@@ -79,13 +79,13 @@ audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known v
 	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
 
 rival: $(DEV_READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
-	@$(BIN)/python tests/load/rival_load.py $(ARGS)
+	@$(BIN)/python benchmarks/rival_load.py $(ARGS)
 
 soak: $(DEV_READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
-	@$(BIN)/python tests/load/soak.py --report runs/soak $(ARGS)
+	@$(BIN)/python benchmarks/soak.py --report runs/soak $(ARGS)
 
 chaos: $(DEV_READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/faults.md)
-	@$(BIN)/python tests/load/faults.py --report docs/faults.md $(ARGS)
+	@$(BIN)/python benchmarks/faults.py --report docs/faults.md $(ARGS)
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

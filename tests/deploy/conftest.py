@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.deploy.balancing import HOSTS, Balancer, free_ports, haproxy_path, start_haproxy
 from tests.deploy.name_server import NameServer
-from tests.server import composer_stand_in
-from tests.server.conftest import make_repository
+from tests.integration import composer_stand_in
+from tests.integration.conftest import make_repository
 
 from tritone_serving import ServerOptions, TritonServer
 

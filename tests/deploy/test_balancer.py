@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from tests.deploy.balancing import HOSTS, ROOT, Balancer, free_ports, wait_until
 from tests.deploy.conftest import Replicas
-from tests.server import composer_stand_in as stand_in
+from tests.integration import composer_stand_in as stand_in
 
 from tritone import MusicClient, TritoneError
 from tritone._endpoint import make_endpoint

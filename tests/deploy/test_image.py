@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 from tests.deploy.balancing import ROOT, free_ports, wait_until
-from tests.server.conftest import make_repository
+from tests.integration.conftest import make_repository
 
 pytestmark = [pytest.mark.image, pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1200)]
 

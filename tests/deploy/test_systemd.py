@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.deploy.balancing import free_ports
-from tests.server import python_models
+from tests.integration import python_models
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "tritone.service"
 COMMAND = "/opt/tritone/bin/tritone"

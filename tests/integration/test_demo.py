@@ -1,0 +1,244 @@
+"""The demonstration from beginning to end, on a real server: what it leaves, and that it can be told to do it again.
+
+The catalogue is small and the models are tiny. Most are those that other tests trained and exported, put where an
+earlier run would have left them; those that are missing or damaged are made by the run itself.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from tests.support import music_models
+
+from tritone import MusicClient
+from tritone.music.reading import to_grid
+from tritone_cli.demonstration.models import WRITERS, Workshop
+from tritone_serving import ServerOptions, TritonServer
+from tritone_training.catalogue import load_catalogue
+from tritone_training.catalogue.build import FORMAT
+
+# Where no other test has asked for the models before, they are trained and exported here.
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
+
+N_PER_COLLECTION = 8
+DAMAGED = "music_gan"
+COMMAND = (sys.executable, "-m", "tritone_cli", "demo", "--preset", "tiny", "--repository", "models", "--json")
+
+
+@dataclass(frozen=True)
+class Ran:
+    folder: Path
+    environment: dict[str, str]
+    first: dict[str, Any]
+    second: dict[str, Any]
+    said: str
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=800,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    """Two runs, one after the other."""
+    folder = tmp_path_factory.mktemp("demonstration")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITONE_CACHE", str(folder / "cache"))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        catalogue = load_catalogue(progress=False, n_per_collection=N_PER_COLLECTION)
+        catalogue.path.rename(folder / "cache" / f"catalogue-v{FORMAT}")  # where the whole one is looked for
+        _place_models(folder, catalogue.fingerprint)
+        ran = Ran(folder, dict(os.environ), {}, {}, "")
+        answers = []
+        for _ in range(2):
+            done = ran.run()
+            assert done.returncode == 0, done.stderr
+            answers.append((json.loads(done.stdout), done.stderr))
+        yield Ran(folder, ran.environment, answers[0][0], answers[1][0], answers[1][1])
+
+
+def _place_models(folder: Path, fingerprint: str) -> None:
+    known: Any = SimpleNamespace(fingerprint=fingerprint)
+    repository = folder / "models"
+    workshop = Workshop(
+        out=folder / "demo",
+        repository=repository,
+        catalogue=known,
+        seed=0,
+        preset="tiny",
+        retrain=False,
+        progress=False,
+    )
+    for kind in WRITERS:
+        served = music_models.served(kind)
+        shutil.copytree(served.checkpoint, workshop.checkpoints / kind)
+        workshop._finished(kind)
+        for result in served.results:
+            shutil.copytree(served.repository / result.model, repository / result.model)
+    (weights,) = (workshop.checkpoints / DAMAGED).glob("weights-*.pt")
+    weights.write_bytes(b"half of it")
+
+
+def all_pieces(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [piece for each in answer["music"] for piece in (*each["given"], *each["pieces"])]
+
+
+def test_what_is_damaged_or_missing_is_made_and_the_rest_kept(ran: Ran) -> None:
+    made = {kind for kind, model in ran.first["models"].items() if model["train_s"] is not None}
+    assert made == {"genre_cnn", "recommender", DAMAGED}
+    assert {kind for kind, model in ran.first["models"].items() if model["export_s"] is not None} == made
+    versions = {v["model"]: v["version"] for model in ran.first["models"].values() for v in model["versions"]}
+    assert versions.pop(DAMAGED) == 2
+    assert set(versions.values()) == {1}
+    assert {"genre_cnn", "music_transformer", "composer", "music_vae_decoder", "polyphony_rnn_sampler"} <= set(versions)
+    assert {"recommender", "taste_vae", "recording_recommender"} <= set(versions)
+
+
+def test_a_repeated_run_makes_nothing_and_writes_the_same(ran: Ran) -> None:
+    for model in ran.second["models"].values():
+        assert model["train_s"] is None
+        assert model["export_s"] is None
+    assert ran.second["seconds"] < ran.first["seconds"]
+    assert "was trained before" in ran.said
+    assert "trained in" not in ran.said
+    facts = [
+        [(p["seed"], p["n_notes"], p["model"], p["model_version"]) for p in all_pieces(answer)]
+        for answer in (ran.first, ran.second)
+    ]
+    assert facts[0] == facts[1]
+    suggested = [[tracks_of(each) for each in answer["recommended"]] for answer in (ran.first, ran.second)]
+    assert suggested[0] == suggested[1]
+
+
+def tracks_of(answer: dict[str, Any]) -> list[str]:
+    return [each["track_id"] for each in answer["recommendations"]]
+
+
+def test_everybody_is_recommended_something_for_a_reason(ran: Ran) -> None:
+    recommended = ran.second["recommended"]
+    assert [each["rung"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
+    for each in recommended:
+        assert len(set(tracks_of(each))) == len(each["recommendations"]) == 8
+        assert all(each["because"])
+        for track in each["recommendations"]:
+            assert sum(reason["amount"] for reason in track["reasons"]) == pytest.approx(track["score"], abs=1e-3)
+    known, songs, _, recording, _ = recommended
+    assert any(reason["because"] == "history" for track in known["recommendations"] for reason in track["reasons"])
+    assert not set(tracks_of(songs)) & set(songs["python"].split("'")), "what was just heard is not recommended"
+    assert any("sounds like the recording" in words for words in recording["because"][0])
+    assert any(reason["member"] == "sound" for reason in recording["recommendations"][0]["reasons"])
+
+
+def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
+    pieces = all_pieces(ran.second)
+    assert len(pieces) > 20
+    for piece in pieces:
+        grid = to_grid(ran.folder / piece["midi"])
+        assert grid.n_notes == piece["n_notes"]
+        with Image.open(ran.folder / piece["png"]) as picture:
+            assert picture.format == "PNG"
+            assert np.asarray(picture.convert("L")).std() > 1
+        if piece["wav"] is None:
+            assert piece["n_notes"] == 0
+            continue
+        with wave.open(str(ran.folder / piece["wav"])) as sound:
+            samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
+            # Sound ends with the last note, which in an untrained network's music may come long before the end.
+            assert 0.5 < sound.getnframes() / sound.getframerate() < piece["duration_s"] + 2.5
+        assert np.abs(samples).max() > 10_000
+    assert (ran.folder / ran.second["medley"]["path"]).is_file()
+    assert (ran.folder / ran.second["medley"]["picture"]).is_file()
+    assert all((ran.folder / each["path"]).is_file() for each in ran.second["recordings"])
+    for each in ran.second["recommended"]:
+        with Image.open(ran.folder / each["picture"]) as picture:
+            assert np.asarray(picture.convert("L")).std() > 1
+        for path in each["sounds"]:
+            samples, rate_hz = soundfile.read(ran.folder / path)
+            assert len(samples) / rate_hz == pytest.approx(20.0, abs=0.1)
+            assert np.abs(samples).max() > 0.05
+
+
+def test_the_page_shows_every_piece(ran: Ran) -> None:
+    page = ran.folder / ran.second["page"]
+    text = page.read_text(encoding="utf-8")
+    for piece in all_pieces(ran.second):
+        for file in (piece["midi"], piece["wav"], piece["png"]):
+            if file is not None:
+                assert f'"{Path(file).relative_to("demo").as_posix()}"' in text
+    for each in ran.second["music"]:
+        assert each["title"].replace("'", "&#x27;") in text
+    for each in ran.second["recommended"]:
+        assert each["title"] in text
+        assert each["command"] in html.unescape(text)
+        assert f'"{Path(each["picture"]).relative_to("demo").as_posix()}"' in text
+    assert "The listening log is simulated" in text
+    assert text.count("seed 7") >= len(ran.second["music"]) - 1
+
+
+def test_streaming_is_reported_and_exact(ran: Ran) -> None:
+    stream = ran.second["stream"]
+    assert stream["same_as_unstreamed"] is True
+    assert 0 < stream["first_notes_ms"] < stream["whole_ms"]
+
+
+def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Callable[..., Any]) -> None:
+    options = ServerOptions(repository=ran.folder / "models", http_port=0, grpc_port=0, metrics_port=0)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TritonServer.start(options) as server,
+        MusicClient(server.grpc_url) as music,
+    ):
+        patch.chdir(ran.folder)
+        for each in ran.second["music"]:
+            answer = eval(each["python"], {"music": music})  # noqa: S307 - our own page's line
+            if "stream_compose" in each["python"]:
+                with answer as stream:
+                    assert sum(1 for _ in stream) > 1
+                    answer = stream.result()
+            found = answer if isinstance(answer, tuple) else (answer,)
+            for piece, saved in zip(found, each["pieces"], strict=True):
+                assert piece.seed == saved["seed"]
+                assert piece.score.dumps_midi() == Path(saved["midi"]).read_bytes(), each["python"]
+        for each in ran.second["recommended"]:
+            answer = eval(each["python"], {"music": music})  # noqa: S307 - our own page's line
+            assert list(answer.track_ids) == tracks_of(each), each["python"]
+            ended = tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
+            assert ended.status == 0, ended.stderr
+            assert tracks_of(json.loads(ended.stdout)) == tracks_of(each)
+        for each in ran.second["music"][:5:2]:
+            ended = tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
+            assert ended.status == 0, ended.stderr
+            (saved,) = each["pieces"]
+            assert Path(f"{each['name']}.mid").read_bytes() == Path(saved["midi"]).read_bytes()
+
+
+def test_an_error_is_told_as_everywhere(ran: Ran) -> None:
+    done = ran.run("--preset", "huge", "--out", "elsewhere")
+    assert done.returncode == 1
+    assert "no preset 'huge'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (ran.folder / "elsewhere" / "index.html").exists()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tritone import TritoneError
+from tritone_cli.commands import export
+from tritone_training import registry
+
+sys.path.insert(0, str(Path(__file__).parents[3]))  # importlib mode puts no test folder on the path
+
+from tests.unit.export import fixture_kind
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
+    """The command, with a kind that needs no training; run in an empty folder."""
+    monkeypatch.setattr(registry, "get_kind", lambda name: fixture_kind.kind())
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    export.register(app)
+    return app
+
+
+def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "genre_cnn").mkdir(parents=True)
+    result = CliRunner().invoke(app, ["export", "genre_cnn", "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert (report["model"], report["version"], report["path"]) == (
+        "genre_cnn",
+        1,
+        "model_repository/genre_cnn/1",
+    )
+    assert set(report["parity"]["max_abs_difference"]) == {"1", "3", "16"}
+    assert (tmp_path / "model_repository" / "genre_cnn" / "1" / "model.onnx").is_file()
+
+
+def test_a_recommender_that_heard_by_another_network_is_told(app: typer.Typer, tmp_path: Path) -> None:
+    version = tmp_path / "model_repository" / "recommender" / "1"
+    version.mkdir(parents=True)
+    heard_by = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
+    (version / "recommender.json").write_text(json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by}))
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert "recommender does not belong to model_repository/genre_cnn/1 (weights-cdcdcdcdcdcd.pt)" in warning
+    assert f"warning: {warning}\n" in result.stderr
+
+
+def test_people_read_stderr(app: typer.Typer, tmp_path: Path) -> None:
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--name", "genre_two"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "version 1 of genre_two" in result.stderr
+    assert "probabilities: at most" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["genre_cnn"], "tritone train genre_cnn`"),
+        (["genre_cnn", "--checkpoint", "mine"], "tritone train genre_cnn --out mine`"),
+    ],
+)
+def test_a_missing_checkpoint_names_the_command(app: typer.Typer, arguments: list[str], command: str) -> None:
+    with pytest.raises(TritoneError, match="no checkpoint here") as caught:
+        CliRunner().invoke(app, ["export", *arguments], catch_exceptions=False)
+    assert command in str(caught.value)
+
+
+def test_configs_only_needs_no_checkpoint(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "--configs-only", "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)["written"] == [
+        "model_repository/genre_cnn/config.pbtxt",
+        "model_repository/genre_cnn/configs/gpu.pbtxt",
+    ]
+    again = CliRunner().invoke(app, ["export", "--configs-only", "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["written"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--configs-only", "--name", "x"], ["--configs-only", "--checkpoint", "x"]],
+)
+def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2
+
+
+def test_precisions_are_measured_and_told(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path) -> None:
+    kind = fixture_kind.kind(quality=fixture_kind.quality())
+    monkeypatch.setattr(registry, "get_kind", lambda name: kind)
+    arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--precision", "int8", "--precision", "fp32"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "int8: accuracy " in result.stderr
+    assert "in fp32 1.0000, on 64 examples of noise (may lose 0.05)" in result.stderr
+    with pytest.raises(TritoneError, match=r"is refused: accuracy .* may lose 0 and loses"):
+        CliRunner().invoke(app, [*arguments, "--max-loss", "0"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-loss", "0.1"], "--max-loss: only for --precision"),
+        (["--precision", "fp32", "--data", "x"], "--data: only for --precision"),
+        (["--precision", "int4"], "int4"),
+    ],
+)
+def test_options_that_need_a_precision(app: typer.Typer, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["export", "genre_cnn", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bare_backbone_has_nothing_to_be_measured_on(app: typer.Typer) -> None:
+    arguments = ["export", "genre_cnn", "--pretrained", "musicnn", "--precision", "fp16"]
+    with pytest.raises(TritoneError, match="without a checkpoint there are no validation data"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -1,0 +1,38 @@
+"""From a folder of scores to figures, as people run it: every kind that writes music."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import music_models
+
+KINDS = {
+    "polyphony_rnn": "nll per frame",
+    "music_transformer": "nll per frame",
+    "music_vae": "reconstruction accuracy",
+    "music_gan": "duplicate rate",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_is_told_to_people(kind: str, tritone: Callable[..., Any]) -> None:
+    checkpoint = music_models.trained(kind)
+    ended = tritone("evaluate", kind, "--checkpoint", checkpoint, "--data", music_models.tunes(), "--split", "valid")
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout == ""
+    assert KINDS[kind] in ended.stderr
+
+
+def test_a_training_is_told_to_people(tritone: Callable[..., Any], tmp_path: Path) -> None:
+    ended = tritone(
+        "train", "polyphony_rnn", "--data", music_models.tunes(), "--preset", "tiny", "--max-epochs", 1,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    assert "24 of 24 pieces used (chorale 12, dance 12)" in ended.stderr
+    assert "splits: " in ended.stderr
+    assert "valid: nll_per_frame" in ended.stderr
+    assert "next: tritone export polyphony_rnn" in ended.stderr

@@ -1,0 +1,291 @@
+"""Pieces and pictures as bytes, in file objects, from coroutines, and on full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tests.unit.client.midi_files import END, meter, midi, off, on, random_frames, track
+from tests.unit.client.test_results_json import a_classification, a_prediction
+
+from tritone import Grid, InvalidInputError, Piece, to_grid
+from tritone.music.render import render
+from tritone_training._exceptions import DataError
+from tritone_training.catalogue import write_audio
+
+MAGIC = {"mid": b"MThd", "midi": b"MThd", "wav": b"RIFF", "png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.fixture
+def piece() -> Piece:
+    return Piece(Grid(random_frames(3, n_frames=64, density=1), meter=(16, 12), tempo_qpm=90.0), seed=7)
+
+
+@pytest.mark.parametrize("kind", MAGIC)
+@pytest.mark.parametrize("spelling", ["{}", ".{}", "upper"])
+def test_into_a_file_object(piece: Piece, kind: str, spelling: str) -> None:
+    file = io.BytesIO(b"before")
+    file.seek(6)
+    given = kind.upper() if spelling == "upper" else spelling.format(kind)
+    assert piece.save(file, format=given) is file
+    assert file.getvalue()[6:].startswith(MAGIC[kind])
+    assert not file.closed
+
+
+def test_into_files_of_all_kinds(piece: Piece, tmp_path: Path) -> None:
+    expected = piece.to_midi()
+    with (tmp_path / "a").open("wb") as buffered, (tmp_path / "b").open("wb", buffering=0) as raw:
+        piece.save(buffered, format="mid")
+        piece.save(raw, format="mid")
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == expected  # before they are closed
+    with tempfile.NamedTemporaryFile() as temporary, tempfile.SpooledTemporaryFile() as spooled:
+        piece.save(temporary, format="mid")
+        piece.save(spooled, format="mid")
+        for file in (temporary, spooled):
+            file.seek(0)
+            assert file.read() == expected
+
+    class Minimal:
+        """As some frameworks' responses: no return value, no flush."""
+
+        content = b""
+
+        def write(self, data: bytes) -> None:
+            self.content += data
+
+    minimal: Any = Minimal()
+    piece.save(minimal, format="mid")
+    assert minimal.content == expected
+
+
+@pytest.mark.parametrize("kind", ["mid", "wav", "png"])
+def test_a_pipe_is_written_to_and_stays_a_pipe(piece: Piece, tmp_path: Path, kind: str) -> None:
+    pipe = tmp_path / f"pipe.{kind}"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert piece.save(pipe) == pipe
+        assert read.result().startswith(MAGIC[kind])
+    assert pipe.is_fifo()
+
+
+def test_of_a_link_the_file_is_replaced(piece: Piece, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "tune.mid"
+    link = tmp_path / "link.mid"
+    link.symlink_to(file)
+    for _ in range(2):  # the file is not there, then it is
+        assert piece.save(link) == link
+        assert link.is_symlink()
+        assert file.read_bytes() == piece.to_midi()
+
+
+class Dribble(io.RawIOBase):
+    """Takes seven bytes at a time."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.content += bytes(data[:7])
+        return min(7, len(data))
+
+
+def test_a_file_that_writes_a_part_gets_everything(piece: Piece) -> None:
+    file: Any = Dribble()
+    piece.save(file, format="mid")
+    assert file.content == piece.to_midi()
+
+
+def test_bytes_are_what_the_files_hold(piece: Piece, tmp_path: Path) -> None:
+    assert piece.save(tmp_path / "x.mid").read_bytes() == piece.to_midi()
+    assert piece.save(tmp_path / "x.wav").read_bytes() == piece.to_wav()
+    assert np.array_equal(to_grid(piece.to_midi()).frames, piece.grid.frames)
+    samples, rate_hz = soundfile.read(io.BytesIO(piece.to_wav()), dtype="float32")
+    assert rate_hz == 44_100
+    assert np.allclose(samples, render(piece.score), atol=1e-4)
+
+
+def test_format_decides_over_the_suffix(piece: Piece, tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    assert piece.save(path, format="mid") == path
+    assert path.read_bytes() == piece.to_midi()
+    assert piece.save(str(tmp_path / "download"), format="png").read_bytes().startswith(b"\x89PNG")
+    assert piece.save(tmp_path / "x.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "message"),
+    [
+        (io.BytesIO(), None, "expected one of mid, midi, wav, png, svg, pdf for a file object"),
+        (io.BytesIO(), "mp3", r"format is 'mp3': expected one of mid"),
+        (io.BytesIO(), 7, "format is 7"),
+        (io.StringIO(), "mid", "text file"),
+        (None, "mid", "NoneType"),
+        (7, None, "int"),
+        (b"tune.mid", None, "bytes"),
+        ("tune.mid", "ogg", "format is 'ogg'"),
+    ],
+)
+def test_what_cannot_be_saved_says_why(piece: Piece, target: Any, given: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        piece.save(target, format=given)
+
+
+def test_text_and_closed_files(piece: Piece, tmp_path: Path) -> None:
+    closed: Any = io.BytesIO()
+    closed.close()
+    with pytest.raises(InvalidInputError, match="closed file"):
+        piece.save(closed, format="mid")
+    with (tmp_path / "x.mid").open("w") as text, pytest.raises(InvalidInputError, match="open it with 'wb'"):
+        piece.save(text, format="mid")  # type: ignore[call-overload]
+    with tempfile.NamedTemporaryFile("w") as wrapped, pytest.raises(InvalidInputError, match="open it with 'wb'"):
+        piece.save(wrapped, format="mid")  # type: ignore[call-overload]
+    (tmp_path / "y").touch()
+    with (tmp_path / "y").open("rb") as read_only, pytest.raises(InvalidInputError, match="cannot be written"):
+        piece.save(read_only, format="mid")
+
+
+def test_pictures_of_all_results_go_into_file_objects() -> None:
+    for result in (a_classification(), a_prediction()):
+        file = io.BytesIO()
+        assert result.plot(file, format="png") is file
+        assert file.getvalue().startswith(b"\x89PNG")
+        with pytest.raises(InvalidInputError, match="expected one of png, svg, pdf"):
+            result.plot(io.BytesIO(), format="mid")
+
+
+async def test_saving_leaves_the_event_loop_free(piece: Piece, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = 0
+    done = False
+
+    async def tick() -> None:
+        nonlocal ticks
+        while not done:
+            ticks += 1
+            await asyncio.sleep(0.005)
+
+    def slow(piece: Piece) -> bytes:
+        time.sleep(0.3)
+        return b"sound"
+
+    monkeypatch.setattr("tritone.music.saving._CONTENTS", {"wav": ("the sound", slow)})
+    ticking = asyncio.create_task(tick())
+    path = await piece.asave(tmp_path / "x.wav")
+    done = True
+    await ticking
+    assert path.read_bytes() == b"sound"
+    assert ticks > 3
+
+
+async def test_saving_from_coroutines(piece: Piece, tmp_path: Path) -> None:
+    paths = await asyncio.gather(*(piece.asave(tmp_path / f"x.{kind}") for kind in MAGIC))
+    assert [path.read_bytes()[:4] for path in paths] == [magic[:4] for magic in MAGIC.values()]
+    file = io.BytesIO()
+    assert await piece.asave(file, format="mid") is file
+    with pytest.raises(InvalidInputError, match="there is no folder"):
+        await piece.asave(tmp_path / "none" / "x.mid")
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """The kernel refuses to write more, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS: dict[str, Callable[[Piece, Path], Any]] = {
+    **{kind: (lambda piece, path: piece.save(path)) for kind in MAGIC},
+    "timeline.png": lambda _, path: a_classification().plot(path),
+    "timeline.svg": lambda _, path: a_classification().plot(path),
+    "surprise.pdf": lambda _, path: a_prediction().plot(path),
+    "recording.wav": lambda piece, path: write_audio(piece.score, path, seed=None),
+    "recording.ogg": lambda piece, path: write_audio(piece.score, path, seed=None),
+    "recording.flac": lambda piece, path: write_audio(piece.score, path, seed=None),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_the_system_refuses_is_named_with_the_reason(piece: Piece, tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"x.{name}"
+    path.write_bytes(b"old")
+    WRITERS[name](piece, tmp_path / f"warm.{name}")  # fonts and sounds are in memory then
+    (tmp_path / f"warm.{name}").unlink()
+    with largest_file(100), pytest.raises((InvalidInputError, DataError), match="File too large") as caught:
+        WRITERS[name](piece, path)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", MAGIC)
+@pytest.mark.parametrize("where", ["write", "flush"])
+def test_a_full_disk_is_named_for_file_objects(piece: Piece, kind: str, where: str) -> None:
+    class Full(io.BytesIO):
+        name = "upload"
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = Full()
+    setattr(file, where, refuse)
+    with pytest.raises(InvalidInputError, match=r"upload: the .* cannot be written .*No space left on device"):
+        piece.save(file, format=kind)
+
+
+def test_the_device_that_is_always_full(piece: Piece) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(InvalidInputError, match="No space left"):
+        piece.save(full, format="wav")
+
+
+@pytest.mark.parametrize(
+    "signature", [(4, 4), (3, 4), (6, 8), (12, 8), (2, 2), (3, 2), (5, 8), (7, 8), (2, 4), (9, 16)]
+)
+@pytest.mark.parametrize("upbeat", [False, True])
+def test_a_given_time_signature_is_kept(signature: tuple[int, int], upbeat: bool) -> None:
+    numerator, denominator = signature
+    power = denominator.bit_length() - 1
+    first = [meter(0, 1, 3), meter(240, numerator, power)] if upbeat else [meter(0, numerator, power)]
+    grid = to_grid(midi(track(*first, END), track(on(0, 60), off(1920, 60), END)))
+    length = 16 * numerator // denominator
+    assert grid.meter == (length, length - 2 if upbeat else 0)
+    piece = Piece(grid)
+    assert piece.meter == signature
+    assert piece.to_dict()["meter"] == list(signature)
+    again = to_grid(piece.to_midi())
+    assert (again.time_signature, again.meter) == (signature, grid.meter)
+    finer = to_grid(piece, frames_per_quarter=12)
+    assert (finer.time_signature, finer.meter[0]) == (signature, 3 * length)
+
+
+def test_the_time_signature_of_a_grid() -> None:
+    frames = random_frames(0, n_frames=8, density=1)
+    assert Grid(frames).time_signature is None
+    assert Grid(frames, meter=(12, 8)).time_signature == (3, 4)
+    assert Grid(frames, meter=(12, 8), time_signature=(6, 8)).time_signature == (6, 8)
+    assert Grid(frames, meter=(14, 0)).time_signature == (7, 8)
+    assert Grid(frames, meter=(16, 0), time_signature=(6, 8)).time_signature == (4, 4)  # it does not fit the bar
+    assert Piece(Grid(frames)).meter is None
+    for bad in ((4,), "44", (0, 4), (4, 3), (256, 4), (4.0, 4), 4):
+        with pytest.raises(InvalidInputError, match="time_signature"):
+            Grid(frames, meter=(16, 0), time_signature=bad)  # type: ignore[arg-type]

@@ -1,0 +1,455 @@
+"""recommend and similar, with models in memory; each test runs for both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import pickle
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tests.unit.client.recommenders import ITEMS, FakeRecommender, said, texts
+
+from tritone import (
+    AsyncMusicClient,
+    ConnectionFailedError,
+    InferRequest,
+    InvalidAudioError,
+    InvalidInputError,
+    ModelNotFoundError,
+    NothingKnownError,
+    Reason,
+    Recommendation,
+    Recommendations,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerError,
+    UnknownIds,
+    constants,
+)
+
+
+@pytest.fixture
+def model() -> FakeRecommender:
+    return FakeRecommender()
+
+
+# --- recommend ----------------------------------------------------------------------------------
+
+
+def test_somebody_known(connect: Any, model: FakeRecommender) -> None:
+    tracks = connect()("recommend", "42", n=12)
+    assert len(tracks) == 12
+    assert tracks[0] == Recommendation("track-0", 1.0)
+    assert tracks[11] == Recommendation("track-11", 1 - 11 / 64, "Title 11", "Someone")
+    assert (tracks.rung, tracks.arm, tracks.model, tracks.model_version) == ("user", "a", "recommender", "3")
+    assert not tracks.unknown
+    (request,) = model.requests  # nothing need be known about the model beforehand
+    assert tracks.request_id == request.request_id
+    assert said(request) == {"user_id": "42", "k": 12}
+
+
+def test_the_answer_is_a_sequence(connect: Any) -> None:
+    tracks = connect()("recommend", n=3, explain=True)
+    assert isinstance(tracks, Sequence)
+    assert tuple(tracks) == tracks.recommendations == tracks[:]
+    assert [track.track_id for track in tracks[1:]] == ["track-1", "track-2"]
+    assert tracks.track_ids == ("track-0", "track-1", "track-2")
+    assert max(tracks, key=lambda track: track.score) is tracks[0]
+    assert repr(tracks).startswith("Recommendations([Recommendation(track_id='track-0', score=1.0, ")
+    assert "rung='popularity', recommender v3)" in repr(tracks)
+    assert "ease" not in repr(tracks)
+    plain = json.loads(json.dumps(tracks.to_dict()))
+    assert plain["recommendations"][0]["reasons"][0] == {
+        "member": "ease",
+        "because": "history",
+        "id": "Jóga",
+        "amount": 0.5,
+        "title": "Jóga (2022 remaster)",
+        "artist": "Björk",
+    }
+    assert plain["rung"] == "popularity"
+    assert plain["unknown"] == {
+        "user": False,
+        "history": [],
+        "skipped": [],
+        "friends": [],
+        "exclude": [],
+        "mood": False,
+        "recording": False,
+    }
+    again = pickle.loads(pickle.dumps(tracks))  # noqa: S301 - worker processes send results home like this
+    assert type(again) is Recommendations
+    assert again.to_dict() == tracks.to_dict()
+    assert Recommendations().track_ids == ()
+
+
+def test_everything_that_is_said_reaches_the_model(connect: Any, model: FakeRecommender) -> None:
+    tracks = connect()(
+        "recommend",
+        "Björk",
+        history=["track-3", "track-3", "track-5"],
+        weights=[2, 0.5, np.float32(0)],
+        skipped=("track-0",),
+        friends={"42"},
+        mood="calmness",
+        n=4,
+        exclude=np.array(["track-1"]),
+        filter_heard=False,
+        diversity=0.25,
+        novelty=1,
+        explain=True,
+    )
+    assert said(model.asked()[0]) == {
+        "user_id": "Björk",
+        "history": ["track-3", "track-3", "track-5"],
+        "weights": [2, 0.5, 0],
+        "skipped": ["track-0"],
+        "friends": ["42"],
+        "mood": "calmness",
+        "k": 4,
+        "exclude": ["track-1"],
+        "filter_heard": False,
+        "diversity": 0.25,
+        "novelty": 1,
+        "explain": True,
+    }
+    assert tracks.track_ids == ("track-2", "track-3", "track-4", "track-5")
+
+
+def test_what_is_left_empty_is_not_sent(connect: Any, model: FakeRecommender) -> None:
+    nothing: list[str] = []
+    ask = connect()
+    ask("recommend", None, history=[], weights=[], skipped=(), friends=iter(nothing), exclude=np.array(nothing))
+    ask("recommend", filter_heard=np.True_, explain=np.False_, diversity=0, novelty=np.float64(0))
+    assert [said(request) for request in model.asked()] == [{"k": 10}, {"k": 10}]
+
+
+def test_only_outputs_that_can_say_something_are_asked_for(connect: Any, model: FakeRecommender) -> None:
+    ask = connect()
+    plain, explained, somebody = ask("recommend"), ask("recommend", explain=True), ask("recommend", friends=["42"])
+    always = {"item_ids", "scores", "titles", "artists", "rung", "arm"}
+    assert [set(request.outputs) - always for request in model.asked()] == [set(), {"reasons"}, {"unknown"}]
+    assert plain[0].reasons == somebody[0].reasons == ()
+    (first, second) = explained[3].reasons
+    assert first == Reason("ease", "history", "Jóga", 0.5, "Jóga (2022 remaster)", "Björk")
+    assert first.amount + second.amount == pytest.approx(explained[3].score)
+
+
+def test_integers_are_ids_everywhere(connect: Any, model: FakeRecommender) -> None:
+    ask = connect()
+    tracks = ask(
+        "recommend", 42, history=np.array([7, 2**62]), skipped=[np.uint8(3)], friends=(42, -1), exclude=range(2)
+    )
+    assert tracks.rung == "user"
+    with pytest.raises(NothingKnownError):
+        ask("similar", np.int32(7))
+    given, likeness = map(said, model.asked())
+    assert given["user_id"] == "42"
+    assert [given[name] for name in ("history", "skipped", "friends", "exclude")] == [
+        ["7", str(2**62)],
+        ["3"],
+        ["42", "-1"],
+        ["0", "1"],
+    ]
+    assert likeness["similar_to"] == "7"
+
+
+@pytest.mark.parametrize("n", [1, np.int64(1)])
+def test_reasons_can_be_limited_to_the_weightiest(connect: Any, model: FakeRecommender, n: int) -> None:
+    tracks = connect()("recommend", n=2, explain=n)
+    assert [len(track.reasons) for track in tracks] == [1, 1]
+    assert tracks[0].reasons[0].because == "history"
+    assert said(model.asked()[0])["explain"] is True
+    assert len(connect()("recommend", n=2, explain=9)[0].reasons) == 2
+
+
+@pytest.mark.parametrize("who", ["Björk", "Björk".encode(), np.str_("Björk"), np.bytes_("Björk".encode())])
+def test_ids_are_text_or_its_bytes(connect: Any, model: FakeRecommender, who: Any) -> None:
+    history = ["Jóga", "夜に駆ける".encode(), np.str_("track-1"), "\0", "🎵" * 1_000, " "]
+    tracks = connect()("recommend", who, history=history, n=100)
+    assert tracks.rung == "user"
+    assert said(model.asked()[0])["history"] == ["Jóga", "夜に駆ける", "track-1", "\0", "🎵" * 1_000, " "]
+    assert set(tracks.track_ids) == {*ITEMS} - {"Jóga", "夜に駆ける", "track-1"}
+    assert tracks.unknown == UnknownIds(history=("\0", "🎵" * 1_000, " "))
+
+
+def test_ids_that_the_model_does_not_know_are_told(connect: Any) -> None:
+    ask = connect()
+    tracks = ask("recommend", "me", history=["x", "track-1"], friends=["42", "y"], skipped=["z"], exclude=["ü"])
+    assert tracks.unknown == UnknownIds(True, ("x",), ("z",), ("y",), ("ü",), mood=False)
+    assert tracks.unknown
+    assert tracks.rung == "history"
+    assert tracks.to_dict()["unknown"]["friends"] == ["y"]
+    assert ask("recommend", "me").rung == "popularity"
+
+
+def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
+    ids = [f"track-{number % 9}" for number in range(100_000)]
+    tracks = connect()("recommend", history=ids, weights=np.ones(100_000), n=1)
+    assert tracks.track_ids == ("track-9",)
+    assert model.asked()[0].inputs["history"].shape == (1, 100_000)
+    with pytest.raises(InvalidInputError, match="history holds more than 100,000 ids"):
+        connect()("recommend", history=itertools.repeat("x"))
+    with pytest.raises(InvalidInputError, match="exclude holds more than 100,000 ids"):
+        connect()("recommend", exclude=[*ids, "x"])
+    assert len(model.requests) == 1
+
+
+def test_as_many_as_there_are(connect: Any) -> None:
+    assert connect()("recommend", n=10_000).track_ids == ITEMS
+    assert connect()("recommend", n=10, exclude=ITEMS).recommendations == ()
+
+
+# --- a recording --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [1.0, 20.0])
+def test_a_recording_is_heard_as_embed_hears_it(
+    connect: Any, model: FakeRecommender, make_noise: Any, seconds: float
+) -> None:
+    audio = make_noise(seconds)
+    ask = connect()
+    tracks = ask("recommend", audio=audio)
+    assert tracks.rung == "recording"
+    (request,) = model.asked()
+    np.testing.assert_array_equal(request.inputs["embedding"], ask("embed", audio)[None])
+    assert request.inputs["embedding"].shape == (1, 256)
+    assert set(request.inputs) == {"k", "embedding"}
+    ask("similar", audio=audio, n=3)
+    np.testing.assert_array_equal(model.asked()[1].inputs["embedding"], request.inputs["embedding"])
+
+
+def test_all_forms_of_a_recording(connect: Any, model: FakeRecommender, make_noise: Any, tmp_path: Any) -> None:
+    samples, rate_hz = make_noise(4)
+    path = tmp_path / "song.wav"
+    soundfile.write(path, samples, rate_hz, subtype="FLOAT")
+    ask = connect()
+    with path.open("rb") as file:
+        for audio in (path, str(path), path.read_bytes(), file, io.BytesIO(path.read_bytes()), (samples, rate_hz)):
+            ask("recommend", "42", audio=audio)
+    embeddings = [request.inputs["embedding"] for request in model.asked()]
+    assert len(embeddings) == 6
+    assert all((embedding == embeddings[0]).all() for embedding in embeddings)
+
+
+def test_the_clients_genre_model_hears_it(connect: Any, make_noise: Any) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        connect(genre_model="other_cnn")("recommend", audio=make_noise(3))
+    assert caught.value.model == "other_cnn"
+
+
+def test_bad_recordings(connect: Any, model: FakeRecommender, make_noise: Any, tmp_path: Any) -> None:
+    for audio in (tmp_path / "none.wav", b"not a song", (np.zeros(44_100), 44_100), (np.zeros(9) + 0.1, 44_100)):
+        for method in ("recommend", "similar"):
+            with pytest.raises(InvalidAudioError):
+                connect()(method, audio=audio)
+    assert not model.asked()
+    with pytest.raises(InvalidInputError, match="mood"):  # what costs nothing is checked first
+        connect()("recommend", audio=make_noise(3), mood="glum")
+    assert not model.asked("genre_cnn")[4:]
+
+
+# --- similar ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["listening", "sound", "both"])
+def test_similar(connect: Any, model: FakeRecommender, by: str) -> None:
+    tracks = connect()("similar", "track-1", by=by, n=3)
+    assert tracks.track_ids == ("track-0", "track-2", "track-3")
+    assert (tracks.rung, tracks.arm, bool(tracks.unknown)) == (None, None, False)
+    assert tracks.model_version == "3"
+    (request,) = model.requests
+    assert said(request) == {"similar_to": "track-1", "by": by, "k": 3}
+    assert request.outputs == ("item_ids", "scores", "titles", "artists")
+
+
+def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeRecommender) -> None:
+    connect()("similar", "夜に駆ける".encode())
+    assert said(model.asked()[0]) == {"similar_to": "夜に駆ける", "by": "both", "k": 10}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "says"),
+    [
+        ((), {}, "neither of track_id and audio is given"),
+        (("track-1",), {"audio": b"x"}, "both of track_id and audio are given"),
+        (("track-1",), {"by": "taste"}, "by is 'taste'; expected one of listening, sound, both"),
+        (("track-1",), {"by": None}, "by is None"),
+        (("track-1",), {"by": ["sound"]}, "by is "),
+        ((), {"audio": b"x", "by": "listening"}, "expected sound or both"),
+        (("",), {}, "track_id is empty"),
+        ((7.0,), {}, "track_id is 7.0 .float.; expected an id .*; convert it first, as in '7'"),
+        ((10**100,), {}, "track_id is an integer of 333 bits"),
+        (("track-1",), {"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
+        (("track-1",), {"n": 10**9}, "n is 1000000000"),
+        (("track-1",), {"model": "no/model"}, "cannot be a model's name"),
+    ],
+)
+def test_questions_of_likeness_that_cannot_be(
+    connect: Any, model: FakeRecommender, arguments: Any, options: Any, says: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        connect()("similar", *arguments, **options)
+    assert not model.requests
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
+        ({"n": -1}, "n is -1"),
+        ({"n": 10**9}, "n is 1000000000"),
+        ({"n": 10_001}, "n is 10001"),
+        ({"n": 2.0}, "n is 2.0"),
+        ({"n": True}, "n is True"),
+        ({"n": None}, "n is None"),
+        ({"user_id": ""}, "user_id is empty"),
+        ({"user_id": 42.0}, r"user_id is 42.0 \(float\); expected an id .*, as text or integer; .* as in '42'"),
+        ({"user_id": np.float64(42)}, "as in '42'"),
+        ({"user_id": float("nan")}, r"user_id is nan \(float\)"),
+        ({"user_id": ["42"]}, r"user_id is \['42'\] \(list\)"),
+        ({"user_id": True}, r"user_id is True \(bool\); expected an id as in the listening log, as text or integer$"),
+        ({"user_id": b"\xff"}, "user_id is .*no text that UTF-8 can hold"),
+        ({"user_id": "\udcff"}, "user_id is .*no text that UTF-8 can hold"),
+        ({"history": "track-1"}, r"history is 'track-1' \(str\); expected a list of ids"),
+        ({"history": b"track-1"}, "history is b'track-1'"),
+        ({"history": 7}, "history is 7"),
+        ({"history": np.array("x")}, "history is "),
+        ({"history": {"track-1": 3}}, r"\(dict\); expected a list of ids"),
+        ({"history": ["track-1", 5.5]}, r"history\[1\] is 5.5 \(float\)"),
+        ({"history": ["track-1", np.bool_(True)]}, r"history\[1\] is "),
+        ({"history": ["track-1", None]}, r"history\[1\] is None"),
+        ({"history": [["track-1"]]}, r"history\[0\] is "),
+        ({"history": ["track-1", b"\xc3("]}, r"history\[1\] is .*UTF-8"),
+        ({"skipped": ["a", ""]}, r"skipped\[1\] is empty"),
+        ({"friends": [False]}, r"friends\[0\] is False"),
+        ({"exclude": [1.5]}, r"exclude\[0\] is 1.5"),
+        ({"weights": [1.0]}, "weights holds 1 numbers, history 0 ids"),
+        ({"history": ["a", "b"], "weights": [1]}, "weights holds 1 numbers, history 2 ids"),
+        ({"history": ["a"], "weights": []}, "weights holds 0 numbers, history 1 ids"),
+        ({"history": ["a"], "weights": 1}, "weights is 1"),
+        ({"history": ["a"], "weights": "1"}, "weights is '1'"),
+        ({"history": ["a"], "weights": {"a": 1}}, "weights is {'a': 1}"),
+        ({"history": ["a", "b"], "weights": [1, float("nan")]}, r"weights\[1\] is nan"),
+        ({"history": ["a"], "weights": [float("inf")]}, r"weights\[0\] is inf"),
+        ({"history": ["a"], "weights": [1e39]}, r"weights\[0\] is 1e\+39"),
+        ({"history": ["a"], "weights": [10**320]}, r"weights\[0\] is 1000"),
+        ({"history": ["a"], "weights": [-0.1]}, r"weights\[0\] is -0.1; .*use skipped for items"),
+        ({"history": ["a"], "weights": ["1"]}, r"weights\[0\] is '1'"),
+        ({"history": ["a"], "weights": [True]}, r"weights\[0\] is True"),
+        ({"history": ["a"], "weights": np.ones((1, 2))}, r"weights\[0\] is array"),
+        ({"mood": "happy"}, "mood is 'happy'; expected one of amazement, solemnity, .*sadness, or None"),
+        ({"mood": ""}, "mood is ''"),
+        ({"mood": b"calmness"}, "mood is b'calmness'"),
+        ({"mood": 3}, "mood is 3"),
+        ({"diversity": -0.01}, "diversity is -0.01; expected a number from 0"),
+        ({"diversity": 1.01}, "diversity is 1.01"),
+        ({"diversity": float("nan")}, "diversity is nan"),
+        ({"novelty": 2}, "novelty is 2"),
+        ({"novelty": "1"}, "novelty is '1'"),
+        ({"novelty": None}, "novelty is None"),
+        ({"filter_heard": None}, "filter_heard is None; expected True or False"),
+        ({"explain": 0}, "explain is 0; expected True, False, or how many reasons"),
+        ({"explain": -1}, "explain is -1"),
+        ({"explain": 2.0}, "explain is 2.0"),
+        ({"explain": "yes"}, "explain is 'yes'"),
+        ({"model": "../etc"}, "cannot be a model's name"),
+        ({"timeout_s": 0}, "timeout_s is 0"),
+    ],
+    ids=str,
+)
+def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says) as caught:
+        connect()("recommend", **wrong)
+    assert len(str(caught.value)) < 300
+    assert not model.requests
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+
+def test_refusals_of_the_server_come_through(connect: Any, model: FakeRecommender, failing: Any) -> None:
+    ask = connect(retries=0)
+    with pytest.raises(NothingKnownError, match="item 'x' is not known"):
+        ask("similar", "x")
+    with pytest.raises(ModelNotFoundError) as caught:
+        ask("recommend", model="taste")
+    assert caught.value.model == "taste"
+    model.before = failing(1, ConnectionFailedError("gone"))
+    with pytest.raises(ConnectionFailedError):
+        ask("recommend")
+
+
+def test_a_busy_server_is_asked_again(connect: Any, model: FakeRecommender, failing: Any) -> None:
+    model.before = failing(2, ServerBusyError("full"))
+    assert len(connect()("recommend")) == 10
+    assert len(model.requests) == 3
+    assert len({request.request_id for request in model.asked()}) == 1
+
+
+def test_the_timeout_holds_for_recording_and_recommendation_together(
+    connect: Any, model: FakeRecommender, make_noise: Any
+) -> None:
+    model.before = lambda request: time.sleep(0.2) if isinstance(request, InferRequest) else None
+    with pytest.raises(RequestTimeoutError, match=r"within 0.15 s"):
+        connect()("recommend", audio=make_noise(3), timeout_s=0.15)
+    assert not model.asked()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "says"),
+    [
+        ({"scores": np.ones((1, 9), np.float32)}, r"'scores' of shape \(1, 9\); expected \(1, 10\)"),
+        ({"scores": np.full((1, 10), np.nan, np.float32)}, "scores that are not finite"),
+        ({"item_ids": texts(["a"] * 11)}, "11 tracks where 10 were wanted"),
+        ({"item_ids": np.array("a", object)}, "answered "),
+        ({"item_ids": texts(["a"] * 20).reshape(2, 10)}, r"'item_ids' of shape \(2, 10\)"),
+        ({"titles": texts([])}, "'titles' of shape"),
+        ({"rung": texts(["user", "mood"])}, "'rung' of shape"),
+        ({"unknown": texts(["{"])}, "answered "),
+        ({"unknown": texts(["[1]"])}, "answered "),
+        ({"reasons": texts(["no JSON"] * 10)}, "answered "),
+        ({"reasons": texts(['[{"member": "ease"}]'] * 10)}, "without 'because'"),
+        ({"reasons": texts(["{}"] * 9)}, "'reasons' of shape"),
+    ],
+)
+def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spoilt: Any, says: str) -> None:
+    model.spoil = lambda outputs: outputs.update(spoilt)
+    with pytest.raises(ServerError, match=says) as caught:
+        connect()("recommend", "42", explain=True)
+    assert (caught.value.model, caught.value.request_id) == ("recommender", model.asked()[0].request_id)
+
+
+def test_an_answer_that_lacks_a_tensor(connect: Any, model: FakeRecommender) -> None:
+    model.spoil = lambda outputs: outputs.pop("titles")
+    with pytest.raises(ServerError, match="without 'titles'; is it a recommender"):
+        connect()("recommend")
+
+
+def test_one_client_many_questions_at_once(model: FakeRecommender, as_async: Any) -> None:
+    async def main() -> list[Recommendations]:
+        async with AsyncMusicClient(transport=as_async(model)) as music:
+            return await asyncio.gather(*(music.recommend(exclude=[item]) for item in ITEMS[:8]))
+
+    answers = asyncio.run(main())
+    assert [item in tracks.track_ids for item, tracks in zip(ITEMS, answers, strict=False)] == [False] * 8
+
+
+def test_client_and_engine_agree() -> None:
+    engine = pytest.importorskip("tritone_serving.recommender.question")
+    assert engine.MOODS == constants.EMOTIONS
+    assert engine.EMBEDDING_SIZE == constants.EMBEDDING_SIZE
+    assert engine.MOST_ITEMS == constants.N_RECOMMENDED_MAX
+    assert engine.MOST_HISTORY == constants.N_IDS_MAX
+    similar = pytest.importorskip("tritone_serving.recommender.similar")
+    assert similar.WAYS == constants.WAYS_TO_BE_ALIKE

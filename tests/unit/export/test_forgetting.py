@@ -1,0 +1,102 @@
+"""Forgetting that was cut short, or that meets versions it cannot look into."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support import recommender_artifacts as models
+
+from tritone_export import ForgettingError, forget_in_checkpoint, forget_user
+from tritone_export import forgetting as module
+from tritone_export._exceptions import RepositoryError
+from tritone_export.forgetting import served_versions
+from tritone_serving.recommender import open_artifact, write_artifact
+
+GONE = models.user_id(3)
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("TRITONE_RECOMMENDER_KEY", raising=False)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    return tmp_path / "recommender.key"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, key_file: Path) -> Path:
+    artifact = models.make_artifact(tmp_path / "checkpoint" / "artifact", key_file)
+    models.publish(artifact, key_file, tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def numbers(repository: Path) -> list[str]:
+    return sorted(path.name for path in (repository / "recommender").iterdir() if path.name.isdigit())
+
+
+def test_versions_of_another_key_are_passed_over(repository: Path, key_file: Path, tmp_path: Path) -> None:
+    other = models.make_artifact(tmp_path / "other", tmp_path / "other.key")
+    models.publish(other, None, repository)  # version 2; its key is nowhere but in that file
+    done = forget_user(GONE, repository, key=key_file)
+    assert (done.removed, done.other_key, dict(done.unread)) == ((1,), (2,), {})
+    assert numbers(repository) == ["2", "3"]
+    done = forget_user(GONE, repository, key=tmp_path / "other.key")
+    assert (done.removed, done.other_key) == ((2,), ())  # version 3's key is installed
+
+
+def test_damaged_and_empty_versions_are_told_and_the_others_are_done(repository: Path, key_file: Path) -> None:
+    folder = repository / "recommender"
+    shutil.copytree(folder / "1", folder / "2")
+    os.truncate(folder / "2" / "users.npy", 50)
+    (folder / "3").mkdir()
+    done = forget_user(GONE, repository, key=key_file)
+    assert (done.versions["recommender"], done.removed, sorted(done.unread)) == (4, (1,), [2, 3])
+    assert "is damaged" in done.unread[2]
+    assert "holds no recommender" in done.unread[3]
+    again = forget_user(GONE, repository, key=key_file)
+    assert (again.was_held, sorted(again.unread)) == (False, [2, 3])
+
+
+def test_where_nothing_can_be_looked_into_it_fails(repository: Path) -> None:
+    os.truncate(repository / "recommender" / "1" / "users.npy", 50)
+    with pytest.raises(ForgettingError, match="is damaged"):
+        forget_user(GONE, repository)
+
+
+def test_what_was_cut_short_is_finished(repository: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Path) -> None:
+        raise RepositoryError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_delete", fails)
+        done = forget_user(GONE, repository)
+    assert (done.removed, done.kept, dict(done.unread)) == ((), (1,), {1: "no"})
+    assert (repository / "recommender" / ".forgotten-1").is_dir()
+    again = forget_user(GONE, repository)
+    assert not again.was_held
+    assert not (repository / "recommender" / ".forgotten-1").exists()
+    assert served_versions(repository, "recommender") == {"recommender": 2, "recording_recommender": 2}
+
+
+def test_a_checkpoint_that_was_left_between_two_renames(repository: Path, key_file: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    (checkpoint / "artifact").rename(checkpoint / ".artifact-old")
+    assert forget_in_checkpoint(GONE, checkpoint, key=key_file) == (models.N_USERS, models.N_USERS - 1)
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["artifact"]
+
+
+def test_arrays_of_items_may_be_as_long_as_there_are_users(tmp_path: Path, key_file: Path) -> None:
+    artifact = models.make_artifact(tmp_path / "checkpoint" / "artifact", key_file, n_users=20, n_items=20)
+    opened = open_artifact(artifact)
+    manifest = {name: value for name, value in opened.manifest.items() if name != "arrays"}
+    of_tags = {"tags.ids": np.zeros(20, np.uint8), "tags.ends": np.arange(1, 21)}
+    write_artifact(artifact, manifest, {**opened.arrays, **of_tags})
+    assert forget_in_checkpoint(GONE, artifact.parent, key=key_file) == (20, 19)
+    assert forget_in_checkpoint(models.user_id(4), artifact.parent, key=key_file) == (19, 18)

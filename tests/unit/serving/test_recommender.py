@@ -1,0 +1,578 @@
+"""The recommender's engine on a small trained artifact: who gets what, why, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support import recommender_models
+
+from tritone.constants import EMBEDDING_SIZE
+from tritone_serving.recommender import (
+    Answer,
+    ArtifactError,
+    KeyFileError,
+    Question,
+    QuestionError,
+    Recommender,
+    TasteInputs,
+    make_key,
+    read_key,
+    reasons,
+)
+from tritone_serving.recommender.arms import arm_of
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, loud
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return recommender_models.checkpoint() / "artifact"
+
+
+@pytest.fixture(scope="module")
+def key() -> bytes:
+    return read_key(recommender_models.checkpoint() / "recommender.key")
+
+
+@pytest.fixture(scope="module")
+def recommender(folder: Path, key: bytes) -> Recommender:
+    return Recommender.open(folder, key=key)
+
+
+@pytest.fixture(scope="module")
+def alike(folder: Path, key: bytes, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """The same members, each of them counting 1 whatever was learned."""
+    copy = tmp_path_factory.mktemp("alike") / "artifact"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "recommender.json").read_text())
+    weights = dict.fromkeys(SEGMENTS, dict.fromkeys(manifest["members"], 1.0))
+    manifest["ensembles"]["a"] = {"warm_from": 10, "weights": weights}
+    (copy / "recommender.json").write_text(json.dumps(manifest))
+    return Recommender.open(copy, key=key)
+
+
+@pytest.fixture(scope="module")
+def users() -> list[str]:
+    return list(recommender_models.world().log.users)
+
+
+def ask(recommender: Recommender, question: Question) -> Answer:
+    [answer] = recommender.answer([question])
+    assert isinstance(answer, Answer), answer
+    return answer
+
+
+def uniform_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+    """Stands for `taste_vae`: likes item 5 whatever was heard."""
+    meanwhile()
+    scores = np.zeros((len(inputs.items), uniform_taste.n_known), np.float32)
+    scores[:, 5] = 8
+    return scores
+
+
+uniform_taste.n_known = 0
+
+
+# --- who gets what ------------------------------------------------------------------------------
+
+
+def test_everyone_gets_an_answer_by_the_best_that_is_known(recommender: Recommender, users: list[str]) -> None:
+    songs = recommender.item_ids[3:6]
+    rungs = {
+        "user": Question(user=users[0]),
+        "history": Question(history=songs),
+        "friends": Question(friends=users[:3]),
+        "popularity": Question(),
+    }
+    for rung, question in rungs.items():
+        answer = ask(recommender, question)
+        assert answer.rung == rung
+        assert len(answer.items) == len(set(answer.items)) == 10
+        assert (np.diff(answer.scores) <= 0).all()
+        assert answer.arm == "a"
+
+
+def test_a_newcomer_of_known_taste_is_told_something_else_than_what_is_popular(
+    recommender: Recommender, users: list[str]
+) -> None:
+    popular = ask(recommender, Question()).items
+    assert ask(recommender, Question(history=recommender.item_ids[40:43])).items != popular
+    assert ask(recommender, Question(friends=users[:2])).items != popular
+
+
+def test_an_unknown_user_is_told_so_and_gets_what_is_popular(recommender: Recommender) -> None:
+    answer = ask(recommender, Question(user="nobody of that name"))
+    assert answer.unknown.user
+    assert answer.rung == "popularity"
+    assert answer.items == ask(recommender, Question()).items
+
+
+def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommender, users: list[str]) -> None:
+    log = recommender_models.world().log
+    everything = len(recommender.item_ids)
+    answer = ask(recommender, Question(user=users[4], k=everything, exclude=["piece/7"], skipped=["piece/9"]))
+    stored = recommender.resolver.n_stored(recommender.resolver.user(users[4]))
+    assert not {"piece/7", "piece/9"} & set(answer.items)
+    assert everything - stored - 2 <= len(answer.items) <= everything - stored
+    heard = {log.items[item] for item in log.item[log.user == 4]}
+    again = ask(recommender, Question(user=users[4], k=everything, filter_heard=False))
+    assert len(again.items) == everything
+    assert heard & set(again.items)
+
+
+def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
+    history = alike.item_ids[:4]
+    plain = ask(alike, Question(history=history, k=80))
+    [like] = alike.similar(plain.items[0], by="listening", n=1)
+    skipped = ask(alike, Question(history=history, skipped=[like.item], k=80))
+    score = dict(zip(plain.items, plain.scores, strict=True))
+    after = dict(zip(skipped.items, skipped.scores, strict=True))
+    assert like.item not in after
+    both = sorted(score.keys() & after.keys())
+    assert np.mean([after[item] for item in both]) < np.mean([score[item] for item in both])
+
+
+def test_what_a_request_brings_adds_to_what_is_stored(recommender: Recommender, users: list[str]) -> None:
+    stored = ask(recommender, Question(user=users[2]))
+    more = ask(recommender, Question(user=users[2], history=[stored.items[0]]))
+    assert stored.items[0] not in more.items
+    assert more.heard == stored.heard + 1
+    assert more.rung == "user"
+
+
+def test_duplicates_are_summed(recommender: Recommender) -> None:
+    first, second = recommender.item_ids[10:12]
+    twice = ask(recommender, Question(history=[first, second, first], k=20))
+    weighted = ask(recommender, Question(history=[first, second], weights=[2.0, 1.0], k=20))
+    assert twice.items == weighted.items
+    np.testing.assert_allclose(twice.scores, weighted.scores, rtol=1e-5)
+
+
+def test_weights_matter_and_a_weight_of_zero_is_no_listening(recommender: Recommender) -> None:
+    first, second = recommender.item_ids[10], recommender.item_ids[60]
+    alone = ask(recommender, Question(history=[first], k=20))
+    with_zero = ask(recommender, Question(history=[first, second], weights=[3.0, 0.0], k=20))
+    assert alone.items == with_zero.items
+    balanced = ask(recommender, Question(history=[first, second], weights=[1.0, 90.0], k=20))
+    assert balanced.items != with_zero.items
+
+
+def test_questions_of_one_call_get_what_they_would_get_alone(recommender: Recommender, users: list[str]) -> None:
+    questions = [
+        Question(user=users[1], diversity=0.2),
+        Question(history=recommender.item_ids[:3], k=4),
+        Question(k=0),
+        Question(friends=users[5:8], explain=True),
+        Question(history=["no such thing"]),
+        Question(),
+    ]
+    together = recommender.answer(questions)
+    for question, answer in zip(questions, together, strict=True):
+        [alone] = recommender.answer([question])
+        assert type(alone) is type(answer)
+        if isinstance(answer, Answer):
+            assert isinstance(alone, Answer)
+            assert answer.items == alone.items
+            np.testing.assert_allclose(answer.scores, alone.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_listed_answers_are_those_that_would_be_scored(recommender: Recommender, users: list[str]) -> None:
+    recommender_models.checkpoint()
+    from tritone_training.kinds.recommender.scoring import taste_of
+
+    taste = taste_of(recommender_models.checkpoint())
+    for user in users[:20]:
+        [listed] = recommender.answer([Question(user=user, exclude=["piece/3"])])
+        [scored] = recommender.answer([Question(user=user, exclude=["piece/3"], explain=True)], taste=taste)
+        assert isinstance(listed, Answer)
+        assert isinstance(scored, Answer)
+        assert not listed.reasons
+        np.testing.assert_allclose(listed.scores, scored.scores, rtol=1e-3, atol=1e-4)
+        assert listed.heard == scored.heard
+
+
+def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
+    assert len(ask(recommender, Question(k=10_000)).items) == len(recommender.item_ids)
+
+
+# --- taste_vae ----------------------------------------------------------------------------------
+
+
+def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
+    taste = alike.scorer.members["taste_vae"]
+    uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
+    seen: list[TasteInputs] = []
+
+    def spy(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+        seen.append(inputs)
+        return uniform_taste(inputs, meanwhile)
+
+    ids = alike.item_ids
+    questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
+    with_taste = alike.answer(questions, taste=spy)
+    [inputs] = seen
+    assert inputs.items.dtype == np.int64
+    assert inputs.items.tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
+    assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    without = alike.answer(questions)
+    first = with_taste[0]
+    assert isinstance(first, Answer)
+    assert ids[5] in first.items[:3]
+    assert any(reason.member == "taste_vae" for reason in first.reasons[first.items.index(ids[5])])
+    assert isinstance(without[2], Answer)
+    assert isinstance(with_taste[2], Answer)
+    assert without[2].items == with_taste[2].items
+
+
+def test_taste_is_not_asked_about_people_without_history(recommender: Recommender) -> None:
+    def never(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+        raise AssertionError("asked")
+
+    assert isinstance(recommender.answer([Question()], taste=never)[0], Answer)
+
+
+def test_members_times_are_told(folder: Path, key: bytes) -> None:
+    told: list[tuple[str, float]] = []
+    recommender = Recommender.open(folder, key=key, on_member=lambda name, seconds: told.append((name, seconds)))
+    ask(recommender, Question(history=recommender.item_ids[:2]))
+    assert {name for name, _ in told} == set(recommender.scorer.members) - {"taste_vae"}
+    assert all(0 < seconds < 5 for _, seconds in told)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike: Recommender, first: bool) -> None:
+    questions = [Question(history=[alike.item_ids[1], alike.item_ids[2]]), Question()]
+    told = np.random.default_rng(0).standard_normal((2, alike.scorer.members["taste_vae"].n_known)).astype(np.float32)
+
+    def ask_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
+        if first:
+            meanwhile()
+            return told
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        thread.join()
+        return told
+
+    members, total, batch = alike.score(questions, taste=ask_taste)
+    assert list(members)[-1] == "taste_vae"
+    weights = alike.scorer.score(questions, batch, ask_taste).weights
+    n_heard = alike.scorer.n_heard
+    wanted = np.zeros(total.shape)
+    for column, (name, raw) in enumerate(members.items()):
+        heard = loud(np.array(raw), alike.scorer.scales[name])
+        wanted[:, :n_heard] += weights.heard[:, column, None] * heard[:, :n_heard]
+        wanted[:, n_heard:] += weights.unheard[:, column, None] * heard[:, n_heard:]
+    wanted[:, n_heard:] += weights.bias[:, None]
+    np.testing.assert_allclose(total, wanted, rtol=1e-4, atol=1e-5)
+
+
+# --- reasons ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [{}, {"diversity": 0.5}, {"novelty": 0.7}, {"diversity": 0.3, "novelty": 0.3}])
+def test_reasons_add_up_to_the_score(recommender: Recommender, users: list[str], extra: dict[str, float]) -> None:
+    questions = [
+        Question(user=users[0], explain=True, **extra),
+        Question(history=recommender.item_ids[5:9], skipped=[recommender.item_ids[0]], explain=True, **extra),
+        Question(friends=users[:4], explain=True, **extra),
+        Question(explain=True, **extra),
+    ]
+    for answer in recommender.answer(questions):
+        assert isinstance(answer, Answer)
+        assert len(answer.reasons) == len(answer.items)
+        sums = [sum(reason.amount for reason in reasons) for reasons in answer.reasons]
+        np.testing.assert_allclose(sums, answer.scores, atol=1e-4 * max(1.0, float(np.abs(answer.scores).max())))
+
+
+def test_reasons_name_what_the_question_named_and_no_stored_person(recommender: Recommender, users: list[str]) -> None:
+    history = list(recommender.item_ids[5:8])
+    [by_history, by_friends, stored] = recommender.answer(
+        [
+            Question(history=history, explain=True),
+            Question(friends=users[:3], explain=True),
+            Question(user=users[0], explain=True),
+        ]
+    )
+    assert isinstance(by_history, Answer)
+    named = {r.id for reasons in by_history.reasons for r in reasons if r.because == "history" and r.id}
+    assert named
+    assert named <= set(history)
+    assert isinstance(by_friends, Answer)
+    friends = {r.id for reasons in by_friends.reasons for r in reasons if r.because == "friend" and r.id}
+    assert friends
+    assert friends <= set(users[:3])
+    assert isinstance(stored, Answer)
+    text = repr(stored.reasons)
+    assert not any(user in text for user in users)
+
+
+# --- diversity and novelty ----------------------------------------------------------------------
+
+
+def test_diversity_makes_a_list_less_alike(recommender: Recommender, users: list[str]) -> None:
+    vectors = recommender.artifact.arrays["vectors"]
+    places = {item: place for place, item in enumerate(recommender.item_ids)}
+
+    def alike(diversity: float) -> float:
+        found = []
+        for user in users[:15]:
+            rows = vectors[[places[item] for item in ask(recommender, Question(user=user, diversity=diversity)).items]]
+            found.append(float((rows @ rows.T).sum() - len(rows)))
+        return float(np.mean(found))
+
+    assert alike(1.0) < alike(0.5) < alike(0.0)
+
+
+def test_novelty_prefers_the_little_known(recommender: Recommender, users: list[str]) -> None:
+    places = {item: place for place, item in enumerate(recommender.item_ids)}  # best known first
+
+    def obscurity(novelty: float) -> float:
+        answers = [ask(recommender, Question(user=user, novelty=novelty)) for user in users[:15]]
+        return float(np.mean([places[item] for answer in answers for item in answer.items]))
+
+    assert obscurity(1.0) > obscurity(0.5) > obscurity(0.0)
+
+
+# --- similar ------------------------------------------------------------------------------------
+
+
+def test_similar_by_listening(recommender: Recommender) -> None:
+    found = recommender.similar(recommender.item_ids[2], by="listening", n=5)
+    assert len(found) == 5
+    assert recommender.item_ids[2] not in {each.item for each in found}
+    assert all(-1.001 <= each.score <= 1.001 for each in found)
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ({"item": "nothing"}, "'nothing' is not known"),
+        ({"item": "piece/1", "by": "smell"}, "expected one of listening, sound, both"),
+        ({"item": "piece/1", "n": 0}, "k is 0"),
+        ({}, "give an item or an embedding"),
+        ({"embedding": np.ones(256)}, "nothing is known"),
+        ({"item": "piece/1", "by": "sound"}, "nothing is known by sound"),
+    ],
+)
+def test_similar_refuses(recommender: Recommender, call: dict[str, object], says: str) -> None:
+    with pytest.raises(QuestionError, match=says):
+        recommender.similar(**call)  # type: ignore[arg-type]
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        (Question(k=0), "k is 0; expected a whole number from 1 to 10000"),
+        (Question(k=-1), "k is -1"),
+        (Question(k=10**9), "k is 1000000000"),
+        (Question(history=["piece/1"], weights=[float("nan")]), r"weights\[0\] is nan"),
+        (Question(history=["piece/1", "piece/2"], weights=[1, -2]), r"weights\[1\] is -2"),
+        (Question(history=["piece/1"], weights=[float("inf")]), r"weights\[0\] is inf"),
+        (Question(history=["piece/1"], weights=[1.0, 2.0]), "weights holds 2 numbers, history 1 ids"),
+        (Question(mood="grumpy"), "mood is 'grumpy'; expected one of amazement"),
+        (Question(embedding=np.ones(255, np.float32)), r"embedding has shape \(255,\); expected \(256,\)"),
+        (Question(embedding=np.zeros(256, np.float32)), "embedding holds only zeros"),
+        (
+            Question(embedding=np.full(256, np.nan, np.float32)),
+            "embedding\\[0\\] is nan; expected a number from -1000000 to 1000000",
+        ),
+        (Question(diversity=1.5), "diversity is 1.5; expected a number from 0 to 1"),
+        (Question(novelty=float("nan")), "novelty is nan"),
+        (Question(history=["piece/1"] * 100_001), "history holds more than 100,000 ids"),
+        (Question(history=["no", "such"]), "none of the ids is known"),
+        (Question(friends=["no such friend"]), "none of the ids is known"),
+    ],
+)
+def test_bad_questions_are_told_and_the_others_get_their_answers(
+    recommender: Recommender, question: Question, says: str
+) -> None:
+    wrong, right = recommender.answer([question, Question()])
+    assert isinstance(wrong, QuestionError)
+    with pytest.raises(QuestionError, match=says):
+        raise wrong
+    assert isinstance(right, Answer)
+
+
+def test_a_history_of_100_000_items_is_answered(recommender: Recommender) -> None:
+    answer = ask(recommender, Question(history=list(recommender.item_ids[:50]) * 2_000))
+    assert answer.rung == "history"
+    assert answer.heard == 50
+
+
+def test_unknown_ids_are_passed_over_and_reported(recommender: Recommender, users: list[str]) -> None:
+    question = Question(
+        user=users[0], history=["x", "piece/1", "x"], skipped=["y"], friends=["stranger"], exclude=["z"]
+    )
+    unknown = ask(recommender, question).unknown
+    assert unknown.history == ("x",)
+    assert (unknown.skipped, unknown.friends, unknown.exclude) == (("y",), ("stranger",), ("z",))
+    assert not unknown.user
+
+
+def test_ids_that_are_no_text_are_unknown(recommender: Recommender) -> None:
+    odd = b"\xff\xfe".decode("utf-8", "surrogateescape")
+    assert ask(recommender, Question(user=odd)).unknown.user
+    assert ask(recommender, Question(history=[odd, "piece/1"])).unknown.history == (odd,)
+
+
+# --- artifacts and keys -------------------------------------------------------------------------
+
+
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "artifact"))
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "recommender.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_an_artifact_of_another_version_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
+    other = copy(folder, tmp_path)
+    edit(other, format=99)
+    with pytest.raises(ArtifactError, match="is of format 99, this version reads 1"):
+        Recommender.open(other, key=key)
+
+
+def test_a_damaged_artifact_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
+    other = copy(folder, tmp_path)
+    whole = (other / "ease.values.npy").read_bytes()
+    (other / "ease.values.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match=r"ease\.values\.npy: is damaged"):
+        Recommender.open(other, key=key)
+    (other / "ease.values.npy").unlink()
+    with pytest.raises(ArtifactError, match=r"ease\.values\.npy: is missing"):
+        Recommender.open(other, key=key)
+    np.save(other / "ease.values.npy", np.zeros(3, np.float32))
+    with pytest.raises(ArtifactError, match="do not belong together"):
+        Recommender.open(other, key=key)
+    np.save(other / "ease.values.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        Recommender.open(other, key=key)
+    (other / "recommender.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"recommender\.json: is damaged"):
+        Recommender.open(other, key=key)
+    with pytest.raises(ArtifactError, match="holds no recommender"):
+        Recommender.open(tmp_path, key=key)
+
+
+def test_an_unknown_member_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
+    other = copy(folder, tmp_path)
+    edit(other, members={"oracle": {"kind": "oracle"}})
+    with pytest.raises(ArtifactError, match="member 'oracle' is of kind 'oracle'; known are popularity"):
+        Recommender.open(other, key=key)
+
+
+def test_another_key_is_refused_because_it_would_know_nobody(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="made with another key"):
+        Recommender.open(folder, key=b"0123456789abcdef0123456789abcdef")
+
+
+def test_key_files(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        read_key(tmp_path / "missing.key")
+    (tmp_path / "short.key").write_bytes(b"abc")
+    with pytest.raises(KeyFileError, match="holds 3 bytes"):
+        read_key(tmp_path / "short.key")
+    made = make_key(tmp_path / "deep" / "new.key")
+    assert made == make_key(tmp_path / "deep" / "new.key")
+    assert (tmp_path / "deep" / "new.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_artifact_names_nobody(folder: Path, users: list[str]) -> None:
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert not any(user.encode() in content for user in users), file.name
+
+
+# --- arms ---------------------------------------------------------------------------------------
+
+
+def test_arms_are_drawn_by_user_and_kept() -> None:
+    shares = {"a": 0.5, "b": 0.5}
+    drawn = [arm_of(f"user {n}", salt="one", shares=shares) for n in range(2_000)]
+    assert drawn == [arm_of(f"user {n}", salt="one", shares=shares) for n in range(2_000)]
+    assert 900 < drawn.count("a") < 1_100
+    other = [arm_of(f"user {n}", salt="two", shares=shares) for n in range(2_000)]
+    assert 850 < sum(x == y for x, y in zip(drawn, other, strict=True)) < 1_150
+    assert arm_of(None, salt="one", shares=shares) == "a"
+    assert {arm_of(f"user {n}", salt="one", shares={"a": 0.0, "b": 1.0}) for n in range(50)} == {"b"}
+
+
+def test_sound_and_mood_count_as_asked_only_where_they_are_given(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender.resolver, "_has_moods", True)
+    monkeypatch.setattr(recommender.resolver, "_has_embeddings", True)
+    song = recommender.item_ids[3:4]
+    heard = np.ones(EMBEDDING_SIZE, np.float32)
+    questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
+    batch, errors = recommender.resolver.batch([*questions, Question(history=song)])
+    assert not errors
+    learned = {segment: {"sound": 0.1, "mood": 0.0, "ease": 1.0} for segment in SEGMENTS}
+    asked = {"cold": {"sound": 2.0, "mood": 0.5}, "short": {"sound": 0.05}}
+    ensemble = Ensemble.from_manifest({"warm_from": 5, "weights": learned, "asked": asked})
+    weights = ensemble.weights_of(("mood", "ease", "sound"), batch)
+    expected = [[0, 1, 0.1], [0, 1, 2], [0, 1, 0.1], [0.5, 1, 0.1], [0, 1, 0.1]]
+    np.testing.assert_allclose(weights.heard, expected, atol=1e-6)
+    np.testing.assert_allclose(weights.unheard, expected, atol=1e-6)
+    plain = Ensemble.from_manifest({"warm_from": 5, "weights": learned}).weights_of(("mood", "ease", "sound"), batch)
+    np.testing.assert_allclose(plain.heard, [[0, 1, 0.1]] * 5, atol=1e-6)
+
+
+def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[str], tmp_path: Path) -> None:
+    other = copy(folder, tmp_path)
+    edit(other, ab={"salt": "s", "shares": {"a": 0.5, "b": 0.5}})
+    recommender = Recommender.open(other, key=key)
+    answers = [ask(recommender, Question(user=user, explain=True)) for user in users[:40]]
+    assert {answer.arm for answer in answers} == {"a", "b"}
+    [first] = recommender.answer([Question(user=users[0], explain=True)], arm="a")
+    [second] = recommender.answer([Question(user=users[0], explain=True)], arm="b")
+    assert isinstance(first, Answer)
+    assert isinstance(second, Answer)
+    assert not np.array_equal(first.scores, second.scores)
+
+
+def test_reasons_are_the_same_however_few_items_are_explained_at_once(
+    alike: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question(history=alike.item_ids[:12], k=30, explain=True, novelty=0.2)
+    at_once = ask(alike, question).reasons
+    slices: list[int] = []
+
+    def spy(n_items: int, n_history: int) -> list[slice]:
+        slices.append(len(found := real(n_items, n_history)))
+        return found
+
+    real = reasons._slices
+    monkeypatch.setattr(reasons, "_slices", spy)
+    monkeypatch.setattr(reasons, "_MOST_AT_ONCE", 40)  # three items of these histories
+    few = ask(alike, question).reasons
+    assert set(slices) == {10}
+    for one, other in zip(at_once, few, strict=True):
+        wanted = {(each.member, each.because, each.id): each.amount for each in one}
+        assert {(each.member, each.because, each.id): each.amount for each in other} == pytest.approx(wanted, abs=1e-6)
+
+
+# --- moods --------------------------------------------------------------------------------------
+
+
+def test_a_mood_without_trained_emotions_is_told(recommender: Recommender) -> None:
+    assert "items.moods" not in recommender.artifact.arrays
+    song = [recommender.item_ids[0]]
+    with_song = ask(recommender, Question(history=song, mood="power"))
+    assert with_song.unknown.mood
+    assert with_song.items == ask(recommender, Question(history=song)).items
+    [refused] = recommender.answer([Question(mood="power")])
+    assert isinstance(refused, QuestionError)
+    assert str(refused).startswith("nothing is known by mood: ")
+    assert not ask(recommender, Question(history=song)).unknown.mood

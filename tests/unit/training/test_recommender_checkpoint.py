@@ -1,0 +1,94 @@
+"""A recommender's checkpoint folder: replaced as a whole, and refused where its parts do not belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import recommender_models
+
+from tritone_export import forget_in_checkpoint
+from tritone_training._exceptions import CheckpointError
+from tritone_training.artifact_export import ArtifactExport
+from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kinds.recommender import train
+from tritone_training.registry import get_kind
+
+KIND = get_kind("recommender")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(recommender_models.checkpoint(), tmp_path / "run"))
+
+
+def request(out: Path, **changes: Any) -> TrainRequest:
+    files = replace(
+        recommender_models.files(), friends=None, friend_column=None
+    )  # another artifact than the one that is there
+    return TrainRequest(out=out, preset="tiny", progress=False, listening=files, overwrite=True, **changes)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("step", ["_train_taste", "choose", "work_out"])
+def test_an_interrupted_training_leaves_the_old_checkpoint_whole(
+    run: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(run)
+    monkeypatch.setattr(train, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        KIND.train(request(run, max_epochs=1))
+    assert {path: digest for path, digest in contents(run).items() if not path.startswith("unfinished/")} == before
+    KIND.export(run, None)
+
+
+def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -> None:
+    key = (run / "recommender.key").read_bytes()
+    (run / "unfinished" / "recommender").mkdir(parents=True)  # a training was killed
+    (run / "unfinished" / "recommender" / "users.npy").write_bytes(b"half")
+    KIND.train(request(run, overrides={"taste": 0}))
+    assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "logs", "recommender.key"}
+    assert (run / "recommender.key").read_bytes() == key
+    assert not (run / "artifact" / "social.values.npy").exists()
+    assert "taste_vae" not in json.loads((run / "checkpoint.json").read_text())["members"]
+    assert KIND.export(run, None).companions == ()
+
+
+def test_an_artifact_of_another_fit_is_refused(run: Path) -> None:
+    info = json.loads((run / "checkpoint.json").read_text())
+    (run / "checkpoint.json").write_text(json.dumps({**info, "fit": "0" * 16}))
+    with pytest.raises(CheckpointError, match="its artifact is not the one that"):
+        KIND.export(run, None)
+    with pytest.raises(CheckpointError, match="its artifact is not the one that"):
+        KIND.evaluate(EvaluateRequest(checkpoint=run, listening=recommender_models.files(), progress=False))
+
+
+def test_a_checkpoint_that_forgot_somebody_is_still_one(run: Path) -> None:
+    user = recommender_models.world().log.users[3]
+    assert forget_in_checkpoint(user, run)
+    KIND.export(run, None)
+
+
+def test_a_key_that_lies_elsewhere_is_remembered_and_none_other_is_taken_for_it(run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.key"
+    elsewhere.write_text("f" * 64)
+    files = replace(recommender_models.files(), key=elsewhere)
+    KIND.train(replace(request(run, overrides={"taste": 0}), listening=files))
+    exported = KIND.export(run, None)
+    assert isinstance(exported, ArtifactExport)
+    assert exported.key is None  # run/recommender.key is of the training before
+    assert exported.key_wanted is not None
+    assert exported.key_wanted[1] == str(elsewhere)
+    assert str(tmp_path) not in json.dumps({**exported.card, "command": "", "data": ""})
