@@ -29,7 +29,7 @@ KEY_HEADER = "tritone-service-key"
 TOKEN_HEADER = "tritone-user-token"  # noqa: S105 - a header's name
 MOST_ITEMS = 10_000
 N_TIMED = 200
-_NUMBERS = {"k": np.int32, "filter_heard": np.bool_, "explain": np.bool_}
+_NUMBERS = {"k": np.int32, "filter_listened": np.bool_, "explain": np.bool_}
 _TRITON = {"int32": "INT32", "bool": "BOOL", "object": "BYTES"}
 
 
@@ -172,14 +172,14 @@ def membership(target: Target) -> Finding:
 
 
 def history(target: Target) -> Finding:
-    """Probe whether two requests, with and without `filter_heard`, disclose a history."""
+    """Probe whether two requests, with and without `filter_listened`, disclose a history."""
 
     def difference(who: str) -> dict[str, Any]:
-        whole, rest = (target.ask(user_id=who, k=MOST_ITEMS, filter_heard=each) for each in (False, True))
+        whole, rest = (target.ask(user_id=who, k=MOST_ITEMS, filter_listened=each) for each in (False, True))
         return {"heard": sorted(set(whole["item_ids"]) - set(rest["item_ids"]))}
 
     found = difference(target.victim)["heard"]
-    return Finding("history by filter_heard on and off", f"{len(found)} items read" if found else "")
+    return Finding("history by filter_listened on and off", f"{len(found)} items read" if found else "")
 
 
 def reasons(target: Target) -> Finding:
@@ -378,7 +378,7 @@ def _answers(result: Any) -> list[dict[str, Any]]:
         answers.append(
             {
                 **values,
-                **{name: values[name][0] for name in ("rung", "arm")},
+                **{name: values[name][0] for name in ("source", "arm")},
                 "unknown": json.loads(values["unknown"][0]),
             }
         )

@@ -40,7 +40,7 @@ from tritone_serving.service_key import make_service_key
 from tritone_serving.stubs import stubs_of
 
 MODEL = "recommender"
-OUTPUTS = ("item_ids", "scores", "rung", "arm", "unknown")  # what the SDK asks for
+OUTPUTS = ("item_ids", "scores", "source", "arm", "unknown")  # what the SDK asks for
 K = 10
 CONCURRENCY = 32
 N_WARM_UP = 50

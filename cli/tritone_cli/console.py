@@ -247,7 +247,7 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     for name in ("folds", "splits"):
         if name in report:
             say(f"{name}: {report[name]}")
-    for similar in report.get("labels_alike", ()):
+    for similar in report.get("similar_labels", ()):
         names = ", ".join(f"{label!r} ({n})" for label, n in similar.items())
         warn(
             f"similar labels: {names}; they are trained as {len(similar)} separate labels: rename them if they are the "
@@ -309,10 +309,8 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
     say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
     if metrics["n_seen_in_training"]:
         say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
-    if metrics.get("n_stopped_by"):
-        say(
-            f"note: {metrics['n_stopped_by']} of these recordings were the validation split that stopped training early"
-        )
+    if metrics.get("n_early_stopping"):
+        say(f"note: {metrics['n_early_stopping']} of these recordings were used for early stopping")
     print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
     labels = metrics["labels"]
     print_rows(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 N_REASONS_SHOWN: Final = 3
 N_CAUSES_SHOWN: Final = 2
 N_UNKNOWN_SHOWN: Final = 5
-# What an answer rests on, by its rung.
-_RUNGS: Final = {
+# What an answer rests on, by its source.
+_SOURCES: Final = {
     "user": "what this user has heard",
     "history": "the history given",
     "friends": "what friends listen to",
@@ -43,7 +43,7 @@ def hand_over(tracks: Recommendations, *, as_json: bool) -> None:
         console.print_json(tracks.to_dict())
         return
     model = f"{tracks.model} v{tracks.model_version}" + (f", arm {tracks.arm}" if tracks.arm else "")
-    console.say(f"by {_RUNGS.get(tracks.rung, tracks.rung)}; {model}" if tracks.rung else model)
+    console.say(f"by {_SOURCES.get(tracks.source, tracks.source)}; {model}" if tracks.source else model)
     if tracks:
         _show(tracks)
     else:

@@ -100,7 +100,7 @@ class Recommendations(Sequence[Recommendation]):
 
     Attributes:
         recommendations: the tracks; iterating over, indexing and `len` of this object refer to them.
-        rung: the best information that the answer is based on: `user`, `history`, `friends`, `recording`, `mood` or
+        source: the best information that the answer is based on: `user`, `history`, `friends`, `recording`, `mood` or
             `popularity`. None for similar tracks.
         arm: which ensemble of an A/B test answered; None if the model does not say.
         unknown: the parts of the request that the model could not use.
@@ -110,7 +110,7 @@ class Recommendations(Sequence[Recommendation]):
     """
 
     recommendations: tuple[Recommendation, ...] = ()
-    rung: str | None = None
+    source: str | None = None
     arm: str | None = None
     unknown: UnknownIds = field(default_factory=UnknownIds)
     model: str = ""
@@ -137,13 +137,13 @@ class Recommendations(Sequence[Recommendation]):
 
     def __repr__(self) -> str:
         tracks = list(self.recommendations)
-        return f"Recommendations({tracks!r}, rung={self.rung!r}, {self.model} v{self.model_version})"
+        return f"Recommendations({tracks!r}, source={self.source!r}, {self.model} v{self.model_version})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "recommendations": [track.to_dict() for track in self],
-            "rung": self.rung,
+            "source": self.source,
             "arm": self.arm,
             "unknown": self.unknown.to_dict(),
             "model": self.model,

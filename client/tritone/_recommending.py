@@ -46,7 +46,7 @@ def recommend_flow(
     is_about_users = user_token is not None or not inputs.keys().isdisjoint(_OF_USERS)
     headers = credentials.headers(user_token) if is_about_users else {}
     asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
-    outputs = ("rung", "arm", *(("reasons",) if "explain" in inputs else ()))
+    outputs = ("source", "arm", *(("reasons",) if "explain" in inputs else ()))
     if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
     return (yield from _ask("recommend", asked, outputs, model, headers, n_reasons=wanted.n_reasons))
@@ -133,13 +133,13 @@ def _read(response: InferResponse, *, n_wanted: int, n_reasons: int | None) -> R
     if not np.isfinite(response.outputs["scores"]).all():
         raise ValueError("scores that are not finite")
     reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
-    rung, arm, unknown = (_text(response, name) for name in ("rung", "arm", "unknown"))
+    source, arm, unknown = (_text(response, name) for name in ("source", "arm", "unknown"))
     return Recommendations(
         tuple(
             Recommendation(track_id, score, title or None, artist or None, _reasons(why)[:n_reasons])
             for track_id, score, title, artist, why in zip(*columns, reasons, strict=True)
         ),
-        rung=rung or None,
+        source=source or None,
         arm=arm or None,
         unknown=_unknown(unknown),
         model=response.model,

@@ -25,7 +25,7 @@ class RecommendingCalls:
         mood: str | None = None,
         n: int = 10,
         exclude: Ids | None = None,
-        filter_heard: bool = True,
+        filter_listened: bool = True,
         diversity: float = 0.0,
         novelty: float = 0.0,
         explain: bool | int = False,
@@ -51,7 +51,7 @@ class RecommendingCalls:
             n: how many tracks, 1 to 10,000 (1,000 with diversity, 200 with explain); fewer come only where the
                 catalogue has no more.
             exclude: ids of tracks that must not come.
-            filter_heard: leave out what the user has heard.
+            filter_listened: leave out what the user has heard.
             diversity: 0 to 1, how unlike one another the tracks should be.
             novelty: 0 to 1, how much little-known tracks are preferred.
             explain: give each track's reasons, which add up to its score; a number limits them to the weightiest.
@@ -74,7 +74,7 @@ class RecommendingCalls:
             mood=mood,
             n=n,
             exclude=exclude,
-            filter_heard=filter_heard,
+            filter_listened=filter_listened,
             diversity=diversity,
             novelty=novelty,
             explain=explain,

@@ -52,7 +52,7 @@ class Wanted:
     mood: str | None
     n: int
     exclude: Ids | None
-    filter_heard: bool
+    filter_listened: bool
     diversity: float
     novelty: float
     explain: bool | int
@@ -90,8 +90,8 @@ class Wanted:
             share = check_share(name, getattr(self, name))
             if share:
                 inputs[name] = scalar(share, 1, np.float32)
-        if not _check_truth("filter_heard", self.filter_heard):
-            inputs["filter_heard"] = scalar(False, 1, np.bool_)
+        if not _check_truth("filter_listened", self.filter_listened):
+            inputs["filter_listened"] = scalar(False, 1, np.bool_)
         if _check_explain(self.explain):
             inputs["explain"] = scalar(True, 1, np.bool_)
         self._check_costly()

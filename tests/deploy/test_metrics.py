@@ -31,7 +31,7 @@ WANTED = [
     "GPU: power",
     "queue",
     "Batch size",
-    "rung",
+    "source",
     "coverage",
     "Notes per second",
     "Errors",

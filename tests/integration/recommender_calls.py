@@ -27,7 +27,7 @@ _DTYPES = {
     "novelty": np.float32,
     "k": np.int32,
     "offset": np.int32,
-    "filter_heard": np.bool_,
+    "filter_listened": np.bool_,
     "explain": np.bool_,
 }
 _TRITON = {"float32": "FP32", "int32": "INT32", "bool": "BOOL", "object": "BYTES"}
@@ -59,7 +59,7 @@ class Answers:
         outputs = {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
         for row in range(len(next(iter(outputs.values())))):
             values = {name: _decoded(array[row].tolist()) for name, array in outputs.items()}
-            for name in ("rung", "arm", "unknown", "total"):
+            for name in ("source", "arm", "unknown", "total"):
                 if name in values:
                     values[name] = values[name][0]
             if "unknown" in values:

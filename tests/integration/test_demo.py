@@ -139,7 +139,7 @@ def tracks_of(answer: dict[str, Any]) -> list[str]:
 
 def test_everybody_is_recommended_something_for_a_reason(ran: Ran) -> None:
     recommended = ran.second["recommended"]
-    assert [each["rung"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
+    assert [each["source"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
     for each in recommended:
         assert len(set(tracks_of(each))) == len(each["recommendations"]) == 8
         assert all(each["because"])

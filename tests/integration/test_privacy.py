@@ -109,21 +109,21 @@ def test_over_http_the_key_opens_in_whatever_case_its_header_is_written(served: 
     request = urllib.request.Request(url, json.dumps(body).encode(), {name: service_key()})  # noqa: S310 - our own
     with urllib.request.urlopen(request) as answer:  # noqa: S310
         outputs = {output["name"]: output["data"] for output in json.loads(answer.read())["outputs"]}
-    assert outputs["rung"] == ["user"]
+    assert outputs["source"] == ["user"]
 
 
 def test_the_key_as_a_parameter_is_the_same_credential(served: TritonServer) -> None:
     client = Client(served, headers={})
     answer = client.send({"user_id": [[VICTIM]]}, parameters={"tritone-service-key": service_key()})
     client.close()
-    assert answer["rung"] == "user"
+    assert answer["source"] == "user"
 
 
 def test_sdk_and_command_line_find_the_operators_key(served: TritonServer) -> None:
     for url in (served.grpc_url, served.http_url):
         with MusicClient(url) as music:
-            assert music.recommend(VICTIM).rung == "user"
-            assert music.recommend(friends=[VICTIM, OTHER]).rung == "friends"
+            assert music.recommend(VICTIM).source == "user"
+            assert music.recommend(friends=[VICTIM, OTHER]).source == "friends"
             token = mint_token(service_key().encode(), OTHER)
             assert music.recommend(VICTIM, user_token=token).unknown.user
         with MusicClient(url, service_key="") as music:
@@ -140,7 +140,7 @@ def test_sdk_and_command_line_find_the_operators_key(served: TritonServer) -> No
         "--json",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(ended.stdout)["rung"] == "user"
+    assert json.loads(ended.stdout)["source"] == "user"
     default_key_file().chmod(0o644)
     try:
         with MusicClient(served.grpc_url) as music:

@@ -247,23 +247,23 @@ def test_on_the_command_line(world: World) -> None:
     to_server = ["--repository", str(world.repository), "--json"]
     to_server += ["--server", f"{world.server.http_url},{world.server.grpc_url}"]
 
-    def tritone(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    def run_tritone(*arguments: str) -> tuple[int, dict[str, Any], str]:
         ended = subprocess.run(
             [sys.executable, "-m", "tritone_cli", *arguments], capture_output=True, text=True, check=False
         )
         return ended.returncode, json.loads(ended.stdout or "{}"), ended.stderr
 
     source = world.source("again", k=7)
-    code, said, _ = tritone("publish", MODEL, "--from", str(source), "--max-slowdown", "5", *to_server)
+    code, said, _ = run_tritone("publish", MODEL, "--from", str(source), "--max-slowdown", "5", *to_server)
     assert (code, said["published"][0]["version"]) == (0, number)
     assert world.version == str(number)
-    code, said, _ = tritone("rollback", MODEL, *to_server)
+    code, said, _ = run_tritone("rollback", MODEL, *to_server)
     assert (code, said["published"][0]["version"]) == (0, number + 1)
     assert world.version == str(number + 1)
-    code, said, error = tritone("publish", MODEL, "--from", str(world.source("nan", k=1, nan=True)), *to_server)
+    code, said, error = run_tritone("publish", MODEL, "--from", str(world.source("nan", k=1, nan=True)), *to_server)
     assert (code, said) == (1, {})
     assert "refused, and the one before serves on" in error
-    code, said, error = tritone("publish", MODEL, "--from", str(source), "--admin-token-file", "/nonexistent")
+    code, said, error = run_tritone("publish", MODEL, "--from", str(source), "--admin-token-file", "/nonexistent")
     assert code == 2
     assert "--admin-token-file" in error
     assert port

@@ -105,12 +105,12 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
     make_source(tmp_path / "next", k=4)
     recommender = world.repository / "recommender" / "1"  # nothing that could be loaded
     recommender.mkdir(parents=True)
-    heard_by = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
+    embedding_model = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
     (recommender / "recommender.json").write_text(
-        json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by})
+        json.dumps({"arrays": {"items.embeddings": {}}, "embedding_model": embedding_model})
     )
 
-    def tritone(verb: str, *arguments: str, status: int = 0) -> tuple[dict[str, Any], str]:
+    def run_tritone(verb: str, *arguments: str, status: int = 0) -> tuple[dict[str, Any], str]:
         command = [sys.executable, "-m", "tritone_cli", verb, *arguments, "--repository", str(world.repository)]
         command += ["--server", f"{world.watched.server.http_url},{world.watched.server.grpc_url}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -118,12 +118,12 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
         return json.loads(ended.stdout or "{}"), ended.stderr
 
     words = ("publish", MODEL, "genre_cnn", "--from", str(tmp_path / "next"), "--max-slowdown", "5", "--json")
-    said, told = tritone(*words, status=1)
+    said, told = run_tritone(*words, status=1)
     assert said == {}
     assert "refused, and what was live stays live: recommender does not belong to" in told
     assert "or add --force" in told
     assert not (world.repository / "genre_cnn").exists()
-    said, told = tritone(*words, "--force")
+    said, told = run_tritone(*words, "--force")
     assert [(each["model"], each["renewed"]) for each in said["published"]] == [
         (MODEL, False),
         ("genre_cnn", False),
@@ -133,7 +133,7 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
     (warning,) = said["warnings"]
     assert "recommender does not belong to" in warning
     assert f"warning: {warning}" in told
-    said, told = tritone("rollback", MODEL)
+    said, told = run_tritone("rollback", MODEL)
     assert said == {}
     assert f"{MODEL}: version 3 is live, which undoes version 2" in told
     assert "cached: version 3: renewed" in told

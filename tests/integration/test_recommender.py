@@ -1,4 +1,4 @@
-"""The `cf_ensemble` backend inside a real server, on simulated listeners: every rung, and every way to ask wrongly."""
+"""The `cf_ensemble` backend inside a real server, on simulated listeners: every source, and malformed requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Path
     models.make_taste(path)
     models.publish(artifact, key_file, path, ensembles=False)
     twin = models.make_artifact(folder / "twin", key_file, arms=("a", "b"))
-    models.spoil_manifest(twin, heard_by={"kind": "genre_cnn", "weights_sha256": EMBEDDED_BY})
+    models.spoil_manifest(twin, embedding_model={"kind": "genre_cnn", "weights_sha256": EMBEDDED_BY})
     models.publish(twin, key_file, path, name="twin", ensembles=False)
     return path
 
@@ -76,7 +76,7 @@ def test_lint_finds_nothing(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rung", "given"),
+    ("source", "given"),
     [
         ("user", {"user_id": KNOWN}),
         ("user", {"user_id": KNOWN, "history": ["track-3"], "friends": [models.user_id(8)]}),
@@ -90,9 +90,9 @@ def test_lint_finds_nothing(repository: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("k", [1, 10, models.N_ITEMS])
-def test_everyone_gets_an_answer(client: Client, rung: str, given: dict[str, Any], k: int) -> None:
-    answer = client.ask(**given, k=k, filter_heard=False)
-    assert answer["rung"] == rung
+def test_everyone_gets_an_answer(client: Client, source: str, given: dict[str, Any], k: int) -> None:
+    answer = client.ask(**given, k=k, filter_listened=False)
+    assert answer["source"] == source
     assert len(set(answer["item_ids"])) == len(answer["scores"]) == k
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
     assert answer["titles"][0] == f"Song {answer['item_ids'][0].removeprefix('track-')}"
@@ -129,7 +129,7 @@ def test_what_was_heard_skipped_or_excluded_does_not_come(client: Client) -> Non
         "track-3",
         "track-4",
     }
-    heard_too = client.ask(**given, filter_heard=False)
+    heard_too = client.ask(**given, filter_listened=False)
     assert {"track-1", "track-2"} <= set(heard_too["item_ids"])
 
 
@@ -219,7 +219,7 @@ def test_a_wrong_question_harms_nobody_beside_it(served: TritonServer, twin: Rec
 
 
 def test_a_history_of_100_000_items(client: Client) -> None:
-    answer = client.ask(history=[f"track-{i % 200}" for i in range(100_000)], k=5, filter_heard=False)
+    answer = client.ask(history=[f"track-{i % 200}" for i in range(100_000)], k=5, filter_listened=False)
     assert len(answer["item_ids"]) == 5
     assert len(answer["unknown"]["history"]) == 80
 
@@ -234,7 +234,7 @@ def test_rows_of_one_request_are_questions(client: Client) -> None:
         }
     )
     first, second = answer.rows
-    assert (first["rung"], second["rung"]) == ("history", "user")
+    assert (first["source"], second["source"]) == ("history", "user")
     assert first["item_ids"] == client.ask(history=["track-1", "track-4"], weights=[1.0, 3.0], k=3)["item_ids"]
     assert second["item_ids"] == [*client.ask(user_id=KNOWN, k=2)["item_ids"], ""]
     assert second["scores"][2] == 0
@@ -254,7 +254,7 @@ def test_plain_http_json(served: TritonServer) -> None:
             return json.loads(answer.read())
 
     outputs = {output["name"]: output["data"] for output in ask(2)["outputs"]}
-    assert (len(outputs["item_ids"]), outputs["rung"]) == (2, ["history"])
+    assert (len(outputs["item_ids"]), outputs["source"]) == (2, ["history"])
     with pytest.raises(urllib.error.HTTPError, match="400"):
         ask(0)
 
@@ -268,7 +268,7 @@ def test_what_is_like_an_item(client: Client, repository: Path, key_file: Path, 
     answer = client.ask(similar_to="track-3", by=by, k=4)
     assert answer["item_ids"] == [each.item for each in wanted]
     np.testing.assert_allclose(answer["scores"], [each.score for each in wanted], rtol=1e-5)
-    assert answer["rung"] == "similar"
+    assert answer["source"] == "similar"
 
 
 def test_what_sounds_like_a_recording(client: Client, repository: Path) -> None:
@@ -298,18 +298,18 @@ def genre_cards(repository: Path) -> Iterator[Any]:
 def test_a_recording_that_another_network_embedded_is_ignored_and_said(served: TritonServer, genre_cards: Any) -> None:
     client = Client(served, "twin")
     try:
-        assert client.ask(embedding=EMBEDDING, k=3)["rung"] == "recording"
+        assert client.ask(embedding=EMBEDDING, k=3)["source"] == "recording"
         genre_cards(1, weights_sha256="cd" * 32)
         answer = client.ask(embedding=EMBEDDING, k=3)
-        assert answer["rung"] == "popularity"
+        assert answer["source"] == "popularity"
         assert answer["unknown"]["recording"] is True
         assert answer["item_ids"] == client.ask(k=3)["item_ids"]
-        assert client.ask(embedding=EMBEDDING, history=["track-1"], k=3)["rung"] == "history"
+        assert client.ask(embedding=EMBEDDING, history=["track-1"], k=3)["source"] == "history"
         with pytest.raises(InferenceServerException, match="nothing is known by sound: the genre_cnn of this server"):
             client.ask(embedding=EMBEDDING, by="sound")
         genre_cards(2, weights_sha256=EMBEDDED_BY)
         answer = client.ask(embedding=EMBEDDING, k=3)
-        assert (answer["rung"], answer["unknown"]["recording"]) == ("recording", False)
+        assert (answer["source"], answer["unknown"]["recording"]) == ("recording", False)
     finally:
         client.close()
 
@@ -323,7 +323,7 @@ def test_tracks_are_found_by_title_artist_and_id(client: Client) -> None:
     assert answer["titles"][0] == "Song 12"
     assert answer["match"][0] == "normalized"
     assert answer["match_field"] == ["title"] * len(answer["item_ids"])
-    assert (answer["rung"], answer["scores"]) == ("search", [0.0] * len(answer["item_ids"]))
+    assert (answer["source"], answer["scores"]) == ("search", [0.0] * len(answer["item_ids"]))
     pages = [client.ask(query="the ortchen", query_field="artist", k=40, offset=offset) for offset in (0, 40)]
     assert [(page["total"], len(page["item_ids"])) for page in pages] == [(60, 40), (60, 20)]
     assert len({item for page in pages for item in page["item_ids"]}) == 60
@@ -407,20 +407,20 @@ def test_both_arms_are_live_and_each_user_stays_in_one(served: TritonServer, twi
 
 def test_metrics_tell_rungs_coverage_members_and_refusals(served: TritonServer, client: Client) -> None:
     names = {"model": "recommender", "version": "1"}
-    before = {rung: metric(served, "answers_total", rung=rung, **names) for rung in ("friends", "mood")}
+    before = {source: metric(served, "answers_total", source=source, **names) for source in ("friends", "mood")}
     refused = metric(served, "refused_total", **names)
     client.ask(friends=[models.user_id(3)])
     client.ask(mood="power")
     client.ask(mood="power")
     with pytest.raises(InferenceServerException):
         client.ask(k=0)
-    assert metric(served, "answers_total", rung="friends", **names) - before["friends"] == 1
-    assert metric(served, "answers_total", rung="mood", **names) - before["mood"] == 2
+    assert metric(served, "answers_total", source="friends", **names) - before["friends"] == 1
+    assert metric(served, "answers_total", source="mood", **names) - before["mood"] == 2
     assert metric(served, "refused_total", **names) - refused == 1
-    client.ask(k=models.N_ITEMS - 20, filter_heard=False)
+    client.ask(k=models.N_ITEMS - 20, filter_listened=False)
     covered = metric(served, "catalogue_coverage", arm="a", **names)
     assert (models.N_ITEMS - 20) / models.N_ITEMS <= covered <= 1
-    client.ask(k=models.N_ITEMS, filter_heard=False)
+    client.ask(k=models.N_ITEMS, filter_listened=False)
     assert metric(served, "catalogue_coverage", arm="a", **names) == 1
     assert metric(served, "seconds_total", **names) > 0
 
@@ -498,7 +498,7 @@ def test_a_missing_key(served: TritonServer, repository: Path, tmp_path: Path) -
     config.write_text(named)
     served.load_model("keyless")
     client = Client(served, "keyless")
-    assert client.ask(user_id=KNOWN)["rung"] == "user"
+    assert client.ask(user_id=KNOWN)["source"] == "user"
     client.close()
     served.unload_model("keyless")
     shutil.rmtree(version.parent)

@@ -79,7 +79,7 @@ def test_one_request_from_sound_to_suggestion(
 ) -> None:
     audio = windows(n_windows)
     answer = hear(live, audio)
-    assert (answer["rung"], len(answer["item_ids"])) == ("recording", 5)
+    assert (answer["source"], len(answer["item_ids"])) == ("recording", 5)
     # The same in three steps.
     genre = Client(live, "genre_cnn")
     embeddings = genre._client.infer("genre_cnn", _audio(audio)).as_numpy("embedding")
@@ -139,7 +139,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     gone, stays = USERS[11], USERS[12]
     audio = windows(1)
     hear(live, audio)
-    assert client.ask(user_id=gone)["rung"] == client.ask(user_id=stays)["rung"] == "user"
+    assert client.ask(user_id=gone)["source"] == client.ask(user_id=stays)["source"] == "user"
     by_friend = client.ask(friends=[gone])
     assert by_friend["unknown"]["friends"] == []
     hits = cache_hits(live)
@@ -166,12 +166,12 @@ def test_a_user_is_forgotten_while_the_server_runs(
     }
     assert gone not in result.output
     after = client.ask(user_id=gone)
-    assert (after["rung"], after["unknown"]["user"]) == ("popularity", True)
+    assert (after["source"], after["unknown"]["user"]) == ("popularity", True)
     with pytest.raises(InferenceServerException, match="none of the ids is known"):
         client.ask(friends=[gone])
-    assert client.ask(user_id=stays)["rung"] == "user"
+    assert client.ask(user_id=stays)["source"] == "user"
     # Cached answers end with the version that gave them.
-    assert hear(live, audio)["rung"] == "recording"
+    assert hear(live, audio)["source"] == "recording"
     assert cache_hits(live) == hits
     client.close()
 
@@ -194,7 +194,7 @@ def test_no_raw_id_lies_anywhere(live: TritonServer, whole_repository: Path, che
     with pytest.raises(InferenceServerException):
         client.ask(user_id=USERS[0], k=0)
     client.close()
-    assert metric(live, "answers_total", rung="user") >= len(USERS) - 1
+    assert metric(live, "answers_total", source="user") >= len(USERS) - 1
     key = key_file.read_bytes().strip()
     places = {
         "metrics": metrics_text(live).encode(),

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tritone import Classification, MusicClient, Prediction
 from tritone.constants import GENRE_MODEL
 from tritone_serving.embedding_weights import weights_digest
-from tritone_serving.recommender.artifact import HEARD_BY
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
@@ -94,7 +94,7 @@ def load(
 
 def _check_embeddings(folder: Path, genre_checkpoint: Path) -> None:
     """Refuse a network whose embeddings cannot be compared with those of the recommender's items."""
-    wanted = weights_digest(checkpoint.read_info(folder).get(HEARD_BY))
+    wanted = weights_digest(checkpoint.read_info(folder).get(EMBEDDING_MODEL))
     found = weights_digest(checkpoint.load(genre_checkpoint, kind=GENRE_MODEL).info)
     if wanted is not None and found is not None and wanted != found:
         raise CheckpointError(

@@ -41,8 +41,8 @@ def recommend(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Id or title of a track to leave out; repeatable.", show_default=False)
     ] = None,
-    filter_heard: Annotated[
-        bool, typer.Option("--filter-heard/--with-heard", help="Leave out what the user has heard.")
+    filter_listened: Annotated[
+        bool, typer.Option("--filter-listened/--with-listened", help="Leave out what the user has heard.")
     ] = True,
     diversity: Annotated[float, typer.Option(help="0 to 1: how unlike one another.")] = 0.0,
     novelty: Annotated[float, typer.Option(help="0 to 1: how much little-known tracks are preferred.")] = 0.0,
@@ -82,7 +82,7 @@ def recommend(
                 audio=audio,
                 mood=mood,
                 n=n,
-                filter_heard=filter_heard,
+                filter_listened=filter_listened,
                 diversity=diversity,
                 novelty=novelty,
                 explain=reasons or explain,

@@ -34,14 +34,14 @@ class Listener:
         name: of the files that come of it.
         title: who it is, in words.
         text: what is known of them.
-        rung: what the answer must rest on.
+        source: what the answer must rest on.
         options: keyword arguments of `MusicClient.recommend`.
     """
 
     name: str
     title: str
     text: str
-    rung: str
+    source: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def send(self, music: MusicClient) -> Recommendations:

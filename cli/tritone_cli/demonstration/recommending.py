@@ -120,10 +120,10 @@ def recommend(music: MusicClient, listener: Listener, catalogue: Catalogue, out:
 
 
 def _check(listener: Listener, answer: Recommendations) -> None:
-    if answer.rung != listener.rung or len(answer) != N_SUGGESTED:
+    if answer.source != listener.source or len(answer) != N_SUGGESTED:
         raise TritoneError(
-            f"{listener.title}: got {len(answer)} tracks by {answer.rung}, expected {N_SUGGESTED} by {listener.rung}: "
-            f"something is broken"
+            f"{listener.title}: expected {N_SUGGESTED} tracks from {listener.source}, "
+            f"got {len(answer)} from {answer.source}"
         )
     for each in answer:
         total = sum(reason.amount for reason in each.reasons)

@@ -17,7 +17,7 @@ from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.finding import LintReport, Reporter
 from tritone_serving.embedding_weights import read_json, weights_digest
-from tritone_serving.recommender.artifact import EMBEDDINGS, HEARD_BY, MANIFEST
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, MANIFEST
 from tritone_serving.versions import newest_version
 
 _SHOWN: Final = 12  # digits of a digest: those in the name of a checkpoint's weights
@@ -70,14 +70,16 @@ def report_hearing(
         arrays = manifest.get("arrays")
         if version is not None and isinstance(arrays, dict) and EMBEDDINGS in arrays:
             n_models += 1
-            _check(version, weights_digest(manifest.get(HEARD_BY)), repository, listener, report)
+            _check(version, weights_digest(manifest.get(EMBEDDING_MODEL)), repository, listener, report)
     return n_models
 
 
-def _check(version: Path, heard_by: str | None, repository: Path, listener: Path | None, report: Reporter) -> None:
+def _check(
+    version: Path, embedding_model: str | None, repository: Path, listener: Path | None, report: Reporter
+) -> None:
     model = version.parent.name
     if listener is None:
-        which = f"that of {_weights(heard_by)}" if heard_by else "the one that heard its items"
+        which = f"that of {_weights(embedding_model)}" if embedding_model else "the one that heard its items"
         report.note(
             f"{version}: knows how its items sound, and {repository / GENRE_MODEL} has no version: to be asked about "
             f"recordings, {model} needs {GENRE_MODEL} beside it, {which}"
@@ -86,24 +88,24 @@ def _check(version: Path, heard_by: str | None, repository: Path, listener: Path
     card = read_json(listener / CARD_FILENAME)
     served = weights_digest(card)
     backbone = card.get("pretrained") if served is None else None  # one that is served as it is, of no checkpoint
-    if heard_by is None or (served is None and backbone is None):
+    if embedding_model is None or (served is None and backbone is None):
         silent = (
             f"{version / MANIFEST} does not say which {GENRE_MODEL} heard its items"
-            if heard_by is None
+            if embedding_model is None
             else f"{listener / CARD_FILENAME} does not say of which weights it was made"
         )
         report.note(f"{silent} (an older export): whether {model} and {GENRE_MODEL} belong together is not known")
         return
-    if served == heard_by:
+    if served == embedding_model:
         return
-    serve = f"serve the one with {_weights(heard_by)}: tritone export {GENRE_MODEL} --checkpoint ..."
+    serve = f"serve the one with {_weights(embedding_model)}: tritone export {GENRE_MODEL} --checkpoint ..."
     again = f"train {model} again, its --genre-checkpoint the one with {_weights(served)}, or " if served else ""
     found = _weights(served) if served else f"the backbone {backbone}, untrained"
     report.error(
         version / MANIFEST,
         1,
         f"{model} does not belong to {listener} ({found}): its items were heard by another {GENRE_MODEL} "
-        f"({_weights(heard_by)}), so its answers to recordings have no sense",
+        f"({_weights(embedding_model)}), so its answers to recordings have no sense",
         f"{again}{serve}",
     )
 

@@ -9,7 +9,7 @@ from tritone_serving.recommender._exceptions import ArtifactError, KeyFileError,
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.members.taste import TASTE, TasteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
-from tritone_serving.recommender.question import MOODS, RUNGS, Answer, Question, Reason, Rung, Unknown
+from tritone_serving.recommender.question import MOODS, SOURCES, Answer, Question, Reason, Source, Unknown
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.scorer import AskTaste
 from tritone_serving.recommender.similar import Similar
@@ -18,7 +18,7 @@ from tritone_serving.recommender.track_search import Found, Search, SearchAnswer
 __all__ = [
     "MOODS",
     "NOBODY",
-    "RUNGS",
+    "SOURCES",
     "TASTE",
     "TRUSTED",
     "Answer",
@@ -34,10 +34,10 @@ __all__ = [
     "Reason",
     "Recommender",
     "RecommenderError",
-    "Rung",
     "Search",
     "SearchAnswer",
     "Similar",
+    "Source",
     "TasteInputs",
     "Unknown",
     "make_key",

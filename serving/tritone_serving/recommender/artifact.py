@@ -1,7 +1,7 @@
 """The artifact: a folder of arrays that are mapped into memory, and a manifest that says what they are.
 
 ```
-recommender.json         format, members, ensembles, weighting, privacy, data, metrics, heard_by
+recommender.json         format, members, ensembles, weighting, privacy, data, metrics, embedding_model
 items.ids.npy            item ids as UTF-8, one after the other; items.ends.npy: where each ends
 users.npy                (U, 2) uint64: pseudonyms in ascending order
 history.*.npy            (U, I) rows: plays as they were logged
@@ -34,7 +34,7 @@ FORMAT: Final = 1
 MANIFEST: Final = "recommender.json"
 EMBEDDINGS: Final = "items.embeddings"  # the array of a recommender that knows how its items sound
 # In the manifest: {"kind", "weights_sha256"} of the network whose embeddings these are; see that kind's model card.
-HEARD_BY: Final = "heard_by"
+EMBEDDING_MODEL: Final = "embedding_model"
 _ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
 Array = npt.NDArray[Any]
 

@@ -47,5 +47,5 @@ class Lists:
 def is_plain(question: Question) -> bool:
     """Whether nothing but a stored user is asked about."""
     brings = len(question.history) or len(question.skipped) or len(question.friends)
-    wishes = question.diversity or question.novelty or question.explain or not question.filter_heard
+    wishes = question.diversity or question.novelty or question.explain or not question.filter_listened
     return not brings and not wishes and question.embedding is None and question.mood is None

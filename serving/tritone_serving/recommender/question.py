@@ -44,8 +44,8 @@ LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
 MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
-Rung = Literal["user", "history", "friends", "recording", "mood", "popularity"]
-RUNGS: Final[tuple[Rung, ...]] = ("user", "history", "friends", "recording", "mood", "popularity")
+Source = Literal["user", "history", "friends", "recording", "mood", "popularity"]
+SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "recording", "mood", "popularity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Question:
         k: how many items are wanted, 1 to 10,000 (1,000 with diversity, 200 with reasons); fewer come only where the
             catalogue has no more.
         exclude: item ids that must not come.
-        filter_heard: leave out what the user has heard (stored history and `history`).
+        filter_listened: leave out what the user has heard (stored history and `history`).
         diversity: 0..1, how unlike one another the items should be.
         novelty: 0..1, how much little-known items are preferred.
         explain: answer reasons.
@@ -81,7 +81,7 @@ class Question:
     mood: str | None = None
     k: int = 10
     exclude: Sequence[str] = ()
-    filter_heard: bool = True
+    filter_listened: bool = True
     diversity: float = 0.0
     novelty: float = 0.0
     explain: bool = False
@@ -260,7 +260,7 @@ class Answer:
     Attributes:
         items: ids, best first.
         scores: (k,) in the order of `items`, never rising.
-        rung: the best that was known of whom was asked for.
+        source: the best that was known of whom was asked for.
         reasons: by item, in the order of `items`; each item's amounts add up to its score (to 1e-4 of the largest).
             Empty unless asked for.
         unknown: ids that were passed over.
@@ -270,7 +270,7 @@ class Answer:
 
     items: tuple[str, ...]
     scores: Floats
-    rung: Rung
+    source: Source
     reasons: tuple[tuple[Reason, ...], ...]
     unknown: Unknown
     arm: str

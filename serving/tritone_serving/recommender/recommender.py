@@ -6,7 +6,7 @@ from tritone_serving.recommender import Question, Recommender, read_key
 
 recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_key(Path("recommender.key")))
 [answer] = recommender.answer([Question(user="42", k=10)], taste=None)
-print(answer.items, answer.scores, answer.rung)
+print(answer.items, answer.scores, answer.source)
 ```
 Letters: B questions, I items.
 """
@@ -28,7 +28,7 @@ from tritone_serving.recommender.lists import Lists
 from tritone_serving.recommender.members import Member, open_members
 from tritone_serving.recommender.members.taste import open_taste
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.question import MIN_FRIENDS, Answer, Floats, Question, Reason, Rung, Unknown
+from tritone_serving.recommender.question import MIN_FRIENDS, Answer, Floats, Question, Reason, Source, Unknown
 from tritone_serving.recommender.ranking import Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.resolving import Resolver
@@ -139,7 +139,7 @@ class Recommender:
         return Answer(
             items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
             scores=ranked.scores,
-            rung="user",
+            source="user",
             reasons=(),
             unknown=Unknown(exclude=unknown),
             arm=arm,
@@ -213,7 +213,7 @@ class Recommender:
                 Answer(
                     items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
                     scores=ranked.scores,
-                    rung=self._rung(question, batch, row),
+                    source=self._source(question, batch, row),
                     reasons=self._reasons(question, batch, row, ranked, scored),
                     unknown=batch.unknown[row],
                     arm=scored.arms[row],
@@ -236,12 +236,12 @@ class Recommender:
         scores[history[weights < 0]] = _NEVER
         if question.exclude:
             scores[self.resolver.items(question.exclude)[0]] = _NEVER
-        if not question.filter_heard:
+        if not question.filter_listened:
             return 0
         scores[heard] = _NEVER
         return len(heard)
 
-    def _rung(self, question: Question, batch: Batch, row: int) -> Rung:
+    def _source(self, question: Question, batch: Batch, row: int) -> Source:
         if batch.n_history[row]:
             return "user" if batch.users[row] >= 0 else "history"
         if len(batch.friends.row(row)[0]):

@@ -20,7 +20,7 @@ class Ended:
 
 
 @pytest.fixture
-def tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def run_tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run `tritone ARGUMENTS` and answer how it ended; errors that it leaks fail the test."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(console.people, "width", 200)

@@ -153,7 +153,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["bench", "publish", "rollback", "forget", "recommend", "classify"])
 def test_errors_explain_ports_without_triton(
-    tritone: Callable[..., Any], tmp_path: Path, kind: str, command: str
+    run_tritone: Callable[..., Any], tmp_path: Path, kind: str, command: str
 ) -> None:
     import numpy as np
     import soundfile
@@ -170,7 +170,7 @@ def test_errors_explain_ports_without_triton(
             "recommend": ["--user", "u", "--timeout", 10],
             "classify": [song, "--timeout", 10],
         }[command]
-        done = tritone(command, *more, "--server", f"http://127.0.0.1:{port}")
+        done = run_tritone(command, *more, "--server", f"http://127.0.0.1:{port}")
     assert done.status == 1, done.stderr
     assert f"127.0.0.1:{port}" in done.stderr or "server answered" in done.stderr
     if command in ("bench", "publish", "rollback", "forget"):
@@ -182,16 +182,16 @@ def test_errors_explain_ports_without_triton(
     assert "\\x" not in said
 
 
-def test_probe_names_a_port_that_does_not_speak_grpc(tritone: Callable[..., Any]) -> None:
+def test_probe_names_a_port_that_does_not_speak_grpc(run_tritone: Callable[..., Any]) -> None:
     with web_page() as port:
-        done = tritone("probe", "--server", f"127.0.0.1:{port}", "--timeout", 10)
+        done = run_tritone("probe", "--server", f"127.0.0.1:{port}", "--timeout", 10)
     assert done.status == 1
     assert "does not speak gRPC" in done.stderr
     assert "SECRET" not in done.stderr
 
 
 def test_publish_by_http_alone_never_asks_the_default_grpc_port(
-    tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from tritone_serving import admin, calls
 
@@ -209,12 +209,12 @@ def test_publish_by_http_alone_never_asks_the_default_grpc_port(
     monkeypatch.setattr(calls, "Calls", calls_to)
     for server in ("http://127.0.0.1:9500", "127.0.0.1:9501", "http://127.0.0.1:9500,127.0.0.1:9501"):
         with pytest.raises(Stop):
-            tritone("rollback", "m", "--repository", tmp_path, "--server", server)
+            run_tritone("rollback", "m", "--repository", tmp_path, "--server", server)
     assert asked == ["127.0.0.1:9501"] * 3
 
 
 def test_a_derived_grpc_port_where_nothing_listens_is_explained(
-    tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from tritone_cli.benching import counts
     from tritone_serving import admin
@@ -227,9 +227,11 @@ def test_a_derived_grpc_port_where_nothing_listens_is_explained(
         for command in (["bench", "m"], ["publish", "m", "--from", tmp_path], ["rollback", "m"], ["probe"]):
             repository = [] if command[0] == "probe" else ["--repository", tmp_path]
             both = f"--server http://127.0.0.1:{http_port},127.0.0.1:PORT"
-            derived = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port}")
+            derived = run_tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port}")
             assert (derived.status, both in derived.stderr) == (1, True), derived.stderr
-            given = tritone(*command, *repository, "--server", f"http://127.0.0.1:{http_port},127.0.0.1:{grpc_port}")
+            given = run_tritone(
+                *command, *repository, "--server", f"http://127.0.0.1:{http_port},127.0.0.1:{grpc_port}"
+            )
             assert (given.status, "PORT" in given.stderr) == (1, False), given.stderr
             for done in (derived, given):
                 assert f"the server at 127.0.0.1:{grpc_port}: cannot be reached" in done.stderr

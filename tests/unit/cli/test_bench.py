@@ -103,15 +103,15 @@ def answering(body: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"null", b"{", b"[" * 100_000])
-def test_what_is_no_triton_is_told(tritone: Callable[..., Any], body: bytes) -> None:
+def test_what_is_no_triton_is_told(run_tritone: Callable[..., Any], body: bytes) -> None:
     with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body) as url, pytest.raises(StatisticsError, match=url):
         statistics(f"http://{url}", "m")
     with answering(b"SSH-2.0-x\r\n") as url:
-        done = tritone("bench", "m", "--server", f"http://{url}")
+        done = run_tritone("bench", "m", "--server", f"http://{url}")
     assert done.status == 1
     assert f"no Triton HTTP answers at http://{url}: what listens there does not speak HTTP" in done.stderr
     assert "SSH" not in done.stderr
-    assert tritone("bench", "m", "--server", "localhost:1/a b").status == 2
+    assert run_tritone("bench", "m", "--server", "localhost:1/a b").status == 2
 
 
 def config_of(name: str, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -220,20 +220,20 @@ def test_ways_to_use_the_cores() -> None:
 @pytest.mark.parametrize(
     "words", [["--concurrency", "0"], ["--request-rate", "x"], ["--batch", "0"], ["--seconds", "inf"]]
 )
-def test_wrong_usage(tritone: Callable[..., Any], words: list[str]) -> None:
-    done = tritone("bench", *words)
+def test_wrong_usage(run_tritone: Callable[..., Any], words: list[str]) -> None:
+    done = run_tritone("bench", *words)
     assert done.status == 2
     assert words[0] in done.stderr
 
 
 def test_a_missing_program_ends_the_bench(
-    tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(_folder: Path) -> PerfAnalyzer:
         raise PerfAnalyzerMissingError("perf_analyzer is not installed; pip install x brings it")
 
     monkeypatch.setattr(PerfAnalyzer, "find", missing)
-    done = tritone("bench", "--repository", tmp_path)
+    done = run_tritone("bench", "--repository", tmp_path)
     assert (done.status, done.stdout) == (1, "")
     assert "pip install x" in done.stderr
 
@@ -250,13 +250,13 @@ def perf_analyzer() -> None:
 @pytest.mark.triton
 @pytest.mark.load
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_real_run(tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_run(run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     repository = make_repository(tmp_path / "models")
     # 100 %: the machine may be busy, and it is not its figures that are tested.
     loads = ["--concurrency", "2", "--request-rate", "5", "--batch", "4", "--no-ceiling"]
     loads += ["--seconds", "0.4", "--stability", "100"]
-    done = tritone("bench", "genre_cnn", "--repository", repository, *loads, "--report", tmp_path / "r", "--json")
+    done = run_tritone("bench", "genre_cnn", "--repository", repository, *loads, "--report", tmp_path / "r", "--json")
     rows = json.loads(done.stdout)["models"]["genre_cnn"]["rows"]
     loads_of = [(each["concurrency"], each["rate"], each["request_batch"]) for each in rows]
     assert loads_of == [(2, None, 4), (None, 5.0, 4)]

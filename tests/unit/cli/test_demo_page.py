@@ -70,7 +70,7 @@ def test_python_says_what_is_sent(ask: Ask) -> None:
 
 @pytest.mark.parametrize("ask", all_asks(), ids=lambda ask: ask.name)
 def test_the_shell_says_what_is_sent(
-    ask: Ask, tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ask: Ask, run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The line is run by the command line itself; a client that records takes the call."""
     recorder = Recorder()
@@ -92,7 +92,7 @@ def test_the_shell_says_what_is_sent(
 
     monkeypatch.setattr("tritone_cli.pieces.connect", lambda *_: Connected())
     monkeypatch.setattr("tritone_cli.commands.compose._streamed", lambda music, asked, _: music.stream_compose(**asked))
-    ended = tritone(*shlex.split(ask.shell(Path("new.mid")))[1:])
+    ended = run_tritone(*shlex.split(ask.shell(Path("new.mid")))[1:])
     assert ended.status == 0, ended.stderr
     assert len(list(tmp_path.glob("new*.mid"))) == (2 if ask.verb in ("sample", "interpolate") else 1)
     ((verb, scores, options),) = recorder.calls
@@ -203,7 +203,7 @@ def story(tmp_path: Path) -> Story:
         suggested=(
             Suggested(
                 Listener("known", "Somebody <known>", "What is & was heard", "user", {"user_id": "listener-1"}),
-                Recommendations(rung="user"),
+                Recommendations(source="user"),
                 (Suggestion(track, 2.0, ("90% heard <u>", "10% well known"), {"ease": 1.8, "popularity": 0.2}, sound),),
                 3.0,
                 picture,

@@ -76,7 +76,7 @@ def everybody(listening: ListeningData) -> tuple[Listener, ...]:
 
 
 def test_every_rung_has_somebody(everybody: tuple[Listener, ...]) -> None:
-    assert [each.rung for each in everybody] == ["user", "history", "friends", "recording", "popularity"]
+    assert [each.source for each in everybody] == ["user", "history", "friends", "recording", "popularity"]
     assert len({each.name for each in everybody}) == len(everybody)
 
 
@@ -102,7 +102,7 @@ def test_nobody_with_friends_enough_is_told(listening: ListeningData) -> None:
 
 
 def test_the_forms_of_a_request_agree(
-    everybody: tuple[Listener, ...], tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    everybody: tuple[Listener, ...], run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
 
@@ -115,7 +115,7 @@ def test_the_forms_of_a_request_agree(
 
         def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
             calls.append({name: value for name, value in {"user_id": user_id, **options}.items() if value is not None})
-            return Recommendations(rung="user")
+            return Recommendations(source="user")
 
     monkeypatch.setattr("tritone_cli.pieces.connect", lambda *_: Connected())
     for each in everybody:
@@ -124,19 +124,19 @@ def test_the_forms_of_a_request_agree(
         call = ast.parse(each.python(), mode="eval").body
         assert isinstance(call, ast.Call)
         Connected().recommend(**{str(word.arg): ast.literal_eval(word.value) for word in call.keywords})
-        ended = tritone(*shlex.split(each.shell())[1:])
+        ended = run_tritone(*shlex.split(each.shell())[1:])
         assert ended.status == 0, ended.stderr
         sent, said, typed = ({key: str(value) for key, value in call.items()} for call in calls)
         assert said == sent
         others = {name: value for name, value in typed.items() if name not in sent}
         assert {name: typed[name] for name in sent} == sent
-        assert others == {"filter_heard": "True", "diversity": "0.0", "novelty": "0.0", "model": "recommender"}
+        assert others == {"filter_listened": "True", "diversity": "0.0", "novelty": "0.0", "model": "recommender"}
 
 
-def answer(reasons: list[Reason], *, score: float | None = None, rung: str = "history") -> Recommendations:
+def answer(reasons: list[Reason], *, score: float | None = None, source: str = "history") -> Recommendations:
     score = sum(reason.amount for reason in reasons) if score is None else score
     return Recommendations(
-        [Recommendation(piece, score, reasons=tuple(reasons)) for piece in PIECES[:N_SUGGESTED]], rung=rung
+        [Recommendation(piece, score, reasons=tuple(reasons)) for piece in PIECES[:N_SUGGESTED]], source=source
     )
 
 
@@ -194,7 +194,7 @@ def test_an_answer_that_does_not_hold_together_is_told(tmp_path: Path) -> None:
     with pytest.raises(TritoneError, match=r"add up to 10.0000, its score is 9.0000"):
         ask(answer(REASONS, score=9.0), tmp_path)
     with pytest.raises(TritoneError, match="8 tracks by popularity, expected 8 by history"):
-        ask(answer(REASONS, rung="popularity"), tmp_path)
+        ask(answer(REASONS, source="popularity"), tmp_path)
 
 
 def test_what_counts_against_a_piece_is_drawn_to_the_left(tmp_path: Path) -> None:

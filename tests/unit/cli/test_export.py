@@ -45,8 +45,10 @@ def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
 def test_a_recommender_that_heard_by_another_network_is_told(app: typer.Typer, tmp_path: Path) -> None:
     version = tmp_path / "model_repository" / "recommender" / "1"
     version.mkdir(parents=True)
-    heard_by = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
-    (version / "recommender.json").write_text(json.dumps({"arrays": {"items.embeddings": {}}, "heard_by": heard_by}))
+    embedding_model = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
+    (version / "recommender.json").write_text(
+        json.dumps({"arrays": {"items.embeddings": {}}, "embedding_model": embedding_model})
+    )
     arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0

@@ -55,23 +55,23 @@ def words(places: Mapping[str, Path]) -> list[Any]:
     return [each for pair in places.items() for each in pair]
 
 
-def test_each_place_is_finished_by_a_repetition(tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
-    first = tritone("forget", GONE, *words(places))
+def test_each_place_is_finished_by_a_repetition(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
+    first = run_tritone("forget", GONE, *words(places))
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
     assert "name it with --checkpoint" in first.stderr
     assert "name it with --server" in first.stderr
     places["--checkpoint"] = tmp_path / "checkpoint"
-    second = tritone("forget", GONE, *words(places))
+    second = run_tritone("forget", GONE, *words(places))
     assert second.status == 0, second.stderr
     assert "checkpoint: 60 -> 59 users" in second.stderr
     assert "repository: no version holds them" in second.stderr
-    third = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
+    third = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert third.status == 0, third.stderr
     assert "checkpoint: does not hold them (59 users)" in third.stderr
     assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in third.stderr
     assert FakeServer.loaded == {"recommender": 2, "recording_recommender": 2, "genre_cnn": 1}
-    fourth = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000", "--json")
+    fourth = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000", "--json")
     assert fourth.status == 1
     assert "nobody of this id was held" in fourth.stderr
     said = json.loads(fourth.stdout)
@@ -81,59 +81,59 @@ def test_each_place_is_finished_by_a_repetition(tritone: Any, places: dict[str, 
 
 
 def test_a_failure_in_one_place_keeps_no_other_from_being_done(
-    tritone: Any, places: dict[str, Path], tmp_path: Path
+    run_tritone: Any, places: dict[str, Path], tmp_path: Path
 ) -> None:
-    ended = tritone("forget", GONE, *words(places), "--checkpoint", tmp_path / "typo", "--json")
+    ended = run_tritone("forget", GONE, *words(places), "--checkpoint", tmp_path / "typo", "--json")
     assert ended.status == 1
     said = json.loads(ended.stdout)
     assert said["versions"]["recommender"] == 2
     assert [each.partition(":")[0] for each in said["failed"]] == ["checkpoint"]
     places["--repository"] = tmp_path / "typo"
-    ended = tritone("forget", GONE, *words(places), "--checkpoint", tmp_path / "checkpoint")
+    ended = run_tritone("forget", GONE, *words(places), "--checkpoint", tmp_path / "checkpoint")
     assert ended.status == 1
     assert "checkpoint: 60 -> 59 users" in ended.stderr
     assert "repository: " in ended.stderr
     assert "holds no version of a recommender" in ended.stderr
 
 
-def test_what_could_not_be_read_is_a_failure(tritone: Any, places: dict[str, Path]) -> None:
+def test_what_could_not_be_read_is_a_failure(run_tritone: Any, places: dict[str, Path]) -> None:
     (places["--repository"] / "recommender" / "2").mkdir()
-    ended = tritone("forget", GONE, *words(places))
+    ended = run_tritone("forget", GONE, *words(places))
     assert ended.status == 1
     assert "repository: version 2 may hold the user" in ended.stderr
     assert versions(places["--repository"] / "recommender") == [2, 3]
 
 
-def test_a_server_of_another_repository_is_told(tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
+def test_a_server_of_another_repository_is_told(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
     FakeServer.repository = tmp_path / "elsewhere"
     (tmp_path / "elsewhere" / "recommender" / "1").mkdir(parents=True)
-    ended = tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
+    ended = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert ended.status == 1
     assert "it serves version 1 of recommender" in ended.stderr
 
 
 @pytest.mark.parametrize(("port", "status"), [(8000, 1), (8001, 2)], ids=["down", "no token"])
 def test_a_server_that_is_not_there_stops_it_before_anything_changes(
-    tritone: Any, places: dict[str, Path], port: int, status: int
+    run_tritone: Any, places: dict[str, Path], port: int, status: int
 ) -> None:
     FakeServer.is_down = True
-    ended = tritone("forget", GONE, *words(places), "--server", f"http://127.0.0.1:{port}")
+    ended = run_tritone("forget", GONE, *words(places), "--server", f"http://127.0.0.1:{port}")
     assert ended.status == status
     assert "nothing was changed" in ended.stderr or f"{port}.token" in ended.stderr
     assert versions(places["--repository"] / "recommender") == [1]
 
 
 def test_the_server_is_also_read_from_the_environment(
-    tritone: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    run_tritone: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONE_SERVER", "127.0.0.1:8001")
-    ended = tritone("forget", GONE, *words(places))
+    ended = run_tritone("forget", GONE, *words(places))
     assert ended.status == 0, ended.stderr
     assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in ended.stderr
 
 
-def test_the_admin_token_of_this_machine_is_not_sent_to_another(tritone: Any, places: dict[str, Path]) -> None:
-    ended = tritone("forget", GONE, *words(places), "--server", "http://192.0.2.9:8000")
+def test_the_admin_token_of_this_machine_is_not_sent_to_another(run_tritone: Any, places: dict[str, Path]) -> None:
+    ended = run_tritone("forget", GONE, *words(places), "--server", "http://192.0.2.9:8000")
     assert ended.status == 2
     assert "--admin-token-file" in ended.stderr
     assert versions(places["--repository"] / "recommender") == [1]

@@ -37,7 +37,7 @@ OPTIONS = {
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", kind_names())
 def test_every_option_that_a_kind_does_not_take_is_refused(
-    tritone: Callable[..., Any], verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_tritone: Callable[..., Any], verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     required = ("--checkpoint", "none") if verb == "evaluate" else ()
@@ -45,29 +45,29 @@ def test_every_option_that_a_kind_does_not_take_is_refused(
         flag = f"--{name.replace('_', '-')}"
         if name in get_kind(kind).options:
             continue
-        ended = tritone(verb, kind, *required, flag, value)
+        ended = run_tritone(verb, kind, *required, flag, value)
         assert ended.status == 2
         assert f"{kind} does not take {flag}" in ended.stderr
         assert "leave it out" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_option_that_a_kind_takes_is_not_refused(tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_option_that_a_kind_takes_is_not_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     for kind, flag in (("recommender", "--friends"), ("taste_vae", "--metadata"), ("taste_vae", "--devices")):
-        ended = tritone("train", kind, "--interactions", tmp_path / "gone.csv", flag, "2")
+        ended = run_tritone("train", kind, "--interactions", tmp_path / "gone.csv", flag, "2")
         assert "does not take" not in ended.stderr
         assert "gone.csv" in ended.stderr
     for kind in ("genre_cnn", "music_gan"):
-        ended = tritone("train", kind, "--data", tmp_path / "gone", "--devices", "1")  # the default, said aloud
+        ended = run_tritone("train", kind, "--data", tmp_path / "gone", "--devices", "1")  # the default, said aloud
         assert "does not take" not in ended.stderr
         assert "gone" in ended.stderr
 
 
-def test_the_error_names_the_kinds_that_take_it(tritone: Callable[..., Any]) -> None:
-    ended = tritone("train", "genre_cnn", "--friends", "f.csv", "--key", "k")
+def test_the_error_names_the_kinds_that_take_it(run_tritone: Callable[..., Any]) -> None:
+    ended = run_tritone("train", "genre_cnn", "--friends", "f.csv", "--key", "k")
     assert "genre_cnn does not take --friends and --key" in ended.stderr
     assert "leave them out (for recommender)" in ended.stderr
-    assert tritone("train", "none_such", "--friends", "f.csv").status == 1
+    assert run_tritone("train", "none_such", "--friends", "f.csv").status == 1
 
 
 def test_the_declared_options_exist() -> None:

@@ -12,8 +12,8 @@ from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.publishing import Live, publish_live, rollback
 
 
-def test_an_address_with_half_a_bracket_is_wrong_usage(tritone: Callable[..., Any]) -> None:
-    done = tritone("rollback", "m", "--server", "http://[::1")
+def test_an_address_with_half_a_bracket_is_wrong_usage(run_tritone: Callable[..., Any]) -> None:
+    done = run_tritone("rollback", "m", "--server", "http://[::1")
     assert done.status == 2
     assert "--server" in done.stderr
 

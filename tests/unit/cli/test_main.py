@@ -18,8 +18,8 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("verb", main.COMMANDS)
-def test_every_verb_explains_itself(tritone: Callable[..., Any], verb: str) -> None:
-    ended = tritone(verb, "--help")
+def test_every_verb_explains_itself(run_tritone: Callable[..., Any], verb: str) -> None:
+    ended = run_tritone(verb, "--help")
     assert ended.status == 0
     assert f"tritone {verb}" in ended.stdout
     assert ended.stderr == ""
@@ -54,8 +54,8 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         ["tune", "genre_cnn", "--trials", "0"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(tritone: Callable[..., Any], arguments: list[str]) -> None:
-    ended = tritone(*arguments)
+def test_what_cannot_be_understood_exits_2(run_tritone: Callable[..., Any], arguments: list[str]) -> None:
+    ended = run_tritone(*arguments)
     assert ended.status == 2
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
@@ -80,13 +80,13 @@ def test_what_cannot_be_understood_exits_2(tritone: Callable[..., Any], argument
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_errors_are_one_message_and_exit_1(
-    tritone: Callable[..., Any],
+    run_tritone: Callable[..., Any],
     arguments: list[str],
     message: str,
     as_json: bool,
     in_empty_folder: None,
 ) -> None:
-    ended = tritone(*arguments, *(["--json"] if as_json else []))
+    ended = run_tritone(*arguments, *(["--json"] if as_json else []))
     assert ended.status == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: ")
@@ -94,9 +94,9 @@ def test_errors_are_one_message_and_exit_1(
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-def test_an_error_of_the_system_is_one_message_too(tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_error_of_the_system_is_one_message_too(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = tritone("tune", "genre_cnn", "--data", tmp_path, "--out", tmp_path / "file" / "study")
+    ended = run_tritone("tune", "genre_cnn", "--data", tmp_path, "--out", tmp_path / "file" / "study")
     assert ended.status == 1
     assert ended.stderr == f"error: {tmp_path / 'file' / 'study'}: Not a directory\n"
 

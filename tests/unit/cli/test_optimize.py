@@ -65,7 +65,7 @@ def test_what_cannot_be_tried(option: str, text: str) -> None:
         space_for(CONFIG, IN_FORCE, {option: text})
 
 
-def test_models_without_a_choice_are_refused(tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     texts = {
         "streams": 'max_batch_size: 4 backend: "composer" model_transaction_policy { decoupled: true }',
         "joins": 'platform: "ensemble" ensemble_scheduling { step { model_name: "streams" model_version: -1 } }',
@@ -74,7 +74,7 @@ def test_models_without_a_choice_are_refused(tritone: Callable[..., Any], tmp_pa
     for name, text in texts.items():
         (tmp_path / name / "1").mkdir(parents=True)
         (tmp_path / name / "config.pbtxt").write_text(text)
-        done = tritone("optimize", name, "--repository", tmp_path)
+        done = run_tritone("optimize", name, "--repository", tmp_path)
         assert done.status == 1
         assert f"{name} cannot be optimized: it" in " ".join(done.stderr.split())
     threadless = parse_config(b'name: "r" backend: "cf" max_batch_size: 64 dynamic_batching { }')
@@ -245,7 +245,7 @@ QUICK = ("--rounds", "2", "--seconds", "0.6", "--threads", "1", "--batches", "8,
 
 
 def test_an_interrupt_leaves_everything_as_it_was(
-    tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tritone_cli.optimizing import turns
 
@@ -256,18 +256,18 @@ def test_an_interrupt_leaves_everything_as_it_was(
     monkeypatch.setattr(PerfAnalyzer, "find", lambda folder: None)
     repository = two_instances(tmp_path / "repository")
     before = sorted((path, path.read_bytes()) for path in repository.rglob("*") if path.is_file())
-    assert tritone("optimize", "genre_cnn", "--repository", repository).status != 0
+    assert run_tritone("optimize", "genre_cnn", "--repository", repository).status != 0
     assert sorted((path, path.read_bytes()) for path in repository.rglob("*") if path.is_file()) == before
 
 
 @pytest.mark.triton
-def test_a_real_search(tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_search(run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     # Whatever is measured, the other setting wins: what is looked at here is what comes of that.
     monkeypatch.setattr(Trial, "ratios", lambda trial, base: [2.0 if trial.setting != base.setting else 1.0] * 2)
     repository = two_instances(tmp_path / "repository")
     words = ("optimize", "genre_cnn", "--repository", repository, "--instances", "3", *QUICK, "--json")
-    done = tritone(*words)
+    done = run_tritone(*words)
     assert done.status == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["changed"]
@@ -276,8 +276,8 @@ def test_a_real_search(tritone: Callable[..., Any], tmp_path: Path, monkeypatch:
     served = setting_of(parse_config((folder / "config.pbtxt").read_bytes()))
     assert served.as_json() == told["best"] == json.loads((folder / "serving.json").read_text())["setting"]
     assert lint_repository(repository) == []
-    assert tritone("optimize", "genre_cnn", "--repository", repository, "--reset").status == 0
+    assert run_tritone("optimize", "genre_cnn", "--repository", repository, "--reset").status == 0
     assert setting_of(parse_config((folder / "config.pbtxt").read_bytes())).instances == 2
     assert not (folder / "serving.json").exists()
-    again = tritone("optimize", "genre_cnn", "--repository", repository, "--reset")
+    again = run_tritone("optimize", "genre_cnn", "--repository", repository, "--reset")
     assert (again.status, "served as it is declared" in again.stderr) == (0, True)

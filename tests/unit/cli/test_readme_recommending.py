@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from tests.unit.client.recommenders import FakeRecommender
 
+import tritone
 import tritone_serving
 from tritone import (
     InferRequest,
@@ -135,11 +136,11 @@ def test_the_python_example_runs(served: InProcess, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("line", shell_lines())
 def test_the_commands_run(
-    served: InProcess, tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, line: str
+    served: InProcess, run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     patched = functools.partial(tritone.MusicClient, transport=served, retries=0)
     monkeypatch.setattr(tritone, "MusicClient", patched)
-    ended = tritone(*shlex.split(line)[1:], "--json")
+    ended = run_tritone(*shlex.split(line)[1:], "--json")
     assert ended.status == 0, ended.stderr
     answer = json.loads(ended.stdout)
     found = answer.get("recommendations", answer.get("tracks"))

@@ -36,8 +36,8 @@ def test_the_verbs_are_there() -> None:
     assert {"recommend", "similar"} < set(main.COMMANDS)
 
 
-def test_people_get_a_table(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("recommend", "--user", "42", "-n", 12)
+def test_people_get_a_table(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("recommend", "--user", "42", "-n", 12)
     assert ended.status == 0, ended.stderr
     assert ended.stdout == ""
     assert "by what this user has heard; recommender v3, arm a" in ended.stderr
@@ -49,8 +49,8 @@ def test_people_get_a_table(tritone: Any, model: FakeRecommender) -> None:
     assert "not known" not in ended.stderr
 
 
-def test_reasons(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("recommend", "--explain", "-n", 2)
+def test_reasons(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("recommend", "--explain", "-n", 2)
     assert "by what is popular" in ended.stderr
     assert "because" in ended.stderr
     assert "+0.5 heard Björk: Jóga (2022 remaster) (ease); +0.5 popular (popularity)" in ended.stderr
@@ -58,20 +58,20 @@ def test_reasons(tritone: Any, model: FakeRecommender) -> None:
     many.append({"member": "m", "because": "stars", "id": "", "amount": -0.5})
     many += [{"member": n, "because": "stars", "id": "", "amount": 0.125} for n in ("n", "o")]
     model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(many))
-    ended = tritone("recommend", "--explain", "-n", 2)
+    ended = run_tritone("recommend", "--explain", "-n", 2)
     assert "+1 tag t0, t1 and 2 more (m); -0.5 stars (m); +0.125 stars (n); +0.125 by 1 more" in ended.stderr
 
 
-def test_names_are_no_markup(tritone: Any, model: FakeRecommender) -> None:
+def test_names_are_no_markup(run_tritone: Any, model: FakeRecommender) -> None:
     exclude = [word for item in ITEMS[:-3] for word in ("--exclude", item)]
-    ended = tritone("recommend", *exclude)
+    ended = run_tritone("recommend", *exclude)
     for item in ITEMS[-3:]:
         assert item in ended.stderr
 
 
 @pytest.mark.parametrize("words", VERBS, ids=lambda words: words[0])
-def test_json_is_one_object_and_nothing_else(tritone: Any, model: FakeRecommender, words: tuple[str, ...]) -> None:
-    ended = tritone(*words, "--json", "--n", 3)
+def test_json_is_one_object_and_nothing_else(run_tritone: Any, model: FakeRecommender, words: tuple[str, ...]) -> None:
+    ended = run_tritone(*words, "--json", "--n", 3)
     assert ended.status == 0, ended.stderr
     assert ended.stderr == ""
     answer = json.loads(ended.stdout)
@@ -79,14 +79,14 @@ def test_json_is_one_object_and_nothing_else(tritone: Any, model: FakeRecommende
     assert first == {"track_id": "track-0", "score": 1, "title": None, "artist": None, "reasons": []}
     assert len(answer["recommendations"]) == 3
     assert (answer["model"], answer["model_version"]) == ("recommender", "3")
-    assert answer["rung"] == ("popularity" if words == ("recommend",) else None)
+    assert answer["source"] == ("popularity" if words == ("recommend",) else None)
 
 
-def test_options_reach_the_model(tritone: Any, model: FakeRecommender) -> None:
+def test_options_reach_the_model(run_tritone: Any, model: FakeRecommender) -> None:
     lists = ("--history", "a", "--history", "track-1", "--weight", 2, "--weight", 0.5, "--skipped", "track-2")
     people = ("--user", "Björk", "--friend", "42", "--friend", "x")
-    shares = ("--mood", "calmness", "--diversity", 0.5, "--novelty", 0.25, "--with-heard", "--explain")
-    ended = tritone("recommend", *lists, *people, *shares, "--exclude", "track-0", "--audio", "song.wav")
+    shares = ("--mood", "calmness", "--diversity", 0.5, "--novelty", 0.25, "--with-listened", "--explain")
+    ended = run_tritone("recommend", *lists, *people, *shares, "--exclude", "track-0", "--audio", "song.wav")
     assert ended.status == 0, ended.stderr
     request, search = model.asked()
     assert said(search)["query"] == "a"  # no id, so it may be a title
@@ -101,7 +101,7 @@ def test_options_reach_the_model(tritone: Any, model: FakeRecommender) -> None:
         "mood": "calmness",
         "k": 10,
         "exclude": ["track-0"],
-        "filter_heard": False,
+        "filter_listened": False,
         "diversity": 0.5,
         "novelty": 0.25,
         "explain": True,
@@ -109,33 +109,33 @@ def test_options_reach_the_model(tritone: Any, model: FakeRecommender) -> None:
     assert "not known, passed over: history a; friends x" in ended.stderr
 
 
-def test_what_is_unknown_is_said(tritone: Any, model: FakeRecommender) -> None:
+def test_what_is_unknown_is_said(run_tritone: Any, model: FakeRecommender) -> None:
     history = [word for number in range(7) for word in ("--history", f"x{number}")]
-    ended = tritone("recommend", "--user", "nobody", *history)
+    ended = run_tritone("recommend", "--user", "nobody", *history)
     assert ended.status == 0
     assert "not known, passed over: the user (not in the log, or asked without a valid service key" in ended.stderr
     assert "; history x0, x1, x2, x3, x4 and 2 more" in ended.stderr
 
 
-def test_nothing_is_left(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("recommend", *(word for item in ITEMS for word in ("--exclude", item)))
+def test_nothing_is_left(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("recommend", *(word for item in ITEMS for word in ("--exclude", item)))
     assert ended.status == 0
     assert "nothing is left to recommend" in ended.stderr
 
 
-def test_similar(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("similar", "track-0", "--by", "sound", "--n", 2)
+def test_similar(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("similar", "track-0", "--by", "sound", "--n", 2)
     assert ended.status == 0, ended.stderr
     assert "recommender v3\n" in ended.stderr
     assert "track-1" in ended.stderr
-    assert tritone("similar", "--audio", "song.wav").status == 0
+    assert run_tritone("similar", "--audio", "song.wav").status == 0
     first, second = map(said, model.asked())
     assert first == {"similar_to": "track-0", "by": "sound", "k": 2}
     assert second.keys() == {"by", "k", "embedding"}
 
 
-def test_titles_are_taken_where_no_such_id_exists(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("recommend", "--history", "title 12", "--history", "track-3", "--exclude", "TITLE-14", "-n", 3)
+def test_titles_are_taken_where_no_such_id_exists(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("recommend", "--history", "title 12", "--history", "track-3", "--exclude", "TITLE-14", "-n", 3)
     assert ended.status == 0, ended.stderr
     assert "title 12: taken as track-12 (Someone: Title 12)" in ended.stderr
     assert "TITLE-14: taken as track-14" in ended.stderr
@@ -145,8 +145,8 @@ def test_titles_are_taken_where_no_such_id_exists(tritone: Any, model: FakeRecom
     assert last["exclude"] == ["track-14"]
 
 
-def test_similar_takes_a_title(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("similar", "Title 17", "-n", 2)
+def test_similar_takes_a_title(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("similar", "Title 17", "-n", 2)
     assert ended.status == 0, ended.stderr
     assert "Title 17: taken as track-17 (Someone: Title 17)" in ended.stderr
     assert said(model.asked()[-1])["similar_to"] == "track-17"
@@ -154,9 +154,9 @@ def test_similar_takes_a_title(tritone: Any, model: FakeRecommender) -> None:
 
 @pytest.mark.parametrize("words", [("similar", "Someone"), ("recommend", "--history", "someone")])
 def test_a_text_that_names_several_tracks_is_refused_with_their_ids(
-    tritone: Any, model: FakeRecommender, words: tuple[str, ...]
+    run_tritone: Any, model: FakeRecommender, words: tuple[str, ...]
 ) -> None:
-    ended = tritone(*words)
+    ended = run_tritone(*words)
     assert ended.status == 1
     assert "is no id, and names several tracks: track-1 (Someone: Title 1), track-10" in ended.stderr
     assert "and more; give one of their ids" in ended.stderr
@@ -164,24 +164,24 @@ def test_a_text_that_names_several_tracks_is_refused_with_their_ids(
 
 @pytest.mark.parametrize("words", [("similar", "Titel 18"), ("recommend", "--history", "Titel 18")])
 def test_similar_titles_are_suggested_but_not_used(
-    tritone: Any, model: FakeRecommender, words: tuple[str, ...]
+    run_tritone: Any, model: FakeRecommender, words: tuple[str, ...]
 ) -> None:
-    ended = tritone(*words)
+    ended = run_tritone(*words)
     assert ended.status == (1 if words[0] == "similar" else 0)
     assert "'Titel 18' is neither an id nor a title; did you mean track-18 (Someone: Title 18)" in ended.stderr
 
 
-def test_tracks_are_found(tritone: Any, model: FakeRecommender) -> None:
-    ended = tritone("tracks", "someone", "-n", 4)
+def test_tracks_are_found(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("tracks", "someone", "-n", 4)
     assert ended.status == 0, ended.stderr
     lines = [line.split() for line in ended.stderr.splitlines()]
     assert ["track", "title", "artist", "match"] in lines
     assert ["track-1", "Title", "1", "Someone", "artist,", "normalized"] in lines
     assert "1 to 4 of 11; the next: --offset 4" in ended.stderr
-    assert "no track matches; did you mean:" in tritone("tracks", "Titel 18").stderr
-    assert "no track matches\n" in tritone("tracks", "qqqqqqqq").stderr
-    assert "--offset 50 is beyond them" in tritone("tracks", "someone", "--offset", 50).stderr
-    page = json.loads(tritone("tracks", "someone", "--by", "artist", "--offset", 10, "--json").stdout)
+    assert "no track matches; did you mean:" in run_tritone("tracks", "Titel 18").stderr
+    assert "no track matches\n" in run_tritone("tracks", "qqqqqqqq").stderr
+    assert "--offset 50 is beyond them" in run_tritone("tracks", "someone", "--offset", 50).stderr
+    page = json.loads(run_tritone("tracks", "someone", "--by", "artist", "--offset", 10, "--json").stdout)
     assert (page["total"], page["offset"], len(page["tracks"])) == (11, 10, 1)
     assert page["tracks"][0] == {
         "track_id": "track-19",
@@ -192,13 +192,13 @@ def test_tracks_are_found(tritone: Any, model: FakeRecommender) -> None:
     }
 
 
-def test_reasons_limits_reasons(tritone: Any, model: FakeRecommender) -> None:
-    answer = json.loads(tritone("recommend", "--reasons", 1, "-n", 2, "--json").stdout)
+def test_reasons_limits_reasons(run_tritone: Any, model: FakeRecommender) -> None:
+    answer = json.loads(run_tritone("recommend", "--reasons", 1, "-n", 2, "--json").stdout)
     assert [len(track["reasons"]) for track in answer["recommendations"]] == [1, 1]
-    assert tritone("recommend", "--reasons", 0).status == 2
+    assert run_tritone("recommend", "--reasons", 0).status == 2
 
 
-def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_is_made_as_asked(run_tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     client = tritone.MusicClient
 
@@ -209,7 +209,7 @@ def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monke
     monkeypatch.setattr(tritone, "MusicClient", spy)
     Path("key").write_text("s3cret\n")
     for words in VERBS:
-        assert tritone(*words, "--server", "x:9", "--timeout", 5, "--api-key-file", "key").status == 0
+        assert run_tritone(*words, "--server", "x:9", "--timeout", 5, "--api-key-file", "key").status == 0
     no_files = dict.fromkeys(("ca_file", "client_cert_file", "client_key_file"))
     assert seen == 2 * [(("x:9",), {"timeout_s": 5, "api_key": "s3cret", **no_files})]
 
@@ -225,8 +225,8 @@ def test_the_client_is_made_as_asked(tritone: Any, model: FakeRecommender, monke
         ["similar", "track-1", "--audio", "song.wav"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeRecommender, words: list[str]) -> None:
-    ended = tritone(*words)
+def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeRecommender, words: list[str]) -> None:
+    ended = run_tritone(*words)
     assert ended.status == 2
     assert ended.stdout == ""
     assert not model.requests
@@ -254,10 +254,10 @@ def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeRecommender,
     ],
 )
 def test_errors_are_one_message_and_exit_1(
-    tritone: Any, model: FakeRecommender, words: list[str], message: str
+    run_tritone: Any, model: FakeRecommender, words: list[str], message: str
 ) -> None:
     for more in ([], ["--json"]):
-        ended = tritone(*words, *more)
+        ended = run_tritone(*words, *more)
         assert ended.status == 1
         assert ended.stdout == ""
         assert ended.stderr.startswith("error: ")

@@ -31,10 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_folder(tritone: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run_folder(run_tritone: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which `tritone train` has run with its default output."""
     monkeypatch.chdir(tmp_path)
-    ended = tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
+    ended = run_tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
     assert ended.status == 0
     assert ended.stdout == ""
     assert "12 of 13 recordings used (hiss 6, hum 6)" in ended.stderr
@@ -45,15 +45,17 @@ def run_folder(tritone: Callable[..., Any], data: Path, tmp_path: Path, monkeypa
     return tmp_path
 
 
-def test_train_then_evaluate(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
-    ended = tritone("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
+def test_train_then_evaluate(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+    ended = run_tritone("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
     assert ended.status == 0
     assert ended.stdout == ""
     assert "tracks:  accuracy" in ended.stderr
     assert "of these recordings were trained on" in ended.stderr
     assert "written: report/confusion_matrix.png" in ended.stderr
     assert (run_folder / "report" / "predictions.csv").is_file()
-    ended = tritone("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--fold", 0, "--json")
+    ended = run_tritone(
+        "evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--fold", 0, "--json"
+    )
     metrics = json.loads(ended.stdout)
     assert {"accuracy", "macro_f1", "n", "per_class", "confusion_matrix", "window", "emotion_correlation"} <= set(
         metrics
@@ -64,8 +66,8 @@ def test_train_then_evaluate(tritone: Callable[..., Any], run_folder: Path, data
     assert shlex.split(info["command"])[:3] == ["tritone", "train", "genre_cnn"]
 
 
-def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
-    ended = tritone(
+def test_train_prints_one_json_object(run_tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    ended = run_tritone(
         "train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "run",
         "--set", "width=3", "--set", "patience=7", "--fold", 1, "--seed", 4, "--json",
     )  # fmt: skip
@@ -79,14 +81,14 @@ def test_train_prints_one_json_object(tritone: Callable[..., Any], data: Path, t
 
 
 def test_similar_labels_and_cancelling_channels_are_warned_of(
-    tritone: Callable[..., Any], data: Path, tmp_path: Path
+    run_tritone: Callable[..., Any], data: Path, tmp_path: Path
 ) -> None:
     for index in range(6):
         sounds.write(tmp_path / "data" / "Hum" / f"{index}.wav", sounds.hum(index))
         sounds.write(tmp_path / "data" / "hum " / f"{index}.wav", sounds.hum(100 + index))
     left = sounds.hum(200)
     sounds.write(tmp_path / "data" / "Hum" / "opposite.wav", np.stack([left, -left], axis=1))
-    ended = tritone(
+    ended = run_tritone(
         "train",
         "genre_cnn",
         "--data",
@@ -102,13 +104,13 @@ def test_similar_labels_and_cancelling_channels_are_warned_of(
     assert "warning: similar labels: 'Hum' (7), 'hum ' (6); they are trained as 2 separate labels" in ended.stderr
     assert "opposite.wav: channels cancel each other for 3.2 s" in ended.stderr
     card = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["data"]
-    assert card["labels_alike"] == [{"Hum": 7, "hum ": 6}]
+    assert card["similar_labels"] == [{"Hum": 7, "hum ": 6}]
     assert [remark["path"] for remark in card["remarks"]] == ["Hum/opposite.wav"]
 
 
-def test_evaluate_says_which_part_it_looked_at(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
-    said = {part: tritone(*common, part).stderr for part in ("train", "valid", "test")}
+    said = {part: run_tritone(*common, part).stderr for part in ("train", "valid", "test")}
     assert {part: "were trained on" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
@@ -117,86 +119,86 @@ def test_evaluate_says_which_part_it_looked_at(tritone: Callable[..., Any], run_
     }  # fmt: skip
 
 
-def test_crossvalidate(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+def test_crossvalidate(run_tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
     common = ("crossvalidate", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
-    ended = tritone(*common, "--out", tmp_path / "folds")
+    ended = run_tritone(*common, "--out", tmp_path / "folds")
     assert ended.status == 0
     assert ended.stdout == ""
     assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
-    refused = tritone(*common, "--out", tmp_path / "folds")
+    refused = run_tritone(*common, "--out", tmp_path / "folds")
     assert refused.status == 2
     assert "--overwrite" in refused.stderr
-    again = tritone(*common, "--out", tmp_path / "folds", "--overwrite", "--json")
+    again = run_tritone(*common, "--out", tmp_path / "folds", "--overwrite", "--json")
     assert again.stderr == ""
     assert json.loads(again.stdout)["n"] == 12
 
 
-def test_tune(tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+def test_tune(run_tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
     common = ("tune", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "study")
-    ended = tritone(*common, "--trials", 1)
+    ended = run_tritone(*common, "--trials", 1)
     assert ended.status == 0
     assert ended.stdout == ""
     assert "best valid accuracy:" in ended.stderr
     following = shlex.split(next(line for line in ended.stderr.splitlines() if line.startswith("next: "))[6:])
     assert following[:5] == ["tritone", "train", "genre_cnn", "--data", str(data)]
     assert following.count("--set") == 7
-    again = tritone(*common, "--trials", 1, "--json")
+    again = run_tritone(*common, "--trials", 1, "--json")
     assert again.stderr == ""
     assert json.loads(again.stdout)["n_trials"] == 2
     # What it says to do next can be done.
-    done = tritone(*following[1:], "--out", tmp_path / "next", "--json")
+    done = run_tritone(*following[1:], "--out", tmp_path / "next", "--json")
     assert done.status == 0
     assert json.loads(done.stdout)["n_epochs"] == 1
 
 
-def test_pretrained_lists_licences_and_cautions(tritone: Callable[..., Any]) -> None:
-    ended = tritone("pretrained", "--json")
+def test_pretrained_lists_licences_and_cautions(run_tritone: Callable[..., Any]) -> None:
+    ended = run_tritone("pretrained", "--json")
     assert ended.status == 0
     rows = {row["name"]: row for row in json.loads(ended.stdout)["pretrained"]}
     assert set(rows) == {"musicnn", "musicnn-mtt"}
     assert all("ISC" in row["licence"] and row["tags"] == 50 for row in rows.values())
     assert "Magnatune" in rows["musicnn-mtt"]["caution"]
-    people = tritone("pretrained")
+    people = run_tritone("pretrained")
     assert people.stdout == ""
     assert "musicnn-mtt" in people.stderr
 
 
 def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
-    tritone: Callable[..., Any], run_folder: Path, data: Path
+    run_tritone: Callable[..., Any], run_folder: Path, data: Path
 ) -> None:
     common = ("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
-    refused = tritone(*common)
+    refused = run_tritone(*common)
     assert refused.status == 1
     assert "runs/genre_cnn: expected a new or empty folder, got a trained genre_cnn" in refused.stderr
-    finished = tritone(*common, "--resume")
+    finished = run_tritone(*common, "--resume")
     assert finished.status == 0
     assert "this training is finished; there is nothing to resume" in finished.stderr
-    assert json.loads(tritone(*common, "--resume", "--json").stdout)["finished"] is True
-    other = tritone(*common, "--resume", "--seed", 5)
+    assert json.loads(run_tritone(*common, "--resume", "--json").stdout)["finished"] is True
+    other = run_tritone(*common, "--resume", "--seed", 5)
     assert other.status == 1
     assert "seed was 0, is now 5" in other.stderr
-    again = tritone(*common, "--overwrite", "--seed", 5, "--json")
+    again = run_tritone(*common, "--overwrite", "--seed", 5, "--json")
     assert again.status == 0
     assert json.loads((run_folder / "runs" / "genre_cnn" / "checkpoint.json").read_text())["seed"] == 5
 
 
 def test_a_report_is_not_overwritten_without_overwrite(
-    tritone: Callable[..., Any], run_folder: Path, data: Path
+    run_tritone: Callable[..., Any], run_folder: Path, data: Path
 ) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--report", "report")
-    assert tritone(*common).status == 0
-    refused = tritone(*common)
+    assert run_tritone(*common).status == 0
+    refused = run_tritone(*common)
     assert refused.status == 2
     assert "--overwrite" in refused.stderr
-    assert tritone(*common, "--overwrite").status == 0
-    before = tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--out", "x", "--report", "report")
+    assert run_tritone(*common, "--overwrite").status == 0
+    before = run_tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--out", "x", "--report", "report")
     assert before.status == 2, "refused before minutes of training"
     assert not (run_folder / "x").exists()
 
 
-def test_class_weights_and_a_warm_start(tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_class_weights_and_a_warm_start(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
-    ended = tritone(
+    ended = run_tritone(
         *common, "--out", "second", "--set", "class_weights={'hum': 2}", "--set", "refit=false",
         "--warm-start", "runs/genre_cnn", "--set", "width=5",
     )  # fmt: skip
@@ -205,9 +207,9 @@ def test_class_weights_and_a_warm_start(tritone: Callable[..., Any], run_folder:
     assert "not taken over (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
     info = json.loads((run_folder / "second" / "checkpoint.json").read_text())
     assert info["config"]["class_weights"] == {"hum": 2}
-    wrong = tritone(*common, "--out", "third", "--set", "class_weights={'hm': 2}")
+    wrong = run_tritone(*common, "--out", "third", "--set", "class_weights={'hm': 2}")
     assert "class_weights names 'hm'; expected labels of the data, which are: hiss, hum" in wrong.stderr
-    assert tritone(*common, "--out", "third", "--set", "width=4;5").status == 2
+    assert run_tritone(*common, "--out", "third", "--set", "width=4;5").status == 2
 
 
 def test_hyper_parameters_and_final_metrics_are_logged_for_tensorboard(run_folder: Path) -> None:

@@ -23,8 +23,8 @@ def words() -> list[str]:
     return [*map(str, given), *(word for name, each in columns.items() for word in (f"--{name}-column", each))]
 
 
-def test_training_draws_its_report(tritone: Callable[..., Any], words: list[str], tmp_path: Path) -> None:
-    ended = tritone(
+def test_training_draws_its_report(run_tritone: Callable[..., Any], words: list[str], tmp_path: Path) -> None:
+    ended = run_tritone(
         "train", "recommender", *words, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "run",
         "--report", tmp_path / "report", "--json",
     )  # fmt: skip
@@ -36,10 +36,10 @@ def test_training_draws_its_report(tritone: Callable[..., Any], words: list[str]
 
 
 def test_tuning_knows_the_log_and_says_how_to_go_on(
-    tritone: Callable[..., Any], words: list[str], tmp_path: Path
+    run_tritone: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:
     search = ["tune", "recommender", *words, "--preset", "tiny", "--max-epochs", 1, "--trials", 1, "--out", tmp_path]
-    ended = tritone(*search)
+    ended = run_tritone(*search)
     assert ended.status == 0, ended.stderr
     line = next(line for line in ended.stderr.splitlines() if line.startswith("next: "))
     said = shlex.split(line.removeprefix("next: "))
@@ -47,13 +47,13 @@ def test_tuning_knows_the_log_and_says_how_to_go_on(
     pairs = dict(zip(said[3::2], said[4::2], strict=True))
     assert pairs["--interactions"] == words[1]
     assert pairs["--plays-column"] == "n"
-    other = tritone("tune", "recommender", "--trials", 1, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path)
+    other = run_tritone("tune", "recommender", "--trials", 1, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path)
     assert other.status == 1
     assert "holds a study of other settings" in other.stderr
 
 
-def test_as_many_seeds_as_are_asked_for(tritone: Callable[..., Any], words: list[str], tmp_path: Path) -> None:
-    ended = tritone(
+def test_as_many_seeds_as_are_asked_for(run_tritone: Callable[..., Any], words: list[str], tmp_path: Path) -> None:
+    ended = run_tritone(
         "crossvalidate", "recommender", *words, "--preset", "tiny", "--max-epochs", 1, "--seeds", 2, "--seed", 5,
         "--out", tmp_path, "--json",
     )  # fmt: skip

@@ -18,16 +18,18 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_evaluation_is_told_to_people(kind: str, tritone: Callable[..., Any]) -> None:
+def test_an_evaluation_is_told_to_people(kind: str, run_tritone: Callable[..., Any]) -> None:
     checkpoint = music_models.trained(kind)
-    ended = tritone("evaluate", kind, "--checkpoint", checkpoint, "--data", music_models.tunes(), "--split", "valid")
+    ended = run_tritone(
+        "evaluate", kind, "--checkpoint", checkpoint, "--data", music_models.tunes(), "--split", "valid"
+    )
     assert ended.status == 0, ended.stderr
     assert ended.stdout == ""
     assert KINDS[kind] in ended.stderr
 
 
-def test_a_training_is_told_to_people(tritone: Callable[..., Any], tmp_path: Path) -> None:
-    ended = tritone(
+def test_a_training_is_told_to_people(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
+    ended = run_tritone(
         "train", "polyphony_rnn", "--data", music_models.tunes(), "--preset", "tiny", "--max-epochs", 1,
         "--out", tmp_path / "run",
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
+import tritone
 from tritone_serving.service_key import make_service_key
 from tritone_serving.tokens import verified_user
 
@@ -31,51 +32,51 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_token_is_printed_and_nothing_else(tritone: Any, key_file: Path) -> None:
-    ended = tritone("user-token", "42", "--service-key-file", key_file)
+def test_a_token_is_printed_and_nothing_else(run_tritone: Any, key_file: Path) -> None:
+    ended = run_tritone("user-token", "42", "--service-key-file", key_file)
     assert (ended.status, ended.stderr) == (0, "")
     assert verified_user(KEY.encode(), ended.stdout.strip()) == "42"
 
 
-def test_as_json_with_its_expiry(tritone: Any, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_json_with_its_expiry(run_tritone: Any, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONE_SERVICE_KEY_FILE", str(key_file))
-    said = json.loads(tritone("user-token", "Björk", "--ttl-s", 60, "--json").stdout)
+    said = json.loads(run_tritone("user-token", "Björk", "--ttl-s", 60, "--json").stdout)
     assert verified_user(KEY.encode(), said["token"]) == "Björk"
     assert said["expires_utc"].endswith("+00:00")
 
 
-def test_with_the_key_that_serve_made(tritone: Any) -> None:
+def test_with_the_key_that_serve_made(run_tritone: Any) -> None:
     path = tritone._service_key.default_key_file()
     make_service_key(path)
-    assert verified_user(path.read_bytes(), tritone("user-token", "42").stdout.strip()) == "42"
+    assert verified_user(path.read_bytes(), run_tritone("user-token", "42").stdout.strip()) == "42"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640])
-def test_a_key_open_to_others_mints_nothing(tritone: Any, key_file: Path, mode: int) -> None:
+def test_a_key_open_to_others_mints_nothing(run_tritone: Any, key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
-    ended = tritone("user-token", "42", "--service-key-file", key_file)
+    ended = run_tritone("user-token", "42", "--service-key-file", key_file)
     assert ended.status == 1
     assert "chmod 600" in ended.stderr
     assert KEY not in ended.stderr
 
 
-def test_a_missing_key_and_lifetimes_out_of_range(tritone: Any, key_file: Path) -> None:
-    assert tritone("user-token", "42").status == 1
+def test_a_missing_key_and_lifetimes_out_of_range(run_tritone: Any, key_file: Path) -> None:
+    assert run_tritone("user-token", "42").status == 1
     for ttl_s in (0, 86_401):
-        assert tritone("user-token", "42", "--service-key-file", key_file, "--ttl-s", ttl_s).status == 2
+        assert run_tritone("user-token", "42", "--service-key-file", key_file, "--ttl-s", ttl_s).status == 2
 
 
 # --- recommend --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def sent(tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def sent(run_tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The credentials that `tritone recommend --user 42` sends."""
     model = FakeRecommender()
     monkeypatch.setattr(tritone, "MusicClient", functools.partial(tritone.MusicClient, transport=model, retries=0))
 
     def run(*options: Any) -> dict[str, str]:
-        ended = tritone("recommend", "--user", "42", *options)
+        ended = run_tritone("recommend", "--user", "42", *options)
         assert ended.status == 0, ended.stderr
         return dict(model.requests[-1].headers)
 
@@ -96,11 +97,11 @@ def test_credentials_come_from_files_first_and_of_the_environment_the_token(
     assert sent("--service-key-file", key_file) == {"tritone-service-key": KEY}
 
 
-def test_wrong_options(tritone: Any, key_file: Path, tmp_path: Path) -> None:
+def test_wrong_options(run_tritone: Any, key_file: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     for words in (
         ("--service-key-file", missing),
         ("--user-token-file", missing),
         ("--service-key-file", key_file, "--user-token-file", key_file),
     ):
-        assert tritone("recommend", *words).status == 2
+        assert run_tritone("recommend", *words).status == 2

@@ -51,9 +51,9 @@ def tune(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tritone: Callable[..., Any], model: FakeWriters, tune: Path) -> Callable[..., Any]:
+def run(run_tritone: Callable[..., Any], model: FakeWriters, tune: Path) -> Callable[..., Any]:
     def invoke(verb: str, *more: object) -> Any:
-        return tritone(verb, *(word.format(tune=tune) for word in VERBS.get(verb, ())), *more)
+        return run_tritone(verb, *(word.format(tune=tune) for word in VERBS.get(verb, ())), *more)
 
     return invoke
 
@@ -234,8 +234,8 @@ def test_predict(run: Any, tune: Path, tmp_path: Path) -> None:
         ["sample", "--api-key-file", "/nowhere"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeWriters, tune: Path, words: list[str]) -> None:
-    ended = tritone(*(word.format(tune=tune) for word in words))
+def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeWriters, tune: Path, words: list[str]) -> None:
+    ended = run_tritone(*(word.format(tune=tune) for word in words))
     assert ended.status == 2
     assert ended.stdout == ""
     assert not model.requests
@@ -269,7 +269,7 @@ def test_what_cannot_be_understood_exits_2(tritone: Any, model: FakeWriters, tun
     ],
 )
 def test_errors_are_one_message_and_exit_1(
-    tritone: Any, model: FakeWriters, tune: Path, words: list[str], message: str
+    run_tritone: Any, model: FakeWriters, tune: Path, words: list[str], message: str
 ) -> None:
     tmp_path = tune.parent
     (tmp_path / "bad.mid").write_bytes(tune.read_bytes()[:-30])
@@ -277,7 +277,7 @@ def test_errors_are_one_message_and_exit_1(
     score.tracks[0].notes.append(symusic.Note(0, 480, 72, 80))
     score.dump_midi(tmp_path / "chords.mid")
     for more in ([], ["--json"]):
-        ended = tritone(*(word.format(tune=tune) for word in words), *more)
+        ended = run_tritone(*(word.format(tune=tune) for word in words), *more)
         assert ended.status == 1
         assert ended.stdout == ""
         assert ended.stderr.startswith("error: ")

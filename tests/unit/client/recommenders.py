@@ -37,7 +37,7 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "embedding": (np.float32, 256),
     "mood": (object, 1),
     "k": (np.int32, 1),
-    "filter_heard": (np.bool_, 1),
+    "filter_listened": (np.bool_, 1),
     "diversity": (np.float32, 1),
     "novelty": (np.float32, 1),
     "explain": (np.bool_, 1),
@@ -113,13 +113,15 @@ class FakeRecommender:
         unknown["friends"] = [each for each in given.get("friends", ()) if each not in USERS]
         known = {name: [each for each in given.get(name, ()) if each not in unknown[name]] for name in LISTS}
         user = given.get("user_id") in USERS
-        rungs = {"user": user, **{name: known[name] for name in ("history", "friends")}}
-        rungs |= {"recording": "embedding" in given, "mood": "mood" in given, "popularity": True}
-        rung = next(name for name, holds in rungs.items() if holds)
-        out = {*known["skipped"], *known["exclude"]} | set(known["history"] if given.get("filter_heard", True) else ())
+        sources = {"user": user, **{name: known[name] for name in ("history", "friends")}}
+        sources |= {"recording": "embedding" in given, "mood": "mood" in given, "popularity": True}
+        source = next(name for name, holds in sources.items() if holds)
+        out = {*known["skipped"], *known["exclude"]} | set(
+            known["history"] if given.get("filter_listened", True) else ()
+        )
         items = [item for item in ITEMS if item not in out][:k]
         found = {"user": "user_id" in given and not user, **unknown}
-        return _answer(items, rung, found)
+        return _answer(items, source, found)
 
 
 def _title(item: str) -> str:
@@ -169,7 +171,7 @@ def said(request: InferRequest) -> dict[str, Any]:
     return plain
 
 
-def _answer(items: list[str], rung: str, unknown: dict[str, Any]) -> dict[str, Any]:
+def _answer(items: list[str], source: str, unknown: dict[str, Any]) -> dict[str, Any]:
     scores = 1 - np.arange(len(items), dtype=np.float32) / 64
     reasons = [
         json.dumps(
@@ -193,8 +195,8 @@ def _answer(items: list[str], rung: str, unknown: dict[str, Any]) -> dict[str, A
         "titles": texts([_title(item) for item in items]),
         "artists": texts([_artist(item) for item in items]),
         "reasons": texts(reasons),
-        "rung": texts([rung]),
-        "arm": texts(["a" if rung != "similar" else ""]),
+        "source": texts([source]),
+        "arm": texts(["a" if source != "similar" else ""]),
         "unknown": texts([json.dumps(unknown)]),
     }
 

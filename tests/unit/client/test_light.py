@@ -124,7 +124,7 @@ def test_recommending_needs_no_extra() -> None:
         from tests.unit.client.recommenders import FakeRecommender
         from tritone import *
         with MusicClient(transport=FakeRecommender()) as music:
-            print(music.recommend("42", n=2, explain=True).to_dict()["rung"], len(music.similar("track-1")))
+            print(music.recommend("42", n=2, explain=True).to_dict()["source"], len(music.similar("track-1")))
     """)
     assert output.splitlines() == ["user 10"]
 

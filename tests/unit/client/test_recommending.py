@@ -48,7 +48,7 @@ def test_somebody_known(connect: Any, model: FakeRecommender) -> None:
     assert len(tracks) == 12
     assert tracks[0] == Recommendation("track-0", 1.0)
     assert tracks[11] == Recommendation("track-11", 1 - 11 / 64, "Title 11", "Someone")
-    assert (tracks.rung, tracks.arm, tracks.model, tracks.model_version) == ("user", "a", "recommender", "3")
+    assert (tracks.source, tracks.arm, tracks.model, tracks.model_version) == ("user", "a", "recommender", "3")
     assert not tracks.unknown
     (request,) = model.requests  # nothing need be known about the model beforehand
     assert tracks.request_id == request.request_id
@@ -63,7 +63,7 @@ def test_the_answer_is_a_sequence(connect: Any) -> None:
     assert tracks.track_ids == ("track-0", "track-1", "track-2")
     assert max(tracks, key=lambda track: track.score) is tracks[0]
     assert repr(tracks).startswith("Recommendations([Recommendation(track_id='track-0', score=1.0, ")
-    assert "rung='popularity', recommender v3)" in repr(tracks)
+    assert "source='popularity', recommender v3)" in repr(tracks)
     assert "ease" not in repr(tracks)
     plain = json.loads(json.dumps(tracks.to_dict()))
     assert plain["recommendations"][0]["reasons"][0] == {
@@ -74,7 +74,7 @@ def test_the_answer_is_a_sequence(connect: Any) -> None:
         "title": "Jóga (2022 remaster)",
         "artist": "Björk",
     }
-    assert plain["rung"] == "popularity"
+    assert plain["source"] == "popularity"
     assert plain["unknown"] == {
         "user": False,
         "history": [],
@@ -101,7 +101,7 @@ def test_everything_that_is_said_reaches_the_model(connect: Any, model: FakeReco
         mood="calmness",
         n=4,
         exclude=np.array(["track-1"]),
-        filter_heard=False,
+        filter_listened=False,
         diversity=0.25,
         novelty=1,
         explain=True,
@@ -115,7 +115,7 @@ def test_everything_that_is_said_reaches_the_model(connect: Any, model: FakeReco
         "mood": "calmness",
         "k": 4,
         "exclude": ["track-1"],
-        "filter_heard": False,
+        "filter_listened": False,
         "diversity": 0.25,
         "novelty": 1,
         "explain": True,
@@ -127,14 +127,14 @@ def test_what_is_left_empty_is_not_sent(connect: Any, model: FakeRecommender) ->
     nothing: list[str] = []
     ask = connect()
     ask("recommend", None, history=[], weights=[], skipped=(), friends=iter(nothing), exclude=np.array(nothing))
-    ask("recommend", filter_heard=np.True_, explain=np.False_, diversity=0, novelty=np.float64(0))
+    ask("recommend", filter_listened=np.True_, explain=np.False_, diversity=0, novelty=np.float64(0))
     assert [said(request) for request in model.asked()] == [{"k": 10}, {"k": 10}]
 
 
 def test_only_outputs_that_can_say_something_are_asked_for(connect: Any, model: FakeRecommender) -> None:
     ask = connect()
     plain, explained, somebody = ask("recommend"), ask("recommend", explain=True), ask("recommend", friends=["42"])
-    always = {"item_ids", "scores", "titles", "artists", "rung", "arm"}
+    always = {"item_ids", "scores", "titles", "artists", "source", "arm"}
     assert [set(request.outputs) - always for request in model.asked()] == [set(), {"reasons"}, {"unknown"}]
     assert plain[0].reasons == somebody[0].reasons == ()
     (first, second) = explained[3].reasons
@@ -147,7 +147,7 @@ def test_integers_are_ids_everywhere(connect: Any, model: FakeRecommender) -> No
     tracks = ask(
         "recommend", 42, history=np.array([7, 2**62]), skipped=[np.uint8(3)], friends=(42, -1), exclude=range(2)
     )
-    assert tracks.rung == "user"
+    assert tracks.source == "user"
     with pytest.raises(NothingKnownError):
         ask("similar", np.int32(7))
     given, likeness = map(said, model.asked())
@@ -174,7 +174,7 @@ def test_reasons_can_be_limited_to_the_weightiest(connect: Any, model: FakeRecom
 def test_ids_are_text_or_its_bytes(connect: Any, model: FakeRecommender, who: Any) -> None:
     history = ["Jóga", "夜に駆ける".encode(), np.str_("track-1"), "\0", "🎵" * 1_000, " "]
     tracks = connect()("recommend", who, history=history, n=100)
-    assert tracks.rung == "user"
+    assert tracks.source == "user"
     assert said(model.asked()[0])["history"] == ["Jóga", "夜に駆ける", "track-1", "\0", "🎵" * 1_000, " "]
     assert set(tracks.track_ids) == {*ITEMS} - {"Jóga", "夜に駆ける", "track-1"}
     assert tracks.unknown == UnknownIds(history=("\0", "🎵" * 1_000, " "))
@@ -185,9 +185,9 @@ def test_ids_that_the_model_does_not_know_are_told(connect: Any) -> None:
     tracks = ask("recommend", "me", history=["x", "track-1"], friends=["42", "y"], skipped=["z"], exclude=["ü"])
     assert tracks.unknown == UnknownIds(True, ("x",), ("z",), ("y",), ("ü",), mood=False)
     assert tracks.unknown
-    assert tracks.rung == "history"
+    assert tracks.source == "history"
     assert tracks.to_dict()["unknown"]["friends"] == ["y"]
-    assert ask("recommend", "me").rung == "popularity"
+    assert ask("recommend", "me").source == "popularity"
 
 
 def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
@@ -217,7 +217,7 @@ def test_a_recording_is_heard_as_embed_hears_it(
     audio = make_noise(seconds)
     ask = connect()
     tracks = ask("recommend", audio=audio)
-    assert tracks.rung == "recording"
+    assert tracks.source == "recording"
     (request,) = model.asked()
     np.testing.assert_array_equal(request.inputs["embedding"], ask("embed", audio)[None])
     assert request.inputs["embedding"].shape == (1, 256)
@@ -263,7 +263,7 @@ def test_bad_recordings(connect: Any, model: FakeRecommender, make_noise: Any, t
 def test_similar(connect: Any, model: FakeRecommender, by: str) -> None:
     tracks = connect()("similar", "track-1", by=by, n=3)
     assert tracks.track_ids == ("track-0", "track-2", "track-3")
-    assert (tracks.rung, tracks.arm, bool(tracks.unknown)) == (None, None, False)
+    assert (tracks.source, tracks.arm, bool(tracks.unknown)) == (None, None, False)
     assert tracks.model_version == "3"
     (request,) = model.requests
     assert said(request) == {"similar_to": "track-1", "by": by, "k": 3}
@@ -358,7 +358,7 @@ def test_questions_of_likeness_that_cannot_be(
         ({"novelty": 2}, "novelty is 2"),
         ({"novelty": "1"}, "novelty is '1'"),
         ({"novelty": None}, "novelty is None"),
-        ({"filter_heard": None}, "filter_heard is None; expected True or False"),
+        ({"filter_listened": None}, "filter_listened is None; expected True or False"),
         ({"explain": 0}, "explain is 0; expected True, False, or how many reasons"),
         ({"explain": -1}, "explain is -1"),
         ({"explain": 2.0}, "explain is 2.0"),
@@ -415,7 +415,7 @@ def test_the_timeout_holds_for_recording_and_recommendation_together(
         ({"item_ids": np.array("a", object)}, "answered "),
         ({"item_ids": texts(["a"] * 20).reshape(2, 10)}, r"'item_ids' of shape \(2, 10\)"),
         ({"titles": texts([])}, "'titles' of shape"),
-        ({"rung": texts(["user", "mood"])}, "'rung' of shape"),
+        ({"source": texts(["user", "mood"])}, "'source' of shape"),
         ({"unknown": texts(["{"])}, "answered "),
         ({"unknown": texts(["[1]"])}, "answered "),
         ({"reasons": texts(["no JSON"] * 10)}, "answered "),

@@ -17,7 +17,7 @@ from tritone import Reason, Recommendation, Recommendations, Track, TrackPage, U
 REASON = Reason("ease", "history", "t1", 0.5, "Jóga", "Björk")
 TRACKS = Recommendations(
     (Recommendation("t2", 1.5, "Hyperballad", "Björk", (REASON,)), Recommendation("t3", 1.0)),
-    rung="history",
+    source="history",
     arm="a",
     unknown=UnknownIds(history=("x",), recording=True),
     model="recommender",

@@ -332,7 +332,7 @@ def test_the_recommender_refuses_in_the_sdks_words(sdk: dict[str, Any], served: 
     fields: dict[str, Any] = {
         **dict.fromkeys(("user_id", "history", "weights", "skipped", "friends", "mood", "exclude")),
         "n": 10,
-        "filter_heard": True,
+        "filter_listened": True,
         "diversity": 0.0,
         "novelty": 0.0,
         "explain": False,

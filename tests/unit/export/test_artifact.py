@@ -263,7 +263,7 @@ def test_lint_sees_what_is_wrong_with_an_artifact(repository: Path, spoil: objec
             "recording_embedding has no input 'windows'; it has embeddings, ",
         ),
         ('key: "embeddings"', 'key: "windows"', "gives recording_embedding no input 'embeddings'"),
-        ('key: "rung"', 'key: "step"', "recommender has no output 'step'"),
+        ('key: "source"', 'key: "step"', "recommender has no output 'step'"),
         ('value: "window_embeddings"', 'value: "elsewhere"', "tensor 'window_embeddings' comes from no step"),
         ('value: "window_embeddings"', 'value: "elsewhere"', "tensor 'elsewhere' is taken by no step"),
     ],
@@ -393,10 +393,10 @@ def test_answers_that_were_worked_out_go_with_their_user(tmp_path: Path) -> None
     assert forget_in_checkpoint(gone, checkpoint) == (len(others) + 1, len(others))
     assert json.loads((checkpoint / "checkpoint.json").read_text())["n_users"] == len(others)
     after = Recommender.open(checkpoint / "artifact", key=key)
-    for recommender, rung in ((before, "user"), (after, "popularity")):
+    for recommender, source in ((before, "user"), (after, "popularity")):
         [answer] = recommender.answer([Question(user=gone, k=5)])
         assert isinstance(answer, Answer)
-        assert answer.rung == rung
+        assert answer.source == source
     asked = [Question(user=name, k=5) for name in others]
     for was, now in zip(before.answer(asked), after.answer(asked), strict=True):
         assert isinstance(was, Answer)

@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a recommender that was heard by a network with the weights HEARD; and its key."""
     path = tmp_path_factory.mktemp("heard")
     artifact = models.make_artifact(path / "artifact", path / "recommender.key", n_users=8, n_items=30)
-    models.spoil_manifest(artifact, heard_by={"kind": "genre_cnn", "weights_sha256": HEARD})
+    models.spoil_manifest(artifact, embedding_model={"kind": "genre_cnn", "weights_sha256": HEARD})
     models.publish(artifact, None, path / "repository", ensembles=False)
     return path
 
@@ -66,7 +66,7 @@ def test_the_network_that_heard_the_items_belongs(repository: Path) -> None:
 
 def test_the_card_says_who_heard_the_items(repository: Path) -> None:
     card = json.loads((repository / "recommender" / "1" / "model_card.json").read_text())
-    assert card["heard_by"] == {"kind": "genre_cnn", "weights_sha256": HEARD}
+    assert card["embedding_model"] == {"kind": "genre_cnn", "weights_sha256": HEARD}
 
 
 def test_another_network_is_an_error_with_both_ways_out(repository: Path) -> None:
@@ -100,10 +100,10 @@ def test_a_listener_that_does_not_say_its_weights_is_a_note(repository: Path, ca
     assert "genre_cnn/1/model_card.json does not say of which weights it was made (an older export)" in note
 
 
-@pytest.mark.parametrize("heard_by", [None, "genre_cnn", {"kind": "genre_cnn"}])
-def test_a_recommender_that_does_not_say_who_heard_is_a_note(repository: Path, heard_by: Any) -> None:
+@pytest.mark.parametrize("embedding_model", [None, "genre_cnn", {"kind": "genre_cnn"}])
+def test_a_recommender_that_does_not_say_who_heard_is_a_note(repository: Path, embedding_model: Any) -> None:
     add_listener(repository, {"weights_sha256": OTHER})
-    models.spoil_manifest(repository / "recommender" / "1", heard_by=heard_by)
+    models.spoil_manifest(repository / "recommender" / "1", embedding_model=embedding_model)
     findings, (note,) = found(repository)
     assert findings == []
     assert "recommender.json does not say which genre_cnn heard its items (an older export)" in note
@@ -127,8 +127,8 @@ def test_who_listens_alone_needs_nobody(repository: Path) -> None:
 def test_a_version_without_a_user_still_says_it(exported: Path, repository: Path) -> None:
     forget_user(models.user_id(3), repository, key=exported / "recommender.key")
     version = repository / "recommender" / "2"
-    assert open_artifact(version).manifest["heard_by"]["weights_sha256"] == HEARD
-    assert json.loads((version / "model_card.json").read_text())["heard_by"]["weights_sha256"] == HEARD
+    assert open_artifact(version).manifest["embedding_model"]["weights_sha256"] == HEARD
+    assert json.loads((version / "model_card.json").read_text())["embedding_model"]["weights_sha256"] == HEARD
 
 
 def test_versions_that_are_about_to_go_live_are_checked_together(
@@ -138,7 +138,7 @@ def test_versions_that_are_about_to_go_live_are_checked_together(
     add_listener(tmp_path / "next", {"weights_sha256": OTHER})
     listener = tmp_path / "next" / "genre_cnn" / "1"
     other = Path(shutil.copytree(repository / "recommender" / "1", tmp_path / "next" / "recommender" / "1"))
-    models.spoil_manifest(other, heard_by={"kind": "genre_cnn", "weights_sha256": OTHER})
+    models.spoil_manifest(other, embedding_model={"kind": "genre_cnn", "weights_sha256": OTHER})
 
     def n_findings(planned: dict[str, Path]) -> int:
         return len(check_hearing(repository, planned, planned).findings)

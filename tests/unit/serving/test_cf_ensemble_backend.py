@@ -34,7 +34,7 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
         "exclude": texts([b"d"]),
         "mood": texts([b"power"]),
         "k": np.array([[3]], np.int32),
-        "filter_heard": np.array([[False]]),
+        "filter_listened": np.array([[False]]),
         "explain": np.array([[True]]),
         "diversity": np.array([[0.5]], np.float32),
         "novelty": np.array([[0.25]], np.float32),
@@ -51,7 +51,7 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
             exclude=["d"],
             mood="power",
             k=3,
-            filter_heard=False,
+            filter_listened=False,
             explain=True,
             diversity=0.5,
             novelty=0.25,
@@ -156,7 +156,7 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("scores", rows).tolist()[1] == [0.5, 0, 0]
     assert tensors.make("scores", rows).dtype == np.float32
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
-    assert tensors.make("rung", rows).tolist() == [[b"friends"], [b"similar"]]
+    assert tensors.make("source", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
         b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"recording":false}'
     ]
@@ -284,12 +284,12 @@ def test_what_is_counted_is_told_in_few_messages_and_to_the_last(cf_ensemble: An
     coverage = metrics.Coverage(("a", "b"), 4, int, None)
     reporter = metrics.Reporter(triton, counts, coverage, {"model": "m"})
     for _ in range(1000):
-        counts.add("answers_total", rung="user", arm="a")
+        counts.add("answers_total", source="user", arm="a")
     coverage.add("a", ["0", "1"])
     coverage.add("a", ["1", "2"])
     counts.add("seconds_total", 0.25)
     reporter.close()
-    assert triton.told["tritone_recommender_answers_total", "arm=a,model=m,rung=user"] == 1000
+    assert triton.told["tritone_recommender_answers_total", "arm=a,model=m,source=user"] == 1000
     assert triton.told["tritone_recommender_seconds_total", "model=m"] == 0.25
     assert triton.told["tritone_recommender_catalogue_coverage", "arm=a,model=m"] == 0.75
     assert triton.told["tritone_recommender_catalogue_coverage", "arm=b,model=m"] == 0

@@ -83,15 +83,15 @@ uniform_taste.n_known = 0
 
 def test_everyone_gets_an_answer_by_the_best_that_is_known(recommender: Recommender, users: list[str]) -> None:
     songs = recommender.item_ids[3:6]
-    rungs = {
+    sources = {
         "user": Question(user=users[0]),
         "history": Question(history=songs),
         "friends": Question(friends=users[:3]),
         "popularity": Question(),
     }
-    for rung, question in rungs.items():
+    for source, question in sources.items():
         answer = ask(recommender, question)
-        assert answer.rung == rung
+        assert answer.source == source
         assert len(answer.items) == len(set(answer.items)) == 10
         assert (np.diff(answer.scores) <= 0).all()
         assert answer.arm == "a"
@@ -108,7 +108,7 @@ def test_a_newcomer_of_known_taste_is_told_something_else_than_what_is_popular(
 def test_an_unknown_user_is_told_so_and_gets_what_is_popular(recommender: Recommender) -> None:
     answer = ask(recommender, Question(user="nobody of that name"))
     assert answer.unknown.user
-    assert answer.rung == "popularity"
+    assert answer.source == "popularity"
     assert answer.items == ask(recommender, Question()).items
 
 
@@ -120,7 +120,7 @@ def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommend
     assert not {"piece/7", "piece/9"} & set(answer.items)
     assert everything - stored - 2 <= len(answer.items) <= everything - stored
     heard = {log.items[item] for item in log.item[log.user == 4]}
-    again = ask(recommender, Question(user=users[4], k=everything, filter_heard=False))
+    again = ask(recommender, Question(user=users[4], k=everything, filter_listened=False))
     assert len(again.items) == everything
     assert heard & set(again.items)
 
@@ -142,7 +142,7 @@ def test_what_a_request_brings_adds_to_what_is_stored(recommender: Recommender, 
     more = ask(recommender, Question(user=users[2], history=[stored.items[0]]))
     assert stored.items[0] not in more.items
     assert more.heard == stored.heard + 1
-    assert more.rung == "user"
+    assert more.source == "user"
 
 
 def test_duplicates_are_summed(recommender: Recommender) -> None:
@@ -404,7 +404,7 @@ def test_bad_questions_are_told_and_the_others_get_their_answers(
 
 def test_a_history_of_100_000_items_is_answered(recommender: Recommender) -> None:
     answer = ask(recommender, Question(history=list(recommender.item_ids[:50]) * 2_000))
-    assert answer.rung == "history"
+    assert answer.source == "history"
     assert answer.heard == 50
 
 

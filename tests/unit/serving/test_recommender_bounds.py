@@ -49,7 +49,7 @@ def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Reco
         friends=[models.user_id(number) for number in range(asked.get("friends", 0))],
         explain=True,
         k=20,
-        filter_heard=False,
+        filter_listened=False,
     )
     [answer] = recommender.answer([question])
     assert isinstance(answer, Answer)

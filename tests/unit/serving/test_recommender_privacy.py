@@ -83,7 +83,7 @@ def plain(answer: Answer | QuestionError) -> Any:
 ASKED: list[dict[str, Any]] = [
     {},
     {"explain": True},
-    {"filter_heard": False, "k": models.N_ITEMS},
+    {"filter_listened": False, "k": models.N_ITEMS},
     {"k": models.N_ITEMS},
     {"history": ["track-3", "nothing"]},
     {"diversity": 0.5, "novelty": 0.5},
@@ -106,7 +106,7 @@ def test_a_stored_user_looks_like_an_unknown_user(
     assert known == unknown
     if isinstance(known, dict):
         assert known["unknown"]["user"]
-        assert known["rung"] in ("popularity", "history")
+        assert known["source"] in ("popularity", "history")
 
 
 @pytest.mark.parametrize("caller", [NOBODY, Caller(user=OTHER)])
@@ -138,7 +138,7 @@ def test_no_id_of_an_unauthorised_caller_is_looked_up(
 @pytest.mark.parametrize("caller", [TRUSTED, Caller(user=VICTIM)])
 def test_the_authorised_are_answered(recommender: Recommender, caller: Caller) -> None:
     answer = answered(recommender, user=VICTIM, caller=caller)
-    assert (answer.rung, answer.unknown.user) == ("user", False)
+    assert (answer.source, answer.unknown.user) == ("user", False)
     assert answer.items == answered(recommender, user=VICTIM).items
 
 
@@ -199,10 +199,10 @@ def check_sums(answer: Answer) -> None:
 @pytest.mark.parametrize("n_friends", [1, 2, 3, 8])
 def test_items_of_few_friends_are_not_named(social: Recommender, n_friends: int) -> None:
     friends = [models.user_id(number) for number in range(30, 30 + n_friends)]
-    answer = answered(social, friends=friends, explain=True, k=60, filter_heard=False)
+    answer = answered(social, friends=friends, explain=True, k=60, filter_listened=False)
     counts = listening(social, friends)
     shared = {models.item_id(item) for item in np.flatnonzero(counts >= 3)}
-    assert answer.rung == "friends"
+    assert answer.source == "friends"
     assert named(answer, "friends_listening") <= shared
     assert bool(named(answer, "friends_listening")) is (n_friends == 8)
     assert any(r.because == "friends_listening" for reasons in answer.reasons for r in reasons)
@@ -222,7 +222,9 @@ def test_min_friends_can_be_configured(social: Recommender, key_file: Path) -> N
 def test_with_a_token_items_of_few_friends_are_not_attributed_to_friends(social: Recommender) -> None:
     user = models.user_id(3)
     friends = [models.user_id(number) for number in range(20, 26)]
-    answer = answered(social, user=user, caller=Caller(user=user), explain=True, k=models.N_ITEMS, filter_heard=False)
+    answer = answered(
+        social, user=user, caller=Caller(user=user), explain=True, k=models.N_ITEMS, filter_listened=False
+    )
     around = social.resolver.batch([Question(user=user)])[0].circle.row(0)[0].astype(np.int64)
     counts = np.bincount(social.resolver.listening_of(around).columns, minlength=models.N_ITEMS)
     told = {

@@ -45,7 +45,7 @@ def test_the_whole_data_set(kind: ModelKind, request_of: EvaluateRequest) -> Non
     assert metrics["emotion_correlation"]["calmness"] > 0.5
     parts = checkpoint.load(request_of.checkpoint, kind="genre_cnn").info["splits"]
     assert metrics["n_seen_in_training"] == len(parts["train"])
-    assert metrics["n_stopped_by"] == 24 - len(parts["train"]) == len(parts["valid"]) > 0
+    assert metrics["n_early_stopping"] == 24 - len(parts["train"]) == len(parts["valid"]) > 0
     assert metrics["labels"] == ["hiss", "hum"]
     assert metrics["problems"] == []
     json.dumps(metrics, allow_nan=False)
@@ -61,13 +61,13 @@ def test_the_held_out_fold_is_the_test_part_of_the_training(
         assert by_fold[name] == pytest.approx(value, abs=1e-6)
         assert by_split[name] == by_fold[name]
     others = kind.evaluate(replace(request_of, fold=1))
-    assert others["n"] == others["n_seen_in_training"] + others["n_stopped_by"] > 0
+    assert others["n"] == others["n_seen_in_training"] + others["n_early_stopping"] > 0
     parts = checkpoint.load(trained.folder, kind="genre_cnn").info["splits"]
     valid = kind.evaluate(replace(request_of, split="valid"))
-    assert (valid["n"], valid["n_seen_in_training"], valid["n_stopped_by"]) == (len(parts["valid"]), 0, valid["n"])
+    assert (valid["n"], valid["n_seen_in_training"], valid["n_early_stopping"]) == (len(parts["valid"]), 0, valid["n"])
     train = kind.evaluate(replace(request_of, split="train"))
-    assert (train["n"], train["n_seen_in_training"], train["n_stopped_by"]) == (len(parts["train"]), train["n"], 0)
-    assert (by_split["n_seen_in_training"], by_split["n_stopped_by"]) == (0, 0)
+    assert (train["n"], train["n_seen_in_training"], train["n_early_stopping"]) == (len(parts["train"]), train["n"], 0)
+    assert (by_split["n_seen_in_training"], by_split["n_early_stopping"]) == (0, 0)
 
 
 def test_a_refit_has_learned_from_the_validation_part(
@@ -78,7 +78,7 @@ def test_a_refit_has_learned_from_the_validation_part(
     refitted = {**info, "config": {**info["config"], "refit": True}}
     (tmp_path / "checkpoint.json").write_text(json.dumps(refitted))
     valid = kind.evaluate(replace(request_of, checkpoint=tmp_path, split="valid"))
-    assert (valid["n_seen_in_training"], valid["n_stopped_by"]) == (valid["n"], 0)
+    assert (valid["n_seen_in_training"], valid["n_early_stopping"]) == (valid["n"], 0)
 
 
 def test_unusable_recordings_do_not_shift_the_folds(kind: ModelKind, folders: Path, tmp_path: Path) -> None:

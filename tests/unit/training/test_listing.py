@@ -287,7 +287,7 @@ def test_labels_that_are_probably_one_are_reported(tmp_path: Path) -> None:
         touch(tmp_path / label / "a.wav")
     touch(tmp_path / "jazz" / "b.wav")
     report = load_recordings(tmp_path).report()
-    assert report["labels_alike"] == [
+    assert report["similar_labels"] == [
         {"Hip Hop": 1, "hip-hop": 1, "hip_hop": 1},
         {"Jazz": 1, "jazz": 3, "jazz ": 1},
     ]
@@ -307,7 +307,7 @@ def test_blanks_and_invisible_letters_in_a_manifests_labels(tmp_path: Path, labe
     rows = [{"path": "a.wav", "label": "hip hop"}, {"path": "b.wav", "label": label}]
     recordings = load_recordings(sounds.write_manifest(tmp_path / "m.csv", rows))
     assert set(recordings.labels) == {"hip hop", expected}
-    assert len(recordings.labels_alike) == (expected != "hip hop")
+    assert len(recordings.similar_labels) == (expected != "hip hop")
     add_up(recordings)
 
 

@@ -78,7 +78,7 @@ def test_evaluate_repeats_what_training_measured(trained: Trained, data: Path, t
     found = KIND.evaluate(request)
     expected = trained.summary["metrics"]["valid"]
     assert found["nll_per_frame"] == pytest.approx(expected["nll_per_frame"], rel=1e-5)
-    assert (found["n_seen_in_training"], found["n_stopped_by"]) == (0, 2)
+    assert (found["n_seen_in_training"], found["n_early_stopping"]) == (0, 2)
     assert found["note_perplexity"] == pytest.approx(np.exp(found["nll_per_frame"] / 2), rel=1e-5)
     assert found["styles"]["scales_quarter"]["n"] == 2
     assert {Path(file).name for file in found["report"]} == {

@@ -219,7 +219,7 @@ def test_a_recommender_refuses_a_network_that_did_not_embed_its_items(
     genre = runs["genre_cnn"].folder
     own = json.loads((genre / "checkpoint.json").read_text())["weights_sha256"]
     for digest, fits in (("0" * 64, False), (own, True)):
-        info["heard_by"] = {"kind": "genre_cnn", "weights_sha256": digest}
+        info["embedding_model"] = {"kind": "genre_cnn", "weights_sha256": digest}
         (folder / "checkpoint.json").write_text(json.dumps(info))
         if fits:
             assert load(folder, genre_checkpoint=genre).kind == "recommender"

@@ -418,10 +418,10 @@ def test_all_that_is_left_says_who_heard_the_items(trained: Trained, tmp_path: P
     weights = json.loads((trained.folder / "checkpoint.json").read_text())["weights_sha256"]
     assert get_kind("genre_cnn").export(trained.folder, None).card["weights_sha256"] == weights
     expected = {"kind": "genre_cnn", "weights_sha256": weights}
-    assert json.loads((out / "checkpoint.json").read_text())["heard_by"] == expected
-    assert open_artifact(out / "artifact").manifest["heard_by"] == expected
-    assert KIND.export(out, None).card["heard_by"] == expected
-    assert "heard_by" not in KIND.export(recommender_models.checkpoint(), None).card
+    assert json.loads((out / "checkpoint.json").read_text())["embedding_model"] == expected
+    assert open_artifact(out / "artifact").manifest["embedding_model"] == expected
+    assert KIND.export(out, None).card["embedding_model"] == expected
+    assert "embedding_model" not in KIND.export(recommender_models.checkpoint(), None).card
 
 
 def test_a_network_needs_recordings(tmp_path: Path) -> None:

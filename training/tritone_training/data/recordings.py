@@ -140,7 +140,7 @@ class RecordingSet:
         return replace(self, recordings=kept, problems=(*self.problems, *problems))
 
     @property
-    def labels_alike(self) -> tuple[tuple[str, ...], ...]:
+    def similar_labels(self) -> tuple[tuple[str, ...], ...]:
         """Groups of labels that differ only by case, blanks or hyphens, and probably mean the same."""
         groups: dict[str, list[str]] = {}
         for label in self.labels:
@@ -161,7 +161,7 @@ class RecordingSet:
             "n_in": len(self.recordings) + len(self.problems),
             "n_used": len(self.recordings),
             "labels": dict(sorted(counts.items())),
-            "labels_alike": [{label: counts[label] for label in labels} for labels in self.labels_alike],
+            "similar_labels": [{label: counts[label] for label in labels} for labels in self.similar_labels],
             "n_artists": len({r.group for r in self.recordings if r.artist}),
             "n_with_emotions": sum(r.emotions is not None for r in self.recordings),
             "problems": [{"path": p.name, "reason": p.reason, "message": p.message} for p in self.problems],

@@ -37,7 +37,7 @@ from tritone_ort_health import is_health_check
 from tritone_serving.callers import RequestParameters, read_parameters
 from tritone_serving.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
-from tritone_serving.recommender.artifact import HEARD_BY
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.wording import cut
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -63,7 +63,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         self._alike = Alike(self._recommender)
         self._embeddings = EmbeddingWeights(
-            Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(HEARD_BY)
+            Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(EMBEDDING_MODEL)
         )
         if not self._embeddings.fits:
             pb_utils.Logger.log_warn(
@@ -192,8 +192,8 @@ class TritonPythonModel:
         rows = []
         for answer in answers:
             if isinstance(answer, Row):
-                self._count("answers_total", rung=answer.rung, arm=answer.arm)
-                if self._is_counting and answer.rung not in (SIMILAR, SEARCH):
+                self._count("answers_total", source=answer.source, arm=answer.arm)
+                if self._is_counting and answer.source not in (SIMILAR, SEARCH):
                     self._coverage.add(answer.arm, answer.items)
         for place, answer in enumerate(answers):
             if isinstance(answer, Exception):

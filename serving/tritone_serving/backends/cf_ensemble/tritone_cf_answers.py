@@ -16,7 +16,7 @@ from tritone_serving.recommender import Answer, Reason, Recommender, SearchAnswe
 
 Array = np.ndarray[Any, Any]
 
-# Values of `rung` for answers other than recommendations.
+# Values of `source` for answers other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
 _NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"recording":false}'
@@ -35,7 +35,7 @@ class Row:
 
     items: Sequence[str]
     scores: Array
-    rung: str
+    source: str
     arm: str
     unknown: bytes
     reasons: Sequence[bytes] = ()
@@ -48,7 +48,7 @@ def row_of(answer: Answer) -> Row:
     return Row(
         answer.items,
         answer.scores,
-        answer.rung,
+        answer.source,
         answer.arm,
         _unknown(answer.unknown),
         [_json([_reason(reason) for reason in reasons]) for reasons in answer.reasons],

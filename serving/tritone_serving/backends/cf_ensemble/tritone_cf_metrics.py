@@ -19,7 +19,7 @@ PERIOD_S = 0.25
 _PREFIX = "tritone_recommender_"
 # name -> help, labels beside model and version
 COUNTERS: Mapping[str, str] = {
-    "answers_total": "Questions answered, by rung of the ladder and arm",
+    "answers_total": "Questions answered, by source of the answer and arm",
     "refused_total": "Questions that could not be answered",
     "calls_total": "Execute calls; answers_total over this is how many are scored together",
     "seconds_total": "Time in execute calls",

@@ -95,7 +95,7 @@ def _question(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
     if "weights" in tensors:
         given["weights"] = _weights(tensors["weights"][row], tensors.get("history"), row)
-    for name, kind in (("filter_heard", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
+    for name, kind in (("filter_listened", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
     return Question(

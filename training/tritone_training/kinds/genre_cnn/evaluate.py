@@ -42,7 +42,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "split": request.split,
         # Figures on recordings that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": len(trained_on & judged),
-        "n_stopped_by": len((validation - trained_on) & judged),  # decided when training stopped
+        "n_early_stopping": len((validation - trained_on) & judged),  # decided when training stopped
         "labels": labels,
     }
     if request.report is not None:

@@ -41,7 +41,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "split": request.split,
         # Figures on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": n_of["train"] if same_data else None,
-        "n_stopped_by": n_of["valid"] if same_data else None,  # decided when training stopped
+        "n_early_stopping": n_of["valid"] if same_data else None,  # decided when training stopped
         "trained_on": info.get("data", {}).get("source"),
         "likelihood": "joint over the notes of a frame, exact; one network, one pass, no adaptation to the piece",
     }

@@ -42,7 +42,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "frames_per_quarter": wanted or None,
         # Figures on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
-        "n_stopped_by": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
+        "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
     if request.report is not None:
         metrics["report"] = report.write(request.report, judgement)

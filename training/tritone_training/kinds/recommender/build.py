@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
-from tritone_serving.recommender.artifact import EMBEDDINGS, HEARD_BY, files_of
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender_keys import KEY_VARIABLE
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
@@ -30,7 +30,7 @@ KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # What the manifest says that belongs on the card, for people and auditors.
-_SHOWN: Final = ("personal_data", "members", HEARD_BY, "ensembles", "ab", "metrics", "data", "weighting")
+_SHOWN: Final = ("personal_data", "members", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
@@ -181,7 +181,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "mood": each(b"power", object),
         "k": each(10, np.int32),
         "exclude": ids(1),
-        "filter_heard": each(True, np.bool_),
+        "filter_listened": each(True, np.bool_),
         "diversity": each(0.5, np.float32),
         "novelty": each(0.5, np.float32),
         "explain": each(False, np.bool_),

@@ -78,7 +78,7 @@ K: Final = _one(
     Limits(minimum=1, maximum=N_RECOMMENDED_MAX),
 )
 EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not come")
-FILTER_HEARD: Final = _one("filter_heard", "BOOL", "leave out what was heard; true if left out")
+FILTER_HEARD: Final = _one("filter_listened", "BOOL", "leave out what was heard; true if left out")
 DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out", _SHARE)
 NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out", _SHARE)
 EXPLAIN: Final = _one("explain", "BOOL", "answer reasons; false if left out")
@@ -112,7 +112,7 @@ REASONS: Final = _answer(
     "score, with title and artist where `id` is an item that has them; empty without `explain`",
 )
 RUNG: Final = Tensor(
-    "rung", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, recording, mood, popularity"
+    "source", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, recording, mood, popularity"
 )
 ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "which ensemble of an A/B test answered")
 UNKNOWN: Final = Tensor(

@@ -40,14 +40,14 @@ class Sounds:
         embeddings: (n, 256) of length 1.
         emotions: (n, 9), or None if the network was not trained on them.
         problems: files that could not be heard, with the reason.
-        heard_by: which network it was: its kind, and the digest of its weights as on its own card.
+        embedding_model: which network it was: its kind, and the digest of its weights as on its own card.
     """
 
     items: Sequence[str]
     embeddings: Floats
     emotions: Floats | None
     problems: Sequence[str]
-    heard_by: Mapping[str, str]
+    embedding_model: Mapping[str, str]
 
 
 def hear(request: TrainRequest) -> Sounds | None:
@@ -86,7 +86,7 @@ def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
 
 
 def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> Sounds:
-    network, heard_by = _network(checkpoint)
+    network, embedding_model = _network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
     heard: set[str] = set()
     with progress_bar("hearing recordings", shown=progress) as on_progress:
@@ -110,7 +110,7 @@ def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progres
         )
     felt_by_all = np.stack(emotions)
     emotions_heard = felt_by_all if (felt_by_all >= 0).all() else None
-    return Sounds(items, np.stack(embeddings), emotions_heard, problems, heard_by)
+    return Sounds(items, np.stack(embeddings), emotions_heard, problems, embedding_model)
 
 
 def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:

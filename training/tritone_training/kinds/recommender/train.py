@@ -24,7 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
-from tritone_serving.recommender.artifact import HEARD_BY
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
@@ -119,12 +119,12 @@ def _fit(
     if prepared.sounds is not None:
         add_sounds(parts, world, prepared.sounds)
     taste = _train_taste(request, config, listening, world, parts) if config.taste else None
-    heard_by = {} if prepared.sounds is None else {HEARD_BY: dict(prepared.sounds.heard_by)}
+    embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
         **manifest_of(parts, world, config, key),
         FIT: new_fit(),
         "data": listening.report,
-        **heard_by,
+        **embedding_model,
         "ensembles": NOTHING_LEARNED,
     }
     folder = request.out / ARTIFACT
@@ -164,7 +164,7 @@ def _fit(
         "n_users": world.n_users,
         "n_items": world.n_items,
         "members": list(parts.members),
-        **heard_by,
+        **embedding_model,
         **({} if request.listening is None or request.listening.key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
