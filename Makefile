@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test test-fast fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,15 @@ $(DEV_READY): $(READY)
 demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: under 10 minutes)
 	@$(BIN)/tritone demo $(ARGS)
 
-test: $(DEV_READY)  ## Run all tests, those against a real Triton included
-	@$(BIN)/python -m pytest $(ARGS)
+# Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
+TEST_WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(DEV_READY)  ## Run the tests that need no server and little time (2 minutes on 2 cores)
+	@$(PYTEST) -m 'not (triton or balancer or slow or image or fuzz or soak or chaos)' tests/unit tests/deploy $(ARGS)
 
 image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
@@ -57,6 +64,7 @@ lint: $(DEV_READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/tritone lint model_repository
 
 format: $(DEV_READY)  ## Put the code into the house format
