@@ -23,7 +23,7 @@ def page(rows: Sequence[Mapping[str, Any]], modes: Mapping[str, str]) -> str:
         [
             "# Faults under load",
             "",
-            "Written by `python benchmarks/faults.py --report docs/faults.md` (`make chaos`): a small model with",
+            "Written by `python benchmarks/faults.py --report docs/benchmarks/faults.md` (`make chaos`): a small model with",
             "`genre_cnn`'s tensors and two instances behind `tritone serve`, four clients that never pause, everything",
             "on one machine. A call is lost if it ends in an error. The longest gap is the longest time in which no",
             "client got an answer; noticed, until the watchdog said so; serving again, until the broken server",

@@ -204,7 +204,7 @@ def test_an_audit_that_cannot_ask_does_not_pass() -> None:
 
 
 def test_every_threat_names_tests_that_exist() -> None:
-    text = (ROOT / "THREATS.md").read_text()
+    text = (ROOT / "docs/explanation/threats.md").read_text()
     named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
     assert len(named) > 8
     for path, test in named:

@@ -33,7 +33,7 @@ from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load
 from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
