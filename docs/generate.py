@@ -272,7 +272,7 @@ def configuration_page() -> str:
         page += [f"## {kind.name}", "", kind.summary, ""]
         page += [f"Presets: {', '.join(f'`{name}`' for name in kind.presets)}.", ""]
         page += ["| Field | Type | Default | Description |", "|---|---|---|---|"]
-        page += _fields(type(module.PRESETS["default"])) + [""]
+        page += [*_fields(type(module.PRESETS["default"])), ""]
     return "\n".join(page) + "\n"
 
 

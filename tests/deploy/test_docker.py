@@ -355,7 +355,10 @@ def test_grafana_is_provisioned() -> None:
     assert home == f"{provider['options']['path']}/tritone.json"
 
 
-@pytest.mark.parametrize("page", ["docs/tutorials/deploy.md", "docs/how-to/kubernetes.md", "docs/how-to/containers.md", "docker/README.md"])
+PAGES = ("docs/tutorials/deploy.md", "docs/how-to/kubernetes.md", "docs/how-to/containers.md", "docker/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_what_the_pages_name_is_there(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docker/.env"}
