@@ -191,10 +191,10 @@ def models_page() -> str:
     page = [
         "# Models on the wire",
         "",
-        "The tensors of every served model, for callers without the SDK: names, types and shapes as in",
-        "[KServe's open inference protocol](https://kserve.github.io/website/latest/modelserving/data_plane/v2_protocol/),",
-        "which Triton speaks over HTTP and gRPC. `batch` is the number of rows of a request. Optional inputs may be left",
-        "out. Values outside the limits are refused with `INVALID_ARGUMENT` (HTTP 400) by our backends.",
+        "The tensors of every served model, for callers without the SDK: names, types and shapes as in the",
+        "[open inference protocol](https://kserve.github.io/website/latest/modelserving/data_plane/v2_protocol/),",
+        "which Triton speaks over HTTP and gRPC. `batch` is the number of rows of a request. Optional inputs may be",
+        "left out. Values outside the limits are refused with `INVALID_ARGUMENT` (HTTP 400) by our backends.",
         "",
     ]
     seen: set[str] = set()
