@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone._exceptions import InvalidAudioError
 from tritone.audio import FloatArray
 from tritone.constants import WINDOW_SAMPLES
+from tritone.exceptions import InvalidAudioError
 from tritone_training.data.recordings import Problem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]
