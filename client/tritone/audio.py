@@ -8,7 +8,7 @@ for window in iter_windows("song.ogg"):
     print(window.start_s, window.samples.shape)  # 0.0 (66150,)
 ```
 
-Letters: S samples, C channels, N windows, W samples of a window (66,150).
+Shapes: S samples, C channels, N windows, W samples of a window (66,150).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a client remembers about the models that write music: their sizes, their grid and their styles.
 
-Letters: N frames, Z and G latent dimensions.
+Shapes: N frames, Z and G latent dimensions.
 """
 
 from __future__ import annotations

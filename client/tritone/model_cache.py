@@ -3,7 +3,7 @@
 The names come through Triton's classification extension, the only way to a label file, with a request of
 their own; both are fetched once for each version that answers.
 
-Letters: N windows, W samples of a window.
+Shapes: N windows, W samples of a window.
 """
 
 from __future__ import annotations

@@ -40,7 +40,6 @@ SLOW = Declaration(
             default_timeout_microseconds=60_000_000, max_queue_size=256, max_batch_queue_size=MAX_BATCH_QUEUE
         ),
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=False,
     ),
 )
 

@@ -1,6 +1,6 @@
 """Any recording as blocks of mono samples at 22,050 Hz; libsndfile's and soxr's errors end here.
 
-Letters: S samples, C channels.
+Shapes: S samples, C channels.
 """
 
 from __future__ import annotations

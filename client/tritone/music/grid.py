@@ -5,7 +5,7 @@ grid = Grid(frames)                          # frames: (N, 88), values below
 grid.n_bars, grid.duration_s
 ```
 
-Letters: N time steps, 88 pitches (MIDI 21..108, the piano's keys).
+Shapes: N time steps, 88 pitches (MIDI 21..108, the piano's keys).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def with_strikes(frames: npt.NDArray[Any]) -> Frames:
 def notes_of(grid: Grid) -> tuple[IntArray, IntArray, IntArray]:
     """The notes of a grid: a struck note lasts until its pitch is struck again or silent.
 
-    Letters: K notes.
+    Shapes: K notes.
 
     Returns:
         Onset and end in time steps and MIDI pitch, each (K,), in order of onset and, within a step, of pitch.

@@ -5,7 +5,7 @@ lanes = grid_to_lanes(frames)                # (N, 88) -> (N, 4)
 frames = lanes_to_grid(lanes)                # and back: the same notes, if no more than four sounded at once
 ```
 
-Letters: N time steps, V = 4 lanes from the highest voice (lane 0) down, 88 pitches (MIDI 21..108).
+Shapes: N time steps, V = 4 lanes from the highest voice (lane 0) down, 88 pitches (MIDI 21..108).
 """
 
 from __future__ import annotations

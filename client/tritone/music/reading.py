@@ -5,7 +5,7 @@ grid = to_grid("tune.mid")
 print(grid.n_bars, dict(grid.dropped))       # 16 {'drums': 64, 'shortened': 2}
 ```
 
-Letters: K notes, N time steps.
+Shapes: K notes, N time steps.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 samples = render(piece.score)                # (S,) float32, mono
 ```
 
-Letters: S samples, N notes.
+Shapes: S samples, N notes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a recording to requests, and from their responses to a result: the flows of `classify` and `embed`.
 
-Letters: N windows, W samples of a window, L labels.
+Shapes: N windows, W samples of a window, L labels.
 """
 
 from __future__ import annotations

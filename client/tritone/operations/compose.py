@@ -1,6 +1,6 @@
 """From a prompt, a melody or a score to a piece: the flows of `compose`, `harmonize` and `infill`.
 
-Letters: N frames that the model is given, P of them a prompt.
+Shapes: N frames that the model is given, P of them a prompt.
 """
 
 from __future__ import annotations

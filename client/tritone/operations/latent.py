@@ -2,7 +2,7 @@
 
 A score is cut into spans of two bars; each span is a row of the batch, so a long score costs few requests.
 
-Letters: S spans, W frames of a span (32), V lanes (4), Z latent dimensions, R rows of a request.
+Shapes: S spans, W frames of a span (32), V lanes (4), Z latent dimensions, R rows of a request.
 """
 
 from __future__ import annotations

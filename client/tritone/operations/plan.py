@@ -1,6 +1,6 @@
 """What a model that composes is given: a piece with frames to keep, to harmonise and to write.
 
-Letters: T frames of the whole piece, N of the part that the model hears, P of a prompt.
+Shapes: T frames of the whole piece, N of the part that the model hears, P of a prompt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a model hears a score go on: the flow of `predict`, and its result.
 
-Letters: N frames, 88 pitches.
+Shapes: N frames, 88 pitches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The flows of `recommend`, `similar` and `find_tracks`.
 
-Letters: K tracks of an answer.
+Shapes: K tracks of an answer.
 """
 
 from __future__ import annotations

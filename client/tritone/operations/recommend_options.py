@@ -1,6 +1,6 @@
 """What a caller may ask of a recommender, the checks of it, and the tensors that say it.
 
-Letters: L ids of a list. Everything is sent for a batch of one.
+Shapes: L ids of a list. Everything is sent for a batch of one.
 """
 
 from __future__ import annotations

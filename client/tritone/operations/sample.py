@@ -1,6 +1,6 @@
 """New spans of music from noise: the flow of `sample`, for the GAN and for the VAE.
 
-Letters: n pieces, R rows of a request, W frames of a span (32), V lanes (4), G and Z latent dimensions.
+Shapes: n pieces, R rows of a request, W frames of a span (32), V lanes (4), G and Z latent dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A piece that arrives while it is being written: the flow of `stream_compose`, its chunks, and what holds them.
 
-Letters: N frames of the whole request, n of one answer.
+Shapes: N frames of the whole request, n of one answer.
 """
 
 from __future__ import annotations

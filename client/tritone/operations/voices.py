@@ -1,6 +1,6 @@
 """Which notes of a piece a model gets to hear: its highest voice, or no more at once than it can take.
 
-Letters: N frames, 88 pitches; values as in `Grid`.
+Shapes: N frames, 88 pitches; values as in `Grid`.
 """
 
 from __future__ import annotations

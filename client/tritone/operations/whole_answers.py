@@ -3,7 +3,7 @@
 Triton's cache knows answers by the inputs alone. After somebody's question for some of a model's outputs, whoever asks
 the same for others gets that answer again, without theirs. A batch with its last row twice is another question.
 
-Letters: B rows of a request.
+Shapes: B rows of a request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The models that write music, in memory: each answers by a rule that a test can compute itself.
 
-Letters: B batch, N frames, Z latent dimensions.
+Shapes: B batch, N frames, Z latent dimensions.
 """
 
 from __future__ import annotations

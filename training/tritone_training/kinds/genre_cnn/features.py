@@ -3,7 +3,7 @@
 A window's features are a run of consecutive units, so a random crop of a recording costs a slice.
 Audio that cannot be used shows here, before the first epoch.
 
-Letters: N units of a recording, T units of a window, D features of a unit, S samples.
+Shapes: N units of a recording, T units of a window, D features of a unit, S samples.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks a network about recordings: on windows, as it answers them, and on whole tracks, as the SDK does.
 
-Letters: N tracks or windows, L labels.
+Shapes: N tracks or windows, L labels.
 """
 
 from __future__ import annotations
