@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
-from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient, credentials
+from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient
 from tritone.credentials import Credentials, default_key_file, own_key
 from tritone.endpoints import make_endpoint, make_endpoints
 from tritone.transports import grpc_wire, http_wire
@@ -67,9 +67,9 @@ def test_it_is_sent_nowhere_else(host: str, port: int) -> None:
 def test_it_is_not_sent_where_no_server_of_this_user_listens(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     owners = {"ours": {os.getuid()}, "root's": {0}, "another's": {4321}, "ours and another's": {os.getuid(), 4321}}
     for whose, found in owners.items():
-        monkeypatch.setattr(credentials, "_owners", lambda ports, found=found: {port: found})
+        monkeypatch.setattr("tritone.credentials._owners", lambda ports, found=found: {port: found})
         assert bool(credentials(f"localhost:{port}").headers()) is ("another" not in whose)
-    monkeypatch.setattr(credentials, "_owners", lambda ports: {})
+    monkeypatch.setattr("tritone.credentials._owners", lambda ports: {})
     assert credentials(f"localhost:{port}").headers() == {}
 
 
