@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.integration.python_models import wait_until
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 
 from tritone_export.config import config_files
 from tritone_serving import ServerOptions, TritonServer
