@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from tests.integration.python_models import wait_until
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_export.config import config_files
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
