@@ -22,8 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.deploy.rendering import ROOT, tool
 
-from tritone._catalogue import LABELLED
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
+from tritone.model_cache import LABELLED
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))

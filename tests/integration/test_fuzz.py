@@ -121,7 +121,7 @@ def test_a_death_and_a_wrong_answer_are_noticed(fuzzed: Fuzzed) -> None:
             for inputs, outputs in fuzzed.canaries.asked["genre_cnn"]
         ]
     }
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_serving.calls import Calls
 
     with Calls(make_endpoint(fuzzed.server.grpc_url)) as calls:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.integration import python_models
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
 from tritone_serving.command import LATENCY_QUANTILES

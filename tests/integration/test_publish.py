@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tests.integration.python_models import Clients, Watched
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_export import DiskFullError, RepositoryError, check_repository
 from tritone_export.publishing import Live, publish_live, rollback
 from tritone_export.tuned import Setting, setting_of

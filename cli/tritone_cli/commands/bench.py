@@ -133,7 +133,7 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_cli.benching.counts import StatisticsError, statistics
     from tritone_cli.benching.measuring import Where
     from tritone_export.repository import check_model_name
