@@ -38,8 +38,8 @@ from tests.deploy.balancing import HOSTS, ROOT, free_ports, haproxy_path, start_
 from tests.deploy.name_server import NameServer
 
 from tritone import ClientError, InferRequest
-from tritone._endpoint import make_endpoint
-from tritone._transports import make_transport
+from tritone.endpoints import make_endpoint
+from tritone.transports import make_transport
 from tritone_serving.calls import Calls
 from tritone_serving.memory import family
 

@@ -17,7 +17,7 @@ from benchmarks.fuzzing.served import Bystander, Canaries, Processes, compare
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import TritonServer
 from tritone_serving.calls import Calls
 

@@ -34,7 +34,6 @@ dynamic_batching {{
   max_queue_delay_microseconds: {delay_us}
   default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: 5000000 max_queue_size: 256 }}
 }}
-response_cache {{ enable: true }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
@@ -127,7 +126,7 @@ def options_for() -> Callable[..., ServerOptions]:
 
 @pytest.fixture
 def windows() -> Callable[..., np.ndarray[Any, Any]]:
-    """Windows that no test has sent before, so that the response cache does not answer for the model."""
+    """Windows of noise, different for each call."""
     rng = np.random.default_rng()
 
     def make(n_windows: int) -> np.ndarray[Any, Any]:

@@ -36,8 +36,8 @@ from tritone import (
     StreamRequest,
     to_grid,
 )
-from tritone._endpoint import make_endpoint
-from tritone._transports import make_transport
+from tritone.endpoints import make_endpoint
+from tritone.transports import make_transport
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton
@@ -222,7 +222,7 @@ def test_harmonize(url: str, tune: Path) -> None:
 
 
 def _melody(tune: Path) -> Grid:
-    from tritone._voices import highest_voice
+    from tritone.operations.voices import highest_voice
 
     grid = to_grid(tune)
     return Grid(highest_voice(grid.frames), meter=grid.meter)

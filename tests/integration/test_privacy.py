@@ -19,7 +19,7 @@ from tests.integration.recommender_calls import Client, metric, question, servic
 from tests.support import recommender_artifacts as models
 
 from tritone import MusicClient
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
 from tritone_serving.tokens import mint_token
 

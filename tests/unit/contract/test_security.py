@@ -19,7 +19,7 @@ import soundfile
 from tests.unit.client.conftest import FakeModel
 
 from tritone import InferRequest, InvalidInputError, MusicClient
-from tritone._catalogue import check_model_name as check_in_client
+from tritone.model_cache import check_model_name as check_in_client
 from tritone_cli.main import build_app
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
@@ -202,7 +202,7 @@ def test_an_audit_that_cannot_ask_does_not_pass() -> None:
 
 
 def test_every_threat_names_tests_that_exist() -> None:
-    text = (ROOT / "THREATS.md").read_text()
+    text = (ROOT / "docs/explanation/threats.md").read_text()
     named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
     assert len(named) > 8
     for path, test in named:
