@@ -40,7 +40,7 @@ from tests.deploy.balancing import HOSTS, free_ports
 from tests.deploy.name_server import NameServer
 from tests.integration.conftest import MODEL, make_repository
 
-from tritone_serving import runtime
+from tritone_serving.server import runtime_folder as runtime
 
 MODES = {"one": "one server, no retries", "two": "two replicas, SDK's retries"}
 # A balancer is one address: nobody else can be asked while it is away, so retries have to last longer than that.

@@ -122,7 +122,7 @@ def _search(
     from tritone_export.tuned import read_tuned, setting_of
     from tritone_export.tuned_files import parse_config
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository import servable_models
+    from tritone_serving.repository.folders import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:

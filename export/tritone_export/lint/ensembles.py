@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.layout import CONFIG
 from tritone_export.lint.pbtxt import ConfigFile
-from tritone_serving.repository import steps_of
+from tritone_serving.repository.folders import steps_of
 
 _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the batch axis
 

@@ -14,7 +14,7 @@ from tritone_export.lint.graph import Graph
 from tritone_export.lint.layout import ModelFolder
 from tritone_export.lint.pbtxt import ConfigFile
 from tritone_export.precision import FILENAMES
-from tritone_serving.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
+from tritone_serving.repository.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
 
 
 def backend_of(config: Any) -> str:

@@ -18,7 +18,7 @@ from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.finding import LintReport, Reporter
 from tritone_serving.embedding_weights import read_json, weights_digest
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, MANIFEST
-from tritone_serving.versions import newest_version
+from tritone_serving.repository.folders import newest_version
 
 _SHOWN: Final = 12  # digits of a digest: those in the name of a checkpoint's weights
 

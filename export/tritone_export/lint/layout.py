@@ -10,7 +10,7 @@ from typing import Any, Final
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.lint.finding import Reporter
 from tritone_export.repository import STAGING_PREFIX, check_model_name
-from tritone_serving.versions import LARGEST_VERSION
+from tritone_serving.repository.folders import LARGEST_VERSION
 
 CONFIG: Final = "config.pbtxt"
 CONFIGS: Final = "configs"

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final
 
-from tritone_serving import admin_token, runtime
 from tritone_serving._exceptions import AdminApiError as _AdminApiError
 from tritone_serving._exceptions import (
     ModelLoadError,
@@ -31,18 +30,20 @@ from tritone_serving._exceptions import (
     ServingError,
     StartupTimeoutError,
 )
-from tritone_serving.access import own_endpoint
 from tritone_serving.admin import AdminApi, in_one_line
-from tritone_serving.binary_fixes import fixed_copy
-from tritone_serving.command import server_command
-from tritone_serving.cpu_pressure import CpuPressure, recent_pressure
-from tritone_serving.installation import find_installation, require_gpu
-from tritone_serving.log import has_begun, last_lines, names_in_tail, reason_in_log
-from tritone_serving.model_files import find_faults
-from tritone_serving.options import ServerOptions
-from tritone_serving.ports import claim_ports, wait_for_ports
-from tritone_serving.repository import servable_models
-from tritone_serving.service_key import service_key_environment
+from tritone_serving.repository.folders import servable_models
+from tritone_serving.repository.model_files import find_faults
+from tritone_serving.security import admin_token
+from tritone_serving.security.access import own_endpoint
+from tritone_serving.security.service_key import service_key_environment
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.server.binary_fixes import fixed_copy
+from tritone_serving.server.command import server_command
+from tritone_serving.server.installation import find_installation, require_gpu
+from tritone_serving.server.logs import has_begun, last_lines, names_in_tail, reason_in_log
+from tritone_serving.server.options import ServerOptions
+from tritone_serving.server.ports import claim_ports, wait_for_ports
+from tritone_serving.supervision.cpu_pressure import CpuPressure, recent_pressure
 
 if TYPE_CHECKING:
     from tritone.endpoints import Endpoint
@@ -60,7 +61,7 @@ _BUSY_START: Final = 0.5
 # Factor on `startup_timeout_s` on a busy machine.
 _LONGEST_START: Final = 5.0
 _PORTS_TIMEOUT_S: Final = 30.0
-_SUPERVISOR: Final = Path(__file__).with_name("_supervisor.py")
+_SUPERVISOR: Final = Path(__file__).with_name("supervisor_process.py")
 
 
 class TritonServer:

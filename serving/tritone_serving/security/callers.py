@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.tokens import TokenError, verified_user
+from tritone_serving.security.tokens import TokenError, verified_user
 
 SERVICE_KEY_VARIABLE: Final = "TRITONE_SERVICE_KEY_FILE"
 TRUST_CALLERS_VARIABLE: Final = "TRITONE_TRUST_CALLERS"

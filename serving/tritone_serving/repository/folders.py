@@ -1,13 +1,14 @@
-"""What a model repository holds, as far as launching a server needs to know."""
+"""Models and versions of a model repository on disk, by Triton's rules.
+
+Importing this module needs only the standard library, because backends do so.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tritone_serving._exceptions import RepositoryError
-from tritone_serving.versions import versions_of
+from typing import Final
 
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
 
@@ -30,6 +31,8 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
     Raises:
         RepositoryError: there is no such folder, nothing in it can be served, or a wanted model cannot.
     """
+    from tritone_serving._exceptions import RepositoryError
+
     remedy = _REMEDY.format(repository=repository)
     if not repository.is_dir():
         what = "is a file" if repository.exists() else "does not exist"
@@ -60,3 +63,35 @@ def steps_of(folder: Path) -> set[str]:
         return set()  # Triton says what is wrong with it
     # Only a step of an ensemble has this field; and the protobuf's parser is not a dependency of serving.
     return set(re.findall(r"""\bmodel_name\s*:\s*["']([^"']*)["']""", text))
+
+
+# Suffix of the model name under which `tritone publish` stages a candidate version until it has passed its checks.
+CANDIDATE_SUFFIX: Final = ".candidate"
+LARGEST_VERSION: Final = 2**63 - 1  # a larger number terminates Triton 2.51
+
+
+def is_candidate(model: str) -> bool:
+    """Return whether a model's name is that of a candidate version, which must not be served at start-up."""
+    return model.endswith(CANDIDATE_SUFFIX)
+
+
+def versions_of(folder: Path) -> list[str]:
+    """Return the names of a model's version folders, unordered; none for a hidden folder or a candidate."""
+    if folder.name.startswith(".") or is_candidate(folder.name) or not folder.is_dir():
+        return []
+    # Triton's own rule: a whole number above 0, without leading zeros.
+    return [
+        child.name
+        for child in folder.iterdir()
+        if child.name.isdecimal()
+        and child.name.isascii()
+        and not child.name.startswith("0")
+        and int(child.name) <= LARGEST_VERSION
+        and child.is_dir()
+    ]
+
+
+def newest_version(folder: Path) -> Path | None:
+    """Return the folder of a model's newest version; None if it has none."""
+    versions = sorted(versions_of(folder), key=int)
+    return folder / versions[-1] if versions else None

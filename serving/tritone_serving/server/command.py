@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.access import access_flags
-from tritone_serving.installation import Installation
-from tritone_serving.options import ServerOptions
-from tritone_serving.service_key import service_key_flags
+from tritone_serving.security.access import access_flags
+from tritone_serving.security.service_key import service_key_flags
+from tritone_serving.server.installation import Installation
+from tritone_serving.server.options import ServerOptions
 
 # A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
 # growth maps the region anew in both processes. What is not touched costs no memory.

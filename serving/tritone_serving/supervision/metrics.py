@@ -18,7 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
 from tritone_serving._exceptions import PortTakenError
-from tritone_serving.supervision import Reason
+from tritone_serving.supervision.options import Reason
 
 PREFIX: Final = "tritone_supervisor"
 _SERVER_REASONS: Final[tuple[Reason, ...]] = ("ended", "stopped", "hung", "memory", "all_models")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from tritone_serving._exceptions import ServerNotInstalledError
-from tritone_serving.installation import Installation, find_libpython
+from tritone_serving.server.installation import Installation, find_libpython
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  - where the kernel keeps POSIX shared memory
-OUR_BACKENDS: Final = Path(__file__).parent / "backends"
+OUR_BACKENDS: Final = Path(__file__).parents[1] / "backends"
 # Names a file that is made when the server is asked to stop; a backend that streams looks for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py

@@ -1,7 +1,7 @@
 """The service key: the secret of this server's operator, which gives access to stored data of users.
 
 `tritone serve` creates one for this user of the machine and reuses it at each start. Backends receive only its path;
-`tritone_serving.callers` decides what a caller may use.
+`tritone_serving.security.callers` decides what a caller may use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tritone.credentials import default_key_file
 from tritone_serving._exceptions import OptionsError
-from tritone_serving.callers import (
+from tritone_serving.security.callers import (
     SERVICE_KEY_HEADER,
     SERVICE_KEY_VARIABLE,
     TRUST_CALLERS_VARIABLE,
@@ -24,7 +24,7 @@ from tritone_serving.callers import (
 )
 
 if TYPE_CHECKING:
-    from tritone_serving.options import ServerOptions
+    from tritone_serving.server.options import ServerOptions
 
 _N_BYTES: Final = 32
 # HTTP header names keep their case, gRPC's are lower case. The anchors are needed because RE2 matches parts of a name.

@@ -16,7 +16,7 @@ from tritone_serving.admin import ADMIN_HEADER, RESTRICTED_APIS
 
 if TYPE_CHECKING:
     from tritone.endpoints import Endpoint
-    from tritone_serving.options import ServerOptions
+    from tritone_serving.server.options import ServerOptions
 
 # What the SDK sends its key as; over gRPC Triton looks for it under the prefix `triton-grpc-protocol-`.
 KEY_HEADER: Final = "authorization"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from tritone_serving._exceptions import OptionsError
-from tritone_serving.access import check_access
+from tritone_serving.security.access import check_access
 
 Profile = Literal["cpu", "gpu"]
 LOOPBACK: Final = "127.0.0.1"

@@ -1,4 +1,4 @@
-"""Health of one model of a running server, from its processes, its traffic and, without traffic, health checks."""
+"""Health checks of a running server's process and of each of its models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Final
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import check_health, make_inputs, sing
-from tritone_serving.cpu_pressure import CpuTimes, cpu_times
-from tritone_serving.stubs import Stub
-from tritone_serving.supervision import Problem, SupervisionOptions
+from tritone_serving.server.triton_server import TritonServer
+from tritone_serving.supervision.cpu_pressure import CpuTimes, cpu_times
+from tritone_serving.supervision.options import Problem, SupervisionOptions
+from tritone_serving.supervision.processes import Stub, is_stopped
 
 OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble"})
 ACTIVE_SHARE: Final = 0.05  # of one CPU: a stub that waits for a request uses less, one that computes much more
@@ -198,3 +199,94 @@ class ModelHealth:
         server_times = cpu_times([self._server_pid]).since(self._server_times)
         is_busy = stubs_times.active_s > ACTIVE_SHARE * passed_s or server_times.wait_s > STARVED_SHARE * passed_s
         return is_busy, max(stubs_times.slowdown, server_times.slowdown)
+
+
+LIVE_EVERY_S: Final = 1.0
+STOPPED_S: Final = 0.3
+
+
+class ServerHealth:
+    """Watches the server's process; `look` is called periodically and never blocks."""
+
+    def __init__(
+        self,
+        server: TritonServer,
+        pool: Executor,
+        options: SupervisionOptions,
+        *,
+        answers_grpc: Callable[[float], bool],
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            answers_grpc: returns whether the server's gRPC port answers within a timeout in seconds. The server counts
+                as silent only if neither protocol answers, since connections may exhaust one of them.
+        """
+        self._server = server
+        self._pool = pool
+        self._options = options
+        self._answers_grpc = answers_grpc
+        self._asked: Future[bool] | None = None
+        self._asked_s = 0.0
+        self._next_s = 0.0
+        self._silent_since_s: float | None = None
+        self._stopped_since_s: float | None = None
+        self._times = CpuTimes()
+        self._times_s = 0.0
+
+    def look(self, *, patience: float) -> Problem | None:
+        """Check the process once.
+
+        Args:
+            patience: factor for time limits, from the pressure on the machine's CPUs.
+
+        Returns:
+            The detected problem, if any.
+        """
+        exit_code = self._server.wait(0)
+        if exit_code is not None:
+            how = f"killed by signal {exit_code - 128}" if exit_code > 128 else f"exit code {exit_code}"
+            return Problem("ended", f"the server ended by itself ({how})")
+        now_s = time.monotonic()
+        if not is_stopped(self._server.pid):
+            self._stopped_since_s = None
+        elif self._stopped_since_s is None:
+            self._stopped_since_s = now_s
+        elif now_s - self._stopped_since_s > STOPPED_S:
+            return Problem("stopped", "the server's process is stopped")
+        return self._silent(now_s, patience)
+
+    def _silent(self, now_s: float, patience: float) -> Problem | None:
+        if self._asked is None:
+            if now_s >= self._next_s:
+                self._asked_s, self._next_s = now_s, now_s + LIVE_EVERY_S
+                self._asked = self._pool.submit(self._is_live, self._options.live_s * patience)
+            return None
+        if not self._asked.done():
+            self._sample(now_s)
+            return None
+        lives, self._asked = self._asked.result(), None
+        if lives:
+            self._silent_since_s = None
+            return None
+        self._sample(now_s)
+        if self._silent_since_s is None:
+            self._silent_since_s = self._asked_s
+        self._next_s = now_s
+        times = cpu_times([self._server.pid]).since(self._times)
+        is_busy = times.active_s > ACTIVE_SHARE * max(now_s - self._times_s, 0.1)
+        silent_s = now_s - self._silent_since_s
+        # Do not act on the first failure: a refused connection may mean that the server is ending by itself.
+        limit_s = self._options.live_busy_s * times.slowdown if is_busy else self._options.live_s * patience
+        if silent_s < limit_s:
+            return None
+        state = "is busy" if is_busy else "is idle"
+        return Problem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")
+
+    def _sample(self, now_s: float) -> None:
+        """Store the server's CPU times when a check is first found unanswered."""
+        if self._times_s < self._asked_s and self._silent_since_s is None:
+            self._times, self._times_s = cpu_times([self._server.pid]), now_s
+
+    def _is_live(self, timeout_s: float) -> bool:
+        return self._server.is_live(timeout_s=timeout_s) or self._answers_grpc(timeout_s)

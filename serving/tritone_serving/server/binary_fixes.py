@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.installation import Installation
+from tritone_serving.server.installation import Installation
 
 
 @dataclass(frozen=True)

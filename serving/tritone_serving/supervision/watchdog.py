@@ -28,15 +28,13 @@ from typing import Final, NoReturn
 from tritone_serving._exceptions import AdminApiError, CanaryError, CrashLoopError, ServingError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import sing
-from tritone_serving.cpu_pressure import CpuPressure, CpuTimes, cpu_times
-from tritone_serving.memory import anonymous_bytes, memory_limit_bytes
-from tritone_serving.model_health import ModelHealth
-from tritone_serving.runtime import shared_memory_bytes
-from tritone_serving.server import TritonServer
-from tritone_serving.server_health import ServerHealth
-from tritone_serving.stubs import Stub, StubScanner, is_alive
-from tritone_serving.supervision import Backoff, Level, Problem, SupervisionOptions
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving.server.runtime_folder import shared_memory_bytes
+from tritone_serving.server.triton_server import TritonServer
+from tritone_serving.supervision.cpu_pressure import CpuPressure, CpuTimes, cpu_times
+from tritone_serving.supervision.health import ModelHealth, ServerHealth
+from tritone_serving.supervision.metrics import SupervisorMetrics
+from tritone_serving.supervision.options import Backoff, Level, Problem, SupervisionOptions
+from tritone_serving.supervision.processes import Stub, StubScanner, anonymous_bytes, is_alive, memory_limit_bytes
 
 _STATISTICS_TIMEOUT_S: Final = 1.0
 _STATISTICS_EVERY_S: Final = 1.0

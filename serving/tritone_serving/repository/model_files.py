@@ -12,8 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.repository import steps_of
-from tritone_serving.versions import newest_version
+from tritone_serving.repository.folders import newest_version, steps_of
 
 MODEL_FILES: Final = {
     "onnxruntime": "model.onnx",
