@@ -58,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(FAULTS)}; default: all")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    parser.add_argument("--report", type=Path, help="file for the table with its legend, as docs/faults.md is")
+    parser.add_argument(
+        "--report", type=Path, help="file for the table with its legend, as docs/benchmarks/faults.md is"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.faults) - FAULTS.keys())

@@ -38,7 +38,7 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
     """Asks the music models of a server, or of several that serve the same.
 
     May be shared by threads, and keeps its connections open. After a fork, the child connects by itself; a copy and a
-    pickle do too, and a client with secrets cannot be pickled (see docs/connections.md).
+    pickle do too, and a client with secrets cannot be pickled (see docs/how-to/connections.md).
     """
 
     def classify(

@@ -204,7 +204,7 @@ def test_streaming_is_reported_and_exact(ran: Ran) -> None:
     assert 0 < stream["first_notes_ms"] < stream["whole_ms"]
 
 
-def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Callable[..., Any]) -> None:
+def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, run_tritone: Callable[..., Any]) -> None:
     options = ServerOptions(repository=ran.folder / "models", http_port=0, grpc_port=0, metrics_port=0)
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -225,11 +225,11 @@ def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Cal
         for each in ran.second["recommended"]:
             answer = eval(each["python"], {"music": music})  # noqa: S307 - our own page's line
             assert list(answer.track_ids) == tracks_of(each), each["python"]
-            ended = tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
+            ended = run_tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
             assert ended.status == 0, ended.stderr
             assert tracks_of(json.loads(ended.stdout)) == tracks_of(each)
         for each in ran.second["music"][:5:2]:
-            ended = tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
+            ended = run_tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
             assert ended.status == 0, ended.stderr
             (saved,) = each["pieces"]
             assert Path(f"{each['name']}.mid").read_bytes() == Path(saved["midi"]).read_bytes()

@@ -159,7 +159,7 @@ FATAL = {
 def test_what_is_not_sent_is_still_fatal_to_the_unmodified_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """If this fails, Triton itself has fixed it: drop our fix, and take it out of README and THREATS."""
+    """If this fails, Triton itself has fixed it: drop our fix, and take it out of the documentation."""
     monkeypatch.setattr(server_module, "fixed_copy", lambda installation, folder: (installation.binary, frozenset()))
     served.make_repository(tmp_path, music=False)
     ask = Ask("taste_vae", FATAL[why])

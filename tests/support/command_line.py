@@ -1,4 +1,4 @@
-"""The whole command as people run it, in this process."""
+"""The command `tritone` for tests: run in this process, with its exit status and output."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-
-from tritone_cli import console, main
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,9 @@ class Ended:
 
 @pytest.fixture
 def run_tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run `tritone ARGUMENTS` and answer how it ended; errors that it leaks fail the test."""
+    """Run `tritone ARGUMENTS` in this process and return how it ended; an exception that it leaks fails the test."""
+    from tritone_cli import console, main
+
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(console.people, "width", 200)
     client_log = logging.getLogger("tritone.audio")  # the command line adds a handler, which must not outlive the test
