@@ -1,1 +1,1 @@
-"""The parts of `tritone demo`, in their order: models, listening, writing, the page that shows it all."""
+"""The demo: train, export and serve small models, call them, and write a page with the results."""

@@ -1,4 +1,4 @@
-"""`tritone demo`: the whole path on embedded data, from scores to what served models hear, write and recommend."""
+"""`python -m examples.demo`: train, export, serve and call small models, and write a page with the results."""
 
 from __future__ import annotations
 
@@ -12,47 +12,45 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from examples.demo import classification, generation, recommendations
+from examples.demo.listeners import listeners, simulated_listening
+from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder
+from examples.demo.page import PAGE, PageContent, write_page
+from examples.demo.pieces import write_excerpts
+from examples.demo.reuse import RECOMMENDER
 from tritone import TritoneError
 from tritone_cli import console, options
+from tritone_cli.main import new_app, run
 
 if TYPE_CHECKING:
+    from examples.demo.classification import ClassifiedRecording, Medley
+    from examples.demo.generation import GeneratedPieces, Section, StreamTiming
+    from examples.demo.recommendations import ListenerRecommendations
     from tritone import MusicClient
-    from tritone_cli.demonstration.listening import Heard, Medley
-    from tritone_cli.demonstration.models import Trained
-    from tritone_cli.demonstration.recommending import Suggested
-    from tritone_cli.demonstration.writing import Chapter, Streamed, Written
     from tritone_serving import TritonServer
 
 _N_STEPS: Final = 6
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("demo")(demo)
-
-
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, recordings, music and the page.")] = Path("demo"),
-    repository: Annotated[Path, typer.Option(help="Model repository that is filled and served.")] = Path(
-        "model_repository"
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, recordings, generated music and the page.")] = Path(
+        "demo"
     ),
+    repository: Annotated[Path, typer.Option(help="Model repository to fill and serve.")] = Path("model_repository"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running until Ctrl-C.")] = False,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train again even if nothing has changed.")] = False,
     seed: options.Seed = 0,
-    preset: Annotated[str, typer.Option(help="What is trained: demo (minutes), default (hours) or tiny.")] = "demo",
+    preset: Annotated[
+        str, typer.Option(help="Hyper-parameter preset: demo (minutes), default (hours) or tiny (for tests).")
+    ] = "demo",
     as_json: options.Json = False,
 ) -> None:
-    """Train small models on the embedded catalogue, export them, and have them listen, write and recommend on Triton.
+    """Train small models on the embedded catalogue, export and serve them; then classify, compose and recommend.
 
-    Leaves a page, demo/index.html, that shows and plays what came of it.
+    Writes a page, demo/index.html, with all results. A repeated run reuses models whose inputs have not changed.
     """
     from tritone import MusicClient
-    from tritone_cli.demonstration import listening, recommending, writing
-    from tritone_cli.demonstration.freshness import RECOMMENDER
-    from tritone_cli.demonstration.givens import write_givens
-    from tritone_cli.demonstration.listeners import listeners, simulated_listening
-    from tritone_cli.demonstration.models import COMPOSER, LISTENER, WRITERS, Workshop
-    from tritone_cli.demonstration.page import PAGE, Story, write_page
     from tritone_training.catalogue import load_catalogue
     from tritone_training.data.scores import load_scores
 
@@ -63,7 +61,7 @@ def demo(
         scores = load_scores(None, progress=progress)
         collections = ", ".join(sorted({track.collection for track in catalogue.tracks}))
         console.say(f"      {len(catalogue.tracks)} pieces of {collections}")
-    workshop = Workshop(
+    builder = ModelBuilder(
         out=out,
         repository=repository,
         catalogue=catalogue,
@@ -73,56 +71,67 @@ def demo(
         progress=progress,
     )
     with _step(
-        2, f"training and exporting {LISTENER}, {', '.join(WRITERS)} and {RECOMMENDER} (on simulated listening)"
+        2, f"training and exporting {CLASSIFIER}, {', '.join(GENERATORS)} and {RECOMMENDER} (on simulated listening)"
     ):
-        trained = workshop.make()
-        listener = trained[LISTENER]
+        models = builder.build()
+        classifier = models[CLASSIFIER]
     with _step(3, "starting Triton"):
         server = _start(repository, keep=keep)
     with server:
-        (out / PAGE).unlink(missing_ok=True)  # an earlier run's, which would show half of each
+        (out / PAGE).unlink(missing_ok=True)  # from an earlier run; its links may now lead to other files
         with MusicClient(server.grpc_url) as music:
             with _step(4, "classifying held-out recordings"):
-                heard, medley = listening.listen(music, catalogue, listener.info, out)
+                recordings, medley = classification.classify_recordings(music, catalogue, classifier.info, out)
             with _step(5, "generating pieces"):
-                givens = write_givens(scores, catalogue, out)
-                chapters = [
-                    (chapter, [writing.write(music, ask, givens, out) for ask in chapter.asks])
-                    for chapter in writing.chapters(givens, styles=trained[COMPOSER].info["styles"])
+                excerpts = write_excerpts(scores, catalogue, out)
+                sections = [
+                    (section, [generation.generate(music, request, excerpts, out) for request in section.requests])
+                    for section in generation.sections(excerpts, styles=models[COMPOSER].info["styles"])
                 ]
-                streamed = _streamed(music, chapters)
+                timing = _time_stream(music, sections)
             with _step(6, "recommending to simulated listeners and to cold-start users"):
-                suggested = [
-                    recommending.recommend(music, each, catalogue, out)
-                    for each in listeners(simulated_listening(seed), catalogue, heard)
+                recommended = [
+                    recommendations.recommend(music, each, catalogue, out)
+                    for each in listeners(simulated_listening(seed), catalogue, recordings)
                 ]
         seconds = time.monotonic() - started
-        story = Story(
-            facts=_facts(heard, trained, streamed, chapters, seconds=seconds),
-            heard=heard,
+        content = PageContent(
+            facts=_facts(recordings, models, timing, sections, seconds=seconds),
+            recordings=recordings,
             medley=medley,
-            chapters=chapters,
-            suggested=suggested,
+            sections=sections,
+            recommended=recommended,
             collections={collection.name: collection.title for collection in catalogue.collections},
-            models={kind: each.headline for kind, each in trained.items()},
+            models={kind: each.headline for kind, each in models.items()},
             serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )
-        page = write_page(out, story)
+        page = write_page(out, content)
         if as_json:
-            figures = {
+            head = {
                 "seconds": seconds,
                 "server": server.grpc_url,
                 "repository": str(repository),
                 "page": str(page),
                 "catalogue_fingerprint": catalogue.fingerprint,
             }
-            console.print_json({**figures, **_as_json(trained, heard, medley, chapters, streamed, suggested)})
+            results = _as_json(
+                models=models,
+                recordings=recordings,
+                medley=medley,
+                sections=sections,
+                timing=timing,
+                recommended=recommended,
+            )
+            console.print_json({**head, **results})
         else:
-            _conclude(out, repository, heard, page, seconds=seconds)
+            _print_summary(out, repository, recordings, page, seconds=seconds)
         if keep:
-            _stay(server)
-    if not any(each.right for each in heard) and listener.info["metrics"]["test"]["accuracy"] > 0.5:
-        raise TritoneError("the served model got every recording wrong, the trained one did not: serving is broken")
+            _wait(server)
+    if not any(each.is_correct for each in recordings) and classifier.info["metrics"]["test"]["accuracy"] > 0.5:
+        raise TritoneError(
+            "the served model classified every recording wrongly, but the trained model did not; this is a bug, please "
+            "report it"
+        )
 
 
 @contextmanager
@@ -136,102 +145,107 @@ def _step(number: int, what: str) -> Iterator[None]:
 def _start(repository: Path, *, keep: bool) -> TritonServer:
     from tritone_serving import ServerOptions, TritonServer
 
-    wanted = ServerOptions(repository=repository)
-    if not keep:  # free ports, so that the demonstration never meets another server; fixed ones if it stays
-        wanted = replace(wanted, http_port=0, grpc_port=0, metrics_port=0)
-    return TritonServer.start(wanted)
+    server_options = ServerOptions(repository=repository)
+    if not keep:  # free ports, so that the demo does not collide with another server
+        server_options = replace(server_options, http_port=0, grpc_port=0, metrics_port=0)
+    return TritonServer.start(server_options)
 
 
-def _stay(server: TritonServer) -> None:
-    console.say(f"the server stays at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
+def _wait(server: TritonServer) -> None:
+    console.say(f"the server keeps running at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
     try:
         server.wait()
     except KeyboardInterrupt:
         console.say("stopped")
 
 
-def _streamed(music: MusicClient, chapters: Sequence[tuple[Chapter, Sequence[Written]]]) -> Streamed:
-    from tritone_cli.demonstration.writing import measure_stream
-
-    (ask,) = (each.ask for _, written in chapters for each in written if each.ask.is_streamed)
-    streamed = measure_stream(music, ask)
+def _time_stream(music: MusicClient, sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]]) -> StreamTiming:
+    (request,) = (each.request for _, generated in sections for each in generated if each.request.is_streamed)
+    timing = generation.measure_stream(music, request)
     console.say(
-        f"      streaming {streamed.n_bars} bars: the first notes after {streamed.first_notes_ms:.0f} ms, the last "
-        f"after {streamed.whole_ms:.0f} ms, {'the same' if streamed.same else 'NOT the same'} as in one answer"
+        f"      streaming {timing.n_bars} bars: the first notes after {timing.first_notes_ms:.0f} ms, the last "
+        f"after {timing.whole_ms:.0f} ms, {'the same' if timing.same else 'NOT the same'} as without streaming"
     )
-    if not streamed.same:
-        raise TritoneError("a streamed piece differs from the one that comes in one answer: something is broken")
-    return streamed
+    if not timing.same:
+        raise TritoneError("a streamed piece differs from the piece without streaming; this is a bug, please report it")
+    return timing
 
 
 def _facts(
-    heard: Sequence[Heard],
-    trained: Mapping[str, Trained],
-    streamed: Streamed,
-    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
+    recordings: Sequence[ClassifiedRecording],
+    models: Mapping[str, DemoModel],
+    timing: StreamTiming,
+    sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]],
     *,
     seconds: float,
 ) -> tuple[tuple[str, str], ...]:
-    from tritone_cli.demonstration.freshness import RECOMMENDER
-    from tritone_cli.demonstration.models import LISTENER
-
-    test = trained[LISTENER].info["metrics"]["test"]
-    valid = trained[RECOMMENDER].info["metrics"]["valid"]
+    test = models[CLASSIFIER].info["metrics"]["test"]
+    valid = models[RECOMMENDER].info["metrics"]["valid"]
     popular = valid["members"]["popularity"]["ndcg@10"]
-    n_pieces = sum(len(each.pieces) for _, written in chapters for each in written)
+    n_pieces = sum(len(each.pieces) for _, generated in sections for each in generated)
     return (
         (f"{test['accuracy']:.3f}", f"accuracy on {test['n']} recordings of held-out pieces"),
-        (f"{sum(each.right for each in heard)} of {len(heard)}", "of those below"),
-        (str(n_pieces), "pieces written for this page"),
-        (f"{streamed.first_notes_ms:.0f} ms", "from asking for a streamed piece to its first notes"),
+        (f"{sum(each.is_correct for each in recordings)} of {len(recordings)}", "correct among the recordings below"),
+        (str(n_pieces), "pieces generated for this page"),
+        (f"{timing.first_notes_ms:.0f} ms", "from the request for a streamed piece to its first notes"),
         (
             f"{valid['cross_fitted']['ndcg@10']:.3f}",
             f"NDCG@10 for simulated listeners (popularity alone: {popular:.3f})",
         ),
-        (f"{seconds / 60:.1f} min", "for all of it, training included where it was needed"),
+        (f"{seconds / 60:.1f} min", "for the whole demo, including any training"),
     )
 
 
 def _as_json(
-    trained: Mapping[str, Trained],
-    heard: Sequence[Heard],
+    *,
+    models: Mapping[str, DemoModel],
+    recordings: Sequence[ClassifiedRecording],
     medley: Medley,
-    chapters: Sequence[tuple[Chapter, Sequence[Written]]],
-    streamed: Streamed,
-    suggested: Sequence[Suggested],
+    sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]],
+    timing: StreamTiming,
+    recommended: Sequence[ListenerRecommendations],
 ) -> dict[str, Any]:
     return {
-        "models": {kind: each.to_dict() for kind, each in trained.items()},
+        "models": {kind: each.to_dict() for kind, each in models.items()},
         "recordings": [
-            {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in heard
+            {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in recordings
         ],
         "medley": {"path": str(medley.path), "picture": str(medley.picture), **medley.answer.to_dict()},
-        "music": [each.to_dict() for _, written in chapters for each in written],
+        "music": [each.to_dict() for _, generated in sections for each in generated],
         "stream": {
-            "n_bars": streamed.n_bars,
-            "first_notes_ms": streamed.first_notes_ms,
-            "whole_ms": streamed.whole_ms,
-            "same_as_unstreamed": streamed.same,
+            "n_bars": timing.n_bars,
+            "first_notes_ms": timing.first_notes_ms,
+            "whole_ms": timing.whole_ms,
+            "same_as_unstreamed": timing.same,
         },
-        "recommended": [each.to_dict() for each in suggested],
+        "recommended": [each.to_dict() for each in recommended],
     }
 
 
-def _conclude(out: Path, repository: Path, heard: Sequence[Heard], page: Path, *, seconds: float) -> None:
-    n_right = sum(each.right for each in heard)
+def _print_summary(
+    out: Path, repository: Path, recordings: Sequence[ClassifiedRecording], page: Path, *, seconds: float
+) -> None:
+    n_correct = sum(each.is_correct for each in recordings)
     console.say(
-        f"\n{n_right} of {len(heard)} recordings right, in {seconds:.0f} s. Open this page to see and hear all of it:\n"
+        f"\n{n_correct} of {len(recordings)} recordings classified correctly, {seconds:.0f} s in all. "
+        f"All results are on this page:\n"
         f"  {page}\n"
-        f"What lies where:\n"
+        f"Files:\n"
         f"  recordings, music   {out / 'recordings'}, {out / 'music'}\n"
         f"  recommended         {out / 'recommended'}\n"
         f"  checkpoints         {out / 'checkpoints'}\n"
         f"  repository          {repository}\n"
-        f"How to go on:\n"
-        f"  make serve                                         serves this repository\n"
-        f"  .venv/bin/tritone classify {heard[0].path}\n"
-        f"  .venv/bin/tritone compose --bars 8 --out tune.wav  writes a piece\n"
-        f"  .venv/bin/tritone recommend --n 10 --explain       says what to play, and why\n"
-        f"  .venv/bin/tritone train genre_cnn --data FOLDER    learns your labels (a folder per label)\n"
-        f"  .venv/bin/tritone train recommender --interactions LOG   learns your listeners' taste"
+        f"Next steps:\n"
+        f"  make serve                                         serve this repository\n"
+        f"  .venv/bin/tritone classify {recordings[0].path}\n"
+        f"  .venv/bin/tritone compose --bars 8 --out tune.wav  compose a piece\n"
+        f"  .venv/bin/tritone recommend --n 10 --explain       recommend tracks and explain why\n"
+        f"  .venv/bin/tritone train genre_cnn --data FOLDER    train on your labels (a folder per label)\n"
+        f"  .venv/bin/tritone train recommender --interactions LOG   train on your listening log"
     )
+
+
+if __name__ == "__main__":
+    app = new_app()
+    app.command("demo")(demo)
+    run(app)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from benchmarks.fuzzing import campaign, judging, over_grpc, over_http, served
 from benchmarks.fuzzing.asks import Ask, Tensor
-
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving import server as server_module
 from tritone_serving.stubs import stubs_of

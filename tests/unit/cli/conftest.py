@@ -1,41 +1,7 @@
-"""The whole command as people run it, in this process."""
+"""Fixtures of the tests of this folder."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from tests.support.command_line import run_tritone
 
-import pytest
-
-from tritone_cli import console, main
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run_tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run `tritone ARGUMENTS` and answer how it ended; errors that it leaks fail the test."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(console.people, "width", 200)
-    client_log = logging.getLogger("tritone.audio")  # the command line adds a handler, which must not outlive the test
-    monkeypatch.setattr(client_log, "handlers", list(client_log.handlers))
-
-    def run(*arguments: object) -> Ended:
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["tritone", *map(str, arguments)])
-            with pytest.raises(SystemExit) as ended:
-                main.main()
-        captured = capfd.readouterr()
-        status = ended.value.code
-        assert isinstance(status, int | None)
-        return Ended(status or 0, captured.out, captured.err)
-
-    return run
+__all__ = ["run_tritone"]
