@@ -27,8 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
-
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving.calls import Calls
 from tritone_serving.memory import family, memory_mb
 from tritone_serving.probing import probe

@@ -25,7 +25,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount
-
 from tritone_serving.memory import family
 from tritone_serving.repository import filled_models
 from tritone_serving.stubs import stubs_of

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.deploy.balancing import wait_until
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls

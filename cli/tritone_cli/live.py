@@ -44,7 +44,7 @@ def connected(
         CanaryError: the server does not answer over gRPC.
     """
     from tritone import InvalidInputError
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_export.publishing import Live
     from tritone_serving.calls import Calls
     from tritone_serving.trial import Bounds

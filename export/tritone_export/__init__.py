@@ -28,7 +28,7 @@ from tritone_export._exceptions import (
     TunedError,
     ValueMismatchError,
 )
-from tritone_export.forgetting import Forgotten, forget_user, served_versions
+from tritone_export.forgetting import Forgotten, forget_user
 from tritone_export.forgetting_checkpoint import forget_in_checkpoint
 from tritone_export.lint import Finding, LintReport, check_hearing, check_repository, lint_repository
 from tritone_export.models import ExportResult
@@ -83,7 +83,6 @@ __all__ = [
     "forget_in_checkpoint",
     "forget_user",
     "lint_repository",
-    "served_versions",
     "write_configs",
     "write_kind_configs",
 ]

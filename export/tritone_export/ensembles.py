@@ -3,10 +3,6 @@
 An ensemble of ours has no batch axis, so that one request may be many windows for one step and one question for the
 next: Triton holds the whole shape of a tensor against the steps', batch axes included. The graph in between turns
 the embeddings of a recording's windows into one; it is written node by node, since nothing in it is learned.
-
-It takes what else `genre_cnn` says of the windows and does nothing with it. Triton's response cache knows answers by
-the inputs alone: an ensemble that asked `genre_cnn` for the embeddings only would leave an answer there that lacks the
-probabilities of whoever asks next; and Triton refuses an ensemble whose steps answer what no other step takes.
 """
 
 from __future__ import annotations
@@ -31,11 +27,10 @@ if TYPE_CHECKING:
     from tritone_training.declaration import EnsembleDeclaration, Tensor
 
 POOLING_MODEL: Final = "recording_embedding"
-POOLING_IGNORES: Final = ("probabilities", "emotions")  # inputs beside the embeddings
 _ONNX: Final = "model.onnx"
 MOST_WINDOWS: Final = 64  # of a recording: `genre_cnn` takes no larger batch
 _LARGEST_VALUE: Final = 2.0  # values from `genre_cnn` are within -1..1, apart from rounding
-_MOST_COLUMNS: Final = 4_096  # of each input; `genre_cnn` has 256 features, nine emotions and some genres
+_MOST_COLUMNS: Final = 4_096  # size of an embedding; that of `genre_cnn` is 256
 _NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
 
 
@@ -47,8 +42,6 @@ def publish_ensemble(
     name: str | None = None,
 ) -> Path:
     """Add the next version of an ensemble, and the graphs of ours that it passes through, if they are not there.
-
-    Every new version of one of its steps asks for one: Triton's cache knows answers by the ensemble's version.
 
     Args:
         rename: the name of each step's model in this repository.
@@ -107,8 +100,6 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
             item.input_map[key] = value
         for key, value in step.outputs.items():
             item.output_map[key] = value
-    if declaration.response_cache:
-        config.response_cache.enable = True
     return dict.fromkeys(CONFIG_FILES, config_text(config))
 
 
@@ -117,8 +108,7 @@ def pooling_configs() -> dict[str, str]:
     config: ModelConfig = model_config_pb2.ModelConfig(
         name=POOLING_MODEL, backend="onnxruntime", default_model_filename=_ONNX, max_batch_size=0
     )
-    for name in ("embeddings", *POOLING_IGNORES):
-        config.input.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=[-1, -1])
+    config.input.add(name="embeddings", data_type=model_config_pb2.TYPE_FP32, dims=[-1, -1])
     config.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[1, -1])
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
@@ -128,22 +118,16 @@ def pooling_configs() -> dict[str, str]:
 
 
 def _pooling_inputs() -> tuple[Tensor, ...]:
-    """Return the graph's inputs with limits that fit the batch size and the outputs of `genre_cnn`."""
+    """Return the graph's input with limits that fit the batch size and the embedding of `genre_cnn`."""
     from tritone_training.declaration import Axis, Limits, Tensor
 
-    window = Axis("window", max_size=MOST_WINDOWS)
+    axes = (Axis("window", max_size=MOST_WINDOWS), Axis("feature", max_size=_MOST_COLUMNS))
     limits = Limits(minimum=-_LARGEST_VALUE, maximum=_LARGEST_VALUE)
-    return tuple(
-        Tensor(name, "FP32", (window, Axis(axis, max_size=_MOST_COLUMNS)), "", limits=limits)
-        for name, axis in (("embeddings", "feature"), *((name, name) for name in POOLING_IGNORES))
-    )
+    return (Tensor("embeddings", "FP32", axes, "embedding of each window", limits=limits),)
 
 
 def pooling_graph() -> bytes:
-    """The graph: embeddings (W, E) of a recording's windows -> embedding (1, E), the unit vector of their mean.
-
-    Its other inputs, (W, any), have no part in it.
-    """
+    """Build the graph: embeddings (W, E) of a recording -> embedding (1, E), the unit vector of their mean."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -156,10 +140,7 @@ def pooling_graph() -> bytes:
             helper.make_node("Div", ["mean", "divisor"], ["embedding"]),
         ],
         POOLING_MODEL,
-        [
-            helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["window", "feature"]),
-            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["window", name]) for name in POOLING_IGNORES),
-        ],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["window", "feature"])],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, "feature"])],
         [
             numpy_helper.from_array(np.array([0], np.int64), "windows"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,8 +34,7 @@ class Forgotten:
     """What was done.
 
     Attributes:
-        versions: what was published, by model: the recommender, and ensembles that it is a part of, whose cached
-            answers end with their version. Empty if the newest version did not know the user.
+        versions: published version by model. Empty if the newest version did not know the user.
         removed: versions of the recommender that were deleted, because they held the user.
         kept: versions that still hold the user.
         other_key: versions whose pseudonyms were made with a key that is not at hand: under the given one they
@@ -102,9 +101,7 @@ def forget_user(
     published: dict[str, int] = {}
     before = after = looked[newest][0].n_users
     if newest in holding:
-        # The ensembles first: were this cut short in between, doing it again would still find the user.
-        ensembles = _publish_ensembles(repository, model)
-        published = {model: _publish_without(folder, newest, user, *looked[newest]), **ensembles}
+        published = {model: _publish_without(folder, newest, user, *looked[newest])}
         after = before - 1
     removed, kept = [], list(holding) if keep_old else []
     for number in () if keep_old else holding:
@@ -115,15 +112,6 @@ def forget_user(
             kept.append(number)
             unread[number] = str(error)
     return Forgotten(published, tuple(removed), tuple(kept), tuple(other_key), unread, (before, after))
-
-
-def served_versions(repository: Path, model: str) -> dict[str, int]:
-    """The newest version of a recommender and of the ensembles that it is a part of, itself first."""
-    folder = repository / model
-    numbers = versions(folder) if folder.is_dir() else []
-    if not numbers:
-        return {}
-    return {model: numbers[-1], **{name: number for name, number, _ in _ensembles_of(repository, model)}}
 
 
 def _publish_without(folder: Path, number: int, user: str, artifact: Artifact, key: bytes) -> int:
@@ -150,27 +138,6 @@ def _publish_without(folder: Path, number: int, user: str, artifact: Artifact, k
             return {**files, CARD_FILENAME: card_bytes(new)}
 
         return int(publish(folder, version_files=version_files, model_files={}).name)
-
-
-def _publish_ensembles(repository: Path, model: str) -> dict[str, int]:
-    """A new version of each ensemble of ours that a model is a part of."""
-    published = {}
-    for name, _, card in list(_ensembles_of(repository, model)):
-
-        def version_files(version: int, card: Mapping[str, Any] = card) -> dict[str, bytes | Path]:
-            return {CARD_FILENAME: card_bytes({**card, "version": version})}
-
-        published[name] = int(publish(repository / name, version_files=version_files, model_files={}).name)
-    return published
-
-
-def _ensembles_of(repository: Path, model: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """(name, newest version, its card) of each ensemble of ours that a model is a part of."""
-    for folder in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        numbers = versions(folder)
-        card = _card(folder / str(numbers[-1])) if numbers else {}
-        if card.get("kind") == "ensemble" and model in card.get("steps", ()):
-            yield folder.name, numbers[-1], card
 
 
 def _card(folder: Path) -> dict[str, Any]:

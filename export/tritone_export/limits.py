@@ -33,6 +33,17 @@ def limits_text(inputs: Sequence[Tensor]) -> str:
     return json.dumps(entries, separators=(",", ":"), sort_keys=True)
 
 
+def is_limited(text: str) -> bool:
+    """Return whether a config's parameter `limits` lets a backend refuse requests; unreadable text counts as limits."""
+    if not text:
+        return False
+    try:
+        entries = json.loads(text)
+        return bool(entries["axes"]) or any(entry.keys() - {"axes"} for entry in entries["inputs"].values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return True
+
+
 def _axis(axis: Axis) -> dict[str, int]:
     limits = {"min": axis.min_size, "max": axis.max_size, "total": axis.max_total}
     return {key: value for key, value in limits.items() if value is not None}

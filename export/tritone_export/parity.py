@@ -1,6 +1,6 @@
 """Does the ONNX model compute what PyTorch computes? Shapes, then finiteness, then values.
 
-Letters: B batch.
+Shapes: B batch.
 """
 
 from __future__ import annotations

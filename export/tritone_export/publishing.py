@@ -5,7 +5,7 @@ model's folder; so neither a restart of the server nor a load by somebody else i
 Triton then loads it beside the version before, and passes requests on to it from one to the next.
 
 The version before stays on disk, with the files that lay beside it (labels, configs) in its folder `.beside`. Going
-back adds it once more under the next number: the response cache knows answers by number, so none is used twice.
+back adds it once more under the next number, since a version's files never change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,6 @@ from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.dependents import cached_dependents
 from tritone_export.lint.hearing import check_hearing
 from tritone_export.repository import check_model_name, publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME
@@ -47,10 +46,8 @@ class Published:
 
     Attributes:
         before: the version that was live until then; None if it is the first.
-        trial: what it showed before; None where a version was brought back, or renewed.
+        trial: what it showed before; None where a version was brought back.
         seconds: how long the change took, from writing the version to its answering.
-        renewed: it is the version before under another number, so that no answer of it is taken from the cache: it
-            passes requests on to a model that was changed.
     """
 
     model: str
@@ -58,7 +55,6 @@ class Published:
     before: int | None
     trial: Trial | None
     seconds: float
-    renewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def publish_live(
     force: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Published, ...]:
-    """Try the newest versions of `source`, and make them live if all pass; renew what answers by means of them.
+    """Try the newest versions of `source`, and make them live if all pass.
 
     Args:
         source: a model repository, of an export or of another server.
@@ -94,12 +90,11 @@ def publish_live(
         on_step: told each step as it begins.
 
     Returns:
-        the new versions, then those that were renewed.
+        the new versions.
 
     Raises:
         InvalidModelNameError: one is none.
-        RefusedVersionError: one did not pass; all that was live is live still. Or what passes requests on to one that
-            is live now cannot be renewed, which the message tells.
+        RefusedVersionError: one did not pass; all that was live is live still.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
@@ -112,7 +107,6 @@ def publish_live(
             _beside(source / model, live.repository / model)
         if not force:
             _refuse_mismatch(live.repository, {model: newest(source, model) for model in models})
-        users = cached_dependents(live.repository, models, live.calls, timeout_s=live.bounds.timeout_s)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
@@ -133,13 +127,13 @@ def publish_live(
             version = newest(source, model)
             beside = _beside(version.parent, live.repository / model)
             published.append(_switch(live, version, beside, trials[model]))
-        return (*published, *_renew(live, users, models, on_step))
+        return tuple(published)
 
 
 def rollback(
     model: str, live: Live, *, version: int | None = None, force: bool = False, together: Sequence[str] = ()
-) -> tuple[Published, ...]:
-    """Make the version before the live one live again, as the next number; renew what answers by means of it.
+) -> Published:
+    """Make the version before the live one live again, as the next number.
 
     Args:
         version: the one to bring back; None takes the newest below the live one that was not withdrawn before and is
@@ -148,12 +142,12 @@ def rollback(
         together: other models that will go back too, which counts when it is checked whether models belong together.
 
     Returns:
-        the model's version, then those that were renewed.
+        the model's new version.
 
     Raises:
         InvalidModelNameError: this is none.
         RepositoryError: there is none.
-        RefusedVersionError: it does not answer any more, or what passes requests on to it does not.
+        RefusedVersionError: it does not answer any more.
     """
     check_model_name(model)
     with translated(live.repository), _alone(live.repository):
@@ -176,10 +170,9 @@ def rollback(
         kept = folder / str(wanted) / BESIDE
         # How this machine serves best is not a version's: what holds now stays.
         beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
-        users = cached_dependents(live.repository, [model], live.calls, timeout_s=live.bounds.timeout_s)
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
-        return (result, *_renew(live, users, [model]))
+        return result
 
 
 def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
@@ -201,29 +194,6 @@ def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
             model=model,
             reason=reason,
         )
-
-
-def _renew(
-    live: Live, users: Sequence[str], changed: Sequence[str], on_step: Callable[[str], None] = lambda step: None
-) -> list[Published]:
-    """Give what is live the next number, under which the cache holds no answers yet."""
-    renewed = []
-    for model in users:
-        on_step(f"{model}: renewing, since it answers by means of {', '.join(changed)}")
-        version = newest(live.repository, model)
-        try:
-            published = _switch(live, version, _contents(version.parent), None)
-        except (RefusedVersionError, RepositoryError) as error:
-            reason = error.reason if isinstance(error, RefusedVersionError) else str(error)
-            raise RefusedVersionError(
-                f"{', '.join(changed)}: the new version is live, but {model}, which passes requests on to it, cannot "
-                f"be renewed and answers from the cache, if at all: {reason}; go back with: tritone rollback "
-                f"{' '.join(changed)}",
-                model=model,
-                reason=reason,
-            ) from error
-        renewed.append(replace(published, renewed=True))
-    return renewed
 
 
 def _beside(source: Path, folder: Path) -> dict[str, bytes]:

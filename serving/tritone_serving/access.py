@@ -15,7 +15,7 @@ from tritone_serving._exceptions import OptionsError
 from tritone_serving.admin import ADMIN_HEADER, RESTRICTED_APIS
 
 if TYPE_CHECKING:
-    from tritone._endpoint import Endpoint
+    from tritone.endpoints import Endpoint
     from tritone_serving.options import ServerOptions
 
 # What the SDK sends its key as; over gRPC Triton looks for it under the prefix `triton-grpc-protocol-`.
@@ -84,7 +84,7 @@ def own_endpoint(options: ServerOptions, grpc_url: str) -> Endpoint:
         OptionsError: the server's certificate bears no name.
         OSError: the server is not there, or ends the handshake.
     """
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
 
     if options.tls_cert is None:
         return make_endpoint(grpc_url, api_key=options.api_key)

@@ -5,7 +5,7 @@ can recognise such a request with certainty: its fields may come in any order af
 the one of the `nvidia-pytriton` wheel, which this package pins, the launcher therefore runs a copy in which a few bytes
 differ. The copy is written to the server's private folder; the installed file is not changed. Any other binary
 (NVIDIA's images, custom builds, other versions) runs unmodified, and the load balancer has to refuse such requests; see
-THREATS.md. A sixth fault shows requests to every user of the machine.
+docs/explanation/threats.md. A sixth fault shows requests to every user of the machine.
 
 The fixes are applied only to a file with the expected SHA-256; otherwise none is applied.
 """

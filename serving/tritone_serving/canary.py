@@ -6,8 +6,8 @@ models of other origin, for ensembles), and cannot grow stale. Ours and Triton's
 loaded once: a Python stub that died since stays «ready».
 
 Values that fit all kinds: a lone number is 1 (k, top_k, temperature, a length), a few numbers are zeros as in
-`model_warmup`, many are random: numbers in [0, 1), or 0 and 1 where they are whole. What is random never meets the
-response cache. A model that refuses these is asked again with zeros alone.
+`model_warmup`, many are random: numbers in [0, 1), or 0 and 1 where they are whole. A model that refuses these is
+asked again with zeros alone.
 """
 
 from __future__ import annotations

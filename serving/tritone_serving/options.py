@@ -11,7 +11,7 @@ from tritone_serving.access import check_access
 
 Profile = Literal["cpu", "gpu"]
 LOOPBACK: Final = "127.0.0.1"
-CACHE_BYTES: Final = 64 << 20
+RESPONSE_CACHE_BYTES: Final = 64 << 20  # a size to switch the response cache on with; it is off by default
 LOG_BYTES: Final = 32 << 20
 MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with much less
 
@@ -45,7 +45,8 @@ class ServerOptions:
         startup_timeout_s: time limit for the start, including loading all models; up to five times as long on a machine
             whose CPUs are busy.
         stop_timeout_s: how long requests in flight and models get to finish before they are killed.
-        response_cache_bytes: memory for answers to repeated requests, 0 for no cache.
+        response_cache_bytes: size of Triton's response cache, which serves only models whose declaration opts in;
+            0 switches it off.
         auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).
             Triton starts every model twice for that, which costs 1.5 s each; `tritone export` writes
             whole configs, so it is off.
@@ -78,7 +79,7 @@ class ServerOptions:
     log_max_bytes: int = LOG_BYTES
     startup_timeout_s: float = 60.0
     stop_timeout_s: float = 7.0
-    response_cache_bytes: int = CACHE_BYTES
+    response_cache_bytes: int = 0
     auto_complete: bool = False
     log_verbose: int = 0
     installation: Path | None = None

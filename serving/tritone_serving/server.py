@@ -45,7 +45,7 @@ from tritone_serving.repository import servable_models
 from tritone_serving.service_key import service_key_environment
 
 if TYPE_CHECKING:
-    from tritone._endpoint import Endpoint
+    from tritone.endpoints import Endpoint
 
 POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory

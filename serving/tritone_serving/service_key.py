@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
 from tritone_serving._exceptions import OptionsError
 from tritone_serving.callers import (
     SERVICE_KEY_HEADER,

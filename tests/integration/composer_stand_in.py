@@ -2,7 +2,7 @@
 
 Whole numbers decide the notes, so that the same piece has the same notes on every host, in every company.
 
-Letters: B pieces, N frames, L lookahead frames.
+Shapes: B pieces, N frames, L lookahead frames.
 """
 
 from __future__ import annotations

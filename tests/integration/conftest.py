@@ -34,7 +34,6 @@ dynamic_batching {{
   max_queue_delay_microseconds: {delay_us}
   default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: 5000000 max_queue_size: 256 }}
 }}
-response_cache {{ enable: true }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
@@ -96,15 +95,6 @@ def make_repository(path: Path, *, name: str = MODEL, delay_us: int = 500) -> Pa
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep tokens and logs out of the user's own state folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("state")
-        patch.setenv("XDG_STATE_HOME", str(folder))
-        yield folder
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("repository"))
@@ -136,7 +126,7 @@ def options_for() -> Callable[..., ServerOptions]:
 
 @pytest.fixture
 def windows() -> Callable[..., np.ndarray[Any, Any]]:
-    """Windows that no test has sent before, so that the response cache does not answer for the model."""
+    """Windows of noise, different for each call."""
     rng = np.random.default_rng()
 
     def make(n_windows: int) -> np.ndarray[Any, Any]:

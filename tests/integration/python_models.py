@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Answer, Calls
 from tritone_serving.supervision import SupervisionOptions

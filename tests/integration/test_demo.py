@@ -25,7 +25,6 @@ import pytest
 import soundfile
 from PIL import Image
 from tests.support import music_models
-from tests.support.command_line import run_tritone  # noqa: F401 - a fixture
 
 from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer, runtime
 from tritone_serving.callers import CANARY_PARAMETER
 from tritone_serving.calls import Calls

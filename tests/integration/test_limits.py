@@ -43,7 +43,6 @@ DECLARATION = Declaration(
         batching=Batching(max_batch_size=8, preferred_batch_sizes=(8,), max_queue_delay_microseconds=200_000),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=64),
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=False,
         warmup_batch_sizes=(1, 3),  # zeros: a temperature of 0, and roots that are NaN
     ),
 )

@@ -19,7 +19,7 @@ from tests.support import recommender_artifacts as models
 
 from benchmarks import privacy_probes as probes
 from tritone import MusicClient
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
 from tritone_serving.tokens import mint_token
 

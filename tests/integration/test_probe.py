@@ -16,7 +16,7 @@ import pytest
 from tests.integration import composer_stand_in, conftest, python_models
 from tests.support import music_models, recommender_artifacts
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Calls
 from tritone_serving.canary import check_outputs, make_inputs, sing

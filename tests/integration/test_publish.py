@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tests.integration.python_models import Clients, Watched
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_export import DiskFullError, RepositoryError, check_repository
 from tritone_export.publishing import Live, publish_live, rollback
 from tritone_export.tuned import Setting, setting_of
@@ -63,7 +63,6 @@ input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 32 ] }} ]
 output [ {{ name: "y" data_type: TYPE_FP32 dims: [ {width} ] label_filename: "labels.txt" }} ]
 instance_group [ {{ kind: KIND_CPU count: {count} }} ]
 dynamic_batching {{ }}
-response_cache {{ enable: true }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
@@ -171,7 +170,7 @@ def test_a_good_version_goes_live_under_load_and_comes_back(world: World) -> Non
         assert world.version == "2"
         labels = world.repository / MODEL / "labels.txt"
         assert labels.read_text().startswith("3 0")
-        (back,) = rollback(MODEL, world.live)
+        back = rollback(MODEL, world.live)
         assert (back.version, back.before) == (3, 2)
         assert world.version == "3"
     assert clients.errors == []
@@ -293,7 +292,7 @@ def test_what_optimize_found_stays_where_it_was_found(world: World) -> None:
     assert setting_of(world.live.calls.config(MODEL, timeout_s=5)) == setting, "and it is served so"
     assert world.version == str(number)
     reset(folder)
-    assert rollback(MODEL, world.live)[0].version == number + 1
+    assert rollback(MODEL, world.live).version == number + 1
     assert setting_of(parse_config((folder / "config.pbtxt").read_bytes())) == setting_of(parse_config(config))
     assert not (folder / "serving.json").exists(), "going back to a version is not going back to its settings"
     assert world.version == str(number + 1)

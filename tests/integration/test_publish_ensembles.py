@@ -1,4 +1,4 @@
-"""A new version of one model ends the cached answers of those that pass requests on to it."""
+"""Publication of a model that an ensemble and a recommender depend on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 from tests.integration.python_models import Watched
 from tests.integration.test_publish import MODEL, WIDTH, make_source
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_export.publishing import Live, publish_live, rollback
-from tritone_serving import RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
 from tritone_serving.trial import Bounds
@@ -35,24 +34,22 @@ ensemble_scheduling {{
     input_map {{ key: "x" value: "x" }} output_map {{ key: "y" value: "y" }}
   }} ]
 }}
-response_cache {{ enable: {cached} }}
 """
 
 
-def add_ensemble(repository: Path, name: str, step: str, *, cached: bool) -> None:
+def add_ensemble(repository: Path, name: str, step: str) -> None:
     (repository / name / "1").mkdir(parents=True)
-    config = ENSEMBLE.format(name=name, step=step, cached=str(cached).lower(), width=WIDTH)
+    config = ENSEMBLE.format(name=name, step=step, width=WIDTH)
     (repository / name / "config.pbtxt").write_text(config)
 
 
 class World:
-    """A server of `scale` (k = 2) and of ensembles upon it: cached, not cached, and cached upon one that is not."""
+    """A server of `scale` (k = 2), an ensemble of it, and an ensemble of that ensemble."""
 
     def __init__(self, folder: Path) -> None:
         self.repository = make_source(folder / "repository", k=2)
-        add_ensemble(self.repository, "a_second", "uncached", cached=True)
-        add_ensemble(self.repository, "cached", MODEL, cached=True)
-        add_ensemble(self.repository, "uncached", MODEL, cached=False)
+        add_ensemble(self.repository, "outer", "inner")
+        add_ensemble(self.repository, "inner", MODEL)
         self.watched = Watched(self.repository)
         server = self.watched.server
         host, port = server.http_url.removeprefix("http://").split(":")
@@ -80,24 +77,17 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.watched.stop()
 
 
-def test_cached_answers_end_with_the_version_that_gave_them(world: World, tmp_path: Path) -> None:
-    names = ("cached", "uncached", "a_second")
-    assert [world.ask(name) for name in names] == [(2.0, "1")] * 3
+def test_ensembles_use_a_new_version_of_a_step_at_once(world: World, tmp_path: Path) -> None:
+    names = ("inner", "outer")
+    assert [world.ask(name) for name in names] == [(2.0, "1")] * 2
     published = publish_live(make_source(tmp_path / "next", k=3), [MODEL], world.live)
-    assert {each.model: (each.version, each.renewed) for each in published} == {
-        MODEL: (2, False),
-        "cached": (2, True),
-        "a_second": (2, True),
-    }
-    assert [world.ask(name) for name in names] == [(3.0, "2"), (3.0, "1"), (3.0, "2")]
-
-    back = rollback(MODEL, world.live)
-    assert {each.model: each.version for each in back} == {MODEL: 3, "cached": 3, "a_second": 3}
-    assert [world.ask(name)[0] for name in names] == [2.0] * 3
+    assert [(each.model, each.version) for each in published] == [(MODEL, 2)]
+    assert [world.ask(name) for name in names] == [(3.0, "1")] * 2
+    assert rollback(MODEL, world.live).version == 3
+    assert [world.ask(name)[0] for name in names] == [2.0] * 2
 
 
 def test_on_the_command_line(world: World, tmp_path: Path) -> None:
-    world.ask("cached")
     (make_source(tmp_path / "next", k=3) / MODEL).rename(tmp_path / "next" / "genre_cnn")
     config, card = (tmp_path / "next" / "genre_cnn" / name for name in ("config.pbtxt", "1/model_card.json"))
     config.write_text(config.read_text().replace(MODEL, "genre_cnn"))
@@ -124,25 +114,12 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
     assert "or add --force" in told
     assert not (world.repository / "genre_cnn").exists()
     said, told = run_tritone(*words, "--force")
-    assert [(each["model"], each["renewed"]) for each in said["published"]] == [
-        (MODEL, False),
-        ("genre_cnn", False),
-        ("cached", True),
-        ("a_second", True),
-    ]
+    assert [each["model"] for each in said["published"]] == [MODEL, "genre_cnn"]
     (warning,) = said["warnings"]
     assert "recommender does not belong to" in warning
     assert f"warning: {warning}" in told
     said, told = run_tritone("rollback", MODEL)
     assert said == {}
     assert f"{MODEL}: version 3 is live, which undoes version 2" in told
-    assert "cached: version 3: renewed" in told
     assert "warning" not in told
-    assert world.ask("cached") == (2.0, "3")
-
-
-def test_an_ensemble_that_the_new_version_breaks_is_told(world: World, tmp_path: Path) -> None:
-    world.ask("cached")
-    world.live = Live(world.repository, world.live.admin, world.live.calls, Bounds(max_slowdown=5, other_tensors=True))
-    with pytest.raises(RefusedVersionError, match=r"scale: the new version is live, but .* tritone rollback scale"):
-        publish_live(make_source(tmp_path / "narrow", k=3, width=8), [MODEL], world.live)
+    assert world.ask("inner") == (2.0, "1")

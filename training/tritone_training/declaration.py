@@ -131,17 +131,18 @@ class Serving:
     """What config.pbtxt says beyond the tensors.
 
     Attributes:
-        response_cache: whether Triton caches responses. Triton 2.51 also caches a backend's error and returns an empty
-            response to equal requests from then on, so only a model that never refuses a request may use it.
+        response_cache: whether Triton caches responses, if the server has a cache (`ServerOptions`). Triton identifies
+            a request by its inputs alone and also caches refusals, so only a deterministic model with one output and
+            without limits may opt in; `tritone_export.config.build_config` checks that.
         gpu_batching: for the GPU profile, where that gains by joining requests what a CPU does not.
     """
 
     batching: Batching
     queue: QueuePolicy
     instances: Instances
-    response_cache: bool
     warmup_batch_sizes: tuple[int, ...] = (1,)
     gpu_batching: Batching | None = None
+    response_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,8 @@ class Declaration:
         parameters: constants a caller may want (sample rate, window length), written to config.pbtxt.
         backend: what runs the ONNX file: `onnxruntime`, or one of ours, which may stand between another
             signature of the file (`Exportable.graph`) and this one.
-        decoupled: one request gets many answers, over gRPC's streaming call alone. Triton's response cache
-            leaves such models out; batching, limits and warm-up are the backend's, so of `serving` only
-            `max_batch_size` and `instances` count.
+        decoupled: one request gets many responses, over gRPC's streaming call only. Batching, limits and warm-up are
+            the backend's, so of `serving` only `max_batch_size` and `instances` count.
         filename: what a version folder has to hold for the backend to load it.
     """
 
@@ -190,8 +190,6 @@ class EnsembleDeclaration:
     Attributes:
         inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
         steps: in any order; tensors that are neither input nor output join them.
-        response_cache: as in `Serving`; an answer may also outlive the versions of the steps that gave it, so
-            `tritone publish` of a step gives the ensemble a new version, too.
     """
 
     name: str
@@ -199,4 +197,3 @@ class EnsembleDeclaration:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
-    response_cache: bool = False

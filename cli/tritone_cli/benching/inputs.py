@@ -1,6 +1,6 @@
 """What each model is asked in a bench: drawn as its kind's declaration draws examples, never zeros.
 
-Letters: N questions.
+Shapes: N questions.
 """
 
 from __future__ import annotations

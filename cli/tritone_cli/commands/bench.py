@@ -133,13 +133,13 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_cli.benching.counts import StatisticsError, statistics
     from tritone_cli.benching.measuring import Where
     from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
     from tritone_serving.calls import Calls
-    from tritone_serving.options import CACHE_BYTES
+    from tritone_serving.options import RESPONSE_CACHE_BYTES
     from tritone_serving.repository import servable_models
 
     for name in models or ():
@@ -169,7 +169,7 @@ def _running(
         http_port=0,
         grpc_port=0,
         metrics_port=0,
-        response_cache_bytes=CACHE_BYTES if cache else 0,
+        response_cache_bytes=RESPONSE_CACHE_BYTES if cache else 0,
     )
     names = servable_models(repository, models or None)
     with TritonServer.start(options) as running:

@@ -171,22 +171,22 @@ def _connect(addresses: Addresses, admin_token_file: Path | None) -> AdminApi:
 
 
 def _make_live(server: AdminApi, repository: Path, model: str, live: dict[str, list[int]]) -> None:
-    """Load the newest versions of what the server has older ones of; `live` is told (old, new) of each."""
-    from tritone_export import served_versions
+    """Load the newest version if the server has an older one, and add (old, new) to `live`."""
+    from tritone_export.repository import versions
     from tritone_serving._exceptions import AdminApiError
 
-    loaded = _loaded(server)
-    # The recommender first: an ensemble's new version is to pass on to it.
-    for name, newest in served_versions(repository, model).items():
-        if name not in loaded or loaded[name] == newest:
-            continue
-        server.load(name)
-        now = _loaded(server).get(name)
-        if now != newest:
-            raise AdminApiError(
-                f"it serves version {now} of {name}, and {repository} has {newest}; is that the server's repository?"
-            )
-        live[name] = [loaded[name], newest]
+    folder = repository / model
+    found = versions(folder) if folder.is_dir() else []
+    before = _loaded(server).get(model)
+    if not found or before is None or before == found[-1]:
+        return
+    server.load(model)
+    now = _loaded(server).get(model)
+    if now != found[-1]:
+        raise AdminApiError(
+            f"it serves version {now} of {model}, and {repository} has {found[-1]}; is that the server's repository?"
+        )
+    live[model] = [before, found[-1]]
 
 
 def _loaded(server: AdminApi) -> dict[str, int]:

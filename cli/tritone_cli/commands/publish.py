@@ -72,7 +72,7 @@ def publish(
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
         published = publish_live(folder, names, live, force=force, on_step=status.update)
-    warnings = say_hearing(repository, [each.model for each in published if not each.renewed])
+    warnings = say_hearing(repository, [each.model for each in published])
     if json:
         console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})
         return
@@ -112,21 +112,13 @@ def as_json(published: Published) -> dict[str, Any]:
         "version": published.version,
         "before": published.before,
         "seconds": round(published.seconds, 3),
-        "renewed": published.renewed,
         "median_s": trial and trial.median_s,
         "live_median_s": trial and trial.live_median_s,
         "max_abs_difference": dict(trial.max_abs_difference) if trial else {},
     }
 
 
-def said_of_renewed(published: Published) -> str:
-    """Why a model that nobody named has another number."""
-    return f"version {published.version}: renewed, so that no answer by means of what was live before is in the cache"
-
-
 def _said(published: Published) -> str:
-    if published.renewed:
-        return said_of_renewed(published)
     said = f"version {published.version} is live"
     if published.before is not None:
         said += f", version {published.before} is kept"

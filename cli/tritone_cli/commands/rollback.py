@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tritone_cli import console
-from tritone_cli.commands.publish import as_json, said_of_renewed
+from tritone_cli.commands.publish import as_json
 from tritone_cli.hearing import as_warnings, say_hearing
 from tritone_cli.live import AdminTokenFile, Force, connected
 from tritone_cli.options import ApiKeyFile, CaFile, LiveServer
@@ -40,14 +40,12 @@ def rollback(
 
     with connected(repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file) as live:
         published = [
-            each
+            go_back(model, live, version=version, force=force, together=models[place + 1 :])
             for place, model in enumerate(models)
-            for each in go_back(model, live, version=version, force=force, together=models[place + 1 :])
         ]
     warnings = say_hearing(repository, models)
     if json:
         console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})
         return
     for each in published:
-        undoes = f"version {each.version} is live, which undoes version {each.before}"
-        console.say(f"{each.model}: {said_of_renewed(each) if each.renewed else undoes}")
+        console.say(f"{each.model}: version {each.version} is live, which undoes version {each.before}")

@@ -5,7 +5,7 @@ grid = Grid(frames)                          # frames: (N, 88), values below
 grid.n_bars, grid.duration_s
 ```
 
-Letters: N time steps, 88 pitches (MIDI 21..108, the piano's keys).
+Shapes: N time steps, 88 pitches (MIDI 21..108, the piano's keys).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
-from tritone._json_results import INTEGER, INTEGER_BY_NAME, NUMBER, JsonResult, array_of, optional
+from tritone.exceptions import InvalidScoreError
+from tritone.results.json_result import INTEGER, INTEGER_BY_NAME, NUMBER, JsonResult, array_of, optional
 
 LOWEST_PITCH: Final = 21
 HIGHEST_PITCH: Final = 108
@@ -219,7 +219,7 @@ def with_strikes(frames: npt.NDArray[Any]) -> Frames:
 def notes_of(grid: Grid) -> tuple[IntArray, IntArray, IntArray]:
     """The notes of a grid: a struck note lasts until its pitch is struck again or silent.
 
-    Letters: K notes.
+    Shapes: K notes.
 
     Returns:
         Onset and end in time steps and MIDI pitch, each (K,), in order of onset and, within a step, of pitch.

@@ -5,7 +5,7 @@ lanes = grid_to_lanes(frames)                # (N, 88) -> (N, 4)
 frames = lanes_to_grid(lanes)                # and back: the same notes, if no more than four sounded at once
 ```
 
-Letters: N time steps, V = 4 lanes from the highest voice (lane 0) down, 88 pitches (MIDI 21..108).
+Shapes: N time steps, V = 4 lanes from the highest voice (lane 0) down, 88 pitches (MIDI 21..108).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
+from tritone.exceptions import InvalidScoreError
 from tritone.music.grid import HELD, N_PITCHES, STRUCK, Frames, with_strikes
 
 N_LANES: Final = 4

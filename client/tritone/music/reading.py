@@ -5,7 +5,7 @@ grid = to_grid("tune.mid")
 print(grid.n_bars, dict(grid.dropped))       # 16 {'drums': 64, 'shortened': 2}
 ```
 
-Letters: K notes, N time steps.
+Shapes: K notes, N time steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
+from tritone.exceptions import InvalidScoreError
 from tritone.music.extras import require_symusic
 from tritone.music.grid import (
     COMMON_TIME,

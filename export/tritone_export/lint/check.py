@@ -36,7 +36,7 @@ from tritone_export.lint.layout import (
     read_folder,
     served_versions,
 )
-from tritone_export.lint.limits import check_cache, check_limits, check_same_limits
+from tritone_export.lint.limits import check_limits, check_same_limits
 from tritone_export.lint.pbtxt import ConfigFile, read_config
 from tritone_export.lint.runtime import check_loads
 from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
@@ -105,7 +105,6 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
         check_precision(file, report)
         check_policy(file, backend_of(file.config), report)
         check_limits(file, report)
-        check_cache(file, report)
         check_steps(file, repository, report)
     if default is not None:
         for file in others:

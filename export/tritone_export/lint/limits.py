@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from tritone_export.limits import AXIS_KEYS, INPUT_KEYS, PARAMETER
-from tritone_export.lint.backends import ONNX_BACKENDS
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
 
@@ -25,17 +24,6 @@ def check_limits(file: ConfigFile, report: Reporter) -> None:
         problems = [f"is damaged ({type(error).__name__}: {error})"]
     for problem in problems:
         report.error(file.path, line, f"parameter {PARAMETER} {problem}", _REMEDY)
-
-
-def check_cache(file: ConfigFile, report: Reporter) -> None:
-    """Report a response cache for a model with limits: Triton 2.51 caches refusals."""
-    if file.config.response_cache.enable and file.config.backend in ONNX_BACKENDS and _has_limits(file):
-        report.warning(
-            file.path,
-            file.source.line("response_cache"),
-            "the response cache stores a refusal as an empty response to later equal requests",
-            "remove response_cache",
-        )
 
 
 def check_same_limits(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
+from tritone_export.config import response_cache_problems
 from tritone_export.lint.finding import Reporter
 from tritone_export.lint.pbtxt import ConfigFile
 from tritone_export.precision import FILENAMES
 
-_OF_USERS = frozenset({"user_id", "friends"})  # inputs that name users; see recommender's declaration
 _ONNX_PLATFORM = "onnxruntime_onnx"
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
@@ -43,27 +43,11 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
                 "a KIND_CPU group lists gpus",
                 "remove gpus, or make it KIND_GPU in configs/gpu.pbtxt",
             )
-    if config.model_transaction_policy.decoupled and config.response_cache.enable:
+    for problem in response_cache_problems(config):
         report.error(
             file.path,
             source.line("response_cache"),
-            "the response cache does not work with a decoupled model",
-            "remove response_cache",
-        )
-    if config.HasField("sequence_batching") and config.response_cache.enable:
-        report.error(
-            file.path,
-            source.line("response_cache"),
-            "the response cache does not work with sequence batching",
-            "remove response_cache",
-        )
-    asked_about = sorted(_taken(config) & _OF_USERS)
-    if config.response_cache.enable and asked_about:
-        report.error(
-            file.path,
-            source.line("response_cache"),
-            f"the response cache identifies requests by their inputs only, but responses about "
-            f"{', '.join(asked_about)} depend on the caller's credentials",
+            f"response_cache cannot be used: {problem}",
             "remove response_cache",
         )
     for i, warmup in enumerate(config.model_warmup):
@@ -74,12 +58,6 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
                 f"warm-up batch of {warmup.batch_size} is above max_batch_size {config.max_batch_size}",
                 "make it smaller",
             )
-
-
-def _taken(config: Any) -> set[str]:
-    """Return the names of a model's inputs, including those of an ensemble's steps."""
-    steps = config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ()
-    return {tensor.name for tensor in config.input} | {name for step in steps for name in step.input_map}
 
 
 def check_default_placement(file: ConfigFile, report: Reporter) -> None:

@@ -1,7 +1,7 @@
 """Whether an artifact's arrays fit one another: a column out of range would read, or write, another's memory.
 
 Every array is read once for it, and nothing of its size is allocated but for the starts of rows.
-Letters: U users, I items, G tags.
+Shapes: U users, I items, G tags.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Questions made into arrays: what every member scores.
 
-Letters: B questions, I items, U stored users, L entries of all histories.
+Shapes: B questions, I items, U stored users, L entries of all histories.
 """
 
 from __future__ import annotations

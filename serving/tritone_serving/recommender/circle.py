@@ -2,7 +2,7 @@
 
 A friend of everybody's tells less about each of them, so closeness is divided by how many friends someone has, and a
 way over a friend counts less than a direct one: two steps of a walk over the graph of friends.
-Letters: U stored users, n people.
+Shapes: U stored users, n people.
 """
 
 from __future__ import annotations

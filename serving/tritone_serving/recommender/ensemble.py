@@ -1,6 +1,6 @@
 """How much each member counts: other weights for long, short and no histories.
 
-Letters: B questions, M members, I items.
+Shapes: B questions, M members, I items.
 """
 
 from __future__ import annotations

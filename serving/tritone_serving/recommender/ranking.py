@@ -1,6 +1,6 @@
 """The best items of a row of scores, plainly or with diversity and novelty.
 
-Letters: I items, k of them wanted, P in the pool that is re-ranked, D size of an item's vector.
+Shapes: I items, k of them wanted, P in the pool that is re-ranked, D size of an item's vector.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_
 [answer] = recommender.answer([Question(user="42", k=10)], taste=None)
 print(answer.items, answer.scores, answer.source)
 ```
-Letters: B questions, I items.
+Shapes: B questions, I items.
 """
 
 from __future__ import annotations

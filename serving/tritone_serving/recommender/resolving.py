@@ -1,6 +1,6 @@
 """Ids to places in the artifact: users by their pseudonyms, items by name; what is unknown is reported.
 
-Letters: B questions, I items, U stored users.
+Shapes: B questions, I items, U stored users.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sparse rows as three plain arrays, and the few products that recommending takes.
 
 SciPy's matrices cost tens of microseconds a call in checks alone; a request has less than a millisecond.
-Letters: R rows, C columns, E entries.
+Shapes: R rows, C columns, E entries.
 """
 
 from __future__ import annotations

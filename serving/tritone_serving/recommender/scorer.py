@@ -1,6 +1,6 @@
 """Scores of a batch: every member's, and the ensemble's of them.
 
-Letters: B questions, M members, I items, T items that `taste_vae` knows (the first T).
+Shapes: B questions, M members, I items, T items that `taste_vae` knows (the first T).
 """
 
 from __future__ import annotations

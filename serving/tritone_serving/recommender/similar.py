@@ -1,6 +1,6 @@
 """Items that are alike: by who listens to them, by how they sound, or by both.
 
-Letters: I items, D size of a vector by listening.
+Shapes: I items, D size of a vector by listening.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     artifact = models.make_artifact(tmp_path / "checkpoint" / "artifact", key)
     models.publish(artifact, key, tmp_path / "repository")
     FakeServer.repository, FakeServer.is_down = tmp_path / "repository", False
-    FakeServer.loaded = {"recommender": 1, "recording_recommender": 1, "genre_cnn": 1}
+    FakeServer.loaded = {"recommender": 1, "genre_cnn": 1}
     monkeypatch.setattr(admin, "AdminApi", FakeServer)
     (admin_token.make_state_folder(for_log=False, for_token=True) / "8000.token").write_text("secret\n")
     return {"--repository": tmp_path / "repository", "--key": key}
@@ -70,7 +70,7 @@ def test_each_place_is_finished_by_a_repetition(run_tritone: Any, places: dict[s
     assert third.status == 0, third.stderr
     assert "checkpoint: does not hold them (59 users)" in third.stderr
     assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in third.stderr
-    assert FakeServer.loaded == {"recommender": 2, "recording_recommender": 2, "genre_cnn": 1}
+    assert FakeServer.loaded == {"recommender": 2, "genre_cnn": 1}
     fourth = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000", "--json")
     assert fourth.status == 1
     assert "nobody of this id was held" in fourth.stderr

@@ -1,6 +1,6 @@
 """A recommender and the model that hears recordings, in memory: answers by rules that a test can compute itself.
 
-Letters: N windows.
+Shapes: N windows.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritone.constants import PRIORITIES
 from tritone_export import DeclarationError, InvalidModelNameError, write_configs
 from tritone_export.config import HEADER, build_config, config_files
-from tritone_training.declaration import Axis, Declaration, Tensor
+from tritone_training.declaration import Axis, Declaration, Limits, Tensor
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION, DECLARATION_WITH_TAGS
 from tritone_training.registry import get_kind, kind_names
 
@@ -93,7 +93,7 @@ def test_scalars_per_item_are_reshaped_and_free_axes_get_a_warm_up_size() -> Non
 
 def streaming(**changed: Any) -> Declaration:
     """`genre_cnn`'s declaration as a model that streams would have it."""
-    serving = replace(DECLARATION.serving, response_cache=False, warmup_batch_sizes=())
+    serving = replace(DECLARATION.serving, warmup_batch_sizes=())
     return replace(DECLARATION, backend="composer", decoupled=True, serving=replace(serving, **changed))
 
 
@@ -113,10 +113,41 @@ def test_a_backend_of_ours_may_run_on_a_gpu() -> None:
     assert [group.kind for group in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
 
 
-@pytest.mark.parametrize("changed", [{"response_cache": True}, {"warmup_batch_sizes": (1,)}])
-def test_what_cannot_be_with_a_decoupled_model_is_refused(changed: dict[str, Any]) -> None:
-    with pytest.raises(DeclarationError, match="is decoupled, so it can have neither response_cache nor warmup"):
-        config_files(streaming(**changed))
+def test_a_decoupled_model_cannot_have_warmup() -> None:
+    with pytest.raises(DeclarationError):
+        config_files(streaming(warmup_batch_sizes=(1,)))
+
+
+def cached(*inputs: Tensor, outputs: int = 1, **changed: Any) -> Declaration:
+    """A model that may opt in to the response cache, apart from what is changed."""
+    return replace(
+        DECLARATION,
+        inputs=inputs or (Tensor("x", "FP32", (Axis("feature", 4),), "values"),),
+        outputs=tuple(Tensor(f"y{i}", "FP32", (Axis("feature", 4),), "values") for i in range(outputs)),
+        serving=replace(DECLARATION.serving, response_cache=True, warmup_batch_sizes=()),
+        **changed,
+    )
+
+
+def test_a_deterministic_model_with_one_output_may_opt_in_to_the_response_cache() -> None:
+    assert all(parse(text).response_cache.enable for text in config_files(cached()).values())
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        cached(outputs=2),
+        cached(backend="composer", decoupled=True),
+        cached(Tensor("x", "FP32", (Axis("feature", 4),), "values", limits=Limits())),
+        cached(Tensor("x", "FP32", (Axis("feature"),), "values")),
+        cached(Tensor("noise", "FP32", (Axis("feature", 4),), "uniform")),
+        cached(Tensor("user_id", "BYTES", (Axis("one", 1),), "id")),
+    ],
+    ids=["two outputs", "decoupled", "limited values", "limited size", "random", "about users"],
+)
+def test_the_response_cache_is_refused(declaration: Declaration) -> None:
+    with pytest.raises(DeclarationError):
+        config_files(declaration)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.support import recommender_artifacts as models
 from tritone_export import ForgettingError, forget_in_checkpoint, forget_user
 from tritone_export import forgetting as module
 from tritone_export._exceptions import RepositoryError
-from tritone_export.forgetting import served_versions
+from tritone_export.repository import versions
 from tritone_serving.recommender import open_artifact, write_artifact
 
 GONE = models.user_id(3)
@@ -82,7 +82,7 @@ def test_what_was_cut_short_is_finished(repository: Path, key_file: Path, monkey
     again = forget_user(GONE, repository)
     assert not again.was_held
     assert not (repository / "recommender" / ".forgotten-1").exists()
-    assert served_versions(repository, "recommender") == {"recommender": 2, "recording_recommender": 2}
+    assert versions(repository / "recommender") == [2]
 
 
 def test_a_checkpoint_that_was_left_between_two_renames(repository: Path, key_file: Path, tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ SERVING = Serving(
     batching=Batching(max_batch_size=1, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
     queue=QueuePolicy(default_timeout_microseconds=0, max_queue_size=0),
     instances=Instances(n_cpu=1, n_gpu=0, n_intra_op_threads=1),
-    response_cache=False,
     warmup_batch_sizes=(),
 )
 STREAMER = Declaration(

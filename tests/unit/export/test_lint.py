@@ -106,7 +106,7 @@ CONFIG_FAULTS = {
         'backend: "onnxruntime"',
         'backend: "onnxruntime"\nmodel_transaction_policy { decoupled: true }\nresponse_cache { enable: true }',
         "response_cache",
-        "does not work with a decoupled model",
+        "Triton refuses it for a decoupled model",
     ),
     "limits that are damaged": (r"{\"axes\":{}", r"{\"axes\":{", "parameters {", "parameter limits is damaged"),
     "limits of another input": (
@@ -400,12 +400,6 @@ def test_malformed_text_is_survived(repository: Path, text: str) -> None:
 def test_a_config_that_is_not_text(repository: Path) -> None:
     (repository / "genre_cnn" / "configs" / "gpu.pbtxt").write_bytes(b"\xff\xfe")
     assert "gpu.pbtxt:1: error: is not UTF-8 text" in only(repository)
-
-
-def test_a_response_cache_before_a_model_with_limits_is_a_warning(repository: Path) -> None:
-    config = repository / "genre_cnn" / "config.pbtxt"
-    rewrite(config, 'backend: "onnxruntime"', 'backend: "onnxruntime"\nresponse_cache { enable: true }')
-    assert "warning: the response cache stores a refusal" in only(repository)
 
 
 def test_profiles_have_the_same_limits(repository: Path) -> None:

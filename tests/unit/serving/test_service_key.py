@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
 from tritone_serving import OptionsError, ServerOptions
 from tritone_serving.callers import SERVICE_KEY_VARIABLE, TRUST_CALLERS_VARIABLE, read_service_key
 from tritone_serving.service_key import (

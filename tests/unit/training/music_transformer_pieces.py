@@ -1,6 +1,6 @@
 """Small networks with random weights, and music to give them.
 
-Letters: B batch, N frames, 88 pitches.
+Shapes: B batch, N frames, 88 pitches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training and loading from Python; the example and the code of docs/training.md run as written."""
+"""Training and loading from Python; the example and the code of docs/how-to/train.md run as written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load
 from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, runs: dict[str, TrainedCheckp
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data that docs/training.md speaks of."""
+    """A folder with the data that docs/how-to/train.md speaks of."""
     folder = tmp_path_factory.mktemp("documented")
     music = sounds.write_folders(folder / "my_music", n_each=6)
     (music / "hum").rename(music / "tone")
@@ -183,7 +183,7 @@ def test_the_documents_code_runs(documented: Path, monkeypatch: pytest.MonkeyPat
     assert len(BLOCKS) >= 6
     for language, code in BLOCKS:
         if language == "python":
-            exec(compile(code, "docs/training.md", "exec"), {})  # noqa: S102
+            exec(compile(code, "docs/how-to/train.md", "exec"), {})  # noqa: S102
             continue
         for line in code.splitlines():
             words = shlex.split(line, comments=True)

@@ -4,7 +4,7 @@
 samples = render(catalogue["bach/bwv269"], seed=7)
 ```
 
-Letters: S samples, N notes, V voices.
+Shapes: S samples, N notes, V voices.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 torch's own loops compile their body when they run eagerly, which takes seconds; the plain ones compute the same.
 
-Letters: B batch, N steps.
+Shapes: B batch, N steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choosing notes by inverse transform sampling: all randomness is an input, so equal noise gives equal notes.
 
-Letters: B batch, V choices.
+Shapes: B batch, V choices.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
   mathematical analysis of African, Brazilian and Cuban clave rhythms") scaled to 0..1. Pati & Lerch 2020
   (arXiv:2004.05485) order latent spaces by the same idea.
 
-Letters: S spans, N time steps (sixteenths of 4/4).
+Shapes: S spans, N time steps (sixteenths of 4/4).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Dowson & Landau 1982, "The Fréchet distance between multivariate normal distrib
 Heusel et al. 2017, arXiv:1706.08500. Squared, as published figures are. It falls with the number of samples, so
 compare only sets of one size, and with what two real sets of that size show (`frechet_floor`).
 
-Letters: S samples, Z features.
+Shapes: S samples, Z features.
 """
 
 from __future__ import annotations

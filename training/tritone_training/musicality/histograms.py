@@ -3,7 +3,7 @@
 The overlap of two distributions and the comparison of distances within and between sets follow Yang & Lerch 2020
 ("On the evaluation of generative models in music", Neural Computing and Applications 32).
 
-Letters: S spans, N time steps, V lanes, K bins.
+Shapes: S spans, N time steps, V lanes, K bins.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The durations of the twelve pitch classes are correlated with the profiles that Krumhansl & Kessler (1982) measured
 with listeners; the best of the 24 keys wins (Krumhansl 1990, Cognitive Foundations of Musical Pitch, chapter 4).
 
-Letters: S spans, N time steps.
+Shapes: S spans, N time steps.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Definitions: MuseGAN (Dong et al. 2018, arXiv:1709.06298) for empty bars, used p
 arXiv:2008.01951) for polyphony, polyphony rate, scale consistency, pitch-class entropy; see `attributes` for the
 others.
 
-Letters: S spans, N time steps.
+Shapes: S spans, N time steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Is it new? Nearest neighbours among the music that was learnt from, and repeats within a set.
 
-Letters: S spans, R reference spans, N time steps.
+Shapes: S spans, R reference spans, N time steps.
 """
 
 from __future__ import annotations

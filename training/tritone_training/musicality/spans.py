@@ -1,6 +1,6 @@
 """Spans of equal length, many at once: what the measures are taken from.
 
-Letters: S spans, N time steps of each, V lanes, M notes.
+Shapes: S spans, N time steps of each, V lanes, M notes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """musicnn (Pons & Serra 2019, arXiv:1909.06654): a CNN that tags 3 s of music.
 
-Letters: B batch, T frames, M mel bands (96), C channels.
+Shapes: B batch, T frames, M mel bands (96), C channels.
 """
 
 from __future__ import annotations

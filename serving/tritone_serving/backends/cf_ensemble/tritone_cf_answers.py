@@ -1,6 +1,6 @@
 """Answers as tensors.
 
-Letters: B rows of a request, k items of the longest answer.
+Shapes: B rows of a request, k items of the longest answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads requests: tensors become questions, one for each row.
 
-Letters: B rows of a request, L ids of the longest list.
+Shapes: B rows of a request, L ids of the longest list.
 """
 
 from __future__ import annotations

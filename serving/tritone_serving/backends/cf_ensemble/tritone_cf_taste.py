@@ -1,6 +1,6 @@
 """Asks the model `taste_vae` of the same server, while the other members score.
 
-Letters: B questions, L items of the longest history, T items that the network knows.
+Shapes: B questions, L items of the longest history, T items that the network knows.
 """
 
 from __future__ import annotations

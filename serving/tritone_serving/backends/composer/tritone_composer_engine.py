@@ -3,7 +3,7 @@
 Pieces advance together: one run of the graph writes the next frames of each, so eight listeners cost little
 more than one. A piece joins between two runs and leaves between two runs.
 
-Letters: B pieces of a run, n frames.
+Shapes: B pieces of a run, n frames.
 """
 
 from __future__ import annotations

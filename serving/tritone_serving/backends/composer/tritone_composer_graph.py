@@ -3,7 +3,7 @@
 Beside the inputs of config.pbtxt it takes states (`state_x`), all zeros at a piece's beginning, and answers
 what they are after its frames (`next_state_x`).
 
-Letters: B pieces of a run, n frames.
+Shapes: B pieces of a run, n frames.
 """
 
 from __future__ import annotations

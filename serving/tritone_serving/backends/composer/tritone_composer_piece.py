@@ -1,6 +1,6 @@
 """One piece that a client asked for: its inputs, checked and cut along time.
 
-Letters: N frames of the piece, n of a chunk, L lookahead frames.
+Shapes: N frames of the piece, n of a chunk, L lookahead frames.
 """
 
 from __future__ import annotations

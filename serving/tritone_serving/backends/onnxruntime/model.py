@@ -4,7 +4,7 @@ It answers to the name and reads the parameters of NVIDIA's native backend, so t
 here and there. Triton's stub loads this file as a top-level module named `model`, and its siblings by
 their own names, so nothing here may import from a package of ours.
 
-Letters: R requests of one execute call, B rows of a joint run.
+Shapes: R requests of one execute call, B rows of a joint run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Joins the requests of one execute call into one run, and splits the answers back.
 
-Letters: R requests of a group, B = the sum of their batch sizes.
+Shapes: R requests of a group, B = the sum of their batch sizes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a member is to the ensemble.
 
-Letters: B questions, I items, n items of interest, C causes.
+Shapes: B questions, I items, n items of interest, C causes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What items are said to be, and how they sound: tags, words of their metadata, embeddings, moods.
 
-Letters: B questions, I items, G tags, n items of interest.
+Shapes: B questions, I items, G tags, n items of interest.
 """
 
 from __future__ import annotations

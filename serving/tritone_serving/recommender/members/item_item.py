@@ -1,6 +1,6 @@
 """Items that go with the items of a history: EASE, item-kNN, a graph filter. One sparse table each.
 
-Letters: B questions, I items, n items of interest.
+Shapes: B questions, I items, n items of interest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """People who listen alike: user-kNN, and friends. Both read what other people listen to.
 
-Letters: B questions, I items, U stored users, S of them who may be neighbours, E entries of all histories.
+Shapes: B questions, I items, U stored users, S of them who may be neighbours, E entries of all histories.
 """
 
 from __future__ import annotations

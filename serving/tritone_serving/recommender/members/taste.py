@@ -1,6 +1,6 @@
 """`taste_vae`: a network that another model runs; here is what it is asked, and what comes of its answer.
 
-Letters: B questions, L items of the longest history, T items that it knows, I all items.
+Shapes: B questions, L items of the longest history, T items that it knows, I all items.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A cleaned listening log, and tags: plain arrays with the ids beside them.
 
-Letters: E pairs of user and item, A assignments of tags.
+Shapes: E pairs of user and item, A assignments of tags.
 """
 
 from __future__ import annotations

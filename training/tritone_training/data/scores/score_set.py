@@ -1,6 +1,6 @@
 """What is known about a piece to learn from, and a data set with the report on what of it cannot be used.
 
-Letters: T time steps, 88 pitches (MIDI 21..108), V voices.
+Shapes: T time steps, 88 pitches (MIDI 21..108), V voices.
 """
 
 from __future__ import annotations

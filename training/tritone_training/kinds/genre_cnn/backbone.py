@@ -4,7 +4,7 @@ musicnn wants 16 kHz, frames of 512 and steps of 256 samples. Rather than resamp
 frequencies and durations are measured at 22,050 Hz: a window of 706 and a step of 353 samples are 32.02 and
 16.01 ms. Tests hold the tags against those of a resampled recording.
 
-Letters: B batch, W samples of a window, D features.
+Shapes: B batch, W samples of a window, D features.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Windows for training: random crops of cached features, with augmentation fit for music.
 
-Letters: B batch, T units of a window, D features of a unit, M mel bands, L labels.
+Shapes: B batch, T units of a window, D features of a unit, M mel bands, L labels.
 """
 
 from __future__ import annotations

@@ -52,7 +52,6 @@ DECLARATION: Final = Declaration(
         # Two, which share the cores while both compute: one copies while the other computes, and with one alone
         # Triton's batcher stalls under a queue limit (lint says when).
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=0),
-        response_cache=False,
     ),
     parameters={"sample_rate_hz": str(SAMPLE_RATE_HZ), "window_samples": str(WINDOW_SAMPLES)},
 )

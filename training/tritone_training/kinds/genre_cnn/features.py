@@ -3,7 +3,7 @@
 A window's features are a run of consecutive units, so a random crop of a recording costs a slice.
 Audio that cannot be used shows here, before the first epoch.
 
-Letters: N units of a recording, T units of a window, D features of a unit, S samples.
+Shapes: N units of a recording, T units of a window, D features of a unit, S samples.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone._exceptions import InvalidAudioError
 from tritone.audio import FloatArray
 from tritone.constants import WINDOW_SAMPLES
+from tritone.exceptions import InvalidAudioError
 from tritone_training.data.recordings import Problem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]

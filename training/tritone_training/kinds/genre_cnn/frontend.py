@@ -3,7 +3,7 @@
 ONNX Runtime has no CUDA kernel for STFT; a strided convolution with windowed cosines and sines is a
 matrix product everywhere, and its result does not depend on an FFT library.
 
-Letters: B batch, W samples of a window, T frames, F frequencies of the transform, M mel bands.
+Shapes: B batch, W samples of a window, T frames, F frequencies of the transform, M mel bands.
 """
 
 from __future__ import annotations

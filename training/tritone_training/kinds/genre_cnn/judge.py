@@ -1,6 +1,6 @@
 """Asks a network about recordings: on windows, as it answers them, and on whole tracks, as the SDK does.
 
-Letters: N tracks or windows, L labels.
+Shapes: N tracks or windows, L labels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone._exceptions import InvalidAudioError
 from tritone.constants import EMOTIONS
+from tritone.exceptions import InvalidAudioError
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.recordings import Problem, Recording, Remark, printable
 from tritone_training.kinds.genre_cnn.metrics import FloatMatrix, emotion_metrics, genre_metrics

@@ -1,6 +1,6 @@
 """Figures for predictions: genre (accuracy, F1, confusion, calibration) and emotions (correlation).
 
-Letters: N tracks or windows, L labels.
+Shapes: N tracks or windows, L labels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `genre_cnn` learns: losses, optimiser, augmentation, a running average of the weights.
 
-Letters: B batch, T units of a window, D features of a unit, L labels.
+Shapes: B batch, T units of a window, D features of a unit, L labels.
 """
 
 from __future__ import annotations

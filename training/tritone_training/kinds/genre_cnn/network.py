@@ -4,7 +4,7 @@ A frozen front end turns samples into features (log-mel bands, or a pretrained b
 that learns turns these into an embedding, and linear heads read the embedding. Training caches the features,
 because nothing before the body changes.
 
-Letters: B batch, W samples of a window, T units of time, D features of a unit, M mel bands, C channels,
+Shapes: B batch, W samples of a window, T units of time, D features of a unit, M mel bands, C channels,
 L labels, E embedding (256).
 """
 

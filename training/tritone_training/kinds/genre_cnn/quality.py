@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from tritone._exceptions import InvalidAudioError
+from tritone.exceptions import InvalidAudioError
 from tritone_training.data.recordings import Recording
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn.build import load_network

@@ -4,7 +4,7 @@ What the caller leaves open is drawn inside the graph from what the training set
 under full conditions and "any" is as varied as the training set is. The style, which callers do not name, is drawn
 last: as likely as each is to be of that mode and density.
 
-Letters: B batch, S spans, D 33 quantiles, T styles, C = 3 + T width of the features.
+Shapes: B batch, S spans, D 33 quantiles, T styles, C = 3 + T width of the features.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a `music_gan` is worth: how like real music its bars are, whether they are new, whether they do as asked.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 """
 
 from __future__ import annotations

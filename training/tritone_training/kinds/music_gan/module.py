@@ -1,6 +1,6 @@
 """How `music_gan` learns: a critic and a listener on real latents, a generator from both.
 
-Letters: B batch, S latents of the pool, Z latent, C width of the conditions' features.
+Shapes: B batch, S latents of the pool, Z latent, C width of the conditions' features.
 """
 
 from __future__ import annotations

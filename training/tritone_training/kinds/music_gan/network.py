@@ -6,7 +6,7 @@ each style best, and learns what is not normal about them. The key needs no lear
 it writes first tells which tonic suits the mode that is wanted; then it writes the same latent again with that key in
 its ear, and the result is moved to where it was asked to be.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of the conditions' features.
+Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of the conditions' features.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Real spans as a GAN sees them: drawn by style, as points of the latent space.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The estimate is that of `tritone_training.musicality.key`, in whole numbers: with rounded sums, two keys that are
 almost equally likely could change places from host to host, and the whole span with them.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, P 88 pitches, K = 89 values of a relative
+Shapes: B batch, N = 32 time steps, V = 4 lanes, P 88 pitches, K = 89 values of a relative
 lane.
 """
 

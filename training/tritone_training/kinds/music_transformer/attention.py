@@ -4,7 +4,7 @@ Distances have a learned bias of their own for each head, after T5 (Raffel et al
 its buckets: in music, "sixteen steps ago" is another thing than "fifteen steps ago". Keys carry no positions, so
 those of past frames can be kept as they are.
 
-Letters: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames, C frames of a chunk.
+Shapes: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames, C frames of a chunk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pieces into batches: transposed, cut into stretches, with a task for each.
 
-Letters: B stretches, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame.
+Shapes: B stretches, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame.
 """
 
 from __future__ import annotations

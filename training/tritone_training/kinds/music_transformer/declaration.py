@@ -148,7 +148,6 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
         # The loop is a chain of small steps: a second thread has nothing to do, a second instance has.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=False,
     ),
     parameters={**_PARAMETERS, "max_frames": str(MAX_FRAMES)},
 )
@@ -162,7 +161,6 @@ COMPOSER: Final = Declaration(
         batching=Batching(max_batch_size=1, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
         instances=Instances(n_cpu=1, n_gpu=0, n_intra_op_threads=1),
-        response_cache=False,
         warmup_batch_sizes=(),
     ),
     parameters={**_PARAMETERS, "lookahead_frames": str(LOOK_AHEAD)},

@@ -1,6 +1,6 @@
 """Realistic inputs for parity, warm-up and tests: a prompt, a melody to harmonise, a gap, in turn.
 
-Letters: B batch, N frames, A frames of look-ahead.
+Shapes: B batch, N frames, A frames of look-ahead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks a network how likely pieces are: whole pieces, every frame, the first included.
 
-Letters: T frames of a piece.
+Shapes: T frames of a piece.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `music_transformer` learns: the likelihood of frames, optimiser, a running average of the weights.
 
-Letters: B stretches, M frames that count.
+Shapes: B stretches, M frames that count.
 """
 
 from __future__ import annotations

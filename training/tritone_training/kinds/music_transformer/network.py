@@ -2,7 +2,7 @@
 
 The likelihood of a frame is the product over its words, so it is exact, whatever the number of notes.
 
-Letters: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame, D width, M frames
+Shapes: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame, D width, M frames
 that count, of all sequences together.
 """
 

@@ -3,7 +3,7 @@
 Three views add up to a note's score: where it lies (absolute pitch), how far it lies from the note above it (interval)
 and what stood around that pitch lately (pitch map). The last two say the same in every key.
 
-Letters: M frames, K words, P 88 pitches, V 177 words, D width of the frame decoder, U note width, C channels.
+Shapes: M frames, K words, P 88 pitches, V 177 words, D width of the frame decoder, U note width, C channels.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It looks a fixed number of frames ahead, so a piece can be written chunk by chunk, and answers exact zeros where it
 sees nothing, so that a piece with nothing given is the same whether this ran or not.
 
-Letters: B batch, T frames, A frames of look-ahead, P 88 pitches, E width, D width of the frame decoder.
+Shapes: B batch, T frames, A frames of look-ahead, P 88 pitches, E width, D width of the frame decoder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures and tables of an evaluation: likelihood by style and along a piece, written beside held-out music.
 
-Letters: T frames, P 88 pitches.
+Shapes: T frames, P 88 pitches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A frame of music as words: its notes from the highest down, each struck here or held on, then an end.
 
-Letters: T frames, P 88 pitches, K words of a frame, V 177 words.
+Shapes: T frames, P 88 pitches, K words of a frame, V 177 words.
 """
 
 from __future__ import annotations

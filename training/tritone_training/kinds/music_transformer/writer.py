@@ -4,7 +4,7 @@
 by chunk. However a piece is cut, the same noise gives the same notes; sums are rounded elsewhere, so likelihoods may
 differ in their last digits.
 
-Letters: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
+Shapes: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
 W window, L layers.
 """
 

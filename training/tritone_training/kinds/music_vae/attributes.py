@@ -8,7 +8,7 @@ changes with its own attribute while the others stay; and within each style, so 
 Such a vector points the right way, but a decoder that hears its latent well snaps small moves back to the music it
 knows. So each is stretched until one standard deviation asked for is one measured, on spans of the training set.
 
-Letters: S spans, Z latent, A = 3 attributes.
+Shapes: S spans, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations

@@ -52,7 +52,6 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=False,
     ),
     parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
 )
@@ -82,7 +81,6 @@ DECODER: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=False,
     ),
     parameters={**DECLARATION.parameters, "attributes": ",".join(ATTRIBUTES)},
 )

@@ -5,7 +5,7 @@ alone comes the place, a pitch around which the values lie, so that rare pitches
 grammar allows a hold only where the lane sounds, so every answer is a span. All is written relative to the level,
 which the latent vector holds by itself.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, K = 89 values of a relative lane, Q = 8 quarters, Z latent, D width,
+Shapes: B batch, N = 32 time steps, V = 4 lanes, K = 89 values of a relative lane, Q = 8 quarters, Z latent, D width,
 F features of a step of a lane, E width of an embedding, H hidden, W width of a head.
 """
 

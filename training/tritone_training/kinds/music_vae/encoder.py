@@ -6,7 +6,7 @@ key holds in all, and what is learnt about one quarter of one voice holds for al
 a melody teaches what a fugue's voices need. Convolutions over quarters and the mixing of lanes let each part know of
 its neighbours.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
+Shapes: B batch, N = 32 time steps, V = 4 lanes, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
 """
 
 from __future__ import annotations

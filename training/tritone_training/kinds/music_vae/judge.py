@@ -1,6 +1,6 @@
 """What a `music_vae` is worth on spans that it has not seen.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A relative span has the same form as a span, but its strikes count semitones from the level, the mean pitch: value
 45 strikes the level itself, 2 is 43 semitones below it, 88 as many above.
 
-Letters: B batch, N time steps, V lanes.
+Shapes: B batch, N time steps, V lanes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `music_vae` learns: the evidence lower bound, transposition, word dropout, a running average of the weights.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, K = 90 values, Z latent.
+Shapes: B batch, N = 32 time steps, V = 4 lanes, K = 90 values, Z latent.
 """
 
 from __future__ import annotations

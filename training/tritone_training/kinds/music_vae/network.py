@@ -1,6 +1,6 @@
 """The whole of `music_vae`: encoder, decoder and the attributes' directions; and its two parts as they are exported.
 
-Letters: B batch, N = 32 time steps, V = 4 lanes, Z latent, A = 3 attributes.
+Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations

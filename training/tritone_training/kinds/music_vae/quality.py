@@ -1,6 +1,6 @@
 """What a served `music_vae` is worth: what the decoder, as trained, makes of the points that it answers.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of an evaluation: reconstructions, a walk between two spans, and what moving along attributes does.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: S spans, N = 32 time steps, V = 4 lanes.
 """
 
 from __future__ import annotations

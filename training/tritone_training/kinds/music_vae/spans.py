@@ -1,6 +1,6 @@
 """From scores to spans of two bars, as lanes.
 
-Letters: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: S spans, N = 32 time steps, V = 4 lanes.
 """
 
 from __future__ import annotations

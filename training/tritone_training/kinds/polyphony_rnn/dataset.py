@@ -1,6 +1,6 @@
 """Pieces as the network learns them: features heard once, excerpts drawn and transposed anew at each epoch.
 
-Letters: B pieces or excerpts, T frames, 88 pitches, C features of a pitch, G features of a frame, K pieces.
+Shapes: B pieces or excerpts, T frames, 88 pitches, C features of a pitch, G features of a frame, K pieces.
 """
 
 from __future__ import annotations

@@ -75,7 +75,6 @@ DECLARATION: Final = Declaration(
         # A loop of small steps: more threads, or a GPU, would wait for each other most of the time. Two copies, because
         # Triton 2.51 holds up requests that are sent together where a model has limits and one instance.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        response_cache=False,
     ),
     parameters=_PARAMETERS,
 )

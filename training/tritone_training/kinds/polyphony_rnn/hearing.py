@@ -4,7 +4,7 @@ Nothing here is learned. Seen from its own pitch, each feature is the same in ev
 transposes its features. The most telling is the *echo*: where the last frames resemble an earlier passage, what
 followed that passage is likely to follow again (the idea of a cache, Grave et al. 2017, arXiv:1612.04426, on frames).
 
-Letters: B batch, L lags (frames that are remembered), 88 pitches, C features of a pitch, G features of a frame.
+Shapes: B batch, L lags (frames that are remembered), 88 pitches, C features of a pitch, G features of a frame.
 """
 
 from __future__ import annotations

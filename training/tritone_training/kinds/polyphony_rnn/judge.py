@@ -1,6 +1,6 @@
 """Asks a network about whole pieces, frame by frame as it is served.
 
-Letters: T frames, 88 pitches.
+Shapes: T frames, 88 pitches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `polyphony_rnn` learns: likelihood, optimiser, a running average of the weights.
 
-Letters: B excerpts, T frames.
+Shapes: B excerpts, T frames.
 """
 
 from __future__ import annotations

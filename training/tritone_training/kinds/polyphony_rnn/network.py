@@ -4,7 +4,7 @@ One recurrent network with one set of weights listens at each of the 88 pitches 
 EvoMUSART), so that what it learns in one key it knows in all. It sees its surroundings through a convolution
 along the pitches, the harmony as pitch classes counted from its own, and what is the same for the whole frame.
 
-Letters: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
+Shapes: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
 recurrent layer.
 """
 

@@ -3,7 +3,7 @@
 Weights for short histories and for none are learned from the same listeners with most of their history hidden. Weights
 for items that nobody listens to are learned from the held-out listens to such items if there are enough; else from a
 fifth of the other items, whose scores are taken from their tags and sound alone, as if nobody listened to them.
-Letters: B users, I items.
+Shapes: B users, I items.
 """
 
 from __future__ import annotations

@@ -157,9 +157,6 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        # An answer may not outlive the version that gave it, least of all one that forgot the user; and an arm is
-        # to be counted each time.
-        response_cache=False,
         warmup_batch_sizes=(),  # the backend asks itself when it loads
     ),
     # The key of the users' pseudonyms: a path. Empty: TRITONE_RECOMMENDER_KEY names the file, else it lies in the
@@ -194,27 +191,8 @@ RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     ),
     outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)),
     steps=(
-        # All its outputs, though one is used: Triton's response cache knows answers by the inputs alone, and would
-        # give the next `classify` of these windows an answer without probabilities.
-        Step(
-            GENRE_MODEL,
-            {"audio": "audio"},
-            {
-                "probabilities": "window_probabilities",
-                "emotions": "window_emotions",
-                "embedding": "window_embeddings",
-            },
-        ),
-        Step(
-            POOLING_MODEL,
-            {
-                # The first two are taken because Triton refuses an ensemble with tensors that nobody takes.
-                "probabilities": "window_probabilities",
-                "emotions": "window_emotions",
-                "embeddings": "window_embeddings",
-            },
-            {"embedding": "recording_embedding"},
-        ),
+        Step(GENRE_MODEL, {"audio": "audio"}, {"embedding": "window_embeddings"}),
+        Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
         Step(
             "recommender",
             {"embedding": "recording_embedding", "k": "k"},

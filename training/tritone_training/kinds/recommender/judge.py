@@ -2,7 +2,7 @@
 
 Protocol: full ranking over all items of the catalogue, masking only what the user's log holds; averages over users
 with at least one held-out listen; held-out items outside the catalogue count as missed.
-Letters: B users, I items, K deepest cut.
+Shapes: B users, I items, K deepest cut.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 recall@k = hits / held-out; precision@k = hits / k; NDCG@k binary, against the best order of min(k, held-out); MAP@k
 divided by min(k, held-out); MRR@k by the first hit. Held-out items that are not in the catalogue count as missed.
-Letters: B users, I items, E held-out entries, K deepest cut.
+Shapes: B users, I items, E held-out entries, K deepest cut.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ their exact entries. Item-kNN's table is the best of these, and so what the dens
 become one small ridge regression an item, on the `n` best of its neighbours (Steck 2019b, arXiv:1911.05394, restricts
 EASE to a sparsity pattern in the same spirit): exact where the neighbourhood is everything, and where it is not, what
 lies outside counts as 0.
-Letters: U users, I items, m neighbours with a known overlap, n that are solved for, b items of a block.
+Shapes: U users, I items, m neighbours with a known overlap, n that are solved for, b items of a block.
 """
 
 from __future__ import annotations

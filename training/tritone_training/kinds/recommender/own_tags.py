@@ -2,7 +2,7 @@
 
 A tag says that its giver knows the item. Everybody else may learn from that; the giver's own scores must not, or a
 held-out listen that was tagged would be found by its own trace.
-Letters: U users, I items, t items that a user tagged and did not play.
+Shapes: U users, I items, t items that a user tagged and did not play.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An item that nobody listens to yet has words, so it is reached as well (collective EASE: Jeunen et al. 2020,
 doi:10.1145/3383313.3418480).
-Letters: I items, W words.
+Shapes: I items, W words.
 """
 
 from __future__ import annotations

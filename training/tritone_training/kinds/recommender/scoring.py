@@ -1,6 +1,6 @@
 """An artifact scored offline with the very code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
 
-Letters: B questions, I items, T items that `taste_vae` knows.
+Shapes: B questions, I items, T items that `taste_vae` knows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How items sound: embeddings and emotions of their recordings by a trained `genre_cnn`.
 
-Letters: I items, W windows of a recording.
+Shapes: I items, W windows of a recording.
 """
 
 from __future__ import annotations

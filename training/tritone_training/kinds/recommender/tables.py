@@ -2,7 +2,7 @@
 
 EASE (Steck 2019, arXiv:1905.03375) inverts the items' Gram matrix. With fewer users than items the same inverse
 comes from the users' much smaller one (Woodbury), which is what makes it cheap here.
-Letters: U users, I items, n neighbours kept, b items of a block.
+Shapes: U users, I items, n neighbours kept, b items of a block.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Users, items and tags as places: what every member is fitted on.
 
-Letters: U users, I items, G tags, A assignments of tags.
+Shapes: U users, I items, G tags, A assignments of tags.
 """
 
 from __future__ import annotations

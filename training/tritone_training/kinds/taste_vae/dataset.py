@@ -1,6 +1,6 @@
 """Histories as the network learns them.
 
-Letters: B listeners, L items of the longest history, T items.
+Shapes: B listeners, L items of the longest history, T items.
 """
 
 from __future__ import annotations

@@ -43,6 +43,5 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=512),
         # Two copies: see polyphony_rnn.
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
-        response_cache=False,
     ),
 )

@@ -1,6 +1,6 @@
 """How `taste_vae` learns: histories with items hidden that are to be found, the divergence warmed up.
 
-Letters: B listeners, L items of the longest history, T items.
+Shapes: B listeners, L items of the longest history, T items.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ As in Liang et al. 2018 (arXiv:1802.05814) a history becomes a code and the code
 encoder and decoder share the items' vectors, and the decoder compares directions: the logit of an item is the cosine
 between its vector and the code, divided by a temperature. On sparse logs that generalises much better than layers of
 free weights. A history's code is a weighted sum of its items' vectors, so a request costs what its history is long.
-Letters: B listeners, L items of the longest history, T items, D size of the code, W words (tags) of items.
+Shapes: B listeners, L items of the longest history, T items, D size of the code, W words (tags) of items.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A tag counts only where its giver's listen to the item is in the log (or nobody is named as its giver): a tag on an
 item that the giver is not logged to have played would tell of a listen that may be held out.
-Letters: T items, W words.
+Shapes: T items, W words.
 """
 
 from __future__ import annotations
