@@ -24,7 +24,6 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount, count
-
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.calls import Calls

@@ -27,7 +27,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
-
 from tritone.endpoints import make_endpoint
 from tritone_serving.calls import Calls
 from tritone_serving.canary import probe

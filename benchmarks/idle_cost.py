@@ -25,7 +25,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount
-
 from tritone_serving.repository.folders import filled_models
 from tritone_serving.supervision.processes import family, stubs_of
 

@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount, count
-
 from http_load import Load, ask, closed_loop, connect, request_bytes
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.repository.folders import newest_version

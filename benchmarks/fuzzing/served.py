@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from benchmarks.fuzzing.asks import valid_inputs
 from tests.integration import composer_stand_in, conftest
 from tests.support import music_models, recommender_artifacts
 
+from benchmarks.fuzzing.asks import valid_inputs
 from tritone.endpoints import make_endpoint
 from tritone_export.limits import limits_text
 from tritone_serving import CanaryError, TritonServer

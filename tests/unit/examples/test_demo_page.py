@@ -1,4 +1,4 @@
-"""What the demonstration asks and shows: the same request in every form, and a page whose links all lead somewhere."""
+"""The requests of the demo in their three forms, and its page."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from examples.demo.classification import ClassifiedRecording, Medley
+from examples.demo.generation import GeneratedPieces, GenerationRequest, Section, sections
+from examples.demo.listeners import SimulatedListener
+from examples.demo.page import PageContent, write_page
+from examples.demo.pieces import SavedPiece, ScoreExcerpts, save
+from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
 from tritone import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
-from tritone_cli.demonstration.asking import Ask
-from tritone_cli.demonstration.givens import Givens
-from tritone_cli.demonstration.listeners import Listener
-from tritone_cli.demonstration.listening import Heard, Medley
-from tritone_cli.demonstration.page import Story, write_page
-from tritone_cli.demonstration.recommending import Suggested, Suggestion
-from tritone_cli.demonstration.saving import Saved, save
-from tritone_cli.demonstration.writing import Chapter, Written, chapters
 from tritone_training.catalogue import Track
 
 STYLES = ("bach", "essen", "palestrina", "ryans")
@@ -45,19 +43,19 @@ class Recorder:
         return call
 
 
-def all_asks(styles: tuple[str, ...] = STYLES) -> list[Ask]:
-    book = chapters(Givens(Path("demo/a folder"), {}), styles=styles)
-    return [ask for chapter in book for ask in chapter.asks]
+def all_asks(styles: tuple[str, ...] = STYLES) -> list[GenerationRequest]:
+    book = sections(ScoreExcerpts(Path("demo/a folder"), {}), styles=styles)
+    return [request for section in book for request in section.requests]
 
 
-@pytest.mark.parametrize("ask", all_asks(), ids=lambda ask: ask.name)
-def test_python_says_what_is_sent(ask: Ask) -> None:
+@pytest.mark.parametrize("asked", all_asks(), ids=lambda asked: asked.name)
+def test_the_python_line_equals_the_call(asked: GenerationRequest) -> None:
     sent, said = Recorder(), Recorder()
-    if not ask.is_streamed:
-        ask.send(sent)  # type: ignore[arg-type]
+    if not asked.is_streamed:
+        asked.send(sent)  # type: ignore[arg-type]
     else:
-        sent.stream_compose(**ask.options)
-    call = ast.parse(ask.python(), mode="eval").body
+        sent.stream_compose(**asked.options)
+    call = ast.parse(asked.python(), mode="eval").body
     assert isinstance(call, ast.Call)
     assert isinstance(call.func, ast.Attribute)
     options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
@@ -68,11 +66,11 @@ def test_python_says_what_is_sent(ask: Ask) -> None:
     ]
 
 
-@pytest.mark.parametrize("ask", all_asks(), ids=lambda ask: ask.name)
-def test_the_shell_says_what_is_sent(
-    ask: Ask, run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("asked", all_asks(), ids=lambda asked: asked.name)
+def test_the_shell_line_equals_the_call(
+    asked: GenerationRequest, run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The line is run by the command line itself; a client that records takes the call."""
+    """`tritone` runs the line, with a client that records the call."""
     recorder = Recorder()
     monkeypatch.chdir(tmp_path)
 
@@ -92,32 +90,32 @@ def test_the_shell_says_what_is_sent(
 
     monkeypatch.setattr("tritone_cli.pieces.connect", lambda *_: Connected())
     monkeypatch.setattr("tritone_cli.commands.compose._streamed", lambda music, asked, _: music.stream_compose(**asked))
-    ended = run_tritone(*shlex.split(ask.shell(Path("new.mid")))[1:])
+    ended = run_tritone(*shlex.split(asked.shell(Path("new.mid")))[1:])
     assert ended.status == 0, ended.stderr
-    assert len(list(tmp_path.glob("new*.mid"))) == (2 if ask.verb in ("sample", "interpolate") else 1)
+    assert len(list(tmp_path.glob("new*.mid"))) == (2 if asked.verb in ("sample", "interpolate") else 1)
     ((verb, scores, options),) = recorder.calls
-    assert verb == ask.verb
-    names = ("model", "n", "seed") if verb == "sample" else ("prompt",) if ask.is_prompted else ()
+    assert verb == asked.verb
+    names = ("model", "n", "seed") if verb == "sample" else ("prompt",) if asked.is_prompted else ()
     took = {**dict(zip(names, scores, strict=False)), **options}
-    wanted = {**ask.options, **({"prompt": ask.scores[0]} if ask.is_prompted else {})}
-    if "sample" not in verb and not ask.is_prompted:
-        assert scores == ask.scores
+    wanted = {**asked.options, **({"prompt": asked.scores[0]} if asked.is_prompted else {})}
+    if "sample" not in verb and not asked.is_prompted:
+        assert scores == asked.scores
     assert {name: took[name] for name in wanted} == wanted
-    # Nothing else is said than what the SDK takes for granted.
+    # All other arguments have the SDK's defaults.
     others = {name: value for name, value in took.items() if name not in wanted and value is not None}
     assert set(others) <= {"temperature", "top_k", "model", "highest", "prompt"}
     assert others.get("temperature", 1.0) == 1.0
 
 
-def test_styles_that_a_model_does_not_know_are_not_asked_for() -> None:
-    assert {ask.options["style"] for ask in all_asks() if "style" in ask.options} == {"bach", "ryans"}
-    assert not any("style" in ask.options for ask in all_asks(styles=("chorale",)))
+def test_requests_use_only_styles_of_the_model() -> None:
+    assert {request.options["style"] for request in all_asks() if "style" in request.options} == {"bach", "ryans"}
+    assert not any("style" in request.options for request in all_asks(styles=("chorale",)))
 
 
-def test_names_of_files_are_told_apart() -> None:
-    names = [ask.name for ask in all_asks()]
+def test_file_names_are_unique() -> None:
+    names = [request.name for request in all_asks()]
     assert len(set(names)) == len(names)
-    verbs = {ask.verb for ask in all_asks()}
+    verbs = {request.verb for request in all_asks()}
     assert verbs == {"compose", "stream_compose", "harmonize", "infill", "interpolate", "reconstruct", "vary", "sample"}
 
 
@@ -144,7 +142,7 @@ class Links(HTMLParser):
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Story:
+def content(tmp_path: Path) -> PageContent:
     probabilities = {"bach": 0.75, "essen": 0.25}
     answer = Classification(
         label="bach",
@@ -181,30 +179,39 @@ def story(tmp_path: Path) -> Story:
     sounding = save(
         Piece(given.piece.grid, seed=8, model="music_vae", model_version="2"), tmp_path / "music" / "#1.mid", title="#"
     )
-    one = Ask("one", "One <script>", "Text & more", "vary", (given.midi,), {"attribute": "note_density", "amount": 2.0})
-    two = Ask("two", "Two", "Again", "infill", (given.midi,), {"bars": (2, 4), "seed": 7})
-    return Story(
+    one = GenerationRequest(
+        "one", "One <script>", "Text & more", "vary", (given.midi,), {"attribute": "note_density", "amount": 2.0}
+    )
+    two = GenerationRequest("two", "Two", "Again", "infill", (given.midi,), {"bars": (2, 4), "seed": 7})
+    return PageContent(
         facts=(("93.1%", "of <all>"),),
-        heard=(
-            Heard(track, recordings / "a piece.ogg", answer),
-            Heard(
+        recordings=(
+            ClassifiedRecording(track, recordings / "a piece.ogg", answer),
+            ClassifiedRecording(
                 Track(**{**facts, "title": "Song", "composer": "", "collection": "essen"}),
                 recordings / "a piece.ogg",
                 answer,
             ),
         ),
         medley=Medley(recordings / "medley.ogg", answer, picture),
-        chapters=(
+        sections=(
             (
-                Chapter("C", "c", (one, two)),
-                (Written(one, (given,), (silent, sounding), 0.5), Written(two, (given,), (sounding,), 0.5)),
+                Section("C", "c", (one, two)),
+                (
+                    GeneratedPieces(one, (given,), (silent, sounding), 0.5),
+                    GeneratedPieces(two, (given,), (sounding,), 0.5),
+                ),
             ),
         ),
-        suggested=(
-            Suggested(
-                Listener("known", "Somebody <known>", "What is & was heard", "user", {"user_id": "listener-1"}),
+        recommended=(
+            ListenerRecommendations(
+                SimulatedListener("known", "Known <user>", "What is & was played", "user", {"user_id": "listener-1"}),
                 Recommendations(source="user"),
-                (Suggestion(track, 2.0, ("90% heard <u>", "10% well known"), {"ease": 1.8, "popularity": 0.2}, sound),),
+                (
+                    RecommendedPiece(
+                        track, 2.0, ("90% listened to <u>", "10% popular"), {"ease": 1.8, "popularity": 0.2}, sound
+                    ),
+                ),
                 3.0,
                 picture,
             ),
@@ -215,8 +222,8 @@ def story(tmp_path: Path) -> Story:
     )
 
 
-def test_a_page_whose_links_all_lead_somewhere(story: Story, tmp_path: Path) -> None:
-    page = write_page(tmp_path, story)
+def test_all_links_of_the_page_lead_to_files_or_sections(content: PageContent, tmp_path: Path) -> None:
+    page = write_page(tmp_path, content)
     assert page == tmp_path / "index.html"
     text = page.read_text(encoding="utf-8")
     parser = Links()
@@ -234,42 +241,42 @@ def test_a_page_whose_links_all_lead_somewhere(story: Story, tmp_path: Path) -> 
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
-def test_the_page_says_what_each_piece_is_and_how_to_have_it_again(story: Story, tmp_path: Path) -> None:
-    text = html.unescape(write_page(tmp_path, story).read_text(encoding="utf-8"))
-    for _, written in story.chapters:
+def test_the_page_shows_each_piece_and_its_commands(content: PageContent, tmp_path: Path) -> None:
+    text = html.unescape(write_page(tmp_path, content).read_text(encoding="utf-8"))
+    for _, written in content.sections:
         for each in written:
-            assert each.ask.title in text
-            assert each.ask.python() in text
-            assert each.ask.shell(Path(f"{each.ask.name}.mid")) in text
+            assert each.request.title in text
+            assert each.request.python() in text
+            assert each.request.shell(Path(f"{each.request.name}.mid")) in text
     assert "music_vae version 2, seed 8, 1 notes" in text
     assert "tritone serve --repository models" in text
     assert "93.1%" in text
     assert "0.9 of & right" in text
-    assert text.count("Silence: not one note.") == 1
+    assert text.count("Silence: the piece has no notes.") == 1
 
 
-def test_the_page_says_to_whom_what_is_recommended_and_why(story: Story, tmp_path: Path) -> None:
-    text = write_page(tmp_path, story).read_text(encoding="utf-8")
-    assert "Somebody &lt;known&gt;" in text
-    assert "What is &amp; was heard" in text
-    assert "90% heard &lt;u&gt;; 10% well known" in text
+def test_the_page_shows_listeners_and_reasons(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
+    assert "Known &lt;user&gt;" in text
+    assert "What is &amp; was played" in text
+    assert "90% listened to &lt;u&gt;; 10% popular" in text
     plain = html.unescape(text)
     assert "music.recommend(user_id='listener-1', n=8, explain=True)" in plain
     assert "tritone recommend --user listener-1 --n 8 --explain" in plain
     assert "The listening log is simulated: no listener below is a real person" in plain
 
 
-def test_the_contents_list_every_section(story: Story, tmp_path: Path) -> None:
+def test_the_contents_list_every_section(content: PageContent, tmp_path: Path) -> None:
     parser = Links()
-    parser.feed(write_page(tmp_path, story).read_text(encoding="utf-8"))
+    parser.feed(write_page(tmp_path, content).read_text(encoding="utf-8"))
     assert [link for link in parser.links if link.startswith("#")] == [
-        "#content", "#listening", "#chapter-c", "#recommending", "#models",
+        "#content", "#classification", "#section-c", "#recommendation", "#models",
     ]  # fmt: skip
 
 
-def test_charts_and_players_have_labels_for_screen_readers(story: Story, tmp_path: Path) -> None:
+def test_charts_and_players_have_labels_for_screen_readers(content: PageContent, tmp_path: Path) -> None:
     parser = Links()
-    parser.feed(write_page(tmp_path, story).read_text(encoding="utf-8"))
+    parser.feed(write_page(tmp_path, content).read_text(encoding="utf-8"))
     players = parser.all("audio")
     assert len(players) == 2 + 1 + 3 + 1  # recordings, medley, pieces with notes, recommended
     assert all(player["preload"] == "metadata" for player in players)
@@ -278,27 +285,27 @@ def test_charts_and_players_have_labels_for_screen_readers(story: Story, tmp_pat
     assert all(box["aria-label"] and box["tabindex"] == "0" for box in parser.all("div") if box.get("class") == "roll")
 
 
-def test_recommended_pieces_have_players(story: Story, tmp_path: Path) -> None:
-    text = write_page(tmp_path, story).read_text(encoding="utf-8")
+def test_recommended_pieces_have_players(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
     assert 'aria-label="Play &lt;b&gt;Jesu &amp; Co&lt;/b&gt;" src="recommended/a.ogg"' in text
 
 
-def test_titles_are_text_and_nothing_else(story: Story, tmp_path: Path) -> None:
-    text = write_page(tmp_path, story).read_text(encoding="utf-8")
+def test_titles_are_escaped(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
     assert "&lt;b&gt;Jesu &amp; Co&lt;/b&gt;" in text
     assert "One &lt;script&gt;" in text
     assert "<i>" not in text
 
 
-def test_what_is_given_is_shown_once_in_a_chapter(story: Story, tmp_path: Path) -> None:
-    text = write_page(tmp_path, story).read_text(encoding="utf-8")
+def test_what_is_given_is_shown_once_in_a_chapter(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
     assert text.count('class="given"') == 1
     assert text.count("as above") == 1
 
 
-def test_a_wrong_answer_is_marked(story: Story, tmp_path: Path) -> None:
-    text = write_page(tmp_path, story).read_text(encoding="utf-8")
-    assert len(re.findall(r'<p class="wrong">It hears <b>bach</b> \(75%\)', text)) == 1
+def test_a_wrong_answer_is_marked(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
+    assert len(re.findall(r'<p class="wrong">Classified as <b>bach</b> \(75%\)', text)) == 1
 
 
 def test_a_silent_piece_leaves_no_sound_of_an_earlier_one(tmp_path: Path) -> None:
@@ -306,6 +313,6 @@ def test_a_silent_piece_leaves_no_sound_of_an_earlier_one(tmp_path: Path) -> Non
     assert loud.sound is not None
     assert loud.sound.is_file()
     silent = save(Piece(Grid(np.zeros((16, 88)))), tmp_path / "a.mid", title="a")
-    assert silent == Saved("a", silent.piece, tmp_path / "a.mid", None, tmp_path / "a.png")
+    assert silent == SavedPiece("a", silent.piece, tmp_path / "a.mid", None, tmp_path / "a.png")
     assert not (tmp_path / "a.wav").exists()
     assert silent.to_dict()["wav"] is None

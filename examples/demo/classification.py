@@ -1,4 +1,4 @@
-"""What the served `genre_cnn` hears in recordings of pieces that it was not trained on."""
+"""Classify recordings of held-out pieces with the served `genre_cnn`."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ _EXCERPT_S: Final = 12.0
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A recording, the truth, and what the model thinks of it."""
+class ClassifiedRecording:
+    """A recording, its track and its classification."""
 
     track: Track
     path: Path
     answer: Classification
 
     @property
-    def right(self) -> bool:
-        """Whether the model named the collection."""
+    def is_correct(self) -> bool:
+        """Whether the label is the collection of the track."""
         return self.answer.label == self.track.collection
 
 
 @dataclass(frozen=True)
 class Medley:
-    """Excerpts one after the other, and the picture of what the model heard where."""
+    """A concatenation of excerpts, its classification and a plot of the timeline."""
 
     path: Path
     answer: Classification
     picture: Path
 
 
-def listen(
+def classify_recordings(
     music: MusicClient, catalogue: Catalogue, info: Mapping[str, Any], out: Path
-) -> tuple[tuple[Heard, ...], Medley]:
-    """Ask about a held-out piece of each collection, and about a medley of them."""
+) -> tuple[tuple[ClassifiedRecording, ...], Medley]:
+    """Classify a held-out piece of each collection, and a medley of excerpts."""
     folder = out / "recordings"
     folder.mkdir(parents=True, exist_ok=True)
     tracks = held_out(catalogue, info)
-    heard = tuple(_ask(music, track, folder) for track in tracks)
-    return heard, _medley(music, tracks, folder, out)
+    recordings = tuple(_classify(music, track, folder) for track in tracks)
+    return recordings, _medley(music, tracks, folder, out)
 
 
 def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[Track, ...]:
-    """One track of each collection that the model was not trained on."""
+    """Return one held-out track of each collection."""
     chosen: dict[str, Track] = {}
     for name in info["splits"]["test"]:
         track = catalogue[name.rpartition("#")[0]]
@@ -63,18 +63,17 @@ def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[Track, ...]
     return tuple(track for _, track in sorted(chosen.items()))
 
 
-def _ask(music: MusicClient, track: Track, folder: Path) -> Heard:
+def _classify(music: MusicClient, track: Track, folder: Path) -> ClassifiedRecording:
     from tritone_training.catalogue import write_audio
 
     path = folder / f"{track.id.replace('/', '-')}.ogg"
-    write_audio(track, path, seed=1_000)  # a rendering that no training run draws
+    write_audio(track, path, seed=1_000)  # a rendering that training does not use
     answer = music.classify(path)
     console.say(f"      {track.title} ({track.collection}): {answer.label} {answer.probabilities[answer.label]:.2f}")
-    return Heard(track, path, answer)
+    return ClassifiedRecording(track, path, answer)
 
 
 def _medley(music: MusicClient, tracks: tuple[Track, ...], folder: Path, out: Path) -> Medley:
-    """The timeline shows where the music changes."""
     import numpy as np
 
     from tritone.constants import SAMPLE_RATE_HZ

@@ -1,4 +1,7 @@
-"""Whether what an earlier run has made will do: checkpoints by a mark that is written last, versions by their card."""
+"""Find checkpoints and exported versions of an earlier run that can be reused.
+
+A checkpoint counts as complete if it has a mark, which is written last; a version if its files match its model card.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,21 @@ from pathlib import Path
 from typing import Any, Final
 
 RECOMMENDER: Final = "recommender"
-_MARK: Final = "demo.json"  # beside the checkpoint: what it was made from
-# Whose code decides what a kind learns, beside its own: it fits with the code that serves it, on listening simulated.
+_MARK: Final = "demo.json"  # in the checkpoint's folder
+# Other packages whose code affects training: the recommender is fitted with the code that serves it.
 _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     RECOMMENDER: ("tritone_serving.recommender", "tritone_training.data.interactions")
 }
 
 
 @dataclass(frozen=True)
-class Making:
-    """What a checkpoint is made from, apart from its own settings.
+class CheckpointInputs:
+    """The inputs of a checkpoint's training. A checkpoint with equal inputs can be reused.
 
     Attributes:
         catalogue: fingerprint of the music.
-        needs: kinds whose code decides, too.
-        weights: digests of other checkpoints that it is made from.
+        needs: other kinds whose code affects the training.
+        weights: digests of other checkpoints that the training uses.
     """
 
     catalogue: str
@@ -36,7 +39,7 @@ class Making:
     weights: Sequence[str] = ()
 
     def find(self, folder: Path) -> Mapping[str, Any] | None:
-        """What the checkpoint in a folder says, if making it anew would make the same and it is whole."""
+        """Return the checkpoint's info if it is complete and was trained from these inputs, else None."""
         from tritone_training.api import CheckpointError
 
         try:
@@ -47,13 +50,13 @@ class Making:
         return info if mark == self._mark(info) else None
 
     def mark(self, folder: Path) -> Mapping[str, Any]:
-        """Mark a checkpoint as whole, which is done last: a training that was stopped leaves no mark.
+        """Mark a checkpoint as complete. This is the last step, so an interrupted training leaves no mark.
 
         Returns:
-            What the checkpoint says.
+            The checkpoint's info.
 
         Raises:
-            CheckpointError: it is not whole.
+            CheckpointError: the checkpoint is not complete.
         """
         info = read_info(folder, self.kind)
         staged = folder / f".{_MARK}"
@@ -73,10 +76,10 @@ class Making:
 
 
 def read_info(folder: Path, kind: str) -> Mapping[str, Any]:
-    """What a whole checkpoint says; a recommender has no weights, so its artifact's digest stands for them.
+    """Return the info of a complete checkpoint. For a recommender, the digest of its artifact replaces that of weights.
 
     Raises:
-        CheckpointError: it is missing, damaged or of another kind.
+        CheckpointError: the checkpoint is missing, damaged or of another kind.
     """
     from tritone_training import checkpoint
 
@@ -93,26 +96,31 @@ def read_info(folder: Path, kind: str) -> Mapping[str, Any]:
 
 
 def _digest_of(digests: Mapping[str, str]) -> str:
-    """Of an artifact, by its files' digests; what export adds to them is made of them."""
+    """Return the digest of an artifact from the digests of its files, without files that export adds."""
     known = {name: each for name, each in digests.items() if name.endswith((".npy", ".json"))}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
+def code_packages(kind: str) -> tuple[str, ...]:
+    """Return the packages whose code affects the training of a kind."""
+    return (f"tritone_training.kinds.{kind}", *_PACKAGES.get(kind, ()))
+
+
 def code_digest(kind: str) -> str:
-    """Of the kind's own modules: an upgrade may have changed the preset, or the network."""
+    """Return a digest of the code that trains the kind, which changes when an upgrade changes a preset or a network."""
     digest = hashlib.sha256()
-    for package in (f"tritone_training.kinds.{kind}", *_PACKAGES.get(kind, ())):
+    for package in code_packages(kind):
         for path in sorted(Path(importlib.import_module(package).__path__[0]).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Version:
-    """A model in the repository.
+class ExportedVersion:
+    """A version of a model in the repository.
 
     Attributes:
-        max_abs_difference: from PyTorch, over all outputs; None where there is no network.
+        max_abs_difference: largest difference from PyTorch over all outputs; None for models without a network.
     """
 
     model: str
@@ -121,7 +129,7 @@ class Version:
     max_abs_difference: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the version for `--json`."""
         return {
             "model": self.model,
             "version": self.version,
@@ -130,25 +138,29 @@ class Version:
         }
 
 
-def newest_ensemble(model: Path, info: Mapping[str, Any]) -> Version | None:
-    """The newest version of an ensemble of models, if it is no older than this checkpoint: it holds but its card."""
+def newest_ensemble(model: Path, info: Mapping[str, Any]) -> ExportedVersion | None:
+    """Return the newest version of a Triton ensemble, which is only a card, if it is not older than a checkpoint."""
     numbers = [int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit()]
     if not numbers:
         return None
     path = model / str(max(numbers))
     try:
         card = json.loads((path / "model_card.json").read_text(encoding="utf-8"))
-        return Version(card["model"], max(numbers), path, None) if card["created_utc"] >= info["created_utc"] else None
+        return (
+            ExportedVersion(card["model"], max(numbers), path, None)
+            if card["created_utc"] >= info["created_utc"]
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def newest_version(model: Path, info: Mapping[str, Any]) -> Version | None:
-    """The newest version of a model, if it was made of this checkpoint and is whole.
+def newest_version(model: Path, info: Mapping[str, Any]) -> ExportedVersion | None:
+    """Return the newest version of a model if it was exported from this checkpoint and is complete, else None.
 
     Args:
         model: the model's folder in the repository.
-        info: what the checkpoint says.
+        info: the checkpoint's info.
     """
     numbers = [int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit()]
     if not numbers:
@@ -163,8 +175,8 @@ def newest_version(model: Path, info: Mapping[str, Any]) -> Version | None:
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != file["sha256"]:
                 return None
         if "weights_sha256" not in card:
-            return Version(card["model"], int(card["version"]), path, None)
+            return ExportedVersion(card["model"], int(card["version"]), path, None)
         differences = [value for batch in card["parity"]["max_abs_difference"].values() for value in batch.values()]
-        return Version(card["model"], int(card["version"]), path, float(max(differences)))
+        return ExportedVersion(card["model"], int(card["version"]), path, float(max(differences)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""Commands side by side: their order, what they answer, and that none outlives what started it."""
+"""Parallel jobs of the demo: order, results, errors, and that no process outlives its parent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from examples.demo import jobs as jobs_module
+from examples.demo.jobs import FinishedJob, Job, run_jobs
 from tritone import TritoneError
-from tritone_cli.demonstration import jobs as jobs_module
-from tritone_cli.demonstration.jobs import Done, Job, run_jobs
 from tritone_training.progress import ProgressLines
 
-# Stands for `python -m tritone_cli.demonstration.child`: says what it is told to, at the speed that it is told to.
+ROOT = Path(__file__).resolve().parents[3]
+# Replaces `python -m examples.demo.jobs`: logs a message, sleeps, prints JSON, exits.
 STAND_IN = """
 import json, os, sys, time
 name, seconds, status, said, *_ = sys.argv[1:]
@@ -42,7 +43,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(jobs_module, "_COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(jobs_module, "COMMAND", (sys.executable, str(script)))
 
     def job(name: str, *, seconds: float = 0, status: int = 0, said: str = "", needs: tuple[str, ...] = ()) -> Job:
         return Job(name, (name, str(seconds), str(status), said), tmp_path / "logs" / f"{name}.txt", needs)
@@ -58,13 +59,13 @@ def is_alive(name: str) -> bool:
     return True
 
 
-def run(*jobs: Job, n_at_once: int | None = None) -> list[Done]:
-    done: list[Done] = []
+def run(*jobs: Job, n_at_once: int | None = None) -> list[FinishedJob]:
+    done: list[FinishedJob] = []
     run_jobs(jobs, shown=False, on_done=done.append, n_at_once=n_at_once)
     return done
 
 
-def test_they_run_in_the_order_of_their_needs(make: Callable[..., Job]) -> None:
+def test_jobs_run_after_the_jobs_that_they_need(make: Callable[..., Job]) -> None:
     jobs = (make("late", needs=("early",)), make("early", seconds=0.3), make("free"), make("last", needs=("late",)))
     done = [each.job.name for each in run(*jobs)]
     assert sorted(done) == ["early", "free", "last", "late"]
@@ -72,26 +73,26 @@ def test_they_run_in_the_order_of_their_needs(make: Callable[..., Job]) -> None:
     assert done.index("free") < done.index("late") or len(os.sched_getaffinity(0)) == 1
 
 
-def test_a_need_that_is_no_job_is_taken_as_met(make: Callable[..., Job]) -> None:
+def test_a_need_without_a_job_counts_as_met(make: Callable[..., Job]) -> None:
     assert [each.job.name for each in run(make("a", needs=("trained before",)))] == ["a"]
     assert run() == []
 
 
-def test_they_answer_in_json_and_share_the_cores(make: Callable[..., Job]) -> None:
+def test_jobs_return_json_and_share_the_cores(make: Callable[..., Job]) -> None:
     (done,) = run(make("a"), n_at_once=1)
     assert done.answer["threads"] == str(len(os.sched_getaffinity(0)))
     assert done.answer["asked"] == "--json"
     assert 0 < done.seconds < 60
 
 
-def test_no_more_run_at_once_than_asked(make: Callable[..., Job]) -> None:
+def test_the_number_of_parallel_jobs_is_limited(make: Callable[..., Job]) -> None:
     done = run(*(make(name, seconds=0.4) for name in "abc"), n_at_once=1)
     began = sorted(Path(f"{name}.began").stat().st_mtime for name in "abc")
     assert min(later - earlier for earlier, later in itertools.pairwise(began)) > 0.3
     assert [each.job.name for each in done] == ["a", "b", "c"]
 
 
-def test_one_that_fails_says_why_and_ends_the_others(make: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_failed_job_is_reported_and_terminates_the_others(make: Callable[..., Job], tmp_path: Path) -> None:
     slow, bad = make("slow", seconds=600), make("bad", seconds=1, status=1)
     with pytest.raises(TritoneError, match=r"bad failed: no such thing\n.*bad\.txt") as caught:
         run(slow, bad, make("never", needs=("bad",)), n_at_once=2)
@@ -101,19 +102,19 @@ def test_one_that_fails_says_why_and_ends_the_others(make: Callable[..., Job], t
     assert not Path("never.began").exists()
 
 
-def test_one_that_is_killed_is_said_to_be(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_job_is_reported(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import os; os.kill(os.getpid(), 9)"
-    monkeypatch.setattr(jobs_module, "_COMMAND", (sys.executable, "-c", script))
-    with pytest.raises(TritoneError, match="killed by signal 9, as happens when memory runs out"):
+    monkeypatch.setattr(jobs_module, "COMMAND", (sys.executable, "-c", script))
+    with pytest.raises(TritoneError, match="killed by signal 9, possibly because memory ran out"):
         run(make("a"))
 
 
-def test_needs_in_a_circle_are_an_error_of_whoever_planned_them(make: Callable[..., Job]) -> None:
+def test_circular_needs_raise(make: Callable[..., Job]) -> None:
     with pytest.raises(ValueError, match="need each other"):
         run(make("a", needs=("b",)), make("b", needs=("a",)))
 
 
-def test_an_interrupt_ends_them(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_terminates_the_jobs(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
     pressed: list[bool] = []
     sleep = time.sleep
 
@@ -130,11 +131,11 @@ def test_an_interrupt_ends_them(make: Callable[..., Job], monkeypatch: pytest.Mo
 
 
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    # A command that would wait for a long time: `tritone serve` of an empty repository would not, so a pipe is read.
+    # `main` is replaced by a function that takes long.
     child = (
         "import runpy, sys, time, tritone_cli.main as m; "
         "m.main = lambda: (print('ready', flush=True), time.sleep(600)); "
-        "runpy.run_module('tritone_cli.demonstration.child', run_name='__main__')"
+        f"sys.path.insert(0, {str(ROOT)!r}); runpy.run_module('examples.demo.jobs', run_name='__main__')"
     )
     parent = (
         "import subprocess, sys, time; "
@@ -159,7 +160,7 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def test_a_log_gets_a_line_on_what_runs(
+def test_a_log_gets_a_line_about_running_jobs(
     make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line names the jobs, how long they have run, and the last line of their logs."""
@@ -173,6 +174,6 @@ def test_a_log_gets_a_line_on_what_runs(
     assert len(lines) > 2
 
 
-def test_jobs_do_not_spin(make: Callable[..., Job]) -> None:
+def test_jobs_have_passive_openmp_threads(make: Callable[..., Job]) -> None:
     (done,) = run(make("a"))
     assert done.answer["policy"] == "passive"

@@ -1,4 +1,4 @@
-"""The demonstration's page: charts, audio players and links in one file, without scripts or outside resources."""
+"""The page of the demo: plots, audio players and links in one file, without scripts or outside resources."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tritone_cli.demonstration.listening import Heard, Medley
-from tritone_cli.demonstration.recommending import Suggested, Suggestion
-from tritone_cli.demonstration.saving import Saved
-from tritone_cli.demonstration.writing import Chapter, Written
+from examples.demo.classification import ClassifiedRecording, Medley
+from examples.demo.generation import GeneratedPieces, Section
+from examples.demo.pieces import SavedPiece
+from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
 
 PAGE: Final = "index.html"
 _STYLE: Final = """
@@ -48,12 +48,12 @@ figure.given { border-left: 4px solid var(--line); padding-left: .9rem }
 .roll { overflow-x: auto; width: fit-content; max-width: 100%; background: #fff; border: 1px solid var(--line);
   border-radius: .4rem; padding: .25rem; margin-top: .3rem }
 .roll img { display: block; height: 15rem; max-width: none }
-.suggested { padding: 0; margin: .9rem 0 0; list-style: none; counter-reset: rank }
-.suggested li { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: .1rem 1rem; align-items: center;
+.recommended { padding: 0; margin: .9rem 0 0; list-style: none; counter-reset: rank }
+.recommended li { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: .1rem 1rem; align-items: center;
   padding: .6rem 0; border-top: 1px solid var(--line); counter-increment: rank }
-.suggested b::before { content: counter(rank) ". " }
-.suggested .soft { grid-column: 1 }
-.suggested audio { grid-column: 2; grid-row: 1 / span 2; margin: 0 }
+.recommended b::before { content: counter(rank) ". " }
+.recommended .soft { grid-column: 1 }
+.recommended audio { grid-column: 2; grid-row: 1 / span 2; margin: 0 }
 .several { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 .several img { height: 11rem }
 audio { width: 100%; margin-top: .4rem }
@@ -73,36 +73,36 @@ th { white-space: nowrap }
   body { padding: 1.25rem .9rem }
   .facts { grid-template-columns: repeat(2, 1fr) }
   article { padding: .9rem }
-  .suggested li { grid-template-columns: minmax(0, 1fr) }
-  .suggested audio { grid-column: 1; grid-row: auto }
+  .recommended li { grid-template-columns: minmax(0, 1fr) }
+  .recommended audio { grid-column: 1; grid-row: auto }
 }
 """
 
 
 @dataclass(frozen=True)
-class Story:
+class PageContent:
     """The content of the page.
 
     Attributes:
         facts: numbers and what they measure.
-        chapters: each with the pieces written for it.
-        suggested: the recommendations of each listener.
+        sections: sections with their generated pieces.
+        recommended: the recommendations of each listener.
         collections: titles of the labels.
-        models: evaluation result of each model, in words.
+        models: evaluation result of each model, as text.
         serve: the command that starts the server again.
     """
 
     facts: Sequence[tuple[str, str]]
-    heard: Sequence[Heard]
+    recordings: Sequence[ClassifiedRecording]
     medley: Medley
-    chapters: Sequence[tuple[Chapter, Sequence[Written]]]
-    suggested: Sequence[Suggested]
+    sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]]
+    recommended: Sequence[ListenerRecommendations]
     collections: Mapping[str, str]
     models: Mapping[str, str]
     serve: str
 
 
-def write_page(out: Path, story: Story) -> Path:
+def write_page(out: Path, content: PageContent) -> Path:
     """Write `index.html`, whose links are relative, so the folder can be moved or put on any web server.
 
     Args:
@@ -113,31 +113,30 @@ def write_page(out: Path, story: Story) -> Path:
     """
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        "<title>Tritone: what it hears, writes and recommends</title>",
+        "<title>Tritone demo: classification, composition and recommendation of music</title>",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{_STYLE}</style>\n</head>\n<body>",
         '<a class="skip" href="#content">Skip to the content</a>',
-        "<header><h1>What Tritone hears, writes and recommends</h1>",
+        "<header><h1>Tritone: classification, composition and recommendation of music</h1>",
         "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
         "and served by NVIDIA Triton. Nothing here was selected by hand: every seed was fixed beforehand.</p></header>",
-        *_contents(story),
+        *_contents(content),
         '<main id="content"><ul class="facts">',
-        *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in story.facts),
+        *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in content.facts),
         "</ul>",
-        "<p>Any line of code below writes the same notes and recommends the same pieces again, as long as the same "
-        "versions are served. "
-        "Run in the folder in which the demonstration ran:</p>",
-        f"<pre>{_text(story.serve)}</pre>",
+        "<p>Each line of code below returns the same result again, as long as the same versions are served. "
+        "Start the server in the folder in which the demo ran:</p>",
+        f"<pre>{_text(content.serve)}</pre>",
         '<pre>from tritone import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
-        *_listening(story, out),
-        *(part for chapter, written in story.chapters for part in _chapter(chapter, written, out)),
-        *_recommending(story, out),
+        *_classification(content, out),
+        *(part for section, generated in content.sections for part in _section(section, generated, out)),
+        *_recommendations(content, out),
         '<h2 id="models">Models</h2>',
         '<p class="soft">Each model was evaluated on data that it was not trained on.</p>',
         '<table aria-label="Evaluation of the models">',
         *(
             f'<tr><th scope="row">{_text(model)}</th><td>{_text(words)}</td></tr>'
-            for model, words in story.models.items()
+            for model, words in content.models.items()
         ),
         "</table>\n</main>\n</body>\n</html>",
     ]
@@ -148,120 +147,126 @@ def write_page(out: Path, story: Story) -> Path:
     return page
 
 
-def _contents(story: Story) -> Iterable[str]:
+def _contents(content: PageContent) -> Iterable[str]:
     """Yield the table of contents, in the order of the page."""
-    chapters = [(_anchor(chapter), chapter.title) for chapter, _ in story.chapters]
-    sections = [("listening", "Listening"), *chapters, ("recommending", "Recommending"), ("models", "Models")]
+    sections = [(_anchor(section), section.title) for section, _ in content.sections]
+    sections = [
+        ("classification", "Classification"),
+        *sections,
+        ("recommendation", "Recommendation"),
+        ("models", "Models"),
+    ]
     yield '<nav aria-label="Contents"><ul>'
     yield from (f'<li><a href="#{anchor}">{_text(title)}</a></li>' for anchor, title in sections)
     yield "</ul></nav>"
 
 
-def _anchor(chapter: Chapter) -> str:
-    return "chapter-" + "-".join("".join(c if c.isalnum() else " " for c in chapter.title.lower()).split())
+def _anchor(section: Section) -> str:
+    return "section-" + "-".join("".join(c if c.isalnum() else " " for c in section.title.lower()).split())
 
 
-def _listening(story: Story, out: Path) -> Iterable[str]:
-    yield '<h2 id="listening">Listening</h2>'
+def _classification(content: PageContent, out: Path) -> Iterable[str]:
+    yield '<h2 id="classification">Classification</h2>'
     yield (
-        "<p>genre_cnn is asked which collection each recording is from: "
-        f"{_text('; '.join(f'{name} ({title})' for name, title in story.collections.items()))}. "
-        "It has heard none of these pieces.</p>"
+        "<p>genre_cnn classifies each recording by collection: "
+        f"{_text('; '.join(f'{name} ({title})' for name, title in content.collections.items()))}. "
+        "It was trained on none of these pieces.</p>"
     )
     yield '<div class="rows">'
-    yield from (_recording(each, out) for each in story.heard)
+    yield from (_recording(each, out) for each in content.recordings)
     yield "</div>"
     yield (
-        f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each, one after the other.</p>"
-        f"<figure>{_image(story.medley.picture, out, 'Line chart: probability of each collection in each window')}"
-        f"{_player(story.medley.path, out, 'the medley')}</figure>"
-        f"<pre>tritone classify {_text(str(story.medley.path))}</pre></article>"
+        f"<article><h3>A medley, window by window</h3><p>Twelve seconds of each piece in succession.</p>"
+        f"<figure>{_image(content.medley.picture, out, 'Line chart: probability of each collection in each window')}"
+        f"{_player(content.medley.path, out, 'the medley')}</figure>"
+        f"<pre>tritone classify {_text(str(content.medley.path))}</pre></article>"
     )
 
 
-def _recording(heard: Heard, out: Path) -> str:
-    label, share = heard.answer.label, heard.answer.probabilities[heard.answer.label]
-    shown = "" if heard.right else ' class="wrong"'
+def _recording(recording: ClassifiedRecording, out: Path) -> str:
+    label, share = recording.answer.label, recording.answer.probabilities[recording.answer.label]
+    shown = "" if recording.is_correct else ' class="wrong"'
     return (
-        f'<article><h3>{_text(heard.track.title)}</h3><p class="soft">{_text(heard.track.composer)}, '
-        f"from {_text(heard.track.collection)}</p><p{shown}>It hears <b>{_text(label)}</b> ({share:.0%}).</p>"
-        f"{_player(heard.path, out, heard.track.title)}</article>"
+        f'<article><h3>{_text(recording.track.title)}</h3><p class="soft">{_text(recording.track.composer)}, '
+        f"from {_text(recording.track.collection)}</p><p{shown}>Classified as <b>{_text(label)}</b> ({share:.0%}).</p>"
+        f"{_player(recording.path, out, recording.track.title)}</article>"
     )
 
 
-def _chapter(chapter: Chapter, written: Sequence[Written], out: Path) -> Iterable[str]:
-    yield f'<h2 id="{_anchor(chapter)}">{_text(chapter.title)}</h2>\n<p>{_text(chapter.text)}</p>'
+def _section(section: Section, generated: Sequence[GeneratedPieces], out: Path) -> Iterable[str]:
+    yield f'<h2 id="{_anchor(section)}">{_text(section.title)}</h2>\n<p>{_text(section.text)}</p>'
     shown: set[Path] = set()
-    for each in written:
+    for each in generated:
+        request = each.request
         several = ' class="several"' if len(each.pieces) > 1 else ""
         yield (
-            f'<article id="{_text(each.ask.name)}"><h3>{_text(each.ask.title)}</h3><p>{_text(each.ask.text)}</p>'
+            f'<article id="{_text(request.name)}"><h3>{_text(request.title)}</h3><p>{_text(request.text)}</p>'
             + "".join(_given(piece, out, again=piece.midi in shown) for piece in each.given)
             + f"<div{several}>{''.join(_figure(piece, out) for piece in each.pieces)}</div>"
-            + f"<pre>{_text(each.ask.python())}\n\n{_text(each.shell())}</pre></article>"
+            + f"<pre>{_text(request.python())}\n\n{_text(each.shell())}</pre></article>"
         )
         shown.update(piece.midi for piece in each.given)
 
 
-def _recommending(story: Story, out: Path) -> Iterable[str]:
-    yield '<h2 id="recommending">Recommending</h2>'
+def _recommendations(content: PageContent, out: Path) -> Iterable[str]:
+    yield '<h2 id="recommendation">Recommendation</h2>'
     yield (
-        "<p>The listening log is simulated: no listener below is a real person, and no figure says how well it would "
-        "work on real ones. An ensemble answers whatever is known of somebody, and says why: each bar is a score, "
-        "divided among the members that gave it.</p>"
+        "<p>The listening log is simulated: no listener below is a real person, and the metrics do not show how well "
+        "this works for real listeners. An ensemble of models uses whatever is known about a user and explains its "
+        "answer: each bar is a score, divided among the base models.</p>"
     )
-    yield from (_suggested(each, out) for each in story.suggested)
+    yield from (_listener(each, out) for each in content.recommended)
 
 
-def _suggested(suggested: Suggested, out: Path) -> str:
-    listener = suggested.listener
+def _listener(recommended: ListenerRecommendations, out: Path) -> str:
+    listener = recommended.listener
     rows = "".join(
         f"<li><b>{_text(each.track.title)}</b>"
         f'<span class="soft">{_text(_source(each))}<br>{_text("; ".join(each.because))}</span>'
         f"{_player(each.sound, out, each.track.title)}</li>"
-        for each in suggested.suggestions
+        for each in recommended.pieces
     )
-    counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
+    counts = ", ".join(f"{n} from {collection}" for collection, n in recommended.collections.items())
     return (
         f'<article id="recommended-{_text(listener.name)}"><h3>{_text(listener.title)}</h3>'
         f"<p>{_text(listener.text)}</p><p>Recommended: <b>{_text(counts)}</b>.</p>"
-        f"<figure>{_image(suggested.picture, out, 'Bar chart: how much each base model adds to each score')}</figure>"
-        f'<ol class="suggested" aria-label="Recommended pieces, best first">{rows}</ol>'
+        f"<figure>{_image(recommended.picture, out, 'Bar chart: how much each base model adds to each score')}</figure>"
+        f'<ol class="recommended" aria-label="Recommended pieces, best first">{rows}</ol>'
         f"<pre>{_text(listener.python())}\n\n{_text(listener.shell())}</pre></article>"
     )
 
 
-def _source(suggestion: Suggestion) -> str:
-    return ", ".join(filter(None, (suggestion.track.composer, f"from {suggestion.track.collection}")))
+def _source(piece: RecommendedPiece) -> str:
+    return ", ".join(filter(None, (piece.track.composer, f"from {piece.track.collection}")))
 
 
-def _given(saved: Saved, out: Path, *, again: bool) -> str:
+def _given(saved: SavedPiece, out: Path, *, again: bool) -> str:
     words = f"Given: {_text(saved.title)}"
     if again:
         return f'<p class="soft">{words}, as above.</p>'
     return f'<figure class="given"><figcaption>{words}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>'
 
 
-def _figure(saved: Saved, out: Path) -> str:
+def _figure(saved: SavedPiece, out: Path) -> str:
     piece = saved.piece
     made = f"{piece.model} version {piece.model_version}, seed {piece.seed}"
     return f"<figure><figcaption>{_text(made)}, {_notes(saved, out)}</figcaption>{_shown(saved, out)}</figure>"
 
 
-def _notes(saved: Saved, out: Path) -> str:
+def _notes(saved: SavedPiece, out: Path) -> str:
     grid = saved.piece.grid
     return f'{grid.n_notes} notes, {grid.duration_s:.0f} s, <a href="{_link(saved.midi, out)}">MIDI</a>'
 
 
-def _shown(saved: Saved, out: Path) -> str:
+def _shown(saved: SavedPiece, out: Path) -> str:
     name = saved.title if saved.piece.seed is None else f"{saved.title}, by {saved.piece.model}"
-    silence = '<p class="soft">Silence: not one note.</p>'
+    silence = '<p class="soft">Silence: the piece has no notes.</p>'
     sound = _player(saved.sound, out, name) if saved.sound else silence
     return _image(saved.picture, out, f"Piano roll of {name}: {saved.piece.grid.n_notes} notes") + sound
 
 
 def _image(path: Path, out: Path, words: str) -> str:
-    """A chart in a box that scrolls; the box takes the keyboard's focus, so that arrow keys scroll it."""
+    """Return an image in a scrollable box, which can have the keyboard's focus so that arrow keys scroll it."""
     image = f'<img src="{_link(path, out)}" alt="{_text(words)}" loading="lazy">'
     return f'<div class="roll" tabindex="0" role="group" aria-label="{_text(words)}">{image}</div>'
 

@@ -1,4 +1,4 @@
-"""Who asks for recommendations in the demonstration, in which words, and what is said of the answers."""
+"""Who requests for recommendations in the demonstration, in which words, and what is said of the answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.demo import recommendations
+from examples.demo.listeners import N_SUGGESTED, SimulatedListener, join_words, listeners
+from examples.demo.recommendations import plot_contributions
 from tritone import Reason, Recommendation, Recommendations, TritoneError
-from tritone_cli.demonstration import recommending
-from tritone_cli.demonstration.listeners import N_SUGGESTED, Listener, join_words, listeners
-from tritone_cli.demonstration.shares import draw
 from tritone_training.catalogue import Track
 from tritone_training.data.interactions import ListeningData, Log, TagTable
 
@@ -61,26 +61,30 @@ def listening() -> ListeningData:
     return ListeningData(log, log, None, friends, TagTable((), (), ()), {})
 
 
-def heard_as(piece: str, label: str) -> Any:
+def classified_as(piece: str, label: str) -> Any:
     mine = CATALOGUE[piece]
     answer = SimpleNamespace(label=label)
     return SimpleNamespace(
-        track=mine, path=Path(f"demo/{mine.collection}.ogg"), answer=answer, right=label == mine.collection
+        track=mine, path=Path(f"demo/{mine.collection}.ogg"), answer=answer, is_correct=label == mine.collection
     )
 
 
 @pytest.fixture
-def everybody(listening: ListeningData) -> tuple[Listener, ...]:
-    heard = [heard_as("bach/2", "palestrina"), heard_as("palestrina/1", "palestrina"), heard_as("ryans/2", "ryans")]
+def everybody(listening: ListeningData) -> tuple[SimulatedListener, ...]:
+    heard = [
+        classified_as("bach/2", "palestrina"),
+        classified_as("palestrina/1", "palestrina"),
+        classified_as("ryans/2", "ryans"),
+    ]
     return listeners(listening, CATALOGUE, heard)
 
 
-def test_every_rung_has_somebody(everybody: tuple[Listener, ...]) -> None:
+def test_every_source_has_a_listener(everybody: tuple[SimulatedListener, ...]) -> None:
     assert [each.source for each in everybody] == ["user", "history", "friends", "recording", "popularity"]
     assert len({each.name for each in everybody}) == len(everybody)
 
 
-def test_what_is_said_of_them_is_what_the_log_says(everybody: tuple[Listener, ...]) -> None:
+def test_texts_about_listeners_match_the_log(everybody: tuple[SimulatedListener, ...]) -> None:
     known, songs, friends, recording, nobody = everybody
     assert dict(known.options) == {"user_id": "a"}
     assert "4 pieces in the log (2 from bach, 1 from essen, 1 from ryans) and 2 friends" in known.text
@@ -89,20 +93,20 @@ def test_what_is_said_of_them_is_what_the_log_says(everybody: tuple[Listener, ..
     assert dict(friends.options) == {"friends": ["a", "c", "d"]}
     # The chorale is misheard, and fewer know Palestrina than fiddle tunes.
     assert dict(recording.options) == {"audio": Path("demo/palestrina.ogg")}
-    assert "takes for palestrina" in recording.text
+    assert "classifies as palestrina" in recording.text
     assert dict(nobody.options) == {}
     assert "simulated" in known.text
     assert "simulated" in friends.text
 
 
-def test_nobody_with_friends_enough_is_told(listening: ListeningData) -> None:
+def test_too_few_friends_raise(listening: ListeningData) -> None:
     listening.friends.clear()
     with pytest.raises(TritoneError, match="another --seed"):
-        listeners(listening, CATALOGUE, [heard_as("bach/2", "bach")])
+        listeners(listening, CATALOGUE, [classified_as("bach/2", "bach")])
 
 
-def test_the_forms_of_a_request_agree(
-    everybody: tuple[Listener, ...], run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_call_python_and_shell_send_the_same_request(
+    everybody: tuple[SimulatedListener, ...], run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
 
@@ -151,27 +155,27 @@ REASONS = [
 ]
 
 
-def ask(given: Recommendations, out: Path) -> recommending.Suggested:
-    listener = Listener("songs", "A newcomer", "", "history", {"history": ["ryans/3"]})
-    return recommending.recommend(SimpleNamespace(recommend=lambda **_: given), listener, CATALOGUE, out)  # type: ignore[arg-type]
+def request(given: Recommendations, out: Path) -> recommendations.ListenerRecommendations:
+    listener = SimulatedListener("songs", "A newcomer", "", "history", {"history": ["ryans/3"]})
+    return recommendations.recommend(SimpleNamespace(recommend=lambda **_: given), listener, CATALOGUE, out)  # type: ignore[arg-type]
 
 
-def test_reasons_in_words(tmp_path: Path) -> None:
-    suggested = ask(answer(REASONS), tmp_path)
-    first = suggested.suggestions[0]
+def test_reasons_as_text(tmp_path: Path) -> None:
+    recommended = request(answer(REASONS), tmp_path)
+    first = recommended.pieces[0]
     assert first.because == (
-        "55% heard Piece $ ryans/1, Piece $ ryans/3 and 1 more",
-        "20% sounds like what was heard",
-        "15% fits what was heard, taken together",
-        "9% well known",
+        "55% listened to Piece $ ryans/1, Piece $ ryans/3 and 1 more",
+        "20% sounds like the listening history",
+        "15% fits the listening history as a whole",
+        "9% popular",
     )
     assert first.members == {
         "ease": 5.0, "user_knn": 0.5, "sound": 2.0, "taste_vae": 1.5, "popularity": 0.9, "tags": 0.1,
     }  # fmt: skip
-    assert dict(suggested.collections) == {"bach": 4, "essen": 4}
-    assert [each.sound.name for each in suggested.suggestions[:2]] == ["bach-0.ogg", "bach-1.ogg"]
-    assert all(each.sound.is_file() for each in suggested.suggestions)
-    with Image.open(suggested.picture) as picture:
+    assert dict(recommended.collections) == {"bach": 4, "essen": 4}
+    assert [each.sound.name for each in recommended.pieces[:2]] == ["bach-0.ogg", "bach-1.ogg"]
+    assert all(each.sound.is_file() for each in recommended.pieces)
+    with Image.open(recommended.picture) as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
@@ -180,29 +184,31 @@ def test_reasons_in_words(tmp_path: Path) -> None:
     [
         ("friend", "d", "100% friends: d"),
         ("friend", "", "100% friends listen to it"),
-        ("friends_listening", "bach/0", "100% friends heard Piece $ bach/0"),
+        ("friends_listening", "bach/0", "100% friends listened to Piece $ bach/0"),
         ("recording", "", "100% sounds like the recording"),
         ("tag", "slow", "100% tagged slow"),
         ("stars", "", "100% stars"),
     ],
 )
-def test_every_cause_has_words(because: str, cause: str, words: str, tmp_path: Path) -> None:
-    assert ask(answer([Reason("m", because, cause, 1.0)]), tmp_path).suggestions[0].because == (words,)
+def test_every_reason_has_a_text(because: str, cause: str, words: str, tmp_path: Path) -> None:
+    assert request(answer([Reason("m", because, cause, 1.0)]), tmp_path).pieces[0].because == (words,)
 
 
-def test_an_answer_that_does_not_hold_together_is_told(tmp_path: Path) -> None:
+def test_inconsistent_answers_raise(tmp_path: Path) -> None:
     with pytest.raises(TritoneError, match=r"add up to 10.0000, its score is 9.0000"):
-        ask(answer(REASONS, score=9.0), tmp_path)
-    with pytest.raises(TritoneError, match="8 tracks by popularity, expected 8 by history"):
-        ask(answer(REASONS, source="popularity"), tmp_path)
+        request(answer(REASONS, score=9.0), tmp_path)
+    with pytest.raises(TritoneError, match="expected 8 tracks from history, got 8 from popularity"):
+        request(answer(REASONS, source="popularity"), tmp_path)
 
 
-def test_what_counts_against_a_piece_is_drawn_to_the_left(tmp_path: Path) -> None:
-    plain = recommending.Suggestion(CATALOGUE["bach/0"], 1.0, (), {"ease": 1.0}, Path("a.ogg"))
-    mixed = recommending.Suggestion(CATALOGUE["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5}, Path("a.ogg"))
-    pictures = [draw([each], tmp_path / f"{n}.png").read_bytes() for n, each in enumerate((plain, mixed))]
+def test_negative_contributions_are_plotted(tmp_path: Path) -> None:
+    plain = recommendations.RecommendedPiece(CATALOGUE["bach/0"], 1.0, (), {"ease": 1.0}, Path("a.ogg"))
+    mixed = recommendations.RecommendedPiece(
+        CATALOGUE["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5}, Path("a.ogg")
+    )
+    pictures = [plot_contributions([each], tmp_path / f"{n}.png").read_bytes() for n, each in enumerate((plain, mixed))]
     assert pictures[0] != pictures[1]
 
 
-def test_words_are_joined_as_people_do() -> None:
+def test_words_are_joined_as_text() -> None:
     assert [join_words(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]

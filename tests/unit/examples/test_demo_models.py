@@ -1,4 +1,4 @@
-"""When a model of the demonstration is made anew, and when an earlier run's will do."""
+"""When the demo reuses the models of an earlier run."""
 
 from __future__ import annotations
 
@@ -14,58 +14,66 @@ import pytest
 import torch
 from tests.support import recommender_models
 
-from tritone_cli.demonstration import freshness
-from tritone_cli.demonstration.models import Trained, Workshop
+from examples.demo import reuse
+from examples.demo.models import DemoModel, ModelBuilder
 from tritone_training import checkpoint
 
 KIND = "music_vae"
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Callable[..., Workshop]:
-    def make(*, catalogue: str = "c", **changed: Any) -> Workshop:
+def make_builder(tmp_path: Path) -> Callable[..., ModelBuilder]:
+    def make(*, catalogue: str = "c", **changed: Any) -> ModelBuilder:
         wanted: dict[str, Any] = {"seed": 0, "preset": "tiny", "retrain": False, "progress": False, **changed}
         known: Any = SimpleNamespace(fingerprint=catalogue)
-        return Workshop(out=tmp_path / "demo", repository=tmp_path / "models", catalogue=known, **wanted)
+        return ModelBuilder(out=tmp_path / "demo", repository=tmp_path / "models", catalogue=known, **wanted)
 
     return make
 
 
 @pytest.fixture
-def trained(workshop: Callable[..., Workshop], tmp_path: Path) -> Path:
+def trained(make_builder: Callable[..., ModelBuilder], tmp_path: Path) -> Path:
     """A checkpoint that a run has finished."""
     folder = tmp_path / "demo" / "checkpoints" / KIND
     info = {"seed": 0, "preset": "tiny", "metrics": {"valid": {"reconstruction_accuracy": 0.5}}}
     checkpoint.save(folder, kind=KIND, info=info, weights={"a": torch.ones(3)})
-    workshop()._finished(KIND)
+    make_builder().mark_complete(KIND)
     return folder
 
 
-def test_what_is_whole_and_unchanged_is_kept(workshop: Callable[..., Workshop], trained: Path) -> None:
-    info = workshop()._fresh(KIND)
+def test_a_complete_checkpoint_with_the_same_inputs_is_reused(
+    make_builder: Callable[..., ModelBuilder], trained: Path
+) -> None:
+    info = make_builder().find_checkpoint(KIND)
     assert info is not None
     assert info["preset"] == "tiny"
-    assert Trained(KIND, trained, info).headline == "held-out music: 0.500 of its notes right"
+    assert DemoModel(KIND, trained, info).headline == "held-out music: 0.500 of the notes reconstructed"
 
 
 @pytest.mark.parametrize("changed", [{"catalogue": "d"}, {"seed": 1}, {"preset": "demo"}, {"retrain": True}])
-def test_what_would_come_out_otherwise_is_not(
-    workshop: Callable[..., Workshop], trained: Path, changed: dict[str, Any]
+def test_a_checkpoint_with_other_inputs_is_not_reused(
+    make_builder: Callable[..., ModelBuilder], trained: Path, changed: dict[str, Any]
 ) -> None:
-    assert workshop(**changed)._fresh(KIND) is None
+    assert make_builder(**changed).find_checkpoint(KIND) is None
 
 
-def test_what_an_upgrade_changes_is_not(
-    workshop: Callable[..., Workshop], trained: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_of_other_code_is_not_reused(
+    make_builder: Callable[..., ModelBuilder], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(freshness, "code_digest", lambda kind: "another preset, or another network")
-    assert workshop()._fresh(KIND) is None
+    monkeypatch.setattr(reuse, "code_digest", lambda kind: "another preset, or another network")
+    assert make_builder().find_checkpoint(KIND) is None
 
 
-def test_a_gan_depends_on_the_code_of_its_autoencoder(workshop: Callable[..., Workshop], trained: Path) -> None:
-    info = {"weights_sha256": "w"}
-    assert freshness.code_digest("music_vae") in workshop()._making("music_gan")._mark(info)["code"]
-    assert freshness.code_digest("music_gan") != freshness.code_digest("music_vae")
+def test_a_gan_is_not_reused_when_the_code_of_its_autoencoder_changes(
+    make_builder: Callable[..., ModelBuilder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "demo" / "checkpoints" / "music_gan"
+    checkpoint.save(folder, kind="music_gan", info={"seed": 0}, weights={"a": torch.ones(3)})
+    make_builder().mark_complete("music_gan")
+    assert make_builder().find_checkpoint("music_gan") is not None
+    digest = reuse.code_digest
+    monkeypatch.setattr(reuse, "code_digest", lambda kind: "new" if kind == "music_vae" else digest(kind))
+    assert make_builder().find_checkpoint("music_gan") is None
 
 
 def _cut_weights(folder: Path) -> None:
@@ -92,11 +100,11 @@ def _train_again(folder: Path) -> None:
         lambda folder: (folder / "demo.json").write_bytes(b"\xff\xfe"),
     ],
 )
-def test_what_is_damaged_or_half_made_is_not(
-    workshop: Callable[..., Workshop], trained: Path, damage: Callable[[Path], object]
+def test_a_damaged_or_incomplete_checkpoint_is_not_reused(
+    make_builder: Callable[..., ModelBuilder], trained: Path, damage: Callable[[Path], object]
 ) -> None:
     damage(trained)
-    assert workshop()._fresh(KIND) is None
+    assert make_builder().find_checkpoint(KIND) is None
 
 
 @pytest.fixture
@@ -120,8 +128,8 @@ def version(tmp_path: Path) -> Path:
 INFO = {"weights_sha256": "w", "created_utc": "2026-01-02T00:00:00+00:00"}
 
 
-def test_a_version_of_this_checkpoint_is_kept(version: Path) -> None:
-    found = freshness.newest_version(version.parent, INFO)
+def test_a_version_of_this_checkpoint_is_reused(version: Path) -> None:
+    found = reuse.newest_version(version.parent, INFO)
     assert found is not None
     assert found.to_dict() == {"model": "m", "version": 3, "path": str(version), "max_abs_difference": 2e-6}
 
@@ -129,8 +137,8 @@ def test_a_version_of_this_checkpoint_is_kept(version: Path) -> None:
 @pytest.mark.parametrize(
     "info", [{**INFO, "weights_sha256": "x"}, {**INFO, "created_utc": "2026-01-03T00:00:00+00:00"}]
 )
-def test_a_version_of_another_training_is_not(version: Path, info: dict[str, str]) -> None:
-    assert freshness.newest_version(version.parent, info) is None
+def test_a_version_of_another_training_is_not_reused(version: Path, info: dict[str, str]) -> None:
+    assert reuse.newest_version(version.parent, info) is None
 
 
 @pytest.mark.parametrize(
@@ -144,13 +152,13 @@ def test_a_version_of_another_training_is_not(version: Path, info: dict[str, str
         lambda path: (path.parent / "4").mkdir(),  # a newer one, of whatever
     ],
 )
-def test_a_damaged_version_is_not(version: Path, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_version_is_not_reused(version: Path, damage: Callable[[Path], object]) -> None:
     damage(version)
-    assert freshness.newest_version(version.parent, INFO) is None
+    assert reuse.newest_version(version.parent, INFO) is None
 
 
-def test_without_a_version_there_is_none(tmp_path: Path) -> None:
-    assert freshness.newest_version(tmp_path / "nowhere", INFO) is None
+def test_a_model_without_versions_has_no_newest_version(tmp_path: Path) -> None:
+    assert reuse.newest_version(tmp_path / "nowhere", INFO) is None
 
 
 # --- a recommender: its artifact stands for weights ---------------------------------------------------------
@@ -159,39 +167,41 @@ def test_without_a_version_there_is_none(tmp_path: Path) -> None:
 @pytest.fixture
 def recommender(tmp_path: Path) -> Path:
     """A checkpoint of a recommender, and a version that was exported of it."""
-    folder = tmp_path / "demo" / "checkpoints" / freshness.RECOMMENDER
+    folder = tmp_path / "demo" / "checkpoints" / reuse.RECOMMENDER
     shutil.copytree(recommender_models.checkpoint(), folder)
     return folder
 
 
-def test_a_recommender_is_kept_as_long_as_its_listener_is(workshop: Callable[..., Workshop], recommender: Path) -> None:
-    first, again, other = workshop(), workshop(), workshop()
-    first._heard_by = again._heard_by = "one network"
-    other._heard_by = "another"
-    first._finished(freshness.RECOMMENDER)
-    assert again._fresh(freshness.RECOMMENDER) is not None
-    assert other._fresh(freshness.RECOMMENDER) is None
-    headline = Trained(freshness.RECOMMENDER, recommender, again._fresh(freshness.RECOMMENDER) or {}).headline
+def test_a_recommender_is_reused_if_its_classifier_is(
+    make_builder: Callable[..., ModelBuilder], recommender: Path
+) -> None:
+    first, again, other = make_builder(), make_builder(), make_builder()
+    first.classifier_digest = again.classifier_digest = "one network"
+    other.classifier_digest = "another"
+    first.mark_complete(reuse.RECOMMENDER)
+    assert again.find_checkpoint(reuse.RECOMMENDER) is not None
+    assert other.find_checkpoint(reuse.RECOMMENDER) is None
+    headline = DemoModel(reuse.RECOMMENDER, recommender, again.find_checkpoint(reuse.RECOMMENDER) or {}).headline
     assert headline.startswith("simulated listeners' held-out listens: 0.")
 
 
 @pytest.mark.parametrize(
     "damaged", ["artifact/history.values.npy", "artifact/recommender.json", "taste_vae/checkpoint.json"]
 )
-def test_a_recommender_that_is_damaged_is_not(
-    workshop: Callable[..., Workshop], recommender: Path, damaged: str
+def test_a_damaged_recommender_is_not_reused(
+    make_builder: Callable[..., ModelBuilder], recommender: Path, damaged: str
 ) -> None:
-    workshop()._finished(freshness.RECOMMENDER)
+    make_builder().mark_complete(reuse.RECOMMENDER)
     (recommender / damaged).write_bytes(b"half of it")
-    assert workshop()._fresh(freshness.RECOMMENDER) is None
+    assert make_builder().find_checkpoint(reuse.RECOMMENDER) is None
 
 
-def test_a_recommender_is_made_again_when_the_code_that_serves_it_changes() -> None:
-    assert "tritone_serving.recommender" in freshness._PACKAGES[freshness.RECOMMENDER]
+def test_the_code_that_serves_a_recommender_affects_its_training() -> None:
+    assert "tritone_serving.recommender" in reuse.code_packages(reuse.RECOMMENDER)
 
 
-def test_versions_of_a_recommender_are_kept_if_they_hold_its_artifact(recommender: Path, tmp_path: Path) -> None:
-    info = freshness.read_info(recommender, freshness.RECOMMENDER)
+def test_versions_of_a_recommender_are_reused_if_they_hold_its_artifact(recommender: Path, tmp_path: Path) -> None:
+    info = reuse.read_info(recommender, reuse.RECOMMENDER)
     files = {path.name: path.read_bytes() for path in (recommender / "artifact").iterdir()}
     path = tmp_path / "models" / "recommender" / "2"
     path.mkdir(parents=True)
@@ -204,10 +214,10 @@ def test_versions_of_a_recommender_are_kept_if_they_hold_its_artifact(recommende
         "files": {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()},
     }
     (path / "model_card.json").write_text(json.dumps(card))
-    assert freshness.newest_version(path.parent, info) == freshness.Version("recommender", 2, path, None)
-    assert freshness.newest_version(path.parent, {**info, "weights_sha256": "of another training"}) is None
-    assert freshness.newest_ensemble(path.parent, info) is not None
-    assert freshness.newest_ensemble(path.parent, {"created_utc": "9999"}) is None
-    assert freshness.newest_ensemble(tmp_path / "nowhere", info) is None
+    assert reuse.newest_version(path.parent, info) == reuse.ExportedVersion("recommender", 2, path, None)
+    assert reuse.newest_version(path.parent, {**info, "weights_sha256": "of another training"}) is None
+    assert reuse.newest_ensemble(path.parent, info) is not None
+    assert reuse.newest_ensemble(path.parent, {"created_utc": "9999"}) is None
+    assert reuse.newest_ensemble(tmp_path / "nowhere", info) is None
     (path / "history.values.npy").write_bytes(b"half of it")
-    assert freshness.newest_version(path.parent, info) is None
+    assert reuse.newest_version(path.parent, info) is None

@@ -1,12 +1,20 @@
 """Run several `tritone` commands in parallel, each on its share of the cores.
 
 Small networks gain little from a second core, so two trainings in parallel take little longer than one.
+
+Run as a module, this is the `tritone` command as a child process that ends with its parent:
+
+```
+python -m examples.demo.jobs train music_vae --preset demo --json
+```
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,25 +30,27 @@ from tritone import TritoneError
 from tritone_cli import console
 from tritone_training.progress import ProgressLines
 
-_COMMAND: Final = (sys.executable, "-m", "tritone_cli.demonstration.child")
-_MOST_AT_ONCE: Final = 4  # each takes a GB of memory or so
+COMMAND: Final = (sys.executable, "-m", "examples.demo.jobs")
+_ROOT: Final = Path(__file__).resolve().parents[2]  # the folder of `examples`
+_MOST_AT_ONCE: Final = 4  # each takes about 1 GB of memory
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 5.0
 _TAIL_BYTES: Final = 1_000
 _LONGEST_STATUS: Final = 90
-_STATUS_S: Final = 25.0  # a job writes a line every ten seconds; an older one is about a phase that has ended
-_ERROR: Final = "error: "  # how `tritone` begins what it says last, see `console.fail`
+_STATUS_S: Final = 25.0  # a job logs every ten seconds; an older line is about a phase that has ended
+_ERROR: Final = "error: "  # how `tritone` begins its last message, see `console.fail`
+_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command.
+    """A `tritone` command.
 
     Attributes:
-        name: for people, and for `needs`.
-        arguments: of `tritone`, which must answer with `--json`.
-        log: gets what the command says.
-        needs: names of the jobs that must be done before.
+        name: shown to people, and referred to by `needs`.
+        arguments: arguments of `tritone`; the verb must support `--json`.
+        log: file for the command's messages.
+        needs: names of the jobs that must finish first.
     """
 
     name: str
@@ -50,8 +60,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A job that succeeded: what it answered, and how long it took."""
+class FinishedJob:
+    """A job that succeeded, its JSON output and its duration."""
 
     job: Job
     answer: Mapping[str, Any]
@@ -66,14 +76,14 @@ class _Running:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, shown: bool, on_done: Callable[[Done], None], n_at_once: int | None = None
+    jobs: Sequence[Job], *, shown: bool, on_done: Callable[[FinishedJob], None], n_at_once: int | None = None
 ) -> None:
-    """Run jobs, those that come first and need nothing that is missing first.
+    """Run jobs in the given order, as far as the jobs that they need have finished.
 
     Args:
-        shown: report on stderr what is running: spinners on a terminal, a line every ten seconds in logs.
+        shown: show progress on stderr: spinners on a terminal, a line every ten seconds in logs.
         on_done: called with each job that succeeded.
-        n_at_once: by default as many as there are cores, 4 at most.
+        n_at_once: largest number of parallel jobs. Default: the number of cores, at most 4.
 
     Raises:
         TritoneError: a job failed; the others are stopped.
@@ -84,7 +94,7 @@ def run_jobs(
     lines = ProgressLines(console.people)
     in_lines = shown and not console.people.is_terminal
     in_spinners = shown and not in_lines
-    with _spinners(shown=in_spinners) as progress, _ending() as running:
+    with _spinners(shown=in_spinners) as progress, _terminated_at_exit() as running:
         tasks: dict[str, TaskID] = {}
         while waiting or running:
             missing = {job.name for job in waiting} | {each.job.name for each in running}
@@ -94,7 +104,7 @@ def run_jobs(
                 running.append(_start(job, n_threads=max(1, n_cores // n_at_once)))
                 tasks[job.name] = progress.add_task(job.name)
             if not running:
-                raise ValueError(f"{[job.name for job in waiting]} need each other, or what there is not")
+                raise ValueError(f"{[job.name for job in waiting]} need each other or a job that does not exist")
             time.sleep(_POLL_S)
             if in_lines:
                 lines.update(lambda _: "      " + "; ".join(map(_describe, running)))
@@ -109,22 +119,23 @@ def run_jobs(
 
 def _start(job: Job, *, n_threads: int) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    # OpenMP's threads spin at barriers by default, which stalls a training whenever another process wants the core.
+    # By default OpenMP threads spin at barriers, which stalls a training when another process needs the core.
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(n_threads),
         "MKL_NUM_THREADS": str(n_threads),
         "OMP_WAIT_POLICY": "passive",
         "TRITONE_PROGRESS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
     }
-    command = [*_COMMAND, *job.arguments, "--json"]
+    command = [*COMMAND, *job.arguments, "--json"]
     with _answer_of(job).open("wb") as stdout, job.log.open("wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
     return _Running(job, process, time.monotonic())
 
 
 def _describe(running: _Running) -> str:
-    """Return the job's name, its running time and the last line of its log, unless that is old."""
+    """Return the job's name, its running time and the last line of its log, unless that line is old."""
     is_old = time.time() - running.job.log.stat().st_mtime > _STATUS_S
     lines = [] if is_old else _tail(running.job.log).strip().splitlines()
     last = f": {lines[-1].strip()[:_LONGEST_STATUS]}" if lines else ""
@@ -141,26 +152,26 @@ def _answer_of(job: Job) -> Path:
     return job.log.with_suffix(".json")
 
 
-def _result(ended: _Running) -> Done:
+def _result(ended: _Running) -> FinishedJob:
     job, code = ended.job, ended.process.returncode
     if code:
-        raise TritoneError(f"{job.name} failed: {_reason(job.log, code)}\nAll that it said is in {job.log}")
+        raise TritoneError(f"{job.name} failed: {_reason(job.log, code)}\nThe full log is {job.log}")
     answer = json.loads(_answer_of(job).read_text(encoding="utf-8"))
-    return Done(job, answer, time.monotonic() - ended.started)
+    return FinishedJob(job, answer, time.monotonic() - ended.started)
 
 
 def _reason(log: Path, code: int) -> str:
-    said = log.read_text(encoding="utf-8", errors="replace")
-    if _ERROR in said:
-        return said[said.rindex(_ERROR) + len(_ERROR) :].strip()
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if _ERROR in text:
+        return text[text.rindex(_ERROR) + len(_ERROR) :].strip()
     if code < 0:
-        return f"it was killed by signal {-code}" + (", as happens when memory runs out" if code == -9 else "")
-    return (said.strip().splitlines() or [f"it ended with status {code}"])[-1]
+        return f"killed by signal {-code}" + (", possibly because memory ran out" if code == -9 else "")
+    return (text.strip().splitlines() or [f"exit status {code}"])[-1]
 
 
 @contextmanager
-def _ending() -> Iterator[list[_Running]]:
-    """A list of processes that are no more when the block is left."""
+def _terminated_at_exit() -> Iterator[list[_Running]]:
+    """Return a list of processes that are terminated at the end of the block."""
     running: list[_Running] = []
     try:
         yield running
@@ -180,3 +191,15 @@ def _spinners(*, shown: bool) -> Iterator[Progress]:
     columns = (TextColumn("     "), SpinnerColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console.people, transient=True, disable=not shown) as progress:
         yield progress
+
+
+def _run_child() -> None:
+    """Run `tritone` with this process's arguments; the kernel terminates it when its parent ends."""
+    from tritone_cli.main import main
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    main()
+
+
+if __name__ == "__main__":
+    _run_child()
