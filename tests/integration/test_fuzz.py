@@ -15,7 +15,7 @@ import pytest
 from benchmarks.fuzzing import campaign, judging, over_grpc, over_http, served
 from benchmarks.fuzzing.asks import Ask, Tensor
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.server.triton_server import triton_server as server_module
+from tritone_serving.server import triton_server as server_module
 from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton

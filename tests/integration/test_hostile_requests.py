@@ -22,7 +22,7 @@ from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Calls
 from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, sing
 from tritone_serving.security.callers import CANARY_PARAMETER
-from tritone_serving.server.triton_server import runtime_folder as runtime
+from tritone_serving.server import runtime_folder as runtime
 from tritone_serving.supervision.processes import anonymous_bytes, stubs_of
 
 pytestmark = pytest.mark.triton

@@ -25,7 +25,7 @@ from tritone_serving import (
     StartupTimeoutError,
     TritonServer,
 )
-from tritone_serving.server.triton_server import runtime_folder as runtime
+from tritone_serving.server import runtime_folder as runtime
 
 pytestmark = pytest.mark.triton
 
@@ -200,7 +200,7 @@ def test_a_killed_supervisor_takes_the_server_along(repository: Path, options_fo
 
 def test_what_a_dead_owner_left_is_removed_at_the_next_start() -> None:
     program = (
-        "from tritone_serving.server.triton_server import runtime_folder as runtime; folder = runtime.make_runtime_folder(); "
+        "from tritone_serving.server import runtime_folder as runtime; folder = runtime.make_runtime_folder(); "
         "(runtime.SHARED_MEMORY / f'{folder.name}-region').write_bytes(b'x'); print(folder)"
     )
     folder = Path(

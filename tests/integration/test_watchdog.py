@@ -18,9 +18,9 @@ import pytest
 from tests.integration.python_models import CONFIG, DIE, HANG, Watched, make_repository, wait_until, watched
 
 from tritone_serving import CanaryError, CrashLoopError
-from tritone_serving.server.triton_server import runtime_folder as runtime
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.supervision import watchdog
 from tritone_serving.supervision.metrics import SupervisorMetrics
-from tritone_serving.supervision.options import watchdog
 from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton

@@ -23,11 +23,11 @@ from tritone_serving import (
 from tritone_serving.admin import in_one_line
 from tritone_serving.repository.folders import servable_models
 from tritone_serving.security import admin_token
+from tritone_serving.server import installation
+from tritone_serving.server import logs as log
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.server import triton_server as server
 from tritone_serving.server.ports import claim_ports
-from tritone_serving.server.triton_server import installation
-from tritone_serving.server.triton_server import logs as log
-from tritone_serving.server.triton_server import runtime_folder as runtime
-from tritone_serving.server.triton_server import triton_server as server
 
 
 @pytest.mark.parametrize(

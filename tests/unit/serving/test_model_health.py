@@ -10,10 +10,10 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from tritone_serving import CanaryError, OptionsError
+from tritone_serving.supervision import health as model_health
 from tritone_serving.supervision.cpu_pressure import CpuTimes
 from tritone_serving.supervision.health import ModelHealth, answers_health_checks
 from tritone_serving.supervision.options import Backoff, SupervisionOptions
-from tritone_serving.supervision.options import health as model_health
 from tritone_serving.supervision.processes import Stub
 
 SERVER_PID = 1

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tritone_serving import PortTakenError
+from tritone_serving.supervision import metrics as supervisor_metrics
 from tritone_serving.supervision.metrics import SupervisorMetrics
-from tritone_serving.supervision.options import metrics as supervisor_metrics
 
 
 @pytest.fixture
