@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tritone_serving.supervision import watchdog
 from tritone_serving.supervision.metrics import SupervisorMetrics
-from tritone_serving.supervision.options import SupervisionOptions, watchdog
+from tritone_serving.supervision.options import SupervisionOptions
 from tritone_serving.supervision.processes import Stub
 from tritone_serving.supervision.watchdog import Watchdog
 
