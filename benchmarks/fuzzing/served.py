@@ -16,7 +16,7 @@ from tests.support import music_models, recommender_artifacts
 
 from benchmarks.fuzzing.asks import valid_inputs
 from tritone.endpoints import make_endpoint
-from tritone_export.limits import limits_text
+from tritone_export.config import limits_text
 from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Array, Calls
 from tritone_serving.supervision.processes import stubs_of

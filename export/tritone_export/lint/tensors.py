@@ -1,4 +1,4 @@
-"""Check names, types and shapes of a config's tensors, and priorities, by the rules of Triton's own validation."""
+"""Check names, types and shapes of a config's tensors, priorities and warm-up requests by Triton's own rules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.lint.finding import Reporter
-from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export.lint.config_file import ConfigFile
+from tritone_export.lint.findings import Reporter
 
 _N_IMAGE_DIMS: Final = 3
 
@@ -20,7 +20,7 @@ def check_shapes(file: ConfigFile, report: Reporter) -> None:
         seen: set[str] = set()
         for i, tensor in enumerate(getattr(file.config, side)):
             line = file.source.line((side, i))
-            for problem, remedy in _problems(tensor, file.config.max_batch_size > 0):
+            for problem, remedy in _shape_problems(tensor, file.config.max_batch_size > 0):
                 report.error(file.path, line, f"{side} {tensor.name!r} {problem}", remedy)
             if tensor.name in seen:
                 report.error(file.path, line, f"{side} {tensor.name!r} is named twice", "remove one")
@@ -48,7 +48,7 @@ def check_priorities(file: ConfigFile, report: Reporter) -> None:
             )
 
 
-def _problems(tensor: Any, is_batched: bool) -> list[tuple[str, str]]:
+def _shape_problems(tensor: Any, is_batched: bool) -> list[tuple[str, str]]:
     dims = list(tensor.dims)
     found = []
     if not tensor.name:
@@ -92,3 +92,44 @@ def _segments(sizes: Sequence[int]) -> list[int]:
         else:
             segments[-1].append(size)
     return [math.prod(segment) for segment in segments]
+
+
+_FOLDER = "warmup"  # beside config.pbtxt, where input_data_file is looked up
+
+
+def check_warmup(file: ConfigFile, report: Reporter) -> None:
+    """Report warm-up requests whose inputs do not fit the config, or whose data is missing."""
+    config = file.config
+    inputs = {tensor.name: tensor for tensor in config.input}
+    if not inputs:
+        return  # the backend completes such a config
+    for i, warmup in enumerate(config.model_warmup):
+        line = file.source.line(("model_warmup", i))
+        for name, tensor in inputs.items():
+            if name not in warmup.inputs:
+                if not tensor.optional:
+                    report.error(file.path, line, f"warm-up {warmup.name!r} gives no input {name!r}", "add it")
+                continue
+            for problem in _warmup_problems(warmup.inputs[name], tensor, file):
+                report.error(file.path, line, f"warm-up {warmup.name!r}: input {name!r} {problem}", "correct it")
+
+
+def _warmup_problems(sample: Any, tensor: Any, file: ConfigFile) -> list[str]:
+    found = []
+    if sample.data_type != tensor.data_type:
+        type_name = model_config_pb2.DataType.Name
+        found.append(f"is {type_name(sample.data_type)}: expected {type_name(tensor.data_type)}")
+    if not _fits(list(sample.dims), list(tensor.dims)):
+        found.append(f"has dims {list(sample.dims)}: expected {list(tensor.dims)}, with sizes in place of -1")
+    source = sample.WhichOneof("input_data_type")
+    if source is None:
+        found.append("has no data: expected zero_data, random_data or input_data_file")
+    elif source == "input_data_file":
+        folder = file.path.parent.parent if file.path.parent.name == "configs" else file.path.parent
+        if not (folder / _FOLDER / sample.input_data_file).is_file():
+            found.append(f"reads {_FOLDER}/{sample.input_data_file}, which is missing")
+    return found
+
+
+def _fits(sizes: Sequence[int], dims: Sequence[int]) -> bool:
+    return len(sizes) == len(dims) and all(most in (size, -1) for size, most in zip(sizes, dims, strict=True))
