@@ -33,8 +33,8 @@ $(DEV_READY): $(READY)
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: under 10 minutes)
-	@$(BIN)/tritone demo $(ARGS)
+demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
+	@$(BIN)/python -m examples.demo $(ARGS)
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4
