@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
-    from tritone._endpoint import Endpoint
+    from tritone.endpoints import Endpoint
     from tritone_serving.calls import Calls
 
 _EXPECTED: Final = (
@@ -44,7 +44,7 @@ class Addresses:
 def model_address(server: str) -> str:
     """Return `--server` for a command that calls models; of both addresses of one server, the gRPC address."""
     from tritone import InvalidInputError
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
 
     parts = server.split(",")
     try:
@@ -100,8 +100,8 @@ def both_addresses(server: str, *, tls: bool = False) -> Addresses:
         typer.BadParameter: several servers are named, or the other address cannot be derived.
     """
     from tritone import InvalidInputError
-    from tritone._endpoint import make_endpoint
-    from tritone._service_key import is_loopback
+    from tritone.credentials import is_loopback
+    from tritone.endpoints import make_endpoint
 
     try:
         given = [make_endpoint(part.strip()) for part in server.split(",")]

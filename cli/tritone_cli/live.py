@@ -44,7 +44,7 @@ def connected(
         CanaryError: the server does not answer over gRPC.
     """
     from tritone import InvalidInputError
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_export.publishing import Live
     from tritone_serving.calls import Calls
     from tritone_serving.trial import Bounds
@@ -75,7 +75,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     """
     from tritone_serving._exceptions import OptionsError
     from tritone_serving.admin import AdminApi
-    from tritone_serving.admin_token import state_folder
+    from tritone_serving.security.admin_token import state_folder
 
     if admin_token_file is None and not addresses.is_loopback:  # this machine's token must not be sent to another one
         raise typer.BadParameter(

@@ -19,7 +19,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tritone._exceptions import (
+from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
     ConnectionFailedError,
@@ -38,9 +38,10 @@ from tritone._exceptions import (
 )
 
 if TYPE_CHECKING:
-    from tritone._async_client import AsyncMusicClient
-    from tritone._client import MusicClient
-    from tritone._messages import (
+    from tritone.async_client import AsyncMusicClient
+    from tritone.audio import Audio
+    from tritone.client import MusicClient
+    from tritone.messages import (
         AsyncTransport,
         InferRequest,
         InferResponse,
@@ -53,8 +54,15 @@ if TYPE_CHECKING:
         StreamRequest,
         Transport,
     )
-    from tritone._predicting import Prediction
-    from tritone._recommendations import (
+    from tritone.music.grid import Grid
+    from tritone.music.piece import Piece
+    from tritone.music.reading import to_grid
+    from tritone.music.writing import to_score
+    from tritone.operations.predict import Prediction
+    from tritone.operations.sample import Conditions
+    from tritone.operations.stream import AsyncPieceStream, PieceChunk, PieceStream
+    from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.recommendations import (
         Reason,
         Recommendation,
         Recommendations,
@@ -62,47 +70,39 @@ if TYPE_CHECKING:
         TrackPage,
         UnknownIds,
     )
-    from tritone._results import Classification, TimelineWindow
-    from tritone._sampling import Conditions
-    from tritone._streaming import AsyncPieceStream, PieceChunk, PieceStream
-    from tritone.audio import Audio
-    from tritone.music.grid import Grid
-    from tritone.music.piece import Piece
-    from tritone.music.reading import to_grid
-    from tritone.music.writing import to_score
 
 # Looked up when first used: the errors alone are wanted by every package and by `tritone --help`, and
 # NumPy, libsndfile and soxr would cost each of them a tenth of a second.
 _LAZY = {
-    "AsyncMusicClient": "_async_client",
-    "AsyncPieceStream": "_streaming",
-    "AsyncTransport": "_messages",
+    "AsyncMusicClient": "async_client",
+    "AsyncPieceStream": "operations.stream",
+    "AsyncTransport": "messages",
     "Audio": "audio",
-    "Classification": "_results",
-    "Conditions": "_sampling",
+    "Classification": "results.classification",
+    "Conditions": "operations.sample",
     "Grid": "music.grid",
-    "InferRequest": "_messages",
-    "InferResponse": "_messages",
-    "ModelRequest": "_messages",
-    "ModelResponse": "_messages",
-    "MusicClient": "_client",
+    "InferRequest": "messages",
+    "InferResponse": "messages",
+    "ModelRequest": "messages",
+    "ModelResponse": "messages",
+    "MusicClient": "client",
     "Piece": "music.piece",
-    "PieceChunk": "_streaming",
-    "PieceStream": "_streaming",
-    "Prediction": "_predicting",
-    "ReadyRequest": "_messages",
-    "ReadyResponse": "_messages",
-    "Reason": "_recommendations",
-    "Recommendation": "_recommendations",
-    "Recommendations": "_recommendations",
-    "Request": "_messages",
-    "Response": "_messages",
-    "StreamRequest": "_messages",
-    "TimelineWindow": "_results",
-    "Track": "_recommendations",
-    "TrackPage": "_recommendations",
-    "Transport": "_messages",
-    "UnknownIds": "_recommendations",
+    "PieceChunk": "operations.stream",
+    "PieceStream": "operations.stream",
+    "Prediction": "operations.predict",
+    "ReadyRequest": "messages",
+    "ReadyResponse": "messages",
+    "Reason": "results.recommendations",
+    "Recommendation": "results.recommendations",
+    "Recommendations": "results.recommendations",
+    "Request": "messages",
+    "Response": "messages",
+    "StreamRequest": "messages",
+    "TimelineWindow": "results.classification",
+    "Track": "results.recommendations",
+    "TrackPage": "results.recommendations",
+    "Transport": "messages",
+    "UnknownIds": "results.recommendations",
     "to_grid": "music.reading",
     "to_score": "music.writing",
 }

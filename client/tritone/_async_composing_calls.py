@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from tritone._composing import compose_flow, harmonize_flow, infill_flow, make_wish
-from tritone._messages import InferResponse
-from tritone._predicting import Prediction, predict_flow
 from tritone._runs import AsyncRuns
-from tritone._streaming import AsyncPieceStream, Growing, stream_flow
 from tritone.constants import COMPOSE_MODEL, PREDICT_MODEL, STREAM_MODEL
+from tritone.messages import InferResponse
 from tritone.music.piece import Piece
 from tritone.music.reading import ScoreLike
+from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, make_wish
+from tritone.operations.predict import Prediction, predict_flow
+from tritone.operations.stream import AsyncPieceStream, Growing, stream_flow
 
 
 class AsyncComposingCalls:

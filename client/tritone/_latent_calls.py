@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from tritone._composing import make_wish
-from tritone._latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone._runs import Runs
-from tritone._sampling import Conditions, sample_flow
 from tritone.constants import LATENT_MODEL, SAMPLE_MODEL
 from tritone.music.noise import check_seed, fresh_seed
 from tritone.music.piece import Piece
 from tritone.music.reading import ScoreLike
+from tritone.operations.compose import make_wish
+from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.sample import Conditions, sample_flow
 
 
 class LatentCalls:

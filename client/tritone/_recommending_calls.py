@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tritone._recommendations import Recommendations, TrackPage
-from tritone._recommending import recommend_flow, search_flow, similar_flow
-from tritone._recommending_options import Id, Ids, Wanted, Weights
 from tritone._runs import Runs
 from tritone.audio import Audio
 from tritone.constants import RECOMMEND_MODEL
+from tritone.operations.recommend import recommend_flow, search_flow, similar_flow
+from tritone.operations.recommend_options import Id, Ids, Wanted, Weights
+from tritone.results.recommendations import Recommendations, TrackPage
 
 
 class RecommendingCalls:

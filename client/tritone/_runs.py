@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol, TypeVar
 
-from tritone._catalogue import Catalogue, Flow
-from tritone._deadline import Deadline
-from tritone._generation_models import Writers
-from tritone._messages import InferResponse, StreamRequest
-from tritone._service_key import Credentials
+from tritone.credentials import Credentials
+from tritone.generation_models import Writers
+from tritone.messages import InferResponse, StreamRequest
+from tritone.model_cache import Catalogue, Flow
+from tritone.retry import Deadline
 
 T = TypeVar("T")
 

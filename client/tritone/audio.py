@@ -20,8 +20,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from tritone._decode import Audio, FloatArray, describe, iter_mono_blocks
-from tritone._exceptions import InvalidAudioError
+from tritone.audio_files.decode import Audio, FloatArray, describe, iter_mono_blocks
 from tritone.constants import (
     LARGEST_SAMPLE,
     MIN_DURATION_S,
@@ -30,6 +29,7 @@ from tritone.constants import (
     WINDOW_S,
     WINDOW_SAMPLES,
 )
+from tritone.exceptions import InvalidAudioError
 
 __all__ = ["Audio", "FloatArray", "OnNote", "Window", "describe", "iter_windows", "load_mono"]
 

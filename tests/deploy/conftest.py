@@ -23,13 +23,6 @@ def haproxy() -> str:
     return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
 @dataclass
 class Replicas:
     """Two servers on the same ports of two addresses, and the name that stands for them."""

@@ -27,9 +27,9 @@ from tests.deploy.conftest import Replicas
 from tests.integration import composer_stand_in as stand_in
 
 from tritone import MusicClient, TritoneError
-from tritone._endpoint import make_endpoint
-from tritone._messages import StreamRequest
-from tritone._transports import make_transport
+from tritone.endpoints import make_endpoint
+from tritone.messages import StreamRequest
+from tritone.transports import make_transport
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 

@@ -22,8 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.deploy.rendering import ROOT, tool
 
-from tritone._catalogue import LABELLED
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
+from tritone.model_cache import LABELLED
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -326,7 +326,7 @@ def test_compose_hands_on_an_api_key_and_keeps_it_out_of_images() -> None:
     assert "/docker/.env" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-@pytest.mark.parametrize("place", ["docs/deploy.md", "docker/compose.yaml"])
+@pytest.mark.parametrize("place", ["docs/tutorials/deploy.md", "docker/compose.yaml"])
 def test_the_settings_that_the_pages_write_are_those_of_compose(place: str, tmp_path: Path) -> None:
     commands = re.findall(r"(?:printf '|echo \")TRITONE_.*", (ROOT / place).read_text())
     command = "\n".join(commands)
@@ -355,10 +355,13 @@ def test_grafana_is_provisioned() -> None:
     assert home == f"{provider['options']['path']}/tritone.json"
 
 
-@pytest.mark.parametrize("page", ["docs/deploy.md", "docker/README.md"])
+PAGES = ("docs/tutorials/deploy.md", "docs/how-to/kubernetes.md", "docs/how-to/containers.md", "docker/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_what_the_pages_name_is_there(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docs/deploy", "docker/.env"}
+    named = set(re.findall(r"\b(?:docker|deploy|docs|tests)/[\w./-]*\w", text)) - {"docker/.env"}
     named |= {
         f"deploy/kubernetes/{path}"
         for path in re.findall(r"`((?:overlays|components|pools|monitoring|loader)/[\w./-]+)`", text)

@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tritone._service_key import default_key_file
+from tritone.credentials import default_key_file
 from tritone_serving import TritonServer
 
 Array = np.ndarray[Any, Any]

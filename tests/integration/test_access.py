@@ -35,7 +35,7 @@ from tritone import (
     ReadyRequest,
     ReadyResponse,
 )
-from tritone._transports import make_transport
+from tritone.transports import make_transport
 from tritone_serving import ADMIN_HEADER, GRPC_ADMIN_HEADER, ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton

@@ -35,9 +35,9 @@ from tritone import (
     ServerBusyError,
     ServerError,
 )
-from tritone._endpoint import make_endpoint
-from tritone._messages import StreamRequest
-from tritone._transports import make_async_transport, make_transport
+from tritone.endpoints import make_endpoint
+from tritone.messages import StreamRequest
+from tritone.transports import make_async_transport, make_transport
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton

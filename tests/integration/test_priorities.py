@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tritone import MusicClient, ServerBusyError
-from tritone._endpoint import make_endpoint
-from tritone._messages import InferRequest
-from tritone._transports import make_transport
 from tritone.constants import PRIORITIES
+from tritone.endpoints import make_endpoint
+from tritone.messages import InferRequest
+from tritone.transports import make_transport
 from tritone_export.config import build_config, config_text
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.python_models import Watched
 from tests.integration.test_publish import MODEL, WIDTH, make_source
 
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 from tritone_export.publishing import Live, publish_live, rollback
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls

@@ -33,9 +33,9 @@ from tritone import (
     RequestTimeoutError,
     ServerError,
 )
-from tritone._endpoint import make_endpoint
-from tritone._transports import make_transport
 from tritone.audio import iter_windows
+from tritone.endpoints import make_endpoint
+from tritone.transports import make_transport
 from tritone_serving import TritonServer
 
 pytestmark = pytest.mark.triton
@@ -394,10 +394,10 @@ def test_nothing_of_the_admin_api_is_open(server: TritonServer) -> None:
     response = connection.getresponse()
     body = response.read()
     connection.close()
-    from tritone._messages import ModelRequest
-    from tritone._transports import _http_wire
+    from tritone.messages import ModelRequest
+    from tritone.transports import http_wire
 
-    reply = _http_wire.Reply(response.status, {}, body)
+    reply = http_wire.Reply(response.status, {}, body)
     with pytest.raises(AccessDeniedError, match="api_key"):
-        _http_wire.read(ModelRequest("genre_cnn"), [reply])
+        http_wire.read(ModelRequest("genre_cnn"), [reply])
     assert issubclass(AccessDeniedError, ServerError)

@@ -133,14 +133,14 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[Where, tuple[str, ...]]]:
     """The server to measure, and which of its models."""
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_cli.benching.counts import StatisticsError, statistics
     from tritone_cli.benching.measuring import Where
     from tritone_export.repository import check_model_name
     from tritone_serving import ServerOptions, TritonServer
     from tritone_serving.calls import Calls
-    from tritone_serving.options import RESPONSE_CACHE_BYTES
-    from tritone_serving.repository import servable_models
+    from tritone_serving.repository.folders import servable_models
+    from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 
     for name in models or ():
         check_model_name(name)

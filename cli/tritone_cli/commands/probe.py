@@ -32,10 +32,10 @@ def probe(
 ) -> None:
     """Send a small inference through each model: exit status 0 if all answer, 1 if one does not."""
     from tritone import InvalidInputError
-    from tritone._endpoint import make_endpoint
+    from tritone.endpoints import make_endpoint
     from tritone_serving import CanaryError
     from tritone_serving.calls import Calls
-    from tritone_serving.probing import probe as ask
+    from tritone_serving.canary import probe as ask
 
     grpc_url = grpc_address(server, tls=ca_file is not None)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tritone._exceptions import MissingExtraError
+from tritone.exceptions import MissingExtraError
 
 INSTALL: Final = "pip install 'tritone[scores]'"
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
-from tritone._json_results import INTEGER, INTEGER_BY_NAME, NUMBER, JsonResult, array_of, optional
+from tritone.exceptions import InvalidScoreError
+from tritone.results.json_result import INTEGER, INTEGER_BY_NAME, NUMBER, JsonResult, array_of, optional
 
 LOWEST_PITCH: Final = 21
 HIGHEST_PITCH: Final = 108

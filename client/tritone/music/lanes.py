@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
+from tritone.exceptions import InvalidScoreError
 from tritone.music.grid import HELD, N_PITCHES, STRUCK, Frames, with_strikes
 
 N_LANES: Final = 4

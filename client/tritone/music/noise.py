@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidInputError
+from tritone.exceptions import InvalidInputError
 
 LARGEST_SEED: Final = 2**63 - 1  # what an int64 tensor and every JSON reader can hold
 _N_BITS: Final = 24  # of a float32's significand: every value is exact, and 1.0 cannot come out

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from tritone._files import File, PathLike
-from tritone._json_results import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
+from tritone.files import File, PathLike
 from tritone.music.grid import Grid
+from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
 
 
 @json_result

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritone._exceptions import MissingExtraError
-from tritone._files import Target, format_of, write_result
+from tritone.exceptions import MissingExtraError
+from tritone.files import Target, format_of, write_result
 from tritone.music.extras import INSTALL
 from tritone.music.grid import notes_of
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError
+from tritone.exceptions import InvalidScoreError
 from tritone.music.extras import require_symusic
 from tritone.music.grid import (
     COMMON_TIME,

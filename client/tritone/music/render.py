@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone._exceptions import InvalidScoreError, MissingExtraError
+from tritone.exceptions import InvalidScoreError, MissingExtraError
 from tritone.music.extras import INSTALL, require_symusic
 
 # symusic 0.5.9 plays most programs of this SoundFont at wrong pitches: its piano is 2 to 5 times too high,

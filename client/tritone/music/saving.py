@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone._files import Target, format_of, write_result
+from tritone.files import Target, format_of, write_result
 from tritone.music.plot import PICTURE_FORMATS, plot_piece
 from tritone.music.render import RENDER_RATE_HZ, render
 

@@ -248,7 +248,6 @@ def perf_analyzer() -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.load
 @pytest.mark.usefixtures("perf_analyzer")
 def test_a_real_run(run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -11,8 +11,8 @@ import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
 import tritone
-from tritone_serving.service_key import make_service_key
-from tritone_serving.tokens import verified_user
+from tritone_serving.security.service_key import make_service_key
+from tritone_serving.security.tokens import verified_user
 
 KEY = "k" * 43
 
@@ -46,7 +46,7 @@ def test_as_json_with_its_expiry(run_tritone: Any, key_file: Path, monkeypatch: 
 
 
 def test_with_the_key_that_serve_made(run_tritone: Any) -> None:
-    path = tritone._service_key.default_key_file()
+    path = tritone.credentials.default_key_file()
     make_service_key(path)
     assert verified_user(path.read_bytes(), run_tritone("user-token", "42").stdout.strip()) == "42"
 

@@ -30,8 +30,8 @@ from tests.unit.client.audio_files import (
 )
 
 from tritone import InvalidAudioError
-from tritone._audio_formats import READABLE
 from tritone.audio import Audio, iter_windows, load_mono
+from tritone.audio_files.formats import READABLE
 
 MP3 = mp3(4)
 VORBIS = encoded(tone(4), format="OGG", subtype="VORBIS")

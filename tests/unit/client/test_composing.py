@@ -27,9 +27,9 @@ from tritone import (
     ServerError,
     to_grid,
 )
-from tritone._plan import N_HEARD_MAX
-from tritone._voices import first_chord, highest_voice, thinned
 from tritone.music.noise import uniform_noise
+from tritone.operations.plan import N_HEARD_MAX
+from tritone.operations.voices import first_chord, highest_voice, thinned
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tritone import AsyncMusicClient, InvalidInputError, MusicClient
-from tritone._endpoint import make_endpoint
+from tritone.endpoints import make_endpoint
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ from tritone import (
     ServerError,
     TritoneError,
 )
-from tritone._endpoint import make_endpoint
-from tritone._exceptions import VersionChangedError
-from tritone._processes import PerProcess
-from tritone._transports import make_async_transport, make_transport
-from tritone._transports._grpc_wire import Connection
+from tritone.endpoints import make_endpoint
+from tritone.exceptions import VersionChangedError
+from tritone.processes import PerProcess
+from tritone.transports import make_async_transport, make_transport
+from tritone.transports.grpc_wire import Connection
 
 INFER = InferRequest("genre_cnn", "id-7", {"audio": np.zeros((1, 4), np.float32)}, ("embedding",))
 REQUESTS = [INFER, ModelRequest("genre_cnn"), ReadyRequest(), ReadyRequest("genre_cnn")]
@@ -160,7 +160,7 @@ def test_grpc(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
 @pytest.mark.parametrize(("failure", "kind"), HTTP, ids=repr)
 def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -> None:
-    from tritone._transports import _http_async, _http_sync
+    from tritone.transports import http_async, http_sync
 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise failure
@@ -168,8 +168,8 @@ def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
     async def fail_later(*args: Any, **kwargs: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(_http_sync.HttpTransport, "_exchange", fail)
-    monkeypatch.setattr(_http_async.AsyncHttpTransport, "_exchange", fail_later)
+    monkeypatch.setattr(http_sync.HttpTransport, "_exchange", fail)
+    monkeypatch.setattr(http_async.AsyncHttpTransport, "_exchange", fail_later)
     endpoint = make_endpoint("http://localhost:1")
     with pytest.raises(ClientError) as caught:
         make_transport(endpoint).handle(request_, timeout_s=1)

@@ -78,7 +78,7 @@ def test_what_the_server_refuses_is_an_error(
     connect: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A client of another release, which allows more than the model does.
-    monkeypatch.setattr("tritone._recommending_options.N_RECOMMENDED_MAX", 20_000)
+    monkeypatch.setattr("tritone.operations.recommend_options.N_RECOMMENDED_MAX", 20_000)
     with pytest.raises(RequestRejectedError, match="k is 15000; expected"):
         connect()("find_tracks", "Title 12", limit=15_000)
 

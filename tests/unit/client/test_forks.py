@@ -20,7 +20,7 @@ BEGIN = f"""
 import asyncio, multiprocessing, os, signal, sys, threading, time, warnings
 import numpy as np
 from tritone import AsyncMusicClient, ClientError, MusicClient, ProcessBoundError
-from tritone._messages import StreamRequest
+from tritone.messages import StreamRequest
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads, which are the subject
 URL, TWO = sys.argv[1], sys.argv[1:3]
@@ -115,10 +115,10 @@ def test_a_clients_children_answer_or_raise_while_the_parent_calls(urls: list[st
 
 def test_a_fork_during_a_long_call_is_not_delayed_by_it_and_the_child_raises(urls: list[str]) -> None:
     script = f"""
-    from tritone._transports import _grpc_forks
-    _grpc_forks.LONGEST_WAIT_S = 0.2
+    from tritone.transports import grpc_forks
+    grpc_forks.LONGEST_WAIT_S = 0.2
     music = MusicClient(URL)
-    with _grpc_forks.inside_grpc():  # as a call that takes longer
+    with grpc_forks.inside_grpc():  # as a call that takes longer
         print(child(lambda: music.embed(AUDIO, timeout_s={TIMEOUT_S})))
         print(child(lambda: MusicClient(URL)))
         print(child(lambda: music.close()))
@@ -236,7 +236,7 @@ def test_a_stream_is_not_shared_with_a_child(urls: list[str]) -> None:
 
 def test_request_ids_differ_between_processes(urls: list[str]) -> None:
     script = """
-    from tritone._catalogue import next_request_id
+    from tritone.model_cache import next_request_id
     ids = [next_request_id("x")]
     print(ids[0], flush=True)
     child(lambda: os.write(1, (next_request_id("x") + "\\n").encode()))

@@ -35,10 +35,10 @@ from tritone import (
     ServerBusyError,
     ServerError,
 )
-from tritone._endpoint import make_endpoint
-from tritone._exceptions import VersionChangedError
-from tritone._messages import MissingOutputError
-from tritone._transports import make_async_transport, make_transport
+from tritone.endpoints import make_endpoint
+from tritone.exceptions import VersionChangedError
+from tritone.messages import MissingOutputError
+from tritone.transports import make_async_transport, make_transport
 
 WINDOWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 INFER = InferRequest("m", "id-7", {"audio": WINDOWS}, ("sums",))
@@ -383,9 +383,9 @@ def test_threads_never_share_a_connection(serving: Any) -> None:
 
 
 def test_the_clients_choose_their_transport() -> None:
-    from tritone._transports._grpc_sync import GrpcTransport
-    from tritone._transports._http_async import AsyncHttpTransport
-    from tritone._transports._http_sync import HttpTransport
+    from tritone.transports.grpc_sync import GrpcTransport
+    from tritone.transports.http_async import AsyncHttpTransport
+    from tritone.transports.http_sync import HttpTransport
 
     with MusicClient("localhost:1") as music:
         assert isinstance(music._transport, GrpcTransport)

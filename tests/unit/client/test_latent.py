@@ -11,10 +11,10 @@ from tests.unit.client.test_composing import chords, melody
 from tests.unit.client.writers import FakeWriters, G
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone._latent import slerp, to_spans
-from tritone._sampling import _normal, key_number, seeds_of
 from tritone.music.lanes import lanes_to_grid
 from tritone.music.noise import uniform_noise
+from tritone.operations.latent import slerp, to_spans
+from tritone.operations.sample import _normal, key_number, seeds_of
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from tests.unit.client.test_pool import GONE, Fake
 
 import tritone
 from tritone import AsyncMusicClient, ConnectionFailedError, MusicClient, ReadyRequest
-from tritone._endpoint import make_endpoints
-from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
+from tritone.endpoints import make_endpoints
+from tritone.transports.balanced import AsyncBalancedTransport, BalancedTransport
 
 SECRETS = {"api_key": "s3cr3t-key", "headers": {"x-other": "s3cr3t-header"}, "service_key": "s3cr3t-service"}
 

@@ -28,10 +28,10 @@ from tritone import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone._endpoint import make_endpoint, make_endpoints
-from tritone._transports import make_async_transport, make_transport
-from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
-from tritone._transports._grpc_wire import lost as lost_by_grpc
+from tritone.endpoints import make_endpoint, make_endpoints
+from tritone.transports import make_async_transport, make_transport
+from tritone.transports.balanced import AsyncBalancedTransport, BalancedTransport
+from tritone.transports.grpc_wire import lost as lost_by_grpc
 
 INFER = InferRequest("m", "id-1", {"x": np.zeros((1, 4), np.float32)}, ("y",))
 STREAM = StreamRequest("m", "s", {"x": np.zeros((1, 4), np.float32)}, ("y",))

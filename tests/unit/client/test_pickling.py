@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tritone import AsyncMusicClient, ClientError, InvalidInputError, MusicClient, ProcessBoundError
-from tritone._streaming import AsyncPieceStream, PieceStream
+from tritone.operations.stream import AsyncPieceStream, PieceStream
 
 BOTH = pytest.mark.parametrize("kind", [MusicClient, AsyncMusicClient])
 

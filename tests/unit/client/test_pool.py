@@ -31,10 +31,10 @@ from tritone import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone import _pool as pool_module
-from tritone._endpoint import make_endpoints
-from tritone._pool import Member, Pool
-from tritone._transports._balanced import AsyncBalancedTransport, BalancedTransport
+from tritone.endpoints import make_endpoints
+from tritone.transports import pool as pool_module
+from tritone.transports.balanced import AsyncBalancedTransport, BalancedTransport
+from tritone.transports.pool import Member, Pool
 
 AUDIO = (np.random.default_rng(0).uniform(-1, 1, 22_050).astype(np.float32), 22_050)
 ENDPOINTS = make_endpoints(["a:1", "b:1"])

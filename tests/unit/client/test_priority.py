@@ -10,10 +10,10 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient
-from tritone._endpoint import make_endpoint
-from tritone._transports._grpc_wire import infer_message
-from tritone._transports._http_wire import HEADER_LENGTH, first_call
 from tritone.constants import PRIORITIES
+from tritone.endpoints import make_endpoint
+from tritone.transports.grpc_wire import infer_message
+from tritone.transports.http_wire import HEADER_LENGTH, first_call
 
 
 def request(priority: int) -> InferRequest:

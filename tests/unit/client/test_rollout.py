@@ -27,11 +27,11 @@ from tritone import (
     ServerBusyError,
     StreamRequest,
 )
-from tritone import _catalogue as catalogue
-from tritone._endpoint import make_endpoints
-from tritone._exceptions import VersionChangedError
-from tritone._transports import _grpc_wire
-from tritone._transports._balanced import BalancedTransport
+from tritone import model_cache as catalogue
+from tritone.endpoints import make_endpoints
+from tritone.exceptions import VersionChangedError
+from tritone.transports import grpc_wire
+from tritone.transports.balanced import BalancedTransport
 
 ENDPOINTS = make_endpoints(["a:1", "b:1"])
 GONE = ConnectionFailedError("no connection to grpc://a:1: refused; is it running?")
@@ -178,11 +178,11 @@ def test_the_last_server_with_the_old_version_dies() -> None:
 
 
 def test_the_version_in_messages_of_grpc() -> None:
-    sent = service_pb2.ModelInferRequest.FromString(_grpc_wire.infer_message(ask_for("12")))
+    sent = service_pb2.ModelInferRequest.FromString(grpc_wire.infer_message(ask_for("12")))
     assert (sent.model_version, len(sent.raw_input_contents[0])) == ("12", 4 * 66_150)
     # Behind a balancer the second question may go elsewhere: to a server that has the same version, or refuses.
     metadata = service_pb2.ModelMetadataResponse(name="m", versions=["9", "10"])
-    assert _grpc_wire.config_request(ModelRequest("m"), metadata).version == "10"
+    assert grpc_wire.config_request(ModelRequest("m"), metadata).version == "10"
 
 
 # --- what is not a roll-out --------------------------------------------------------------------

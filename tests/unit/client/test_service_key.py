@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
-from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient, _service_key
-from tritone._endpoint import make_endpoint, make_endpoints
-from tritone._service_key import Credentials, default_key_file, own_key
-from tritone._transports import _grpc_wire, _http_wire
+from tritone import AsyncMusicClient, InferRequest, InvalidInputError, MusicClient
+from tritone.credentials import Credentials, default_key_file, own_key
+from tritone.endpoints import make_endpoint, make_endpoints
+from tritone.transports import grpc_wire, http_wire
 
 KEY = "k" * 43
 TOKEN = "aaaa.bbbb.cccc"  # noqa: S105
@@ -67,9 +67,9 @@ def test_it_is_sent_nowhere_else(host: str, port: int) -> None:
 def test_it_is_not_sent_where_no_server_of_this_user_listens(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     owners = {"ours": {os.getuid()}, "root's": {0}, "another's": {4321}, "ours and another's": {os.getuid(), 4321}}
     for whose, found in owners.items():
-        monkeypatch.setattr(_service_key, "_owners", lambda ports, found=found: {port: found})
+        monkeypatch.setattr("tritone.credentials._owners", lambda ports, found=found: {port: found})
         assert bool(credentials(f"localhost:{port}").headers()) is ("another" not in whose)
-    monkeypatch.setattr(_service_key, "_owners", lambda ports: {})
+    monkeypatch.setattr("tritone.credentials._owners", lambda ports: {})
     assert credentials(f"localhost:{port}").headers() == {}
 
 
@@ -156,12 +156,12 @@ def test_an_empty_key_sends_none(port: int) -> None:
 def test_both_protocols_carry_them_beside_the_clients_headers() -> None:
     request = InferRequest("recommender", "1", {}, (), headers={KEY_HEADER: KEY})
     endpoint = make_endpoint("http://h", api_key="abc", headers={"x-a": "1", "Tritone-Service-Key": "old"})
-    assert _http_wire.first_call(request, endpoint).headers[KEY_HEADER] == KEY
-    metadata = _grpc_wire.metadata_for(request, _grpc_wire.call_metadata(endpoint))
+    assert http_wire.first_call(request, endpoint).headers[KEY_HEADER] == KEY
+    metadata = grpc_wire.metadata_for(request, grpc_wire.call_metadata(endpoint))
     assert [value for name, value in metadata if name == KEY_HEADER] == [KEY]
     assert dict(metadata)["authorization"] == "Bearer abc"
     plain = InferRequest("genre_cnn", "1", {}, ())
-    assert KEY not in dict(_grpc_wire.metadata_for(plain, _grpc_wire.call_metadata(endpoint))).values()
+    assert KEY not in dict(grpc_wire.metadata_for(plain, grpc_wire.call_metadata(endpoint))).values()
 
 
 @pytest.mark.parametrize("name", ["service_key", "user_token"])

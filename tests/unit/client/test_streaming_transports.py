@@ -28,10 +28,10 @@ from tritone import (
     ServerBusyError,
     ServerError,
 )
-from tritone._endpoint import make_endpoint
-from tritone._exceptions import VersionChangedError
-from tritone._messages import StreamRequest
-from tritone._transports import make_async_transport, make_transport
+from tritone.endpoints import make_endpoint
+from tritone.exceptions import VersionChangedError
+from tritone.messages import StreamRequest
+from tritone.transports import make_async_transport, make_transport
 
 TIMEOUT_S = 10.0
 REQUEST = StreamRequest("composer", "stream-1", {"noise": np.arange(6, dtype=np.float32).reshape(1, 3, 2)}, ("x",))

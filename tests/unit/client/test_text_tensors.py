@@ -17,9 +17,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
 from tritone import InferRequest, InferResponse, ServerError
-from tritone._endpoint import make_endpoint
-from tritone._transports import make_async_transport, make_transport
-from tritone._transports._text import read_texts, tensor_bytes
+from tritone.endpoints import make_endpoint
+from tritone.transports import make_async_transport, make_transport
+from tritone.transports.codec import read_texts, tensor_bytes
 
 TEXTS = ["", "42", "Björk", "夜に駆ける", "\0", "a" * 70_000, "🎵"]
 

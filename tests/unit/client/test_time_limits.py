@@ -17,7 +17,7 @@ import pytest
 from tests.support.certificates import make_certificates
 
 from tritone import AsyncMusicClient, ClientError, ConnectionFailedError, MusicClient, RequestTimeoutError
-from tritone._messages import StreamRequest
+from tritone.messages import StreamRequest
 
 TIMEOUT_S = 1.0
 SLACK_S = 8.0  # for a busy machine; what is tested for would take far longer, or for ever

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tritone import AsyncMusicClient, ConnectionFailedError, InferRequest, MusicClient
-from tritone._endpoint import make_endpoint
-from tritone._tracing import trace_headers
-from tritone._transports import _grpc_wire, _http_wire
+from tritone.endpoints import make_endpoint
+from tritone.tracing import trace_headers
+from tritone.transports import grpc_wire, http_wire
 
 AUDIO = (np.random.default_rng(0).uniform(-1, 1, 22_050).astype(np.float32), 22_050)
 
@@ -71,10 +71,10 @@ def test_both_protocols_carry_it() -> None:
     try:
         expected = f"00-{1:032x}-{2:016x}-01"
         request = InferRequest("m", "i", {"x": np.zeros(1, np.float32)}, ("y",))
-        call = _http_wire.first_call(request, make_endpoint("http://x:1", api_key="k"))
+        call = http_wire.first_call(request, make_endpoint("http://x:1", api_key="k"))
         assert call.headers["traceparent"] == expected
         assert call.headers["authorization"] == "Bearer k"
-        assert ("traceparent", expected) in _grpc_wire.traced((("a", "b"),))
+        assert ("traceparent", expected) in grpc_wire.traced((("a", "b"),))
     finally:
         context.detach(token)
 

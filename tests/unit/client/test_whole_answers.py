@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tritone import InferRequest, InferResponse, ServerError
-from tritone._messages import MissingOutputError
-from tritone._whole_answers import whole_answer
+from tritone.messages import MissingOutputError
+from tritone.operations.whole_answers import whole_answer
 
 
 class Cache:

@@ -27,8 +27,8 @@ from tritone import (
     ServerError,
     StreamRequest,
 )
-from tritone._transports._refusals import kind_by_words, refusal
 from tritone.music.noise import uniform_noise
+from tritone.transports.errors import kind_by_words, refusal
 
 Z: Final = 128
 G: Final = 16

@@ -20,11 +20,11 @@ from tritonclient.grpc import model_config_pb2
 
 import tritone_serving
 from tritone import InvalidInputError, constants
-from tritone._latent import attribute_vector
-from tritone._recommending_options import Wanted
-from tritone._sampling import _density, _truncation
-from tritone._writing_options import check_choice
 from tritone.music.grid import MAX_FRAMES
+from tritone.operations.latent import attribute_vector
+from tritone.operations.options import check_choice
+from tritone.operations.recommend_options import Wanted
+from tritone.operations.sample import _density, _truncation
 from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
 from tritone_export.ensembles import MOST_WINDOWS, pooling_configs

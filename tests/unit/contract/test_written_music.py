@@ -21,7 +21,7 @@ from tritone import (
     StreamRequest,
     constants,
 )
-from tritone._generation_models import (
+from tritone.generation_models import (
     COMPOSER,
     DECODER,
     DREAMER,
@@ -32,7 +32,7 @@ from tritone._generation_models import (
     STREAMER,
     Role,
 )
-from tritone._messages import DTYPES
+from tritone.messages import DTYPES
 from tritone_training.declaration import Declaration
 from tritone_training.registry import get_kind, kind_names
 

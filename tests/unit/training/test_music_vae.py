@@ -545,7 +545,7 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
     else:
         weights.pop(next(iter(weights)))
     checkpoint.save(tmp_path / "run", kind="music_vae", info=info, weights=weights)
-    with pytest.raises(CheckpointError, match=r"misnames|do not belong together"):
+    with pytest.raises(CheckpointError):
         exportable(tmp_path / "run", None)
 
 

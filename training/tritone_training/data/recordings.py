@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tritone._exceptions import InvalidAudioError
 from tritone.audio import FloatArray, OnNote, Window, iter_windows, load_mono
 from tritone.constants import SAMPLE_RATE_HZ
+from tritone.exceptions import InvalidAudioError
 
 # Unicode categories that `comparable_label` ignores: blanks, controls, joiners, hyphens, underscores.
 _INSIGNIFICANT: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Pd", "Pc"})

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tritone._exceptions import InvalidAudioError
 from tritone.audio import FloatArray
 from tritone.constants import EMOTIONS, WINDOW_SAMPLES
+from tritone.exceptions import InvalidAudioError
 from tritone_training.data.recordings import Problem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone._exceptions import InvalidAudioError
 from tritone.constants import EMOTIONS
+from tritone.exceptions import InvalidAudioError
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
@@ -97,7 +97,9 @@ def evaluate_network(
             remarks += (Remark(recording.name, printable(note)) for note in notes)
         on_progress(index + 1, len(recordings))
     if not used:
-        raise DataError(f"no recording can be evaluated; the first problem: {problems[0].message if problems else 'none'}")
+        raise DataError(
+            f"no recording can be evaluated; the first problem: {problems[0].message if problems else 'none'}"
+        )
     if not all(np.isfinite(window).all() for window in windows):
         raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
     truth = np.array([labels.index(recording.label) for recording in used])

@@ -1,0 +1,249 @@
+"""Any recording as blocks of mono samples at 22,050 Hz; libsndfile's and soxr's errors end here.
+
+Shapes: S samples, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from tritone.audio_files.formats import READABLE, UNKNOWN
+from tritone.audio_files.mixing import Mixer
+from tritone.audio_files.parts import MISSING_S, Fail, Note, Part, audio_parts, not_audio
+from tritone.audio_files.quiet_decoder import quiet_decoder
+from tritone.audio_files.sample_arrays import RATES_HZ, checked_samples, sample_blocks
+from tritone.audio_files.spliced_file import SplicedFile
+from tritone.constants import SAMPLE_RATE_HZ
+from tritone.exceptions import InvalidAudioError
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
+
+N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
+# Detuned instruments cancel each other for moments: shorter cancellations are not reported.
+_NOTED_S: Final = 1.0
+_NOTED_SHARE: Final = 0.1
+UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile returns about 1 << 63 where the header has no length
+SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
+
+
+def describe(audio: Audio) -> str:
+    """Name a recording for messages: its path, or a word for where it came from."""
+    if isinstance(audio, str | os.PathLike):
+        return str(audio)
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return f"<{len(audio)} bytes>"
+    if isinstance(audio, tuple):
+        return "<samples>"
+    return str(getattr(audio, "name", "<file object>"))
+
+
+def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
+    """Decode block by block and bring each to mono at 22,050 Hz.
+
+    Args:
+        audio: as `tritone.audio.iter_windows` takes it.
+        note: called with each remark on a recording that is used all the same.
+
+    Yields:
+        (S,) float32; S may be 0. A block with samples that are not finite comes as it was decoded.
+
+    Raises:
+        InvalidAudioError: if it cannot be decoded.
+    """
+    name = describe(audio)
+
+    def fail(reason: str, what: str) -> InvalidAudioError:
+        return InvalidAudioError(f"{name}: {what}", path=name, reason=reason)
+
+    if isinstance(audio, tuple):
+        samples, rate_hz = checked_samples(audio, fail)
+        yield from _mono(sample_blocks(samples, N_BLOCK_VALUES), rate_hz, note)
+        return
+    with _opened(audio, fail) as source:
+        try:
+            parts = audio_parts(source, fail, note)
+        except InvalidAudioError:
+            raise
+        except (OSError, ValueError) as error:
+            raise fail("unreadable", f"cannot be read ({error})") from error
+        decoded_s = 0.0
+        for number, part in enumerate(parts, 1):
+            where = f"part {number} of {len(parts)}, from {decoded_s:.1f} s on, " if len(parts) > 1 else ""
+            with _decoder(source, part, where, fail) as decoder:
+                yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
+                decoded_s += decoder.n_read / decoder.file.samplerate
+
+
+def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[FloatArray]:
+    """(S, C) at any rate -> (S,) at 22,050 Hz."""
+    mixer = Mixer(rate_hz)
+    yield from _resampled(map(mixer.mix, blocks), rate_hz)
+    if mixer.n_cancelled > min(_NOTED_S * rate_hz, _NOTED_SHARE * mixer.n_mixed):
+        note(
+            f"channels cancel each other for {mixer.n_cancelled / rate_hz:.1f} s (opposite polarity); "
+            f"channel {mixer.channel + 1} alone is used there"
+        )
+
+
+def _resampled(blocks: Iterator[FloatArray], rate_hz: int) -> Iterator[FloatArray]:
+    if rate_hz == SAMPLE_RATE_HZ:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+    for block in blocks:
+        if not np.isfinite(block).all():
+            yield block  # for the caller to judge, before the filter smears it over its neighbours
+            return
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+@contextmanager
+def _opened(
+    audio: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, fail: Fail
+) -> Iterator[BinaryIO]:
+    """Yield a seekable binary file that is not empty."""
+    with ExitStack() as stack:
+        if isinstance(audio, str | os.PathLike):
+            yield stack.enter_context(_opened_path(Path(audio), fail))
+        elif isinstance(audio, bytes | bytearray | memoryview):
+            if not len(audio):
+                raise fail("empty", "no bytes were given")
+            yield io.BytesIO(audio)
+        elif callable(getattr(audio, "read", None)):
+            yield _rewound(audio, stack, fail)
+        else:
+            raise fail(
+                "bad_shape",
+                f"a recording is a path, bytes, a binary file object or (samples, rate_hz), not {type(audio).__name__}",
+            )
+
+
+def _opened_path(path: Path, fail: Fail) -> BinaryIO:
+    try:
+        if not path.exists():
+            raise fail("missing", "does not exist")
+        if not path.is_file():
+            raise fail("missing", "is a folder, not a file" if path.is_dir() else "is not a regular file")
+        if path.stat().st_size == 0:
+            raise fail("empty", "is an empty file")
+        return path.open("rb")
+    except InvalidAudioError:  # a ValueError itself
+        raise
+    except (OSError, ValueError) as error:
+        raise fail("unreadable", f"cannot be opened ({error})") from error
+
+
+def _rewound(stream: BinaryIO, stack: ExitStack, fail: Fail) -> BinaryIO:
+    """A file object at its beginning that libsndfile can seek in."""
+    try:
+        if not isinstance(stream.read(0), bytes):
+            raise fail("unreadable", "is a text file object; open it in binary mode ('rb')")
+        if getattr(stream, "seekable", lambda: False)():
+            stream.seek(0, io.SEEK_END)
+            if stream.tell() == 0:
+                raise fail("empty", "is an empty file object")
+            stream.seek(0)
+            return stream
+        # libsndfile must seek; pipes and sockets cannot.
+        spooled = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
+        spool = cast(BinaryIO, stack.enter_context(spooled))
+        shutil.copyfileobj(stream, spool)
+        if spool.tell() == 0:
+            raise fail("empty", "the stream ended at once (it can be read only once)")
+        spool.seek(0)
+    except InvalidAudioError:
+        raise
+    except (OSError, ValueError) as error:
+        raise fail("unreadable", f"cannot be read ({error})") from error
+    return spool
+
+
+class _Decoder:
+    """libsndfile on one part of a file.
+
+    Attributes:
+        file: what libsndfile opened.
+        n_read: samples of each channel that were decoded so far.
+    """
+
+    def __init__(self, part: Part, bytes_: SplicedFile, where: str, fail: Fail) -> None:
+        self.n_read = 0
+        self._bytes = bytes_
+        self._where = where
+        self._fail = fail
+        try:
+            with quiet_decoder():
+                self.file = soundfile.SoundFile(bytes_.buffered())
+        except (soundfile.LibsndfileError, TypeError, OSError) as error:
+            self._check_bytes()
+            if not part.is_recognised:
+                raise not_audio(fail, UNKNOWN) from error
+            raise fail(
+                "unreadable",
+                f"{where}is not audio that can be read ({_reason(error)}): expected {READABLE}; "
+                f"copy, download or convert it again",
+            ) from error
+        # soundfile seeks after each read of a seekable file, which fails where the length is not known in advance.
+        self.file.seekable = lambda: False
+        if self.file.samplerate not in RATES_HZ:
+            raise fail(
+                "unreadable", f"{where}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
+            )
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Yield (S, C) until the part ends."""
+        file = self.file
+        n_frames = max(1, N_BLOCK_VALUES // file.channels)
+        while True:
+            try:
+                with quiet_decoder():
+                    # What follows the last frame of a FLAC file, such as a tag, is an error for libsndfile.
+                    n_left = file.frames - self.n_read if file.format == "FLAC" else n_frames
+                    block = file.read(min(n_frames, n_left), dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+                self._check_bytes()
+                raise self._fail(
+                    "unreadable", f"{self._where}is damaged or cut off ({_reason(error)}); copy or download it again"
+                ) from error
+            self._check_bytes()
+            if not len(block):
+                break
+            self.n_read += len(block)
+            yield block
+        if file.frames < UNKNOWN_FRAMES and file.frames - self.n_read > MISSING_S * file.samplerate:
+            raise self._fail(
+                "unreadable",
+                f"{self._where}breaks off after {self.n_read / file.samplerate:.1f} of "
+                f"{file.frames / file.samplerate:.1f} s; copy or download it again",
+            )
+
+    def _check_bytes(self) -> None:
+        """Raise the error of reading the file, which libsndfile cannot pass on and treats as the end of the file."""
+        if self._bytes.error is not None:
+            raise self._fail("unreadable", f"cannot be read ({self._bytes.error})") from self._bytes.error
+
+
+@contextmanager
+def _decoder(source: BinaryIO, part: Part, where: str, fail: Fail) -> Iterator[_Decoder]:
+    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
+    with decoder.file:
+        yield decoder
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile says, without the object's address that soundfile puts before it."""
+    return str(getattr(error, "error_string", error)).rstrip(".")

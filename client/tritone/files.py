@@ -1,0 +1,172 @@
+"""Atomic file writes, and results written to a path or to a binary file object."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias, TypeVar
+
+from tritone.exceptions import InvalidInputError
+
+_N_STEM: Final = 40
+
+PathLike: TypeAlias = str | os.PathLike[str]
+File = TypeVar("File", bound=BinaryIO)
+Target: TypeAlias = PathLike | BinaryIO
+
+
+@contextmanager
+def replacing(path: Path, what: str) -> Iterator[Path]:
+    """Write a temporary file in the same folder and rename it when the block ends; an older file stays until then.
+
+    The block must not leave the writing to a library that hides the system's reason for a failure, as libsndfile does
+    on a full disk; such a library writes to memory, and the block writes the bytes.
+
+    Args:
+        what: the thing written, for messages ("the score").
+
+    Yields:
+        Where to write.
+
+    Raises:
+        InvalidInputError: the folder is missing, no file can have that name, or an OSError came from the block or
+            the move.
+    """
+    try:
+        written = _beside(path, what)
+        try:
+            yield written
+            written.chmod(0o644)
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+
+
+def format_of(target: Target, given: str | None, known: Sequence[str], expected: str) -> str:
+    """Return the format to write: the given one, else that of the path's suffix.
+
+    Args:
+        given: as in "png" or ".PNG"; None if the path's suffix says it.
+        known: formats in lower case, without a dot.
+        expected: what the message of the error expects of a name.
+
+    Raises:
+        InvalidInputError: the format is unknown, or is missing for a file object.
+    """
+    is_path = isinstance(target, str | os.PathLike)
+    if not is_path and not callable(getattr(target, "write", None)):
+        raise InvalidInputError(
+            f"a result is written to a path or a binary file object: got {type(target).__name__}; give one of these"
+        )
+    if given is None and not is_path:
+        raise InvalidInputError(
+            f"format is None: expected one of {', '.join(known)} for a file object; pass format={known[0]!r}"
+        )
+    if given is not None and not isinstance(given, str):
+        raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}, or None")
+    if given is not None:
+        kind = given.lower().removeprefix(".")
+        if kind not in known:
+            raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}")
+        return kind
+    path = Path(os.fspath(target))  # type: ignore[arg-type]
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in known:
+        raise InvalidInputError(f"{path}: {expected}")
+    return kind
+
+
+def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
+    """Write bytes to a path, in one step, or to a binary file object, at its position.
+
+    Devices and pipes, as `/dev/stdout`, are written to and never replaced; of a symbolic link, its file
+    is replaced.
+
+    Args:
+        target: a path or a binary file object, which is left open.
+        content: makes the bytes; called when the folder of a path has been found.
+        what: the thing written, for messages ("the score").
+
+    Returns:
+        The path, or the file object.
+
+    Raises:
+        InvalidInputError: it cannot be written; the message has the system's reason.
+    """
+    if isinstance(target, str | os.PathLike):
+        path = Path(target)
+        if _is_device_or_pipe(path):
+            try:
+                path.write_bytes(content())
+            except OSError as error:
+                raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+            return path
+        with replacing(_without_link(path), what) as written:
+            written.write_bytes(content())
+        return path
+    if isinstance(target, io.TextIOBase):
+        raise _text_file(target, what)
+    data = content()
+    try:
+        _write_all(target, data)
+        flush = getattr(target, "flush", None)
+        if callable(flush):  # a full disk may show only now
+            flush()
+    except TypeError as error:
+        raise _text_file(target, what) from error
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        raise InvalidInputError(f"{_name(target)}: {what} cannot be written ({error})") from error
+    return target
+
+
+def _is_device_or_pipe(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # there is no such file, or none can have that name
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _without_link(path: Path) -> Path:
+    # `Path.is_symlink` raises for names that no file can have.
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    n_written = file.write(data)
+    while isinstance(n_written, int) and 0 < n_written < len(data):  # an unbuffered file may write a part
+        data = data[n_written:]
+        n_written = file.write(data)
+
+
+def _text_file(target: Any, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{_name(target)}: {what} cannot be written: expected a binary file object, got a text file; open it with 'wb'"
+    )
+
+
+def _name(target: Any) -> str:
+    name = getattr(target, "name", None)
+    return name if isinstance(name, str) else "<file object>"
+
+
+def _beside(path: Path, what: str) -> Path:
+    """An empty file to write before it takes the place of another."""
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"{path}: there is no folder {path.parent} to write {what} to")
+    if path.is_dir():
+        raise InvalidInputError(f"{path}: is a folder; give {what} a name of its own")
+    try:
+        # Only a part of the stem: of the longest name that can be, a longer one would be none.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:_N_STEM]}-", suffix=path.suffix.lower())
+    except ValueError as error:  # a null byte, or letters that the file system cannot write
+        raise InvalidInputError(f"{path}: no file can have that name ({error})") from error
+    os.close(handle)
+    return Path(name)

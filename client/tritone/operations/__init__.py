@@ -1,0 +1,1 @@
+"""The operations of the clients: options, request flows without input or output, and parsing of responses."""

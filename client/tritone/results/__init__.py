@@ -1,0 +1,1 @@
+"""Result classes of the clients."""

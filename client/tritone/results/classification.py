@@ -1,0 +1,170 @@
+"""What the SDK answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone.files import File, PathLike
+from tritone.results.json_result import NUMBER, NUMBER_BY_NAME, STRING, JsonResult, array_of, json_result, optional
+
+
+@dataclass(frozen=True)
+class TimelineWindow(JsonResult):
+    """What the model heard in one window of 3 s.
+
+    Attributes:
+        start_s: where the window begins in the recording.
+        probabilities: by label, the labels in the model's own order.
+    """
+
+    start_s: float
+    probabilities: Mapping[str, float]
+
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {"start_s": NUMBER, "probabilities": NUMBER_BY_NAME}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"start_s": float(self.start_s), "probabilities": _plain(self.probabilities)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the window whose `to_dict` gave the values."""
+        return cls(float(values["start_s"]), _plain(values["probabilities"]))
+
+
+@json_result
+class Classification(JsonResult):
+    """What the model thinks of one recording.
+
+    The values of the whole recording are plain means over its windows. The last window overlaps the one
+    before it, so the end of a recording counts a little more than the rest.
+
+    Attributes:
+        label: the most probable one.
+        probabilities: by label, the most probable first; `top` of them if that was asked.
+        emotions: fraction of listeners who would feel each, the strongest first; None if the model was
+            not trained on emotions.
+        tags: activation 0..1 by tag, the strongest first; None if the model knows no tags.
+        timeline: one entry a window, in order of time.
+        embedding: (256,) float32, L2-normalised.
+        model: the model's name.
+        model_version: which of its versions answered.
+        duration_s: the recording's length.
+        request_ids: one a request, as the server's log has them.
+        decode_s: seconds spent on decoding, mixing down and resampling.
+        request_s: seconds spent on requests for this recording, waiting included.
+        notes: remarks on the recording, such as channels that cancel each other, so that one of them was used.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+    emotions: Mapping[str, float] | None
+    tags: Mapping[str, float] | None
+    timeline: tuple[TimelineWindow, ...] = field(repr=False)
+    embedding: npt.NDArray[np.float32] = field(repr=False)
+    model: str
+    model_version: str
+    duration_s: float
+    request_ids: tuple[str, ...] = field(repr=False)
+    decode_s: float = field(repr=False)
+    request_s: float = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "label": STRING,
+        "probabilities": NUMBER_BY_NAME,
+        "emotions": optional(NUMBER_BY_NAME),
+        "tags": optional(NUMBER_BY_NAME),
+        "timeline": array_of({"type": "object", "properties": TimelineWindow.json_properties}),
+        "embedding": array_of(NUMBER),
+        "model": STRING,
+        "model_version": STRING,
+        "duration_s": NUMBER,
+        "request_ids": array_of(STRING),
+        "decode_s": NUMBER,
+        "request_s": NUMBER,
+        "notes": array_of(STRING),
+    }
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name}: {value:.3f}" for name, value in list(self.probabilities.items())[:3])
+        more = ", ..." if len(self.probabilities) > 3 else ""
+        return (
+            f"Classification(label={self.label!r}, probabilities={{{best}{more}}}, "
+            f"{self.duration_s:.1f} s in {len(self.timeline)} windows, {self.model} v{self.model_version})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "label": self.label,
+            "probabilities": _plain(self.probabilities),
+            "emotions": None if self.emotions is None else _plain(self.emotions),
+            "tags": None if self.tags is None else _plain(self.tags),
+            "timeline": [window.to_dict() for window in self.timeline],
+            "embedding": self.embedding.tolist(),
+            "model": self.model,
+            "model_version": self.model_version,
+            "duration_s": self.duration_s,
+            "request_ids": list(self.request_ids),
+            "decode_s": self.decode_s,
+            "request_s": self.request_s,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result whose `to_dict` gave the values.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or of another type.
+        """
+        emotions, tags = values["emotions"], values["tags"]
+        return cls(
+            label=values["label"],
+            probabilities=_plain(values["probabilities"]),
+            emotions=None if emotions is None else _plain(emotions),
+            tags=None if tags is None else _plain(tags),
+            timeline=tuple(TimelineWindow.from_dict(window) for window in values["timeline"]),
+            embedding=np.array(values["embedding"], np.float32),
+            model=values["model"],
+            model_version=values["model_version"],
+            duration_s=float(values["duration_s"]),
+            request_ids=tuple(values["request_ids"]),
+            decode_s=float(values["decode_s"]),
+            request_s=float(values["request_s"]),
+            notes=tuple(values["notes"]),
+        )
+
+    @overload
+    def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    @overload
+    def plot(self, target: File, *, format: str) -> File: ...
+    def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+        """Draw the timeline as a picture: each label's probability over the recording.
+
+        Args:
+            target: a path, whose file is replaced in one step, or a binary file object.
+            format: `png`, `svg` or `pdf`; the path's suffix if None.
+
+        Returns:
+            The path, or the file object.
+
+        Raises:
+            MissingExtraError: if matplotlib is not installed.
+            InvalidInputError: if the picture cannot be written there.
+        """
+        from tritone.results.plots import plot_timeline
+
+        return plot_timeline(self, target, format)
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float]:
+    """Return a copy with plain floats, which JSON supports."""
+    return {str(name): float(value) for name, value in values.items()}

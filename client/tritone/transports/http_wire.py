@@ -1,0 +1,259 @@
+"""What the two HTTP transports share: KServe v2 with binary tensors, written and read without copies,
+and the one place where HTTP's errors become ours.
+
+Protocol: https://github.com/kserve/open-inference-protocol and Triton's `extension_binary_data.md`.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from tritone.endpoints import Endpoint
+from tritone.exceptions import (
+    AccessDeniedError,
+    ClientError,
+    RequestRejectedError,
+    ServerBusyError,
+    ServerError,
+)
+from tritone.messages import (
+    DTYPES,
+    Array,
+    InferRequest,
+    InferResponse,
+    ModelRequest,
+    ModelResponse,
+    ReadyRequest,
+    ReadyResponse,
+    Request,
+    Response,
+    dtype_name,
+    id_of,
+    latest_version,
+    missing_output,
+    model_of,
+    nonsense,
+)
+from tritone.retry import timed_out
+from tritone.tracing import trace_headers
+from tritone.transports.codec import read_texts, tensor_bytes
+from tritone.transports.errors import kind_by_words, refusal, unreachable
+
+HEADER_LENGTH: Final = "inference-header-content-length"
+_OK: Final = 200
+_LOST: Final = (502, 504)  # from a load balancer: the server received the request and ended, or did not answer
+_BY_STATUS: Final[dict[int, type[ServerError]]] = {
+    400: RequestRejectedError,
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    413: RequestRejectedError,
+    429: ServerBusyError,
+    502: ServerBusyError,
+    503: ServerBusyError,
+    504: ServerBusyError,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        body: parts to send one after the other; the tensors are views of the caller's arrays.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: tuple[memoryview, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP response; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def first_call(request: Request, endpoint: Endpoint) -> Call:
+    """The HTTP request that a request begins with, and mostly ends."""
+    headers = {**endpoint.headers, **trace_headers()}
+    if isinstance(request, InferRequest):
+        headers.update(request.headers)
+        return _infer_call(request, _model_path(request.model, endpoint, request.version), headers)
+    if isinstance(request, ModelRequest):
+        return Call("GET", _model_path(request.model, endpoint), headers)
+    path = f"{_model_path(request.model, endpoint)}/ready" if request.model else f"{endpoint.path}/v2/health/ready"
+    return Call("GET", path, headers)
+
+
+def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | None:
+    """After a model's metadata its configuration, in the same version: behind a balancer another server may answer.
+
+    Raises:
+        ServerError: if the reply is a refusal or makes no sense.
+    """
+    if not isinstance(request, ModelRequest):
+        return None
+    if reply.status != _OK:
+        raise _refused(request, reply)
+    try:
+        version = latest_version(json.loads(reply.body).get("versions", ()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+    path = f"{_model_path(request.model, endpoint, version)}/config"
+    return Call("GET", path, {**endpoint.headers, **trace_headers()})
+
+
+def read(request: Request, replies: list[Reply]) -> Response:
+    """The answer in the HTTP responses.
+
+    Raises:
+        ServerError: of the fitting kind, if one of them is a refusal or makes no sense.
+    """
+    if isinstance(request, ReadyRequest) and not _is_denied(replies[0]):
+        return ReadyResponse(replies[0].status == _OK)
+    for reply in replies:
+        if reply.status != _OK:
+            raise _refused(request, reply)
+    try:
+        if isinstance(request, InferRequest):
+            return _read_inference(request, replies[0])
+        return _read_model(*(json.loads(reply.body) for reply in replies))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+
+
+def translated(  # noqa: PLR0911 - a list of cases
+    error: Exception, request: Request, endpoint: Endpoint, timeout_s: float, *, was_sent: bool
+) -> ClientError:
+    """Any error of sockets, TLS or an HTTP library as ours.
+
+    Args:
+        was_sent: whether the server may have received the whole request.
+    """
+    if isinstance(error, ClientError):
+        return error
+    if isinstance(error, TimeoutError):
+        return timed_out(request, timeout_s)
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
+        hint = "check the scheme (http:// or https://), ca_file= and the client's certificate"
+        return unreachable(endpoint, text, request, hint=hint)
+    if isinstance(error, OSError | EOFError):
+        number = getattr(error, "errno", None)
+        why = os.strerror(number) if isinstance(number, int) and number > 0 else text
+        tls_hint = "is `tritone serve` running there, and behind TLS (https://)?" if endpoint.tls else None
+        return unreachable(endpoint, why, request, hint=tls_hint, was_sent=was_sent)
+    if re.search(r"status ?line|Expected HTTP|HTTP/|Invalid method|Bad status", f"{type(error).__name__} {text}", re.I):
+        why, hint = (
+            "what answers there does not speak HTTP/1.1",
+            (f"is {endpoint.port} Triton's gRPC port (8001 by default)? That takes {endpoint.authority}"),
+        )
+        return unreachable(endpoint, why, request, hint=hint)
+    if type(error).__module__.partition(".")[0] in ("http", "aiohttp"):
+        return unreachable(endpoint, f"{type(error).__name__}: {text}", request, was_sent=was_sent)
+    return ClientError(
+        f"the request could not be made ({type(error).__name__}: {text})",
+        model=model_of(request),
+        request_id=id_of(request),
+    )
+
+
+def _model_path(model: str, endpoint: Endpoint, version: str | None = None) -> str:
+    path = f"{endpoint.path}/v2/models/{model}"
+    return f"{path}/versions/{version}" if version else path
+
+
+def _infer_call(request: InferRequest, path: str, headers: Mapping[str, str]) -> Call:
+    raw = {name: tensor_bytes(array) for name, array in request.inputs.items()}
+    inputs = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": dtype_name(array),
+            "parameters": {"binary_data_size": raw[name].nbytes},
+        }
+        for name, array in request.inputs.items()
+    ]
+    wanted = {"classification": request.n_classes, "binary_data": False} if request.n_classes else {"binary_data": True}
+    outputs = [{"name": name, "parameters": wanted} for name in request.outputs]
+    fields: dict[str, Any] = {"id": request.request_id, "inputs": inputs, "outputs": outputs}
+    if request.priority:
+        fields["parameters"] = {"priority": request.priority}
+    head = json.dumps(fields).encode()
+    parts = (memoryview(head), *raw.values())
+    return Call(
+        "POST",
+        f"{path}/infer",
+        {
+            **headers,
+            "content-type": "application/octet-stream",
+            "content-length": str(sum(part.nbytes for part in parts)),
+            HEADER_LENGTH: str(len(head)),
+        },
+        parts,
+    )
+
+
+def _read_inference(request: InferRequest, reply: Reply) -> InferResponse:
+    n_head = int(reply.headers.get(HEADER_LENGTH, len(reply.body)))
+    head = json.loads(reply.body[:n_head])
+    outputs: dict[str, Array] = {}
+    offset = n_head
+    for tensor in head["outputs"]:
+        n_bytes = tensor.get("parameters", {}).get("binary_data_size")
+        if n_bytes is None:
+            dtype: Any = DTYPES.get(tensor["datatype"], np.object_)
+            array = np.array(tensor["data"], dtype)
+        elif tensor["datatype"] == "BYTES":
+            array = read_texts(memoryview(reply.body)[offset : offset + n_bytes])
+            offset += n_bytes
+        else:
+            count = n_bytes // np.dtype(DTYPES[tensor["datatype"]]).itemsize
+            array = np.frombuffer(reply.body, DTYPES[tensor["datatype"]], count, offset)
+            offset += n_bytes
+        outputs[tensor["name"]] = array.reshape(tensor["shape"])
+    for name in request.outputs:
+        if name not in outputs:
+            raise missing_output(request, name)
+    return InferResponse(head["model_name"], str(head["model_version"]), head.get("id", ""), outputs)
+
+
+def _read_model(metadata: Any, config: Any) -> ModelResponse:
+    def shapes(tensors: Any) -> dict[str, tuple[int, ...]]:
+        return {tensor["name"]: tuple(int(size) for size in tensor["shape"]) for tensor in tensors}
+
+    return ModelResponse(
+        model=metadata["name"],
+        versions=tuple(metadata.get("versions", ())),
+        inputs=shapes(metadata["inputs"]),
+        outputs=shapes(metadata["outputs"]),
+        max_batch_size=int(config.get("max_batch_size", 0)),
+        parameters={name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()},
+    )
+
+
+def _is_denied(reply: Reply) -> bool:
+    return reply.status in (401, 403)
+
+
+def _refused(request: Request, reply: Reply) -> ServerError:
+    try:
+        message = str(json.loads(reply.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        message = f"status {reply.status} without a JSON message"  # the body may hold anything
+    kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
+    if reply.status in (404, 405) and kind is ServerError:
+        message += " (is the address, with the path before /v2, that of a Triton server?)"
+    return refusal(kind, message, request, status=str(reply.status), n_lost=int(reply.status in _LOST))
