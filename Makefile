@@ -33,12 +33,12 @@ $(DEV_READY): $(READY)
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: under 10 minutes)
-	@$(BIN)/tritone demo $(ARGS)
+demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
+	@$(BIN)/python -m examples.demo $(ARGS)
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
 	@$(PYTEST) $(ARGS)

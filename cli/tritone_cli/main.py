@@ -17,7 +17,6 @@ from tritone import TritoneError
 from tritone_cli import console
 
 COMMANDS: Final = (
-    "demo",
     "catalogue",
     "train",
     "evaluate",
@@ -69,17 +68,22 @@ EXTRA_OF: Final = {
 }
 
 
-def build_app() -> typer.Typer:
-    """Assemble the app from the command modules."""
-    app = typer.Typer(
+def new_app(help_text: str | None = None) -> typer.Typer:
+    """Return a Typer app without commands, with the project's settings."""
+    return typer.Typer(
         name="tritone",
-        help="Music intelligence as a service: train, export, serve and ask music models.",
-        no_args_is_help=True,
+        help=help_text,
+        no_args_is_help=help_text is not None,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def build_app() -> typer.Typer:
+    """Assemble the app from the command modules."""
+    app = new_app(help_text="Music intelligence as a service: train, export, serve and call music models.")
     app.callback()(_root)
     for name in COMMANDS:
         importlib.import_module(f"tritone_cli.commands.{name.replace('-', '_')}").register(app)
@@ -101,10 +105,15 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: errors that have a reason people can act on become one message and exit status 1."""
+    """Run the `tritone` command."""
+    run(build_app())
+
+
+def run(app: typer.Typer) -> None:
+    """Run an app with this process's arguments; errors that users can act on become one message and exit status 1."""
     console.show_warnings_of("tritone.audio")
     try:
-        build_app()()
+        app()
     except TritoneError as error:
         console.fail(str(error))
         sys.exit(1)

@@ -21,8 +21,8 @@ from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_serving.repository.folders import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
-from tritone_serving.versions import CANDIDATE_SUFFIX
 
 LOAD_TIMEOUT_S: Final = 60.0
 _ORT = ("onnxruntime",)

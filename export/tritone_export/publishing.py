@@ -24,10 +24,9 @@ from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.lint.hearing import check_hearing
+from tritone_export.lint.recommender import check_hearing
 from tritone_export.repository import check_model_name, publish, translated, update, versions
-from tritone_export.tuned import TUNED_FILENAME
-from tritone_export.tuned_files import overridden, untuned
+from tritone_export.tuned import TUNED_FILENAME, overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,8 +23,8 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2
 
 from tritone_serving._exceptions import CanaryError
-from tritone_serving.callers import CANARY_PARAMETER
 from tritone_serving.calls import Array, Calls
+from tritone_serving.security.callers import CANARY_PARAMETER
 
 # A request parameter that holds the server's health token: our backends answer such a request without running the
 # model. (`CANARY_PARAMETER` marks a request that they leave out of their own metrics.)
@@ -190,3 +191,52 @@ def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
 def _type(tensor: Any) -> str:
     name: str = model_config_pb2.DataType.Name(tensor.data_type)
     return name
+
+
+_N_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one model did.
+
+    Attributes:
+        ok: it answered as its configuration says.
+        seconds: how long it took.
+        version: which version answered; empty if none did.
+        why: what was wrong, in one line.
+    """
+
+    model: str
+    ok: bool
+    seconds: float
+    version: str = ""
+    why: str = ""
+
+
+def probe(calls: Calls, models: Sequence[str] = (), *, timeout_s: float) -> list[Probed]:
+    """Send a canary through each model, all within `timeout_s`.
+
+    Args:
+        models: empty means all that are loaded.
+
+    Raises:
+        CanaryError: the server does not answer at all, or serves nothing.
+    """
+    deadline = time.monotonic() + timeout_s
+    loaded = calls.models(timeout_s=timeout_s)
+    wanted = sorted(models or loaded)
+    if not wanted:
+        raise CanaryError("the server has no model loaded", model="", failure="absent")
+
+    def ask(model: str) -> Probed:
+        begun = time.monotonic()
+        try:
+            config = calls.config(model, timeout_s=max(0.01, deadline - begun))
+            sung = sing(calls, model, config, timeout_s=max(0.01, deadline - time.monotonic()))
+        except CanaryError as error:
+            return Probed(model, False, time.monotonic() - begun, why=str(error))
+        return Probed(model, True, sung.seconds, sung.version)
+
+    with ThreadPoolExecutor(_N_AT_ONCE) as pool:
+        return list(pool.map(ask, wanted))

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.deploy.balancing import haproxy_path
+
 from benchmarks.attack import table
 from benchmarks.attack_kinds import ATTACKS, DENORMALS, MB, ODD_FLOATS, Sent, _resized, packed_zeros
 from benchmarks.fuzzing.asks import Ask, Tensor
 from benchmarks.fuzzing.judging import HUNG_UP, OK, Outcome
-from tests.deploy.balancing import haproxy_path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "attack.py"
 ROW: dict[str, Any] = {

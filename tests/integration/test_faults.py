@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.fault_clients import Call, seen, shortened
 from benchmarks.fault_kinds import FAULTS
 from benchmarks.fault_report import markdown, page

@@ -17,12 +17,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tritone.endpoints import make_endpoint
-from tritone_serving import CanaryError, TritonServer, runtime
-from tritone_serving.callers import CANARY_PARAMETER
+from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Calls
 from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, sing
-from tritone_serving.memory import anonymous_bytes
-from tritone_serving.stubs import stubs_of
+from tritone_serving.security.callers import CANARY_PARAMETER
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.supervision.processes import anonymous_bytes, stubs_of
 
 pytestmark = pytest.mark.triton
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import privacy_probes as probes
 from tests.integration.recommender_calls import Client, metric, question, service_key, tensors
 from tests.support import recommender_artifacts as models
 
+from benchmarks import privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.tokens import mint_token
+from tritone_serving.security.tokens import mint_token
 
 pytestmark = pytest.mark.triton
 

@@ -19,9 +19,8 @@ from tests.support import music_models, recommender_artifacts
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.canary import check_outputs, make_inputs, sing
-from tritone_serving.probing import probe
-from tritone_serving.stubs import stubs_of
+from tritone_serving.canary import check_outputs, make_inputs, probe, sing
+from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
 Run = Callable[..., tuple[int, dict[str, Any], str]]

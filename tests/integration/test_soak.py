@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
+
 from benchmarks.mix import Sent, arrivals, message_of, shares, varied
 from benchmarks.soak_report import Memory, judge, p99_interval, spans
-from tritonclient.grpc import service_pb2
 
 SECONDS = 600.0
 KEPT = [True, True, True]

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from tritone import TritoneError
-from tritone_serving.memory import family, memory_mb
+from tritone_serving.supervision.processes import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.lint.finding import Reporter
-from tritone_export.lint.layout import CONFIG
-from tritone_export.lint.pbtxt import ConfigFile
-from tritone_serving.repository import steps_of
+from tritone_export.lint.config_file import ConfigFile
+from tritone_export.lint.files import CONFIG
+from tritone_export.lint.findings import Reporter
+from tritone_serving.repository.folders import steps_of
 
 _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the batch axis
 

@@ -20,8 +20,7 @@ from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
-from tritone_export.tuned import TUNED_FILENAME
-from tritone_export.tuned_files import untuned
+from tritone_export.tuned import TUNED_FILENAME, untuned
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest

@@ -12,8 +12,7 @@ import torch
 from tests.unit.training.music_transformer_pieces import SIZES, Asked, ask, network
 
 from tritone_export.convert import to_onnx
-from tritone_export.parity import check_parity, open_session
-from tritone_export.signature import check_signature
+from tritone_export.parity import check_parity, check_signature, open_session
 from tritone_training.declaration import Declaration
 from tritone_training.kinds.music_transformer import KIND, build
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
