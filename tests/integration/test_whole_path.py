@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     kind.train(TrainRequest(out=root / "run", data=data, preset="tiny", max_epochs=8, overrides=learn, progress=False))
     repository = root / "models"
     export_model(kind.export(root / "run", None), kind, repository=repository)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         yield Whole(data, root / "run", repository, server)
 
