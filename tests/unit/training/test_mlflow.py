@@ -126,7 +126,7 @@ def test_a_resumed_training_continues_its_run(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "judge", killed)
+        patch.setattr(train_module, "evaluate_network", killed)
         with pytest.raises(Killed):
             run(scores, tmp_path / "run", mlflow="http://tracking")
     assert [each.status for each in recorded.values()] == ["KILLED"]
