@@ -207,7 +207,7 @@ def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExp
 
 def checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
     """The folder to load; None where a pretrained backbone alone is wanted."""
-    from tritone_training._exceptions import CheckpointError
+    from tritone_training.api import CheckpointError
 
     if checkpoint is None and pretrained is not None:
         return None
