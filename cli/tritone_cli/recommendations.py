@@ -1,4 +1,4 @@
-"""Resolve titles where a command expects track ids; texts that the model knows as ids are not looked up."""
+"""Tracks on the command line: resolve titles to ids, and print recommendations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tritone_cli import console
+from tritone_cli.tables import plain_table
 
 if TYPE_CHECKING:
-    from tritone import MusicClient, Recommendations, Track
+    from tritone import MusicClient, Reason, Recommendation, Recommendations, Track, UnknownIds
 
+N_REASONS_SHOWN: Final = 3
+N_CAUSES_SHOWN: Final = 2
+N_UNKNOWN_SHOWN: Final = 5
+# Texts for the source of a response.
+_SOURCES: Final = {
+    "user": "this user's listening history",
+    "history": "the given history",
+    "friends": "the friends' listening",
+    "recording": "the recording",
+    "mood": "the mood",
+    "popularity": "popularity, since nothing else is known",
+}
+_BECAUSE: Final = {
+    "history": "listened to",
+    "friend": "friend",
+    "friends_listening": "friends listened to",
+    "unheard": "no listens yet",
+    "tag": "tag",
+    "recording": "sounds like the recording",
+    "mood": "fits the mood",
+    "listeners": "what others listen to",
+    "popularity": "popular",
+    "diversity": "differs from the others",
+    "novelty": "little known",
+}
 _N_LISTED: Final = 5
 _WHOLE: Final = ("exact", "normalized")  # matches of a whole text; another match counts only if it is the only one
 
@@ -56,7 +82,7 @@ def recommend(
     if answer is None and hints:
         raise InvalidInputError(" ".join(hints)) from failure
     if answer is None:
-        raise failure or InvalidInputError("nothing is given to recommend by")
+        raise failure or InvalidInputError("expected an input to recommend by, got none")
     for hint in hints:
         console.say(hint)
     return answer
@@ -86,7 +112,7 @@ def similar(music: MusicClient, request: Callable[[str], Recommendations], text:
 
 
 def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[Track | None, str]:
-    """Return (the track with this title, ""), or (None, suggestions as text).
+    """Return (the track with this title, "") or (None, suggestions as text).
 
     Raises:
         InvalidInputError: several tracks have this title.
@@ -107,11 +133,11 @@ def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[
     same = [track for track in page if track.match == best.match]
     if len(same) > 1:
         raise InvalidInputError(
-            f"{option} {text!r} is no id, and names several tracks: {_listed(same[:_N_LISTED])}"
+            f"{option} {text!r} is not an id and matches several tracks: {_listed(same[:_N_LISTED])}"
             f"{' and more' * (len(same) > _N_LISTED)}; give one of their ids (`tritone tracks` lists all)"
         )
     if best.track_id != text:
-        console.say(f"{text}: taken as {_listed([best])}")
+        console.say(f"{text}: using {_listed([best])}")
     return best, ""
 
 
@@ -123,3 +149,69 @@ def name_of(title: str | None, artist: str | None) -> str:
 def _listed(tracks: Sequence[Track]) -> str:
     names = ((track.track_id, name_of(track.title, track.artist)) for track in tracks)
     return ", ".join(f"{track_id} ({name})" if name else track_id for track_id, name in names)
+
+
+def print_recommendations(tracks: Recommendations, *, as_json: bool) -> None:
+    """Print recommendations: one JSON object on stdout, or a table for people."""
+    if as_json:
+        console.print_json(tracks.to_dict())
+        return
+    model = f"{tracks.model} v{tracks.model_version}" + (f", arm {tracks.arm}" if tracks.arm else "")
+    console.say(f"based on {_SOURCES.get(tracks.source, tracks.source)}; {model}" if tracks.source else model)
+    if tracks:
+        _print_table(tracks)
+    else:
+        console.say("  no tracks left to recommend")
+    if tracks.unknown:
+        console.say(f"unknown and ignored: {_unknown(tracks.unknown)}")
+
+
+def _print_table(tracks: Recommendations) -> None:
+    has_titles = any(track.title or track.artist for track in tracks)
+    has_reasons = any(track.reasons for track in tracks)
+    columns = ["", "score", "track", *["title"] * has_titles, *["because"] * has_reasons]
+    rows = []
+    for rank, track in enumerate(tracks, 1):
+        cells = [str(rank), f"{track.score:.4g}", track.track_id]
+        cells += [_title(track)] if has_titles else []
+        cells += [_reasons(track.reasons)] if has_reasons else []
+        rows.append(cells)
+    console.people.print(plain_table(columns, rows, n_numbers=2))
+
+
+def _title(track: Recommendation) -> str:
+    return name_of(track.title, track.artist)
+
+
+def _reasons(reasons: tuple[Reason, ...]) -> str:
+    """Return the reasons for one score as text, grouped by base model and cause, the largest first."""
+    found: dict[tuple[str, str], list[Reason]] = {}
+    for reason in reasons:
+        found.setdefault((reason.because, reason.member), []).append(reason)
+    amounts = {key: sum(reason.amount for reason in each) for key, each in found.items()}
+    ranked = sorted(found, key=lambda key: -abs(amounts[key]))
+    shown = [f"{amounts[key]:+.3g} {_cause(key[0], found[key])} ({key[1]})" for key in ranked[:N_REASONS_SHOWN]]
+    rest = ranked[N_REASONS_SHOWN:]
+    if rest:
+        shown.append(f"{sum(amounts[key] for key in rest):+.3g} by {len(rest)} more")
+    return "; ".join(shown)
+
+
+def _cause(because: str, reasons: list[Reason]) -> str:
+    ids = [name_of(reason.title, reason.artist) or reason.id for reason in reasons if reason.id]
+    more = f" and {len(ids) - N_CAUSES_SHOWN} more" if len(ids) > N_CAUSES_SHOWN else ""
+    return f"{_BECAUSE.get(because, because)} {', '.join(ids[:N_CAUSES_SHOWN])}{more}".rstrip()
+
+
+def _unknown(unknown: UnknownIds) -> str:
+    # The server does not distinguish these cases, so that callers cannot find out who is stored.
+    user = "the user (not in the log, or called without a valid service key or user token)"
+    recording = "the recording (the model was trained without recordings, or with another genre_cnn than the server's)"
+    mood = "the mood, since the model was trained without emotions"
+    parts = [user] * unknown.user + [recording] * unknown.recording + [mood] * unknown.mood
+    for name in ("history", "skipped", "friends", "exclude"):
+        ids = getattr(unknown, name)
+        more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""
+        if ids:
+            parts.append(f"{name} {', '.join(ids[:N_UNKNOWN_SHOWN])}{more}")
+    return "; ".join(parts)

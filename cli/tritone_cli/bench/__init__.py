@@ -1,1 +1,1 @@
-"""What stands behind `tritone bench`: inputs, loads, the server's own counts, the ceiling, and the report."""
+"""`tritone bench`: loads, example requests, statistics of the server, throughput in process, and the report."""

@@ -1,6 +1,6 @@
-"""What the model itself can do: ONNX Runtime in this process, all cores, no server.
+"""Throughput of a model in this process: ONNX Runtime on all cores, without a server.
 
-The same questions as the server is asked, in the best of a few ways to use the cores.
+It uses the same requests as the server gets, and the best of a few session layouts.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 BATCHES: Final = (1, 8)
-DRIFT: Final = 0.1  # beyond this the machine was not the same before and after
+DRIFT: Final = 0.1  # larger differences between before and after mean that the machine was not quiet
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to use the cores.
+class SessionLayout:
+    """How sessions use the cores.
 
     Attributes:
-        n_workers: sessions, each with a thread of its own.
-        n_threads: of each session.
-        n_batch: inferences a run.
+        n_workers: number of sessions, each called from its own thread.
+        n_threads: number of threads of each session.
+        n_batch: number of inferences per run.
     """
 
     n_workers: int
@@ -39,76 +39,79 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """Inferences a second in process, before and after the server was measured.
+class InProcessThroughput:
+    """Inferences per second in process, before and after the server was measured.
 
     Attributes:
-        way: the best one, found before.
-        after_per_s: None until it is measured.
+        layout: the best layout.
+        after_per_s: None before the second measurement.
     """
 
-    way: Way
+    layout: SessionLayout
     before_per_s: float
     after_per_s: float | None = None
 
     @property
     def per_s(self) -> float:
-        """The mean of both, by which the server's throughput is divided."""
+        """The mean of both measurements."""
         return self.before_per_s if self.after_per_s is None else (self.before_per_s + self.after_per_s) / 2
 
     @property
     def is_stable(self) -> bool:
-        """Whether the machine was the same before and after."""
+        """Whether both measurements agree."""
         if self.after_per_s is None:
             return True
         low, high = sorted((self.before_per_s, self.after_per_s))
         return high <= low * (1 + DRIFT)
 
 
-def ways(max_batch: int, n_cores: int | None = None) -> tuple[Way, ...]:
-    """The ways that are tried: a session per core, or one over all of them; single and in batches."""
+def session_layouts(max_batch: int, n_cores: int | None = None) -> tuple[SessionLayout, ...]:
+    """Return the layouts to try: a session per core or one session on all cores, single inferences and batches."""
     n_cores = n_cores or len(os.sched_getaffinity(0))
     splits = dict.fromkeys(((n_cores, 1), (1, n_cores)))
-    return tuple(Way(n, threads, batch) for n, threads in splits for batch in BATCHES if batch <= max_batch)
+    return tuple(SessionLayout(n, threads, batch) for n, threads in splits for batch in BATCHES if batch <= max_batch)
 
 
-def best_way(model: Path, batch: Mapping[str, npt.NDArray[Any]], *, max_batch: int, seconds: float) -> Ceiling:
-    """Try all ways and keep the best; takes `seconds` in all."""
-    tried = ways(max_batch)
-    figures = {way: throughput(model, batch, way, seconds=seconds / len(tried)) for way in tried}
-    best = max(figures, key=lambda way: figures[way])
-    # Once more, as long as it will be measured afterwards: the best of several is lucky.
-    return Ceiling(best, throughput(model, batch, best, seconds=seconds))
+def best_layout(
+    model: Path, batch: Mapping[str, npt.NDArray[Any]], *, max_batch: int, seconds: float
+) -> InProcessThroughput:
+    """Try all layouts and return the best; takes `seconds` in all."""
+    tried = session_layouts(max_batch)
+    measured = {layout: throughput(model, batch, layout, seconds=seconds / len(tried)) for layout in tried}
+    best = max(measured, key=lambda layout: measured[layout])
+    # The best of several measurements is biased, so it is measured again, as long as it will be afterwards.
+    return InProcessThroughput(best, throughput(model, batch, best, seconds=seconds))
 
 
-def throughput(model: Path, batch: Mapping[str, npt.NDArray[Any]], way: Way, *, seconds: float) -> float:
-    """Inferences a second."""
+def throughput(model: Path, batch: Mapping[str, npt.NDArray[Any]], layout: SessionLayout, *, seconds: float) -> float:
+    """Return the inferences per second."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = way.n_threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = layout.n_threads, 1
     options.log_severity_level = 3
-    feeds = _feeds(batch, way.n_batch)
+    feeds = _feeds(batch, layout.n_batch)
     sessions = [
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(way.n_workers)
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for _ in range(layout.n_workers)
     ]
     for session in sessions:
         session.run(None, feeds[0])
-    counts = [0] * way.n_workers
+    counts = [0] * layout.n_workers
     deadline_s = time.perf_counter() + seconds
 
-    def work(place: int) -> None:
+    def work(index: int) -> None:
         while time.perf_counter() < deadline_s:
-            sessions[place].run(None, feeds[counts[place] % len(feeds)])
-            counts[place] += 1
+            sessions[index].run(None, feeds[counts[index] % len(feeds)])
+            counts[index] += 1
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(way.n_workers)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(layout.n_workers)]
     began_s = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) * way.n_batch / (time.perf_counter() - began_s)
+    return sum(counts) * layout.n_batch / (time.perf_counter() - began_s)
 
 
 def _feeds(batch: Mapping[str, npt.NDArray[Any]], n_batch: int) -> list[dict[str, npt.NDArray[Any]]]:

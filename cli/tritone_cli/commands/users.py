@@ -1,63 +1,61 @@
-"""`tritone forget`: removes a user from the recommender that is served."""
+"""`tritone forget` and `user-token`: delete a user's data, and give access to it."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritone import TritoneError
-from tritone_cli import console
-from tritone_cli.addresses import Addresses, both_addresses
-from tritone_cli.live import AdminTokenFile, admin_api
-from tritone_cli.options import OptionalServer
+from tritone_cli import console, options
+from tritone_cli.connections import Addresses, admin_api, both_addresses
 
 if TYPE_CHECKING:
     from tritone_export import Forgotten
     from tritone_serving.admin import AdminApi
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("forget")(forget)
-
-
 def forget(
     user: Annotated[
         str,
         typer.Argument(
-            help="The user's id, as in the log; - reads it from standard input, which no process list shows.",
+            help="User id, as in the listening log. - reads it from standard input, hidden from process lists.",
             show_default=False,
         ),
     ],
     *,
-    repository: Annotated[Path, typer.Option(help="Where Triton's models lie.")] = Path("model_repository"),
-    model: Annotated[str, typer.Option(help="The recommender's name on the server.")] = "recommender",
+    repository: options.Repository = Path("model_repository"),
+    model: Annotated[str, typer.Option(help="Name of the recommender on the server.")] = "recommender",
     key: Annotated[
         Path | None,
-        typer.Option(help="The key file of the pseudonyms; default: where the server looks.", show_default=False),
+        typer.Option(
+            help="File with the key for pseudonyms of users. Default: that of the server.", show_default=False
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Remove the user here too, from what `tritone train` wrote.", show_default=False),
+        typer.Option(help="Checkpoint to remove the user from, too.", show_default=False),
     ] = None,
     keep_old: Annotated[
-        bool, typer.Option("--keep-old", help="Keep the versions that hold the user, for going back.")
+        bool, typer.Option("--keep-old", help="Keep the old versions, which hold the user, for a rollback.")
     ] = False,
-    server: OptionalServer = None,
-    admin_token_file: AdminTokenFile = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    server: options.OptionalServer = None,
+    admin_token_file: options.AdminTokenFile = None,
+    as_json: options.Json = False,
 ) -> None:
     """Publish a version of the recommender without a user, and delete the versions that hold them.
 
-    Checkpoint, repository and server are each done by themselves, and say whether they held the user: repeat the
-    command until all are done. The exit status is 1 if something failed, or if nobody of this id was held anywhere.
-    What many users' histories went into together (counts, similarities, a network's weights) stays until the next
-    training; no user can be read from it.
+    Checkpoint, repository and server are processed one by one, and the command reports which of them held the user. If
+    one fails, repeat the command. The exit status is 1 if something failed, or if no data of the user was found.
+    Aggregates of many users (counts, similarities, weights of a network) stay until the next training; they do not
+    reveal a single user.
     """
     from tritone_export import forget_in_checkpoint, forget_user
 
@@ -78,7 +76,7 @@ def forget(
         with _noting(f"server at {addresses.http}", failed):
             _make_live(admin, repository, model, live)
     held = bool((users and users[0] != users[1]) or (done and done.was_held) or live)
-    if json:
+    if as_json:
         console.print_json(
             {
                 "versions": done.versions if done else {},
@@ -93,18 +91,71 @@ def forget(
             }
         )
     else:
-        _tell(done, users, live, model=model, http_url=addresses.http if addresses else None)
+        _print_report(done, users, live, model=model, http_url=addresses.http if addresses else None)
         if not checkpoint:
-            console.say("a checkpoint that still holds the user would bring them back: name it with --checkpoint")
+            console.say(
+                "a checkpoint that holds the user would restore them: remove the user there, too, with --checkpoint"
+            )
     for each in failed:
         console.fail(each)
     if not failed and not held:
-        console.fail("nobody of this id was held; ids are as in the log")
+        console.fail("no data stored for this user id (use the id from the training log)")
     if failed or not held:
         raise typer.Exit(1)
 
 
-def _tell(
+def user_token(
+    user: Annotated[
+        str,
+        typer.Argument(
+            help="User id as in the listening log. - reads it from standard input, hidden from process lists.",
+            show_default=False,
+        ),
+    ],
+    *,
+    ttl_s: Annotated[int, typer.Option(min=1, max=86_400, help="Lifetime of the token in seconds.")] = 900,
+    service_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the service key. Default: TRITONE_SERVICE_KEY_FILE, or the key created by `tritone serve`.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print a token that gives its holder access to one stored user until it expires.
+
+    The token is a JSON Web Token (HS256) signed with the service key. Your backend can mint tokens with any JWT library
+    from the claims `sub` (the user's id) and `exp`. Give it only to that user's client.
+    """
+    from tritone.credentials import default_key_file
+    from tritone_serving.callers import SERVICE_KEY_VARIABLE, ServiceKeyError, read_service_key
+    from tritone_serving.tokens import TokenError, mint_token
+
+    if user == "-":
+        user = sys.stdin.readline().rstrip("\r\n")
+    named = service_key_file or os.environ.get(SERVICE_KEY_VARIABLE)
+    try:
+        path = Path(named) if named else default_key_file()
+    except RuntimeError as error:
+        raise TritoneError(
+            "no service key: expected a home folder of this user or XDG_STATE_HOME, got neither; give the file with "
+            "--service-key-file"
+        ) from error
+    now_s = time.time()
+    try:
+        token = mint_token(read_service_key(path), user, lifetime_s=ttl_s, now_s=now_s)
+    except (ServiceKeyError, TokenError) as error:
+        hint = "" if named else "; give the file with --service-key-file"
+        raise TritoneError(f"{error}{hint}" if isinstance(error, ServiceKeyError) else str(error)) from None
+    if as_json:
+        expires = datetime.fromtimestamp(int(now_s) + ttl_s, UTC).isoformat(timespec="seconds")
+        console.print_json({"token": token, "expires_utc": expires})
+    else:
+        console.print_line(token)
+
+
+def _print_report(
     done: Forgotten | None,
     users: tuple[int, int] | None,
     live: dict[str, list[int]],
@@ -112,38 +163,38 @@ def _tell(
     model: str,
     http_url: str | None,
 ) -> None:
-    # The id itself is not said: terminals are logged.
+    # Without the user id, since terminals are logged.
     if users:
         console.say(f"checkpoint: {_change(users)}")
     if done:
         if done.versions and done.users:
             console.say(f"repository: {_change(done.users)}")
         for name, version in done.versions.items():
-            console.say(f"repository: version {version} of {name} is without the user")
+            console.say(f"repository: version {version} of {name} does not hold the user")
         if done.removed:
-            console.say(f"repository: deleted with the user in them: versions {_numbers(done.removed)} of {model}")
+            console.say(f"repository: deleted versions that held the user: {_numbers(done.removed)} of {model}")
         if done.kept:
-            console.say(f"repository: the user is still in versions {_numbers(done.kept)} of {model}")
+            console.say(f"repository: versions that still hold the user: {_numbers(done.kept)} of {model}")
         if done.other_key:
             console.say(
-                f"repository: versions {_numbers(done.other_key)} of {model} were made with another key, under which "
-                f"the given one finds nobody"
+                f"repository: versions with another key, in which the user cannot be found with this one: "
+                f"{_numbers(done.other_key)} of {model}"
             )
         if not done.was_held:
-            console.say(f"repository: {'no version that was read' if done.unread else 'no version'} holds them")
+            console.say(
+                f"repository: {'no version that could be read' if done.unread else 'no version'} holds the user"
+            )
     for name, versions in live.items():
         console.say(f"server at {http_url}: {name}: version {versions[0]} -> {versions[1]}")
     if http_url and not live:
-        console.say(f"server at {http_url}: nothing newer was loaded")
+        console.say(f"server at {http_url}: no newer version was loaded")
     if done and done.versions and not http_url:
-        console.say(
-            "a running server keeps the versions that it has loaded: name it with --server, or load the new versions"
-        )
+        console.say("a running server keeps its loaded versions: load the new ones by giving its address with --server")
 
 
 def _change(users: tuple[int, int]) -> str:
     before, after = users
-    return f"{before} -> {after} users" if before != after else f"does not hold them ({after} users)"
+    return f"{before} -> {after} users" if before != after else f"does not hold the user ({after} users)"
 
 
 def _numbers(versions: Sequence[int]) -> str:
@@ -152,7 +203,7 @@ def _numbers(versions: Sequence[int]) -> str:
 
 @contextmanager
 def _noting(where: str, failed: list[str]) -> Iterator[None]:
-    """What fails here is noted, so that the rest is done all the same."""
+    """Note a failure and continue."""
     try:
         yield
     except (TritoneError, OSError) as error:
@@ -184,12 +235,13 @@ def _make_live(server: AdminApi, repository: Path, model: str, live: dict[str, l
     now = _loaded(server).get(model)
     if now != found[-1]:
         raise AdminApiError(
-            f"it serves version {now} of {model}, and {repository} has {found[-1]}; is that the server's repository?"
+            f"expected version {found[-1]} of {model} after loading it, got {now}; check that {repository} is the "
+            f"server's repository"
         )
     live[model] = [before, found[-1]]
 
 
 def _loaded(server: AdminApi) -> dict[str, int]:
-    """The version of each model that answers."""
+    """Return the version of each ready model."""
     ready = [each for each in server.index() if each.get("state") == "READY"]
     return {each["name"]: int(each.get("version") or 0) for each in ready}

@@ -1,8 +1,8 @@
-"""The search itself: measures settings in interleaved rounds, and changes nothing that is not clearly worth it.
+"""Search for the best setting of a model by interleaved trials.
 
-A machine drifts by more than settings differ, over minutes. So all settings of a stage are measured once a round, the
-next round in the other order, and each is compared with what is in force within the same round. Of many settings the
-best is also the luckiest; so it meets what is in force once more, alone, and only those rounds decide.
+A machine drifts over minutes by more than settings differ. So each round measures all settings of a stage once, every
+other round in reverse order, and each setting is compared with the current one within the same round. The best of many
+settings is also the luckiest, so it is compared with the current setting once more, and only these rounds decide.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tritone import TritoneError
-from tritone_cli.optimizing.space import Space, SpaceError
+from tritone_cli.optimize.space import SearchSpace, SearchSpaceError
 from tritone_export.tuned import Setting
 from tritone_serving.perf_analyzer import Reading
 
-LEAST_GAIN: Final = 0.03  # below this a change is not worth telling anybody
-STAGES: Final = ("instances and threads", "batches and delay", "once more")
-# Of the time that is left, each stage may take so much.
+LEAST_GAIN: Final = 0.03  # smaller gains are not reported
+STAGES: Final = ("instances and threads", "batches and delay", "confirmation")
+# Share of the remaining time that each stage may take.
 _SHARES: Final = (0.4, 0.65, 1.0)
 
-Turn = Callable[[Setting], Reading]
+MeasureSetting = Callable[[Setting], Reading]
 
 
-class NoFigureError(TritoneError):
-    """What is in force cannot be measured, so nothing can be compared with it."""
+class NoMeasurementError(TritoneError):
+    """Raised when the current setting cannot be measured, so that nothing can be compared with it."""
 
 
 @dataclass
-class Trial:
-    """One setting in one stage.
+class SettingTrial:
+    """The measurements of one setting in one stage.
 
     Attributes:
-        readings: by round; None where there is no figure.
-        problem: why one is missing.
+        readings: measurements by round; None for failed ones.
+        problem: reason of the last failure.
     """
 
     stage: str
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def per_s(self) -> float | None:
-        """Median inferences a second."""
+        """Median inferences per second."""
         return self._median("per_s")
 
     @property
@@ -59,18 +59,18 @@ class Trial:
         """Median of the rounds' p99."""
         return self._median("p99_ms")
 
-    def ratios(self, base: Trial) -> list[float]:
-        """Throughput over that of another trial, in each round that has both."""
+    def ratios(self, base: SettingTrial) -> list[float]:
+        """Return the throughput relative to another trial in each round that measured both."""
         pairs = zip(self.readings, base.readings, strict=False)
         return [mine.per_s / other.per_s for mine, other in pairs if mine is not None and other is not None]
 
-    def gain(self, base: Trial) -> float | None:
-        """By what share it carries more than another."""
+    def gain(self, base: SettingTrial) -> float | None:
+        """Return the median gain in throughput over another trial, as a share."""
         ratios = self.ratios(base)
         return statistics.median(ratios) - 1 if ratios else None
 
     def keeps(self, bound_ms: float | None) -> bool:
-        """Whether it has a figure, within the bound."""
+        """Whether the p99 latency was measured and is within the bound."""
         p99_ms = self.p99_ms
         return p99_ms is not None and (bound_ms is None or p99_ms <= bound_ms)
 
@@ -80,19 +80,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search came to.
+class SearchResult:
+    """Result of a search.
 
     Attributes:
-        trials: all, stage by stage, what is in force first in each.
-        best: the setting to serve with; what is in force where nothing beats it.
-        gain: of the best over what is in force, in the last rounds; None if it is in force, or has no such figure.
-        spread: of that gain, between rounds.
-        why: the decision, in words.
-        is_within: whether `best` keeps the bound.
+        trials: all trials by stage, the current setting first in each.
+        best: the setting to use; the current one if no other is better.
+        gain: gain of the best over the current setting in the last stage; None if they are the same.
+        spread: difference between the largest and the smallest gain of the rounds.
+        why: the decision as text.
+        is_within: whether `best` keeps the latency bound.
     """
 
-    trials: tuple[Trial, ...]
+    trials: tuple[SettingTrial, ...]
     in_force: Setting
     best: Setting
     gain: float | None
@@ -102,18 +102,18 @@ class Found:
 
     @property
     def changes(self) -> bool:
-        """Whether something is to be written."""
+        """Whether the best setting differs from the current one."""
         return self.best != self.in_force
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How long to look.
+class SearchLimits:
+    """Limits of a search.
 
     Attributes:
-        rounds: of each stage, 2 or more.
-        limit_s: for all of it; a stage is cut short after a round.
-        now_s: a clock.
+        rounds: rounds per stage, at least 2.
+        limit_s: time limit; a stage ends early after a complete round.
+        now_s: the clock.
     """
 
     rounds: int = 3
@@ -122,39 +122,39 @@ class Effort:
 
 
 def search(
-    space: Space,
+    space: SearchSpace,
     in_force: Setting,
-    turn: Turn,
+    measure: MeasureSetting,
     *,
     declared: Setting | None = None,
     bound_ms: float | None = None,
-    effort: Effort | None = None,
+    effort: SearchLimits | None = None,
     on_step: Callable[[str], None] = lambda step: None,
-) -> Found:
-    """Look for the setting that carries most with its p99 within a bound.
+) -> SearchResult:
+    """Search for the setting with the highest throughput whose p99 latency is within a bound.
 
-    Instances and threads first, with batches and delay as they are; then these, at the best of the former.
+    The first stage varies instances and threads, the second batches and delay at the best of the first.
 
     Args:
-        turn: measures a setting once.
-        declared: tried too.
-        on_step: told what is measured.
+        measure: measures a setting once.
+        declared: another setting to try.
+        on_step: called with a description of each measurement.
 
     Raises:
-        NoFigureError: what is in force cannot be measured.
-        SpaceError: there is nothing else.
+        NoMeasurementError: the current setting cannot be measured.
+        SearchSpaceError: there is no other setting.
     """
-    effort = effort or Effort()
+    effort = effort or SearchLimits()
     deadline_s = effort.now_s() + effort.limit_s
-    trials: list[Trial] = []
+    trials: list[SettingTrial] = []
 
-    def stage(number: int, settings: Sequence[Setting]) -> list[Trial]:
-        tried = [Trial(STAGES[number], setting) for setting in dict.fromkeys((in_force, *settings))]
+    def stage(number: int, settings: Sequence[Setting]) -> list[SettingTrial]:
+        tried = [SettingTrial(STAGES[number], setting) for setting in dict.fromkeys((in_force, *settings))]
         trials.extend(tried)
         begun_s = effort.now_s()
-        _rounds(tried, turn, effort, begun_s + _SHARES[number] * (deadline_s - begun_s), on_step)
+        _rounds(tried, measure, effort, begun_s + _SHARES[number] * (deadline_s - begun_s), on_step)
         if tried[0].per_s is None:
-            raise NoFigureError(f"what is in force ({in_force}) has no figure: {tried[0].problem}")
+            raise NoMeasurementError(f"the current setting ({in_force}) cannot be measured: {tried[0].problem}")
         return tried
 
     placements = [*([declared] if declared else []), *space.placements(in_force)]
@@ -162,19 +162,25 @@ def search(
     if not {in_force}.issuperset(placements):
         placed = _best(stage(0, placements), bound_ms)
     best, batchings = placed, space.batchings(placed)
-    if not {in_force, placed}.issuperset(batchings):  # else these were compared just now
+    if not {in_force, placed}.issuperset(batchings):  # else they were compared in the first stage
         best = _best(stage(1, [placed, *batchings]), bound_ms)
     if not trials:
-        raise SpaceError(f"there is nothing to try but what is in force: {in_force}")
+        raise SearchSpaceError(f"expected settings to try, got only the current one: {in_force}")
     if best == in_force:
         base = next(trial for trial in reversed(trials) if trial.setting == in_force)
-        kept = Found(tuple(trials), in_force, in_force, None, None, "nothing that was tried carries more")
-        return _judged(kept, base, bound_ms)
+        kept = SearchResult(tuple(trials), in_force, in_force, None, None, "no setting has a higher throughput")
+        return _check_bound(kept, base, bound_ms)
     base, winner = stage(2, [best])
-    return _judged(_decide(trials, base, winner, bound_ms), base, bound_ms)
+    return _check_bound(_decide(trials, base, winner, bound_ms), base, bound_ms)
 
 
-def _rounds(tried: Sequence[Trial], turn: Turn, effort: Effort, until_s: float, on_step: Callable[[str], None]) -> None:
+def _rounds(
+    tried: Sequence[SettingTrial],
+    measure: MeasureSetting,
+    effort: SearchLimits,
+    until_s: float,
+    on_step: Callable[[str], None],
+) -> None:
     longest_s = 0.0
     for number in range(effort.rounds):
         begun_s = effort.now_s()
@@ -183,15 +189,15 @@ def _rounds(tried: Sequence[Trial], turn: Turn, effort: Effort, until_s: float, 
         for trial in tried if number % 2 == 0 else reversed(tried):
             on_step(f"{trial.stage}, round {number + 1} of {effort.rounds}: {trial.setting}")
             try:
-                trial.readings.append(turn(trial.setting))
+                trial.readings.append(measure(trial.setting))
             except TritoneError as error:
                 trial.readings.append(None)
                 trial.problem = str(error)
         longest_s = max(longest_s, effort.now_s() - begun_s)
 
 
-def _best(tried: Sequence[Trial], bound_ms: float | None) -> Setting:
-    """The most throughput within the bound; where none keeps it, the lowest p99."""
+def _best(tried: Sequence[SettingTrial], bound_ms: float | None) -> Setting:
+    """Return the setting with the highest throughput within the bound; if none keeps it, with the lowest p99."""
     base = tried[0]
     measured = [trial for trial in tried if trial.per_s is not None]
     within = [trial for trial in measured if trial.keeps(bound_ms)]
@@ -200,28 +206,30 @@ def _best(tried: Sequence[Trial], bound_ms: float | None) -> Setting:
     return max(within, key=lambda trial: trial.gain(base) or 0.0).setting
 
 
-def _decide(trials: Sequence[Trial], base: Trial, winner: Trial, bound_ms: float | None) -> Found:
+def _decide(
+    trials: Sequence[SettingTrial], base: SettingTrial, winner: SettingTrial, bound_ms: float | None
+) -> SearchResult:
     ratios = winner.ratios(base)
-    stays = Found(tuple(trials), base.setting, base.setting, None, None, "")
+    stays = SearchResult(tuple(trials), base.setting, base.setting, None, None, "")
     if len(ratios) < 2:
-        why = winner.problem or "no time was left to compare it twice; raise --minutes"
+        why = winner.problem or "no time was left for two comparisons; raise --minutes"
         return replace(stays, why=f"{winner.setting}: {why}")
     gain, spread = statistics.median(ratios) - 1, max(ratios) - min(ratios)
-    told = f"{winner.setting}: {gain:+.1%} throughput, spread of the rounds {spread:.1%}"
+    text = f"{winner.setting}: {gain:+.1%} throughput, spread of the rounds {spread:.1%}"
     stays = replace(stays, gain=gain, spread=spread)
     if not winner.keeps(bound_ms):
-        return replace(stays, why=f"{told}, p99 {winner.p99_ms:.4g} ms, above the bound")
+        return replace(stays, why=f"{text}, p99 {winner.p99_ms:.4g} ms, above the bound")
     if not base.keeps(bound_ms):
-        told += f"; its p99 is {winner.p99_ms:.4g} ms, and that of what is in force {base.p99_ms:.4g} ms"
+        text += f"; p99 {winner.p99_ms:.4g} ms, that of the current setting {base.p99_ms:.4g} ms"
     elif gain <= max(spread, LEAST_GAIN):
-        noise = "; a quieter machine or more --rounds would tell" if spread > gain > LEAST_GAIN else ""
-        return replace(stays, why=f"{told}: no clear gain{noise}")
-    return replace(stays, best=winner.setting, why=told)
+        noise = "; use a quieter machine or more --rounds" if spread > gain > LEAST_GAIN else ""
+        return replace(stays, why=f"{text}: no clear gain{noise}")
+    return replace(stays, best=winner.setting, why=text)
 
 
-def _judged(found: Found, base: Trial, bound_ms: float | None) -> Found:
-    """With a word where nothing keeps the bound."""
+def _check_bound(found: SearchResult, base: SettingTrial, bound_ms: float | None) -> SearchResult:
+    """Return the result, with a remark if no setting keeps the bound."""
     if found.changes or base.keeps(bound_ms):
         return found
-    why = f"{found.why}; nothing is known to keep p99 within {bound_ms:g} ms under this load"
+    why = f"{found.why}; no setting keeps p99 within {bound_ms:g} ms under this load"
     return replace(found, why=why, is_within=False)
