@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tritone.atomic import sync_folder
 from tritone_export._exceptions import (
     DiskFullError,
     InvalidModelNameError,
@@ -171,7 +172,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private:
     if is_private:  # until now the folder's mode has kept others out
         close_to_others(folder)
     for written in folders:
-        _sync_folder(written)
+        sync_folder(written)
 
 
 def _move_into_place(source: Path, model_folder: Path, paths: Mapping[str, bytes]) -> None:
@@ -179,16 +180,8 @@ def _move_into_place(source: Path, model_folder: Path, paths: Mapping[str, bytes
         target = model_folder / path
         target.parent.mkdir(exist_ok=True)
         (source / path).replace(target)
-        _sync_folder(target.parent)
-    _sync_folder(model_folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(target.parent)
+    sync_folder(model_folder)
 
 
 @contextmanager
