@@ -12,17 +12,17 @@ leftover of a dead process, and is removed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from filelock import FileLock, Timeout
 
 from tritone.atomic import sync_folder
 from tritone_export._exceptions import (
@@ -200,23 +200,20 @@ def _staging(model_folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(model_folder: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the model's lock; the kernel lets go of it when the process dies, however it dies."""
+    """Hold the model's lock, which the kernel releases when the process ends in any way."""
     model_folder.mkdir(parents=True, exist_ok=True)
-    deadline_s = time.monotonic() + timeout_s
-    with (model_folder / LOCK_FILENAME).open("a+b") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    raise RepositoryBusyError(
-                        f"{model_folder}: another export has been writing here for more than {timeout_s:g} "
-                        "s; "
-                        f"wait for it or stop it, then export again"
-                    ) from None
-                time.sleep(_LOCK_POLL_S)
+    lock = FileLock(model_folder / LOCK_FILENAME, timeout=timeout_s, poll_interval=_LOCK_POLL_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RepositoryBusyError(
+            f"{model_folder}: another export has been writing here for more than {timeout_s:g} s; "
+            f"wait for it or stop it, then export again"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -119,7 +119,8 @@ def _search(
     from tritone_cli.optimizing.space import space_for
     from tritone_cli.optimizing.turns import taking_turns
     from tritone_export import RepositoryError
-    from tritone_export.tuned import parse_config, read_tuned, setting_of
+    from tritone_export.config import parse_config
+    from tritone_export.tuned import read_tuned, setting_of
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
     from tritone_serving.repository.folders import servable_models
 

@@ -25,9 +25,14 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_atomically(path, b"old")
-    with pytest.raises(RuntimeError), replacing(path) as staged:
-        staged.write_bytes(b"half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with replacing(path) as staged:
+            staged.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
