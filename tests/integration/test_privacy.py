@@ -38,7 +38,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(repository: Path, **options: Any) -> TritonServer:
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    return TritonServer.start(ServerOptions(repository=repository, log_verbose=4, stop_timeout_s=3, **ports, **options))
+    return TritonServer.start(ServerOptions(repository=repository, log_verbose=4, stop_timeout_s=1, **ports, **options))
 
 
 @pytest.fixture(scope="module")

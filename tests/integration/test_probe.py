@@ -38,7 +38,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServe
     artifact = recommender_artifacts.make_artifact(folder / "artifact", key, n_taste=recommender_artifacts.N_TASTE)
     recommender_artifacts.make_taste(repository)
     recommender_artifacts.publish(artifact, key, repository)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         yield server
 
@@ -62,15 +62,12 @@ def test_every_kind_of_model_answers(everything: TritonServer) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["polyphony_rnn", "music_transformer", "music_vae", "music_gan"])
-def test_every_kind_of_written_music_answers(name: str) -> None:
-    served = music_models.served(name)
-    models = tuple(result.model for result in served.results)
-    options = ServerOptions(
-        repository=served.repository, models=models, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2
-    )
-    with TritonServer.start(options) as server, Calls(make_endpoint(server.grpc_url)) as calls:
-        results = probe(calls, timeout_s=20)
+def test_every_kind_of_written_music_answers(server: TritonServer, serve_models: Callable[[Path], Path]) -> None:
+    served = [music_models.served(kind) for kind in ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")]
+    models = [result.model for each in served for result in each.results]
+    serve_models(served[0].repository)
+    with Calls(make_endpoint(server.grpc_url)) as calls:
+        results = probe(calls, models, timeout_s=20)
     assert {each.model for each in results} == set(models)
     assert [each.why for each in results if not each.ok] == []
 

@@ -139,6 +139,7 @@ def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_training_gets_through_to_the_repository(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(recommender_models.state_folder()))  # where a recommender's key is
     for declaration, _, result in exported.served:

@@ -1,4 +1,4 @@
-"""Lanes in, a normal distribution over the latent space out.
+"""The encoder of the two-bar autoencoder: spans to a normal distribution over the latent space.
 
 The last number of the latent vector is the level, the span's mean pitch. Of the rest, each lane owns a part of each
 quarter note: four voices times eight quarters, 32 equal parts, all made by the same layers. So what is learnt in one
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
-from tritone_training.kinds.music_vae.lanes import (
+from tritone_training.bars.spans import (
     MIDDLE_LEVEL,
     N_MARKS,
     N_SOUNDING,

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tritone_training.bars.autoencoder import MusicVae, encode
+from tritone_training.bars.spans import SpanSet
 from tritone_training.kinds.music_gan.conditions import Conditions, measure_conditions
-from tritone_training.kinds.music_vae.judge import encode
-from tritone_training.kinds.music_vae.network import MusicVae
-from tritone_training.kinds.music_vae.spans import SpanSet
 
 Lanes = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]

@@ -21,16 +21,16 @@ from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.generation import Choice, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, Past, step_bias
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
-from tritone_training.kinds.music_transformer.notes import FrameView
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.vocabulary import (
+from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
     HELD,
     MAX_NOTES,
     N_WORDS,
     STRUCK,
+    FrameView,
     multi_hot,
     notes_of,
 )
@@ -38,7 +38,6 @@ from tritone_training.kinds.music_transformer.vocabulary import (
 _CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
 _FREE: Final = -1  # instead of a given word: choose one
 Carried: TypeAlias = tuple[Tensor, ...]
-STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `beginning`
 
 
 class ChunkWriter(nn.Module):

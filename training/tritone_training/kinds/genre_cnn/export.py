@@ -13,26 +13,22 @@ from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
-from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,
     DECLARATION_WITH_TAGS,
     EMOTION_FILE,
+    KIND_NAME,
     LABEL_FILE,
     TAG_FILE,
 )
+from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures
 from tritone_training.kinds.genre_cnn.network import (
-    ConvBody,
-    DenseBody,
-    GenreNetwork,
-    MelFeatures,
+    load_network,
     unit_length,
 )
 from tritone_training.pretrained.musicnn import N_PENULTIMATE
 from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
 
-KIND_NAME: Final = "genre_cnn"
 # Tags that are genres: what an untrained export answers as `probabilities`.
 _GENRE_TAGS: Final = frozenset(
     (
@@ -41,69 +37,6 @@ _GENRE_TAGS: Final = frozenset(
         "new age", "indian",
     )
 )  # fmt: skip
-
-
-def build_frontend(pretrained: str | None) -> MelFeatures | MusicnnFeatures:
-    """The frozen front end; weights of a backbone are fetched if they are not in the cache yet."""
-    return MelFeatures() if pretrained is None else MusicnnFeatures(load_musicnn(get_pretrained(pretrained)))
-
-
-def build_network(
-    config: GenreConfig, frontend: MelFeatures | MusicnnFeatures, *, n_labels: int, with_emotions: bool
-) -> GenreNetwork:
-    """A new network with random weights behind the front end."""
-    body: nn.Module
-    if isinstance(frontend, MelFeatures):
-        body = ConvBody(n_mels=frontend.n_features, width=config.width, dropout=config.dropout)
-    else:
-        body = DenseBody(n_features=frontend.n_features, dropout=config.dropout)
-    return GenreNetwork(frontend=frontend, body=body, n_labels=n_labels, with_emotions=with_emotions)
-
-
-def learned_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a state dict that training changed: all but the front end, which is rebuilt."""
-    return {name: tensor for name, tensor in state.items() if not name.startswith("frontend.")}
-
-
-def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
-
-    Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
-    """
-    saved = checkpoint.load(folder, kind=KIND_NAME)
-    info = saved.info
-    _check_names(folder, info.get("labels"))
-    try:
-        network = build_network(
-            GenreConfig(**info["config"]),
-            build_frontend(info["pretrained"]),
-            n_labels=len(info["labels"]),
-            with_emotions=info["emotions_trained"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
-    try:
-        missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
-        wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
-    except RuntimeError as error:  # torch's word for shapes that differ
-        wrong = [str(error).splitlines()[-1].strip()]
-    if wrong:
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({', '.join(wrong[:3])}); train again"
-        )
-    return network.eval(), info
-
-
-def _check_names(folder: Path, labels: object) -> None:
-    """The labels become a text file and metadata, long after the network was built."""
-    if labels is None:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames 'labels'; train again")
-    named = isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)
-    if not named or not "".join(labels).isprintable():  # type: ignore[arg-type]
-        raise CheckpointError(
-            f"{folder}: checkpoint.json has the labels {labels!r}; expected a list of two or more names; train again"
-        )
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:

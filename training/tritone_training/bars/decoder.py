@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
 from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANES
-from tritone_training.generation import NEVER, Choice, choose, open_above, unrolled_or_scan
-from tritone_training.generation.loop import State
-from tritone_training.kinds.music_vae.encoder import (
+from tritone_training.bars.encoder import (
     LEVEL_SCALE,
     N_PARTS,
     N_QUARTERS,
@@ -30,7 +28,7 @@ from tritone_training.kinds.music_vae.encoder import (
     FeedForward,
     MixLanes,
 )
-from tritone_training.kinds.music_vae.lanes import (
+from tritone_training.bars.spans import (
     MIDDLE_LEVEL,
     N_MARKS,
     N_RELATIVE,
@@ -43,6 +41,7 @@ from tritone_training.kinds.music_vae.lanes import (
     sounding_of,
     to_absolute,
 )
+from tritone_training.generation import NEVER, Choice, State, choose, open_above, unrolled_or_scan
 
 _HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout hides
 _HIDDEN_MARK: Final = N_MARKS
