@@ -13,8 +13,8 @@ from tests.integration.conftest import make_repository
 
 from tritone_cli.optimize.search import SettingTrial
 from tritone_export import lint_repository
+from tritone_export.config import parse_config
 from tritone_export.tuned import setting_of
-from tritone_export.tuned_files import parse_config
 from tritone_serving import PerfAnalyzerMissingError
 from tritone_serving.perf_analyzer import PerfAnalyzer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone import TritoneError
+from tritone.atomic import write_atomically
 from tritone_cli.bench.measurement import BenchResult, LoadResult
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -267,9 +268,7 @@ def replace_table(path: Path, results: Sequence[BenchResult], *, command: str) -
     """
     before, after = _split_at_marks(path)
     text = "\n".join([before + TABLE_BEGIN, *table_lines(results, command=command), TABLE_END + after])
-    staged = path.with_name(f".{path.name}.bench")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, text)
 
 
 def table_lines(results: Sequence[BenchResult], *, command: str) -> list[str]:

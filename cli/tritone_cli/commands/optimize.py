@@ -84,7 +84,7 @@ def optimize(
     if report is not None:
         import matplotlib  # noqa: F401  - a missing extra is reported before the measurement, not after it
     from tritone_cli.optimize import report as reporting
-    from tritone_export.tuned_files import tune
+    from tritone_export.tuned import tune
 
     given = {"instances": instances, "threads": threads, "batches": batches, "delays": delays}
     facts = {
@@ -133,10 +133,10 @@ def _search(
     from tritone_cli.optimize.space import search_space
     from tritone_cli.optimize.trials import setting_measurer
     from tritone_export import RepositoryError
+    from tritone_export.config import parse_config
     from tritone_export.tuned import read_tuned, setting_of
-    from tritone_export.tuned_files import parse_config
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository import servable_models
+    from tritone_serving.repository.folders import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:
@@ -211,8 +211,7 @@ def _print_result(
 
 
 def _reset(folder: Path, as_json: bool) -> None:
-    from tritone_export.tuned import TUNED_FILENAME
-    from tritone_export.tuned_files import reset
+    from tritone_export.tuned import TUNED_FILENAME, reset
 
     there = (folder / TUNED_FILENAME).exists()
     written = reset(folder) if there else []

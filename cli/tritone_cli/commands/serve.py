@@ -21,7 +21,7 @@ from tritone_cli.connections import api_key_from, read_secret
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
-    from tritone_serving.supervision import Level, SupervisionOptions
+    from tritone_serving.supervision.options import Level, SupervisionOptions
 
 
 _NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
@@ -137,7 +137,7 @@ def serve(
 ) -> None:
     """Serve the models of a repository until Ctrl-C."""
     from tritone_serving import ServerOptions, TritonServer
-    from tritone_serving.supervision import SupervisionOptions
+    from tritone_serving.supervision.options import SupervisionOptions
 
     manager = ServiceManager.from_environment()
     # Also during the start: both run the `except` and `finally` blocks, which stop the server.
@@ -201,8 +201,8 @@ def _supervise(
 ) -> None:
     """Watch the server and repair faults; returns by an exception only."""
     from tritone_serving import PortTakenError
-    from tritone_serving.supervisor_metrics import SupervisorMetrics
-    from tritone_serving.watchdog import Watchdog
+    from tritone_serving.supervision.metrics import SupervisorMetrics
+    from tritone_serving.supervision.watchdog import Watchdog
 
     metrics = SupervisorMetrics()
     wanted = port
@@ -244,7 +244,7 @@ def _interrupt(manager: ServiceManager, _number: int, _frame: object) -> None:
 def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManager[object]:
     if log_format != "json":
         return nullcontext()
-    from tritone_serving.json_log import LogFollower
+    from tritone_serving.server.logs import LogFollower
 
     return closing(LogFollower(server.log_path, console.write_log_line))
 
@@ -293,7 +293,7 @@ def _report(server: TritonServer, manager: ServiceManager, *, as_json: bool, sup
 def _notes(server: TritonServer) -> list[str]:
     """Return notes about security settings that may not be intended."""
     local = ("127.0.0.1", "localhost")
-    from tritone_serving.service_key import privacy_notes
+    from tritone_serving.security.service_key import privacy_notes
 
     given = server.options
     notes = []

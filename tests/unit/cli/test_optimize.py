@@ -17,9 +17,8 @@ from tests.integration.conftest import make_repository
 from tritone_cli.optimize import report
 from tritone_cli.optimize.search import NoMeasurementError, SearchLimits, SearchResult, search
 from tritone_cli.optimize.space import SearchSpace, SearchSpaceError, search_space
-from tritone_export.config import build_config
+from tritone_export.config import build_config, parse_config
 from tritone_export.tuned import Setting, setting_of
-from tritone_export.tuned_files import parse_config
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import PerfAnalyzer, Reading
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
