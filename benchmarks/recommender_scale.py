@@ -75,14 +75,15 @@ def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.
 def measure(name: str, keep: Path | None) -> dict[str, Any]:
     """Fit one size, write the artifact, answer stored users; this process's own figures."""
     from tritone_serving.recommender import write_artifact
-    from tritone_training.kinds.recommender.config import build_config
+    from tritone_training.hyperparameters import from_preset
+    from tritone_training.kinds.recommender.config import PRESETS
     from tritone_training.kinds.recommender.fit import fit_members, manifest_of
     from tritone_training.kinds.recommender.world import world_of_matrix
 
     n_users, n_items, n_plays = SIZES[name]
     plays = simulate(n_users, n_items, n_plays)
     simulated_mb = peak_mb()
-    config = build_config("default", overrides={"n_neighbours": 100})
+    config = from_preset(PRESETS, "default", {"n_neighbours": 100})
     began_s, worked_s = time.perf_counter(), time.process_time()
     world = world_of_matrix(plays, config, KEY)
     steps: dict[str, float] = {}

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -42,6 +42,15 @@ MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Maximum number of ep
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Replace a hyper-parameter; repeatable.", show_default=False),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Hyper-parameters in YAML or TOML; --set replaces them.", show_default=False
+    ),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the hyper-parameters as YAML, and do not train.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output of an earlier run in --out or --report.")
@@ -232,22 +241,34 @@ Tempo = Annotated[
 TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]
 
 
-def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
-    """Parse the values of `--set`: `["width=32"]` -> `{"width": 32}`.
+_CONSTANTS: Final = {"true": "True", "false": "False", "null": "None"}
 
-    Values are numbers, `true`, `false`, words, or Python dicts such as `{'jazz': 2}`; each kind validates its own.
+
+def parse_settings(settings: Sequence[str] | None, config: Path | None = None) -> Mapping[str, Any]:
+    """Parse the values of `--set`, after those of `--config FILE`: `["width=32"]` -> `{"width": 32}`.
+
+    Values are numbers, `true`, `false`, `null`, words, or Python lists and dicts such as `{'jazz': 2}`; each kind
+    validates its own.
 
     Raises:
         typer.BadParameter: a value is not NAME=VALUE.
+        TrainingError: the file cannot be read.
     """
     parsed: dict[str, Any] = {}
+    if config is not None:
+        from tritone_training.hyperparameters import read_config
+
+        parsed |= read_config(config)
     for setting in settings or ():
         name, separator, text = setting.partition("=")
         try:
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+            value = ast.literal_eval(_CONSTANTS.get(text, text))
         except (ValueError, SyntaxError):
-            value = text if text.isidentifier() else None
-        if not separator or not isinstance(value, bool | int | float | str | dict):
+            value = text
+            is_valid = text.replace("-", "_").isidentifier()
+        else:
+            is_valid = value is None or isinstance(value, bool | int | float | str | list | dict)
+        if not separator or not is_valid:
             raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed

@@ -9,6 +9,18 @@ class TrainingError(TritoneError):
     """Root of what training, data loading and evaluation raise on purpose."""
 
 
+class HyperparameterError(TrainingError):
+    """Hyper-parameters are unknown, of another type, or out of bounds.
+
+    Attributes:
+        fields: names of the invalid fields; an empty name stands for a combination of fields.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class DataError(TrainingError):
     """The data cannot be used as asked: missing, malformed, or too little of it is left."""
 

@@ -1,6 +1,12 @@
 """What the command line and scripts use of the training package."""
 
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError, UnknownKindError
+from tritone_training._exceptions import (
+    CheckpointError,
+    DataError,
+    HyperparameterError,
+    TrainingError,
+    UnknownKindError,
+)
 from tritone_training.kind import EvaluateRequest, ListeningFiles, ModelKind, TrainRequest
 from tritone_training.registry import get_kind, kind_names
 
@@ -8,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "EvaluateRequest",
+    "HyperparameterError",
     "ListeningFiles",
     "ModelKind",
     "TrainRequest",

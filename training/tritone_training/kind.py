@@ -14,6 +14,7 @@ import torch
 from tritone_training._exceptions import TrainingError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
+from tritone_training.hyperparameters import Hyperparameters
 from tritone_training.quality import Quality
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ class ModelKind:
 
     Attributes:
         declaration: what the kind's plain form serves; the committed config.pbtxt comes from it.
-        presets: names of hyper-parameter sets, `tiny` and `default` at least.
+        presets: hyper-parameters by the preset's name, `default`, `demo` and `tiny` at least.
+        configure: returns the hyper-parameters of a request: its preset, then its overrides.
         trainer: reads the data once and answers a function that trains on it and writes a checkpoint folder; that
             answers a summary (metrics, paths) for people and `--json`. Folds and trials share one reading.
         evaluate: answers metrics as a JSON-able mapping.
@@ -180,7 +182,8 @@ class ModelKind:
     name: str
     summary: str
     declaration: Declaration
-    presets: Sequence[str]
+    presets: Mapping[str, Hyperparameters]
+    configure: Callable[[TrainRequest], Hyperparameters]
     trainer: Callable[[TrainRequest], Callable[[TrainRequest], Mapping[str, Any]]]
     evaluate: Callable[[EvaluateRequest], Mapping[str, Any]]
     crossvalidate: Callable[[TrainRequest], Mapping[str, Any]]

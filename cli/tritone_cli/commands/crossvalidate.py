@@ -26,6 +26,8 @@ def crossvalidate(
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
     settings: options.Settings = None,
+    config: options.ConfigFile = None,
+    print_config: options.PrintConfig = False,
     valid: options.Valid = None,
     friends: options.Friends = None,
     item_tags: options.ItemTags = None,
@@ -57,12 +59,15 @@ def crossvalidate(
         pretrained=pretrained,
         devices=devices,
         max_epochs=max_epochs,
-        overrides=options.parse_settings(settings),
+        overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
         n_seeds=seeds,
     )
+    if print_config:
+        console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
+        return
     options.require_unused(request.out, overwrite=overwrite, option="--out")
     result = training.get_kind(kind).crossvalidate(request)
     if as_json:

@@ -24,6 +24,8 @@ def train(
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
     settings: options.Settings = None,
+    config: options.ConfigFile = None,
+    print_config: options.PrintConfig = False,
     valid: options.Valid = None,
     friends: options.Friends = None,
     item_tags: options.ItemTags = None,
@@ -60,7 +62,7 @@ def train(
         pretrained=pretrained,
         devices=devices,
         max_epochs=max_epochs,
-        overrides=options.parse_settings(settings),
+        overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=options.listening_files(locals()),
@@ -69,6 +71,9 @@ def train(
         warm_start=warm_start,
         mlflow=mlflow,
     )
+    if print_config:
+        console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
+        return
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
     made = training.get_kind(kind)
     summary = made.train(request)

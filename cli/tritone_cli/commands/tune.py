@@ -25,6 +25,9 @@ def tune(
     pretrained: options.Pretrained = None,
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
+    settings: options.Settings = None,
+    config: options.ConfigFile = None,
+    print_config: options.PrintConfig = False,
     valid: options.Valid = None,
     friends: options.Friends = None,
     item_tags: options.ItemTags = None,
@@ -60,10 +63,14 @@ def tune(
         pretrained=pretrained,
         devices=devices,
         max_epochs=max_epochs,
+        overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         listening=listening,
     )
+    if print_config:
+        console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
+        return
     result = run_study(training.get_kind(kind), request, n_trials=trials)
     if as_json:
         console.print_json(result)
@@ -72,8 +79,17 @@ def tune(
     if result["n_failed"]:
         console.say(f"{result['n_failed']} trials could not be trained and do not count")
     console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation part")
-    same = {"--data": data, "--preset": preset, "--pretrained": pretrained, "--seed": seed, "--max-epochs": max_epochs}
+    same = {
+        "--data": data,
+        "--preset": preset,
+        "--pretrained": pretrained,
+        "--seed": seed,
+        "--max-epochs": max_epochs,
+        "--config": config,
+    }
+    same |= {"--config": config}
     same |= {f"--{each.name.replace('_', '-')}": getattr(listening, each.name) for each in fields(listening)}
     again = [part for option, value in same.items() if value is not None for part in (option, str(value))]
+    again += [part for setting in settings or () for part in ("--set", setting)]
     chosen = [part for name, value in result["best"].items() for part in ("--set", f"{name}={value}")]
     console.say(f"next: {shlex.join(['tritone', 'train', kind, *again, *chosen])}")

@@ -17,7 +17,7 @@ import torch
 
 from tritone_training import checkpoint
 from tritone_training.api import CheckpointError
-from tritone_training.kinds.genre_cnn.config import GenreConfig, to_dict
+from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.network import load_network
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
@@ -160,7 +160,7 @@ def test_other_files_under_the_right_hash(tmp_path: Path) -> None:
 # --- a checkpoint and the network it describes --------------------------------------------------------------
 
 
-GOOD = {"config": to_dict(GenreConfig(width=4)), "pretrained": None, "emotions_trained": False}
+GOOD = {"config": GenreConfig(width=4).to_dict(), "pretrained": None, "emotions_trained": False}
 
 
 def test_weights_of_another_shape_or_name(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_vae import KIND, decoder_example_inputs, train
 from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, stretched
-from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig, build_config
+from tritone_training.kinds.music_vae.config import PRESETS
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.export import exportable
@@ -312,33 +312,6 @@ def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
     torch.testing.assert_close(reconstruction, -chosen.sum((1, 2, 3)) - chosen_level[:, 0])
     prior, posterior = torch.distributions.Normal(0, 1), torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     torch.testing.assert_close(divergence, torch.distributions.kl_divergence(posterior, prior), atol=1e-5, rtol=1e-4)
-
-
-def test_constructor_defaults_and_presets() -> None:
-    assert PRESETS["default"] == VaeConfig()
-    assert {"tiny", "demo", "default"} == set(PRESETS)
-    assert build_config("tiny", {"beta": 0.5}) == replace(PRESETS["tiny"], beta=0.5)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"wdith": 3}, "no hyper-parameter wdith; there are: width"),
-        ({"width": 0}, "expected 1 to"),
-        ({"width": 2.5}, "expected a whole number"),
-        ({"beta": float("nan")}, "expected a number"),
-        ({"beta": -1}, "must not be below 0"),
-        ({"word_dropout": 1}, "not including, 1"),
-        ({"style_balance": 2}, "expected 0 to 1"),
-        ({"learning_rate": 0}, "must be above 0"),
-        ({"max_epochs": True}, "expected a whole number"),
-    ],
-)
-def test_hyper_parameters_are_checked(overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        build_config("tiny", overrides)
-    with pytest.raises(TrainingError, match="no preset 'huge'; there are: default, demo, tiny"):
-        build_config("huge", {})
 
 
 # --- attributes, interpolation ------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ import torch
 from tests.unit.training import sounds
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS, WINDOW_SAMPLES
-from tritone_training.api import TrainingError
-from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig, build_config, suggest
+from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.frontend import MelFeatures
 from tritone_training.kinds.genre_cnn.network import GenreNetwork, build_network, learned_weights, unit_length
 
@@ -73,45 +70,3 @@ def test_what_the_builder_passes_is_what_the_config_says() -> None:
     assert sum(p.numel() for p in wider.parameters()) > sum(p.numel() for p in network.parameters())
     dropouts = {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)}
     assert config.dropout in dropouts
-
-
-# --- configuration ------------------------------------------------------------------------------------------
-
-
-def test_the_default_preset_is_the_configs_defaults() -> None:
-    assert build_config("default", pretrained=False, overrides={}) == GenreConfig() == PRESETS["default"]
-    assert set(PRETRAINED_CHANGES) <= {field.name for field in fields(GenreConfig)}
-
-
-def test_the_callers_values_win_over_the_backbones_over_the_presets() -> None:
-    config = build_config("tiny", pretrained=True, overrides={"dropout": 0.11})
-    assert (config.dropout, config.width) == (0.11, PRESETS["tiny"].width)
-    assert config.learning_rate == PRETRAINED_CHANGES["learning_rate"]
-
-
-@pytest.mark.parametrize(
-    ("preset", "overrides", "message"),
-    [
-        ("huge", {}, "no preset 'huge'; there are: default, demo, tiny"),
-        ("tiny", {"widht": 3}, "no hyper-parameter widht; there are: width, "),
-        ("tiny", {"width": 0}, "width is 0; expected 1 to 512"),
-        ("tiny", {"dropout": 1.0}, "dropout is 1.0; it must be from 0 up to"),
-        ("tiny", {"learning_rate": 0.0}, "learning_rate is 0.0"),
-    ],
-)
-def test_wrong_settings_are_named(preset: str, overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        build_config(preset, pretrained=False, overrides=overrides)
-
-
-def test_the_search_space_is_of_real_fields_within_their_ranges() -> None:
-    class Extremes:
-        def __init__(self, highest: bool) -> None:
-            self.highest = highest
-
-        def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
-            return high if self.highest else low
-
-    for highest in (False, True):
-        drawn = suggest(Extremes(highest))  # type: ignore[arg-type]
-        build_config("default", pretrained=False, overrides=drawn)

@@ -22,7 +22,7 @@ from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import KIND, dataset, train
-from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig, build_config
+from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
 from tritone_training.kinds.polyphony_rnn.features import ECHOES, N_LAGS, N_PITCH_FEATURES, Features, Heard, Hearing
 from tritone_training.kinds.polyphony_rnn.network import (
@@ -437,24 +437,6 @@ def test_what_cannot_be_done_is_said(mat: Path, run: tuple[Path, dict[str, Any]]
     no_valid = write_mat(tmp_path / "train_only.mat", {"train": [chords(5, seed=0)]})
     with pytest.raises(DataError, match="no pieces in the portion 'valid'"):
         KIND.train(replace(request, data=no_valid))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("hidden", 0, "hidden is 0; expected 1 to 1024"),
-        ("hidden", 1.5, "expected a whole number"),
-        ("dropout", 1.0, "up to, not including, 1"),
-        ("learning_rate", math.nan, "expected a number"),
-        ("learning_rate", 0, "must be above 0"),
-        ("weight_decay", -1, "must not be below 0"),
-        ("warmup_frames", 200, "must be below crop_frames"),
-        ("hiden", 3, "no hyper-parameter hiden; there are: units, hidden"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(name: str, value: object, message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        build_config("default", overrides={name: value})
 
 
 def test_large_data_sets_are_not_learnt_for_longer() -> None:

@@ -21,9 +21,10 @@ from tritone_serving.recommender import Question, open_artifact
 from tritone_serving.recommender.batch import weigh
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.interactions import Columns, load_listening, load_log
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import tables
-from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig, build_config
+from tritone_training.kinds.recommender.config import PRESETS
 from tritone_training.kinds.recommender.judge import judge, people_of
 from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
 from tritone_training.kinds.recommender.said import said_of
@@ -128,7 +129,7 @@ def world() -> World:
         items=[*listening.tags.items, *(item for _, item, _ in more)],
         tags=[*listening.tags.tags, *(tag for _, _, tag in more)],
     )
-    made = build_world(replace(listening, tags=tags), build_config("tiny", overrides={}), b"k" * 16)
+    made = build_world(replace(listening, tags=tags), from_preset(PRESETS, "tiny", {}), b"k" * 16)
     assert made.tagged.nnz > 80
     return made
 
@@ -355,23 +356,6 @@ def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
 
 
 # --- what is refused ----------------------------------------------------------------------------
-
-
-def test_config_defaults_and_limits() -> None:
-    assert PRESETS["default"] == RecommenderConfig()
-    assert {"tiny", "demo", "default"} <= set(PRESETS)
-    for overrides, says in (
-        ({"ease_l2": 0}, "must be above 0"),
-        ({"power": float("nan")}, "expected a finite number"),
-        ({"ease_l2": 1e300}, "ease_l2 is 1e\\+300; expected at most 1e\\+12"),
-        ({"power": 9.0}, "power is 9.0; expected at most 4"),
-        ({"n_neighbours": 2.5}, "expected a whole number"),
-        ({"width": 3}, "no hyper-parameter width"),
-    ):
-        with pytest.raises(TrainingError, match=says):
-            build_config("tiny", overrides=overrides)
-    with pytest.raises(TrainingError, match="no preset 'huge'"):
-        build_config("huge", overrides={})
 
 
 def test_a_validation_part_of_strangers_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from scipy import sparse
 
 from tritone_serving.recommender import Answer, Question, Recommender, write_artifact
 from tritone_serving.recommender.members.neighbours import Social, UserKnn
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kinds.recommender import fit, neighbourhoods
-from tritone_training.kinds.recommender.config import RecommenderConfig, build_config
+from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.fit import fit_members, manifest_of
 from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, solve
 from tritone_training.kinds.recommender.tables import (
@@ -122,7 +123,7 @@ def test_drawn_factors_lie_as_the_exact_ones() -> None:
 
 
 def fitted(folder: Path, plays: sparse.csr_matrix, **changes: Any) -> Recommender:
-    config = build_config("tiny", overrides={"n_neighbours": N_ITEMS, **changes})
+    config = from_preset(PRESETS, "tiny", {"n_neighbours": N_ITEMS, **changes})
     world = world_of_matrix(plays, config, KEY)
     steps: list[str] = []
 
@@ -193,4 +194,4 @@ def test_friends_count_by_their_taste_whether_drawn_or_not(listening: sparse.csr
 def test_up_to_the_limit_everybody_is_a_neighbour() -> None:
     assert RecommenderConfig().user_knn_people == 100_000
     with pytest.raises(Exception, match="user_knn_people is 0"):
-        build_config("tiny", overrides={"user_knn_people": 0})
+        from_preset(PRESETS, "tiny", {"user_knn_people": 0})

@@ -12,7 +12,7 @@ from tritone_training.kinds.genre_cnn.crossvalidate import crossvalidate
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
 from tritone_training.kinds.genre_cnn.export import exportable
-from tritone_training.kinds.genre_cnn.train import trainer
+from tritone_training.kinds.genre_cnn.train import configure, trainer
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -31,7 +31,8 @@ KIND = ModelKind(
     name="genre_cnn",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

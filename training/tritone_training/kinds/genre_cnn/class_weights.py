@@ -6,27 +6,24 @@ import math
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from tritone_training._exceptions import TrainingError
-
 NONE: Final = "none"
 BALANCED: Final = "balanced"
 ClassWeights: TypeAlias = str | Mapping[str, float]
 
 
-def check_class_weights(value: object) -> None:
-    """Check that a value is `none`, `balanced` or a mapping from labels to positive numbers.
+def check_class_weights(value: object) -> ClassWeights:
+    """Return the value if it is `none`, `balanced` or a mapping from labels to positive numbers.
 
     Raises:
-        TrainingError: it is something else.
+        ValueError: it is something else.
     """
     if value in (NONE, BALANCED):
-        return
-    weights: Mapping[object, object] = value if isinstance(value, Mapping) else {}
+        return str(value)
+    weights = dict(value) if isinstance(value, Mapping) else {}
     if weights and all(isinstance(label, str) and _is_weight(weight) for label, weight in weights.items()):
-        return
-    raise TrainingError(
-        f"class_weights is {value!r}; expected none, balanced, or a mapping from labels to numbers above 0 such as "
-        f"{{'jazz': 2.0}}"
+        return {label: float(weight) for label, weight in weights.items()}
+    raise ValueError(
+        f"expected none, balanced, or a mapping from labels to numbers above 0 such as {{'jazz': 2.0}}, got {value!r}"
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training._exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.declaration import (
     KIND_NAME,
@@ -195,7 +195,7 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
             n_labels=len(info["labels"]),
             with_emotions=info["emotions_trained"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     try:
         missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)

@@ -15,8 +15,9 @@ from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
+from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset
 from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
 from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
@@ -86,7 +87,8 @@ def configure(request: TrainRequest) -> GenreConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, pretrained=request.pretrained is not None, overrides=overrides)
+    backbone = {} if request.pretrained is None else PRETRAINED_CHANGES
+    return from_preset(PRESETS, request.preset, {**backbone, **overrides})
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "pretrained": request.pretrained,
         "labels": list(labels),
         "emotions_trained": with_emotions,
@@ -133,7 +135,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
     fitted, network, weights, loaded = _fit(request, config, prepared, splits["train"], splits["valid"], info=info)
     evaluations = {"valid": _evaluate(request, network, recordings, splits["valid"], "validation")}
     if config.refit:
-        longer = replace(config, max_epochs=fitted.n_epochs)
+        longer = config.changed(max_epochs=fitted.n_epochs)
         everything = (*splits["train"], *splits["valid"])
         _, network, weights, _ = _fit(request, longer, prepared, everything, splits["valid"], info=None)
     evaluations["test"] = _evaluate(request, network, recordings, splits["test"], "held-out")
@@ -194,7 +196,7 @@ def _fit(
         DataLoader(crops, batch_size=config.batch_size, shuffle=True, drop_last=len(crops) > config.batch_size),
         validation_dataset(valid_part, prepared.features.by_name, labels, n_units=n_units),
         request=request,
-        settings={**to_dict(config), "fingerprint": prepared.features.fingerprint, "fold": fold_of(request)},
+        settings={**config.to_dict(), "fingerprint": prepared.features.fingerprint, "fold": fold_of(request)},
         batch_size=config.batch_size,
         monitor=MONITOR,
         max_epochs=config.max_epochs,

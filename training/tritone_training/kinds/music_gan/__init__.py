@@ -13,7 +13,7 @@ from tritone_training.kinds.music_gan.crossvalidate import crossvalidate
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
 from tritone_training.kinds.music_gan.evaluate import evaluate
 from tritone_training.kinds.music_gan.export import exportable
-from tritone_training.kinds.music_gan.train import trainer
+from tritone_training.kinds.music_gan.train import configure, trainer
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -37,7 +37,8 @@ KIND = ModelKind(
     name="music_gan",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

@@ -16,9 +16,10 @@ from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_gan.conditions import measure_conditions
-from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config, to_dict
+from tritone_training.kinds.music_gan.config import PRESETS, GanConfig
 from tritone_training.kinds.music_gan.dataset import as_tensors, draw_pool, draw_spans, style_shares
 from tritone_training.kinds.music_gan.declaration import KIND_NAME
 from tritone_training.kinds.music_gan.evaluate import evaluate_network
@@ -63,7 +64,7 @@ def configure(request: TrainRequest) -> GanConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def prepare(request: TrainRequest) -> Prepared:
@@ -131,7 +132,7 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "style_shares": dict(zip(prepared.train.style_names, shares.tolist(), strict=True)),
         "vae": {key: prepared.vae_info[key] for key in ("config", "seed", "preset", "weights_sha256")},
         "data": {**prepared.scores.report(), "spans": {"train": len(prepared.train), "valid": len(prepared.valid)}},
@@ -144,7 +145,7 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
         # One device: the critic is trained within the generator's step, which is not synchronised across processes.
         request=replace(request, devices=1),
         settings={
-            **to_dict(config),
+            **config.to_dict(),
             "fingerprint": prepared.scores.fingerprint,
             "music_vae": prepared.vae_info["weights_sha256"],
         },

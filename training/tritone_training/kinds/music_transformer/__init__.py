@@ -8,13 +8,14 @@ from tritone_training.kinds.music_transformer.crossvalidate import crossvalidate
 from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION
 from tritone_training.kinds.music_transformer.evaluate import evaluate
 from tritone_training.kinds.music_transformer.export import default_chunk_inputs, example_inputs, exportable
-from tritone_training.kinds.music_transformer.train import trainer
+from tritone_training.kinds.music_transformer.train import configure, trainer
 
 KIND = ModelKind(
     name="music_transformer",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training._exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.music_transformer.attention import CopyHeads, DecoderLayer
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
@@ -293,7 +293,7 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
         config = TransformerConfig(**info["config"])
         network = build_network(config, n_styles=len(info["styles"]), onsets=bool(info["has_onsets"]))
         int(info["frames_per_quarter"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     try:
         network.load_state_dict(dict(saved.weights))

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
+from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingStretches, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
@@ -46,7 +47,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides=overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:
@@ -70,7 +71,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "styles": list(styles),
         "has_onsets": scores.has_onsets,
         "frames_per_quarter": scores.frames_per_quarter,
@@ -97,7 +98,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         DataLoader(stretches, batch_size=None),
         WholePieces(valid, styles, onsets=scores.has_onsets, batch_frames=4 * config.batch_frames),
         request=request,
-        settings={**to_dict(config), "fingerprint": scores.fingerprint},
+        settings={**config.to_dict(), "fingerprint": scores.fingerprint},
         batch_size=1,
         monitor=MONITOR,
         max_epochs=config.max_epochs,

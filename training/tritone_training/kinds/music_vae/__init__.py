@@ -13,7 +13,7 @@ from tritone_training.kinds.music_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import QUALITY, evaluate
 from tritone_training.kinds.music_vae.export import exportable
-from tritone_training.kinds.music_vae.train import trainer
+from tritone_training.kinds.music_vae.train import configure, trainer
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 
@@ -39,7 +39,8 @@ KIND = ModelKind(
     name="music_vae",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

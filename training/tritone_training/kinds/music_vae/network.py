@@ -15,7 +15,7 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.tensors import N_LATENT
-from tritone_training.kinds.music_vae.config import VaeConfig, to_dict
+from tritone_training.kinds.music_vae.config import VaeConfig
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.musicality import ATTRIBUTES
 
@@ -60,7 +60,7 @@ def load_network(folder: Path) -> tuple[MusicVae, Mapping[str, Any]]:
         raise CheckpointError(
             f"{folder}: invalid hyper-parameters in checkpoint.json ({error}); train again"
         ) from error
-    network = autoencoder_from(to_dict(config), saved.weights, folder=folder)
+    network = autoencoder_from(config.to_dict(), saved.weights, folder=folder)
     _check_statistics(folder, saved.info.get("attributes"))
     return network, saved.info
 

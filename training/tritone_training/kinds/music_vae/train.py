@@ -14,9 +14,10 @@ from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
-from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict
+from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig
 from tritone_training.kinds.music_vae.dataset import Prepared, prepare
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
@@ -46,7 +47,7 @@ def configure(request: TrainRequest) -> VaeConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
@@ -66,7 +67,7 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "data": {
             **prepared.scores.report(),
             "spans": {"train": prepared.train.report, "valid": prepared.valid.report},
@@ -79,7 +80,7 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
         _loader(prepared.train, config),
         TensorDataset(torch.from_numpy(watched.lanes)),
         request=request,
-        settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
+        settings={**config.to_dict(), "fingerprint": prepared.scores.fingerprint},
         batch_size=4 * config.batch_size,
         monitor=MONITOR,
         max_epochs=config.max_epochs,

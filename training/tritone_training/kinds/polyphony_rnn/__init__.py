@@ -11,7 +11,7 @@ from tritone_training.kinds.polyphony_rnn.config import PRESETS, suggest
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.evaluate import crossvalidate, evaluate
 from tritone_training.kinds.polyphony_rnn.export import exportable
-from tritone_training.kinds.polyphony_rnn.train import trainer
+from tritone_training.kinds.polyphony_rnn.train import configure, trainer
 
 _N_FRAMES = 24
 
@@ -47,7 +47,8 @@ KIND = ModelKind(
     name=KIND_NAME,
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

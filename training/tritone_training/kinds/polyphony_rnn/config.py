@@ -1,100 +1,77 @@
-"""Hyper-parameters of `polyphony_rnn`: presets and the space that `tritone tune` searches."""
+"""Hyper-parameters of `polyphony_rnn`: presets, and the search space of `tritone tune`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from tritone_training._exceptions import TrainingError
+from pydantic import Field, model_validator
+
+from tritone_training.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     import optuna
 
 
-@dataclass(frozen=True)
-class PolyphonyConfig:
-    """What a training run is made of.
+class PolyphonyConfig(Hyperparameters):
+    """Hyper-parameters of a training of `polyphony_rnn`."""
 
-    Attributes:
-        units: width of what each pitch sees.
-        hidden: width of the recurrent layer at each pitch.
-        reach: how many semitones to either side a pitch sees.
-        crop_frames: longer pieces are learnt in excerpts of at most this length (they are always evaluated whole).
-        warmup_frames: so many frames of an excerpt that begins within a piece are heard but not learnt.
-        transpose_down: pieces are transposed at random, as far as the keyboard allows: down by so many semitones
-        transpose_up: and up by so many.
-        average_keeps: share of itself that the running average of the weights keeps at each step.
-        max_epochs: fewer are run where `max_frames` says so.
-        max_frames: frames that are learnt in all, so that large data sets take no longer; at least one epoch.
-        piece_frames: of a longer piece only the beginning is learnt (all of it is evaluated).
-        valid_frames: of a larger validation portion only evenly chosen pieces with so many frames are looked at.
-        patience: epochs without improvement on the validation part before training stops.
-    """
+    units: int = Field(64, ge=1, le=1_024, description="Features that each pitch sees of its surroundings.")
+    hidden: int = Field(64, ge=1, le=1_024, description="Hidden units of the recurrent layer at each pitch.")
+    reach: int = Field(16, ge=0, le=87, description="Semitones above and below that a pitch sees.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout.")
+    batch_size: int = Field(4, ge=1, le=4_096, description="Excerpts in a batch.")
+    crop_frames: int = Field(
+        200,
+        ge=2,
+        le=16_384,
+        description="Maximum length of an excerpt in training, in frames; evaluation uses whole pieces.",
+    )
+    warmup_frames: int = Field(
+        8,
+        ge=0,
+        le=16_384,
+        description="Frames at the start of an excerpt from within a piece that do not count in the loss.",
+    )
+    transpose_down: int = Field(5, ge=0, le=87, description="Largest random transposition down, in semitones.")
+    transpose_up: int = Field(6, ge=0, le=87, description="Largest random transposition up, in semitones.")
+    learning_rate: float = Field(2e-3, gt=0, description="Maximum of the one-cycle learning rate.")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay of AdamW.")
+    average_keeps: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of the weights.")
+    max_epochs: int = Field(40, ge=1, le=100_000, description="Maximum number of epochs; see also max_frames.")
+    max_frames: int = Field(
+        800_000,
+        ge=1,
+        le=10**12,
+        description="Maximum number of frames in the whole training (at least one epoch), which bounds its time.",
+    )
+    piece_frames: int = Field(
+        1_000_000,
+        ge=1,
+        le=10**9,
+        description="Frames at the start of a piece that are trained on; evaluation uses whole pieces.",
+    )
+    valid_frames: int = Field(
+        1_000_000_000,
+        ge=1,
+        le=10**12,
+        description="Frames of the validation split that are evaluated after each epoch, in evenly chosen pieces.",
+    )
+    patience: int = Field(
+        10, ge=1, le=100_000, description="Epochs without improvement on the validation split before training stops."
+    )
 
-    units: int = 64
-    hidden: int = 64
-    reach: int = 16
-    dropout: float = 0.3
-    batch_size: int = 4
-    crop_frames: int = 200
-    warmup_frames: int = 8
-    transpose_down: int = 5
-    transpose_up: int = 6
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    average_keeps: float = 0.99
-    max_epochs: int = 40
-    max_frames: int = 800_000
-    piece_frames: int = 1_000_000
-    valid_frames: int = 1_000_000_000
-    patience: int = 10
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.name in _WHOLE
-            kinds = int if whole else int | float
-            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-                raise TrainingError(f"{field.name} is {value!r}; expected a {'whole ' * whole}number")
-        for name, (least, most) in _WHOLE.items():
-            if not least <= getattr(self, name) <= most:
-                raise TrainingError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
-        for name in ("dropout", "average_keeps"):
-            if not 0 <= getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be from 0 up to, not including, 1")
-        if self.weight_decay < 0:
-            raise TrainingError(f"weight_decay is {self.weight_decay}; it must not be below 0")
-        if self.learning_rate <= 0:
-            raise TrainingError(f"learning_rate is {self.learning_rate}; it must be above 0")
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
         if self.warmup_frames >= self.crop_frames:
-            raise TrainingError(
-                f"warmup_frames is {self.warmup_frames}; it must be below crop_frames ({self.crop_frames}), "
-                f"or nothing is learnt"
+            raise ValueError(
+                f"warmup_frames: expected less than crop_frames ({self.crop_frames}), got {self.warmup_frames}"
             )
+        return self
 
     def n_epochs(self, n_frames: int) -> int:
-        """Epochs to run on a training part of so many frames."""
+        """Return the number of epochs on a training split of that many frames."""
         return max(1, min(self.max_epochs, round(self.max_frames / n_frames)))
-
-
-# Smallest and largest; the largest keep a slip of the hand from asking for terabytes.
-_WHOLE: Final = {
-    "units": (1, 1_024),
-    "hidden": (1, 1_024),
-    "reach": (0, 87),
-    "batch_size": (1, 4_096),
-    "crop_frames": (2, 16_384),
-    "warmup_frames": (0, 16_384),
-    "transpose_down": (0, 87),
-    "transpose_up": (0, 87),
-    "max_epochs": (1, 100_000),
-    "max_frames": (1, 10**12),
-    "piece_frames": (1, 10**9),
-    "valid_frames": (1, 10**12),
-    "patience": (1, 100_000),
-}
 
 
 PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
@@ -110,21 +87,6 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
 }
 
 
-def build_config(preset: str, *, overrides: Mapping[str, Any]) -> PolyphonyConfig:
-    """Start from a preset and replace single values.
-
-    Raises:
-        TrainingError: no such preset or field, or a value out of range.
-    """
-    if preset not in PRESETS:
-        raise TrainingError(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
-    unknown = set(overrides) - {field.name for field in fields(PolyphonyConfig)}
-    if unknown:
-        known = ", ".join(field.name for field in fields(PolyphonyConfig))
-        raise TrainingError(f"no hyper-parameter {', '.join(sorted(unknown))}; there are: {known}")
-    return replace(PRESETS[preset], **overrides)
-
-
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """The search space: size, and what keeps a large network from learning few pieces by heart."""
     return {
@@ -134,8 +96,3 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
         "learning_rate": trial.suggest_float("learning_rate", 5e-4, 5e-3, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-3, 1e-1, log=True),
     }
-
-
-def to_dict(config: PolyphonyConfig) -> dict[str, Any]:
-    """For the checkpoint."""
-    return asdict(config)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training._exceptions import CheckpointError, HyperparameterError
 from tritone_training.generation import choose_each, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
@@ -253,7 +253,7 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
     try:
         network = build_network(PolyphonyConfig(**info["config"]))
         _require_info(folder, info)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     try:
         network.load_state_dict(dict(saved.weights))

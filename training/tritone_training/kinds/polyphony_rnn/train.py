@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, RandomSampler
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
+from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.dataset import (
     Excerpts,
     HeardPiece,
@@ -99,7 +100,7 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides=overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Prepared) -> Mapping[str, Any]:
@@ -115,7 +116,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "frames_per_quarter": prepared.frames_per_quarter,
         "data": prepared.scores.report(),
         **warm_start_info(loaded),
@@ -127,7 +128,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
         WholePieces(prepared.heard["valid"], batch_size=_VALID_BATCH),
         request=request,
-        settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
+        settings={**config.to_dict(), "fingerprint": prepared.scores.fingerprint},
         batch_size=1,  # each item is a batch already
         monitor=MONITOR,
         max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),

@@ -8,7 +8,7 @@ from tritone_training.kinds.recommender.config import PRESETS, suggest
 from tritone_training.kinds.recommender.crossvalidate import crossvalidate
 from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
 from tritone_training.kinds.recommender.evaluate import evaluate
-from tritone_training.kinds.recommender.train import trainer
+from tritone_training.kinds.recommender.train import configure, trainer
 from tritone_training.kinds.taste_vae.build import example_inputs as taste_inputs
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
 from tritone_training.kinds.taste_vae.quality import QUALITY_IN_RECOMMENDER
@@ -17,7 +17,8 @@ KIND = ModelKind(
     name="recommender",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

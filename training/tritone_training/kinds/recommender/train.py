@@ -28,16 +28,17 @@ from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.choosing import NOTHING_LEARNED, choose
-from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
+from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_of
 from tritone_training.kinds.recommender.listing import work_out
 from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
 from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.recommender.world import World, build_world
-from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
+from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
 from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.progress import progress_bar
@@ -83,7 +84,7 @@ def configure(request: TrainRequest) -> RecommenderConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["taste_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides=overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: Prepared) -> Mapping[str, Any]:
@@ -159,7 +160,7 @@ def _fit(
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "seconds": round(seconds, 1),
         "n_users": world.n_users,
         "n_items": world.n_items,
@@ -193,7 +194,7 @@ def _train_taste(
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
         overrides["max_epochs"] = config.taste_epochs
-    taste_config = build_taste_config(config.taste_preset, overrides=overrides)
+    taste_config = from_preset(TASTE_PRESETS, config.taste_preset, overrides)
     # By id: the order of pseudonyms changes with the key, and the same seed is to train the same.
     order = np.argsort(np.array(world.users))
     users = {world.users[row]: place for place, row in enumerate(order.tolist())}

@@ -9,13 +9,14 @@ from tritone_training.kinds.taste_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
 from tritone_training.kinds.taste_vae.evaluate import evaluate
 from tritone_training.kinds.taste_vae.quality import QUALITY
-from tritone_training.kinds.taste_vae.train import trainer
+from tritone_training.kinds.taste_vae.train import configure, trainer
 
 KIND = ModelKind(
     name="taste_vae",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
-    presets=tuple(PRESETS),
+    presets=PRESETS,
+    configure=configure,
     trainer=trainer,
     evaluate=evaluate,
     crossvalidate=crossvalidate,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training._exceptions import CheckpointError, HyperparameterError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.declaration import DECLARATION, N_ITEMS
@@ -33,7 +33,7 @@ def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
     saved = checkpoint.load(folder, kind=KIND_NAME)
     try:
         network = build_network(TasteConfig(**saved.info["config"]), len(saved.info["items"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     try:
         network.load_state_dict(dict(saved.weights))

@@ -18,9 +18,10 @@ from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import build
-from tritone_training.kinds.taste_vae.config import TasteConfig, build_config, to_dict
+from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
 from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
@@ -69,7 +70,7 @@ def configure(request: TrainRequest) -> TasteConfig:
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
-    return build_config(request.preset, overrides=overrides)
+    return from_preset(PRESETS, request.preset, overrides)
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:
@@ -118,7 +119,7 @@ def train_taste(
         "command": request.command,
         "seed": request.seed,
         "preset": request.preset,
-        "config": to_dict(config),
+        "config": config.to_dict(),
         "items": items,
         "learned_from": _fingerprint(data),
         "data": report,
@@ -129,7 +130,7 @@ def train_taste(
         DataLoader(histories, batch_size=config.batch_size, shuffle=True, collate_fn=collate),
         Batches(held_out, _VALID_BATCH),
         request=replace(request, out=out),
-        settings={**to_dict(config), "fingerprint": _fingerprint(data)},
+        settings={**config.to_dict(), "fingerprint": _fingerprint(data)},
         batch_size=1,  # each item is a batch already
         monitor=MONITOR,
         max_epochs=config.max_epochs,
