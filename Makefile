@@ -64,6 +64,8 @@ lint: $(DEV_READY)  ## Check style, types and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests .ci
+	@$(BIN)/python .ci/private_imports.py
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/tritone lint model_repository
 
