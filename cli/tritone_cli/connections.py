@@ -274,7 +274,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     Raises:
         typer.BadParameter: there is no admin token for it.
     """
-    from tritone_serving._exceptions import OptionsError
+    from tritone_serving import OptionsError
     from tritone_serving.admin import AdminApi
     from tritone_serving.security.admin_token import state_folder
 

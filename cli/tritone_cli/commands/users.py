@@ -211,7 +211,7 @@ def _noting(where: str, failed: list[str]) -> Iterator[None]:
 
 
 def _connect(addresses: Addresses, admin_token_file: Path | None) -> AdminApi:
-    from tritone_serving._exceptions import AdminApiError
+    from tritone_serving import AdminApiError
 
     api = admin_api(addresses, admin_token_file)
     try:
@@ -224,7 +224,7 @@ def _connect(addresses: Addresses, admin_token_file: Path | None) -> AdminApi:
 def _make_live(server: AdminApi, repository: Path, model: str, live: dict[str, list[int]]) -> None:
     """Load the newest version if the server has an older one, and add (old, new) to `live`."""
     from tritone_export.repository import versions
-    from tritone_serving._exceptions import AdminApiError
+    from tritone_serving import AdminApiError
 
     folder = repository / model
     found = versions(folder) if folder.is_dir() else []
