@@ -64,7 +64,7 @@ lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart 
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tests .ci
+	@$(BIN)/mypy tests .ci docs/generate.py
 	@$(BIN)/python .ci/private_imports.py
 	@$(BIN)/python .ci/documents.py
 	@$(BIN)/hadolint docker/*.Dockerfile
