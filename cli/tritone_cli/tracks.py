@@ -18,7 +18,7 @@ _SOURCES: Final = {
     "user": "what this user has heard",
     "history": "the history given",
     "friends": "what friends listen to",
-    "recording": "the recording",
+    "audio": "the recording",
     "mood": "the mood",
     "popularity": "what is popular, for nothing else is known",
 }
@@ -26,9 +26,9 @@ _BECAUSE: Final = {
     "history": "heard",
     "friend": "friend",
     "friends_listening": "friends heard",
-    "unheard": "nobody has heard it yet",
+    "cold_item": "nobody has heard it yet",
     "tag": "tag",
-    "recording": "sounds like the recording",
+    "audio": "sounds like the recording",
     "mood": "fits the mood",
     "listeners": "what others listen to",
     "popularity": "popular",
@@ -79,7 +79,7 @@ def _reasons(reasons: tuple[Reason, ...]) -> str:
     """Summands of one score: each member's for one cause together, the weightiest first."""
     found: dict[tuple[str, str], list[Reason]] = {}
     for reason in reasons:
-        found.setdefault((reason.because, reason.member), []).append(reason)
+        found.setdefault((reason.because, reason.base_model), []).append(reason)
     amounts = {key: sum(reason.amount for reason in each) for key, each in found.items()}
     ranked = sorted(found, key=lambda key: -abs(amounts[key]))
     shown = [f"{amounts[key]:+.3g} {_cause(key[0], found[key])} ({key[1]})" for key in ranked[:N_REASONS_SHOWN]]
@@ -100,7 +100,7 @@ def _unknown(unknown: UnknownIds) -> str:
     user = "the user (not in the log, or asked without a valid service key or user token)"
     recording = "the recording (the model was trained without recordings, or by another genre_cnn than the server's)"
     mood = "the mood, since the model was trained without emotions"
-    parts = [user] * unknown.user + [recording] * unknown.recording + [mood] * unknown.mood
+    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""
