@@ -38,7 +38,7 @@ demo: $(READY)  ## Train, export and serve small models, and call them: demo/ind
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
 	@$(PYTEST) $(ARGS)

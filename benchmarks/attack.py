@@ -41,7 +41,7 @@ from tritone import ClientError, InferRequest
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_transport
 from tritone_serving.calls import Calls
-from tritone_serving.memory import family
+from tritone_serving.supervision.processes import family
 
 PAUSE_S: Final = 0.05
 CANARY_TIMEOUT_S: Final = 30.0

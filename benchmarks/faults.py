@@ -40,7 +40,7 @@ from benchmarks.fault_clients import Clients, seen
 from benchmarks.fault_kinds import FAULTS, Fault, World, starter
 from benchmarks.fault_report import markdown, page
 from benchmarks.replica import Replica
-from tritone_serving import runtime
+from tritone_serving.server import runtime_folder as runtime
 
 MODES = {"one": "one server, no retries", "two": "two replicas, SDK's retries"}
 # A balancer is one address: nobody else can be asked while it is away, so retries have to last longer than that.

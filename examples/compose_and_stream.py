@@ -26,9 +26,9 @@ def main() -> None:
 
         started = time.perf_counter()
         with music.stream_compose(prompt=opening, bars=arguments.bars, seed=arguments.seed) as stream:
-            for number, chunk in enumerate(stream, 1):
+            for chunk in stream:
                 elapsed_ms = 1000 * (time.perf_counter() - started)
-                print(f"bar {number} after {elapsed_ms:.0f} ms: {len(chunk.to_dict()['notes'])} notes")
+                print(f"after {elapsed_ms:.0f} ms: {len(chunk.to_dict()['notes'])} notes")
         stream.result().save("continued.mid")
         print("continued.mid")
 

@@ -18,3 +18,11 @@ def isolated_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         folder = tmp_path_factory.mktemp("state")
         patch.setenv("XDG_STATE_HOME", str(folder))
         yield folder
+
+
+# With few workers, a file that takes a minute must not be the last one to start.
+LONGEST_FILES = ("integration/test_demo.py", "integration/test_watchdog.py", "contract/test_kinds.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST_FILES))

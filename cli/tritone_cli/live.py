@@ -75,7 +75,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     """
     from tritone_serving._exceptions import OptionsError
     from tritone_serving.admin import AdminApi
-    from tritone_serving.admin_token import state_folder
+    from tritone_serving.security.admin_token import state_folder
 
     if admin_token_file is None and not addresses.is_loopback:  # this machine's token must not be sent to another one
         raise typer.BadParameter(

@@ -47,7 +47,7 @@ def replicas(haproxy: str, repository: Path) -> Iterator[Replicas]:
         return TritonServer.start(
             ServerOptions(
                 repository=repository, host=host, http_port=http, grpc_port=grpc, metrics_port=metrics,
-                response_cache_bytes=0,
+                response_cache_bytes=0, stop_timeout_s=2,
             )
         )  # fmt: skip
 

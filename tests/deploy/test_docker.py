@@ -132,6 +132,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_an_edit_of_the_source_installs_no_dependency_again(path: Path, checkout: Path) -> None:
     before = layers(path, checkout)

@@ -15,8 +15,8 @@ from tests.deploy.balancing import Balancer, wait_until
 from tests.deploy.rendering import KUBERNETES, ROOT
 
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.command import LATENCY_QUANTILES
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving.server.command import LATENCY_QUANTILES
+from tritone_serving.supervision.metrics import SupervisorMetrics
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 NAME = re.compile(r"\b(?:nv|tritone|haproxy)_[a-z0-9_]+\b")

@@ -15,8 +15,8 @@ import pytest
 from benchmarks.fuzzing import campaign, judging, over_grpc, over_http, served
 from benchmarks.fuzzing.asks import Ask, Tensor
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving import server as server_module
-from tritone_serving.stubs import stubs_of
+from tritone_serving.server import triton_server as server_module
+from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
 FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"

@@ -38,7 +38,7 @@ from tritone import (
 )
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_transport
-from tritone_serving import ServerOptions, TritonServer
+from tritone_serving import TritonServer
 
 pytestmark = pytest.mark.triton
 KINDS = ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")
@@ -75,10 +75,9 @@ def models() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def music_server(models: dict[str, Any]) -> Iterator[TritonServer]:
-    repository = music_models.served(KINDS[0]).repository
-    with TritonServer.start(ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)) as running:
-        yield running
+def music_server(server: TritonServer, serve_models: Any, models: dict[str, Any]) -> TritonServer:
+    serve_models(music_models.served(KINDS[0]).repository)
+    return server
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -15,7 +15,7 @@ from tests.integration import python_models
 from tritone.endpoints import make_endpoint
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.command import LATENCY_QUANTILES
+from tritone_serving.server.command import LATENCY_QUANTILES
 
 pytestmark = pytest.mark.triton
 

@@ -16,7 +16,7 @@ from tritone.endpoints import make_endpoint
 from tritone_export.config import config_files
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.options import RESPONSE_CACHE_BYTES
+from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 
 pytestmark = pytest.mark.triton

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import typer
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ def run_tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     """Run `tritone ARGUMENTS` in this process and return how it ended; an exception that it leaks fails the test."""
     from tritone_cli import console, main
 
+    command = _command()
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(console.people, "width", 200)
+    monkeypatch.setattr(main, "build_app", lambda: command)
     client_log = logging.getLogger("tritone.audio")  # the command line adds a handler, which must not outlive the test
     monkeypatch.setattr(client_log, "handlers", list(client_log.handlers))
 
@@ -39,3 +44,11 @@ def run_tritone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
         return Ended(status or 0, captured.out, captured.err)
 
     return run
+
+
+@functools.cache
+def _command() -> Any:
+    """Return the command `tritone`, built once: Typer takes 0.1 s to make it from the signatures of all verbs."""
+    from tritone_cli.main import build_app
+
+    return typer.main.get_command(build_app())

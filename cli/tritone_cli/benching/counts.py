@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import os
 import re
 import threading
 import time
@@ -12,15 +12,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+import psutil
+
 from tritone import TritoneError
-from tritone_serving.memory import family, memory_mb
+from tritone_serving.supervision.processes import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _SAMPLE_S: Final = 0.5
 
 
@@ -170,7 +170,7 @@ class Processes:
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def __enter__(self) -> Processes:
-        self._began_s, self._before = time.monotonic(), _ticks(self.pid)
+        self._began_s, self._before = time.monotonic(), _cpu_s(self.pid)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -182,9 +182,9 @@ class Processes:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        spent = {pid: ticks - self._before.get(pid, 0) for pid, ticks in _ticks(self.pid).items()}
-        self.server_cores = spent.pop(self.pid, 0) / _TICKS_PER_S / took_s
-        self.stub_cores = sum(spent.values()) / _TICKS_PER_S / took_s
+        spent = {pid: total_s - self._before.get(pid, 0.0) for pid, total_s in _cpu_s(self.pid).items()}
+        self.server_cores = spent.pop(self.pid, 0) / took_s
+        self.stub_cores = sum(spent.values()) / took_s
 
     def _watch(self) -> None:
         while True:
@@ -193,12 +193,11 @@ class Processes:
                 return
 
 
-def _ticks(pid: int) -> dict[int, int]:
+def _cpu_s(pid: int) -> dict[int, float]:
+    """Return the CPU time of a process and of each of its descendants, in seconds by process id."""
     spent = {}
     for each in family(pid):
-        try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        spent[each] = int(fields[11]) + int(fields[12])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = psutil.Process(each).cpu_times()
+            spent[each] = times.user + times.system
     return spent

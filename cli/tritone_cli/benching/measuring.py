@@ -16,7 +16,7 @@ from tritone_cli.benching.inputs import questions_for
 from tritone_cli.benching.levels import Rate
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
-from tritone_serving.versions import newest_version
+from tritone_serving.repository.folders import newest_version
 
 CEILING_S: Final = 6.0
 # Poisson counts of N arrivals differ by sqrt(N): windows of an open loop must be long enough to agree by themselves.

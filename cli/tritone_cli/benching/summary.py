@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tritone import TritoneError
+from tritone.atomic import write_atomically
 from tritone_cli.benching.measuring import ModelResult, Row
 
 BEGIN: Final = "<!-- bench: begin -->"
@@ -45,9 +46,7 @@ def replace(path: Path, results: Sequence[ModelResult], *, command: str) -> None
     """
     before, after = _split(path)
     text = "\n".join([before + BEGIN, *lines(results, command=command), END + after])
-    staged = path.with_name(f".{path.name}.bench")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, text)
 
 
 def lines(results: Sequence[ModelResult], *, command: str) -> list[str]:

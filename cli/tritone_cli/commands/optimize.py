@@ -70,7 +70,7 @@ def optimize(
     if report is not None:
         import matplotlib  # noqa: F401  - before the minutes of measuring, not after
     from tritone_cli.optimizing import report as reporting
-    from tritone_export.tuned_files import tune
+    from tritone_export.tuned import tune
 
     spoken = {"instances": instances, "threads": threads, "batches": batches, "delays": delays}
     facts = {
@@ -119,10 +119,10 @@ def _search(
     from tritone_cli.optimizing.space import space_for
     from tritone_cli.optimizing.turns import taking_turns
     from tritone_export import RepositoryError
+    from tritone_export.config import parse_config
     from tritone_export.tuned import read_tuned, setting_of
-    from tritone_export.tuned_files import parse_config
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository import servable_models
+    from tritone_serving.repository.folders import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:
@@ -197,8 +197,7 @@ def _tell(
 
 
 def _reset(folder: Path, as_json: bool) -> None:
-    from tritone_export.tuned import TUNED_FILENAME
-    from tritone_export.tuned_files import reset
+    from tritone_export.tuned import TUNED_FILENAME, reset
 
     there = (folder / TUNED_FILENAME).exists()
     written = reset(folder) if there else []

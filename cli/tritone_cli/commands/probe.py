@@ -35,7 +35,7 @@ def probe(
     from tritone.endpoints import make_endpoint
     from tritone_serving import CanaryError
     from tritone_serving.calls import Calls
-    from tritone_serving.probing import probe as ask
+    from tritone_serving.canary import probe as ask
 
     grpc_url = grpc_address(server, tls=ca_file is not None)
     try:

@@ -90,7 +90,7 @@ def _exported(
         return
     from tritone_cli.commands.export import checkpoint_folder
     from tritone_export import export_kind
-    from tritone_serving.repository import filled_models, steps_of
+    from tritone_serving.repository.folders import filled_models, steps_of
     from tritone_training.registry import get_kind
 
     kind = get_kind(models[0])

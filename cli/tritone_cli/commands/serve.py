@@ -19,7 +19,7 @@ from tritone_cli.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
-    from tritone_serving.supervision import Level, SupervisionOptions
+    from tritone_serving.supervision.options import Level, SupervisionOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -112,7 +112,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Serve the models of a repository; Ctrl-C stops."""
         from tritone_serving import ServerOptions, TritonServer
-        from tritone_serving.supervision import SupervisionOptions
+        from tritone_serving.supervision.options import SupervisionOptions
 
         manager = ServiceManager.from_environment()
         # Also while it starts: both end in `except` and `finally` blocks, which stop what was started.
@@ -176,8 +176,8 @@ def _supervise(
 ) -> None:
     """Watch the server and repair what breaks; ends by an exception only."""
     from tritone_serving import PortTakenError
-    from tritone_serving.supervisor_metrics import SupervisorMetrics
-    from tritone_serving.watchdog import Watchdog
+    from tritone_serving.supervision.metrics import SupervisorMetrics
+    from tritone_serving.supervision.watchdog import Watchdog
 
     metrics = SupervisorMetrics()
     wanted = port
@@ -233,7 +233,7 @@ def _secret_in(path: Path | None, option: str) -> str | None:
 def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManager[object]:
     if log_format != "json":
         return nullcontext()
-    from tritone_serving.json_log import LogFollower
+    from tritone_serving.server.logs import LogFollower
 
     return closing(LogFollower(server.log_path, console.write_log_line))
 
@@ -282,7 +282,7 @@ def _report(server: TritonServer, manager: ServiceManager, *, as_json: bool, sup
 def _notes(server: TritonServer) -> list[str]:
     """What is open that perhaps should not be."""
     local = ("127.0.0.1", "localhost")
-    from tritone_serving.service_key import privacy_notes
+    from tritone_serving.security.service_key import privacy_notes
 
     options = server.options
     notes = []

@@ -4,7 +4,6 @@ NumPy and SciPy are all it needs. Of its parent package it imports only itself, 
 standard library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
-from tritone_serving.callers import NOBODY, TRUSTED, Caller, CallerCheck
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.base_models.taste import TASTE, TasteInputs
@@ -22,6 +21,7 @@ from tritone_serving.recommender.requests import (
 from tritone_serving.recommender.scorer import RemoteScorer
 from tritone_serving.recommender.similarity import SimilarItem
 from tritone_serving.recommender.track_search import SearchHit, SearchRequest, SearchResponse
+from tritone_serving.security.callers import NOBODY, TRUSTED, Caller, CallerCheck
 
 __all__ = [
     "MOODS",

@@ -19,7 +19,7 @@ from tests.unit.client.test_forks import serving
 
 from tritone_cli.addresses import both_addresses, grpc_address, model_address
 from tritone_cli.main import build_app
-from tritone_serving import admin_token
+from tritone_serving.security import admin_token
 
 
 @pytest.fixture(autouse=True)

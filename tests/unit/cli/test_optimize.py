@@ -18,9 +18,8 @@ from tritone_cli.optimizing import report
 from tritone_cli.optimizing.search import Effort, Found, NoFigureError, Trial, search
 from tritone_cli.optimizing.space import Space, SpaceError, space_for
 from tritone_export import lint_repository
-from tritone_export.config import build_config
+from tritone_export.config import build_config, parse_config
 from tritone_export.tuned import Setting, setting_of
-from tritone_export.tuned_files import parse_config
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import PerfAnalyzer, Reading
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION

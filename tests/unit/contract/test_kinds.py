@@ -20,8 +20,7 @@ from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
-from tritone_export.tuned import TUNED_FILENAME
-from tritone_export.tuned_files import untuned
+from tritone_export.tuned import TUNED_FILENAME, untuned
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
@@ -140,6 +139,7 @@ def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_training_gets_through_to_the_repository(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(recommender_models.state_folder()))  # where a recommender's key is
     for declaration, _, result in exported.served:

@@ -29,7 +29,7 @@ from tritone_serving import RepositoryError
 from tritone_serving.recommender import artifact
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender_keys import key_path
-from tritone_serving.repository import servable_models
+from tritone_serving.repository.folders import servable_models
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("cli", "client", "export", "serving", "training")
