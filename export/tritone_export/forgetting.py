@@ -262,10 +262,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
     """An array of a name that says nothing, as long as there were users, may well be about them."""
-    members = [
-        f"{name}.{part}" for name in artifact.manifest["base_models"] for part in ("starts", "columns", "values")
-    ]
-    of_nobody = (*_OF_NOBODY, *members)
+    tables = [f"{name}.{part}" for name in artifact.manifest["base_models"] for part in ("starts", "columns", "values")]
+    of_nobody = (*_OF_NOBODY, *tables)
     by_user = {artifact.n_users, artifact.n_users + 1} - {0, 1}
     suspects = sorted(
         name

@@ -241,7 +241,7 @@ def test_pooling_is_the_mean_direction() -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda v: models.spoil_manifest(v, format=99), "is of format 99, this version reads 1"),
+        (lambda v: models.spoil_manifest(v, format=99), "is of format 99, this version reads 2"),
         (lambda v: (v / "vectors.npy").unlink(), "vectors.npy: is missing, though recommender.json names it"),
         (lambda v: (v / "recommender.json").unlink(), "version 1 holds no recommender.json"),
         (lambda v: (v / "model_card.json").unlink(), "nothing says what personal data this version holds"),

@@ -167,7 +167,7 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("unknown", rows).tolist()[0] == [
         b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false}'
     ]
-    assert all(text.startswith(b'[{"base model":') for text in tensors.make("reasons", rows)[0])
+    assert all(text.startswith(b'[{"base_model":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tritone_cf_taste import Taste
-from tritone_serving.recommender.query import MIN_FRIENDS
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.requests import MIN_FRIENDS
 from tritone_serving.recommender_keys import KEY_VARIABLE, find_key
 
 KEY_PARAMETER = "key_file"

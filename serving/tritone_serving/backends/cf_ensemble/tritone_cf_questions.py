@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tritone_serving.recommender.query import check_answers, check_id_lengths, check_lists
 
 from tritone_serving.recommender import NOBODY, Caller, InvalidRequestError, RecommendRequest, SearchRequest
+from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
 
 Array = np.ndarray[Any, Any]
 
