@@ -119,7 +119,7 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
 
     def make(*, is_stopping: Callable[[], bool] = lambda: False, graph: Any = None, **parameters: int) -> Any:
         described = config(**parameters)
-        options = composer.options.read_options(described)
+        options = composer.piece.read_options(described)
         counted = Counted()
         warnings: list[str] = []
         engine = composer.engine.Engine(
@@ -291,7 +291,7 @@ def test_an_answer_of_another_length_is_an_error(composer: Any, session: Any) ->
 )
 def test_a_wrong_parameter_is_named(composer: Any, key: str, value: str, part: str) -> None:
     with pytest.raises(composer.session.SessionError, match=part):
-        composer.options.read_options(config(**{key: value}))
+        composer.piece.read_options(config(**{key: value}))
 
 
 # --- the engine ---------------------------------------------------------------------------------------------
