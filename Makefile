@@ -64,12 +64,17 @@ manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's tem
 BACKENDS := serving/tritone_serving/backends
 TYPED_BACKENDS := onnxruntime composer
 
-lint: $(DEV_READY)  ## Check style, types and the committed model repository
+lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests .ci
 	@for backend in $(TYPED_BACKENDS); do \
 	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
+	@$(BIN)/python .ci/private_imports.py
+	@$(BIN)/python .ci/documents.py
+	@$(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/helm lint --quiet --strict deploy/helm/tritone
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/tritone lint model_repository
 
