@@ -1,7 +1,7 @@
-"""Ready-made gRPC requests for every model of a server, and an asynchronous client that costs little beside it.
+"""Prepared gRPC requests for each model of a server, and an asynchronous client with little overhead.
 
-Each request is bytes on the wire; where a model reads floats, every sending differs from all before in bits that are
-below any audible or musical matter, so that the response cache cannot answer for the model.
+Each request is bytes on the wire. The floats of each request differ slightly from those of all others, so that no
+request can be answered from a response cache.
 """
 
 from __future__ import annotations
@@ -230,3 +230,16 @@ def arrivals(
     n = int(random.poisson(per_s * seconds))
     moments = np.sort(random.uniform(0, seconds, n))
     return moments.tolist(), random.choice(len(odds), n, p=np.asarray(odds) / sum(odds)).tolist()
+
+
+def small_repository(folder: Path) -> Path:
+    """Write a repository of small models that classify, compose in a stream and recommend."""
+    from tests.integration import composer_stand_in, conftest
+    from tests.support import recommender_artifacts
+
+    repository = composer_stand_in.make_repository(conftest.make_repository(folder / "repository"))
+    key = folder / "recommender.key"
+    artifact = recommender_artifacts.make_artifact(folder / "artifact", key)
+    recommender_artifacts.make_taste(repository)
+    recommender_artifacts.publish(artifact, key, repository, ensembles=False)
+    return repository

@@ -1,14 +1,14 @@
-"""What a recommendation costs through the server: one client after the other, then 32 at once from perf_analyzer.
+"""Measure recommendations through the server: one client, then 32 concurrent ones from perf_analyzer.
 
-    .venv/bin/python benchmarks/recommend_load.py [--repository DIR] [--users N] [--items N] [--rounds N] [--json]
+    make bench   or   python -m benchmarks.load_recommend [--repository DIR] [--users N] [--items N] [--json]
 
-Three kinds of question:
-    listed    a known user, nothing else: the answer was worked out in training
-    scored    a known user and one item that they have just heard: all members score anew, friends and taste_vae too
-    newcomer  a history of 40 items, no user: scored as well
-Without --repository it serves an artifact of simulated listeners that it makes first (2,000 x 17,000; the scores
-mean nothing, their cost does), with a small network in the place of `taste_vae`. With one, it asks about the ids of
---user-ids, one a line. Reports; asserts nothing. perf_analyzer comes with `pip install 'tritonclient[all]'`.
+Three types of request:
+    listed      a known user without further input: the list was computed in training
+    scored      a known user and one new listen: all base models compute scores, including friends and taste_vae
+    cold start  a history of 40 items without a user: scored as well
+Without --repository it serves an artifact of simulated listeners (2,000 x 17,000; the scores have no meaning, but the
+same cost), with a small network in place of `taste_vae`. With one, it sends the ids in --user-ids, one per line.
+There are no bounds. perf_analyzer comes with `pip install 'tritonclient[all]'`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from tests.support import recommender_artifacts as models
 
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer

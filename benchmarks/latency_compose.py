@@ -1,11 +1,11 @@
-"""What serving costs where music is written: `compose(bars=8)` through SDK and Triton beside in-process ONNX Runtime.
+"""Measure the overhead of serving for composition: `compose(bars=8)` through SDK and Triton, and in process.
 
-    make bench     or   .venv/bin/python benchmarks/compose_latency.py [--repository DIR] [--report DIR] [--json]
+    make bench    or   python -m benchmarks.latency_compose [--repository DIR] [--report DIR] [--json]
 
-Needs a repository with a version of `music_transformer` and `composer`, as `tritone export music_transformer` makes
-them. Every round asks each way once, in turn, for a piece that nobody has asked for (the response cache is on); the
-graph runs in-process, with the server's settings, before and after, and the mean of the two is what the others are
-divided by. Then: a client that asks for one step at a time, and 1 to 8 clients at once. Reports; asserts nothing.
+Needs a repository with a version of `music_transformer` and `composer`, as exported by `tritone export
+music_transformer`. Each round calls each way once, for a new piece; the graph runs in process, with the server's
+settings, before and after, and the others are compared with the mean of both. Then: a client that requests one step at
+a time, and 1 to 8 concurrent clients. Without bounds.
 """
 
 from __future__ import annotations

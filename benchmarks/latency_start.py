@@ -1,14 +1,14 @@
-"""How long `tritone serve` takes with a whole repository, from nothing in memory, and what it then holds there.
+"""Measure how long `tritone serve` takes to start with a whole repository, and its memory.
 
-    .venv/bin/python benchmarks/cold_start.py [--repository DIR] [--rounds N] [--warm] [--json]
+    make bench    or   python -m benchmarks.latency_start [--repository DIR] [--rounds N] [--warm] [--json]
 
-Each round starts the command a user types, in a process of its own, and counts from before that process begins to
-  ready    every model is loaded and the command has said so
-  probed   a canary through every model was answered: `tritone probe`
-then sums the memory of all that runs: the command with its watchdog, the server, a process per model instance. What
-several share is counted once (PSS). Before each round the kernel's cache of files is dropped where this user may do
-that (root), so that packages and models come from the disk; the output says whether it was. Exit status 1 when a
-bound is missed: 10 s until probed, 2 GB.
+Each round starts the command in a process of its own and measures from before the start of that process:
+  ready    all models are loaded and the command has reported it
+  probed   each model has answered a canary (`tritone probe`)
+Then it adds up the memory of all processes: the command with its supervisor, the server, and a process per model
+instance; shared pages count once (PSS). Before each round the kernel's file cache is dropped if the user may do that
+(root), so that packages and models come from the disk; the output says whether it was. The exit status is 1 if a bound
+is missed: 10 s until probed, 2 GB.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
 from tritone.endpoints import make_endpoint

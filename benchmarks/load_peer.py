@@ -1,11 +1,12 @@
-"""Triton beside a hand-written FastAPI service of the same `genre_cnn`, in one run, by one load generator.
+"""Compare Triton with a hand-written FastAPI service of the same `genre_cnn`, with one load generator.
 
-    .venv/bin/python benchmarks/rival_load.py [--repository DIR] [--clients 1 8 32] [--rounds N] [--seconds S] [--json]
+    make peer   or   python -m benchmarks.load_peer [--repository DIR] [--clients 1 8 32] [--rounds N] [--json]
 
-The service is there twice: as one writes it, with ONNX Runtime's own number of threads, and tuned, with a worker a core
-and a thread each. All get the same windows as raw bytes over HTTP, in turns of a few seconds, so that the machine's
-drift falls on all; the others idle meanwhile. First all are asked the same, and must answer the same. A ratio is told
-only where the rounds agree. The generator shares the cores with them. Needs `pip install 'tritone[bench]'`.
+The service runs twice: with ONNX Runtime's default number of threads, and tuned, with a worker per core and one thread
+each. All get the same windows as raw bytes over HTTP, in interleaved trials of a few seconds, so that drift of the
+machine affects all alike; the others are idle meanwhile. First all must return the same outputs for the same inputs. A
+ratio is reported only if the rounds agree. The generator shares the cores with the servers. Needs
+`pip install 'tritone[bench]'`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,8 @@ from typing import Any
 import numpy as np
 import tritonclient.http as triton
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.arguments import amount, count
-from http_load import Load, ask, closed_loop, connect, request_bytes
+from benchmarks.http_clients import Load, ask, closed_loop, connect, request_bytes
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.repository.folders import newest_version
 from tritone_serving.server.ports import claim_ports
@@ -39,7 +37,7 @@ from tritone_training.registry import get_kind
 MODEL = "genre_cnn"
 OUTPUTS = ("probabilities", "emotions", "embedding")
 N_WINDOWS = 32
-RIVALS = {"plain": 0, "tuned": 1}  # threads of each worker; 0: ONNX Runtime's default
+PEERS = {"plain": 0, "tuned": 1}  # threads of each worker; 0: ONNX Runtime's default
 AGREE = 0.15  # the middle half of the rounds may lie this far apart, as a share of the middle one
 
 
@@ -50,7 +48,7 @@ def main() -> None:
     parser.add_argument("--clients", type=count, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--seconds", type=amount, default=4.0, help="of each turn")
-    parser.add_argument("--workers", type=count, default=2, help="of the rival")
+    parser.add_argument("--workers", type=count, default=2, help="of the peer")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result = measure(arguments)
@@ -65,10 +63,10 @@ def main() -> None:
             print(f"{side['per_s']:>10.1f}{side['p50_ms']:>9.1f}{side['p99_ms']:>9.1f}{side['n_failed']:>8}")
         for name, found in row["beside"].items():
             if found["ratio"] is None:
-                print(f"{'':8}beside the {name} rival no ratio: the rounds differ by {found['spread']:.0%}")
+                print(f"{'':8}beside the {name} peer no ratio: the rounds differ by {found['spread']:.0%}")
             else:
-                print(f"{'':8}beside the {name} rival Triton carries {found['ratio']:.2f} times as much; ", end="")
-                print(f"its p99 is {found['p99_ratio']:.2f} of the rival's")
+                print(f"{'':8}beside the {name} peer Triton carries {found['ratio']:.2f} times as much; ", end="")
+                print(f"its p99 is {found['p99_ratio']:.2f} of the peer's")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -90,8 +88,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         server = stack.enter_context(TritonServer.start(options))
         ports = {"triton": int(server.http_url.rpartition(":")[2])}
         asked = {"triton": [triton_request(window) for window in windows]}
-        for name, n_threads in RIVALS.items():
-            ports[name] = stack.enter_context(rival(model, arguments.workers, n_threads))
+        for name, n_threads in PEERS.items():
+            ports[name] = stack.enter_context(peer(model, arguments.workers, n_threads))
             asked[name] = [request_bytes("/infer", window.tobytes()) for window in windows]
             check_same(ports, asked, name)
         clients: dict[str, Any] = {}
@@ -114,7 +112,7 @@ def compared(rounds: dict[str, list[Load]]) -> dict[str, Any]:
         for name, loads in rounds.items()
     }
     beside = {}
-    for name in RIVALS:
+    for name in PEERS:
         pairs = list(zip(rounds["triton"], rounds[name], strict=True))
         ratios = [a.per_s / b.per_s for a, b in pairs if b.per_s]
         middle = statistics.median(ratios) if ratios else 0.0
@@ -137,37 +135,40 @@ def triton_request(window: np.ndarray[Any, Any]) -> bytes:
     return request_bytes(f"/v2/models/{MODEL}/infer", body, {"Inference-Header-Content-Length": str(n_json)})
 
 
-def check_same(ports: dict[str, int], asked: dict[str, list[bytes]], rival: str) -> None:
-    """Triton and a rival must answer the same numbers, or their speeds are not to be compared."""
+def check_same(ports: dict[str, int], asked: dict[str, list[bytes]], peer: str) -> None:
+    """Triton and a peer must answer the same numbers, or their speeds are not to be compared."""
     tails = {}
-    for name in ("triton", rival):
+    for name in ("triton", peer):
         connection = connect(ports[name])
         status, body = ask(connection, asked[name][0])
         connection.close()
         if status != 200:
             sys.exit(f"{name} answers {status}: {body[:300]!r}")
         tails[name] = body
-    n_bytes = len(tails[rival])  # Triton's JSON comes before the same outputs in the same order
-    left, right = (np.frombuffer(tails[name][-n_bytes:], np.float32) for name in ("triton", rival))
+    n_bytes = len(tails[peer])  # Triton's JSON comes before the same outputs in the same order
+    left, right = (np.frombuffer(tails[name][-n_bytes:], np.float32) for name in ("triton", peer))
     if not np.allclose(left, right, atol=1e-4):
-        sys.exit(f"Triton and the rival do not answer the same: they differ by {np.abs(left - right).max():g}")
+        sys.exit(
+            f"Triton and its peer return different outputs: the largest difference is {np.abs(left - right).max():g}"
+        )
 
 
 @contextlib.contextmanager
-def rival(model: Path, n_workers: int, n_threads: int) -> Iterator[int]:
-    """The rival, ready in all its workers; answers its port."""
+def peer(model: Path, n_workers: int, n_threads: int) -> Iterator[int]:
+    """Start the peer and yield its port when all its workers are ready."""
     port = claim_ports("127.0.0.1", {"port": 0})["port"]
-    command = [sys.executable, str(Path(__file__).with_name("fastapi_rival.py")), "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.peer_fastapi", "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--workers", str(n_workers)],
-        env={**os.environ, "RIVAL_MODEL": str(model.resolve()), "RIVAL_THREADS": str(n_threads)},
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "PEER_MODEL": str(model.resolve()), "PEER_THREADS": str(n_threads)},
     )
     try:
         deadline_s = time.monotonic() + 60
         ready: set[bytes] = set()
         while len(ready) < n_workers:
             if process.poll() is not None or time.monotonic() > deadline_s:
-                sys.exit("the rival does not start; see above, or pip install 'tritone[bench]'")
+                sys.exit("the peer does not start; see above, or pip install 'tritone[bench]'")
             with contextlib.suppress(OSError), connect(port) as connection:
                 status, body = ask(connection, b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 if status == 200:

@@ -1,6 +1,6 @@
 """Measure the supervisor of `tritone serve` on a machine whose CPUs are busy with other processes.
 
-    .venv/bin/python benchmarks/busy_host.py [--repository DIR] [--processes 20] [--minutes 10] [--load-first] [--json]
+    python -m benchmarks.load_supervisor [--repository DIR] [--processes 20] [--minutes 10] [--load-first] [--json]
 
 Serves a repository, starts processes that only compute, and watches for the given time. Every second one model gets a
 small request. At half of the time one Python stub is killed, which is a real fault and must be repaired. Exit status 1
@@ -20,8 +20,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Final
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount, count
 from tritone.endpoints import make_endpoint

@@ -1,11 +1,11 @@
-"""The honest rival: `genre_cnn` behind FastAPI, uvicorn and ONNX Runtime, written by hand as one would without Triton.
+"""Peer of Triton: `genre_cnn` behind FastAPI, uvicorn and ONNX Runtime, as one would write it by hand.
 
-    RIVAL_MODEL=model_repository/genre_cnn/1/model.onnx .venv/bin/python benchmarks/fastapi_rival.py --port 8080
+    PEER_MODEL=model_repository/genre_cnn/1/model.onnx python -m benchmarks.peer_fastapi --port 8080
 
-Two workers by default (one a core here), uvloop and httptools. RIVAL_THREADS threads in each worker's session: 1, the
-best where there is a worker a core, or 0, ONNX Runtime's default of a thread a core, which two workers fight over. A
-request is a window's float32 samples as raw bytes; the answer is probabilities, emotions and embedding, one after the
-other, as raw float32. Nothing is parsed that need not be, nothing is checked but the length. `rival_load.py` starts it.
+Two workers by default, uvloop and httptools. PEER_THREADS is the number of threads of each worker's session: 1, the
+best with a worker per core, or 0, ONNX Runtime's default of a thread per core. A request is the float32 samples of a
+window as raw bytes; the response is probabilities, emotions and embedding in this order, as raw float32. Only the
+length is checked. `load_peer` starts this service.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OUTPUTS = ("probabilities", "emotions", "embedding")
 def make_app() -> FastAPI:
     """What each worker runs; uvicorn calls it once in each."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("RIVAL_THREADS", "1"))
-    session = onnxruntime.InferenceSession(os.environ["RIVAL_MODEL"], options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = int(os.environ.get("PEER_THREADS", "1"))
+    session = onnxruntime.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
     session.run(OUTPUTS, {"audio": np.zeros((1, WINDOW_BYTES // 4), np.float32)})
     app = FastAPI(openapi_url=None)
 
@@ -54,9 +54,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     uvicorn.run(
-        "fastapi_rival:make_app",
+        "benchmarks.peer_fastapi:make_app",
         factory=True,
-        app_dir=os.path.dirname(os.path.abspath(__file__)),  # noqa: PTH100, PTH120 - uvicorn wants text
         port=arguments.port,
         workers=arguments.workers,
         loop="uvloop",

@@ -1,14 +1,13 @@
-"""How fitting and answering grow with users and items, on simulated listening: time, memory, and a plot.
+"""Measure how fitting and scoring scale with users and items, on simulated listening: time, memory, and a plot.
 
 ```
-python benchmarks/recommender_scale.py                           # four small sizes, minutes
-python benchmarks/recommender_scale.py --sizes all --out docs/benchmarks     # up to 1,000,000 users x 200,000 items
+python -m benchmarks.scale_recommender                           # four small sizes, minutes
+python -m benchmarks.scale_recommender --sizes all --out docs/benchmarks     # up to 1,000,000 users x 200,000 items
 ```
-Each size runs in a process of its own, so that its largest memory is its own. The listening is simulated: item
-popularity falls like 1 / rank ** 0.8, users belong to tastes. `taste_vae` and validation are left out; what is fitted
-is what grows with the log: the item-item members, user-kNN, popularity. Answers are to stored users, scored anew, one
-after the other in this process, with neither server nor lists. Figures with `cpu` are processor time: what remains of
-a time when the processor is not shared.
+Each size runs in a process of its own, so that its peak memory is its own. The listening is simulated: item popularity
+falls like 1 / rank ** 0.8, and users belong to taste groups. `taste_vae` and validation are left out; what grows with
+the log is fitted: the item-item models, user-kNN, popularity. Recommendations are computed for stored users, one after
+the other in this process, without a server and without precomputed lists. Values with `cpu` are CPU time.
 """
 
 from __future__ import annotations
@@ -209,7 +208,9 @@ def main() -> None:
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
     rows = _measured_before(options.out) if options.out else {}
     for name in names:
-        command = [sys.executable, __file__, "--one", name] + (["--keep", str(options.keep)] if options.keep else [])
+        command = [sys.executable, "-m", "benchmarks.scale_recommender", "--one", name]
+        if options.keep:
+            command += ["--keep", str(options.keep)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 
 from benchmarks.fuzzing import over_grpc, over_http
-from benchmarks.fuzzing.asks import Ask, Tensor, valid_ask
-from benchmarks.fuzzing.judging import NOT_SENT, Outcome
+from benchmarks.fuzzing.outcomes import NOT_SENT, Outcome
+from benchmarks.fuzzing.requests import FuzzRequest, Tensor, valid_request
 
 MB: Final = 1 << 20
 CLASS_COUNTS: Final = (1, 2, 10**6, -1)
@@ -41,7 +41,7 @@ class Target:
     is_alive: Callable[[], bool]
     recover: Callable[[], bool]
 
-    def http(self, ask: Ask, *, as_json: bool = False, **headers: str) -> Outcome:
+    def http(self, ask: FuzzRequest, *, as_json: bool = False, **headers: str) -> Outcome:
         """Send a request over HTTP."""
         body, n_json = over_http.body_of(ask, as_json=as_json)
         given = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
@@ -52,7 +52,7 @@ class Target:
         frame = over_http.Frame(over_http.framed(path, body, headers))
         return over_http.HttpTarget(self.host, self.http_port).send(frame)
 
-    def grpc(self, ask: Ask, *, is_stream: bool = False, **how: Any) -> Outcome:
+    def grpc(self, ask: FuzzRequest, *, is_stream: bool = False, **how: Any) -> Outcome:
         """Send a request over gRPC."""
         target = over_grpc.GrpcTarget(self.grpc_url)
         try:
@@ -63,9 +63,9 @@ class Target:
         finally:
             target.close()
 
-    def ask(self, model: str) -> Ask:
+    def ask(self, model: str) -> FuzzRequest:
         """Return a valid request to the model."""
-        return valid_ask(self.configs[model], np.random.default_rng(0))
+        return valid_request(self.configs[model], np.random.default_rng(0))
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _text_outputs(target: Target) -> list[tuple[str, str]]:
 
 
 def _classes(way: str) -> Callable[[Target], Sent]:
-    ways: dict[str, Callable[[Target, Ask], Outcome]] = {
+    ways: dict[str, Callable[[Target, FuzzRequest], Outcome]] = {
         "HTTP, JSON": lambda target, ask: target.http(ask, as_json=True),
         "HTTP, binary data": lambda target, ask: target.http(ask),
         "gRPC": lambda target, ask: target.grpc(ask),
@@ -174,14 +174,14 @@ def _packed(kind: str, n_bytes: int, n_times: int) -> Callable[[Target], Sent]:
 def _packed_messages(target: Target) -> Sent:
     """Send several smaller messages: compressing a large one would delay this process's canary."""
     n_bytes, n_times = 64 * MB, 4
-    ask = Ask("genre_cnn", (Tensor("audio", "FP32", (1, n_bytes // 4), bytes(n_bytes)),))
+    ask = FuzzRequest("genre_cnn", (Tensor("audio", "FP32", (1, n_bytes // 4), bytes(n_bytes)),))
     sent = Sent(f"{n_times} gRPC messages of gzip, {n_bytes // MB} MB unpacked")
     for _ in range(n_times):
         sent.note(target.grpc(ask, compression=grpc.Compression.Gzip))
     return sent
 
 
-def _resized(ask: Ask, name: str, n: int) -> Ask:
+def _resized(ask: FuzzRequest, name: str, n: int) -> FuzzRequest:
     """Return an input with size `n` along its second to last axis, or its last if it has only one."""
     for place, tensor in enumerate(ask.tensors):
         if tensor.name == name:
@@ -272,7 +272,7 @@ def _explain(target: Target) -> Sent:
         Tensor("explain", "BOOL", (1, 1), b"\x01"),
     )
     sent = Sent("k = 10,000 with reasons")
-    sent.note(target.grpc(Ask("recommender", tensors)))
+    sent.note(target.grpc(FuzzRequest("recommender", tensors)))
     return sent
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tests.integration import composer_stand_in, conftest
 from tests.support import music_models, recommender_artifacts
 
-from benchmarks.fuzzing.asks import valid_inputs
+from benchmarks.fuzzing.requests import valid_inputs
 from tritone.endpoints import make_endpoint
 from tritone_export.config import limits_text
 from tritone_serving import CanaryError, TritonServer
@@ -80,7 +80,7 @@ class Canaries:
 
 
 def record(server: TritonServer, n: int) -> Canaries:
-    """Ask each model n canaries."""
+    """Send n canaries to each model and record the responses."""
     rng = np.random.default_rng(0)
     with Calls(make_endpoint(server.grpc_url)) as calls:
         configs = {model: calls.config(model, timeout_s=_TIMEOUT_S) for model in server.models}
@@ -93,7 +93,7 @@ def record(server: TritonServer, n: int) -> Canaries:
 
 
 def compare(calls: Calls, canaries: Canaries, model: str, place: int) -> str | None:
-    """Ask a canary again; answers what is wrong."""
+    """Send a canary again and return what is wrong with the response, else None."""
     inputs, before = canaries.asked[model][place]
     try:
         now = _ask(calls, canaries.configs[model], inputs)

@@ -1,6 +1,6 @@
-"""A closed loop over plain HTTP/1.1 that costs both of two servers the same: ready-made bytes on kept connections.
+"""Closed-loop HTTP/1.1 clients with the same cost for any server: prepared bytes on persistent connections.
 
-perf_analyzer speaks to Triton alone, so a comparison with another server needs a generator that speaks to both.
+perf_analyzer supports only Triton, so that a comparison with another server needs its own load generator.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Measure the cost of an idle `tritone serve`: CPU time of all its processes, and its health checks.
 
-    .venv/bin/python benchmarks/idle_cost.py [--repository DIR] [--seconds 60] [--settle 15] [--json] [-- SERVE OPTIONS]
+    python -m benchmarks.load_idle [--repository DIR] [--seconds 60] [--settle 15] [--json] [-- SERVE OPTIONS]
 
-Starts the command that a user types on free ports, waits until it has settled, and adds up the processor time of every
-process over a period without traffic: the launcher (with the health checks), the process supervisor, the server, and
-the Python stubs of the models. The requests are what Triton counts in `nv_inference_count` over the same period. Exit
-status 1 if the total is above the bound of 5 % of a core.
+Starts `tritone serve` on free ports, waits until it has settled, and adds up the CPU time of all processes over a
+period without traffic: the launcher (with the health checks), the process supervisor, the server, and the Python stubs
+of the models. The requests are what Triton counts in `nv_inference_count` over the same period. The exit status is 1 if
+the total is above 5 % of a core.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount
 from tritone_serving.repository.folders import filled_models

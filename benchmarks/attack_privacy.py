@@ -1,10 +1,10 @@
 """Try to read data about a recommender's users without authorisation.
 
-    .venv/bin/python benchmarks/privacy_attack.py [--repository DIR | --server HOST:PORT --http HOST:PORT] [--json]
+    python -m benchmarks.attack_privacy [--repository DIR | --server HOST:PORT --http HOST:PORT] [--json]
 
-Without options it serves an artifact of simulated listeners. `--repository` serves yours, `--server` attacks one that
-runs on this machine; both want the ids of two stored users (--victim, --other). Some 150 requests and --timed pairs for
-the timing, one after the other. The exit status is 1 if anything was read. Times are reported and decide nothing.
+Without options it serves an artifact of simulated listeners. `--repository` serves yours, `--server` attacks a server
+on this machine; both need the ids of two stored users (--victim, --other). It sends about 150 requests, and --timed
+pairs to compare response times. The exit status is 1 if anything was read; response times do not affect it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from tests.support import recommender_artifacts as models
 
-from benchmarks.privacy_probes import N_TIMED, Target, run_all
+from benchmarks.attack_privacy_probes import N_TIMED, Target, run_all
 from tritone_serving import ServerOptions, TritonServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

@@ -40,7 +40,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Ask:
+class FuzzRequest:
     """One inference request.
 
     Attributes:
@@ -57,7 +57,7 @@ class Ask:
     outputs: tuple[tuple[str, dict[str, Any]], ...] = ()
     contents: str = "raw"
 
-    def with_tensor(self, place: int, **changes: Any) -> Ask:
+    def with_tensor(self, place: int, **changes: Any) -> FuzzRequest:
         """The same with one tensor changed."""
         tensors = list(self.tensors)
         tensors[place] = replace(tensors[place], **changes)
@@ -93,13 +93,13 @@ def valid_inputs(config: Any, rng: np.random.Generator) -> dict[str, Array]:
     return inputs
 
 
-def valid_ask(config: Any, rng: np.random.Generator) -> Ask:
+def valid_request(config: Any, rng: np.random.Generator) -> FuzzRequest:
     """A request that the model has to answer; of its optional inputs, any that hold numbers or known words."""
     tensors = [
         Tensor(name, np_to_triton_dtype(array.dtype), array.shape, packed(array))
         for name, array in valid_inputs(config, rng).items()
     ]
-    return Ask(config.name, tuple(tensors), decoupled=config.model_transaction_policy.decoupled)
+    return FuzzRequest(config.name, tuple(tensors), decoupled=config.model_transaction_policy.decoupled)
 
 
 def optional_tensors(config: Any, rng: np.random.Generator) -> list[Tensor]:

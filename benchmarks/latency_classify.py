@@ -1,11 +1,11 @@
-"""What serving costs: `classify` of a 20 s clip through the SDK and Triton beside in-process ONNX Runtime.
+"""Measure the overhead of serving: `classify` of a 20 s clip through the SDK and Triton, and ONNX Runtime in process.
 
-    make bench            or   .venv/bin/python benchmarks/classify_latency.py [--repository DIR] [--rounds N] [--json]
+    make bench    or   python -m benchmarks.latency_classify [--repository DIR] [--rounds N] [--json]
 
-Then the SDK beside perf_analyzer's single client with the same windows in a request, in turns, without the cache.
+Then the SDK is compared with a single client of perf_analyzer that sends the same windows, in interleaved trials.
 
-Every round asks each way once, in turn, about a clip it has never asked about (the response cache is on), so that
-the machine's drift falls on all of them alike. Decoding is measured apart. Reports; asserts nothing.
+Each round calls each way once, with a new clip, so that drift of the machine affects all alike. Decoding is measured
+separately. Without bounds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import soundfile
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
 from tritone import MusicClient

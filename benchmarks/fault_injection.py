@@ -1,4 +1,4 @@
-"""What is broken on purpose, and mended where nothing mends it by itself."""
+"""The faults: how each is injected, and repaired where the service does not repair it."""
 
 from __future__ import annotations
 

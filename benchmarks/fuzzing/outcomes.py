@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from benchmarks.fuzzing.asks import ITEM_BYTES, Ask
+from benchmarks.fuzzing.requests import ITEM_BYTES, FuzzRequest
 
 # Kinds of outcomes. `hung up`: the server ended the connection without an answer. `not waited for`: the client did
 # not listen to the end, as part of the mutation.
@@ -146,7 +146,7 @@ def known_exception(transport: str, outcome: Outcome) -> str | None:
     return None
 
 
-def fatal(ask: Ask, guard: Guard | None = None, *, as_json: bool = False) -> str | None:
+def fatal(ask: FuzzRequest, guard: Guard | None = None, *, as_json: bool = False) -> str | None:
     """Why a request may not be sent."""
     if guard is not None and (why := guard.fatal_outputs(ask.outputs)) is not None:
         return why
