@@ -17,7 +17,7 @@ import pytest
 from tests.integration.recommender_calls import Client, metric, question, service_key, tensors
 from tests.support import recommender_artifacts as models
 
-from benchmarks import privacy_probes as probes
+from benchmarks import attack_privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer

@@ -32,7 +32,7 @@ from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, SimilarRequest, read_requests
 from tritone_cf_taste import TasteError
-from tritone_ort_health import is_health_check
+from tritone_ort_marks import is_health_check
 
 from tritone_serving.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender import (
