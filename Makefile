@@ -60,11 +60,17 @@ attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind 
 manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
 	@$(BIN)/python deploy/generate.py
 
+# Triton loads the modules of each of these folders as top-level modules.
+BACKENDS := serving/tritone_serving/backends
+TYPED_BACKENDS := onnxruntime composer
+
 lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/mypy tests .ci docs/generate.py
+	@for backend in $(TYPED_BACKENDS); do \
+	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
 	@$(BIN)/python .ci/private_imports.py
 	@$(BIN)/python .ci/documents.py
 	@$(BIN)/hadolint docker/*.Dockerfile
