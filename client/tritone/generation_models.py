@@ -17,7 +17,7 @@ from tritone.exceptions import InvalidInputError, RequestRejectedError, ServerEr
 from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.model_cache import Flow, check_version, is_old, on_live_versions
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_LANES, SPAN_FRAMES
 from tritone.operations.whole_answers import whole_answer
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import numpy as np
 
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target, format_of, write_result
-from tritone.music.extras import INSTALL
 from tritone.music.grid import notes_of
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

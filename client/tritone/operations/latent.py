@@ -20,10 +20,10 @@ from tritone.generation_models import DECODER, ENCODER, Writer, Writers, checked
 from tritone.messages import Array, InferRequest
 from tritone.model_cache import Flow, check_model_name, next_request_id
 from tritone.music.grid import Grid
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES, assign_lanes, lanes_to_grid
 from tritone.music.noise import uniform_noise
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
+from tritone.music.voices import N_LANE_VALUES, N_LANES, SPAN_FRAMES, assign_lanes, lanes_to_grid
 from tritone.operations.compose import Wish
 from tritone.operations.options import N_STEPS_MAX, check_count, is_number
 from tritone.operations.plan import Source

@@ -17,9 +17,9 @@ from tritone.exceptions import InvalidInputError
 from tritone.generation_models import DECODER, DREAMER, ENCODER, Writer, Writers, with_fresh_models
 from tritone.model_cache import Flow, check_model_name
 from tritone.music.grid import TEMPO_QPM, Grid
-from tritone.music.lanes import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone.music.noise import LARGEST_SEED, uniform_noise
 from tritone.music.piece import Piece
+from tritone.music.voices import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone.operations.compose import Wish
 from tritone.operations.latent import N_ROWS_MAX, ask_for_lanes, attribute_vector, decode, pair_of
 from tritone.operations.options import N_PIECES_MAX, check_choice, check_count, is_number, is_whole, scalar

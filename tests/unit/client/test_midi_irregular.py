@@ -21,7 +21,7 @@ from tests.unit.client.midi_files import END, Event, meter, midi, off, on, tempo
 
 from tritone import Grid, InvalidScoreError, to_grid
 from tritone.music.grid import notes_of
-from tritone.music.reading import read_midi
+from tritone.music.scores import read_midi
 from tritone.music.smf import MAX_BYTES, parse_midi
 
 SYSEX = b"\xf0\x05\x7e\x7f\x09\x01\xf7"
@@ -333,7 +333,7 @@ HOSTILE = {
 READ_ONE = """
 import resource, sys, time
 from tritone import InvalidScoreError, to_grid
-from tritone.music.extras import require_symusic
+from tritone.music.scores import require_symusic
 require_symusic()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin = time.process_time()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.client.midi_files import random_frames
 
 from tritone import InvalidScoreError
-from tritone.music.lanes import assign_lanes, grid_to_lanes, lanes_to_grid
+from tritone.music.voices import assign_lanes, grid_to_lanes, lanes_to_grid
 
 
 def strike(pitch: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tritone import Grid, to_grid, to_score
-from tritone.music.lanes import assign_lanes, lanes_to_grid
+from tritone.music.voices import assign_lanes, lanes_to_grid
 
 NOTTINGHAM = Path(__file__).parents[4] / "shared" / "data" / "nottingham_midi"
 

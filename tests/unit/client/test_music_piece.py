@@ -215,7 +215,7 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
         import tritone
         assert "numpy" not in sys.modules
         from tritone import Grid, MissingExtraError, Piece, to_grid, to_score
-        from tritone.music import grid, lanes, noise, piece, plot, reading, render, saving, writing
+        from tritone.music import grid, noise, piece, plot, render, scores, voices
         import numpy as np
         frames = np.zeros((8, 88), np.uint8)
         frames[0, 40] = 2
@@ -226,7 +226,7 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
                 use()
             except MissingExtraError as error:
                 print(error)
-        lanes.lanes_to_grid(lanes.grid_to_lanes(piece.grid.frames))
+        voices.lanes_to_grid(voices.grid_to_lanes(piece.grid.frames))
         noise.uniform_noise(1, 4)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]

@@ -185,7 +185,7 @@ async def test_saving_leaves_the_event_loop_free(piece: Piece, tmp_path: Path, m
         time.sleep(0.3)
         return b"sound"
 
-    monkeypatch.setattr("tritone.music.saving._CONTENTS", {"wav": ("the sound", slow)})
+    monkeypatch.setattr(Piece, "to_wav", slow)
     ticking = asyncio.create_task(tick())
     path = await piece.asave(tmp_path / "x.wav")
     done = True

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tritone.music.lanes import grid_to_lanes, lanes_to_grid
+from tritone.music.voices import grid_to_lanes, lanes_to_grid
 from tritone_training._exceptions import DataError
 from tritone_training.musicality import (
     describe,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritone.music.lanes import grid_to_lanes
+from tritone.music.voices import grid_to_lanes
 from tritone_training.data.scores import load_scores
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
-from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANES
+from tritone.music.voices import FIRST_STRIKE, HOLD, N_LANES
 from tritone_training.bars.encoder import (
     LEVEL_SCALE,
     N_PARTS,

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training.bars.spans import (
     MIDDLE_LEVEL,
     N_MARKS,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tritone.music.grid import N_PITCHES
-from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST, SPAN_FRAMES, grid_to_lanes
+from tritone.music.voices import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST, SPAN_FRAMES, grid_to_lanes
 from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
 

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone.music.noise import uniform_noise
+from tritone.music.voices import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training.declaration import Axis, Tensor
 from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
-from tritone.music.lanes import FIRST_STRIKE, HOLD
+from tritone.music.voices import FIRST_STRIKE, HOLD
 from tritone_training._exceptions import DataError
 
 Frames = npt.NDArray[np.uint8]

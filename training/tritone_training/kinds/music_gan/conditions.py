@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone.music.lanes import FIRST_STRIKE
+from tritone.music.voices import FIRST_STRIKE
 from tritone_training.bars.spans import REACH, SpanSet, sounding_of
 from tritone_training.musicality import estimate_keys, measure_attributes, spans_to_frames
 from tritone_training.musicality.measures import N_KEYS, N_MODES, PITCH_CLASSES, PROFILES, key_profiles

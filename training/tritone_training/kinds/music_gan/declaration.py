@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tritone.constants import LARGEST_DENSITY
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_LANES, SPAN_FRAMES
 from tritone_training.bars.tensors import N_LATENT, SAMPLING, WRITTEN_LANES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 from tritone_training.limits import UNIFORM

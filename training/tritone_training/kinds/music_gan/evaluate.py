@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone.music.noise import uniform_noise
+from tritone.music.voices import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.bars.autoencoder import decode, encode
 from tritone_training.bars.spans import SpanSet, cut_spans

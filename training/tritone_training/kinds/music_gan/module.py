@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_LANES, SPAN_FRAMES
 from tritone_training.bars.autoencoder import MusicVae, decode, encode
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import Critic, Generator, Listener

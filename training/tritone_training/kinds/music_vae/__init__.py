@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.lanes import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.voices import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training.bars.tensors import N_LATENT, sampling_example_inputs
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_vae.config import PRESETS, suggest

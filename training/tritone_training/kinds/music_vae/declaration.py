@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tritone.constants import LARGEST_AMOUNT
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone_training.bars.tensors import (
     LANE,
     LANES_TEXT,

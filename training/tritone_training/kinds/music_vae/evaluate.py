@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import STRUCK
-from tritone.music.lanes import FIRST_STRIKE
 from tritone.music.noise import uniform_noise
+from tritone.music.voices import FIRST_STRIKE
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_relative
