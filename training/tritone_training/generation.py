@@ -24,7 +24,7 @@ MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near wha
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplingFilter:
     """How to choose, made ready outside the loop that chooses: an ONNX loop repeats whatever stands inside.
 
     Attributes:
@@ -36,7 +36,7 @@ class Choice:
     reach: Tensor
 
     @classmethod
-    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> Choice:
+    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> SamplingFilter:
         """Prepare.
 
         Args:
@@ -54,7 +54,7 @@ class Choice:
         return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
 
 
-def choose(logits: Tensor, noise: Tensor, choice: Choice) -> Tensor:
+def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
     """Choose one of V for each row.
 
     The running sum goes in the order of the vocabulary, not of the probabilities: two choices that are almost

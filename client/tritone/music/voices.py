@@ -1,11 +1,11 @@
-"""Four voices as lanes: what the models of short spans read and write.
+"""Four voices as voices: what the models of short spans read and write.
 
 ```python
-lanes = grid_to_lanes(frames)                # (N, 88) -> (N, 4)
-frames = lanes_to_grid(lanes)                # and back: the same notes, if no more than four sounded at once
+voices = grid_to_voices(frames)                # (N, 88) -> (N, 4)
+frames = voices_to_grid(voices)                # and back: the same notes, if no more than four sounded at once
 ```
 
-Shapes: N time steps, V = 4 lanes from the highest voice (lane 0) down, 88 pitches (MIDI 21..108).
+Shapes: N time steps, V = 4 voices from the highest voice (voice 0) down, 88 pitches (MIDI 21..108).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy.typing as npt
 from tritone.exceptions import InvalidScoreError
 from tritone.music.grid import HELD, N_PITCHES, STRUCK, Frames, with_strikes
 
-N_LANES: Final = 4
+N_VOICES: Final = 4
 REST: Final = 0
 HOLD: Final = 1
 FIRST_STRIKE: Final = 2  # strikes MIDI pitch 21; 89 strikes 108
-N_LANE_VALUES: Final = FIRST_STRIKE + N_PITCHES
+N_VOICE_VALUES: Final = FIRST_STRIKE + N_PITCHES
 SPAN_FRAMES: Final = 32  # two bars of 4/4 in sixteenths
 _CROSSING: Final = 1000.0  # dearer than any leaps: voices cross only where held notes leave no other way
 
-Lanes = npt.NDArray[np.int64]
+Voices = npt.NDArray[np.int64]
 _Candidates = dict[int, int]  # column of the pitch -> HELD or STRUCK
 
 
-def grid_to_lanes(frames: npt.NDArray[Any]) -> Lanes:
-    """The voices of a grid; see `assign_lanes`.
+def grid_to_voices(frames: npt.NDArray[Any]) -> Voices:
+    """The voices of a grid; see `assign_voices`.
 
     Args:
         frames: (N, 88), values 0..2.
@@ -40,13 +40,13 @@ def grid_to_lanes(frames: npt.NDArray[Any]) -> Lanes:
     Returns:
         (N, 4) int64: 0 rest, 1 hold, 2..89 strike pitch 21..108.
     """
-    return assign_lanes(frames)[0]
+    return assign_voices(frames)[0]
 
 
-def assign_lanes(frames: npt.NDArray[Any]) -> tuple[Lanes, int]:
-    """Give every note a lane, greedily in time and always the same for the same grid.
+def assign_voices(frames: npt.NDArray[Any]) -> tuple[Voices, int]:
+    """Give every note a voice, greedily in time and always the same for the same grid.
 
-    A note keeps its lane as long as it is held. New notes take free lanes in the order of their pitches, those
+    A note keeps its voice as long as it is held. New notes take free voices in the order of their pitches, those
     whose last notes were nearest. Where more than four notes would sound, the inner ones are left out from there
     on. Notes that sound at the first step are struck there.
 
@@ -54,32 +54,32 @@ def assign_lanes(frames: npt.NDArray[Any]) -> tuple[Lanes, int]:
         frames: (N, 88), values 0..2.
 
     Returns:
-        The lanes (N, 4), and how many notes were left out or cut short.
+        The voices (N, 4), and how many notes were left out or cut short.
     """
     kept, n_dropped = _at_most_four(with_strikes(frames))
     near = _typical_pitches(kept)
-    lanes: list[list[int]] = []
-    held: dict[int, int] = {}  # column -> lane
+    voices: list[list[int]] = []
+    held: dict[int, int] = {}  # column -> voice
     for candidates in kept:
-        row = [REST] * N_LANES
+        row = [REST] * N_VOICES
         held = {column: held[column] for column, value in candidates.items() if value == HELD}
-        for lane in held.values():
-            row[lane] = HOLD
+        for voice in held.values():
+            row[voice] = HOLD
         if len(held) < len(candidates):
             new = [column for column in candidates if column not in held]
-            for column, lane in zip(new, _lanes_for(new, held, near), strict=True):
-                row[lane] = FIRST_STRIKE + column
-                held[column] = lane
-                near[lane] = column
-        lanes.append(row)
-    return np.array(lanes, np.int64).reshape(-1, N_LANES), n_dropped
+            for column, voice in zip(new, _voices_for(new, held, near), strict=True):
+                row[voice] = FIRST_STRIKE + column
+                held[column] = voice
+                near[voice] = column
+        voices.append(row)
+    return np.array(voices, np.int64).reshape(-1, N_VOICES), n_dropped
 
 
-def lanes_to_grid(lanes: npt.NDArray[Any]) -> Frames:
-    """What the voices sound together; a pitch in two lanes is one note, struck again by whoever strikes it.
+def voices_to_grid(voices: npt.NDArray[Any]) -> Frames:
+    """What the voices sound together; a pitch in two voices is one note, struck again by whoever strikes it.
 
     Args:
-        lanes: (N, 4), values 0..89; a hold that follows a rest, or nothing, is a rest.
+        voices: (N, 4), values 0..89; a hold that follows a rest, or nothing, is a rest.
 
     Returns:
         (N, 88) uint8 grid.
@@ -87,20 +87,20 @@ def lanes_to_grid(lanes: npt.NDArray[Any]) -> Frames:
     Raises:
         InvalidScoreError: the shape or a value is another.
     """
-    array = np.asarray(lanes)
-    if array.ndim != 2 or array.shape[1] != N_LANES or array.dtype.kind not in "iu":
-        raise _bad(f"lanes have shape {array.shape} and type {array.dtype}; expected whole numbers of shape (n, 4)")
-    if array.size and not (array.min() >= REST and array.max() < N_LANE_VALUES):
-        raise _bad(f"lanes hold values {array.min()} to {array.max()}; expected 0 to {N_LANE_VALUES - 1}")
+    array = np.asarray(voices)
+    if array.ndim != 2 or array.shape[1] != N_VOICES or array.dtype.kind not in "iu":
+        raise _bad(f"voices have shape {array.shape} and type {array.dtype}; expected whole numbers of shape (n, 4)")
+    if array.size and not (array.min() >= REST and array.max() < N_VOICE_VALUES):
+        raise _bad(f"voices hold values {array.min()} to {array.max()}; expected 0 to {N_VOICE_VALUES - 1}")
     frames = np.zeros((len(array), N_PITCHES), np.uint8)
-    sounding = [-1] * N_LANES
+    sounding = [-1] * N_VOICES
     for step, values in enumerate(array.tolist()):
-        for lane, value in enumerate(values):
+        for voice, value in enumerate(values):
             if value != HOLD:
-                sounding[lane] = value - FIRST_STRIKE  # below 0 for a rest
-            if sounding[lane] >= 0:
+                sounding[voice] = value - FIRST_STRIKE  # below 0 for a rest
+            if sounding[voice] >= 0:
                 mark = HELD if value == HOLD else STRUCK
-                frames[step, sounding[lane]] = max(mark, frames[step, sounding[lane]])
+                frames[step, sounding[voice]] = max(mark, frames[step, sounding[voice]])
     return frames
 
 
@@ -118,7 +118,7 @@ def _at_most_four(frames: Frames) -> tuple[list[_Candidates], int]:
         if n_dropped:  # a note that was left out stays out until it is struck again
             for column in [column for column, mark in now.items() if mark == HELD and column not in last]:
                 del now[column]
-        inner = list(now)[N_LANES // 2 : -(N_LANES // 2)] if len(now) > N_LANES else []
+        inner = list(now)[N_VOICES // 2 : -(N_VOICES // 2)] if len(now) > N_VOICES else []
         for column in inner:
             del now[column]
         n_dropped += len(inner)
@@ -127,30 +127,30 @@ def _at_most_four(frames: Frames) -> tuple[list[_Candidates], int]:
 
 
 def _typical_pitches(kept: list[_Candidates]) -> list[float]:
-    """Where each lane begins: the mean pitch of its voice where most voices sound; lanes beyond them lie far below."""
+    """Return where each voice begins: its mean pitch where most voices sound; unused voices begin far below."""
     n_voices = max(map(len, kept), default=0)
     fullest = np.array([list(now) for now in kept if n_voices and len(now) == n_voices])
     typical: list[float] = fullest.mean(axis=0).tolist() if n_voices else []
-    return typical + [-float(N_PITCHES)] * (N_LANES - n_voices)
+    return typical + [-float(N_PITCHES)] * (N_VOICES - n_voices)
 
 
-def _lanes_for(new: list[int], held: dict[int, int], near: list[float]) -> tuple[int, ...]:
-    """The free lanes of new notes, which come from the highest down."""
-    free = sorted(set(range(N_LANES)) - set(held.values()))
+def _voices_for(new: list[int], held: dict[int, int], near: list[float]) -> tuple[int, ...]:
+    """The free voices of new notes, which come from the highest down."""
+    free = sorted(set(range(N_VOICES)) - set(held.values()))
 
-    def cost(lanes: tuple[int, ...]) -> float:
-        leaps = sum(abs(near[lane] - column) for column, lane in zip(new, lanes, strict=True))
+    def cost(voices: tuple[int, ...]) -> float:
+        leaps = sum(abs(near[voice] - column) for column, voice in zip(new, voices, strict=True))
         crossings = sum(
-            (lane < other_lane) != (column > other)
-            for column, lane in zip(new, lanes, strict=True)
-            for other, other_lane in held.items()
+            (voice < other_voice) != (column > other)
+            for column, voice in zip(new, voices, strict=True)
+            for other, other_voice in held.items()
         )
         return leaps + _CROSSING * crossings
 
     if len(new) == len(free):
         return tuple(free)
-    return min(combinations(free, len(new)), key=cost)  # of equal ones the first: the higher lanes
+    return min(combinations(free, len(new)), key=cost)  # of equal ones the first: the higher voices
 
 
 def _bad(what: str) -> InvalidScoreError:
-    return InvalidScoreError(f"<lanes>: {what}", path="<lanes>", reason="bad_shape")
+    return InvalidScoreError(f"<voices>: {what}", path="<voices>", reason="bad_shape")

@@ -226,7 +226,7 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
                 use()
             except MissingExtraError as error:
                 print(error)
-        voices.lanes_to_grid(voices.grid_to_lanes(piece.grid.frames))
+        voices.voices_to_grid(voices.grid_to_voices(piece.grid.frames))
         noise.uniform_noise(1, 4)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]

@@ -3,7 +3,7 @@
 The overlap of two distributions and the comparison of distances within and between sets follow Yang & Lerch 2020
 ("On the evaluation of generative models in music", Neural Computing and Applications 32).
 
-Shapes: S spans, N time steps, V lanes, K bins.
+Shapes: S spans, N time steps, V voices, K bins.
 
 How far apart two sets are in a space of features: the Fréchet distance of the Gaussians fitted to them.
 
@@ -51,13 +51,13 @@ def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
 
 
 def length_histogram(spans: npt.NDArray[Any]) -> Shares:
-    """Note lengths of 1 .. N steps: grids (S, N, 88) or lanes (S, N, V) -> (N,)."""
+    """Note lengths of 1 .. N steps: grids (S, N, 88) or voices (S, N, V) -> (N,)."""
     return histogram(note_table(spans).length, lowest=1, highest=spans.shape[1])
 
 
-def interval_histogram(lanes: npt.NDArray[Any]) -> Shares:
+def interval_histogram(voices: npt.NDArray[Any]) -> Shares:
     """Semitones from each note to the next of its voice: (S, N, V) -> (25,), an octave or more down .. up."""
-    notes = note_table(lanes)
+    notes = note_table(voices)
     same = (np.diff(notes.span) == 0) & (np.diff(notes.voice) == 0)
     return histogram(np.diff(notes.pitch)[same], lowest=-LARGEST_INTERVAL, highest=LARGEST_INTERVAL)
 

@@ -34,7 +34,7 @@ from tritone_training.data.recordings import Problem, Recording, Remark, printab
 FeatureArray = npt.NDArray[np.float16]
 # Up to this much of a recording is kept for training, evenly spread: memory stays at 2 MB a recording.
 _MAX_SAMPLES: Final = 22_050 * 240
-_N_STRETCHES: Final = 8
+_N_SEGMENTS: Final = 8
 
 
 class Frontend(Protocol):
@@ -80,9 +80,9 @@ def compute_features(
     digest = hashlib.sha256()
     first: dict[bytes, str] = {}
     with ThreadPoolExecutor(1) as reader, torch.inference_mode():
-        pending = deque(reader.submit(_heard, recording) for recording in recordings[:1])
+        pending = deque(reader.submit(_decode, recording) for recording in recordings[:1])
         for index, recording in enumerate(recordings):
-            pending.extend(reader.submit(_heard, following) for following in recordings[index + 1 : index + 2])
+            pending.extend(reader.submit(_decode, following) for following in recordings[index + 1 : index + 2])
             try:
                 heard = pending.popleft().result()
             except InvalidAudioError as error:
@@ -105,13 +105,13 @@ def _copy_of(first: str, name: str) -> Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class _Heard:
+class _Decoded:
     samples: FloatArray  # (S,), S <= _MAX_SAMPLES
     digest: bytes  # sha256 over all samples of the recording
     notes: tuple[str, ...]
 
 
-def _heard(recording: Recording) -> _Heard:
+def _decode(recording: Recording) -> _Decoded:
     """Read a recording of any length in bounded memory; one that is too long to keep is read once more."""
     digest = hashlib.sha256()
     n_samples = 0
@@ -123,14 +123,14 @@ def _heard(recording: Recording) -> _Heard:
             kept.append(block)
         n_samples += block.size
     if n_samples > _MAX_SAMPLES:
-        kept = _stretches(recording, n_samples)
-    return _Heard(np.concatenate(kept), digest.digest(), tuple(notes))
+        kept = _segments(recording, n_samples)
+    return _Decoded(np.concatenate(kept), digest.digest(), tuple(notes))
 
 
-def _stretches(recording: Recording, n_samples: int) -> list[FloatArray]:
+def _segments(recording: Recording, n_samples: int) -> list[FloatArray]:
     """Equal stretches from all over a long recording, _MAX_SAMPLES in all."""
-    n_stretch = _MAX_SAMPLES // _N_STRETCHES
-    starts = np.linspace(0, n_samples - n_stretch, _N_STRETCHES).astype(int)
+    n_stretch = _MAX_SAMPLES // _N_SEGMENTS
+    starts = np.linspace(0, n_samples - n_stretch, _N_SEGMENTS).astype(int)
     kept: list[FloatArray] = []
     position = 0
     for block in recording.blocks():

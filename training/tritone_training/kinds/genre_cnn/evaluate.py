@@ -210,7 +210,7 @@ _N_CALIBRATION: Final = 64  # recordings
 _N_WINDOWS: Final = 4  # of each
 
 
-class Served(torch.nn.Module):
+class ServedGraph(torch.nn.Module):
     """An exported graph with the interface of the network, so that the same code evaluates both."""
 
     def __init__(self, run: Run) -> None:
@@ -237,7 +237,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
     def measure(run: Run) -> Mapping[str, float]:
         with progress_bar("evaluating recordings", shown=request.progress) as on_progress:
-            metrics = evaluate_network(Served(run), valid.recordings, labels, on_progress=on_progress).metrics
+            metrics = evaluate_network(ServedGraph(run), valid.recordings, labels, on_progress=on_progress).metrics
         found = {name: metrics[name] for name in ("accuracy", "n")}
         if info["emotions_trained"] and metrics.get("emotion_correlation_mean") is not None:
             found["emotion_correlation_mean"] = metrics["emotion_correlation_mean"]

@@ -200,7 +200,7 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
     try:
         missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
         wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
-    except RuntimeError as error:  # torch's word for shapes that differ
+    except RuntimeError as error:  # torch's message for shapes that differ
         wrong = [str(error).splitlines()[-1].strip()]
     if wrong:
         raise CheckpointError(

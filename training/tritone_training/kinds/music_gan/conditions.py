@@ -11,8 +11,8 @@ Keys inside the graph: the Krumhansl-Schmuckler estimate, a tilt towards a key, 
 The estimate is that of `tritone_training.musicality.measures`, in whole numbers: with rounded sums, two keys that are
 almost equally likely could change places from host to host, and the whole span with them.
 
-Shapes: B batch, N = 32 time steps, V = 4 lanes, P 88 pitches, K = 89 values of a relative
-lane.
+Shapes: B batch, N = 32 time steps, V = 4 voices, P 88 pitches, K = 89 values of a relative
+voice.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SpanConditions:
 
 def measure_conditions(spans: SpanSet) -> SpanConditions:
     """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter, style."""
-    frames = spans_to_frames(spans.lanes)
+    frames = spans_to_frames(spans.voices)
     _, mode = estimate_keys(frames)
     return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32), spans.styles)
 
@@ -155,7 +155,7 @@ _NEVER: Final = -(2**40)
 
 
 class KeyEstimate(nn.Module):
-    """Lanes to the tonic that fits best, among all keys or those of one mode."""
+    """Voices to the tonic that fits best, among all keys or those of one mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,19 +164,19 @@ class KeyEstimate(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
         self.weights: Tensor
 
-    def forward(self, lanes: Tensor, mode: Tensor) -> Tensor:
+    def forward(self, voices: Tensor, mode: Tensor) -> Tensor:
         """Estimate the tonic.
 
         Args:
-            lanes: (B, N, V).
+            voices: (B, N, V).
             mode: (B,) int64, 0 major, 1 minor; below 0 either.
 
         Returns:
             (B,) int64, 0 C .. 11 B.
         """
-        durations = nn.functional.one_hot(sounding_of(lanes), N_PITCHES + 1)[..., 1:].amax(2).sum(1)  # (B, P)
+        durations = nn.functional.one_hot(sounding_of(voices), N_PITCHES + 1)[..., 1:].amax(2).sum(1)  # (B, P)
         scores = (durations[:, None, :] * self.weights).sum(2)  # (B, 24)
-        rank = torch.arange(N_KEYS * N_MODES, device=lanes.device)
+        rank = torch.arange(N_KEYS * N_MODES, device=voices.device)
         scores = scores * (N_KEYS * N_MODES) - rank  # no two are equal
         wanted = (mode[:, None] < 0) | (torch.div(rank, N_KEYS, rounding_mode="floor") == mode[:, None])
         best = torch.where(wanted, scores, _NEVER).argmax(1)
@@ -184,7 +184,7 @@ class KeyEstimate(nn.Module):
 
 
 class KeyTilt(nn.Module):
-    """How much likelier a key makes each value of a relative lane.
+    """How much likelier a key makes each value of a relative voice.
 
     Notes outside the scale (the minor one with both seventh degrees) are all but forbidden; those inside are favoured
     as listeners find them fitting, by the profiles of Krumhansl & Kessler (1982), a nat for each point of their scale.

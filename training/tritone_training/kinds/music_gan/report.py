@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: generated bars beside held-out ones, and the control that wishes have."""
+"""Pictures of an evaluation: generated bars beside held-out ones, and the control that conditions have."""
 
 from __future__ import annotations
 

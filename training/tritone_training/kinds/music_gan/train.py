@@ -34,7 +34,7 @@ _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class TrainingData:
     """Data and the autoencoder, shared between trials.
 
     Attributes:
@@ -66,7 +66,7 @@ def configure(request: TrainRequest) -> GanConfig:
     return build_config(request.preset, overrides)
 
 
-def prepare(request: TrainRequest) -> Prepared:
+def prepare(request: TrainRequest) -> TrainingData:
     """Read the scores, and find a `music_vae` that was trained on the same data with the same preset, or train one.
 
     Looks in `OUT/music_vae` and in the sibling folder of OUT (`runs/music_vae` for `runs/music_gan`); a new one is
@@ -90,7 +90,7 @@ def prepare(request: TrainRequest) -> Prepared:
         get_kind(_VAE).trainer(vae_request)(vae_request)
     saved = checkpoint.load(folder, kind=_VAE)
     vae = autoencoder_from(saved.info.get("config") or {}, saved.weights, folder=folder)
-    return Prepared(scores, train, valid, vae, folder, saved.info)
+    return TrainingData(scores, train, valid, vae, folder, saved.info)
 
 
 def _vae_epochs(request: TrainRequest) -> int | None:
@@ -116,7 +116,7 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
-def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared) -> Mapping[str, Any]:
+def train_prepared(request: TrainRequest, config: GanConfig, prepared: TrainingData) -> Mapping[str, Any]:
     """Train once and write the checkpoint; answers the summary."""
     fitting.seed_everything(request.seed)
     network = build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
@@ -186,7 +186,7 @@ def _averaged_weights(network: MusicGan, module: GanModule) -> dict[str, torch.T
     return {**network.state_dict(), **averaged}
 
 
-def _warm_start(request: TrainRequest, network: MusicGan, prepared: Prepared) -> WarmStart | None:
+def _warm_start(request: TrainRequest, network: MusicGan, prepared: TrainingData) -> WarmStart | None:
     saved = saved_checkpoint(request, KIND_NAME)
     if saved is None:
         return None

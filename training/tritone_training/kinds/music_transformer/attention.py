@@ -82,7 +82,7 @@ def _with_block_before(x: Tensor) -> Tensor:
     return torch.cat([before, x], dim=3)
 
 
-class Past(NamedTuple):
+class KVCache(NamedTuple):
     """Frames before a chunk, which stay as they are while its frames are written.
 
     Attributes:
@@ -118,7 +118,7 @@ def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
     return answer.transpose(0, 1)
 
 
-def _step_scores(query: Tensor, past: Past, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
+def _step_scores(query: Tensor, past: KVCache, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
     """(B, H, 1, E) -> (B, H, 1, W + C (+ 1)), the bias included."""
     scores = [query @ past.keys.transpose(-1, -2), query @ keys.transpose(-1, -2), *aside]
     return torch.cat(scores, -1) / math.sqrt(query.shape[-1]) + bias[:, None] + past.unseen
@@ -146,7 +146,9 @@ class DecoderLayer(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=0)
         return self._rest(x, mix(weights, value).transpose(1, 2).flatten(2))
 
-    def step(self, x: Tensor, past: Past, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, past: KVCache, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One frame of a chunk.
 
         Args:
@@ -180,7 +182,7 @@ class DecoderLayer(nn.Module):
         return rest
 
 
-class CopyHeads(nn.Module):
+class CopyAttention(nn.Module):
     """Looks back for moments like the present one and shows which notes stood there, pitch by pitch.
 
     What repeats can so be copied rather than remembered (a pointer over the past, after Vinyals et al. 2015,
@@ -210,7 +212,7 @@ class CopyHeads(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=1, nothing=self.nothing)
         return mix(weights, notes[:, None]).transpose(1, 2)
 
-    def step(self, x: Tensor, past: Past, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, past: KVCache, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """One frame of a chunk.
 
         Args:

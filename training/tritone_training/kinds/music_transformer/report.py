@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone_training.kinds.music_transformer.generator import Writer
+from tritone_training.kinds.music_transformer.generator import PieceGenerator
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 from tritone_training.plots import saved_figure
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def compose(
     """Write n pieces from nothing, seeds 0 to n - 1: (n, T, P) grid values."""
     noise = torch.stack([torch.rand(n_frames, MAX_NOTES, generator=torch.Generator().manual_seed(i)) for i in range(n)])
     with torch.inference_mode():
-        frames, _ = Writer(network).eval()(
+        frames, _ = PieceGenerator(network).eval()(
             torch.zeros(n, n_frames, N_PITCHES, dtype=torch.uint8),
             torch.zeros(n, n_frames, dtype=torch.uint8),
             torch.tensor([meter] * n),
             torch.zeros(n, dtype=torch.int64),
             noise,
             torch.ones(n),
-            torch.full((n,), N_WORDS),
+            torch.full((n,), N_TOKENS),
             torch.ones(n),
         )
     answer: npt.NDArray[np.uint8] = frames.numpy()

@@ -13,7 +13,7 @@ from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
-from tritone_training.kinds.music_transformer.dataset import TrainingStretches, WholePieces
+from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
 from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
@@ -79,12 +79,12 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         "splits": {"train": [piece.name for piece in train], "valid": [piece.name for piece in valid]},
         **warm_start_info(loaded),
     }
-    stretches = TrainingStretches(
+    segments = TrainingSegments(
         train,
         styles,
         onsets=scores.has_onsets,
         n_frames=config.stretch_frames,
-        n_stretches=config.most_stretches,
+        n_segments=config.most_stretches,
         batch_frames=config.batch_frames,
         epoch_frames=config.epoch_frames,
         transpose=bool(config.transpose),
@@ -94,7 +94,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     )
     fitted = fitting.fit(
         TransformerModule(network, config),
-        DataLoader(stretches, batch_size=None),
+        DataLoader(segments, batch_size=None),
         WholePieces(valid, styles, onsets=scores.has_onsets, batch_frames=4 * config.batch_frames),
         request=request,
         settings={**to_dict(config), "fingerprint": scores.fingerprint},

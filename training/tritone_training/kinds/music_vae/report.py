@@ -1,6 +1,6 @@
 """Pictures of an evaluation: reconstructions, a walk between two spans, and what moving along attributes does.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: S spans, N = 32 time steps, V = 4 voices.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _N_SHOWN: Final = 4
 def write(folder: Path, network: MusicVae, evaluation: Evaluation) -> list[str]:
     """Write the report's pictures; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    spans = evaluation.spans.lanes
+    spans = evaluation.spans.voices
     shown = np.linspace(0, len(spans) - 1, min(len(spans), _N_SHOWN)).astype(np.int64)
     files = [
         draw_pianorolls(

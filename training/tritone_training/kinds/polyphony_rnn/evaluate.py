@@ -20,9 +20,9 @@ from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import report
-from tritone_training.kinds.polyphony_rnn.dataset import Piece, frames_per_quarter_of, pieces_of
-from tritone_training.kinds.polyphony_rnn.features import Heard
-from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, State, frame_nll, load_network
+from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
+from tritone_training.kinds.polyphony_rnn.features import FrameHistory
+from tritone_training.kinds.polyphony_rnn.network import NetworkState, PolyphonyNetwork, frame_nll, load_network
 from tritone_training.progress import progress_bar
 
 _PIECES_AT_ONCE: Final = 32
@@ -80,7 +80,7 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate_network(
     network: PolyphonyNetwork,
-    pieces: Sequence[Piece],
+    pieces: Sequence[PieceNotes],
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -106,7 +106,9 @@ def evaluate_network(
         for t, padded in enumerate(notes):
             over = int((lengths <= t).sum()) - (len(lengths) - len(state.logits))
             if over:  # pieces that have ended are the first
-                state = State(Heard(*(part[over:] for part in state.heard)), state.hidden[over:], state.logits[over:])
+                state = NetworkState(
+                    FrameHistory(*(part[over:] for part in state.history)), state.hidden[over:], state.logits[over:]
+                )
             frame = padded[len(lengths) - len(state.logits) :]
             if not torch.isfinite(state.logits).all():
                 raise TrainingError(
@@ -115,7 +117,7 @@ def evaluate_network(
             rows[t, -len(frame) :] = frame_nll(state.logits, frame).double().numpy()
             likely = torch.sigmoid(state.logits).double().numpy()
             _count(likely, frame.numpy() > 0, agreed, bins)
-            state = network.listen(state, frame)
+            state = network.advance(state, frame)
         nll.update({index: rows[: len(pieces[index].notes), row] for row, index in enumerate(indices)})
         on_progress(len(nll), len(pieces))
     return Evaluation(
