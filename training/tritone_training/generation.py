@@ -1,12 +1,10 @@
-"""Choosing notes by inverse transform sampling: all randomness is an input, so equal noise gives equal notes.
+"""Sampling inside exported graphs, and loops that export as one ONNX node.
 
-Shapes: B batch, V choices.
+All randomness is an input (inverse transform sampling), so that equal noise gives equal notes. Loops have two forms:
+plain Python for training and tests, one ONNX node each when exported. torch's own loops compile their body when they
+run eagerly, which takes seconds; the plain ones compute the same.
 
-Loops in two forms: plain Python for training and tests, one ONNX node each when exported.
-
-torch's own loops compile their body when they run eagerly, which takes seconds; the plain ones compute the same.
-
-Shapes: B batch, N steps.
+Shapes: B batch, V choices, N steps.
 """
 
 from __future__ import annotations

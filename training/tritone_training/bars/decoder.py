@@ -1,9 +1,9 @@
-"""A latent vector in, voices out: step by step in time, and within a step from the highest voice down.
+"""The decoder of the two-bar autoencoder: a latent vector to voices, step by step, from the highest voice down.
 
-The latent vector becomes features of each step of each voice; a GRU adds what was written so far. From the features
-alone comes the place, a pitch around which the values lie, so that rare pitches need not be learnt one by one. A
-grammar allows a hold only where the voice sounds, so every answer is a span. All is written relative to the level,
-which the latent vector holds by itself.
+The latent vector becomes features of each step of each voice; a GRU adds what was generated so far. From the features
+alone comes a pitch around which the values are likely, so that rare pitches need not be learnt one by one. A grammar
+allows a hold only where the voice sounds, so that every output is a valid span. Pitches are relative to the level,
+which the latent vector holds separately.
 
 Shapes: B batch, N = 32 time steps, V = 4 voices, K = 89 values of a relative voice, Q = 8 quarters, Z latent, D width,
 F features of a step of a voice, E width of an embedding, H hidden, W width of a head.
@@ -80,7 +80,7 @@ class SpanDecoder(nn.Module):
         self.from_hidden = nn.Linear(n_hidden, N_VOICES * head_width)
         self.from_features = nn.Linear(step_width, head_width)
         self.own_sounding = nn.Embedding(N_SOUNDING + 1, head_width)
-        # What a voice's value says to each of the voices below.
+        # Contribution of a voice's value to each of the voices below.
         self.to_lower = nn.ModuleList(
             nn.Embedding(N_RELATIVE, (N_VOICES - 1 - voice) * head_width) for voice in range(N_VOICES - 1)
         )
@@ -90,7 +90,7 @@ class SpanDecoder(nn.Module):
         self.pitches: Tensor
 
     def step_features(self, latent: Tensor) -> Tensor:
-        """What the latent vector says about each step of each voice: (B, Z) -> (B, N, V, F)."""
+        """Return features of each step of each voice: (B, Z) -> (B, N, V, F)."""
         parts = latent[:, :-1].reshape(-1, N_QUARTERS, N_VOICES, (latent.shape[1] - 1) // N_PARTS).transpose(1, 2)
         x = self.quarters((self.from_latent(parts) + self.lane + self.quarter).flatten(0, 1))
         x = self.lanes(x.unflatten(0, (-1, N_VOICES)))  # (B, V, Q, D)
@@ -196,17 +196,17 @@ class SpanDecoder(nn.Module):
         return written.transpose(0, 1)
 
     def _gru_inputs(self, features: Tensor, sounding: Tensor, marks: Tensor) -> Tensor:
-        """What the GRU is told: (..., V, F), (..., V), (..., V) -> (..., V * (F + E))."""
+        """Return the input of the GRU: (..., V, F), (..., V), (..., V) -> (..., V * (F + E))."""
         embedded = self.sounding(sounding) + self.mark(marks) + self.embedded_lane
         return torch.cat([features.flatten(-2), embedded.flatten(-2)], dim=-1)
 
     def _heads(self, states: Tensor, features: Tensor, sounding: Tensor) -> list[Tensor]:
-        """(..., H), (..., V, F), (..., V) -> for each voice (..., W), which lacks only what the voices above say."""
+        """(..., H), (..., V, F), (..., V) -> for each voice (..., W), without the contributions of the voices above."""
         shared = self.from_hidden(states).unflatten(-1, (N_VOICES, -1))
         return list((shared + self.from_features(features) + self.own_sounding(sounding)).unbind(-2))
 
     def _add_to_lower(self, heads: list[Tensor], voice: int, values: Tensor) -> None:
-        """Add to the heads of the voices below what a voice's values (...) say to them."""
+        """Add the contribution of a voice's values (...) to the heads of the voices below."""
         for below, added in enumerate(
             self.to_lower[voice](values).split(heads[voice].shape[-1], dim=-1), start=voice + 1
         ):

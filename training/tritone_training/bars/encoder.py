@@ -35,7 +35,7 @@ STEPS_PER_QUARTER: Final = SPAN_FRAMES // N_QUARTERS
 N_PARTS: Final = N_QUARTERS * N_VOICES
 PITCH_SCALE: Final = 6.0  # semitones
 _LOG_VARIANCE_RANGE: Final = (-8.0, 4.0)
-_FIRST_LOG_VARIANCE: Final = -4.0  # begin with little noise: a decoder that cannot hear the latent learns to ignore it
+_FIRST_LOG_VARIANCE: Final = -4.0  # little noise at first, or the decoder learns to ignore the latent
 # The level is not learnt: it is a standard deviation of the prior for every eight semitones, give or take a quarter
 # of a semitone.
 LEVEL_SCALE: Final = 8.0
@@ -74,7 +74,7 @@ class FeedForward(nn.Module):
 
 
 class MixVoices(nn.Module):
-    """(B, V, Q, D) -> (B, V, Q, D): every voice hears the others."""
+    """(B, V, Q, D) -> (B, V, Q, D): mixes the voices of each quarter."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

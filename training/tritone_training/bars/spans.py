@@ -1,13 +1,10 @@
-"""Voices as tensors: relative to a span's level, so that what is learnt in one key holds in all.
+"""Two-bar spans for four voices: cutting them from scores, and their voices as tensors.
 
-A relative span has the same form as a span, but its strikes count semitones from the level, the mean pitch: value
-45 strikes the level itself, 2 is 43 semitones below it, 88 as many above.
+A relative span has the same form as a span, but its strikes count semitones from the level (the mean pitch of the
+span), so that what is learnt in one key holds in all: value 45 strikes the level itself, 2 is 43 semitones below it,
+88 is 43 above.
 
-Shapes: B batch, N time steps, V voices.
-
-From scores to spans of two bars, as voices.
-
-Shapes: S spans, N = 32 time steps, V = 4 voices.
+Shapes: B batch, S spans, N = 32 time steps, V = 4 voices.
 """
 
 from __future__ import annotations
@@ -118,7 +115,7 @@ class SpanSet:
 
     Attributes:
         voices: (S, N, V) int64.
-        pieces: (S,) index of each span's piece within its portion.
+        pieces: (S,) index of each span's piece within its split.
         styles: (S,) index of its style within `style_names`.
         ends: (S,) bool, whether it is a piece's last bar with silence behind it.
         report: how many spans there are and what was left out.
@@ -165,7 +162,7 @@ def cut_spans(
     with_ends: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SpanSet:
-    """All spans of two bars of 4/4 in one portion (None: all), one beginning at every bar.
+    """All spans of two bars of 4/4 in one split (None: all), one beginning at every bar.
 
     Bars are the score's own where its bars, halves or pairs of them are as long as 4/4 (2/4, 2/2, 4/2); pieces in
     other meters are left out. Where the meter is unknown a bar is 16 steps from the beginning.
@@ -219,7 +216,7 @@ def _starts(piece: ScorePiece, *, with_ends: bool) -> Sequence[int] | None:
 
 
 def _where(split: str | None) -> str:
-    return "any portion" if split is None else f"the portion {split!r}"
+    return "any split" if split is None else f"the split {split!r}"
 
 
 def _why(report: dict[str, int]) -> str:

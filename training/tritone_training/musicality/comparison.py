@@ -1,21 +1,14 @@
-"""How lengths and intervals are spread, and how much two spreads have in common.
+"""Comparison of two sets of spans: histograms, Fréchet distance, duplicates and memorisation.
 
 The overlap of two distributions and the comparison of distances within and between sets follow Yang & Lerch 2020
 ("On the evaluation of generative models in music", Neural Computing and Applications 32).
 
-Shapes: S spans, N time steps, V voices, K bins.
+The Fréchet distance is that of the Gaussians fitted to two sets of features (Dowson & Landau 1982, "The Fréchet
+distance between multivariate normal distributions"; as a measure of generators: Heusel et al. 2017, arXiv:1706.08500).
+It is squared, as published values are. It falls with the number of samples: compare only sets of one size, and with the
+distance between two real sets of that size (`frechet_floor`).
 
-How far apart two sets are in a space of features: the Fréchet distance of the Gaussians fitted to them.
-
-Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"; as a measure of generators:
-Heusel et al. 2017, arXiv:1706.08500. Squared, as published figures are. It falls with the number of samples, so
-compare only sets of one size, and with what two real sets of that size show (`frechet_floor`).
-
-Shapes: S samples, Z features.
-
-Is it new? Nearest neighbours among the music that was learnt from, and repeats within a set.
-
-Shapes: S spans, R reference spans, N time steps.
+Shapes: S spans or samples, R reference spans, N time steps, V voices, K bins, Z features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spans of equal length, many at once: what the measures are taken from.
+"""Notes of many spans of equal length at once.
 
 Shapes: S spans, N time steps of each, V voices, M notes.
 """

@@ -76,7 +76,7 @@ def _require_labels(recordings: RecordingSet) -> None:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     prepared = prepare(request, configure(request))
     return lambda each: train_prepared(each, configure(each), prepared).summary
 

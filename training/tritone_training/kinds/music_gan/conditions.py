@@ -1,18 +1,14 @@
-"""What music may be asked to be, beside its key: its mode and its density; and what stands for "any".
+"""Conditions of generated music: mode, density and key.
 
-What the caller leaves open is drawn inside the graph from what the training set has, so the generator always works
-under full conditions and "any" is as varied as the training set is. The style, which callers do not name, is drawn
-last: as likely as each is to be of that mode and density.
+What the caller leaves open is drawn inside the graph from the distribution of the training set, so that the generator
+always works under full conditions and "any" is as varied as the training set. The style, which callers cannot choose,
+is drawn last, with its probability given mode and density.
 
-Shapes: B batch, S spans, D 33 quantiles, T styles, C = 3 + T width of the features.
+The key estimate is that of `tritone_training.musicality.estimate_keys`, in whole numbers: with rounded sums, two keys
+that are almost equally likely could be ordered differently on different hosts, which would change the whole span.
 
-Keys inside the graph: the Krumhansl-Schmuckler estimate, a tilt towards a key, and the level that leads to one.
-
-The estimate is that of `tritone_training.musicality.measures`, in whole numbers: with rounded sums, two keys that are
-almost equally likely could change places from host to host, and the whole span with them.
-
-Shapes: B batch, N = 32 time steps, V = 4 voices, P 88 pitches, K = 89 values of a relative
-voice.
+Shapes: B batch, S spans, N = 32 time steps, V = 4 voices, D 33 quantiles, T styles, P 88 pitches, K = 89 values of a
+relative voice, C = 3 + T width of the features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real spans as a GAN sees them: drawn by style, as points of the latent space.
+"""Training data of `music_gan`: real spans, drawn by style and encoded as latents.
 
 Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 """

@@ -1,4 +1,4 @@
-"""What `music_gan` takes and answers."""
+"""Inputs and outputs of `music_gan`."""
 
 from __future__ import annotations
 

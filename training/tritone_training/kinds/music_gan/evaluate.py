@@ -1,8 +1,6 @@
-"""What a `music_gan` is worth: how like real music its bars are, whether they are new, whether they do as asked.
+"""Evaluation of `music_gan`: distance from real music, novelty, and control by key, mode and density.
 
 Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
-
-How good a checkpoint of `music_gan` is, beside one portion of a data set.
 """
 
 from __future__ import annotations
@@ -119,7 +117,7 @@ def evaluate_network(
         TrainingError: the network diverged in training.
     """
     if not all(tensor.isfinite().all() for tensor in network.parameters()):
-        raise TrainingError("the network's weights are not finite: it diverged; lower the learning rate")
+        raise TrainingError("the weights are not finite: training diverged; lower the learning rate")
     generated = generate(network, n_samples, seed=seed, on_progress=on_progress)
     theirs = draw_spans(held_out, shares, n_samples, seed=seed)
     learnt = draw_spans(train, shares, len(theirs), seed=seed)
@@ -213,10 +211,10 @@ def _control(network: MusicGan, held_out: Voices, *, seed: int) -> dict[str, Any
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Compare generated with held-out music: the portion `valid` unless another is named.
+    """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
-        TrainingError: a fold is asked for; portions are asked for with `split`.
+        TrainingError: a fold is asked for; splits are asked for with `split`.
         DataError: the data have other styles than those that the checkpoint learnt from.
     """
     if request.fold is not None:

@@ -1,4 +1,4 @@
-"""How `music_gan` learns: a critic and a predictor on real latents, a generator from both.
+"""Training step of `music_gan`: a critic and a predictor on real latents, a generator from both.
 
 Shapes: B batch, S latents of the pool, Z latent, C width of the conditions' features.
 """
@@ -89,7 +89,7 @@ class GanModule(lightning.LightningModule):
         self._others.load_state_dict(checkpoint["others"])
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on."""
+        """Update the running average."""
         decay = min(self.config.average_decay, self.global_step / (self.global_step + 9))
         for ours, theirs in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
             ours.lerp_(theirs.detach(), 1 - decay)
@@ -124,7 +124,7 @@ class GanModule(lightning.LightningModule):
 
 
 def condition_loss(predictor: ConditionPredictor, scaled: Tensor, mode: Tensor, features: Tensor) -> Tensor:
-    """How far what is heard is from what was asked: latents (B, Z), mode (B,), features (B, C) -> ()."""
+    """Return the loss of the predicted conditions: latents (B, Z), mode (B,), features (B, C) -> ()."""
     modes, density = predictor(scaled)
     return nn.functional.cross_entropy(modes, mode) + nn.functional.mse_loss(density, features[:, -1])
 

@@ -123,7 +123,7 @@ class Critic(nn.Module):
 
 
 class ConditionPredictor(nn.Module):
-    """Tells mode and density from a latent: learns from real ones, teaches the generator."""
+    """Predicts mode and density from a latent; trained on real latents, it gives the generator its condition loss."""
 
     def __init__(self, *, n_latent: int, width: int) -> None:
         super().__init__()
@@ -201,10 +201,10 @@ def build_network(config: GanConfig, vae: MusicVae, *, n_styles: int) -> MusicGa
 
 
 def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     vae_weights: dict[str, Tensor] = {
@@ -216,12 +216,10 @@ def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
     try:
         network = build_network(GanConfig(**saved.info["config"]), vae, n_styles=len(saved.info["style_shares"]))
     except (KeyError, TypeError, TrainingError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames hyper-parameters ({error})") from error
+        raise CheckpointError(f"{folder}: invalid hyper-parameter in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
     except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), saved.info

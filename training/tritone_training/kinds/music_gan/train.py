@@ -51,7 +51,7 @@ class TrainingData:
 
 
 def configure(request: TrainRequest) -> GanConfig:
-    """The hyper-parameters that a request asks for.
+    """Return the hyper-parameters of a request.
 
     Raises:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
@@ -110,14 +110,14 @@ def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # before minutes are spent on reading
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
 def train_prepared(request: TrainRequest, config: GanConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Train once and write the checkpoint; answers the summary."""
+    """Train once, write the checkpoint and return the summary."""
     fitting.seed_everything(request.seed)
     network = build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
     shares = style_shares(prepared.train, config.style_balance)
@@ -201,7 +201,7 @@ def _warm_start(request: TrainRequest, network: MusicGan, prepared: TrainingData
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that matter most; `likeness` is what `tune` maximises."""
+    """The metrics that matter most; `likeness` is what `tune` maximises."""
     return {
         "likeness": -float(metrics["frechet"]["ratio"]),
         "frechet_ratio": metrics["frechet"]["ratio"],

@@ -27,7 +27,7 @@ _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
 
 
 class Batch(NamedTuple):
-    """Stretches of pieces, padded to the longest.
+    """Segments of pieces, padded to the longest.
 
     Attributes:
         shown: (B, R + T, P) uint8 readable frames, the R before the segment first.
@@ -227,7 +227,7 @@ class TrainingSegments(Dataset[Any]):
         return piece
 
     def _cut(self, piece: PieceSegment) -> list[PieceSegment]:
-        """Stretches of at most `n_frames`, cut elsewhere each time, each with a task."""
+        """Segments of at most `n_frames`, cut elsewhere each time, each with a task."""
         end, length = piece.stop, self._n_frames
         cuts = [0]
         if end > length:

@@ -1,4 +1,4 @@
-"""What `music_transformer` and its streaming companion take and answer."""
+"""Inputs and outputs of `music_transformer` and its streaming companion."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def chunk_graph(config: TransformerConfig) -> Declaration:
         "past_prompt": (),
     }
     told: dict[str, tuple[DType, str]] = {
-        "memory": ("FP32", "keys and values of the frames before"),
+        "memory": ("FP32", "keys and values of past frames"),
         "copy_keys": ("FP32", "keys of the heads that copy"),
         "written": ("UINT8", "grid of the frames before, as the network reads it"),
         "n_before": ("INT64", "frames of the piece before these"),

@@ -1,8 +1,6 @@
-"""Realistic inputs for parity, warm-up and tests: a prompt, a melody to harmonise, a gap, in turn.
+"""Export of `music_transformer`: whole pieces, and chunk by chunk for the backend `composer`; example inputs.
 
 Shapes: B batch, N frames, A frames of look-ahead.
-
-Networks of `music_transformer`: new, or from a checkpoint; and what of them is exported.
 """
 
 from __future__ import annotations
@@ -100,7 +98,7 @@ def default_chunk_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.ge
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs.
+    """Return what `tritone export` needs.
 
     Raises:
         CheckpointError: no checkpoint is given, or it cannot be used.

@@ -41,7 +41,7 @@ LoopState: TypeAlias = tuple[Tensor, ...]
 
 
 class StreamingGenerator(nn.Module):
-    """Writes N frames more of a piece."""
+    """Generates the next N frames of a piece."""
 
     def __init__(self, network: MusicTransformer) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class StreamingGenerator(nn.Module):
         n_before: Tensor,
         past_prompt: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Write.
+        """Generate the frames.
 
         Args:
             given: (B, N + A, P) uint8 grid values, those of the A frames behind these included; 0 behind the end.
@@ -98,7 +98,7 @@ class StreamingGenerator(nn.Module):
 
 
 class PieceGenerator(nn.Module):
-    """Writes whole pieces."""
+    """Generates whole pieces."""
 
     def __init__(self, network: MusicTransformer) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class PieceGenerator(nn.Module):
 
 
 def initial_state(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
-    """What is remembered before the first frame: zeros in the shapes of `STATE_NAMES`."""
+    """Return the state before the first frame: zeros in the shapes of `STATE_NAMES`."""
     layer, copies = network.decoder_layers[0], network.copies
     window, copy_window = layer.bias.shape[1], copies.bias.shape[1]
     return (
@@ -278,7 +278,7 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Ten
 def _write_frame(
     network: MusicTransformer, choice: SamplingFilter, past: Sequence[KVCache], state: LoopState, inputs: LoopState
 ) -> tuple[LoopState, LoopState]:
-    """One frame: remember, look, choose its notes; the loop's step."""
+    """Generate one frame: the step of the loop."""
     recent, written, copy_keys, *layers = state
     context, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
     before = recent[:, 0]

@@ -1,4 +1,4 @@
-"""How `music_transformer` learns: the likelihood of frames, optimiser, a running average of the weights.
+"""Training step of `music_transformer`: the likelihood of frames, optimiser, a running average of the weights.
 
 Shapes: B segments, M frames that count.
 """
@@ -59,7 +59,7 @@ class TransformerModule(lightning.LightningModule):
         return loader.dataset
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on."""
+        """Update the running average."""
         self._n_steps += 1
         weight = max(self.config.average_weight, 1 / (1 + self._n_steps / _WARM_UP_STEPS))
         with torch.no_grad():

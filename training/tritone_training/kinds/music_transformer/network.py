@@ -1,16 +1,13 @@
-"""Reads what is given of the frames to come: a melody to harmonise, the bars behind a gap.
+"""The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
 
-It looks a fixed number of frames ahead, so a piece can be written chunk by chunk, and answers exact zeros where it
-sees nothing, so that a piece with nothing given is the same whether this ran or not.
+The likelihood of a frame is the product over its tokens, so that it is exact, whatever the number of notes.
 
-Shapes: B batch, T frames, A frames of look-ahead, P 88 pitches, E width, D width of the frame decoder.
+What is given of future frames (a melody to harmonise, the bars after a gap) is encoded by convolutions that see a fixed
+number of frames ahead, so that a piece can be generated chunk by chunk. They return exact zeros where nothing is given,
+so that a piece without given frames is the same with and without them.
 
-The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
-
-The likelihood of a frame is the product over its tokens, so it is exact, whatever the number of notes.
-
-Shapes: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K tokens of a frame, D width, M frames
-that count, of all sequences together.
+Shapes: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K tokens of a frame, D width, E width
+of the look-ahead encoder, M frames that count, of all sequences together.
 """
 
 from __future__ import annotations
@@ -276,15 +273,15 @@ def highest(notes: Tensor) -> Tensor:
 
 
 def build_network(config: TransformerConfig, *, n_styles: int, onsets: bool) -> MusicTransformer:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return MusicTransformer(**network_arguments(config), n_styles=n_styles, onsets=onsets)
 
 
 def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Mapping[str, Any]]:
-    """The trained network in eval mode, its configuration, and checkpoint.json.
+    """Return the trained network in eval mode, its configuration, and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
@@ -294,14 +291,12 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
         network = build_network(config, n_styles=len(info["styles"]), onsets=bool(info["has_onsets"]))
         int(info["frames_per_quarter"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+        raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
     except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), config, info
 
 

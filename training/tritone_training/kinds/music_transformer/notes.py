@@ -1,13 +1,12 @@
-"""A frame of music as tokens: its notes from the highest down, each struck here or held on, then an end.
+"""The notes of one frame: their tokens, and the network that scores each note given those above it.
 
-Shapes: T frames, P 88 pitches, K tokens of a frame, V 177 tokens.
+A frame is spelled as tokens: its notes from the highest down, each struck here or held on, then an end.
 
-The notes of one frame, each given those above it.
+Three views add up to the score of a note: its absolute pitch, its interval from the note above it, and the recent notes
+around that pitch (pitch map). The last two are the same in every key.
 
-Three views add up to a note's score: where it lies (absolute pitch), how far it lies from the note above it (interval)
-and what stood around that pitch lately (pitch map). The last two say the same in every key.
-
-Shapes: M frames, K tokens, P 88 pitches, V 177 tokens, D width of the frame decoder, U note width, C channels.
+Shapes: M frames, T frames of a piece, K tokens of a frame, P 88 pitches, V 177 tokens, D width of the frame decoder, U
+note width, C channels.
 """
 
 from __future__ import annotations

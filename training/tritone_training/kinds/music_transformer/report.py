@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: likelihood by style and along a piece, written beside held-out music.
+"""Plots and tables of an evaluation: likelihood by style and along a piece, written beside held-out music.
 
 Shapes: T frames, P 88 pitches.
 """
@@ -32,7 +32,7 @@ _FEWEST_PIECES: Final = 3  # that the mean along a piece is taken over
 
 
 def write(folder: Path, evaluation: Evaluation, network: MusicTransformer, info: Mapping[str, Any]) -> list[str]:
-    """Write the report's files; answers their paths."""
+    """Write the files of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with saved_figure(folder / "nll_by_style.png", (7, 4)) as [[axes]]:
         _draw_styles(axes, evaluation.metrics)

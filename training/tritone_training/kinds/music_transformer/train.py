@@ -1,4 +1,4 @@
-"""Training `music_transformer`: scores, portions, fit, measure, save."""
+"""Training `music_transformer`: scores, splits, fit, measure, save."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # what is wrong with it is told before the data are read
     scores = load_scores(request.data, progress=request.progress)
     return lambda each: train_on(each, configure(each), scores)
@@ -40,7 +40,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
         TrainingError: something was asked for that this kind does not have.
     """
     if request.fold is not None:
-        raise TrainingError("music_transformer learns from portions, not from folds; leave --fold out")
+        raise TrainingError("music_transformer learns from splits, not from folds; leave --fold out")
     if request.pretrained is not None:
         raise TrainingError("music_transformer has no pretrained weights; leave --pretrained out")
     overrides = dict(request.overrides)
@@ -50,7 +50,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:
-    """Fit on the portion `train`; the portion `valid` decides when to stop and which epoch is kept.
+    """Fit on the split `train`; the split `valid` decides when to stop and which epoch is kept.
 
     Raises:
         DataError: one of the two is missing.

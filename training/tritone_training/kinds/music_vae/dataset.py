@@ -23,7 +23,7 @@ def prepare(request: TrainRequest) -> TrainingData:
     """Read the scores and cut them into spans.
 
     Raises:
-        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
+        DataError: the splits `train` and `valid` do not both hold two bars of 4/4.
     """
     return prepare_scores(load_scores(request.data, progress=request.progress), progress=request.progress)
 

@@ -1,4 +1,4 @@
-"""What `music_vae` takes and answers: an encoder, and beside it a decoder that writes."""
+"""Inputs and outputs of `music_vae` (encoder) and `music_vae_decoder`."""
 
 from __future__ import annotations
 

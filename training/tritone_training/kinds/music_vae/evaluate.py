@@ -1,10 +1,4 @@
-"""What a `music_vae` is worth on spans that it has not seen.
-
-Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
-
-How good a checkpoint of `music_vae` is, on one portion of a data set or on all of it.
-
-What a served `music_vae` is worth: what the decoder, as trained, makes of the points that it answers.
+"""Evaluation of `music_vae` on held-out spans: reconstruction, bound, interpolation and attribute control.
 
 Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 """
@@ -88,7 +82,7 @@ def evaluate_network(
         on_progress(stop, len(spans))
     whole = _Part(*(np.concatenate([getattr(part, name) for part in parts]) for name in _Part.__annotations__))
     if not np.isfinite(whole.mean).all():
-        raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
+        raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
     chosen = np.random.default_rng(seed).permutation(len(spans))
     controlled = chosen[:_N_CONTROLLED]
     metrics = {
@@ -201,7 +195,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Measure a checkpoint on every span of two bars.
 
     Raises:
-        TrainingError: a fold is asked for; portions are asked for with `split`.
+        TrainingError: a fold is asked for; splits are asked for with `split`.
     """
     if request.fold is not None:
         raise TrainingError(f"{KIND_NAME} has no folds; use --split train, valid or test")

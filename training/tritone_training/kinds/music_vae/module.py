@@ -1,4 +1,4 @@
-"""How `music_vae` learns: the evidence lower bound, transposition, word dropout, a running average of the weights.
+"""Training step of `music_vae`: evidence lower bound, transposition, word dropout, running average of the weights.
 
 Shapes: B batch, N = 32 time steps, V = 4 voices, K = 90 values, Z latent.
 """
@@ -50,7 +50,7 @@ class VaeModule(lightning.LightningModule):
         return self.config.beta * min(1.0, (self.global_step + 1) / max(n_warmup, 1.0))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on; early on it forgets faster, or it would hold on to the beginning."""
+        """Update the running average; early on it forgets faster, or it would hold on to the beginning."""
         n_steps = self.global_step
         decay = min(self.config.average_decay, n_steps / (n_steps + 9))
         for ours, theirs in zip(self.averaged.parameters(), self.network.parameters(), strict=True):

@@ -36,7 +36,7 @@ class DecoderGraph(nn.Module):
 
 
 def build_network(config: VaeConfig) -> MusicVae:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return MusicVae(
         n_latent=N_LATENT,
         width=config.width,

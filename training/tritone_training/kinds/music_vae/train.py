@@ -34,7 +34,7 @@ _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
 
 
 def configure(request: TrainRequest) -> VaeConfig:
-    """The hyper-parameters that a request asks for.
+    """Return the hyper-parameters of a request.
 
     Raises:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
@@ -50,14 +50,14 @@ def configure(request: TrainRequest) -> VaeConfig:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # before minutes are spent on reading
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
 def train_prepared(request: TrainRequest, config: VaeConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Train once and write the checkpoint; answers the summary."""
+    """Train once, write the checkpoint and return the summary."""
     fitting.seed_everything(request.seed)
     network = build_network(config)
     saved = saved_checkpoint(request, KIND_NAME)

@@ -1,8 +1,6 @@
-"""Asks a network about whole pieces, frame by frame as it is served.
+"""Evaluation of `polyphony_rnn` on whole pieces, frame by frame as it is served.
 
 Shapes: T frames, 88 pitches.
-
-How good a checkpoint of `polyphony_rnn` is: on a data set, or one portion of it.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _N_BINS: Final = 20
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the network made of some pieces.
+    """The evaluation of some pieces.
 
     Attributes:
         names: of the pieces.
@@ -60,7 +58,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """JSON-able figures.
+        """JSON-able metrics.
 
         `nll_per_frame` is the mean over all frames, the first of each piece included, whose past is empty;
         `accuracy` is that of frames in Bay et al. 2009 (ISMIR), at a threshold of 0.5.
@@ -111,9 +109,7 @@ def evaluate_network(
                 )
             frame = padded[len(lengths) - len(state.logits) :]
             if not torch.isfinite(state.logits).all():
-                raise TrainingError(
-                    "the network answers numbers that are not finite: it diverged; lower the learning rate"
-                )
+                raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
             rows[t, -len(frame) :] = frame_nll(state.logits, frame).double().numpy()
             likely = torch.sigmoid(state.logits).double().numpy()
             _count(likely, frame.numpy() > 0, agreed, bins)
@@ -147,12 +143,12 @@ def _count(
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on the portions of a data set, whole pieces from their first frame on.
+    """Measure a checkpoint on the splits of a data set, whole pieces from their first frame on.
 
-    `split` narrows it to one portion; else the figures are over all there are, with those of each beside them.
+    `split` narrows it to one split; else the metrics are over all there are, with those of each beside them.
 
     Raises:
-        DataError: the data cannot be used, or have no such portion.
+        DataError: the data cannot be used, or have no such split.
         TrainingError: a fold was asked for.
     """
     if request.fold is not None:
@@ -171,7 +167,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "data": scores.source,
         "split": request.split,
         "frames_per_quarter": wanted or None,
-        # Figures on pieces that the checkpoint was trained on say nothing about new ones.
+        # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
         "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
@@ -181,10 +177,10 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """There are no folds of scores.
+    """Not available: scores have no folds.
 
     Raises:
-        TrainingError: always; it says what to use instead.
+        TrainingError: always.
     """
     raise TrainingError(
         f"polyphony_rnn has no folds to cross-validate; train with several --seed and compare "
@@ -193,7 +189,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Nats and sizes of each portion."""
+    """Nats and sizes of each split."""
     found = {}
     for split in SPLITS:
         rows = [nll for piece, nll in zip(chosen, evaluation.nll, strict=True) if piece.split == split]

@@ -238,15 +238,15 @@ def _unpacked(state: tuple[Tensor, ...]) -> NetworkState:
 
 
 def build_network(config: PolyphonyConfig) -> PolyphonyNetwork:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return PolyphonyNetwork(units=config.units, hidden=config.hidden, reach=config.reach, dropout=config.dropout)
 
 
 def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
@@ -254,14 +254,12 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
         network = build_network(PolyphonyConfig(**info["config"]))
         _require_info(folder, info)
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+        raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
     except RuntimeError as error:  # torch's message for names and shapes that differ
         wrong = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({wrong}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({wrong}); train again") from error
     return network.eval(), info
 
 

@@ -35,7 +35,7 @@ from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 8
-# The test portion is measured by `tritone evaluate` alone, so that nothing is chosen by it.
+# The test split is measured by `tritone evaluate` alone, so that nothing is chosen by it.
 _PORTIONS = ("train", "valid")
 
 
@@ -45,8 +45,8 @@ class TrainingData:
 
     Attributes:
         frames_per_quarter: of the frames that are learnt; 0 if unknown.
-        pieces: by portion, as much of them as the configuration learns and looks at.
-        features: by portion, with features.
+        pieces: by split, as much of them as the configuration learns and looks at.
+        features: by split, with features.
     """
 
     scores: ScoreSet
@@ -56,10 +56,10 @@ class TrainingData:
 
 
 def prepare(request: TrainRequest) -> TrainingData:
-    """Load the data set and hear every piece of its training and validation portions.
+    """Load the data set and hear every piece of its training and validation splits.
 
     Raises:
-        DataError: the data cannot be used, or lack a portion.
+        DataError: the data cannot be used, or lack a split.
     """
     config = configure(request)
     scores = load_scores(request.data, progress=request.progress)
@@ -72,7 +72,7 @@ def prepare(request: TrainRequest) -> TrainingData:
         "valid": pieces_of(chosen, own=own, wanted=wanted),
     }
     if not any(bool(piece.notes.any()) for piece in pieces["train"]):
-        raise DataError(f"{scores.source}: not one note sounds in the portion 'train'; there is nothing to learn")
+        raise DataError(f"{scores.source}: not one note sounds in the split 'train'; there is nothing to learn")
     features = {}
     for name in _PORTIONS:
         with progress_bar(f"computing features of the split {name}", shown=request.progress) as on_progress:
@@ -81,7 +81,7 @@ def prepare(request: TrainRequest) -> TrainingData:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
@@ -95,7 +95,7 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
     if request.pretrained is not None:
         raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
     if request.fold is not None:
-        raise TrainingError("scores have no folds: the data set's own portions are used; leave --fold out")
+        raise TrainingError("scores have no folds: the data set's own splits are used; leave --fold out")
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
@@ -103,7 +103,7 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Fit on the training portion; the validation portion decides which epoch is kept.
+    """Fit on the training split; the validation split decides which epoch is kept.
 
     Raises:
         TrainingError: training diverged, or the seed or devices cannot be had.
