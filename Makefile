@@ -60,10 +60,15 @@ attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind 
 manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
 	@$(BIN)/python deploy/generate.py
 
-lint: $(DEV_READY)  ## Check style, types and the committed model repository
+lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests .ci
+	@$(BIN)/python .ci/private_imports.py
+	@$(BIN)/python .ci/documents.py
+	@$(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/helm lint --quiet --strict deploy/helm/tritone
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/tritone lint model_repository
 

@@ -27,7 +27,7 @@ from benchmarks.arguments import amount, count
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.calls import Calls
-from tritone_serving.canary import sing
+from tritone_serving.canary import run_canary
 from tritone_serving.repository.folders import filled_models
 from tritone_serving.supervision.processes import stubs_of
 
@@ -122,7 +122,7 @@ def _watch(
             model = models[(counts["answered"] + counts["failed"]) % len(models)]
             try:
                 configs.setdefault(model, calls.config(model, timeout_s=ANSWER_TIMEOUT_S))
-                sing(calls, model, configs[model], timeout_s=ANSWER_TIMEOUT_S)
+                run_canary(calls, model, configs[model], timeout_s=ANSWER_TIMEOUT_S)
                 counts["answered"] += 1
             except CanaryError as error:
                 counts["failed"] += 1

@@ -6,6 +6,7 @@ from tritone_export import export_kind, lint_repository, write_configs
 """
 
 from tritone_export._exceptions import (
+    ConfigFileError,
     ConversionError,
     DeclarationError,
     DiskFullError,
@@ -44,6 +45,7 @@ from tritone_export.precision import Precision, Reduced, Reduction
 
 __all__ = [
     "BatchParity",
+    "ConfigFileError",
     "ConversionError",
     "DTypeMismatchError",
     "DeclarationError",

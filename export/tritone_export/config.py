@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from tritone.constants import PRIORITIES
-from tritone_export._exceptions import DeclarationError
+from tritone_export._exceptions import ConfigFileError, DeclarationError
 from tritone_export.dtypes import DTYPES
 
 if TYPE_CHECKING:
@@ -127,6 +128,34 @@ def response_cache_problems(config: ModelConfig) -> list[str]:
     if is_limited(config.parameters[LIMITS_PARAMETER].string_value if LIMITS_PARAMETER in config.parameters else ""):
         problems.append("the model has limits, and its refusals would be cached as empty responses")
     return problems
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a model's configuration file.
+
+    Raises:
+        ConfigFileError: it is missing or not a configuration.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigFileError(f"{path}: cannot be read ({error.strerror})", path=path) from error
+    return parse_config(content, path)
+
+
+def parse_config(content: bytes, path: str | Path = "config.pbtxt") -> ModelConfig:
+    """Parse the content of a model's configuration file.
+
+    Args:
+        path: the file, for the error message.
+
+    Raises:
+        ConfigFileError: the content is not a configuration.
+    """
+    try:
+        return text_format.Parse(content.decode("utf-8"), model_config_pb2.ModelConfig())
+    except (UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigFileError(f"{path}: is not a model configuration ({error})", path=Path(path)) from error
 
 
 def config_text(config: ModelConfig) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tritone.atomic import write_atomically
 from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import check_model_name, publish, versions
@@ -218,12 +220,8 @@ def _write_n_users(path: Path, n_users: int) -> None:
     except (OSError, ValueError):
         return
     if isinstance(info, dict) and "n_users" in info and info["n_users"] != n_users:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(
-            json.dumps({**info, "n_users": n_users}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        shutil.copymode(path, partial)
-        partial.replace(path)
+        text = json.dumps({**info, "n_users": n_users}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, text, mode=stat.S_IMODE(path.stat().st_mode))
 
 
 def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

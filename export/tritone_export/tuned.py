@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export._exceptions import TunedError
-from tritone_export.config import CONFIG_FILES, HEADER, ModelConfig, config_text
+from tritone_export._exceptions import ConfigFileError, TunedError
+from tritone_export.config import CONFIG_FILES, HEADER, ModelConfig, config_text, parse_config
 from tritone_export.repository import update
 
 TUNED_FILENAME: Final = "serving.json"
@@ -252,22 +251,10 @@ def reset(folder: Path) -> list[Path]:
         said = read_tuned(folder) or {}
         if "declared" in said:
             written = update(folder, untuned({**_configs(folder), TUNED_FILENAME: path.read_bytes()}))
-    except TunedError:
-        pass  # nonsense is what is to go
+    except (TunedError, ConfigFileError):
+        pass  # an unreadable file is removed, too
     path.unlink()
     return written
-
-
-def parse_config(text: bytes, path: str | Path = "config.pbtxt") -> ModelConfig:
-    """Read a model's configuration.
-
-    Raises:
-        TunedError: it is none.
-    """
-    try:
-        return text_format.Parse(text.decode("utf-8"), model_config_pb2.ModelConfig())
-    except (UnicodeDecodeError, text_format.ParseError) as error:
-        raise TunedError(f"{path} cannot be read as a model's configuration: {error}") from error
 
 
 def tuned_text(config: ModelConfig) -> str:

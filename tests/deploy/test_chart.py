@@ -221,11 +221,6 @@ def test_every_option_gives_valid_resources(version: str, tmp_path: Path) -> Non
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
 
 
-def test_linted() -> None:
-    done = subprocess.run([tool("helm"), "lint", "--strict", CHART], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.parametrize(
     "values",
     [

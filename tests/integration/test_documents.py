@@ -20,6 +20,7 @@ from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 from tests.support import music_models
+from tests.support.cache import copy_cached
 
 from tritone_cli import main
 from tritone_export import export_kind
@@ -50,27 +51,36 @@ class Served:
     server: TritonServer
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The example data, and a server of a tiny model of every kind trained on it."""
-    folder = tmp_path_factory.mktemp("documents")
+def build(folder: Path) -> None:
+    """Write the example data, and train and export the models that depend on it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))  # export writes the key of users' pseudonyms there
         patch.setattr(sys, "argv", ["example_data.py", str(folder / "data")])
         runpy.run_path(str(EXAMPLES / "example_data.py"), run_name="__main__")
+        listening = ListeningFiles(metadata=folder / "data/songs.csv")
+        for name, given in {
+            "genre_cnn": {"data": folder / "data/music", "max_epochs": 1},
+            "recommender": {"interactions": folder / "data/plays.csv", "listening": listening},
+        }.items():
+            train(name, out=folder / name, preset="tiny", progress=False, **given)  # type: ignore[arg-type]
+            kind = get_kind(name)
+            export_kind(kind.export(folder / name, None), kind, repository=folder / "models")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The example data, and a server with a tiny model of every kind."""
+    folder = tmp_path_factory.mktemp("documents")
+    made_from = (EXAMPLES / "example_data.py").read_text()
+    copy_cached("documents", build, folder, sources=music_models.EXPORT, key=made_from)
     repository = folder / "models"
     for name in ("music_transformer", "polyphony_rnn", "music_vae", "music_gan"):
         shutil.copytree(music_models.served(name).repository, repository, dirs_exist_ok=True)
-    listening = ListeningFiles(metadata=folder / "data/songs.csv")
-    for name, given in {
-        "genre_cnn": {"data": folder / "data/music", "max_epochs": 1},
-        "recommender": {"interactions": folder / "data/plays.csv", "listening": listening},
-    }.items():
-        train(name, out=folder / name, preset="tiny", progress=False, **given)  # type: ignore[arg-type]
-        kind = get_kind(name)
-        export_kind(kind.export(folder / name, None), kind, repository=repository)
     options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer.start(options) as server:
-        yield Served(folder / "data", repository, server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        with TritonServer.start(options) as server:
+            yield Served(folder / "data", repository, server)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, sing
+from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, run_canary
 from tritone_serving.security.callers import CANARY_PARAMETER
 from tritone_serving.server import runtime_folder as runtime
 from tritone_serving.supervision.processes import anonymous_bytes, stubs_of
@@ -202,7 +202,7 @@ def test_caller_cannot_ask_for_an_answer_without_outputs(server: TritonServer, t
             answer = calls.infer("genre_cnn", inputs, timeout_s=10, parameters={HEALTH_PARAMETER: token})
             assert set(answer.outputs) == {"probabilities", "emotions", "embedding"}
         try:
-            sing(calls, "genre_cnn", config, timeout_s=10, inputs=inputs)
+            run_canary(calls, "genre_cnn", config, timeout_s=10, inputs=inputs)
         except CanaryError as error:
             pytest.fail(str(error))
 

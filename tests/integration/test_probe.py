@@ -19,7 +19,7 @@ from tests.support import music_models, recommender_artifacts
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.canary import check_outputs, make_inputs, probe, sing
+from tritone_serving.canary import check_outputs, make_inputs, probe, run_canary
 from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
@@ -111,7 +111,7 @@ def test_no_canary_is_answered_from_the_cache(everything: TritonServer) -> None:
         config = calls.config("genre_cnn", timeout_s=5)
         n_runs = calls.models(timeout_s=5)["genre_cnn"]
         for _ in range(3):
-            sing(calls, "genre_cnn", config, timeout_s=5)
+            run_canary(calls, "genre_cnn", config, timeout_s=5)
         assert calls.models(timeout_s=5)["genre_cnn"] == n_runs + 3
 
 

@@ -39,7 +39,7 @@ from tritone_cli.commands import serve
 from tritone import TritoneError
 app = typer.Typer(pretty_exceptions_enable=False)
 app.callback()(lambda: None)
-serve.register(app)
+app.command()(serve.serve)
 try:
     app()
 except TritoneError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from tritone_export._exceptions import ConfigFileError
+from tritone_export.config import read_config
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.files import CONFIG
 from tritone_export.lint.findings import Reporter
@@ -97,8 +98,8 @@ def _check_step(
         )
         return
     try:
-        model = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError):
+        model = read_config(path)
+    except ConfigFileError:
         return  # reported where that model is checked
     if file.config.max_batch_size > model.max_batch_size:
         report.error(

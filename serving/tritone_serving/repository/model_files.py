@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from tritone_serving.repository.folders import newest_version, steps_of
+from tritone_serving.repository.folders import field_values, newest_version, steps_of, without_comments
 
 MODEL_FILES: Final = {
     "onnxruntime": "model.onnx",
@@ -30,7 +30,6 @@ _BACKENDS_BY_PLATFORM: Final = {
     "tensorflow_graphdef": "tensorflow",
     "tensorflow_savedmodel": "tensorflow",
 }
-_COMMENT: Final = re.compile(r"^\s*#.*$", re.M)
 
 
 def find_faults(
@@ -99,13 +98,12 @@ def environment_fault(value: str, model_folder: Path) -> str | None:
 
 def _fault(folder: Path, config: Path, backends: Collection[str]) -> str | None:
     try:
-        text = _COMMENT.sub("", config.read_text(encoding="utf-8"))
+        text = without_comments(config.read_text(encoding="utf-8"))
     except IsADirectoryError:
         return f"{config} is a folder; expected a text file"  # terminates Triton 2.51
     except (OSError, UnicodeDecodeError):
         return None  # Triton reports it
-    labels = re.findall(r"""\blabel_filename\s*:\s*["']([^"']*)["']""", text)
-    if folders := [name for name in labels if (folder / name).is_dir()]:
+    if folders := [name for name in field_values(text, "label_filename") if (folder / name).is_dir()]:
         return f"its label file {folders[0]!r} is a folder; expected a text file"  # terminates Triton
     backend = _value(text, "backend") or _BACKENDS_BY_PLATFORM.get(_value(text, "platform"), "")
     if backend and backend not in backends and not any(folder.rglob("libtriton_*.so")):  # a model may bring its own
@@ -139,5 +137,4 @@ def _has_execute(node: ast.ClassDef) -> bool:
 
 
 def _value(text: str, field: str) -> str:
-    found = re.search(rf"""\b{field}\s*:\s*["']([^"']*)["']""", text)
-    return found[1] if found else ""
+    return next(iter(field_values(text, field)), "")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+from tritone.atomic import PRIVATE_FILE, write_atomically
 from tritone_serving._exceptions import OptionsError
 
 
@@ -74,13 +75,8 @@ def new_token() -> str:
 
 
 def store_token(path: Path, token: str) -> None:
-    """Write a token for this user alone to read; a file that was there is replaced, whatever its mode was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
-    partial.replace(path)
+    """Write a token that only this user can read; an existing file is replaced, whatever its mode."""
+    write_atomically(path, token + "\n", mode=PRIVATE_FILE)
 
 
 def wipe_from_command_line(pid: int, *tokens: str) -> bool:

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tritone.atomic import PRIVATE_FILE, make_private_folder, write_atomically
 from tritone.credentials import default_key_file
 from tritone_serving._exceptions import OptionsError
 from tritone_serving.security.callers import (
@@ -121,18 +121,7 @@ def make_service_key(path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    if path.exists():
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(secrets.token_urlsafe(_N_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, path)  # unlike a rename, a link does not replace an existing key
-    finally:
-        partial.unlink(missing_ok=True)
+    make_private_folder(path.parent)
+    if not path.exists():
+        key = secrets.token_urlsafe(_N_BYTES)
+        write_atomically(path, key, mode=PRIVATE_FILE, sync=True, keep_existing=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Calls
-from tritone_serving.canary import check_health, make_inputs, sing
+from tritone_serving.canary import check_health, make_inputs, run_canary
 from tritone_serving.server.triton_server import TritonServer
 from tritone_serving.supervision.cpu_pressure import CpuTimes, cpu_times
 from tritone_serving.supervision.options import Problem, SupervisionOptions
@@ -158,7 +158,7 @@ class ModelHealth:
         self._next_check_s = now_s + interval_s
 
     def _run_model(self, timeout_s: float) -> None:
-        sing(self._calls, self.model, self.config, timeout_s=timeout_s)
+        run_canary(self._calls, self.model, self.config, timeout_s=timeout_s)
 
     def _finished(self, check: Future[None], now_s: float, patience: float) -> Problem | None:
         self._check = None

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 _STUB = b"triton_python_backend_stub"
 _INSTANCE_ARGUMENT = 8  # `genre_cnn_0_1`: model, group, instance
 _FORGET_OTHERS_S: Final = 30.0
@@ -42,7 +44,8 @@ class StubScanner:
     """Finds the stubs of one server periodically while reading little of /proc.
 
     Ids of other processes are remembered for 30 s, so that on a machine with many processes a scan costs little more
-    than one listing of /proc.
+    than one listing of /proc. `psutil.process_iter` would read the status of every process at each scan, several times
+    a second.
     """
 
     def __init__(self, server_pid: int) -> None:
@@ -119,22 +122,21 @@ _LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/m
 
 
 def memory_mb(pids: Iterable[int]) -> float:
-    """Proportional set size of processes together, in MiB: a page that several share counts once.
+    """Return the proportional set size of processes together, in MiB; a page that several share counts once.
 
-    Processes that have ended count nothing.
+    Processes that have ended are ignored.
     """
-    total_kb = 0
+    n_bytes = 0
     for pid in pids:
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total_kb += sum(int(kilobytes) for kilobytes in re.findall(r"^Pss:\s+(\d+) kB", rollup, re.M))
-    return total_kb / 1024
+        with contextlib.suppress(psutil.Error):
+            n_bytes += psutil.Process(pid).memory_full_info().pss
+    return n_bytes / (1 << 20)
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
     """Return the total resident anonymous memory of processes, in bytes; cheaper to read than `memory_mb`.
+
+    psutil does not report it.
 
     Files that are mapped, such as libraries and artifacts, are left out: the kernel can drop them at any time.
     """
@@ -159,15 +161,8 @@ def memory_limit_bytes() -> int:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants: of a server, itself and its stubs."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(path.name))
-    found = [pid]
-    for each in found:
-        found.extend(children.get(each, ()))
-    return found
+    """Return a process and all its descendants: of a server, the server and its stubs."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return [pid]

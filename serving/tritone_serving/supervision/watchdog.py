@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 from tritone_serving._exceptions import AdminApiError, CanaryError, CrashLoopError, ServingError
 from tritone_serving.calls import Calls
-from tritone_serving.canary import sing
+from tritone_serving.canary import run_canary
 from tritone_serving.server.runtime_folder import shared_memory_bytes
 from tritone_serving.server.triton_server import TritonServer
 from tritone_serving.supervision.cpu_pressure import CpuPressure, CpuTimes, cpu_times
@@ -272,7 +272,7 @@ class Watchdog:
         while True:
             left_s = deadline_s - time.monotonic()
             try:
-                sing(self._calls, model, config, timeout_s=max(0.1, left_s))
+                run_canary(self._calls, model, config, timeout_s=max(0.1, left_s))
             except CanaryError as error:
                 if error.failure in ("refused", "busy"):
                     return

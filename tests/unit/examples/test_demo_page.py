@@ -88,8 +88,10 @@ def test_the_shell_line_equals_the_call(
 
             return call
 
-    monkeypatch.setattr("tritone_cli.pieces.connect", lambda *_: Connected())
-    monkeypatch.setattr("tritone_cli.commands.compose._streamed", lambda music, asked, _: music.stream_compose(**asked))
+    monkeypatch.setattr("tritone_cli.connections.connect", lambda *_: Connected())
+    monkeypatch.setattr(
+        "tritone_cli.commands.compose._stream", lambda music, asked, _, shown: music.stream_compose(**asked)
+    )
     ended = run_tritone(*shlex.split(asked.shell(Path("new.mid")))[1:])
     assert ended.status == 0, ended.stderr
     assert len(list(tmp_path.glob("new*.mid"))) == (2 if asked.verb in ("sample", "interpolate") else 1)

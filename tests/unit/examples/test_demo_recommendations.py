@@ -121,7 +121,7 @@ def test_call_python_and_shell_send_the_same_request(
             calls.append({name: value for name, value in {"user_id": user_id, **options}.items() if value is not None})
             return Recommendations(source="user")
 
-    monkeypatch.setattr("tritone_cli.pieces.connect", lambda *_: Connected())
+    monkeypatch.setattr("tritone_cli.connections.connect", lambda *_: Connected())
     for each in everybody:
         calls.clear()
         each.send(Connected())  # type: ignore[arg-type]

@@ -11,13 +11,12 @@ import pytest
 from tests.unit.export import fixture_kind
 
 from tritone_export import TunedError, export_model, lint_repository, write_configs
-from tritone_export.config import build_config, config_files
+from tritone_export.config import build_config, config_files, parse_config
 from tritone_export.tuned import (
     TUNED_FILENAME,
     Setting,
     apply,
     overridden,
-    parse_config,
     read_tuned,
     reset,
     setting_of,

@@ -152,6 +152,7 @@ def test_without_the_package_the_error_says_how_to_install_it(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # of MLflow's own queries
 def test_a_store_of_the_real_package(scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import tracking

@@ -313,6 +313,7 @@ def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
     session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
     requests = [request_of(seed) for seed in range(N_SEEDS)]
@@ -353,6 +354,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(checkpoint=trained, data=chorales, report=tmp_path / "report", progress=False)
     metrics = KIND.evaluate(request)

@@ -447,6 +447,7 @@ def settings_of_seed(seed: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
     network: MusicVae, decoder_session: Any
 ) -> None:
@@ -463,6 +464,7 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 
+@pytest.mark.slow
 def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
     session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
     voices = lanes_of(network, 9)
@@ -500,6 +502,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(
         checkpoint=trained, data=chorales, split="valid", report=tmp_path / "report", progress=False
@@ -549,6 +552,7 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
         exportable(tmp_path / "run", None)
 
 
+@pytest.mark.slow
 def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -> None:
     """A few seconds are enough to tell the two styles apart; the untrained network is at chance."""
     overrides = {"width": 32, "n_hidden": 32, "max_epochs": 3, "spans_per_epoch": 320, "learning_rate": 1e-2}

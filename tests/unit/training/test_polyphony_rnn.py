@@ -507,6 +507,7 @@ def session_of(repository: Path, model: str) -> Any:
     return open_session((repository / model / "1" / "model.onnx").read_bytes())
 
 
+@pytest.mark.slow
 def test_the_repository_is_clean_and_says_the_grid(repository: Path) -> None:
     report = check_repository(repository)
     assert [str(finding) for finding in report.findings] == []
@@ -518,6 +519,7 @@ def test_the_repository_is_clean_and_says_the_grid(repository: Path) -> None:
         assert session_of(repository, model).get_modelmeta().custom_metadata_map["frames_per_quarter"] == "0"
 
 
+@pytest.mark.slow
 def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
     network, _ = load_network(run[0])
     session = session_of(repository, "polyphony_rnn")
@@ -530,6 +532,7 @@ def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict
         np.testing.assert_allclose(probabilities, expected[1].detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
     """200 seeds: in PyTorch and ONNX Runtime, alone and in a batch of strangers."""
     network, _ = load_network(run[0])
@@ -558,6 +561,7 @@ def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Pat
     )
 
 
+@pytest.mark.slow
 def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository: Path) -> None:
     session = session_of(repository, "polyphony_rnn_sampler")
     for n_prompt, n_frames in ((1, 1), (1, 40), (30, 1), (140, 3)):

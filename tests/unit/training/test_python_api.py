@@ -25,6 +25,8 @@ from tritone import (
 from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load, train
 from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedCheckpoint]:

@@ -30,6 +30,8 @@ from tritone_training.api import (
     get_kind,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class InterruptedTraining(BaseException):
     """Stands for a kill: nothing of ours catches it."""

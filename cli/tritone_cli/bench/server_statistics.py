@@ -1,10 +1,10 @@
-"""What the server itself says of a load: queue, compute, batches, cache; and what its processes took."""
+"""Statistics of a load from Triton (queue, compute, batches, cache) and from its processes (CPU time, memory)."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import os
 import re
 import threading
 import time
@@ -12,32 +12,32 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+
+import psutil
 
 from tritone import TritoneError
 from tritone_serving.supervision.processes import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _SAMPLE_S: Final = 0.5
 
 
 class StatisticsError(TritoneError):
-    """The server does not tell a model's config or statistics."""
+    """Raised when a server does not return the configuration or the statistics of a model."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What happened to one model between two looks at the server.
+class ServerCounts:
+    """Statistics of one model between two calls of `statistics`.
 
     Attributes:
-        n: requests answered.
-        n_failed: requests refused or failed.
-        part_ms: mean milliseconds of a request in `queue`, `compute_input`, `compute_infer`, `compute_output`.
-        batches: how many executions had each batch size.
-        n_cache_hits: requests that the response cache answered.
+        n: successful requests.
+        n_failed: rejected or failed requests.
+        part_ms: mean time of a request in `queue`, `compute_input`, `compute_infer` and `compute_output`.
+        batches: number of executions by batch size.
+        n_cache_hits: requests answered from the response cache.
     """
 
     n: int
@@ -49,13 +49,13 @@ class Counts:
 
     @property
     def mean_batch(self) -> float | None:
-        """Inferences an execution; None if the server counts none (an ensemble)."""
+        """Mean number of inferences per execution; None for ensembles, which have no executions."""
         n_runs = sum(self.batches.values())
         return sum(size * count for size, count in self.batches.items()) / n_runs if n_runs else None
 
 
 def model_config(http_url: str, model: str) -> Mapping[str, Any]:
-    """A model's config as the server tells it.
+    """Return a model's configuration from the server.
 
     Raises:
         StatisticsError: the server does not answer, or has no such model ready.
@@ -64,7 +64,7 @@ def model_config(http_url: str, model: str) -> Mapping[str, Any]:
 
 
 def statistics(http_url: str, model: str) -> Mapping[str, Any]:
-    """All versions' statistics since the server started, as it tells them.
+    """Return the statistics of all versions of a model since the server started.
 
     Raises:
         StatisticsError: the server does not answer, or has no such model.
@@ -75,14 +75,14 @@ def statistics(http_url: str, model: str) -> Mapping[str, Any]:
     return found
 
 
-def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counts:
-    """The difference of two looks."""
+def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> ServerCounts:
+    """Return the difference of two results of `statistics`."""
     old, new = _summed(before), _summed(after)
     diff = {name: value - old.get(name, 0) for name, value in new.items()}
-    # Queue and compute are only timed of requests that the cache did not answer.
+    # Triton measures queue and compute times only for requests that are not answered from the cache.
     parts = {name: diff[f"{name}.ns"] / max(diff[f"{name}.count"], 1) / 1e6 for name in _PARTS}
     sizes = {int(name.partition(":")[2]): n for name, n in diff.items() if name.startswith("batch:") and n}
-    return Counts(
+    return ServerCounts(
         n=diff["success.count"],
         n_failed=diff["fail.count"],
         part_ms=parts,
@@ -92,9 +92,9 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counts:
     )
 
 
-def _summed(told: Mapping[str, Any]) -> dict[str, int]:
+def _summed(found: Mapping[str, Any]) -> dict[str, int]:
     totals: dict[str, int] = {}
-    for version in told["model_stats"]:
+    for version in found["model_stats"]:
         for name in (*_PARTS, "success", "fail", "cache_hit", "cache_miss"):
             for unit in ("count", "ns"):
                 value = int(version["inference_stats"].get(name, {}).get(unit, 0))
@@ -105,7 +105,7 @@ def _summed(told: Mapping[str, Any]) -> dict[str, int]:
     return totals
 
 
-# Direct, as the SDK's connections are: environment variables for proxies do not apply.
+# Like the SDK, without proxies from environment variables.
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -126,7 +126,7 @@ def _get(http_url: str, path: str) -> Mapping[str, Any]:
     except OSError as error:
         raise _no_triton(http_url, error.strerror or type(error).__name__) from error
     except http.client.HTTPException as error:  # its text holds what was received
-        raise _no_triton(http_url, "what listens there does not speak HTTP") from error
+        raise _no_triton(http_url, "the response is not HTTP") from error
     except (ValueError, RecursionError) as error:
         raise _no_triton(http_url, "the answer is not JSON") from error
     if not isinstance(found, dict):
@@ -152,14 +152,14 @@ def _no_triton(http_url: str, why: str) -> StatisticsError:
 
 
 @dataclass
-class Processes:
-    """Processor time and memory of a server and of its stubs, while a `with` block runs.
+class ProcessUsage:
+    """CPU time and memory of a server and its stub processes during a `with` block.
 
     Attributes:
-        pid: of the server; the stubs are its descendants.
-        server_cores: mean number of cores that the server itself took.
-        stub_cores: ... and its stubs together.
-        memory_mb: the most that all of them held; pages that they share count once.
+        pid: process id of the server; the stubs are its descendants.
+        server_cores: mean number of cores that the server used.
+        stub_cores: mean number of cores that all stubs used.
+        memory_mb: maximum memory of all processes; shared pages count once.
     """
 
     pid: int
@@ -169,8 +169,8 @@ class Processes:
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
 
-    def __enter__(self) -> Processes:
-        self._began_s, self._before = time.monotonic(), _ticks(self.pid)
+    def __enter__(self) -> ProcessUsage:
+        self._began_s, self._before = time.monotonic(), _cpu_s(self.pid)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -182,9 +182,9 @@ class Processes:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        spent = {pid: ticks - self._before.get(pid, 0) for pid, ticks in _ticks(self.pid).items()}
-        self.server_cores = spent.pop(self.pid, 0) / _TICKS_PER_S / took_s
-        self.stub_cores = sum(spent.values()) / _TICKS_PER_S / took_s
+        spent = {pid: total_s - self._before.get(pid, 0.0) for pid, total_s in _cpu_s(self.pid).items()}
+        self.server_cores = spent.pop(self.pid, 0) / took_s
+        self.stub_cores = sum(spent.values()) / took_s
 
     def _watch(self) -> None:
         while True:
@@ -193,12 +193,11 @@ class Processes:
                 return
 
 
-def _ticks(pid: int) -> dict[int, int]:
+def _cpu_s(pid: int) -> dict[int, float]:
+    """Return the CPU time of a process and of each of its descendants, in seconds by process id."""
     spent = {}
     for each in family(pid):
-        try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        spent[each] = int(fields[11]) + int(fields[12])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = psutil.Process(each).cpu_times()
+            spent[each] = times.user + times.system
     return spent

@@ -1,4 +1,4 @@
-"""Puts settings to the test one after the other, each on a real server."""
+"""Measure a setting on a real server."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
-from tritone_cli.benching.inputs import questions_for
-from tritone_cli.optimizing.search import Turn
+from tritone_cli.bench.inputs import example_requests
+from tritone_cli.optimize.search import MeasureSetting
 from tritone_export.candidates import files_in, newest
 from tritone_export.config import CONFIG_FILES, config_text
 from tritone_export.tuned import TUNED_FILENAME, Setting, apply
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
 
-N_WINDOWS: Final = 3  # perf_analyzer gives no figure of fewer
-_ANY: Final = 100.0  # a factor: the windows need not agree, since the rounds have to
+N_WINDOWS: Final = 3  # the minimum of perf_analyzer
+_ANY: Final = 100.0  # the windows need not agree, since the rounds are compared
 
 
-def taking_turns(
+def setting_measurer(
     tool: PerfAnalyzer,
     source: Path,
     config: Any,
@@ -31,29 +31,29 @@ def taking_turns(
     protocol: Protocol,
     seconds: float,
     data: Path | None = None,
-) -> Turn:
-    """What measures a setting once, on a server that is started for it and serves nothing else; no response cache.
+) -> MeasureSetting:
+    """Return a function that measures a setting once, on a server of its own without a response cache.
 
-    Not one server that loads and unloads: Triton 2.51 may abort when a busy machine does both at once.
+    One server that loads and unloads models would not do: Triton 2.51 may abort on a busy machine when it does both.
 
     Args:
-        source: the repository with the model, which is read and left as it is.
+        source: the repository with the model; it is not changed.
         config: the model's `inference.ModelConfig`.
-        folder: an empty one, for the copies.
-        seconds: of one measurement.
-        data: questions as perf_analyzer's JSON; None draws them.
+        folder: an empty folder for copies of the model.
+        seconds: length of a measurement.
+        data: requests as perf_analyzer's JSON; None draws them.
 
     Raises:
         RepositoryError: the model has no version.
-        NoInputsError: no kind draws questions for it.
+        UnknownInputsError: no model kind draws inputs for it.
     """
     version = newest(source, config.name)
     if data is None:
-        questions = questions_for(MessageToDict(config, preserving_proto_field_name=True), source)
-        data = folder / "questions.json"
-        write_data(data, questions.requests)
+        requests = example_requests(MessageToDict(config, preserving_proto_field_name=True), source)
+        data = folder / "examples.json"
+        write_data(data, requests.requests)
     repository = folder / "repository"
-    asked = _lay_out_asked(source, config, repository)
+    called = _link_called_models(source, config, repository)
     options = ServerOptions(
         repository=repository,
         http_port=0,
@@ -64,11 +64,11 @@ def taking_turns(
     )
     names: dict[Setting, str] = {}
 
-    def turn(setting: Setting) -> Reading:
+    def measure(setting: Setting) -> Reading:
         if setting not in names:
-            names[setting] = _lay_out(version, config, setting, repository, len(names))
+            names[setting] = _write_model(version, config, setting, repository, len(names))
         name = names[setting]
-        with TritonServer.start(replace(options, models=(*asked, name))) as server:
+        with TritonServer.start(replace(options, models=(*called, name))) as server:
             try:
                 return tool.measure(
                     name,
@@ -81,13 +81,13 @@ def taking_turns(
                     n_trials=N_WINDOWS,
                 )
             finally:
-                server.kill()  # an orderly end takes seconds, and nobody else is being answered
+                server.kill()  # an orderly stop takes seconds, and there are no other clients
 
-    return turn
+    return measure
 
 
-def _lay_out(version: Path, config: Any, setting: Setting, repository: Path, number: int) -> str:
-    """One model's folder, under a name of its own."""
+def _write_model(version: Path, config: Any, setting: Setting, repository: Path, number: int) -> str:
+    """Write the folder of a model with a setting, under a name of its own."""
     changed = apply(setting, config)
     changed.name = f"{config.name}-{number}"
     target = repository / changed.name
@@ -101,13 +101,13 @@ def _lay_out(version: Path, config: Any, setting: Setting, repository: Path, num
     return str(changed.name)
 
 
-def _lay_out_asked(source: Path, config: Any, repository: Path) -> list[str]:
-    """The models that this one asks, by what its parameters name."""
+def _link_called_models(source: Path, config: Any, repository: Path) -> list[str]:
+    """Link the models that this one calls, which are named in its parameters, and return their names."""
     repository.mkdir()
     named = {parameter.string_value for parameter in config.parameters.values()}
-    asked = sorted(
+    called = sorted(
         name for name in named if name and name != config.name and (source / name / "config.pbtxt").is_file()
     )
-    for name in asked:
+    for name in called:
         (repository / name).symlink_to((source / name).resolve())
-    return asked
+    return called

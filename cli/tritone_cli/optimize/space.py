@@ -1,4 +1,4 @@
-"""The settings that are tried: what the options ask for, or what the number of cores suggests."""
+"""The settings to try: from the options, or chosen by the number of cores."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DEFAULT_DELAYS_US: Final = (0, 500, 2000)
 _NONE: Final = "none"
 
 
-class SpaceError(TritoneError, ValueError):
-    """The options ask for no setting, or for one that the model cannot have."""
+class SearchSpaceError(TritoneError, ValueError):
+    """Raised when the options describe no setting, or one that the model does not support."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
-    """What may be combined.
+class SearchSpace:
+    """Values of the settings to combine.
 
     Attributes:
-        threads: of each instance; (None,) where the model's backend takes no number.
+        threads: threads per instance; (None,) if the model's backend has no such setting.
         batches: sets of preferred batch sizes.
-        delays_us: how long to wait for them.
+        delays_us: queue delays.
     """
 
     instances: tuple[int, ...]
@@ -35,11 +35,11 @@ class Space:
     delays_us: tuple[int, ...]
 
     def placements(self, of: Setting) -> list[Setting]:
-        """All instances and threads, with batches and delay as they are."""
+        """Return all combinations of instances and threads, with the batches and the delay of a setting."""
         return [replace(of, instances=n, threads=threads) for n in self.instances for threads in self.threads]
 
     def batchings(self, of: Setting) -> list[Setting]:
-        """All batches and delays, with instances and threads as they are."""
+        """Return all combinations of batches and delays, with the instances and threads of a setting."""
         return [
             replace(of, preferred_batch_sizes=sizes, max_queue_delay_microseconds=delay)
             for sizes in self.batches
@@ -47,29 +47,29 @@ class Space:
         ]
 
 
-def space_for(
+def search_space(
     config: Any,
     in_force: Setting,
-    spoken: Mapping[str, str | None],
+    given: Mapping[str, str | None],
     *,
     n_cores: int | None = None,
-) -> Space:
-    """Read the options.
+) -> SearchSpace:
+    """Return the search space for the options.
 
     Args:
         config: the model's `inference.ModelConfig`.
-        in_force: as it is served now.
-        spoken: what was said of `instances` (`2,3`), `threads`, `delays` (in microseconds) and `batches` (sets of
-            preferred sizes, `none;4,8;8,16,32`); None for what suits the model and the cores.
+        in_force: the current setting.
+        given: values of the options `instances` (`2,3`), `threads`, `delays` (in microseconds) and `batches` (sets of
+            preferred sizes, `none;4,8;8,16,32`); None for values that suit the model and the cores.
 
     Raises:
-        SpaceError: says what is expected, or why there is nothing to choose.
+        SearchSpaceError: an option has a wrong form, or the model has no settings to choose.
     """
     if reason := nothing_to_choose(config):
-        raise SpaceError(f"{config.name} cannot be optimized: {reason}")
-    instances, threads, batches, delays = (spoken.get(n) for n in ("instances", "threads", "batches", "delays"))
+        raise SearchSpaceError(f"{config.name} cannot be optimized: {reason}")
+    instances, threads, batches, delays = (given.get(n) for n in ("instances", "threads", "batches", "delays"))
     n_cores = n_cores or len(os.sched_getaffinity(0))
-    fitting = Space(
+    fitting = SearchSpace(
         instances=_numbers("--instances", instances, 1, MAX_INSTANCES, default=_default_instances(n_cores)),
         threads=_numbers("--threads", threads, 0, MAX_THREADS, default=(0, 1)),
         batches=_sets(batches),
@@ -77,14 +77,16 @@ def space_for(
     )
     if in_force.threads is None:
         if threads is not None:
-            raise SpaceError(f"--threads: {config.name}'s backend {config.backend!r} takes no number of threads")
+            raise SearchSpaceError(
+                f"--threads: expected none, since {config.name}'s backend {config.backend!r} has no number of threads"
+            )
         fitting = replace(fitting, threads=(None,))
 
     def keep(name: str, values: tuple[Any, ...], changed: Callable[[Any], Setting], given: str | None) -> Any:
-        """Leave out what the model cannot have, unless it was asked for."""
+        """Return the values that the model supports; raise if given ones are not supported."""
         reasons = {value: unfit(changed(value), config) for value in values}
         if given is not None and (wrong := next((reason for reason in reasons.values() if reason), None)):
-            raise SpaceError(f"{name} {given}: {config.name}: {wrong}")
+            raise SearchSpaceError(f"{name} {given}: {config.name}: {wrong}")
         return tuple(value for value, reason in reasons.items() if reason is None)
 
     plain = Setting(instances=2, threads=in_force.threads, preferred_batch_sizes=(), max_queue_delay_microseconds=0)
@@ -96,7 +98,7 @@ def space_for(
 
 
 def _default_instances(n_cores: int) -> tuple[int, ...]:
-    """From one that leaves the cores to its threads up to one more than there are cores, which copies meanwhile."""
+    """Return numbers of instances up to the number of cores plus one, which copies data while the others compute."""
     return tuple(sorted({n for n in (1, 2, n_cores // 2, n_cores, n_cores + 1) if 1 <= n <= MAX_INSTANCES}))
 
 
@@ -108,7 +110,7 @@ def _numbers(name: str, text: str | None, least: int, most: int, *, default: tup
     except ValueError:
         numbers = []
     if not numbers or not least <= numbers[0] <= numbers[-1] <= most:
-        raise SpaceError(f"{name} is {text!r}; expected whole numbers from {least} to {most}, as in 2,3")
+        raise SearchSpaceError(f"{name}: expected whole numbers from {least} to {most}, such as 2,3, got {text!r}")
     return tuple(numbers)
 
 
@@ -123,5 +125,7 @@ def _sets(text: str | None) -> tuple[tuple[int, ...], ...]:
     except ValueError:
         found = [(0,)]
     if any(sizes and sizes[0] < 1 for sizes in found):
-        raise SpaceError(f"--batches is {text!r}; expected sets of preferred sizes, as in 'none;4,8;8,16,32'")
+        raise SearchSpaceError(
+            f"--batches: expected sets of preferred batch sizes, such as 'none;4,8;8,16,32', got {text!r}"
+        )
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""What a search found: for people, for the file, as Markdown and as a picture."""
+"""Results of a search as tables, Markdown and a plot."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_cli.optimizing.search import STAGES, Found, Trial
+from tritone_cli.optimize.search import STAGES, SearchResult, SettingTrial
 
 _LEGEND: Final = (
-    "copies: instances; threads: of each, `shared` means all cores among those that compute; batches: preferred sizes; "
-    "us: how long to wait for them; /s: median inferences a second of n rounds; gain: the rounds' median over what is "
-    "in force, each within its own round."
+    "copies: instances; threads: threads of each instance, `shared` means all cores; batches: preferred batch sizes; "
+    "us: queue delay; /s: median inferences per second of n rounds; gain: median over the rounds of the throughput "
+    "relative to the current settings in the same round."
 )
 
 
-def cells(found: Found) -> list[dict[str, Any]]:
-    """Every setting of every stage, flat; None where there is no figure."""
+def cells(found: SearchResult) -> list[dict[str, Any]]:
+    """Return each setting of each stage as a flat dict; values that could not be measured are None."""
     rows = []
     for trial in found.trials:
         base = next(each for each in found.trials if each.stage == trial.stage)
@@ -37,8 +37,8 @@ def cells(found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def tables(found: Found) -> dict[str, list[dict[str, str]]]:
-    """Rows for people, by stage, narrow enough for a terminal: the delay in us, gains over what is in force."""
+def tables(found: SearchResult) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of a table for people by stage."""
     return {
         stage: [_shown(trial, found) for trial in found.trials if trial.stage == stage]
         for stage in STAGES
@@ -46,10 +46,10 @@ def tables(found: Found) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _shown(trial: Trial, found: Found) -> dict[str, str]:
+def _shown(trial: SettingTrial, found: SearchResult) -> dict[str, str]:
     base = next(each for each in found.trials if each.stage == trial.stage)
     gain, setting = trial.gain(base), trial.setting
-    remark = "in force" if setting == found.in_force else ""
+    remark = "current" if setting == found.in_force else ""
     if setting == found.best and found.changes:
         remark = "best"
     return {
@@ -62,12 +62,12 @@ def _shown(trial: Trial, found: Found) -> dict[str, str]:
         "p99 ms": _figure(trial.p99_ms),
         "gain": "-" if gain is None else f"{gain:+.1%}",
         "n": str(sum(reading is not None for reading in trial.readings)),
-        "": remark or ("no figure" if trial.per_s is None else ""),
+        "": remark or ("not measured" if trial.per_s is None else ""),
     }
 
 
-def measured(found: Found, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What speaks for the best, as `serving.json` and `--json` hold it."""
+def measured(found: SearchResult, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the measurements for `serving.json` and `--json`."""
     return {
         **facts,
         "why": found.why,
@@ -77,8 +77,8 @@ def measured(found: Found, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(found: Found, model: str, folder: Path, *, facts: Mapping[str, Any]) -> list[Path]:
-    """Write `MODEL-optimize.md` and a picture."""
+def write(found: SearchResult, model: str, folder: Path, *, facts: Mapping[str, Any]) -> list[Path]:
+    """Write `MODEL-optimize.md` and a plot."""
     folder.mkdir(parents=True, exist_ok=True)
     picture, markdown = folder / f"{model}-optimize.png", folder / f"{model}-optimize.md"
     draw(found, model, picture)
@@ -93,8 +93,8 @@ def write(found: Found, model: str, folder: Path, *, facts: Mapping[str, Any]) -
     return [markdown, picture]
 
 
-def draw(found: Found, model: str, path: Path) -> None:
-    """Throughput against p99, a point for every setting of every stage."""
+def draw(found: SearchResult, model: str, path: Path) -> None:
+    """Plot throughput against p99, a point for each setting of each stage."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -105,11 +105,11 @@ def draw(found: Found, model: str, path: Path) -> None:
         ]
         if points:
             axes.scatter(*zip(*points, strict=True), label=stage, alpha=0.7)
-    for setting, name in {found.best: "best", found.in_force: "in force"}.items():
+    for setting, name in {found.best: "best", found.in_force: "current"}.items():
         last = next(trial for trial in reversed(found.trials) if trial.setting == setting)
         if last.per_s is not None and last.p99_ms is not None:
             axes.annotate(name, (last.per_s, last.p99_ms), xytext=(6, 6), textcoords="offset points")
-    axes.set(xlabel="inferences a second", ylabel="p99, ms", title=f"{model}: settings under one load")
+    axes.set(xlabel="inferences per second", ylabel="p99, ms", title=f"{model}: settings under one load")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

