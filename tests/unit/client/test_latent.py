@@ -332,7 +332,7 @@ def test_a_model_of_another_kind(connect: Any) -> None:
 
 @pytest.mark.parametrize("voices", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
 def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, voices: Any) -> None:
-    model.spoil = lambda name, outputs: outputs.update(voices=voices) if name.endswith("decoder") else None
+    model.spoil = lambda name, outputs: outputs.update(lanes=voices) if name.endswith("decoder") else None
     with pytest.raises(ServerError, match="lanes"):
         connect()("reconstruct", melody())
 

@@ -116,8 +116,8 @@ def test_conditions_out_of_range_go_to_the_nearest() -> None:
     conditions = Conditions(2)
     density = np.linspace(1, 4, 12, dtype=np.float32)
     conditions.learn(SpanConditions(np.arange(12) % 2, density, np.arange(12) % 2))
-    conditions = torch.tensor([0, 1, 9, 0]), torch.tensor([2.0, 100.0, 0.0, float("nan")])
-    modes, densities, styles = conditions.resolve(torch.full((4, 3), 0.5), *conditions)
+    asked = torch.tensor([0, 1, 9, 0]), torch.tensor([2.0, 100.0, 0.0, float("nan")])
+    modes, densities, styles = conditions.resolve(torch.full((4, 3), 0.5), *asked)
     assert modes.tolist() == [0, 1, 1, 0]
     low, high = conditions.density_quantiles[1, 0], conditions.density_quantiles[1, -1]
     assert densities[:3].tolist() == [2.0, float(high), float(low)]
