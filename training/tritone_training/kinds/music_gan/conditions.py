@@ -34,7 +34,7 @@ _LEAST_DEVIATION: Final = 0.1  # notes in a quarter
 
 @dataclass(frozen=True, eq=False)
 class SpanConditions:
-    """What spans turn out to be, by measurement: mode (S,), density (S,); and what they are said to be, style (S,)."""
+    """Measured mode (S,) and density (S,) of spans, and their labelled style (S,)."""
 
     mode: npt.NDArray[np.int64]
     density: npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ def measure_conditions(spans: SpanSet) -> SpanConditions:
 
 
 class Conditions(nn.Module):
-    """Resolves what was left open, and turns conditions into features.
+    """Draws conditions that were left open, and turns conditions into features.
 
     The buffers come from `learn`: the share of major spans, quantiles of the density in each mode, its mean and
     deviation; of each style and mode the logarithm of its share, and its own density's mean and deviation.
@@ -78,7 +78,7 @@ class Conditions(nn.Module):
         self.style_density_deviation: Tensor
 
     def learn(self, measured: SpanConditions) -> None:
-        """Remember how conditions are spread over the training set."""
+        """Fit the distribution of conditions to the training set."""
         shares = np.linspace(0, 1, _N_QUANTILES)
         for mode in range(N_MODES):
             own = measured.density[measured.mode == mode]
@@ -97,7 +97,7 @@ class Conditions(nn.Module):
                 self.style_density_deviation[mode, style] = max(spread, _LEAST_DEVIATION)
 
     def resolve(self, chance: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw what is open, and take what is out of range to the nearest that was learnt.
+        """Draw conditions that are open, and clamp others to the range of the training set.
 
         Args:
             chance: (B, 3) uniform in 0 <= u < 1.
@@ -180,7 +180,7 @@ class KeyEstimate(nn.Module):
 
 
 class KeyTilt(nn.Module):
-    """How much likelier a key makes each value of a relative voice.
+    """The bias that a key gives to each value of a relative voice.
 
     Notes outside the scale (the minor one with both seventh degrees) are all but forbidden; those inside are favoured
     as listeners find them fitting, by the profiles of Krumhansl & Kessler (1982), a nat for each point of their scale.
@@ -198,7 +198,7 @@ class KeyTilt(nn.Module):
         self.distances: Tensor
 
     def forward(self, tonic: Tensor, mode: Tensor, level: Tensor) -> Tensor:
-        """Nats to add.
+        """Return the bias in nats.
 
         Args:
             tonic: (B,) int64, 0 C .. 11 B.

@@ -95,9 +95,9 @@ class GanModule(lightning.LightningModule):
             ours.lerp_(theirs.detach(), 1 - decay)
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        """Music under the conditions of held-out spans, beside theirs, both as latents that were read off the notes.
+        """Collect latents of generated spans, read off their notes, and of held-out spans with the same conditions.
 
-        A latent that no music has may lie well among those of music; only its notes show it.
+        A latent that no music has may lie among those of music; only its notes show it.
         """
         _mode, latent, features = batch
         noise = np.random.default_rng(len(self._valid))

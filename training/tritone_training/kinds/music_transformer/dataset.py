@@ -142,7 +142,7 @@ class WholePieces(Dataset[Any]):
 
 
 class TrainingSegments(Dataset[Any]):
-    """One item is one batch; whichever is asked for, it is the next. Each pass draws keys, cuts and tasks anew."""
+    """Batches in order, whatever the index; each pass over the pieces draws new keys, cuts and tasks."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class TrainingSegments(Dataset[Any]):
         return [batches[index] for index in self._random.permutation(len(batches))]
 
     def _varied(self, piece: PieceSegment) -> PieceSegment:
-        """In another key, and perhaps without telling its style and meter."""
+        """Return the piece in a random key, and sometimes with unknown style or meter."""
         sounding = np.flatnonzero(piece.frames.any(0))
         if self._transpose and len(sounding):
             room = range(-int(sounding[0]), N_PITCHES - int(sounding[-1]))

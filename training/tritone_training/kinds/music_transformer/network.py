@@ -46,7 +46,7 @@ class LookAheadEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
-        """Read ahead.
+        """Encode what is given of the following frames.
 
         Args:
             whole: (B, T + A, 2P) notes of the frames that are given whole; 0 elsewhere.
@@ -76,7 +76,7 @@ LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked of a segment of T frames, apart from what stands before it.
+    """The inputs for a segment of T frames, apart from the frames before it.
 
     Attributes:
         given: (B, T + A, P) uint8 grid values, the frames behind the segment included.
@@ -97,7 +97,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What can be known of T frames before any is written.
+    """What is known of T frames before any of them is generated.
 
     Attributes:
         context: (B, T, D).
@@ -111,7 +111,7 @@ class FramePlan:
 
 
 class MusicTransformer(nn.Module):
-    """Frames from the past, notes from above, and what is given from the future."""
+    """Predicts each frame from the frames before it, and each of its notes from those above it."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class MusicTransformer(nn.Module):
         return tuple(cast(DecoderLayer, layer) for layer in self.layers)
 
     def plan(self, setting: Setting) -> FramePlan:
-        """Everything about a segment that does not depend on what will be written there."""
+        """Compute what does not depend on the frames that will be generated in a segment."""
         n_frames = setting.mode.shape[1] - LOOK_AHEAD
         not_whole = (setting.mode != GIVEN).to(torch.int64)
         past_prompt = (not_whole.cumsum(1) + setting.past_prompt[:, None]).clamp_max(1)
@@ -195,7 +195,7 @@ class MusicTransformer(nn.Module):
         return answer
 
     def embed(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
-        """What goes into the layers.
+        """Return the input of the decoder layers.
 
         Args:
             before: (..., 2P) notes of the frame before each.
@@ -206,7 +206,7 @@ class MusicTransformer(nn.Module):
         return embedded
 
     def decode(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
-        """(B, T, ...) as `embed` -> (B, T, D), each frame told of the window before it."""
+        """(B, T, ...) as `embed` -> (B, T, D), each frame attending to the window before it."""
         x = self.embed(before, is_first, context)
         for layer in self.layers:
             x = layer(x)
@@ -214,7 +214,7 @@ class MusicTransformer(nn.Module):
         return answer
 
     def nll(self, shown: Tensor, tokens: Tensor, setting: Setting, counted: Tensor) -> Tensor:
-        """The likelihood of frames, teacher-forced.
+        """Return the negative log-likelihood of frames (teacher forcing).
 
         Args:
             shown: (B, R + T, P) uint8 readable frames; the first R stand before the segment, silent before the piece.
@@ -301,7 +301,7 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
 
 
 def _check_styles(folder: Path, styles: object) -> None:
-    """The styles become part of the model's config, long after the network was built."""
+    """Check the styles, which later become part of the model's config."""
     named = isinstance(styles, list) and all(isinstance(style, str) and style.isprintable() for style in styles)
     if not named:
         raise CheckpointError(

@@ -39,7 +39,7 @@ Tokens = npt.NDArray[np.int64]
 
 
 def readable(frames: npt.NDArray[Any], *, onsets: bool, before: npt.NDArray[Any] | None = None) -> Frames:
-    """What the network reads of a grid: nothing is held on from silence, and without onsets all is struck.
+    """Return a grid as the network reads it: nothing is held after silence; without onsets, everything is struck.
 
     Args:
         frames: (T, P), values of the grid; without onsets, all but 0 sounds.
@@ -59,7 +59,7 @@ def readable(frames: npt.NDArray[Any], *, onsets: bool, before: npt.NDArray[Any]
 
 
 def tokens_of(frames: Frames) -> Tokens:
-    """Spell every frame.
+    """Return the tokens of every frame.
 
     Args:
         frames: (T, P) as `readable` answers.
@@ -84,7 +84,7 @@ def pitch_of_token() -> Tensor:
 
 
 def may_follow() -> Tensor:
-    """(V + 1, V) bool: which tokens the grammar lets follow each token, what sounded before aside.
+    """(V + 1, V) bool: which tokens may follow each token, regardless of what sounded before.
 
     Pitches fall strictly, so no note comes twice; after an END there is nothing but END.
     """
@@ -115,7 +115,7 @@ _MIDDLE: Final = 39  # middle C; what the first note is measured from after a si
 
 @dataclass(frozen=True)
 class FrameView:
-    """What a frame's notes are told about it.
+    """The context of a frame for its notes.
 
     Attributes:
         context: (M, U).
@@ -234,7 +234,7 @@ class NoteDecoder(nn.Module):
         return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
     def nll(self, view: FrameView, tokens: Tensor, counted: Tensor) -> Tensor:
-        """The exact likelihood of whole frames.
+        """Return the exact negative log-likelihood of whole frames.
 
         Args:
             tokens: (M, K) each frame's tokens; anything behind its END.

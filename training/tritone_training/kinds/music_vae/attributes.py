@@ -5,8 +5,8 @@ arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes
 changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
 "a chorale".
 
-Such a vector points the right way, but a decoder that hears its latent well snaps small moves back to the music it
-knows. So each is stretched until one standard deviation asked for is one measured, on spans of the training set.
+Such a vector has the right direction, but a decoder may map small moves back to the music it knows. So each vector is
+stretched until one requested standard deviation is one measured, on spans of the training set.
 
 Shapes: S spans, Z latent, A = 3 attributes.
 """

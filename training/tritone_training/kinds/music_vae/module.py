@@ -45,7 +45,7 @@ class VaeModule(lightning.LightningModule):
         return loss * _LOSS_SCALE
 
     def _beta(self) -> float:
-        """Grows from 0: first learn to say something, then to say it briefly (Bowman et al. 2016)."""
+        """Return the weight of the divergence, which grows from 0 (annealing: Bowman et al. 2016)."""
         n_warmup = self.config.warmup * float(self.trainer.estimated_stepping_batches)
         return self.config.beta * min(1.0, (self.global_step + 1) / max(n_warmup, 1.0))
 
@@ -83,7 +83,7 @@ class VaeModule(lightning.LightningModule):
 
 
 def elbo_parts(network: MusicVae, voices: Tensor, *, hidden_steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What a span costs: its level and notes given one draw of the latent, and the draw itself.
+    """Return the two parts of the evidence lower bound of each span, for one draw of the latent.
 
     Other levels with other distances would give the same notes, so this bounds the likelihood from below twice.
 

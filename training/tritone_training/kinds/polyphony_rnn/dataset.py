@@ -27,7 +27,7 @@ _POOL_BATCHES: Final = 16  # excerpts of so many batches are sorted by length, s
 
 @dataclass(frozen=True, eq=False)
 class PieceNotes:
-    """What sounds in a piece.
+    """The notes that sound in a piece.
 
     Attributes:
         notes: (T, 88) bool.

@@ -82,7 +82,7 @@ def evaluate_network(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Follow every piece from its first frame to its last.
+    """Evaluate every piece from its first frame to its last.
 
     Args:
         network: in eval mode.

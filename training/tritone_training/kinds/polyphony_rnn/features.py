@@ -1,8 +1,8 @@
 """Fixed features of all frames of a piece so far, which are the input of the network, updated frame by frame.
 
-Nothing here is learned. Seen from its own pitch, each feature is the same in every key, so that transposing a piece
-transposes its features. The most telling is the *echo*: where the last frames resemble an earlier passage, what
-followed that passage is likely to follow again (the idea of a cache, Grave et al. 2017, arXiv:1612.04426, on frames).
+Nothing here is learned. Relative to its own pitch, each feature is the same in every key, so that transposing a piece
+transposes its features. The most informative one is the *echo*: where the last frames resemble an earlier passage, what
+followed that passage is likely to follow again (a cache of frames, after Grave et al. 2017, arXiv:1612.04426).
 
 Shapes: B batch, L lags (frames that are remembered), 88 pitches, C features of a pitch, G features of a frame.
 """
@@ -30,7 +30,7 @@ _NEVER: Final = -1e9  # finite, because 0 x inf is not a number
 
 
 class FrameHistory(NamedTuple):
-    """What is remembered of the frames so far.
+    """The history of a piece: what the features need of the frames so far.
 
     Attributes:
         n_frames: (B,) how many.
@@ -48,7 +48,7 @@ class FrameHistory(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the network sees before it predicts a frame.
+    """The input of the network before it predicts a frame.
 
     Attributes:
         pitch: (B, C, 88) sounding, log of the age, three traces, three echoes.
@@ -82,7 +82,7 @@ class FeatureExtractor(nn.Module):
         self.fades: Tensor
 
     def silence(self, like: Tensor) -> tuple[FrameHistory, Features]:
-        """Before the first frame.
+        """Return history and features before the first frame.
 
         Args:
             like: (B, 88) float; its batch size and device count.

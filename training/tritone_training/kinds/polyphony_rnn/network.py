@@ -1,8 +1,8 @@
-"""The network: the frames so far in, the probability that each pitch sounds next out.
+"""The network of `polyphony_rnn`: the frames so far in, the probability that each pitch sounds next out.
 
-One recurrent network with one set of weights advances at each of the 88 pitches (tied parallel networks, Johnson 2017,
-EvoMUSART), so that what it learns in one key it knows in all. It sees its surroundings through a convolution
-along the pitches, the harmony as pitch classes counted from its own, and what is the same for the whole frame.
+One recurrent network with one set of weights runs at each of the 88 pitches (tied parallel networks, Johnson 2017,
+EvoMUSART), so that what is learnt in one key holds in all. Its inputs are the neighbouring pitches through a
+convolution, the harmony as pitch classes relative to its own, and features of the whole frame.
 
 Shapes: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
 recurrent layer.
@@ -38,7 +38,7 @@ _HARMONY_TRACES: Final = slice(FIRST_TRACE + 1, FIRST_TRACE + 3)  # of the last 
 
 
 class NetworkState(NamedTuple):
-    """All that the network knows after some frames.
+    """The state of the network after some frames.
 
     Attributes:
         hidden: (B, 88, H) of the recurrent layer.
@@ -97,7 +97,7 @@ class PolyphonyNetwork(nn.Module):
         return self.readout(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
 
     def pitch_inputs(self, features: Features) -> Tensor:
-        """What each pitch sees: (B, C, 88) and (B, G) -> (B, 88, M)."""
+        """Return the input of each pitch: (B, C, 88) and (B, G) -> (B, 88, M)."""
         around = self.surroundings(features.pitch).transpose(1, 2)  # (B, 88, M)
         traces = features.pitch[:, _HARMONY_TRACES]  # (B, 2, 88)
         octaves = nn.functional.pad(traces, (0, -N_PITCHES % N_PITCH_CLASSES)).reshape(
@@ -113,7 +113,7 @@ class PolyphonyNetwork(nn.Module):
         return logits
 
     def start(self, like: Tensor) -> NetworkState:
-        """Before the first frame.
+        """Return the state before the first frame.
 
         Args:
             like: (B, 88) float; its batch size and device count.
@@ -152,7 +152,7 @@ class PolyphonyNetwork(nn.Module):
 
 
 class Scorer(nn.Module):
-    """Follows a piece: how surprising each frame is, and what to expect after it."""
+    """Returns the likelihood of each frame of a piece and the probabilities of the next one."""
 
     def __init__(self, network: PolyphonyNetwork) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Scorer(nn.Module):
 
 
 class Sampler(nn.Module):
-    """Continues a piece."""
+    """Samples the continuation of a piece."""
 
     def __init__(self, network: PolyphonyNetwork) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
 
 
 def _require_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """What evaluation and export read, long after the network was built."""
+    """Check the entries that evaluation and export read."""
     found = info["frames_per_quarter"]
     if isinstance(found, bool) or not isinstance(found, int) or found < 0:
         raise CheckpointError(
