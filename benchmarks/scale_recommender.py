@@ -74,16 +74,16 @@ def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.
 def measure(name: str, keep: Path | None) -> dict[str, Any]:
     """Fit one size, write the artifact, answer stored users; this process's own figures."""
     from tritone_serving.recommender import write_artifact
+    from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
     from tritone_training.kinds.recommender.config import build_config
-    from tritone_training.kinds.recommender.fit import fit_members, manifest_of
-    from tritone_training.kinds.recommender.world import world_of_matrix
+    from tritone_training.kinds.recommender.interaction_dataset import dataset_of_matrix
 
     n_users, n_items, n_plays = SIZES[name]
     plays = simulate(n_users, n_items, n_plays)
     simulated_mb = peak_mb()
     config = build_config("default", overrides={"n_neighbours": 100})
     began_s, worked_s = time.perf_counter(), time.process_time()
-    world = world_of_matrix(plays, config, KEY)
+    world = dataset_of_matrix(plays, config, KEY)
     steps: dict[str, float] = {}
     current = [("world", worked_s)]
 
@@ -93,19 +93,19 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         current[0] = (step, now_s)
         return lambda done, total: None
 
-    parts = fit_members(world, config, metadata={}, on_step=on_step)
+    parts = fit_base_models(world, config, metadata={}, on_step=on_step)
     on_step("end")
     fit_s, fit_cpu_s = time.perf_counter() - began_s, time.process_time() - worked_s
-    weights = {segment: dict.fromkeys(parts.members, 1.0) for segment in ("warm", "short", "cold")}
-    for member, described in parts.members.items():
-        described["scale"] = 0.0 if member == "popularity" else 0.01
+    weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
+    for base_model, described in parts.base_models.items():
+        described["scale"] = 0.0 if base_model == "popularity" else 0.01
     manifest = {**manifest_of(parts, world, config, KEY), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
     with tempfile.TemporaryDirectory() as folder:
         began_s = time.perf_counter()
         write_artifact(Path(folder), manifest, parts.arrays)
         write_s = time.perf_counter() - began_s
         disk_mb = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
-        members = list(parts.members)
+        base_models = list(parts.base_models)
         del parts, world, plays
         fit_mb = peak_mb()
         answering = answer(Path(folder))
@@ -116,7 +116,7 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         "n_users": n_users,
         "n_items": n_items,
         "n_plays": n_plays,
-        "members": members,
+        "base_models": base_models,
         "steps_cpu_s": {step: round(seconds, 1) for step, seconds in steps.items()},
         "fit_s": round(fit_s, 1),
         "fit_cpu_s": round(fit_cpu_s, 1),
@@ -130,7 +130,7 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
 
 def answer(folder: Path) -> dict[str, float]:
     """Ask an artifact of `measure` about stored users, one after the other; milliseconds."""
-    from tritone_serving.recommender import Answer, Question, Recommender
+    from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse
     from tritone_serving.recommender.memory import keep_freed_memory
 
     keep_freed_memory()  # as the backend does
@@ -139,10 +139,10 @@ def answer(folder: Path) -> dict[str, float]:
     taken_ms, worked_ms = [], []
     for user in np.random.default_rng(0).permutation(users).tolist():
         began_s, worked_s = time.perf_counter(), time.thread_time()
-        [found] = recommender.answer([Question(user=f"user-{user}")])
+        [found] = recommender.answer([RecommendRequest(user=f"user-{user}")])
         taken_ms.append((time.perf_counter() - began_s) * 1e3)
         worked_ms.append((time.thread_time() - worked_s) * 1e3)
-        assert isinstance(found, Answer)
+        assert isinstance(found, RecommendResponse)
         assert len(found.items) == 10
     taken_ms, worked_ms = taken_ms[N_WARM_UP:], worked_ms[N_WARM_UP:]
     return {

@@ -186,7 +186,7 @@ def test_a_server_with_a_response_cache_on_histories_does_not_load(repository: P
 
 
 def test_health_checks_are_answered_and_not_counted(served: TritonServer) -> None:
-    names = ("answers_total", "refused_total", "calls_total", "seconds_total", "member_calls_total")
+    names = ("answers_total", "refused_total", "calls_total", "seconds_total", "base_model_calls_total")
     client = Client(served)
     client.ask(user_id=VICTIM)
     before = {name: metric(served, name, model="recommender") for name in names}

@@ -1,6 +1,6 @@
 """An artifact scored offline with the very code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
 
-Shapes: B questions, I items, T items that `taste_vae` knows.
+Shapes: B requests, I items, T items that `taste_vae` knows.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from tritone_serving.recommender import (
     TASTE,
     ArtifactError,
-    AskTaste,
     KeyFileError,
-    Question,
     Recommender,
+    RecommendRequest,
+    RemoteScorer,
     TasteInputs,
     read_key,
 )
@@ -32,7 +32,7 @@ AT_ONCE: Final = 64
 Floats = npt.NDArray[np.float32]
 
 
-def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, AskTaste | None]:
+def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, RemoteScorer | None]:
     """A checkpoint's recommender, and what asks its `taste_vae`.
 
     Raises:
@@ -42,10 +42,10 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
         recommender = Recommender.open(folder / ARTIFACT, key=read_key(key or folder / KEY))
     except (ArtifactError, KeyFileError) as error:
         raise CheckpointError(str(error)) from error
-    return recommender, taste_of(folder) if TASTE in recommender.scorer.members else None
+    return recommender, taste_of(folder) if TASTE in recommender.scorer.base_models else None
 
 
-def taste_of(folder: Path) -> AskTaste:
+def taste_of(folder: Path) -> RemoteScorer:
     """Ask the checkpoint's own network, in this process."""
     network, _ = load_network(folder / TASTE)
 
@@ -59,10 +59,10 @@ def taste_of(folder: Path) -> AskTaste:
 
 
 def score_in_chunks(
-    recommender: Recommender, taste: AskTaste | None, questions: Sequence[Question]
+    recommender: Recommender, taste: RemoteScorer | None, requests: Sequence[RecommendRequest]
 ) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
-    """(which questions, member -> (B, I), the ensemble's (B, I)), a chunk at a time."""
-    for start in range(0, len(questions), AT_ONCE):
-        rows = slice(start, min(start + AT_ONCE, len(questions)))
-        members, ensemble, _ = recommender.score(questions[rows], taste=taste)
-        yield rows, {name: np.array(scores) for name, scores in members.items()}, ensemble
+    """(which requests, base model -> (B, I), the ensemble's (B, I)), a chunk at a time."""
+    for start in range(0, len(requests), AT_ONCE):
+        rows = slice(start, min(start + AT_ONCE, len(requests)))
+        base_models, ensemble, _ = recommender.score(requests[rows], taste=taste)
+        yield rows, {name: np.array(scores) for name, scores in base_models.items()}, ensemble

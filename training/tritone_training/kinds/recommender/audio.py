@@ -23,8 +23,8 @@ from tritone_training.data.interactions import files_of
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Recording
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.fit import Parts
-from tritone_training.kinds.recommender.world import World
+from tritone_training.kinds.recommender.base_models import Parts
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.progress import progress_bar
 
 Floats = npt.NDArray[np.float32]
@@ -32,7 +32,7 @@ _WINDOWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Sounds:
+class RecordingEmbeddings:
     """What a network heard.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sounds:
     embedding_model: Mapping[str, str]
 
 
-def hear(request: TrainRequest) -> Sounds | None:
+def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
     """Embed the recordings that a request names; None if it names none.
 
     Raises:
@@ -61,7 +61,7 @@ def hear(request: TrainRequest) -> Sounds | None:
         return None
     if given.genre_checkpoint is None:
         raise DataError(
-            "--recordings need a network that hears them: give --genre-checkpoint, what `train genre_cnn` wrote"
+            "--recordings need a network that embeds them: give --genre-checkpoint, what `train genre_cnn` wrote"
         )
     if given.recordings is not None:
         recordings = [
@@ -74,7 +74,7 @@ def hear(request: TrainRequest) -> Sounds | None:
     elif files_of(request) is None:
         recordings = _catalogue(request.progress)
     else:
-        raise DataError("--genre-checkpoint hears recordings: give --recordings too, or leave it out")
+        raise DataError("--genre-checkpoint embeds recordings: give --recordings too, or leave it out")
     return _hear(recordings, given.genre_checkpoint, request.progress)
 
 
@@ -85,16 +85,16 @@ def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
     return [(recording.name.partition("#")[0], recording) for recording in found]
 
 
-def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> Sounds:
+def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
     network, embedding_model = _network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
-    heard: set[str] = set()
+    consumed: set[str] = set()
     with progress_bar("hearing recordings", shown=progress) as on_progress:
         for number, (item, recording) in enumerate(recordings, start=1):
-            if item in heard:
+            if item in consumed:
                 problems.append(f"{recording.path}: is a second recording of {item!r}; the first is used")
                 continue
-            heard.add(item)
+            consumed.add(item)
             try:
                 embedding, felt = network(recording)
             except InvalidAudioError as error:
@@ -110,7 +110,7 @@ def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progres
         )
     felt_by_all = np.stack(emotions)
     emotions_heard = felt_by_all if (felt_by_all >= 0).all() else None
-    return Sounds(items, np.stack(embeddings), emotions_heard, problems, embedding_model)
+    return RecordingEmbeddings(items, np.stack(embeddings), emotions_heard, problems, embedding_model)
 
 
 def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
@@ -136,18 +136,18 @@ def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floa
     return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
 
 
-def add_sounds(parts: Parts, world: World, sounds: Sounds) -> None:
-    """Members `sound` and `mood`: rows of items that were not heard are 0."""
-    places = {name: place for place, name in enumerate(world.items)}
-    rows = np.array([places[item] for item in sounds.items], np.int64)
-    embeddings = np.zeros((world.n_items, EMBEDDING_SIZE), np.float32)
+def add_sounds(parts: Parts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:
+    """Base models `sound` and `mood`: rows of items that were not heard are 0."""
+    indices = {name: index for index, name in enumerate(dataset.items)}
+    rows = np.array([indices[item] for item in sounds.items], np.int64)
+    embeddings = np.zeros((dataset.n_items, EMBEDDING_SIZE), np.float32)
     embeddings[rows] = sounds.embeddings
     parts.arrays[EMBEDDINGS] = embeddings
     parts.arrays["sound.centre"] = sounds.embeddings.mean(0)
-    parts.members["sound"] = {"kind": "sound"}
+    parts.base_models["sound"] = {"kind": "sound"}
     if sounds.emotions is not None:
-        moods = np.zeros((world.n_items, len(EMOTIONS)), np.float32)
+        moods = np.zeros((dataset.n_items, len(EMOTIONS)), np.float32)
         spread = np.maximum(sounds.emotions.std(0), 1e-6)
         moods[rows] = (sounds.emotions - sounds.emotions.mean(0)) / spread
         parts.arrays["items.moods"] = moods
-        parts.members["mood"] = {"kind": "mood"}
+        parts.base_models["mood"] = {"kind": "mood"}

@@ -1,6 +1,6 @@
 """Items that go with the items of a history: EASE, item-kNN, a graph filter. One sparse table each.
 
-Shapes: B questions, I items, n items of interest.
+Shapes: B requests, I items, n items of interest.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import Part
+from tritone_serving.recommender.base_models.own_tags import OwnTags
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.members.base import Part
-from tritone_serving.recommender.members.own import OwnTags
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -47,16 +47,16 @@ class ItemItem:
         self.own.apply(scores, batch)
         return scores
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        columns, values = batch.history.row(question)
-        scale = float(self._scale(batch.history)[question])
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        columns, values = batch.history.row(request)
+        scale = float(self._scale(batch.history)[request])
         amounts = np.zeros((len(items), len(columns)), np.float32)
         for cause, (column, value) in enumerate(zip(columns.tolist(), values.tolist(), strict=True)):
             targets, strengths = self.table.row(column)
-            place = np.minimum(np.searchsorted(targets, items), max(len(targets) - 1, 0))
+            index = np.minimum(np.searchsorted(targets, items), max(len(targets) - 1, 0))
             if len(targets):
-                amounts[:, cause] = np.where(targets[place] == items, strengths[place], 0) * value * scale
-        amounts *= self.own.of(batch, question, items)[:, None]
+                amounts[:, cause] = np.where(targets[index] == items, strengths[index], 0) * value * scale
+        amounts *= self.own.of(batch, request, items)[:, None]
         return [Part("history", columns.astype(np.int64), amounts)]
 
     def _scale(self, history: Rows) -> Floats:

@@ -1,4 +1,4 @@
-"""What a stored user's own tags taught a member is taken back when that very user is scored.
+"""What a stored user's own tags taught a base model is taken back when that very user is scored.
 
 Whoever tags an item knows it, so tags count as (weak) listening for everybody else; for the user themselves they
 would only say what they have already told. The ratio of "learned without this user's tags" to "learned with them"
@@ -25,8 +25,8 @@ class OwnTags:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str) -> OwnTags:
-        found = f"{name}.own.starts" in artifact.arrays
-        return cls(artifact.rows(f"{name}.own") if found else None)
+        found = f"{name}.own_tags.starts" in artifact.arrays
+        return cls(artifact.rows(f"{name}.own_tags") if found else None)
 
     def apply(self, scores: Floats, batch: Batch) -> None:
         """Scale scores (B, I) in place."""
@@ -37,14 +37,14 @@ class OwnTags:
             taken = self.ratios.take(batch.users[known])
             scores[known[taken.row_numbers()], taken.columns] *= taken.values
 
-    def of(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Floats:
+    def of(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Floats:
         """(n,) the factors of some items."""
         factors = np.ones(len(items), np.float32)
-        user = int(batch.users[question])
+        user = int(batch.users[request])
         if self.ratios is not None and user >= 0:
             columns, values = self.ratios.row(user)
-            for place, item in enumerate(items.tolist()):
+            for index, item in enumerate(items.tolist()):
                 hit = np.flatnonzero(columns == item)
                 if len(hit):
-                    factors[place] = values[hit[0]]
+                    factors[index] = values[hit[0]]
         return factors

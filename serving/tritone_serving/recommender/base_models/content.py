@@ -1,6 +1,6 @@
 """What items are said to be, and how they sound: tags, words of their metadata, embeddings, moods.
 
-Shapes: B questions, I items, G tags, n items of interest.
+Shapes: B requests, I items, G tags, n items of interest.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import Part, whole
+from tritone_serving.recommender.base_models.own_tags import OwnTags
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.members.base import Part, whole
-from tritone_serving.recommender.members.own import OwnTags
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -49,17 +49,17 @@ class Tags:
         self.own.apply(scores, batch)
         return scores
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        tags, amounts = self._profiles(batch.only(question)).row(0)
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        tags, amounts = self._profiles(batch.only(request)).row(0)
         strengths = np.zeros((len(items), len(tags)), np.float32)
         for row, item in zip(strengths, items.tolist(), strict=True):
             known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
             row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
-        strengths *= amounts * self.own.of(batch, question, items)[:, None]
+        strengths *= amounts * self.own.of(batch, request, items)[:, None]
         return [Part("tag", tags.astype(np.int64), strengths)]
 
     def _profiles(self, batch: Batch) -> Rows:
-        """(B, G) each question's weightiest tags; each profile of length 1."""
+        """(B, G) each request's weightiest tags; each profile of length 1."""
         whole = product(batch.history, self.by_item, self.by_tag.n_rows)
         columns, values = [], []
         for row in whole:
@@ -97,22 +97,22 @@ class Sound:
         scores: Floats = self._wanted(batch) @ self.embeddings.T
         return scores
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        one = batch.only(question)
-        because = "recording" if one.embeddings is not None and one.embeddings.any() else "history"
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        one = batch.only(request)
+        because = "audio" if one.embeddings is not None and one.embeddings.any() else "history"
         return [whole(because, self.score(one)[0, items])]
 
     def _wanted(self, batch: Batch) -> Floats:
         """(B, 256) of length 1, or 0: a given recording, else the history's mean."""
         wanted = np.zeros((batch.n, self.embeddings.shape[1]), np.float32)
-        for question, row in enumerate(wanted):
-            if batch.embeddings is not None and batch.embeddings[question].any():
-                row[:] = batch.embeddings[question] - self.centre
+        for request, row in enumerate(wanted):
+            if batch.embeddings is not None and batch.embeddings[request].any():
+                row[:] = batch.embeddings[request] - self.centre
             else:
-                items, weights = batch.history.row(question)
+                items, weights = batch.history.row(request)
                 sounds = self.embeddings[items]
-                heard = sounds.any(1)
-                row[:] = weights[heard] @ (sounds[heard] - self.centre)
+                consumed = sounds.any(1)
+                row[:] = weights[consumed] @ (sounds[consumed] - self.centre)
             length = float(np.linalg.norm(row))
             if length:
                 np.divide(row, length, out=row)
@@ -143,5 +143,5 @@ class Mood:
         scores[given] = self.moods[:, batch.moods[given]].T
         return scores
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        return [whole("mood", self.score(batch.only(question))[0, items])]
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        return [whole("mood", self.score(batch.only(request))[0, items])]

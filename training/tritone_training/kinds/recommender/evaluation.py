@@ -1,4 +1,4 @@
-"""How good a recommender is, by the code that serves it: every member and the ensemble, for all and by segment.
+"""How good a recommender is, by the code that serves it: every base model and the ensemble, for all and by segment.
 
 Protocol: full ranking over all items of the catalogue, masking only what the user's log holds; averages over users
 with at least one held-out listen; held-out items outside the catalogue count as missed.
@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender import AskTaste, Question, Recommender
+from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import Log, held_out_counts
 from tritone_training.kinds.recommender.metrics import beyond_accuracy, hits_of, means, per_user, top_items
-from tritone_training.kinds.recommender.scoring import score_in_chunks
+from tritone_training.kinds.recommender.offline import score_in_chunks
 
 _SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # items in the history
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class People:
-    """Whom to judge, in the artifact's places.
+class EvaluationUsers:
+    """Whom to evaluate, in the artifact's places.
 
     Attributes:
         names: raw ids of users with held-out listens.
@@ -36,16 +36,16 @@ class People:
         n_held_out: (B,) held-out listens, to known items or not.
         listeners: (I,) how many users of the whole log listen to each item.
         n_users: of the whole log.
-        n_unheard: held-out listens to items that nobody in the log listens to, known or not.
+        n_cold: held-out listens to items that nobody in the log listens to, known or not.
     """
 
     names: list[str]
-    heard: sparse.csr_matrix
+    consumed: sparse.csr_matrix
     wanted: sparse.csr_matrix
     n_held_out: npt.NDArray[np.int64]
     listeners: npt.NDArray[np.int64]
     n_users: int
-    n_unheard: int
+    n_cold: int
 
 
 @dataclass
@@ -59,27 +59,27 @@ class Tally:
         return np.concatenate(self.best)
 
 
-def people_of(recommender: Recommender, log: Log, held_out: Log) -> People:
+def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> EvaluationUsers:
     """Bring a log and its held-out part into the artifact's places.
 
     Raises:
-        DataError: nobody can be judged.
+        DataError: nobody can be evaluated.
     """
-    items = {name: place for place, name in enumerate(recommender.item_ids)}
+    items = {name: index for index, name in enumerate(recommender.item_ids)}
     counts = held_out_counts(held_out, held_out.users)
     names = [name for name, count in zip(held_out.users, counts.tolist(), strict=True) if count]
     if not names:
-        raise DataError(f"{held_out.source}: holds no listens; there is nothing to judge by")
+        raise DataError(f"{held_out.source}: holds no listens; there is nothing to evaluate by")
     rows = {name: row for row, name in enumerate(names)}
-    heard, wanted = log.matrix(rows, items), held_out.matrix(rows, items)
+    consumed, wanted = log.matrix(rows, items), held_out.matrix(rows, items)
     if not wanted.nnz:
         raise DataError(f"{held_out.source}: not one of its items is known to the recommender; are the columns right?")
     everybody = log.matrix(None, items)
     listeners = np.bincount(everybody.indices, minlength=len(items))
     n_known_heard = int((listeners[wanted.indices] > 0).sum())
-    return People(
+    return EvaluationUsers(
         names,
-        heard,
+        consumed,
         wanted,
         held_out_counts(held_out, names),
         listeners,
@@ -88,17 +88,17 @@ def people_of(recommender: Recommender, log: Log, held_out: Log) -> People:
     )
 
 
-def judge(
-    recommender: Recommender, taste: AskTaste | None, people: People, *, on_progress: OnProgress
+def evaluate_ranking(
+    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, *, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """All figures."""
+    """All metrics."""
     stored = [recommender.resolver.user(name) >= 0 for name in people.names]
     known = np.array(stored)
     tallies = _rank(recommender, taste, people, _questions(recommender, people, known), on_progress)
     hits = {name: hits_of(tally.whole(), people.wanted) for name, tally in tallies.items()}
     values = {name: per_user(each, people.n_held_out) for name, each in hits.items()}
     vectors = recommender.artifact.arrays.get("vectors")
-    figures = {
+    metrics = {
         name: {
             **means(each),
             **beyond_accuracy(tallies[name].whole(), people.listeners, people.n_users, vectors),
@@ -107,13 +107,13 @@ def judge(
         for name, each in values.items()
     }
     return {
-        "ensemble": figures.pop("ensemble"),
-        "members": figures,
+        "ensemble": metrics.pop("ensemble"),
+        "base_models": metrics,
         "ensembles": recommender.artifact.manifest["ensembles"],
         "segments": _segments(people, values),
         "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
         "cold_items": {
-            "n_held_out": people.n_unheard,
+            "n_held_out": people.n_cold,
             "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
             "recall@40": _cold_recall(hits["ensemble"], tallies["ensemble"].whole(), people),
         },
@@ -125,79 +125,87 @@ def judge(
     }
 
 
-def _questions(recommender: Recommender, people: People, known: npt.NDArray[np.bool_]) -> list[Question]:
+def _questions(
+    recommender: Recommender, people: EvaluationUsers, known: npt.NDArray[np.bool_]
+) -> list[RecommendRequest]:
     """Stored users by name, the others by what they heard."""
     return [
-        Question(user=name) if stored else history_question(recommender, people, row)
+        RecommendRequest(user=name) if stored else history_request(recommender, people, row)
         for row, (name, stored) in enumerate(zip(people.names, known.tolist(), strict=True))
     ]
 
 
-def history_question(recommender: Recommender, people: People, row: int) -> Question:
+def history_request(recommender: Recommender, people: EvaluationUsers, row: int) -> RecommendRequest:
     """A user by what they heard alone."""
-    span = slice(people.heard.indptr[row], people.heard.indptr[row + 1])
-    items = people.heard.indices[span].tolist()
-    return Question(history=[recommender.item_ids[item] for item in items], weights=people.heard.data[span])
+    span = slice(people.consumed.indptr[row], people.consumed.indptr[row + 1])
+    items = people.consumed.indices[span].tolist()
+    return RecommendRequest(history=[recommender.item_ids[item] for item in items], weights=people.consumed.data[span])
 
 
 def _rank(
-    recommender: Recommender, taste: AskTaste | None, people: People, questions: list[Question], on_progress: OnProgress
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    people: EvaluationUsers,
+    requests: list[RecommendRequest],
+    on_progress: OnProgress,
 ) -> dict[str, Tally]:
     tallies: dict[str, Tally] = {}
-    for rows, members, ensemble in score_in_chunks(recommender, taste, questions):
-        heard = sparse.csr_matrix(people.heard[rows])
-        for name, scores in {**members, "ensemble": ensemble}.items():
-            tallies.setdefault(name, Tally()).best.append(top_items(scores, heard))
-        on_progress(rows.stop, len(questions))
+    for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
+        consumed = sparse.csr_matrix(people.consumed[rows])
+        for name, scores in {**base_models, "ensemble": ensemble}.items():
+            tallies.setdefault(name, Tally()).best.append(top_items(scores, consumed))
+        on_progress(rows.stop, len(requests))
     return tallies
 
 
-def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], people: People) -> float | None:
+def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], people: EvaluationUsers) -> float | None:
     """Of all held-out listens to items that nobody in the log listens to, the share found among 40."""
-    if not people.n_unheard:
+    if not people.n_cold:
         return None
     found = hits & (people.listeners[np.maximum(best, 0)] == 0)
-    return float(found.sum() / people.n_unheard)
+    return float(found.sum() / people.n_cold)
 
 
-def _segments(people: People, values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> list[dict[str, Any]]:
-    """The ensemble's figures by length of history, and its members' under `members`."""
-    n_heard = np.diff(people.heard.indptr)
+def _segments(
+    people: EvaluationUsers, values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+) -> list[dict[str, Any]]:
+    """The ensemble's metrics by length of history, and its base models' under `base_models`."""
+    n_listened = np.diff(people.consumed.indptr)
     rows = []
     for least, most in _SEGMENTS:
-        inside = (n_heard >= least) & (n_heard <= (most if most is not None else np.inf))
+        inside = (n_listened >= least) & (n_listened <= (most if most is not None else np.inf))
         if inside.any():
             label = "none" if most == 0 else f"{least}-{most}" if most else f"{least} or more"
             each = {name: means(dict(own), inside) for name, own in values.items()}
             ensemble = each.pop("ensemble")
-            rows.append({"items_heard": label, "n_users": int(inside.sum()), **ensemble, "members": each})
+            rows.append({"n_items_listened": label, "n_users": int(inside.sum()), **ensemble, "base_models": each})
     return rows
 
 
 def _cold_users(
     recommender: Recommender,
-    taste: AskTaste | None,
-    people: People,
+    taste: RemoteScorer | None,
+    people: EvaluationUsers,
     *,
     known: npt.NDArray[np.bool_],
     values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Newcomers: those the recommender never saw, and stored users asked for by their friends alone."""
+    """Cold-start users: those the recommender never saw, and stored users asked for by their friends alone."""
     found: dict[str, Any] = {"by_history": None, "by_friends": None}
     if (~known).any():
         found["by_history"] = {"n": int((~known).sum()), **means(dict(values["ensemble"]), ~known)}
     rows = [row for row in np.flatnonzero(known).tolist() if _friends(recommender, people.names[row])]
     if not rows:
         return found
-    some = People(
+    some = EvaluationUsers(
         [people.names[row] for row in rows],
-        sparse.csr_matrix(people.heard[rows]),
+        sparse.csr_matrix(people.consumed[rows]),
         sparse.csr_matrix(people.wanted[rows]),
         people.n_held_out[rows],
         people.listeners,
         people.n_users,
-        people.n_unheard,
+        people.n_cold,
     )
     tallies = _rank_friends(recommender, taste, some, on_progress)
     by_friends = means(per_user(hits_of(tallies["ensemble"], some.wanted), some.n_held_out))
@@ -216,19 +224,19 @@ def _friends(recommender: Recommender, name: str) -> int:
 
 
 def _rank_friends(
-    recommender: Recommender, taste: AskTaste | None, people: People, on_progress: OnProgress
+    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, on_progress: OnProgress
 ) -> dict[str, npt.NDArray[np.int64]]:
     """As if nothing was known but who the friends are; what was heard is masked as the protocol says."""
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
     for start in range(0, len(people.names), 64):
         names = people.names[start : start + 64]
-        members, ensemble = recommender.score_by_friends(
+        base_models, ensemble = recommender.score_by_friends(
             [recommender.resolver.friends_of(name) for name in names],
             [recommender.resolver.user(name) for name in names],
             taste=taste,
         )
-        heard = sparse.csr_matrix(people.heard[start : start + 64])
-        for name, scores in (("popularity", members["popularity"]), ("ensemble", ensemble)):
-            best.setdefault(name, []).append(top_items(np.array(scores), heard))
+        consumed = sparse.csr_matrix(people.consumed[start : start + 64])
+        for name, scores in (("popularity", base_models["popularity"]), ("ensemble", ensemble)):
+            best.setdefault(name, []).append(top_items(np.array(scores), consumed))
         on_progress(start + len(names), len(people.names))
     return {name: np.concatenate(each) for name, each in best.items()}

@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Circle:
+class SocialNeighbourhood:
     """The graph of friends, and what a way through it is worth.
 
     Attributes:
@@ -36,7 +36,7 @@ class Circle:
     second: float
 
     @classmethod
-    def open(cls, friends: Rows, described: Mapping[str, Any]) -> Circle:
+    def open(cls, friends: Rows, described: Mapping[str, Any]) -> SocialNeighbourhood:
         """Of an artifact; one that says nothing about it has friends of equal worth alone."""
         damping = float(described.get("damping", 0.0))
         say = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
@@ -54,8 +54,8 @@ class Circle:
             return direct, closeness
         theirs = self.friends.take(direct)
         ways = np.float32(self.second) * np.repeat(closeness, theirs.counts) * self.say[theirs.columns]
-        people, place = np.unique(np.concatenate([direct, theirs.columns]), return_inverse=True)
-        total = np.bincount(place, np.concatenate([closeness, ways]), len(people)).astype(np.float32)
+        people, index = np.unique(np.concatenate([direct, theirs.columns]), return_inverse=True)
+        total = np.bincount(index, np.concatenate([closeness, ways]), len(people)).astype(np.float32)
         kept = people != but
         people, total = people[kept], total[kept]
         if len(people) > _MOST:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import Part, whole
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.members.base import Part, whole
 from tritone_serving.recommender.rows import Floats
 
 
@@ -36,5 +36,5 @@ class Popularity:
     def score(self, batch: Batch) -> Floats:
         return np.broadcast_to(self.shares, (batch.n, len(self.shares)))
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
         return [whole("popularity", self.shares[items])]

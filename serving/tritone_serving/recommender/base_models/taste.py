@@ -1,6 +1,6 @@
 """`taste_vae`: a network that another model runs; here is what it is asked, and what comes of its answer.
 
-Shapes: B questions, L items of the longest history, T items that it knows, I all items.
+Shapes: B requests, L items of the longest history, T items that it knows, I all items.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import Part, whole
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.members.base import Part, whole
 from tritone_serving.recommender.rows import Floats
 
 TASTE: Final = "taste_vae"
@@ -58,9 +58,9 @@ class Taste:
         counts = np.bincount(rows, minlength=batch.n)
         longest = max(1, int(counts.max(initial=0)))
         items, weights = np.zeros((batch.n, longest), np.int64), np.zeros((batch.n, longest), np.float32)
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        items[rows, place] = batch.history.columns[keep]
-        weights[rows, place] = batch.history.values[keep]
+        index = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items[rows, index] = batch.history.columns[keep]
+        weights[rows, index] = batch.history.values[keep]
         return TasteInputs(items, weights)
 
     def ask(
@@ -80,7 +80,7 @@ class Taste:
     def score(self, batch: Batch) -> Floats:
         raise NotImplementedError(f"{self.name} is asked of another model, see `ask`")
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
         return []
 
 
@@ -96,10 +96,10 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
 
 
 def open_taste(artifact: Artifact) -> dict[str, Taste]:
-    """The members of an artifact that another model scores for."""
+    """The base models of an artifact that another model scores for."""
     return {
         name: Taste(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
-        for name, each in artifact.manifest["members"].items()
+        for name, each in artifact.manifest["base_models"].items()
         if each.get("kind") == "taste"
     }
 

@@ -1,4 +1,4 @@
-"""Users, items and tags as places: what every member is fitted on.
+"""Users, items and tags as places: what every base model is fitted on.
 
 Shapes: U users, I items, G tags, A assignments of tags.
 """
@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class InteractionDataset:
     """Everything in the artifact's order.
 
     Attributes:
@@ -29,7 +29,7 @@ class World:
         pseudonyms: (U, 2).
         items: ids, best known first, those known from tags alone last.
         plays: (U, I) as logged.
-        weights: (U, I) as members see them.
+        weights: (U, I) as base models see them.
         tagged: (U, I) 1 where a user tagged an item that they are not logged to have played.
         tags: (I, G) how many gave each tag; words of metadata count once.
         tag_names: G.
@@ -61,7 +61,9 @@ class World:
         return sparse.csr_matrix(self.weights + self.tagged * np.float32(tag_weight))
 
 
-def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes, more: Sequence[str] = ()) -> World:
+def build_dataset(
+    listening: ListeningData, config: RecommenderConfig, key: bytes, more: Sequence[str] = ()
+) -> InteractionDataset:
     """Give everybody and everything a place.
 
     Args:
@@ -70,20 +72,20 @@ def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes,
     """
     train = listening.train
     active = np.unique(train.user)
-    raw = [train.users[place] for place in active.tolist()]
+    raw = [train.users[index] for index in active.tolist()]
     pairs = pseudonyms(key, raw)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    users = [raw[place] for place in order.tolist()]
-    user_places = {name: place for place, name in enumerate(users)}
+    users = [raw[index] for index in order.tolist()]
+    user_places = {name: index for index, name in enumerate(users)}
     items = _items(listening, more)
-    item_places = {name: place for place, name in enumerate(items)}
+    item_places = {name: index for index, name in enumerate(items)}
     plays = train.matrix(user_places, item_places)
     tags, names, given = _tags(listening, user_places, item_places, plays)
     tagged = sparse.csr_matrix(
         (np.ones(len(given[0]), np.float32), (given[0], given[1])), shape=plays.shape, dtype=np.float32
     )
     tagged.data[:] = 1
-    return World(
+    return InteractionDataset(
         users,
         pairs[order],
         items,
@@ -97,20 +99,20 @@ def build_world(listening: ListeningData, config: RecommenderConfig, key: bytes,
     )
 
 
-def world_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> World:
-    """A world of plays alone (U, I), whose users and items are called by their numbers: for measurements."""
+def dataset_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> InteractionDataset:
+    """A dataset of plays alone (U, I), whose users and items are called by their numbers: for measurements."""
     n_users, n_items = plays.shape
     counts = np.bincount(plays.indices, minlength=n_items)
     best = np.argsort(-counts, kind="stable")
     pairs = pseudonyms(key, [f"user-{number}" for number in range(n_users)])
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     plays = sparse.csr_matrix(plays[order])
-    place = np.empty(n_items, np.int32)
-    place[best] = np.arange(n_items, dtype=np.int32)
-    plays.indices = place[plays.indices]
+    index = np.empty(n_items, np.int32)
+    index[best] = np.arange(n_items, dtype=np.int32)
+    plays.indices = index[plays.indices]
     plays.sort_indices()
     none = np.zeros(0, np.int64)
-    return World(
+    return InteractionDataset(
         [f"user-{number}" for number in order.tolist()],
         pairs[order],
         [f"item-{number}" for number in best.tolist()],
@@ -127,8 +129,8 @@ def world_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: by
 def _items(listening: ListeningData, more: Sequence[str]) -> list[str]:
     train = listening.train
     counts = dict(zip(train.items, np.bincount(train.item, minlength=len(train.items)).tolist(), strict=True))
-    heard = {name for name, count in counts.items() if count}
-    known = heard | set(listening.tags.items) | set(listening.metadata) | set(more)
+    consumed = {name for name, count in counts.items() if count}
+    known = consumed | set(listening.tags.items) | set(listening.metadata) | set(more)
     return sorted(known, key=lambda name: (-counts.get(name, 0), name))
 
 
@@ -140,9 +142,9 @@ def _tags(
     )]  # fmt: skip
     rows += [(items[item], word, -1) for item, row in listening.metadata.items() for word in sorted(words_of(row))]
     names = sorted({tag for _, tag, _ in rows})
-    places = {tag: place for place, tag in enumerate(names)}
+    indices = {tag: index for index, tag in enumerate(names)}
     item = np.array([row[0] for row in rows], np.int64)
-    tag = np.array([places[row[1]] for row in rows], np.int64)
+    tag = np.array([indices[row[1]] for row in rows], np.int64)
     user = np.array([row[2] for row in rows], np.int64)
     counts = sparse.csr_matrix(
         (np.ones(len(rows), np.float32), (item, tag)), shape=(len(items), len(names)), dtype=np.float32

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.wording import shown
+from tritone_serving.recommender._exceptions import InvalidRequestError
+from tritone_serving.recommender.messages import shown
 from tritone_serving.security.callers import TRUSTED, Caller
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ MOST_ITEMS: Final = 10_000  # that one answer holds
 # With reasons. Measured on one core with 20,000 items: 14 ms for 200 items of a history of 50, 0.35 s of one of 19,000.
 MOST_EXPLAINED: Final = 200
 MOST_DIVERSE: Final = 1_000  # with diversity, whose work grows with the square of the number
-MOST_HISTORY: Final = 100_000  # that one question holds, duplicates included
+MOST_HISTORY: Final = 100_000  # that one request holds, duplicates included
 # Of all rows of a request together.
 MOST_IDS_IN_ALL: Final = 100_000  # in each list
 MOST_ID_BYTES_IN_ALL: Final = 8 << 20  # of all lists; unknown ids come back in the response
@@ -44,12 +44,12 @@ LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
 MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
 
-Source = Literal["user", "history", "friends", "recording", "mood", "popularity"]
-SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "recording", "mood", "popularity")
+Source = Literal["user", "history", "friends", "audio", "mood", "popularity"]
+SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mood", "popularity")
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class RecommendRequest:
     """Whom to recommend to. Everything may be left out; what is given is used together.
 
     Attributes:
@@ -92,24 +92,24 @@ class Question:
         """Refuse what has no meaning.
 
         Raises:
-            QuestionError: says which field, what it holds and what was expected.
+            InvalidRequestError: says which field, what it holds and what was expected.
         """
         check_k(self.k)
         for most, wish in ((MOST_EXPLAINED, "explain"), (MOST_DIVERSE, "diversity")):
             # NaN is refused below.
             if self.k > most and getattr(self, wish):
-                raise QuestionError(f"k is {self.k}; expected a whole number from 1 to {most} with {wish}")
+                raise InvalidRequestError(f"k is {self.k}; expected a whole number from 1 to {most} with {wish}")
         for name in ("diversity", "novelty"):
             value = getattr(self, name)
             if not 0 <= value <= 1:  # false for NaN
-                raise QuestionError(f"{name} is {np.float32(value)!s}; expected a number from 0 to 1")
+                raise InvalidRequestError(f"{name} is {np.float32(value)!s}; expected a number from 0 to 1")
         for name in ("history", "skipped", "friends", "exclude"):
             if len(getattr(self, name)) > MOST_HISTORY:
-                raise QuestionError(f"{name} holds more than {MOST_HISTORY:,} ids")
+                raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
         if len(self.friends) > MOST_FRIENDS and (n_friends := len(set(self.friends))) > MOST_FRIENDS:
-            raise QuestionError(f"friends holds {n_friends:,} different ids; expected at most {MOST_FRIENDS:,}")
+            raise InvalidRequestError(f"friends holds {n_friends:,} different ids; expected at most {MOST_FRIENDS:,}")
         if self.mood is not None and self.mood not in MOODS:
-            raise QuestionError(f"mood is {shown(self.mood)}; expected one of {', '.join(MOODS)}")
+            raise InvalidRequestError(f"mood is {shown(self.mood)}; expected one of {', '.join(MOODS)}")
         self._check_weights()
         if self.embedding is not None:
             check_embedding(self.embedding)
@@ -118,11 +118,11 @@ class Question:
         if self.weights is None:
             return
         if len(self.weights) != len(self.history):
-            raise QuestionError(f"weights holds {len(self.weights):,} numbers, history {len(self.history):,} ids")
+            raise InvalidRequestError(f"weights holds {len(self.weights):,} numbers, history {len(self.history):,} ids")
         weights = np.asarray(self.weights, np.float64)
         wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if len(wrong):
-            raise QuestionError(
+            raise InvalidRequestError(
                 f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (use skipped "
                 f"for items that were rejected)"
             )
@@ -132,27 +132,29 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
     """Check the embedding of a recording.
 
     Raises:
-        QuestionError: it has another shape, holds NaN, infinity or too large a number, or only zeros.
+        InvalidRequestError: it has another shape, holds NaN, infinity or too large a number, or only zeros.
     """
     values = np.asarray(embedding)
     if values.shape != (EMBEDDING_SIZE,):
-        raise QuestionError(f"embedding has shape {values.shape}; expected ({EMBEDDING_SIZE},)")
+        raise InvalidRequestError(f"embedding has shape {values.shape}; expected ({EMBEDDING_SIZE},)")
     wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # also true for NaN
     if len(wrong):
         most = f"{LARGEST_EMBEDDING:.0f}"
-        raise QuestionError(f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}")
+        raise InvalidRequestError(
+            f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}"
+        )
     if not values.any():
-        raise QuestionError("embedding holds only zeros; expected the embedding of a recording")
+        raise InvalidRequestError("embedding holds only zeros; expected the embedding of a recording")
 
 
 def check_k(k: int) -> None:
     """Check the number of requested items.
 
     Raises:
-        QuestionError: it is out of range.
+        InvalidRequestError: it is out of range.
     """
     if isinstance(k, bool) or not 1 <= k <= MOST_ITEMS:
-        raise QuestionError(f"k is {k}; expected a whole number from 1 to {MOST_ITEMS}")
+        raise InvalidRequestError(f"k is {k}; expected a whole number from 1 to {MOST_ITEMS}")
 
 
 def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
@@ -163,13 +165,13 @@ def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
         lengths: length of a row by list input, padding included.
 
     Raises:
-        QuestionError: a list is too long.
+        InvalidRequestError: a list is too long.
     """
     for name, length in lengths.items():
         if length > MOST_HISTORY:
-            raise QuestionError(f"{name} holds more than {MOST_HISTORY:,} ids")
+            raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
         if n_rows * length > MOST_IDS_IN_ALL:
-            raise QuestionError(
+            raise InvalidRequestError(
                 f"{name} has {n_rows} rows of {length:,} ids; expected at most {MOST_IDS_IN_ALL:,} ids in one request; "
                 f"send fewer rows at a time"
             )
@@ -182,16 +184,16 @@ def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
         lists: ids in UTF-8 of all rows, by input name.
 
     Raises:
-        QuestionError: one is too long, or all together are.
+        InvalidRequestError: one is too long, or all together are.
     """
     total = 0
     for name, ids in lists.items():
         longest = max(map(len, ids), default=0)
         if longest > LONGEST_ID_BYTES:
-            raise QuestionError(f"{name} holds an id of {longest:,} bytes; expected at most {LONGEST_ID_BYTES:,}")
+            raise InvalidRequestError(f"{name} holds an id of {longest:,} bytes; expected at most {LONGEST_ID_BYTES:,}")
         total += sum(map(len, ids))
     if total > MOST_ID_BYTES_IN_ALL:
-        raise QuestionError(
+        raise InvalidRequestError(
             f"the request's ids have {total:,} bytes; expected at most {MOST_ID_BYTES_IN_ALL:,} in one request"
         )
 
@@ -203,14 +205,14 @@ def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
         wanted: (k, whether with reasons) of each row.
 
     Raises:
-        QuestionError: there are too many.
+        InvalidRequestError: there are too many.
     """
     for most, what, n_items in (
         (MOST_ITEMS_IN_ALL, "items", sum(k for k, _ in wanted)),
         (MOST_EXPLAINED_IN_ALL, "items with reasons", sum(k for k, explain in wanted if explain)),
     ):
         if n_items > most:
-            raise QuestionError(
+            raise InvalidRequestError(
                 f"the {len(wanted)} rows of the request ask for {n_items:,} {what}; expected at most {most:,}; send "
                 f"fewer rows at a time"
             )
@@ -221,18 +223,18 @@ class Reason:
     """One summand of one item's score.
 
     Attributes:
-        member: who says it.
-        because: what of the question it rests on: `history`, `friend`, `tag`, `recording`, `mood`;
+        base model: who says it.
+        because: what of the request it rests on: `history`, `friend`, `tag`, `audio`, `mood`;
             `friends_listening`: an item that friends listen to and that stood in for a history; `popularity`: what
-            everybody listens to; `unheard`: a constant of items that nobody listens to yet; `diversity` and
+            everybody listens to; `cold_item`: a constant of items that nobody listens to yet; `diversity` and
             `novelty`: what re-ranking took away or gave.
-        id: item id, friend's id as the question gave it, tag; empty where there is none to name.
+        id: item id, friend's id as the request gave it, tag; empty where there is none to name.
         amount: of the score.
         title: of the item that `id` names, empty if it names no item or the title is not known.
         artist: as `title`.
     """
 
-    member: str
+    base_model: str
     because: str
     id: str
     amount: float
@@ -241,8 +243,8 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """The parts of a question that cannot be used: unknown ids, a mood, or a recording."""
+class UnknownInputs:
+    """The parts of a request that cannot be used: unknown ids, a mood, or a recording."""
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -250,11 +252,11 @@ class Unknown:
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
-    recording: bool = False
+    audio: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class RecommendResponse:
     """Recommendations.
 
     Attributes:
@@ -265,13 +267,13 @@ class Answer:
             Empty unless asked for.
         unknown: ids that were passed over.
         arm: which ensemble of an A/B test answered.
-        heard: how many items were left out as heard.
+        n_consumed: number of items that were left out because the user has listened to them.
     """
 
     items: tuple[str, ...]
     scores: Floats
     source: Source
     reasons: tuple[tuple[Reason, ...], ...]
-    unknown: Unknown
+    unknown: UnknownInputs
     arm: str
-    heard: int = 0
+    n_consumed: int = 0

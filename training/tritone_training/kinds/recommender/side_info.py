@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_training.kinds.recommender.world import World
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 
 _LEAST_ITEMS: Final = 5  # that a word is said of
 _MOST_WORDS: Final = 4_000  # the commonest
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class SideInfo:
     """Words as rows.
 
     Attributes:
@@ -39,14 +39,14 @@ class Said:
     rows: sparse.csr_matrix
     counts: sparse.csr_matrix
     rarity: Floats
-    places: Ints
+    indices: Ints
     amount: float
 
     def without(self, item: int, tags: Sequence[int]) -> tuple[Ints, Floats]:
         """(words of an item, change of its column when each of the given tags is said once less)."""
         span = slice(self.counts.indptr[item], self.counts.indptr[item + 1])
         words, counts = self.counts.indices[span].astype(np.int64), self.counts.data[span].astype(np.float64)
-        left = np.maximum(counts - np.isin(words, self.places[list(tags)]), 0)
+        left = np.maximum(counts - np.isin(words, self.indices[list(tags)]), 0)
         return words, self._column(words, left) - self._column(words, counts)
 
     def _column(self, words: Ints, counts: Floats) -> Floats:
@@ -54,18 +54,18 @@ class Said:
         return np.asarray(self.amount * column / max(float(np.linalg.norm(column)), 1e-9))
 
 
-def said_of(world: World, amount: float) -> Said:
+def side_info_of(dataset: InteractionDataset, amount: float) -> SideInfo:
     """Count the words that are said of several items."""
-    spread = world.tags.getnnz(axis=0)
+    spread = dataset.tags.getnnz(axis=0)
     kept = np.argsort(-spread, kind="stable")[:_MOST_WORDS]
     kept = np.sort(kept[spread[kept] >= _LEAST_ITEMS])
-    places = np.full(world.tags.shape[1], -1, np.int64)
-    places[kept] = np.arange(len(kept))
-    counts = sparse.csr_matrix(world.tags[:, kept])
-    rarity = np.log(world.n_items / np.maximum(spread[kept], 1)).astype(np.float64)
-    loud = counts.copy()
-    loud.data = np.log1p(loud.data)
-    weighted = sparse.csr_matrix(loud @ sparse.diags_array(rarity))
+    indices = np.full(dataset.tags.shape[1], -1, np.int64)
+    indices[kept] = np.arange(len(kept))
+    counts = sparse.csr_matrix(dataset.tags[:, kept])
+    rarity = np.log(dataset.n_items / np.maximum(spread[kept], 1)).astype(np.float64)
+    log_scaled = counts.copy()
+    log_scaled.data = np.log1p(log_scaled.data)
+    weighted = sparse.csr_matrix(log_scaled @ sparse.diags_array(rarity))
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
     unit = sparse.diags_array(amount / np.maximum(lengths, 1e-9)) @ weighted
-    return Said(sparse.csr_matrix(unit.T, dtype=np.float32), counts, rarity, places, amount)
+    return SideInfo(sparse.csr_matrix(unit.T, dtype=np.float32), counts, rarity, indices, amount)

@@ -1,9 +1,9 @@
-"""How much each member counts, learned on the validation part.
+"""How much each base model counts, learned on the validation part.
 
 A multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of weight x
-log(1 + score / scale)). It is convex, has one weight a member and so little to overfit. Members that would count
-against an item are left out, popularity excepted: next to the others it mostly says what is too obvious.
-Shapes: Q candidates of all users, M members, B users.
+log(1 + score / scale)). It is convex and has one weight per base model, so it hardly overfits. Base models whose weight
+would be negative are left out, except popularity, whose negative weight demotes items that everybody knows.
+Shapes: Q candidates of all users, M base models, B users.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender.ensemble import BIAS, loud
+from tritone_serving.recommender.ensemble import BIAS, log_scaled
 from tritone_training.kinds.recommender.metrics import per_user
 
 Floats = npt.NDArray[np.float32]
 _FRESH: Final = 0.04
-_CANDIDATES: Final = 120  # of each member
+_CANDIDATES: Final = 120  # of each base model
 _L2: Final = 1e-3
 MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
-# Weight of tags and sound for unheard items if the log does not show that they matter: enough to order these items, and
+# Weight of tags and sound for cold items if the log does not show that they matter: enough to order these items, and
 # less than the usual weight of a base model of listening.
 PRIOR: Final = 0.1
-SOFTNESS: Final = 0.1  # a member's scale is this share of its mean score among its best 40 items
+SOFTNESS: Final = 0.1  # a base model's scale is this share of its mean score among its best 40 items
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The best items of every member for each user, and which of them were held out.
+    """The best items of every base model for each user, and which of them were held out.
 
     Attributes:
         users: (Q,) ascending.
         items: (Q,).
         wanted: (Q,) bool.
-        unheard: (Q,) bool, nobody listens to the item yet.
-        features: member -> (Q,) raw scores.
-        tops: member -> (B,) mean of its 40 best.
+        cold: (Q,) bool, nobody listens to the item yet.
+        features: base model -> (Q,) raw scores.
+        tops: base model -> (B,) mean of its 40 best.
         n_held_out: (B,) listens, known items or not.
     """
 
     users: npt.NDArray[np.int64]
     items: npt.NDArray[np.int64]
     wanted: npt.NDArray[np.bool_]
-    unheard: npt.NDArray[np.bool_]
+    cold: npt.NDArray[np.bool_]
     features: Mapping[str, Floats]
     tops: Mapping[str, Floats]
     n_held_out: npt.NDArray[np.int64]
@@ -58,10 +58,10 @@ class Collector:
 
     def __init__(
         self,
-        heard: sparse.csr_matrix,
+        consumed: sparse.csr_matrix,
         wanted: sparse.csr_matrix,
         n_held_out: npt.NDArray[np.int64],
-        is_unheard: npt.NDArray[np.bool_],
+        is_cold: npt.NDArray[np.bool_],
     ) -> None:
         """Begin without candidates.
 
@@ -69,11 +69,11 @@ class Collector:
             heard: (B, I) listens of each user that the base models may use.
             wanted: (B, I) held-out listens.
             n_held_out: (B,) held-out listens, to known items or not.
-            is_unheard: (I,) items that nobody listens to, or that are scored as if nobody did.
+            is_cold: (I,) items that nobody listens to, or that are scored as if nobody did.
         """
-        self._is_unheard = is_unheard
-        self._unheard = np.flatnonzero(is_unheard)
-        self._heard, self._wanted, self._n_held_out = heard, wanted, n_held_out
+        self._is_cold = is_cold
+        self._unheard = np.flatnonzero(is_cold)
+        self._heard, self._wanted, self._n_held_out = consumed, wanted, n_held_out
         self._users: list[npt.NDArray[np.int64]] = []
         self._items: list[npt.NDArray[np.int64]] = []
         self._features: dict[str, list[Floats]] = {}
@@ -82,20 +82,20 @@ class Collector:
     def add(self, rows: slice, scores: Mapping[str, Floats]) -> None:
         """Scores (B, I) of some users."""
         for local, user in enumerate(range(rows.start, rows.stop)):
-            heard = self._heard.indices[self._heard.indptr[user] : self._heard.indptr[user + 1]]
+            consumed = self._heard.indices[self._heard.indptr[user] : self._heard.indptr[user + 1]]
             chosen: list[npt.NDArray[np.int64]] = []
             for name, each in scores.items():
                 row = each[local].copy()
-                row[heard] = -np.inf
+                row[consumed] = -np.inf
                 n = min(_CANDIDATES, len(row) - 1)
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
                 chosen.append(best)
-                unheard = row[self._unheard]
-                if (unheard[unheard > -np.inf] != 0).any():
-                    m = min(_CANDIDATES // 4, len(unheard) - 1)
-                    some = np.argpartition(-unheard, m)[:m]
-                    chosen.append(self._unheard[some[unheard[some] > -np.inf]])
+                cold = row[self._unheard]
+                if (cold[cold > -np.inf] != 0).any():
+                    m = min(_CANDIDATES // 4, len(cold) - 1)
+                    some = np.argpartition(-cold, m)[:m]
+                    chosen.append(self._unheard[some[cold[some] > -np.inf]])
                 top = np.sort(row[best])[-40:]
                 self._tops.setdefault(name, []).append(float(np.maximum(top, 0).mean()) if len(top) else 0.0)
             items = np.unique(np.concatenate(chosen))
@@ -113,7 +113,7 @@ class Collector:
             users,
             items,
             np.isin(users * n_items + items, held_out + self._wanted.indices),
-            self._is_unheard[items],
+            self._is_cold[items],
             {name: np.concatenate(each) for name, each in self._features.items()},
             {name: np.array(each, np.float32) for name, each in self._tops.items()},
             self._n_held_out,
@@ -121,7 +121,7 @@ class Collector:
 
 
 def scales_of(candidates: Candidates) -> dict[str, float]:
-    """Each member's unit; some have one of their own, near 1."""
+    """Each base model's unit; some have one of their own, near 1."""
     return {
         name: 0.0
         if name in MAY_BE_NEGATIVE
@@ -131,19 +131,19 @@ def scales_of(candidates: Candidates) -> dict[str, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class EnsembleWeights:
     """Weights as the manifest holds them."""
 
-    heard: dict[str, float]
-    unheard: dict[str, float]
+    listened: dict[str, float]
+    cold: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What the weights multiply: a column for each member and kind of item, and one for being unheard.
+    """What the weights multiply: a column for each base model and kind of item, and one for being cold.
 
     Attributes:
-        columns: (member or `BIAS`, whether for unheard items) -> (Q,).
+        columns: (base model or `BIAS`, whether for cold items) -> (Q,).
     """
 
     candidates: Candidates
@@ -159,64 +159,64 @@ class Problem:
         return total
 
 
-def problem_of(candidates: Candidates, members: Sequence[str], scales: Mapping[str, float]) -> Problem:
-    """Members that say nothing at all about a kind of item get no column for it."""
+def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> Problem:
+    """Base models that say nothing at all about a kind of item get no column for it."""
     columns: dict[tuple[str, bool], Floats] = {}
-    unheard = candidates.unheard
-    for name in members:
-        loudness = loud(candidates.features[name], scales[name])
+    cold = candidates.cold
+    for name in base_models:
+        loudness = log_scaled(candidates.features[name], scales[name])
         for kind in (False, True):
-            column = np.where(unheard == kind, loudness, 0).astype(np.float32)
+            column = np.where(cold == kind, loudness, 0).astype(np.float32)
             if column.any():
                 columns[name, kind] = column
-    if unheard.any():
-        columns[BIAS, True] = unheard.astype(np.float32)
+    if cold.any():
+        columns[BIAS, True] = cold.astype(np.float32)
     return Problem(candidates, columns)
 
 
-def learn(
+def fit_weights(
     candidates: Candidates,
-    members: Sequence[str],
+    base_models: Sequence[str],
     scales: Mapping[str, float],
     may_be_negative: Sequence[str] = MAY_BE_NEGATIVE,
-) -> Learned:
-    """The likeliest weights, then polished; those of members that would count against an item are 0."""
-    problem = problem_of(candidates, members, scales)
+) -> EnsembleWeights:
+    """The likeliest weights, then polished; those of base models that would count against an item are 0."""
+    problem = problem_of(candidates, base_models, scales)
     weights = polish(problem, _likeliest(problem, may_be_negative))
-    return Learned(
-        {name: weights.get((name, False), 0.0) for name in members},
-        {name: weights.get((name, True), 0.0) for name in (*members, BIAS)},
+    return EnsembleWeights(
+        {name: weights.get((name, False), 0.0) for name in base_models},
+        {name: weights.get((name, True), 0.0) for name in (*base_models, BIAS)},
     )
 
 
-def learn_unheard(
-    candidates: Candidates, content: Sequence[str], heard: Mapping[str, float], scales: Mapping[str, float]
+def fit_cold_item_weights(
+    candidates: Candidates, content: Sequence[str], consumed: Mapping[str, float], scales: Mapping[str, float]
 ) -> dict[str, float] | None:
-    """Return the weights for unheard items, from candidates some of which are scored as if nobody listened to them.
+    """Return the weights for cold items, from candidates some of which are scored as if nobody listened to them.
 
     The weights for the other items stay as they are, so that the two kinds remain comparable.
 
     Args:
         content: base models that can score items without listeners.
-        heard: member -> weight for items that somebody listens to.
+        heard: base model -> weight for items that somebody listens to.
 
     Returns:
         base model -> weight, `BIAS` included; None if there are no held-out listens to those items.
     """
-    if not (candidates.wanted & candidates.unheard).any():
+    if not (candidates.wanted & candidates.cold).any():
         return None
     whole = problem_of(candidates, tuple(candidates.features), scales)
     fixed = np.zeros(len(candidates.items))
-    for (name, is_unheard), column in whole.columns.items():
-        if not is_unheard:
-            fixed += heard.get(name, 0.0) * column
+    for (name, is_cold), column in whole.columns.items():
+        if not is_cold:
+            fixed += consumed.get(name, 0.0) * column
     columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
     problem = Problem(candidates, columns, fixed)
     weights = polish(problem, _likeliest(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
-        # Even content that does not predict listening has to order the unheard items.
-        found |= {name: PRIOR for name, is_unheard in columns if name != BIAS and is_unheard}
+        # Even content that does not predict listening has to order the cold items.
+        found |= {name: PRIOR for name, is_cold in columns if name != BIAS and is_cold}
     return found
 
 
@@ -285,22 +285,22 @@ def polish(problem: Problem, weights: Mapping[tuple[str, bool], float]) -> dict[
 
 def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float:
     """NDCG@10 + recall@40 / 2, and a little for finding items that nobody listens to yet: a catalogue needs them."""
-    figures = figures_of(candidates, scores)
-    return figures["ndcg@10"] + figures["recall@40"] / 2 + _FRESH * figures["unheard_share@40"]
+    metrics = ranking_metrics(candidates, scores)
+    return metrics["ndcg@10"] + metrics["recall@40"] / 2 + _FRESH * metrics["cold_items_share@40"]
 
 
-def figures_of(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+def ranking_metrics(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """Means over users with held-out listens, for scores (Q,)."""
     order = np.lexsort((candidates.items, -scores, candidates.users))
     users = candidates.users[order]
     starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
-    place = np.arange(len(users)) - starts[users]
-    near = place < 40
+    index = np.arange(len(users)) - starts[users]
+    near = index < 40
     hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
-    hits[users[near], place[near]] = candidates.wanted[order][near]
-    judged = candidates.n_held_out > 0
-    values = per_user(hits[judged], candidates.n_held_out[judged], (10, 40))
-    fresh = candidates.wanted & candidates.unheard
+    hits[users[near], index[near]] = candidates.wanted[order][near]
+    evaluated = candidates.n_held_out > 0
+    values = per_user(hits[evaluated], candidates.n_held_out[evaluated], (10, 40))
+    fresh = candidates.wanted & candidates.cold
     n_found = int(fresh[order][near].sum())
     share = n_found / max(int(fresh.sum()), 1)
-    return {**{name: float(each.mean()) for name, each in values.items()}, "unheard_share@40": share}
+    return {**{name: float(each.mean()) for name, each in values.items()}, "cold_items_share@40": share}

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender
-from tritone_serving.recommender.members.content import Sound, Tags
-from tritone_training.kinds.recommender.learning import Collector
+from tritone_serving.recommender.base_models.content import Sound, Tags
+from tritone_training.kinds.recommender.weight_fitting import Collector
 
 Floats = npt.NDArray[np.float32]
 _SHARE: Final = 0.2  # of the items with tags or sound
@@ -37,41 +37,41 @@ class HiddenItems:
 
     @classmethod
     def draw(cls, recommender: Recommender, seed: int) -> HiddenItems | None:
-        """Draw a fifth of the items with content; None if there are no unheard items with content to rank."""
-        n_heard = recommender.scorer.n_heard
+        """Draw a fifth of the items with content; None if there are no cold items with content to rank."""
+        n_listened = recommender.scorer.n_listened
         has_content = np.zeros(recommender.artifact.n_items, np.bool_)
         content = []
-        for name, member in recommender.scorer.members.items():
-            if isinstance(member, Tags):
-                knows = member.by_item.counts > 0
-            elif isinstance(member, Sound):
-                knows = np.asarray(member.embeddings).any(1)
+        for name, base_model in recommender.scorer.base_models.items():
+            if isinstance(base_model, Tags):
+                knows = base_model.by_item.counts > 0
+            elif isinstance(base_model, Sound):
+                knows = np.asarray(base_model.embeddings).any(1)
             else:
                 continue
             content.append(name)
             has_content |= knows
-        possible = np.flatnonzero(has_content[:n_heard])
-        if not has_content[n_heard:].any() or len(possible) < 2:
+        possible = np.flatnonzero(has_content[:n_listened])
+        if not has_content[n_listened:].any() or len(possible) < 2:
             return None
         n = max(1, round(_SHARE * len(possible)))
         # Sorted by id and drawn by a generator of its own, so that the same seed draws the same items.
         possible = possible[np.argsort(np.array(recommender.item_ids)[possible])]
-        chosen = np.random.default_rng([seed, n_heard]).choice(possible, n, replace=False)
-        is_hidden = np.zeros(n_heard, np.bool_)
+        chosen = np.random.default_rng([seed, n_listened]).choice(possible, n, replace=False)
+        is_hidden = np.zeros(n_listened, np.bool_)
         is_hidden[chosen] = True
         return cls(is_hidden, content)
 
     def collector(
-        self, heard: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]
+        self, consumed: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]
     ) -> Collector:
         """Return a collector of candidates among the items that somebody listens to."""
         n = len(self.is_hidden)
-        return Collector(heard[:, :n], wanted[:, :n], n_held_out, self.is_hidden)
+        return Collector(consumed[:, :n], wanted[:, :n], n_held_out, self.is_hidden)
 
-    def scores(self, members: Mapping[str, Floats]) -> dict[str, Floats]:
+    def scores(self, base_models: Mapping[str, Floats]) -> dict[str, Floats]:
         """Return the scores (B, I) of every base model as if the hidden items had no listeners."""
         n = len(self.is_hidden)
-        found = {name: np.array(each[:, :n]) for name, each in members.items()}
+        found = {name: np.array(each[:, :n]) for name, each in base_models.items()}
         for name, each in found.items():
             if name not in self.content:
                 each[:, self.is_hidden] = 0

@@ -12,17 +12,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender._exceptions import InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.question import MIN_FRIENDS, Floats, check_embedding, check_k
+from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.ranking import top
-from tritone_serving.recommender.wording import shown
+from tritone_serving.recommender.requests import MIN_FRIENDS, Floats, check_embedding, check_k
 
 WAYS: Final = ("listening", "sound", "both")
 
 
 @dataclass(frozen=True)
-class Similar:
+class SimilarItem:
     """An item that is like another.
 
     Attributes:
@@ -51,21 +51,21 @@ def similar_items(
         n_listeners: returns the number of listeners of each item, (I,).
 
     Raises:
-        QuestionError: as `Recommender.similar`.
+        InvalidRequestError: as `Recommender.similar`.
     """
     if by not in WAYS:
-        raise QuestionError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
+        raise InvalidRequestError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
     check_k(n)
     if embedding is not None:
         check_embedding(embedding)
     if (item is None) == (embedding is None):
-        raise QuestionError("give an item or an embedding, and not both")
+        raise InvalidRequestError("give an item or an embedding, and not both")
     ways = [way for way in (_by_listening, _by_sound) if by in ("both", way.__name__.removeprefix("_by_"))]
     if item is not None and _by_listening in ways and n_listeners()[item] < MIN_FRIENDS:
         ways.remove(_by_listening)
     found = [scores for way in ways if (scores := way(artifact, item, embedding)) is not None]
     if not found:
-        raise QuestionError(f"nothing is known by {by} about what is asked for; try another `by`")
+        raise InvalidRequestError(f"nothing is known by {by} about what is asked for; try another `by`")
     scores = np.mean(found, axis=0).astype(np.float32)
     if item is not None:
         scores[item] = -np.inf

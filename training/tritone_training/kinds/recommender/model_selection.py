@@ -1,4 +1,4 @@
-"""What validation decides: the measure of likeness of user-kNN, and how much each member counts for whom.
+"""What validation decides: the measure of similarity of user-kNN, and how much each base model counts for whom.
 
 Weights for short histories and for none are learned from the same listeners with most of their history hidden. Weights
 for items that nobody listens to are learned from the held-out listens to such items if there are enough; else from a
@@ -17,47 +17,47 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender import AskTaste, Question, Recommender
+from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender.base_models.neighbours import UserKnn
+from tritone_serving.recommender.base_models.popularity import Popularity
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
-from tritone_serving.recommender.members.neighbours import UserKnn
-from tritone_serving.recommender.members.popularity import Popularity
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
+from tritone_training.kinds.recommender.cold_items import HiddenItems
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.hidden_items import HiddenItems
-from tritone_training.kinds.recommender.learning import (
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.offline import AT_ONCE
+from tritone_training.kinds.recommender.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
     Collector,
-    Learned,
-    figures_of,
-    learn,
-    learn_unheard,
+    EnsembleWeights,
+    fit_cold_item_weights,
+    fit_weights,
     problem_of,
+    ranking_metrics,
     scales_of,
 )
-from tritone_training.kinds.recommender.scoring import AT_ONCE
-from tritone_training.kinds.recommender.world import World
 
 METRICS: Final = ("cosine", "pearson", "euclidean")
 _LONGEST_SHORT: Final = 5
 _METRIC_USERS: Final = 500
-_LEAST_SHOWN: Final = 30  # held-out listens to unheard items; fewer are too few to learn weights from
-# Members that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
+_LEAST_SHOWN: Final = 30  # held-out listens to cold items; fewer are too few to learn weights from
+# Base models that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
 _ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
 NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class SelectedEnsemble:
     """What validation decided.
 
     Attributes:
-        metrics: `ensemble` and `members` -> name -> figure on the validation part.
-        how: what these figures are worth.
+        metrics: `ensemble` and `base_models` -> name -> figure on the validation part.
+        how: what these metrics are worth.
     """
 
     metric: str
@@ -67,50 +67,50 @@ class Chosen:
     how: str
 
 
-def choose(
+def select_ensemble(
     recommender: Recommender,
-    taste: AskTaste | None,
+    taste: RemoteScorer | None,
     listening: ListeningData,
-    world: World,
+    dataset: InteractionDataset,
     config: RecommenderConfig,
     *,
     seed: int,
     on_progress: OnProgress,
-) -> Chosen:
+) -> SelectedEnsemble:
     """Learn from the listeners who have held-out listens.
 
     Raises:
         DataError: there are none.
     """
     rng = np.random.default_rng(seed)
-    counts = held_out_counts(listening.valid, world.users)
+    counts = held_out_counts(listening.valid, dataset.users)
     users = np.flatnonzero(counts)
     if not len(users):
         raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
     # By id: the order of pseudonyms changes with the key, and the same seed is to draw the same.
-    users = users[np.argsort(np.array(world.users)[users])]
+    users = users[np.argsort(np.array(dataset.users)[users])]
     if len(users) > config.most_validation_users:
         users = users[np.sort(rng.choice(len(users), config.most_validation_users, replace=False))]
-    places = {name: place for place, name in enumerate(world.items)}
-    wanted = listening.valid.matrix({world.users[user]: row for row, user in enumerate(users.tolist())}, places)
-    heard = sparse.csr_matrix(world.plays[users])
-    questions = [Question(user=world.users[user]) for user in users.tolist()]
-    batches = [recommender.resolver.batch(questions[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
-    metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], heard, wanted, counts[users])
-    members = recommender.scorer.members
-    if "user_knn" in members:
-        members = {**members, "user_knn": _with_metric(members["user_knn"], metric)}
-    recommender = Recommender(recommender.artifact, recommender.resolver, members)
+    indices = {name: index for index, name in enumerate(dataset.items)}
+    wanted = listening.valid.matrix({dataset.users[user]: row for row, user in enumerate(users.tolist())}, indices)
+    consumed = sparse.csr_matrix(dataset.plays[users])
+    requests = [RecommendRequest(user=dataset.users[user]) for user in users.tolist()]
+    batches = [recommender.resolver.batch(requests[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
+    metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], consumed, wanted, counts[users])
+    base_models = recommender.scorer.base_models
+    if "user_knn" in base_models:
+        base_models = {**base_models, "user_knn": _with_metric(base_models["user_knn"], metric)}
+    recommender = Recommender(recommender.artifact, recommender.resolver, base_models)
     total, done = 3 * len(batches), 0
     hidden = HiddenItems.draw(recommender, seed)
 
     def collect(change: Callable[[Batch], Batch]) -> tuple[Candidates, Candidates | None]:
         nonlocal done
-        collector = Collector(heard, wanted, counts[users], _is_unheard(recommender))
-        of_hidden = None if hidden is None else hidden.collector(heard, wanted, counts[users])
+        collector = Collector(consumed, wanted, counts[users], _is_cold(recommender))
+        of_hidden = None if hidden is None else hidden.collector(consumed, wanted, counts[users])
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            scores = recommender.scorer.members_of(change(batch), taste)
+            scores = recommender.scorer.score_base_models(change(batch), taste)
             collector.add(rows, scores)
             if hidden is not None and of_hidden is not None:
                 of_hidden.add(rows, hidden.scores(scores))
@@ -120,11 +120,11 @@ def choose(
 
     warm, of_hidden = collect(lambda batch: batch)
     scales = scales_of(warm)
-    learned = {"warm": learn(warm, tuple(warm.features), scales)}
-    figures = _figures(warm, learned["warm"], scales)
+    learned = {"warm": fit_weights(warm, tuple(warm.features), scales)}
+    metrics = _figures(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
     least = _least_known(recommender)
-    unheard = {"warm": _for_unheard(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
+    cold = {"warm": _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
     del warm, of_hidden
     for segment, change, may_be_negative in (
         ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
@@ -132,58 +132,60 @@ def choose(
         ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
     ):
         candidates, of_hidden = collect(change)
-        learned[segment] = learn(candidates, tuple(candidates.features), scales, may_be_negative)
-        unheard[segment] = _for_unheard(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
+        learned[segment] = fit_weights(candidates, tuple(candidates.features), scales, may_be_negative)
+        cold[segment] = _cold_item_weights(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
         del candidates, of_hidden
-    weights = {segment: dict(each.heard) for segment, each in learned.items()}
+    weights = {segment: dict(each.listened) for segment, each in learned.items()}
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
-    asked = {
-        segment: {name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.members}
+    minimum = {
+        segment: {
+            name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.base_models
+        }
         for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
     }
     even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
-    return Chosen(
+    return SelectedEnsemble(
         metric,
-        {name: scales.get(name, 0.0) for name in recommender.scorer.members},
+        {name: scales.get(name, 0.0) for name in recommender.scorer.base_models},
         {
             "a": {
                 "warm_from": config.warm_from,
                 "weights": weights,
-                "unheard": {segment: found for segment, (found, _) in unheard.items()},
-                "asked": asked,
+                "cold_items": {segment: found for segment, (found, _) in cold.items()},
+                "minimum_weights": minimum,
                 "how": "learned on validation",
             },
             "b": {
                 "warm_from": config.warm_from,
                 "weights": even,
-                "asked": asked,
-                "how": "every member alike, for comparison",
+                "minimum_weights": minimum,
+                "how": "every base model alike, for comparison",
             },
         },
         {
-            **figures,
+            **metrics,
             "cross_fitted": crossed,
             "n": len(users),
-            "unheard_items": {segment: how for segment, (_, how) in unheard.items()},
+            "cold_items": {segment: how for segment, (_, how) in cold.items()},
         },
         "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
         "listeners and judges on the other",
     )
 
 
-def _is_unheard(recommender: Recommender) -> npt.NDArray[np.bool_]:
-    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_heard
+def _is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
+    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_listened
 
 
 def _least_known(recommender: Recommender) -> float:
     """Return the popularity of the least known item that somebody listens to."""
-    popularity = recommender.scorer.members.get("popularity")
-    n_heard = recommender.scorer.n_heard
-    return float(popularity.shares[:n_heard].min()) if isinstance(popularity, Popularity) and n_heard else 0.0
+    popularity = recommender.scorer.base_models.get("popularity")
+    n_listened = recommender.scorer.n_listened
+    return float(popularity.shares[:n_listened].min()) if isinstance(popularity, Popularity) and n_listened else 0.0
 
 
-def _for_unheard(
-    learned: Learned,
+def _cold_item_weights(
+    learned: EnsembleWeights,
     candidates: Candidates,
     of_hidden: Candidates | None,
     hidden: HiddenItems | None,
@@ -191,53 +193,53 @@ def _for_unheard(
     *,
     least_known: float,
 ) -> tuple[dict[str, float], str]:
-    """Return the weights for unheard items, and what they were learned from.
+    """Return the weights for cold items, and what they were learned from.
 
     Hidden items have as many listeners as others, which new items do not: a bias learned from them would put every new
     item before items that many listen to. It is therefore at most what the least known item gets for its popularity, so
     that only content puts a new item before others.
     """
-    n_shown = int((candidates.wanted & candidates.unheard).sum())
-    orders = any(weight > 0 for name, weight in learned.unheard.items() if name != BIAS)
+    n_shown = int((candidates.wanted & candidates.cold).sum())
+    orders = any(weight > 0 for name, weight in learned.cold.items() if name != BIAS)
     if hidden is None or of_hidden is None or (n_shown >= _LEAST_SHOWN and orders):
-        return dict(learned.unheard), f"{n_shown} held-out listens to unheard items"
-    found = learn_unheard(of_hidden, hidden.content, learned.heard, scales)
+        return dict(learned.cold), f"{n_shown} held-out listens to cold items"
+    found = fit_cold_item_weights(of_hidden, hidden.content, learned.listened, scales)
     if found is None:
-        return dict(learned.unheard), f"{n_shown} held-out listens to unheard items"
-    most = math.floor(learned.heard.get("popularity", 0.0) * least_known * 1e4) / 1e4  # weights have four digits
+        return dict(learned.cold), f"{n_shown} held-out listens to cold items"
+    most = math.floor(learned.listened.get("popularity", 0.0) * least_known * 1e4) / 1e4  # weights have four digits
     found[BIAS] = min(found[BIAS], most)
-    n_hidden = int((of_hidden.wanted & of_hidden.unheard).sum())
-    return {**dict.fromkeys(learned.unheard, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
+    n_hidden = int((of_hidden.wanted & of_hidden.cold).sum())
+    return {**dict.fromkeys(learned.cold, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
 
 
 def _metric(
     recommender: Recommender,
     batches: Sequence[Batch],
-    heard: sparse.csr_matrix,
+    consumed: sparse.csr_matrix,
     wanted: sparse.csr_matrix,
     counts: npt.NDArray[np.int64],
 ) -> str:
-    """The measure of likeness with the best NDCG@10 + recall@40 / 2."""
-    member = recommender.scorer.members.get("user_knn")
-    if member is None:
+    """The measure of similarity with the best NDCG@10 + recall@40 / 2."""
+    base_model = recommender.scorer.base_models.get("user_knn")
+    if base_model is None:
         return METRICS[0]
     n = sum(batch.n for batch in batches)
     found = {}
     for metric in METRICS:
-        collector = Collector(heard[:n], wanted[:n], counts[:n], _is_unheard(recommender))
+        collector = Collector(consumed[:n], wanted[:n], counts[:n], _is_cold(recommender))
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            collector.add(rows, {"user_knn": _with_metric(member, metric).score(batch)})
+            collector.add(rows, {"user_knn": _with_metric(base_model, metric).score(batch)})
         candidates = collector.finish()
-        figures = figures_of(candidates, candidates.features["user_knn"])
-        found[metric] = figures["ndcg@10"] + figures["recall@40"] / 2
+        metrics = ranking_metrics(candidates, candidates.features["user_knn"])
+        found[metric] = metrics["ndcg@10"] + metrics["recall@40"] / 2
     return max(found, key=lambda name: found[name])
 
 
-def _with_metric(member: Any, metric: str) -> UserKnn:
-    if not isinstance(member, UserKnn):
-        raise TypeError(f"user_knn is a {type(member).__name__}")
-    return replace(member, metric=metric)
+def _with_metric(base_model: Any, metric: str) -> UserKnn:
+    if not isinstance(base_model, UserKnn):
+        raise TypeError(f"user_knn is a {type(base_model).__name__}")
+    return replace(base_model, metric=metric)
 
 
 def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
@@ -250,34 +252,34 @@ def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
         columns.append(items[kept])
         values.append(weights[kept])
     rows = Rows.from_lists(columns, values)
-    return replace(batch, history=rows, heard=rows, memo={})
+    return replace(batch, history=rows, consumed=rows, memo={})
 
 
 def _without_history(batch: Batch, recommender: Recommender) -> Batch:
     """Nothing but friends."""
     nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
     history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
-    return replace(batch, history=history, heard=nothing, borrowed=borrowed, memo={})
+    return replace(batch, history=history, consumed=nothing, borrowed=borrowed, memo={})
 
 
-def _figures(candidates: Candidates, learned: Learned, scales: Mapping[str, float]) -> dict[str, Any]:
+def _figures(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[str, float]) -> dict[str, Any]:
     problem = problem_of(candidates, tuple(candidates.features), scales)
-    weights = {key: (learned.unheard if key[1] else learned.heard).get(key[0], 0.0) for key in problem.columns}
+    weights = {key: (learned.cold if key[1] else learned.listened).get(key[0], 0.0) for key in problem.columns}
     return {
-        "ensemble": figures_of(candidates, problem.total(weights)),
-        "members": {name: figures_of(candidates, scores) for name, scores in candidates.features.items()},
+        "ensemble": ranking_metrics(candidates, problem.total(weights)),
+        "base_models": {name: ranking_metrics(candidates, scores) for name, scores in candidates.features.items()},
     }
 
 
 def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[str, float]:
-    """Weights learned on even users judged on odd ones, and the other way round."""
+    """Weights learned on even users evaluated on odd ones, and the other way round."""
     found = []
     n_users = len(candidates.n_held_out)
     for side in (0, 1):
-        fit, judge = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
-        if not fit.wanted.any() or not (judge.n_held_out > 0).any():
+        fit, evaluate_ranking = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        if not fit.wanted.any() or not (evaluate_ranking.n_held_out > 0).any():
             return {}
-        found.append(_figures(judge, learn(fit, tuple(fit.features), scales), scales)["ensemble"])
+        found.append(_figures(evaluate_ranking, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
@@ -287,7 +289,7 @@ def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
         candidates.users[kept],
         candidates.items[kept],
         candidates.wanted[kept],
-        candidates.unheard[kept],
+        candidates.cold[kept],
         {name: each[kept] for name, each in candidates.features.items()},
         candidates.tops,
         np.where(users, candidates.n_held_out, 0),

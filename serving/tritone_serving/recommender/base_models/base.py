@@ -1,6 +1,6 @@
-"""What a member is to the ensemble.
+"""What a base model is to the ensemble.
 
-Shapes: B questions, I items, n items of interest, C causes.
+Shapes: B requests, I items, n items of interest, C causes.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Member(Protocol):
         """(B, I)."""
         ...
 
-    def parts(self, batch: Batch, question: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        """The summands of one question's scores of some items; they add up to `score`'s."""
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        """The summands of one request's scores of some items; they add up to `score`'s."""
         ...
 
 
