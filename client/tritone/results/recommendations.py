@@ -15,17 +15,17 @@ class Reason:
     """One summand of one track's score.
 
     Attributes:
-        member: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
+        base_model: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
         because: what it is based on: `history`, `friend`, `friends_listening` (the history of friends, for users
-            without their own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`,
-            `unheard` (nobody listens to it yet), `diversity` or `novelty`.
+            without their own), `tag`, `audio`, `mood`, `listeners` (what other people listen to), `popularity`,
+            `cold_item` (nobody listens to it yet), `diversity` or `novelty`.
         id: of the track in the history, the friend or the tag; empty for other causes.
         amount: its share of the score; the amounts of a track add up to its score.
         title: of the track that `id` names; None if `id` names no track or the model does not know its title.
         artist: as `title`.
     """
 
-    member: str
+    base_model: str
     because: str
     id: str
     amount: float
@@ -73,7 +73,7 @@ class UnknownIds:
     Attributes:
         user: whether the user is unknown.
         mood: whether a mood was given to a model that was trained without emotions.
-        recording: whether a recording was given that the model could not use: it was trained without recordings, or
+        audio: whether a recording was given that the model could not use: it was trained without recordings, or
             with another `genre_cnn` than the server has.
     """
 
@@ -83,7 +83,7 @@ class UnknownIds:
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
-    recording: bool = False
+    audio: bool = False
 
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
@@ -100,7 +100,7 @@ class Recommendations(Sequence[Recommendation]):
 
     Attributes:
         recommendations: the tracks; iterating over, indexing and `len` of this object refer to them.
-        source: the best information that the answer is based on: `user`, `history`, `friends`, `recording`, `mood` or
+        source: the best information that the answer is based on: `user`, `history`, `friends`, `audio`, `mood` or
             `popularity`. None for similar tracks.
         arm: which ensemble of an A/B test answered; None if the model does not say.
         unknown: the parts of the request that the model could not use.

@@ -13,7 +13,7 @@ from typing import Any, Final
 from platformdirs import user_cache_path
 
 from tritone import InvalidScoreError
-from tritone.music.reading import read_midi
+from tritone.music.scores import read_midi
 from tritone_training._exceptions import DataError
 from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
 from tritone_training.catalogue.midi import naming_the_extra, require_symusic

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER
-from tritone.music.reading import to_grid
+from tritone.music.scores import to_grid
 from tritone.music.smf import MIDI_SUFFIXES
 from tritone_training._exceptions import DataError
 from tritone_training.data.loading import visible_files

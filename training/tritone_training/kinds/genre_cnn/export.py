@@ -1,4 +1,4 @@
-"""Networks of `genre_cnn`: new, from a checkpoint, or straight from a backbone without any training."""
+"""Export of `genre_cnn`: a trained checkpoint, or a pretrained backbone without any training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GENRE_TAGS: Final = frozenset(
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
+    """Return what `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
 
     Raises:
         CheckpointError: neither is given, or both and they disagree.

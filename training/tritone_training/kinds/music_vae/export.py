@@ -1,4 +1,4 @@
-"""Networks of `music_vae`: new, or from a checkpoint; and what of them is exported."""
+"""Export of `music_vae`: the encoder, and the decoder as its companion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tritone_training.musicality import ATTRIBUTES
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: the encoder, and the decoder as its companion.
+    """Return what `tritone export` needs: the encoder, and the decoder as its companion.
 
     Raises:
         CheckpointError: no checkpoint is given, or a backbone is.

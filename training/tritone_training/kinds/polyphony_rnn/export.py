@@ -1,4 +1,4 @@
-"""Networks of `polyphony_rnn`: new or from a checkpoint, and what is exported of them."""
+"""Export of `polyphony_rnn`: the scorer, and the sampler as its companion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tritone_training.kinds.polyphony_rnn.network import (
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: the scorer, and the sampler as its companion.
+    """Return what `tritone export` needs: the scorer, and the sampler as its companion.
 
     Raises:
         CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.

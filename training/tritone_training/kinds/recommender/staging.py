@@ -5,7 +5,7 @@ is a rename on any file system. A crash between two renames can still leave part
 checkpoint.json and the artifact's manifest both hold an id of the fit, and a checkpoint whose parts differ is refused.
 
 An interrupted training can be resumed: `taste_vae` continues after its last complete epoch, or is kept if it was
-finished. The other members are fitted again. They have closed forms, so the result is the same, and their
+finished. The other base models are fitted again. They have closed forms, so the result is the same, and their
 intermediate results would be listening histories outside of a checkpoint.
 """
 

@@ -1,4 +1,4 @@
-"""`taste_vae` is cross-validated as a member of the recommender."""
+"""`taste_vae` is cross-validated as a base model of the recommender."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
         TrainingError: always.
     """
     raise TrainingError(
-        f"{KIND_NAME} is judged beside the other members: use `tritone crossvalidate recommender`, or "
+        f"{KIND_NAME} is evaluated beside the other base models: use `tritone crossvalidate recommender`, or "
         f"`tritone train {KIND_NAME} --seed N` for several seeds"
     )
