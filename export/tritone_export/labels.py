@@ -1,8 +1,13 @@
-"""Label files: one class name a line, in the order of their output's last axis, as Triton reads them."""
+"""Class names of outputs: label files, as Triton reads them, and the parameter `labels` of config.pbtxt for clients.
+
+A label file has one class name per line, in the order of the last axis of its output. Triton offers no request for it,
+so that the configuration repeats the names: `{"emotions": ["amazement", ...], "probabilities": ["classical", ...]}`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritone_export._exceptions import LabelError
@@ -28,6 +33,15 @@ def label_text(file: str, labels: Sequence[str]) -> str:
     if repeated:
         raise LabelError(f"{file}: names {', '.join(repeated)} more than once; each class needs a name of its own")
     return "".join(f"{label}\n" for label in labels)
+
+
+def read_label_files(declaration: Declaration, model_folder: Path) -> dict[str, tuple[str, ...]]:
+    """Read the label files that a model has in a repository: file name -> class names."""
+    found = {}
+    for tensor in declaration.outputs:
+        if tensor.label_file and (path := model_folder / tensor.label_file).is_file():
+            found[tensor.label_file] = tuple(path.read_text(encoding="utf-8").splitlines())
+    return found
 
 
 def check_labels(declaration: Declaration, label_files: Mapping[str, Sequence[str]], widths: Mapping[str, int]) -> None:

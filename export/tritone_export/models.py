@@ -138,6 +138,7 @@ def prepare_model(
         declaration,
         name=name,
         filenames=filenames_of(declaration, for_gpu=filenames.get("fp16"), for_cpu=filenames.get("int8")),
+        label_files=exportable.label_files,
     )
     return Prepared(
         exportable=exportable,

@@ -1,4 +1,4 @@
-"""Pictures of what models heard in a recording or expected of a score."""
+"""Plots of classifications and predictions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tritone.music.plot import write_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tritone.operations.predict import Prediction
     from tritone.results.classification import Classification
+    from tritone.results.prediction import Prediction
 
-N_LINES_MAX: Final = 8  # more lines than this nobody can tell apart
+N_LINES_MAX: Final = 8  # more lines are hard to tell apart
 
 
 def plot_timeline(result: Classification, target: Target, kind: str | None) -> Any:
-    """Draw and write the picture; see `Classification.plot`."""
+    """Write the plot; see `Classification.plot`."""
     return write_picture(lambda: _timeline(result), target, kind)
 
 
 def plot_prediction(prediction: Prediction, target: Target, kind: str | None) -> Any:
-    """Draw and write the picture; see `Prediction.plot`."""
+    """Write the plot; see `Prediction.plot`."""
     return write_picture(lambda: _expectations(prediction), target, kind)
 
 
@@ -71,7 +71,7 @@ def _timeline(result: Classification) -> Figure:
 
 
 def _expectations(prediction: Prediction) -> Figure:
-    """Above what was expected and what came, below how much each step surprised."""
+    """Plot expected pitches and played notes above the surprise of each time step."""
     grid = prediction.grid
     figure = _canvas(min(24.0, 5.0 + grid.n_frames / 16), 5.0)
     expected, surprise = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

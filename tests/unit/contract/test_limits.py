@@ -22,8 +22,8 @@ import tritone_serving
 from tritone import InvalidInputError, constants
 from tritone.music.grid import MAX_FRAMES
 from tritone.operations.latent import attribute_vector
-from tritone.operations.options import check_choice
-from tritone.operations.recommend_options import Wanted
+from tritone.operations.options import SamplingParams
+from tritone.operations.recommend import RecommendOptions
 from tritone.operations.sample import _density, _truncation
 from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
@@ -261,7 +261,7 @@ def test_a_value_beyond_a_limit_is_refused_in_the_sdks_words(backend: Any, viola
 
 
 def _choice(**changed: Any) -> None:
-    check_choice(**{"temperature": 1.0, "top_k": None, "top_p": None, **changed})
+    SamplingParams.checked(**{"temperature": 1.0, "top_k": None, "top_p": None, **changed})
 
 
 # Where the SDK has an argument for an input: how it checks that.
@@ -338,7 +338,7 @@ def test_the_recommender_refuses_in_the_sdks_words(sdk: dict[str, Any], served: 
         "explain": False,
     }
     with pytest.raises(InvalidInputError) as client:
-        Wanted(**(fields | sdk)).inputs()
+        RecommendOptions(**(fields | sdk)).inputs()
     with pytest.raises(QuestionError) as server:
         Question(**served).check()
     words = str(server.value).partition(" (")[0].replace("k is", "n is")
