@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attack image-test manifests lint format serve bench rival soak chaos audit clean
+.PHONY: help setup demo test test-fast fuzz attack image-test manifests lint format serve bench rival soak chaos docs docs-serve audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,18 @@ $(DEV_READY): $(READY)
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export, serve on Triton, listen and write: demo/index.html (first time: under 10 minutes)
-	@$(BIN)/tritone demo $(ARGS)
+demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
+	@$(BIN)/python -m examples.demo $(ARGS)
 
-test: $(DEV_READY)  ## Run all tests, those against a real Triton included
-	@$(BIN)/python -m pytest $(ARGS)
+# Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
+TEST_WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(DEV_READY)  ## Run the tests that need no server and little time (2 minutes on 2 cores)
+	@$(PYTEST) -m 'not (triton or balancer or slow or image or fuzz or soak or chaos)' tests/unit tests/deploy $(ARGS)
 
 image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
@@ -53,10 +60,16 @@ attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind 
 manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
 	@$(BIN)/python deploy/generate.py
 
-lint: $(DEV_READY)  ## Check style, types and the committed model repository
+lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests .ci
+	@$(BIN)/python .ci/private_imports.py
+	@$(BIN)/python .ci/documents.py
+	@$(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/helm lint --quiet --strict deploy/helm/tritone
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/tritone lint model_repository
 
 format: $(DEV_READY)  ## Put the code into the house format
@@ -66,8 +79,8 @@ format: $(DEV_READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
-bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and README's table (half an hour), then the SDK and the recommender
-	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table README.md $(ARGS)
+bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documentation's table (half an hour), then the SDK and the recommender
+	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS)
 	@$(BIN)/python benchmarks/classify_latency.py
 	@$(BIN)/python benchmarks/compose_latency.py
 	@$(BIN)/python benchmarks/cold_start.py
@@ -84,8 +97,14 @@ rival: $(DEV_READY)  ## Measure Triton beside a hand-written FastAPI service of 
 soak: $(DEV_READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
 	@$(BIN)/python benchmarks/soak.py --report runs/soak $(ARGS)
 
-chaos: $(DEV_READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/faults.md)
-	@$(BIN)/python benchmarks/faults.py --report docs/faults.md $(ARGS)
+chaos: $(DEV_READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/benchmarks/faults.md)
+	@$(BIN)/python benchmarks/faults.py --report docs/benchmarks/faults.md $(ARGS)
+
+docs: $(DEV_READY)  ## Build the documentation into build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: $(DEV_READY)  ## Serve the documentation on http://localhost:8008 and rebuild it on changes
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr localhost:8008
 
 clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

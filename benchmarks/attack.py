@@ -30,18 +30,18 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from tests.deploy.balancing import HOSTS, ROOT, free_ports, haproxy_path, start_haproxy
+from tests.deploy.name_server import NameServer
+
 from benchmarks.attack_kinds import ATTACKS, Attack, Sent, Target
 from benchmarks.fuzzing import served
 from benchmarks.fuzzing.asks import valid_inputs
 from benchmarks.replica import Replica
-from tests.deploy.balancing import HOSTS, ROOT, free_ports, haproxy_path, start_haproxy
-from tests.deploy.name_server import NameServer
-
 from tritone import ClientError, InferRequest
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_transport
 from tritone_serving.calls import Calls
-from tritone_serving.memory import family
+from tritone_serving.supervision.processes import family
 
 PAUSE_S: Final = 0.05
 CANARY_TIMEOUT_S: Final = 30.0

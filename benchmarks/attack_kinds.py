@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
+
 from benchmarks.fuzzing import over_grpc, over_http
 from benchmarks.fuzzing.asks import Ask, Tensor, valid_ask
 from benchmarks.fuzzing.judging import NOT_SENT, Outcome

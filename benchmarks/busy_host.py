@@ -24,13 +24,12 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount, count
-
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.calls import Calls
-from tritone_serving.canary import sing
-from tritone_serving.repository import filled_models
-from tritone_serving.stubs import stubs_of
+from tritone_serving.canary import run_canary
+from tritone_serving.repository.folders import filled_models
+from tritone_serving.supervision.processes import stubs_of
 
 REPAIR_WORDS: Final = ("reloading it", "loading it anew")  # the second: wording of earlier versions
 RESTART_WORDS: Final = "restarting the server"
@@ -123,7 +122,7 @@ def _watch(
             model = models[(counts["answered"] + counts["failed"]) % len(models)]
             try:
                 configs.setdefault(model, calls.config(model, timeout_s=ANSWER_TIMEOUT_S))
-                sing(calls, model, configs[model], timeout_s=ANSWER_TIMEOUT_S)
+                run_canary(calls, model, configs[model], timeout_s=ANSWER_TIMEOUT_S)
                 counts["answered"] += 1
             except CanaryError as error:
                 counts["failed"] += 1

@@ -29,7 +29,6 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
-
 from tritone import MusicClient
 from tritone.audio import iter_windows
 from tritone.constants import GENRE_MODEL, SAMPLE_RATE_HZ

@@ -27,13 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import count
-
 from tritone.endpoints import make_endpoint
 from tritone_serving.calls import Calls
-from tritone_serving.memory import family, memory_mb
-from tritone_serving.probing import probe
-from tritone_serving.repository import filled_models
-from tritone_serving.stubs import stubs_of
+from tritone_serving.canary import probe
+from tritone_serving.repository.folders import filled_models
+from tritone_serving.supervision.processes import family, memory_mb, stubs_of
 
 BOUND_S = 10.0
 BOUND_MB = 2048.0

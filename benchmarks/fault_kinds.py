@@ -13,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.fault_clients import shortened
-from benchmarks.replica import Replica, libfaketime, may_mount
 from tests.deploy.balancing import Balancer, haproxy_path, start_haproxy
 from tests.integration.conftest import MODEL
 
+from benchmarks.fault_clients import shortened
+from benchmarks.replica import Replica, libfaketime, may_mount
 from tritone_serving._exceptions import AdminApiError
-from tritone_serving.memory import family
-from tritone_serving.stubs import stubs_of
+from tritone_serving.supervision.processes import family, stubs_of
 
 HOLD_S = 5.0  # how long what is stopped or full stays so
 HOUR_S = 3600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEAD = ("fault", "clients", "requests", "lost", "longest gap", "noticed", "serving again", "what was said")
+HEAD = ("fault", "clients", "requests", "lost", "longest gap", "noticed", "serving again", "messages")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], *, head: bool = True) -> str:
@@ -23,11 +23,15 @@ def page(rows: Sequence[Mapping[str, Any]], modes: Mapping[str, str]) -> str:
         [
             "# Faults under load",
             "",
-            "Written by `python benchmarks/faults.py --report docs/faults.md` (`make chaos`): a small model with",
-            "`genre_cnn`'s tensors and two instances behind `tritone serve`, four clients that never pause, everything",
-            "on one machine. A call is lost if it ends in an error. The longest gap is the longest time in which no",
-            "client got an answer; noticed, until the watchdog said so; serving again, until the broken server",
-            "answered canaries for good; `-`: nothing to say. What was said: to lost calls, or by who refused what.",
+            "Written by `python benchmarks/faults.py --report docs/benchmarks/faults.md` (`make chaos`): four clients",
+            "call a small model with the tensors of `genre_cnn` and two instances without a pause, on one machine.",
+            "",
+            "- *lost*: calls that ended in an error",
+            "- *longest gap*: longest time in which no client got an answer",
+            "- *noticed*: time until the supervisor reported the fault",
+            "- *serving again*: time until the broken server answered all requests again",
+            "- *messages*: errors of lost calls, or of the command or server that refused something",
+            "- *-*: does not apply",
             "",
             markdown(rows),
             f"With {modes['two']}: {n_lost} of {n_requests} calls lost.",

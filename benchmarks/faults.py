@@ -32,15 +32,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.fault_clients import Clients, seen
-from benchmarks.fault_kinds import FAULTS, Fault, World, starter
-from benchmarks.fault_report import markdown, page
-from benchmarks.replica import Replica
 from tests.deploy.balancing import HOSTS, free_ports
 from tests.deploy.name_server import NameServer
 from tests.integration.conftest import MODEL, make_repository
 
-from tritone_serving import runtime
+from benchmarks.fault_clients import Clients, seen
+from benchmarks.fault_kinds import FAULTS, Fault, World, starter
+from benchmarks.fault_report import markdown, page
+from benchmarks.replica import Replica
+from tritone_serving.server import runtime_folder as runtime
 
 MODES = {"one": "one server, no retries", "two": "two replicas, SDK's retries"}
 # A balancer is one address: nobody else can be asked while it is away, so retries have to last longer than that.
@@ -58,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(FAULTS)}; default: all")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    parser.add_argument("--report", type=Path, help="file for the table with its legend, as docs/faults.md is")
+    parser.add_argument(
+        "--report", type=Path, help="file for the table with its legend, as docs/benchmarks/faults.md is"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.faults) - FAULTS.keys())

@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.integration.python_models import watched
+
 from benchmarks.arguments import count
 from benchmarks.fuzzing import served
 from benchmarks.fuzzing.campaign import Result, run
 from benchmarks.fuzzing.options import ALL
-from tests.integration.python_models import watched
-
 from tritone_serving import ServerOptions, TritonServer
 
 N_CANARIES = 24

@@ -25,10 +25,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount
-
-from tritone_serving.memory import family
-from tritone_serving.repository import filled_models
-from tritone_serving.stubs import stubs_of
+from tritone_serving.repository.folders import filled_models
+from tritone_serving.supervision.processes import family, stubs_of
 
 BOUND_PERCENT = 5.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

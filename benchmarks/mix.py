@@ -20,8 +20,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from tritone_cli.benching.counts import model_config
-from tritone_cli.benching.inputs import questions_for
+from tritone_cli.bench.inputs import example_requests
+from tritone_cli.bench.server_statistics import model_config
 
 SERVICE = "/inference.GRPCInferenceService/"
 TIMEOUT_S = 60.0
@@ -36,7 +36,7 @@ class Asked:
 
     Attributes:
         is_stream: it answers in pieces.
-        messages: serialised requests. Where `n_tail` is not 0, each ends with so many bytes of floats.
+        messages: serialised requests. BenchTarget `n_tail` is not 0, each ends with so many bytes of floats.
     """
 
     model: str
@@ -78,7 +78,7 @@ def ask_all(http_url: str, repository: Path, models: Sequence[str]) -> list[Aske
 def ask_of(config: Mapping[str, Any], repository: Path) -> Asked:
     """What one model is asked."""
     is_stream = bool(config.get("model_transaction_policy", {}).get("decoupled"))
-    made = [message_of(config, request) for request in questions_for(config, repository).requests]
+    made = [message_of(config, request) for request in example_requests(config, repository).requests]
     return Asked(config["name"], is_stream, [each[0] for each in made], [each[1] for each in made])
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.privacy_probes import N_TIMED, Target, run_all
 from tests.support import recommender_artifacts as models
 
+from benchmarks.privacy_probes import N_TIMED, Target, run_all
 from tritone_serving import ServerOptions, TritonServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

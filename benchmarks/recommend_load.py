@@ -32,12 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support import recommender_artifacts as models
 
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer
-from tritone_serving.callers import SERVICE_KEY_HEADER
-from tritone_serving.memory import memory_mb
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer
 from tritone_serving.recommender import open_artifact
-from tritone_serving.service_key import make_service_key
-from tritone_serving.stubs import stubs_of
+from tritone_serving.security.callers import SERVICE_KEY_HEADER
+from tritone_serving.security.service_key import make_service_key
+from tritone_serving.supervision.processes import memory_mb, stubs_of
 
 MODEL = "recommender"
 OUTPUTS = ("item_ids", "scores", "source", "arm", "unknown")  # what the SDK asks for

@@ -2,7 +2,7 @@
 
 ```
 python benchmarks/recommender_scale.py                           # four small sizes, minutes
-python benchmarks/recommender_scale.py --sizes all --out docs     # up to 1,000,000 users x 200,000 items
+python benchmarks/recommender_scale.py --sizes all --out docs/benchmarks     # up to 1,000,000 users x 200,000 items
 ```
 Each size runs in a process of its own, so that its largest memory is its own. The listening is simulated: item
 popularity falls like 1 / rank ** 0.8, users belong to tastes. `taste_vae` and validation are left out; what is fitted

@@ -21,8 +21,8 @@ from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
-from tritone_serving.memory import family
-from tritone_serving.probing import probe
+from tritone_serving.canary import probe
+from tritone_serving.supervision.processes import family
 
 SHM_MB = 96
 STOP_S = 4.0

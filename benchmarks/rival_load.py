@@ -30,11 +30,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import amount, count
-
 from http_load import Load, ask, closed_loop, connect, request_bytes
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.ports import claim_ports
-from tritone_serving.versions import newest_version
+from tritone_serving.repository.folders import newest_version
+from tritone_serving.server.ports import claim_ports
 from tritone_training.registry import get_kind
 
 MODEL = "genre_cnn"

@@ -28,10 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import mix as mixing
 from benchmarks import soak_report as report
 from benchmarks.arguments import amount
-
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.memory import family, memory_mb
-from tritone_serving.repository import filled_models
+from tritone_serving.repository.folders import filled_models
+from tritone_serving.supervision.processes import family, memory_mb
 
 LOAD = 0.7
 N_CLIENTS = 16

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.mix import Sent
 
 MOST_GROWTH = 0.02

@@ -18,7 +18,7 @@ application() {
     install_project
     find /opt/tritone -depth -type d -name __pycache__ -exec rm -rf {} +
     # Fails here rather than at the first start.
-    /opt/tritone/bin/python -B -c 'from tritone_serving.installation import find_installation, find_libpython
+    /opt/tritone/bin/python -B -c 'from tritone_serving.server.installation import find_installation, find_libpython
 print(find_installation().binary, find_libpython())'
     PYTHONDONTWRITEBYTECODE=1 /opt/tritone/bin/tritone --help >/dev/null
 }

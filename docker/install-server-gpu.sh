@@ -24,7 +24,7 @@ dependencies() {
 application() {
     # shellcheck disable=SC2086
     python3 -m pip install --break-system-packages --no-deps ${PIP_ARGS:-} "$source_folder"
-    python3 -B -c 'from tritone_serving.installation import find_installation
+    python3 -B -c 'from tritone_serving.server.installation import find_installation
 found = find_installation()
 assert found.stub is None, found
 print(found.binary)'

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Triton on CPUs: the server of the nvidia-pytriton wheel on a slim Python image, without torch.
-#   docker build -f docker/server-cpu.Dockerfile -t tritone/server-cpu:0.1.0 .
+#   docker build -f docker/server-cpu.Dockerfile -t tritone/server-cpu:0.2.0 .
 # Give BASE a digest (python:...@sha256:...) where builds must be the same to the byte.
 ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Training, evaluation and export, with the CUDA build of torch that PyPI has.
-#   docker build -f docker/train.Dockerfile -t tritone/train:0.1.0 .
-#   docker run --rm --gpus all --shm-size 2g -v "$PWD:/work" tritone/train:0.1.0 train genre_cnn --data my_music
+#   docker build -f docker/train.Dockerfile -t tritone/train:0.2.0 .
+#   docker run --rm --gpus all --shm-size 2g -v "$PWD:/work" tritone/train:0.2.0 train genre_cnn --data my_music
 # Without a GPU, 4 GB less: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
 from benchmarks.fuzzing import over_grpc, over_http
 from benchmarks.fuzzing.asks import valid_ask
 from benchmarks.fuzzing.judging import HANG, NOT_SENT, Guard, Outcome, Tally, fatal
 from benchmarks.fuzzing.options import CLASS_COUNTS
 from benchmarks.fuzzing.served import Bystander, Canaries, Processes, compare
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-
 from tritone.endpoints import make_endpoint
 from tritone_serving import TritonServer
 from tritone_serving.calls import Calls

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
+
 from benchmarks.fuzzing.asks import ITEM_BYTES, MOST_BYTES, Ask, Tensor, fill, optional_tensors, valid_ask
 from benchmarks.fuzzing.options import CLASS_COUNTS, add_options
-from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Mutation = Callable[[Draw, Ask, np.random.Generator], Ask]

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 import grpc
-from benchmarks.fuzzing.asks import Ask
 from hypothesis import strategies as st
+
+from benchmarks.fuzzing.asks import Ask
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

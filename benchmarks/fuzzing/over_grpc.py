@@ -9,13 +9,14 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
 from benchmarks.fuzzing.asks import Ask
 from benchmarks.fuzzing.judging import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Guard, Outcome, fatal, fatal_shapes
 from benchmarks.fuzzing.mutations import VALID, Draw, spoiled_asks
 from benchmarks.fuzzing.options import COMPRESSIONS, DEADLINES_S, draw_metadata, named
-from google.protobuf.message import DecodeError
-from hypothesis import strategies as st
-from tritonclient.grpc import service_pb2
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
 OPEN_METHODS: Final = (

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from hypothesis import strategies as st
+
 from benchmarks.fuzzing.asks import Ask
 from benchmarks.fuzzing.judging import (
     FAILED,
@@ -32,7 +34,6 @@ from benchmarks.fuzzing.judging import (
 )
 from benchmarks.fuzzing.mutations import PATHS, VALID, Draw, spoiled_asks
 from benchmarks.fuzzing.options import draw_headers, named
-from hypothesis import strategies as st
 
 LIMIT_S: Final = 20.0
 MOST_JSON_ITEMS: Final = 2000

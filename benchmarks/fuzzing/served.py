@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from benchmarks.fuzzing.asks import valid_inputs
 from tests.integration import composer_stand_in, conftest
 from tests.support import music_models, recommender_artifacts
 
+from benchmarks.fuzzing.asks import valid_inputs
 from tritone.endpoints import make_endpoint
-from tritone_export.limits import limits_text
+from tritone_export.config import limits_text
 from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Array, Calls
-from tritone_serving.stubs import stubs_of
+from tritone_serving.supervision.processes import stubs_of
 from tritone_training.kinds.genre_cnn import declaration as genre_cnn
 from tritone_training.kinds.taste_vae import declaration as taste_vae
 

@@ -49,7 +49,7 @@ def write_log_line(line: str) -> None:
 
 
 def _log(level: str, message: str) -> None:
-    from tritone_serving.json_log import entry
+    from tritone_serving.server.logs import entry
 
     write_log_line(json.dumps(_plain(entry(level, message)), ensure_ascii=False))
 

@@ -1,53 +1,77 @@
-"""The `tritone` command: one app, one module of `tritone_cli.commands` per verb.
+"""The `tritone` command: the functions of `tritone_cli.commands`, in panels.
 
-A command module has `register(app)`; it imports what is heavy only when its verb runs, so that
-`tritone classify` starts at once and works with nothing but the light client installed.
+The command modules import heavy packages only when a command runs, so that `tritone classify` starts at once and needs
+only the light client.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
+import inspect
+import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Final
 
 import typer
 
 from tritone import TritoneError
 from tritone_cli import console
-
-COMMANDS: Final = (
-    "demo",
-    "catalogue",
-    "train",
-    "evaluate",
-    "crossvalidate",
-    "tune",
-    "pretrained",
-    "export",
-    "lint",
-    "serve",
-    "probe",
-    "publish",
-    "rollback",
-    "bench",
-    "optimize",
-    "classify",
-    "compose",
-    "harmonize",
-    "infill",
-    "predict",
-    "reconstruct",
-    "interpolate",
-    "vary",
-    "sample",
-    "recommend",
-    "similar",
-    "tracks",
-    "user-token",
-    "forget",
+from tritone_cli.commands import (
+    analysis,
+    bench,
+    check,
+    compose,
+    crossvalidate,
+    evaluate,
+    export,
+    latent,
+    optimize,
+    publish,
+    recommend,
+    resources,
+    serve,
+    train,
+    tune,
+    users,
 )
-# What the extras bring, by import name.
+
+PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
+    "Use": (
+        analysis.classify,
+        recommend.recommend,
+        recommend.similar,
+        recommend.tracks,
+        compose.compose,
+        compose.harmonize,
+        compose.infill,
+        latent.sample,
+        latent.reconstruct,
+        latent.interpolate,
+        latent.vary,
+        analysis.predict,
+    ),
+    "Train": (
+        train.train,
+        evaluate.evaluate,
+        crossvalidate.crossvalidate,
+        tune.tune,
+        resources.catalogue,
+        resources.pretrained,
+    ),
+    "Deploy": (
+        export.export,
+        serve.serve,
+        publish.publish,
+        publish.rollback,
+        check.probe,
+        check.lint,
+        users.user_token,
+        users.forget,
+    ),
+    "Measure": (bench.bench, optimize.optimize),
+}
+# Extra by import name of the packages that it installs.
 EXTRA_OF: Final = {
     **dict.fromkeys(("matplotlib", "pretty_midi", "symusic"), "scores"),
     **dict.fromkeys(
@@ -69,21 +93,35 @@ EXTRA_OF: Final = {
 }
 
 
-def build_app() -> typer.Typer:
-    """Assemble the app from the command modules."""
-    app = typer.Typer(
+def new_app(help_text: str | None = None) -> typer.Typer:
+    """Return a Typer app without commands, with the project's settings."""
+    return typer.Typer(
         name="tritone",
-        help="Music intelligence as a service: train, export, serve and ask music models.",
-        no_args_is_help=True,
+        help=help_text,
+        no_args_is_help=help_text is not None,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def build_app() -> typer.Typer:
+    """Return the app with all commands."""
+    app = new_app(help_text="Music intelligence as a service: train, export, serve and call music models.")
     app.callback()(_root)
-    for name in COMMANDS:
-        importlib.import_module(f"tritone_cli.commands.{name.replace('-', '_')}").register(app)
+    for panel, commands in PANELS.items():
+        for command in commands:
+            app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
     return app
+
+
+def _environment_variables(command: Callable[..., None]) -> str | None:
+    """Return a line with the environment variables in a command's help, whose names narrow terminals cut."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    helps = [option.help or "" for each in parameters for option in getattr(each.annotation, "__metadata__", ())]
+    found = dict.fromkeys(name for text in helps for name in re.findall(r"[A-Z]+_[A-Z_]+", text))
+    return f"Environment variables: {', '.join(found)}" if found else None
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,18 +139,23 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: errors that have a reason people can act on become one message and exit status 1."""
+    """Run the `tritone` command."""
+    run(build_app())
+
+
+def run(app: typer.Typer) -> None:
+    """Run an app with this process's arguments; errors that users can act on become one message and exit status 1."""
     console.show_warnings_of("tritone.audio")
     try:
-        build_app()()
+        app()
     except TritoneError as error:
         console.fail(str(error))
         sys.exit(1)
-    except ModuleNotFoundError as error:  # a bare `pip install tritone` is the light client
+    except ModuleNotFoundError as error:  # `pip install tritone` without extras installs the light client
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        console.fail(f"this needs {error.name}: pip install 'tritone[{extra}]'")
+        console.fail(f"this command needs {error.name}; install it with: pip install 'tritone[{extra}]'")
         sys.exit(1)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
         if error.strerror is None:

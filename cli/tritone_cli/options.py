@@ -1,9 +1,8 @@
-"""Options that several verbs share, and what stands behind them."""
+"""Options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
 import ast
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -17,7 +16,13 @@ if TYPE_CHECKING:
 
 # --- training -----------------------------------------------------------------------------------
 
-Kind = Annotated[str, typer.Argument(help="Model kind, for example genre_cnn.", show_default=False)]
+Kind = Annotated[
+    str,
+    typer.Argument(
+        help="Model kind: genre_cnn, polyphony_rnn, music_transformer, music_vae, music_gan, taste_vae or recommender.",
+        show_default=False,
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -26,14 +31,18 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same run.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
 Preset = Annotated[str, typer.Option(help="Hyper-parameter preset: default, demo (minutes) or tiny (for tests).")]
 Pretrained = Annotated[
-    str | None, typer.Option(help="Backbone: musicnn or musicnn-mtt (weights come from PyPI).", show_default=False)
+    str | None,
+    typer.Option(help="Pretrained backbone: musicnn or musicnn-mtt; weights come from PyPI.", show_default=False),
 ]
-Devices = Annotated[int, typer.Option(min=1, help="How many GPUs to train on, if there are any.")]
-MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Upper bound on epochs.", show_default=False)]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE replaces a hyper-parameter; repeatable.")]
+Devices = Annotated[int, typer.Option(min=1, help="Maximum number of GPUs to train on.")]
+MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Replace a hyper-parameter; repeatable.", show_default=False),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output of an earlier run in --out or --report.")
 ]
@@ -47,82 +56,102 @@ WarmStart = Annotated[
 Mlflow = Annotated[
     str | None,
     typer.Option(
-        help="URI of an MLflow tracking server or store to log to; default: MLFLOW_TRACKING_URI.", show_default=False
+        help="URI of an MLflow tracking server or store to log to. Default: MLFLOW_TRACKING_URI.", show_default=False
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
-Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder that `tritone train` wrote.", show_default=False)]
-Report = Annotated[Path | None, typer.Option(help="Folder for plots and a table of predictions.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder written by `tritone train`.", show_default=False)]
+Report = Annotated[
+    Path | None, typer.Option(help="Folder to write plots and a table of predictions to.", show_default=False)
+]
 TrainReport = Annotated[
     Path | None,
-    typer.Option("--report", help="Folder for plots of how it does on validation data.", show_default=False),
+    typer.Option("--report", help="Folder to write plots of validation metrics to.", show_default=False),
 ]
 
 # --- listening logs ------------------------------------------------------------------------------
 Interactions = Annotated[
     Path | None,
     typer.Option(
-        help="Listening log: CSV, Parquet, JSON, Excel or a folder of parts; default: simulated listening.",
+        help="Listening log: CSV, Parquet, JSON, Excel or a folder of parts. Default: simulated listening.",
         show_default=False,
     ),
 ]
 Valid = Annotated[
     Path | None,
-    typer.Option(help="Held-out listens to choose by; default: split off the log.", show_default=False),
+    typer.Option(help="Listening log for validation. Default: a random part of the log.", show_default=False),
 ]
-Test = Annotated[Path | None, typer.Option(help="Held-out listens to judge by.", show_default=False)]
+Test = Annotated[Path | None, typer.Option(help="Listening log for testing.", show_default=False)]
 Friends = Annotated[Path | None, typer.Option(help="Table of pairs of users.", show_default=False)]
 ItemTags = Annotated[
-    Path | None, typer.Option(help="Table of tags of items, with who gave them if known.", show_default=False)
+    Path | None,
+    typer.Option(help="Table of items and tags, optionally with the users who gave them.", show_default=False),
 ]
-TagNames = Annotated[Path | None, typer.Option(help="Table from tags' ids to their names.", show_default=False)]
+TagNames = Annotated[Path | None, typer.Option(help="Table of tag ids and their names.", show_default=False)]
 Metadata = Annotated[
-    Path | None, typer.Option(help="Table with a row an item: title, artist, any words.", show_default=False)
+    Path | None, typer.Option(help="Table with one row per item: title, artist and other text.", show_default=False)
 ]
 Recordings = Annotated[
-    Path | None, typer.Option(help="Folder with a recording of each item, named by its id.", show_default=False)
+    Path | None, typer.Option(help="Folder with a recording of each item, named by the item's id.", show_default=False)
 ]
 GenreCheckpoint = Annotated[
-    Path | None, typer.Option(help="Checkpoint of genre_cnn that hears the recordings.", show_default=False)
+    Path | None, typer.Option(help="Checkpoint of genre_cnn that embeds the recordings.", show_default=False)
 ]
 Key = Annotated[
     Path | None,
-    typer.Option(help="File with the key for users' pseudonyms; default: made beside the checkpoint."),
+    typer.Option(
+        help="File with the key for pseudonyms of users. Default: created next to the checkpoint.", show_default=False
+    ),
 ]
-UserColumn = Annotated[str | None, typer.Option(help="The log's column of users.", show_default=False)]
-ItemColumn = Annotated[str | None, typer.Option(help="... of items.", show_default=False)]
-PlaysColumn = Annotated[str | None, typer.Option(help="... of play counts; optional.", show_default=False)]
-RatingColumn = Annotated[str | None, typer.Option(help="... of ratings, instead of plays.", show_default=False)]
-TimeColumn = Annotated[str | None, typer.Option(help="... of times; optional.", show_default=False)]
-FriendColumn = Annotated[str | None, typer.Option(help="The friends' table's second column.", show_default=False)]
-TagColumn = Annotated[str | None, typer.Option(help="The tags' table's column of tags.", show_default=False)]
+UserColumn = Annotated[str | None, typer.Option(help="Name of the log's column of user ids.", show_default=False)]
+ItemColumn = Annotated[str | None, typer.Option(help="Name of the log's column of item ids.", show_default=False)]
+PlaysColumn = Annotated[
+    str | None, typer.Option(help="Name of the log's column of play counts; optional.", show_default=False)
+]
+RatingColumn = Annotated[
+    str | None, typer.Option(help="Name of the log's column of ratings, instead of play counts.", show_default=False)
+]
+TimeColumn = Annotated[
+    str | None, typer.Option(help="Name of the log's column of times; optional.", show_default=False)
+]
+FriendColumn = Annotated[str | None, typer.Option(help="Name of the second column of --friends.", show_default=False)]
+TagColumn = Annotated[str | None, typer.Option(help="Name of the column of tags in --item-tags.", show_default=False)]
 
-# --- asking a server ----------------------------------------------------------------------------
+# --- calling a server ----------------------------------------------------------------------------
+# Environment variables are part of the help texts: Typer's own column for them is cut in narrow terminals.
 Server = Annotated[
     str,
     typer.Option(
-        envvar="TRITONE_SERVER", help="host:port (gRPC), or grpc(s):// or http(s)://host:port; several with commas."
+        envvar="TRITONE_SERVER",
+        show_envvar=False,
+        help="Server address: host:port (gRPC), or grpc(s):// or http(s)://host:port; several replicas separated by "
+        "commas. Environment variable: TRITONE_SERVER.",
     ),
 ]
 LiveServer = Annotated[
     str,
     typer.Option(
         envvar="TRITONE_SERVER",
+        show_envvar=False,
         help="Server address: host:port (gRPC) or http://host:port. If the ports are not adjacent (8000, 8001), give "
-        "both addresses, separated by a comma.",
+        "both addresses, separated by a comma. Environment variable: TRITONE_SERVER.",
     ),
 ]
 OptionalServer = Annotated[
     str | None,
     typer.Option(
         envvar="TRITONE_SERVER",
+        show_envvar=False,
         help="Address of a running server: host:port (gRPC) or http://host:port. If the ports are not adjacent (8000, "
-        "8001), give both addresses, separated by a comma.",
+        "8001), give both addresses, separated by a comma. Environment variable: TRITONE_SERVER.",
         show_default=False,
     ),
 ]
 ApiKeyFile = Annotated[
-    Path | None, typer.Option(help="File that holds the server's key; else TRITONE_API_KEY is used, if set.")
+    Path | None,
+    typer.Option(
+        help="File with the server's API key. Default: the key in TRITONE_API_KEY, if set.", show_default=False
+    ),
 ]
 ServiceKeyFile = Annotated[
     Path | None,
@@ -139,19 +168,31 @@ UserTokenFile = Annotated[
         show_default=False,
     ),
 ]
-CaFile = Annotated[Path | None, typer.Option(help="PEM with the authorities to trust, for TLS.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for the whole call, retries included.")]
-Model = Annotated[str, typer.Option(help="Which model to ask.")]
+CaFile = Annotated[
+    Path | None, typer.Option(help="PEM file with the certificate authorities to trust, for TLS.", show_default=False)
+]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of the whole call in seconds, retries included.")]
+Model = Annotated[str, typer.Option(help="Name of the model.")]
 
-# --- written music ------------------------------------------------------------------------------
+# --- changing a server or its repository ----------------------------------------------------------
+Repository = Annotated[Path, typer.Option(help="Folder of the model repository.")]
+AdminTokenFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the admin token. Default: where `tritone serve` stored it.", show_default=False),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go live even if the recommender's items were embedded by another genre_cnn.")
+]
+
+# --- generated music ------------------------------------------------------------------------------
 Out = Annotated[
     list[Path] | None,
     typer.Option(
         "--out",
         "-o",
         metavar="FILE",
-        help="Write here, as the suffix says: .mid, .wav, .png, .svg or .pdf; repeatable. "
-        "Default: VERB-SEED.mid here, nothing with --json.",
+        help="Output file; the suffix selects the format: .mid, .wav, .png, .svg or .pdf; repeatable. "
+        "Default: COMMAND-SEED.mid in this folder; with --json, none.",
         show_default=False,
     ),
 ]
@@ -161,33 +202,43 @@ PieceSeed = Annotated[
         "--seed",
         min=0,
         max=2**63 - 1,
-        help="Same seed, same notes; drawn and told unless given.",
+        help="Random seed. If omitted, one is drawn and printed.",
         show_default=False,
     ),
 ]
-Temperature = Annotated[float, typer.Option(help="Below 1 the likely gets likelier, above 1 the unlikely.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Choose among so many of the likeliest notes.")]
+Temperature = Annotated[
+    float, typer.Option(help="Sampling temperature: below 1 is more conservative, above 1 more random.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Sample from the K most likely notes only.", metavar="K")]
 TopP = Annotated[
     float | None,
-    typer.Option("--top-p", help="Choose among the likeliest notes that reach this probability.", show_default=False),
+    typer.Option(
+        "--top-p",
+        help="Sample from the most likely notes whose probabilities add up to P.",
+        metavar="P",
+        show_default=False,
+    ),
 ]
-Style = Annotated[str | None, typer.Option(help="One of the styles that the model knows.", show_default=False)]
+Style = Annotated[str | None, typer.Option(help="One of the model's styles, such as bach.", show_default=False)]
 Tempo = Annotated[
-    float | None, typer.Option("--tempo", help="Quarters a minute; else the score's, or 120.", show_default=False)
+    float | None,
+    typer.Option(
+        "--tempo", help="Tempo in quarters per minute. Default: that of the score, or 120.", show_default=False
+    ),
 ]
 
 
-# --- recommending -------------------------------------------------------------------------------
-TrackCount = Annotated[int, typer.Option("--n", "-n", help="How many tracks, 1 to 10000.")]
+# --- recommendation -------------------------------------------------------------------------------
+TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]
 
 
 def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
-    """`["width=32", "class_weights=balanced"]` -> `{"width": 32, "class_weights": "balanced"}`.
+    """Parse the values of `--set`: `["width=32"]` -> `{"width": 32}`.
 
-    Values are numbers, `true`, `false`, words, or Python dicts such as `{'jazz': 2}`; each kind checks its own.
+    Values are numbers, `true`, `false`, words, or Python dicts such as `{'jazz': 2}`; each kind validates its own.
 
     Raises:
-        typer.BadParameter: not NAME=VALUE.
+        typer.BadParameter: a value is not NAME=VALUE.
     """
     parsed: dict[str, Any] = {}
     for setting in settings or ():
@@ -203,10 +254,10 @@ def parse_settings(settings: Sequence[str] | None) -> Mapping[str, Any]:
 
 
 def require_unused(folder: Path | None, *, overwrite: bool, option: str) -> None:
-    """Refuse a folder for results that holds files, unless they may be replaced.
+    """Check that a folder for results is new or empty, unless its files may be replaced.
 
     Raises:
-        typer.BadParameter: it is a file, or it is not empty and `overwrite` is not set.
+        typer.BadParameter: the path is a file, or a folder that is not empty and may not be overwritten.
     """
     if folder is None or not folder.exists():
         return
@@ -214,77 +265,39 @@ def require_unused(folder: Path | None, *, overwrite: bool, option: str) -> None
         raise typer.BadParameter(f"{folder}: expected a folder, got a file", param_hint=option)
     if not overwrite and any(folder.iterdir()):
         raise typer.BadParameter(
-            f"{folder}: expected a new or empty folder, got one with files; give another, or replace them with "
-            f"--overwrite",
+            f"{folder}: expected a new or empty folder, got one with files; give another folder, or replace the files "
+            f"with --overwrite",
             param_hint=option,
         )
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command as the user typed it, for the model card."""
+    """Return the command as the user typed it, for the model card."""
     typed = shlex.join(["tritone", *argv[1:]])
-    return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are no text
-
-
-def api_key(file: Path | None) -> str | None:
-    """The server's key, from a file or from the environment.
-
-    Raises:
-        typer.BadParameter: the file cannot be read.
-    """
-    if file is None:
-        return os.environ.get("TRITONE_API_KEY") or None
-    return _secret_in(file, "--api-key-file")
-
-
-def credentials(service_key_file: Path | None, user_token_file: Path | None) -> dict[str, str]:
-    """Return the credentials for stored users as keyword arguments of `MusicClient`.
-
-    Options come before environment variables, and a token before the service key.
-
-    Raises:
-        typer.BadParameter: a file cannot be read, or both are given.
-    """
-    if service_key_file is not None and user_token_file is not None:
-        raise typer.BadParameter("give one of --service-key-file and --user-token-file")
-    if user_token_file is not None:
-        return {"user_token": _secret_in(user_token_file, "--user-token-file")}
-    if service_key_file is not None:
-        return {"service_key": _secret_in(service_key_file, "--service-key-file")}
-    if token := os.environ.get("TRITONE_USER_TOKEN"):
-        return {"user_token": token}
-    if path := os.environ.get("TRITONE_SERVICE_KEY_FILE"):
-        return {"service_key": _secret_in(Path(path), "TRITONE_SERVICE_KEY_FILE")}
-    return {}
-
-
-def _secret_in(file: Path, option: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"the key cannot be read ({error})", param_hint=option) from error
-
-
-def client_file(server: str, variable: str) -> str | None:
-    """A PEM file to show to servers that ask for a certificate (mutual TLS), from the environment."""
-    return os.environ.get(variable) or None if server.startswith(("grpcs://", "https://")) else None
+    return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are not text
 
 
 def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
-    """What a verb was told of a listening log: those of its parameters that are named as the fields are."""
+    """Return a command's options about a listening log.
+
+    Args:
+        given: the command's parameters; those with the name of a field are used.
+    """
     from tritone_training.api import ListeningFiles
 
     return ListeningFiles(**{each.name: given[each.name] for each in fields(ListeningFiles) if each.name in given})
 
 
 def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
-    """`"3/4"` -> `(3, 4)`; the SDK says which pairs it can use.
+    """Parse two whole numbers: `"3/4"` -> `(3, 4)`.
 
     Raises:
-        typer.BadParameter: not two whole numbers.
+        typer.BadParameter: the text is not two whole numbers.
     """
     try:
         first, second = (int(part) for part in text.split(separator))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: expected for example {example}", param_hint=option) from error
+        raise typer.BadParameter(
+            f"expected two whole numbers such as {example}, got {text!r}", param_hint=option
+        ) from error
     return first, second

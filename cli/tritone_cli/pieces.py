@@ -1,4 +1,4 @@
-"""What the verbs that write music have in common: where pieces go, and what is said about them."""
+"""Write generated pieces to files and print them."""
 
 from __future__ import annotations
 
@@ -8,58 +8,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from tritone_cli import addresses, console, options
+from tritone_cli import console
 
 if TYPE_CHECKING:
-    from tritone import MusicClient, Piece
+    from tritone import Piece
 
 SOUND: Final = ".wav"
 SCORES: Final = (".mid", ".midi", SOUND)
 PICTURES: Final = (".png", ".svg", ".pdf")
 
 
-def connect(
-    server: str, timeout: float, api_key_file: Path | None, ca_file: Path | None, **credentials: Any
-) -> MusicClient:
-    """A client as the options say.
-
-    Args:
-        credentials: `service_key` or `user_token`, for access to stored users; `priority`.
-    """
-    from tritone import MusicClient
-
-    server = addresses.model_address(server)
-    return MusicClient(
-        server,
-        timeout_s=timeout,
-        api_key=options.api_key(api_key_file),
-        ca_file=ca_file,
-        client_cert_file=options.client_file(server, "TRITONE_CLIENT_CERT"),
-        client_key_file=options.client_file(server, "TRITONE_CLIENT_KEY"),
-        **credentials,
-    )
-
-
 def check_outs(outs: Sequence[Path] | None) -> None:
-    """Find out before the server works, rather than after, that its answer cannot be written.
+    """Check that the output files can be written, before the server is called.
 
     Raises:
-        typer.BadParameter: a suffix that says nothing, or a folder that is not there.
+        typer.BadParameter: an unknown suffix, or a folder that does not exist.
     """
     for out in outs or ():
         if out.suffix.lower() not in (*SCORES, *PICTURES):
             known = ", ".join((*SCORES, *PICTURES))
-            raise typer.BadParameter(f"{out}: expected a name that ends in {known}", param_hint="--out")
+            raise typer.BadParameter(f"{out}: expected a file name that ends in {known}", param_hint="--out")
         if not out.parent.is_dir():
-            raise typer.BadParameter(f"{out}: there is no folder {out.parent}", param_hint="--out")
+            raise typer.BadParameter(f"{out}: folder {out.parent} does not exist; create it first", param_hint="--out")
 
 
-def hand_over(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None, *, as_json: bool) -> None:
-    """Write pieces and say so; several ones are numbered in their names."""
+def write_pieces(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None, *, as_json: bool) -> None:
+    """Write pieces to files and print them; the file names of several pieces are numbered."""
     entries = []
     for number, piece in enumerate(pieces, 1):
         wanted = (_default(verb, piece),) if outs is None and not as_json else outs or ()
-        if not as_json:  # before anything is written: the seed must not be lost if that fails
+        if not as_json:  # before writing: the seed must not be lost if that fails
             _show(piece)
         files = [_write(piece, _numbered(out, number, len(pieces))) for out in wanted]
         written = [file for file in files if file]
@@ -80,7 +58,7 @@ def _numbered(path: Path, number: int, n_pieces: int) -> Path:
 
 
 def _write(piece: Piece, path: Path) -> str | None:
-    """None for the sound of a piece without notes, which is no reason to keep the others back."""
+    """Return the path; None for the audio of a piece without notes, which is not an error."""
     if path.suffix.lower() in PICTURES:
         return str(piece.plot(path))
     if path.suffix.lower() == SOUND and not piece.grid.n_notes:
@@ -93,7 +71,7 @@ def _show(piece: Piece) -> None:
     grid = piece.grid
     console.say(
         f"{piece.model} v{piece.model_version}, seed {piece.seed}: {_count(grid.n_bars, 'bar')}, "
-        f"{_count(grid.n_notes, 'note')}, {grid.duration_s:.1f} s at {grid.tempo_qpm:g} quarters a minute"
+        f"{_count(grid.n_notes, 'note')}, {grid.duration_s:.1f} s at {grid.tempo_qpm:g} quarters per minute"
     )
     if grid.dropped:
         console.say("  left out: " + ", ".join(f"{n} {_words(reason)}" for reason, n in grid.dropped.items()))

@@ -1,4 +1,4 @@
-"""Tables that keep words and numbers whole in a narrow terminal."""
+"""Tables for terminals."""
 
 from __future__ import annotations
 
@@ -68,3 +68,20 @@ def _widths(wishes: Mapping[str, int], needs: Mapping[str, int], width: int) -> 
             break
         found[max(shrinkable, key=lambda name: found[name])] -= 1
     return found
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, n_numbers: int = 0) -> Table:
+    """Return a table without lines; cells are plain text, so that a title such as "[b]" is not markup.
+
+    Args:
+        n_numbers: number of leading columns with numbers, which are aligned to the right and not wrapped.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(columns):
+        if index < n_numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

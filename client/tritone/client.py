@@ -49,7 +49,8 @@ class MusicClient(BaseClient[Transport]):
     """A client for the music models of one server, or of several with the same models.
 
     It keeps its connections open and may be shared by threads. After a fork, the child opens its own connections;
-    copies and pickles do too. A client with secrets cannot be pickled.
+    copies and pickles do too. A client with secrets cannot be pickled (see
+    docs/how-to/connections.md).
 
     Recordings are passed as a path, the bytes of a file, a binary file object (read from its start and left open), or
     `(samples, rate_hz)`. Scores are passed as a path, the bytes of a MIDI file, a binary file object, a

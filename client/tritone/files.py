@@ -1,19 +1,18 @@
-"""Atomic file writes, and results written to a path or to a binary file object."""
+"""Results written to a path or to a binary file object."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
+from tritone import atomic
 from tritone.exceptions import InvalidInputError
-
-_N_STEM: Final = 40
 
 PathLike: TypeAlias = str | os.PathLike[str]
 File = TypeVar("File", bound=BinaryIO)
@@ -22,7 +21,7 @@ Target: TypeAlias = PathLike | BinaryIO
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
-    """Write a temporary file in the same folder and rename it when the block ends; an older file stays until then.
+    """Write a temporary file that replaces `path` when the block ends, as `atomic.replacing`.
 
     The block must not leave the writing to a library that hides the system's reason for a failure, as libsndfile does
     on a full disk; such a library writes to memory, and the block writes the bytes.
@@ -38,13 +37,16 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
             the move.
     """
     try:
-        written = _beside(path, what)
-        try:
+        if not path.parent.is_dir():
+            raise InvalidInputError(f"{path}: there is no folder {path.parent} to write {what} to")
+        if path.is_dir():
+            raise InvalidInputError(f"{path}: is a folder; give {what} a name of its own")
+        with contextlib.ExitStack() as stack:
+            try:
+                written = stack.enter_context(atomic.replacing(path, mode=0o644))
+            except ValueError as error:  # a null byte, or letters that the file system cannot write
+                raise InvalidInputError(f"{path}: no file can have that name ({error})") from error
             yield written
-            written.chmod(0o644)
-            written.replace(path)
-        finally:
-            written.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
 
@@ -155,18 +157,3 @@ def _text_file(target: Any, what: str) -> InvalidInputError:
 def _name(target: Any) -> str:
     name = getattr(target, "name", None)
     return name if isinstance(name, str) else "<file object>"
-
-
-def _beside(path: Path, what: str) -> Path:
-    """An empty file to write before it takes the place of another."""
-    if not path.parent.is_dir():
-        raise InvalidInputError(f"{path}: there is no folder {path.parent} to write {what} to")
-    if path.is_dir():
-        raise InvalidInputError(f"{path}: is a folder; give {what} a name of its own")
-    try:
-        # Only a part of the stem: of the longest name that can be, a longer one would be none.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:_N_STEM]}-", suffix=path.suffix.lower())
-    except ValueError as error:  # a null byte, or letters that the file system cannot write
-        raise InvalidInputError(f"{path}: no file can have that name ({error})") from error
-    os.close(handle)
-    return Path(name)

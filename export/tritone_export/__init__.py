@@ -6,6 +6,7 @@ from tritone_export import export_kind, lint_repository, write_configs
 """
 
 from tritone_export._exceptions import (
+    ConfigFileError,
     ConversionError,
     DeclarationError,
     DiskFullError,
@@ -28,8 +29,7 @@ from tritone_export._exceptions import (
     TunedError,
     ValueMismatchError,
 )
-from tritone_export.forgetting import Forgotten, forget_user
-from tritone_export.forgetting_checkpoint import forget_in_checkpoint
+from tritone_export.forgetting import Forgotten, forget_in_checkpoint, forget_user
 from tritone_export.lint import Finding, LintReport, check_hearing, check_repository, lint_repository
 from tritone_export.models import ExportResult
 from tritone_export.parity import BatchParity, Parity
@@ -45,6 +45,7 @@ from tritone_export.precision import Precision, Reduced, Reduction
 
 __all__ = [
     "BatchParity",
+    "ConfigFileError",
     "ConversionError",
     "DTypeMismatchError",
     "DeclarationError",

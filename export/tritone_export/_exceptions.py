@@ -20,6 +20,7 @@ ExportError
 ├── ForgettingError              a user cannot be removed
 ├── TunedError                   serving.json, what `tritone optimize` found, is nonsense or does not fit
 └── RepositoryError              the repository cannot be written
+    ├── ConfigFileError          a config.pbtxt cannot be read
     ├── DiskFullError            no room (or a quota or file size limit)
     └── RepositoryBusyError      another export held the model for too long
 ```
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tritone import TritoneError
 
@@ -170,6 +172,18 @@ class TunedError(ExportError, ValueError):
 
 class RepositoryError(ExportError):
     """The model repository cannot be read or written."""
+
+
+class ConfigFileError(RepositoryError):
+    """A model's configuration file cannot be read.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class DiskFullError(RepositoryError):

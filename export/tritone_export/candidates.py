@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME, checksum
-from tritone_export.config import CONFIG_FILES
+from tritone_export.config import CONFIG_FILES, read_config
 from tritone_export.parity import open_session
 from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_serving.repository.folders import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
-from tritone_serving.versions import CANDIDATE_SUFFIX
 
 LOAD_TIMEOUT_S: Final = 60.0
 _ORT = ("onnxruntime",)
@@ -169,18 +168,6 @@ def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
         for group in config.instance_group:  # one is enough to be asked by one
             group.count = 1
         target.write_text(text_format.MessageToString(config))
-
-
-def read_config(path: Path) -> Any:
-    """A configuration.
-
-    Raises:
-        RepositoryError: it cannot be read.
-    """
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise RepositoryError(f"{path} cannot be read as a model's configuration: {error}") from error
 
 
 def _remove(repository: Path, admin: AdminApi) -> None:

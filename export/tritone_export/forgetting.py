@@ -9,24 +9,41 @@ All of it can be done again: what was cut short is finished, and where nobody ho
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from tritone.atomic import write_atomically
 from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
-from tritone_export.holding import find_users_key, holds, open_version, why_no_key
 from tritone_export.repository import check_model_name, publish, versions
-from tritone_export.without_user import without_user
-from tritone_serving.recommender import Artifact, read_key, write_artifact
-from tritone_serving.recommender.artifact import files_of
+from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
+from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_path
 from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
+# Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
+_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own")
+_COLUMNS: Final = ("friends", "listeners")
+_VECTORS: Final = ("users", "*.means")
+# What is of items and tags alone, however long it happens to be; so are the tables of members.
+_OF_NOBODY: Final = (
+    *("items.*", "titles.*", "artists.*", "tags.*", "vectors", "listeners.rarity"),
+    *("*.shares", "*.held_back", "*.centre", "*.by_item.*", "*.by_tag.*"),
+)
 
 
 @dataclass(frozen=True)
@@ -163,3 +180,139 @@ def _delete(hidden: Path) -> None:
         shutil.rmtree(hidden)
     except OSError as error:
         raise RepositoryError(f"{hidden}: holds a forgotten user and cannot be removed ({error.strerror})") from error
+
+
+def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None) -> tuple[int, int]:
+    """Remove a user from the artifact of a checkpoint, from which `tritone export` would bring them back.
+
+    Returns:
+        how many users it held before, and holds now.
+
+    Raises:
+        ForgettingError: the artifact or the key cannot be read, or they do not belong together.
+    """
+    folder = checkpoint / "artifact"
+    staged, old = checkpoint / ".artifact-new", checkpoint / ".artifact-old"
+    if not folder.exists() and old.exists():  # cut short between the two renames below
+        (staged if (staged / MANIFEST).is_file() else old).rename(folder)
+    for left in (staged, old):
+        shutil.rmtree(left, ignore_errors=True)
+    artifact = open_version(folder)
+    own = checkpoint / "recommender.key"
+    content = find_users_key(artifact, key or (own if own.is_file() else None))
+    if content is None:
+        raise ForgettingError(why_no_key(checkpoint, key))
+    before = after = artifact.n_users
+    if holds(artifact, content, user):
+        write_artifact(staged, *without_user(artifact, user, content))
+        folder.rename(old)
+        staged.rename(folder)
+        shutil.rmtree(old)
+        after -= 1
+    _write_n_users(checkpoint / "checkpoint.json", after)
+    return before, after
+
+
+def _write_n_users(path: Path, n_users: int) -> None:
+    """What a checkpoint says of itself; exports put it on the card."""
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(info, dict) and "n_users" in info and info["n_users"] != n_users:
+        text = json.dumps({**info, "n_users": n_users}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, text, mode=stat.S_IMODE(path.stat().st_mode))
+
+
+def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest and the arrays of an artifact without a user, who has to be in it.
+
+    Raises:
+        ForgettingError: the artifact holds something by user of which this version does not know how to remove one.
+    """
+    row = Resolver(artifact, key).user(user)
+    kept = np.flatnonzero(np.arange(artifact.n_users) != row)
+    arrays: dict[str, Any] = dict(artifact.arrays)
+    tables = [name.removesuffix(".starts") for name in arrays if name.endswith(".starts")]
+    for name in tables:
+        table = artifact.rows(name)
+        if _matches(name, _ROWS):
+            table = table.take(kept)
+        if _matches(name, _COLUMNS):
+            table = _without_column(table, row)
+        arrays.update(rows_arrays(name, table))
+    for name in [name for name in arrays if _matches(name, _VECTORS)]:
+        arrays[name] = np.asarray(arrays[name])[kept]
+    _check_nothing_is_left(artifact, arrays)
+    manifest = {name: value for name, value in artifact.manifest.items() if name not in ("arrays", "format")}
+    return {**manifest, "n_users": artifact.n_users - 1, "n_forgotten": manifest.get("n_forgotten", 0) + 1}, arrays
+
+
+def _without_column(table: Rows, column: int) -> Rows:
+    columns = np.asarray(table.columns)
+    stays = columns != column
+    starts = np.concatenate([[0], np.cumsum(stays)])[table.starts]
+    left = columns[stays]
+    return Rows(starts, (left - (left > column)).astype(columns.dtype), np.asarray(table.values)[stays])
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
+    """An array of a name that says nothing, as long as there were users, may well be about them."""
+    members = [f"{name}.{part}" for name in artifact.manifest["members"] for part in ("starts", "columns", "values")]
+    of_nobody = (*_OF_NOBODY, *members)
+    by_user = {artifact.n_users, artifact.n_users + 1} - {0, 1}
+    suspects = sorted(
+        name
+        for name, array in artifact.arrays.items()
+        if arrays.get(name) is array and len(array) in by_user and not _matches(name, of_nobody)
+    )
+    if suspects:
+        raise ForgettingError(
+            f"{artifact.folder}: {', '.join(suspects)} may hold something of each user, and this version of Tritone "
+            f"does not know how to remove one from it; train again without the user's rows in the log, and export"
+        )
+
+
+def holds(artifact: Artifact, key: bytes, user: str) -> bool:
+    """Whether a user, by their id as in the log, is stored."""
+    return Resolver(artifact, key).user(user) >= 0
+
+
+def open_version(folder: Path) -> Artifact:
+    """Map an artifact into memory.
+
+    Raises:
+        ForgettingError: it is missing, damaged, or of another version.
+    """
+    try:
+        return open_artifact(folder)
+    except RecommenderError as error:
+        raise ForgettingError(str(error)) from error
+
+
+def find_users_key(artifact: Artifact, given: Path | None) -> bytes | None:
+    """The key that an artifact was made with: the given one, or the one installed for it; None if neither is.
+
+    Raises:
+        ForgettingError: the given one cannot be read.
+    """
+    check = str(artifact.manifest["key_check"])
+    try:
+        named = given or os.environ.get(KEY_VARIABLE)
+        installed = key_path(check)
+        paths = ([find_key(str(named), check)] if named else []) + ([installed] if installed.is_file() else [])
+        return next((content for path in paths if key_check(content := read_key(path)) == check), None)
+    except (RecommenderError, ValueError) as error:
+        raise ForgettingError(str(error)) from error
+
+
+def why_no_key(folder: Path, key: Path | None) -> str:
+    """What to say where no key fits."""
+    named = key or os.environ.get(KEY_VARIABLE)
+    if named:
+        return f"{named}: is not the key that {folder} was made with; give that one with --key"
+    return f"{folder}: the key that it was made with is not among this user's; give it with --key"

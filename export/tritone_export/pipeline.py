@@ -23,12 +23,11 @@ from tritone_export._exceptions import ExportError, PrecisionError
 from tritone_export.card import CARD_FILENAME, build_artifact_card, card_bytes
 from tritone_export.config import config_files
 from tritone_export.ensembles import publish_ensemble, write_ensemble_configs
-from tritone_export.labels import read_label_files
-from tritone_export.models import ExportResult, prepare_model, write_model
+from tritone_export.models import ExportResult, prepare_model, read_label_files, write_model
 from tritone_export.parity import Arrays
 from tritone_export.precision import Precision, Reduction, check_reducible
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
-from tritone_export.tuned_files import overridden
+from tritone_export.tuned import overridden
 from tritone_serving.recommender import KeyFileError, read_key
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender_keys import find_key, install_key, key_path

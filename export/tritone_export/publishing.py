@@ -11,7 +11,6 @@ back adds it once more under the next number, since a version's files never chan
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
+
 from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.lint.hearing import check_hearing
+from tritone_export.lint.recommender import check_hearing
 from tritone_export.repository import check_model_name, publish, translated, update, versions
-from tritone_export.tuned import TUNED_FILENAME
-from tritone_export.tuned_files import overridden, untuned
+from tritone_export.tuned import TUNED_FILENAME, overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
-from tritone_serving.canary import sing
+from tritone_serving.canary import run_canary
 from tritone_serving.trial import Bounds, Trial, try_version
 
 BESIDE: Final = ".beside"
@@ -242,7 +242,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial 
         check_files(placed)
         live.admin.load(model, timeout_s=_LOAD_TIMEOUT_S)
         config = live.calls.config(model, timeout_s=bounds.timeout_s)
-        sing(live.calls, model, config, timeout_s=bounds.timeout_s, version=placed.name)
+        run_canary(live.calls, model, config, timeout_s=bounds.timeout_s, version=placed.name)
     except (AdminApiError, CanaryError, RefusedVersionError) as error:
         _take_back(placed, kept, live.admin)
         if isinstance(error, RefusedVersionError):
@@ -273,12 +273,15 @@ def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def _alone(repository: Path) -> Iterator[None]:
-    """One publication at a time; the kernel lets go of the lock when the process dies."""
+    """Allow one publication at a time; the kernel releases the lock when the process ends in any way."""
     if not repository.is_dir():
         raise RepositoryError(f"{repository} is no folder; expected the model repository that the server serves")
-    with (repository / _LOCK).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RepositoryBusyError(f"{repository}: another publication is on its way; wait for it") from None
+    lock = FileLock(repository / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RepositoryBusyError(f"{repository}: another publication is running; wait for its end") from None
+    try:
         yield
+    finally:
+        lock.release()

@@ -12,18 +12,19 @@ leftover of a dead process, and is removed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
+
+from tritone.atomic import sync_folder
 from tritone_export._exceptions import (
     DiskFullError,
     InvalidModelNameError,
@@ -171,7 +172,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private:
     if is_private:  # until now the folder's mode has kept others out
         close_to_others(folder)
     for written in folders:
-        _sync_folder(written)
+        sync_folder(written)
 
 
 def _move_into_place(source: Path, model_folder: Path, paths: Mapping[str, bytes]) -> None:
@@ -179,16 +180,8 @@ def _move_into_place(source: Path, model_folder: Path, paths: Mapping[str, bytes
         target = model_folder / path
         target.parent.mkdir(exist_ok=True)
         (source / path).replace(target)
-        _sync_folder(target.parent)
-    _sync_folder(model_folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(target.parent)
+    sync_folder(model_folder)
 
 
 @contextmanager
@@ -207,23 +200,20 @@ def _staging(model_folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(model_folder: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the model's lock; the kernel lets go of it when the process dies, however it dies."""
+    """Hold the model's lock, which the kernel releases when the process ends in any way."""
     model_folder.mkdir(parents=True, exist_ok=True)
-    deadline_s = time.monotonic() + timeout_s
-    with (model_folder / LOCK_FILENAME).open("a+b") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    raise RepositoryBusyError(
-                        f"{model_folder}: another export has been writing here for more than {timeout_s:g} "
-                        "s; "
-                        f"wait for it or stop it, then export again"
-                    ) from None
-                time.sleep(_LOCK_POLL_S)
+    lock = FileLock(model_folder / LOCK_FILENAME, timeout=timeout_s, poll_interval=_LOCK_POLL_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RepositoryBusyError(
+            f"{model_folder}: another export has been writing here for more than {timeout_s:g} s; "
+            f"wait for it or stop it, then export again"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from tritone_serving._exceptions import (
     UnstableError,
 )
 from tritone_serving.admin import ADMIN_HEADER, GRPC_ADMIN_HEADER
-from tritone_serving.options import ServerOptions
-from tritone_serving.server import TritonServer
+from tritone_serving.server.options import ServerOptions
+from tritone_serving.server.triton_server import TritonServer
 
 __all__ = [
     "ADMIN_HEADER",

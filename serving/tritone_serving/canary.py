@@ -14,40 +14,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import triton_to_np_dtype
 
 from tritone_serving._exceptions import CanaryError
-from tritone_serving.callers import CANARY_PARAMETER
 from tritone_serving.calls import Array, Calls
+from tritone_serving.security.callers import CANARY_PARAMETER
 
 # A request parameter that holds the server's health token: our backends answer such a request without running the
 # model. (`CANARY_PARAMETER` marks a request that they leave out of their own metrics.)
 HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_health.py
 FEW: Final = 16
-_TYPES: Final[dict[str, Any]] = {
-    "TYPE_BOOL": np.bool_,
-    "TYPE_UINT8": np.uint8,
-    "TYPE_UINT16": np.uint16,
-    "TYPE_UINT32": np.uint32,
-    "TYPE_UINT64": np.uint64,
-    "TYPE_INT8": np.int8,
-    "TYPE_INT16": np.int16,
-    "TYPE_INT32": np.int32,
-    "TYPE_INT64": np.int64,
-    "TYPE_FP16": np.float16,
-    "TYPE_FP32": np.float32,
-    "TYPE_FP64": np.float64,
-    "TYPE_STRING": np.object_,
-}
 
 
 @dataclass(frozen=True)
-class Sung:
+class CanaryResult:
     """A canary that came back.
 
     Attributes:
@@ -63,7 +50,7 @@ class Sung:
     outputs: Mapping[str, Array]
 
 
-def sing(
+def run_canary(
     calls: Calls,
     model: str,
     config: Any,
@@ -71,7 +58,7 @@ def sing(
     timeout_s: float,
     version: str = "",
     inputs: Mapping[str, Array] | None = None,
-) -> Sung:
+) -> CanaryResult:
     """Ask a model once and hold its answer against its configuration.
 
     Args:
@@ -101,7 +88,7 @@ def sing(
             continue
         seconds = time.monotonic() - begun
         check_outputs(model, config, answer.outputs)
-        return Sung(model, answer.version, seconds, each, answer.outputs)
+        return CanaryResult(model, answer.version, seconds, each, answer.outputs)
     raise AssertionError("unreachable: the last try answers or raises")
 
 
@@ -151,9 +138,9 @@ def check_outputs(model: str, config: Any, outputs: Mapping[str, Array]) -> None
         array = outputs.get(tensor.name)
         if array is None:
             raise failed(f"the answer lacks output {tensor.name}")
-        wanted = _TYPES.get(_type(tensor))
-        if wanted is not None and array.dtype != np.dtype(wanted):
-            raise failed(f"output {tensor.name} is {array.dtype}; expected {np.dtype(wanted)}")
+        wanted = _numpy_type(tensor)
+        if wanted is not None and array.dtype != wanted:
+            raise failed(f"output {tensor.name} is {array.dtype}; expected {wanted}")
         dims = [1, *tensor.dims] if config.max_batch_size > 0 else list(tensor.dims)
         if len(dims) != array.ndim or any(d not in (-1, n) for d, n in zip(dims, array.shape, strict=True)):
             said = ", ".join("any" if d == -1 else str(d) for d in dims)
@@ -164,7 +151,7 @@ def check_outputs(model: str, config: Any, outputs: Mapping[str, Array]) -> None
 
 
 def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
-    dtype = _TYPES.get(_type(tensor))
+    dtype = _numpy_type(tensor)
     if dtype is None:
         raise CanaryError(
             f"{config.name}: input {tensor.name} is {_type(tensor)}, which no canary can carry",
@@ -175,9 +162,9 @@ def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
     if config.max_batch_size > 0:
         shape = [1, *shape]
     size = math.prod(shape)
-    if dtype is np.object_:
+    if dtype == np.object_:
         return np.full(shape, b"" if zeros else b"1", np.object_)
-    if zeros or dtype is np.bool_:
+    if zeros or dtype == np.bool_:
         return np.zeros(shape, dtype)
     if size < FEW:
         return np.full(shape, 1 if size == 1 else 0, dtype)
@@ -187,6 +174,64 @@ def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
     return rng.integers(0, 2, shape).astype(dtype)
 
 
+def _numpy_type(tensor: Any) -> np.dtype[Any] | None:
+    """Return the type of a tensor's array; None for types that NumPy lacks."""
+    name = _type(tensor).removeprefix("TYPE_")
+    if name == "BF16":  # tritonclient would send FP32
+        return None
+    found = triton_to_np_dtype("BYTES" if name == "STRING" else name)
+    return None if found is None else np.dtype(found)
+
+
 def _type(tensor: Any) -> str:
     name: str = model_config_pb2.DataType.Name(tensor.data_type)
     return name
+
+
+_N_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one model did.
+
+    Attributes:
+        ok: it answered as its configuration says.
+        seconds: how long it took.
+        version: which version answered; empty if none did.
+        why: what was wrong, in one line.
+    """
+
+    model: str
+    ok: bool
+    seconds: float
+    version: str = ""
+    why: str = ""
+
+
+def probe(calls: Calls, models: Sequence[str] = (), *, timeout_s: float) -> list[Probed]:
+    """Send a canary through each model, all within `timeout_s`.
+
+    Args:
+        models: empty means all that are loaded.
+
+    Raises:
+        CanaryError: the server does not answer at all, or serves nothing.
+    """
+    deadline = time.monotonic() + timeout_s
+    loaded = calls.models(timeout_s=timeout_s)
+    wanted = sorted(models or loaded)
+    if not wanted:
+        raise CanaryError("the server has no model loaded", model="", failure="absent")
+
+    def ask(model: str) -> Probed:
+        begun = time.monotonic()
+        try:
+            config = calls.config(model, timeout_s=max(0.01, deadline - begun))
+            result = run_canary(calls, model, config, timeout_s=max(0.01, deadline - time.monotonic()))
+        except CanaryError as error:
+            return Probed(model, False, time.monotonic() - begun, why=str(error))
+        return Probed(model, True, result.seconds, result.version)
+
+    with ThreadPoolExecutor(_N_AT_ONCE) as pool:
+        return list(pool.map(ask, wanted))

@@ -30,7 +30,7 @@ from tritone_serving._exceptions import (
     ServerNotInstalledError,
     UnstableError,
 )
-from tritone_serving.installation import find_installation
+from tritone_serving.server.installation import find_installation
 
 Protocol = Literal["grpc", "http"]
 N_TRIALS: Final = 8  # windows; three in a row have to agree

@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone_serving._exceptions import CanaryError, RefusedVersionError
 from tritone_serving.calls import Array, Calls
-from tritone_serving.canary import Sung, sing
+from tritone_serving.canary import CanaryResult, run_canary
 
 DEFAULT_TOLERANCE: Final = 1e-3  # of numbers for which no card says more
 # What a version's file computes by itself: inputs -> outputs by name.
@@ -84,12 +84,12 @@ def try_version(
         config = calls.config(candidate, timeout_s=bounds.timeout_s)
         if live_config is not None and not bounds.other_tensors:
             _check_tensors(model, live_config, config)
-        sung: list[Sung] = []
+        results: list[CanaryResult] = []
         live_s: list[float] = []
         differences: dict[str, float] = {}
         for _ in range(bounds.n_canaries):
-            each = sing(calls, candidate, config, timeout_s=bounds.timeout_s)
-            sung.append(each)
+            each = run_canary(calls, candidate, config, timeout_s=bounds.timeout_s)
+            results.append(each)
             if live_config is not None:
                 live_s += _live_seconds(calls, model, live_config, each, bounds)
             if reference is not None:
@@ -98,7 +98,7 @@ def try_version(
         reason = str(error).removeprefix(f"{candidate}: ")
         raise _refused(model, reason) from error
     # The first of each may still warm up.
-    median_s = statistics.median(each.seconds for each in sung[1:] or sung)
+    median_s = statistics.median(each.seconds for each in results[1:] or results)
     live_median_s = statistics.median(live_s[1:] or live_s) if live_s else None
     if live_median_s is not None and median_s > bounds.max_slowdown * live_median_s + bounds.slack_s:
         raise _refused(
@@ -109,10 +109,10 @@ def try_version(
     return Trial(model, median_s, live_median_s, differences)
 
 
-def _live_seconds(calls: Calls, model: str, config: Any, each: Sung, bounds: Bounds) -> list[float]:
+def _live_seconds(calls: Calls, model: str, config: Any, each: CanaryResult, bounds: Bounds) -> list[float]:
     inputs = None if bounds.other_tensors else each.inputs
     try:
-        return [sing(calls, model, config, timeout_s=bounds.timeout_s, inputs=inputs).seconds]
+        return [run_canary(calls, model, config, timeout_s=bounds.timeout_s, inputs=inputs).seconds]
     except CanaryError:
         return []  # a live version that is broken is no reason to refuse a better one
 
@@ -144,13 +144,13 @@ def _check_tensors(model: str, live: Any, new: Any) -> None:
 
 def _compare(
     model: str,
-    sung: Sung,
+    result: CanaryResult,
     expected: Mapping[str, Array],
     tolerance: Mapping[str, float],
     differences: dict[str, float],
 ) -> None:
     for name, wanted in expected.items():
-        got = sung.outputs.get(name)
+        got = result.outputs.get(name)
         if got is None or got.dtype.kind not in "fiub":
             continue
         if got.size != wanted.size:

@@ -23,13 +23,6 @@ def haproxy() -> str:
     return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
 @dataclass
 class Replicas:
     """Two servers on the same ports of two addresses, and the name that stands for them."""
@@ -54,7 +47,7 @@ def replicas(haproxy: str, repository: Path) -> Iterator[Replicas]:
         return TritonServer.start(
             ServerOptions(
                 repository=repository, host=host, http_port=http, grpc_port=grpc, metrics_port=metrics,
-                response_cache_bytes=0,
+                response_cache_bytes=0, stop_timeout_s=2,
             )
         )  # fmt: skip
 

@@ -167,21 +167,21 @@ def test_another_namespace_and_registry() -> None:
 
 def test_the_installation_of_the_page() -> None:
     (command,) = re.findall(
-        r"`helm install (tritone deploy/helm/tritone [^`]*)`", (ROOT / "docs/deploy.md").read_text()
+        r"`helm install (tritone deploy/helm/tritone [^`]*)`", (ROOT / "docs/how-to/kubernetes.md").read_text()
     )
     arguments = shlex.split(command.replace("--create-namespace", ""))
     done = subprocess.run([tool("helm"), "template", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     deployments = {item["metadata"]["name"]: item["spec"]["template"]["spec"]["containers"][0]["image"]
                    for item in yaml.safe_load_all(done.stdout) if item["kind"] == "Deployment"}  # fmt: skip
     assert deployments == {
-        "tritone-server-gpu": "registry.example/tritone/server-gpu:0.1.0",
-        "tritone-balancer": "registry.example/tritone/balancer:0.1.0",
+        "tritone-server-gpu": "registry.example/tritone/server-gpu:0.2.0",
+        "tritone-balancer": "registry.example/tritone/balancer:0.2.0",
     }
 
 
 def test_the_page_names_values_and_components_that_exist() -> None:
-    page = (ROOT / "docs/deploy.md").read_text()
-    table = page.partition("### Kustomize or Helm")[2].partition("### ")[0]
+    page = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    table = page.partition("## Kustomize or Helm")[2].partition("\n## ")[0]
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     named = set(re.findall(r"`([a-z]\w+\.[\w.]+)(?:: false)?`", table))
     assert len(named) >= 12
@@ -219,11 +219,6 @@ def test_every_option_gives_valid_resources(version: str, tmp_path: Path) -> Non
         validated(resource, version)
     (monitor,) = [item for item in resources if item["kind"] == "ServiceMonitor"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-
-
-def test_linted() -> None:
-    done = subprocess.run([tool("helm"), "lint", "--strict", CHART], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def as_said(text: str, start: str, checkout: Path) -> None:
 
 
 def test_images_are_named_once(own_copy: Path) -> None:
-    as_said((ROOT / "docs/deploy.md").read_text(), "sed -i", own_copy)
+    as_said((ROOT / "docs/how-to/kubernetes.md").read_text(), "sed -i", own_copy)
     folder = own_copy / "deploy/kubernetes"
     for place in [*(f"overlays/{overlay}" for overlay in OVERLAYS), "loader"]:
         images = re.findall(r"image: (.*)", yaml.safe_dump(rendered_at(folder / place)))
@@ -482,7 +482,7 @@ def test_kserve_serves_the_folder_that_the_loader_fills() -> None:
     assert loader["spec"]["serviceAccountName"] in {
         item["metadata"]["name"] for item in of_kind("kserve", "ServiceAccount")
     }
-    for page in ("docs/deploy.md", "deploy/kubernetes/loader/kustomization.yaml"):
+    for page in ("docs/how-to/kubernetes.md", "deploy/kubernetes/loader/kustomization.yaml"):
         (target,) = set(re.findall(r"cp model_repository/\. tritone-loader:(\S+)", (ROOT / page).read_text()))
         inside = Path(target).relative_to(mount["mountPath"])  # within the volume
         (service,) = of_kind("kserve", "InferenceService")

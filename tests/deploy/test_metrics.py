@@ -15,8 +15,8 @@ from tests.deploy.balancing import Balancer, wait_until
 from tests.deploy.rendering import KUBERNETES, ROOT
 
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.command import LATENCY_QUANTILES
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving.server.command import LATENCY_QUANTILES
+from tritone_serving.supervision.metrics import SupervisorMetrics
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 NAME = re.compile(r"\b(?:nv|tritone|haproxy)_[a-z0-9_]+\b")
@@ -87,7 +87,7 @@ def test_the_gpus_metrics_are_documented() -> None:
     """Checked against Triton's documented names: a server without a GPU does not have these metrics."""
     asked = named(GPU)
     assert len(asked) >= 4
-    assert set(asked) <= set(re.findall(r"`(nv_gpu_\w+)`", (ROOT / "docs/metrics.md").read_text()))
+    assert set(asked) <= set(re.findall(r"`(nv_gpu_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
 
 
 def test_percentiles_are_not_averaged_over_replicas() -> None:
@@ -162,7 +162,7 @@ def test_the_supervisors_metrics_exist_and_are_documented() -> None:
         exist = told(f"http://127.0.0.1:{port}/metrics")
     finally:
         metrics.close()
-    documented = set(re.findall(r"`(tritone_supervisor_\w+)`", (ROOT / "docs/metrics.md").read_text()))
+    documented = set(re.findall(r"`(tritone_supervisor_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
     assert documented == {name for name in exist if not name.endswith("_created")}
     assert {name for name in named("tritone_") if name.startswith("tritone_supervisor_")} <= exist
 

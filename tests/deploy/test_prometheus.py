@@ -19,7 +19,7 @@ from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import sound
 
 from tritone import MusicClient
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving.supervision.metrics import SupervisorMetrics
 
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 

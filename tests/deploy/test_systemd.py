@@ -106,9 +106,3 @@ def test_the_units_command_serves_and_reports_its_state(tmp_path: Path) -> None:
                 assert process.wait(STOP_TIMEOUT_S) == 0
             finally:
                 process.kill()
-
-
-def test_the_documented_files_exist() -> None:
-    document = (UNIT.parents[2] / "docs" / "deploy.md").read_text()
-    named = set(re.findall(r"deploy/systemd/([\w.]+\w)", document))
-    assert named == {path.name for path in UNIT.parent.iterdir()}

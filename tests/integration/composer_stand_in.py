@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_export.limits import limits_text
+from tritone_export.config import limits_text
 from tritone_training.kinds.music_transformer.declaration import COMPOSER
 
 Array = np.ndarray[Any, Any]

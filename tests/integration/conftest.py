@@ -1,7 +1,8 @@
-"""One real server for the whole session, on a repository made for it."""
+"""One real server for each test process, to which modules add the models that they need."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ N_LABELS = 4
 N_EMOTIONS = 9
 EMBEDDING_SIZE = 256
 MAX_BATCH = 64
+STOP_TIMEOUT_S = 1.0  # a channel that a test holds open keeps a server from stopping earlier
 
 CONFIG = """
 name: "{name}"
@@ -95,15 +97,6 @@ def make_repository(path: Path, *, name: str = MODEL, delay_us: int = 500) -> Pa
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep tokens and logs out of the user's own state folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("state")
-        patch.setenv("XDG_STATE_HOME", str(folder))
-        yield folder
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("repository"))
@@ -111,10 +104,35 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
-    """The session's server; tests leave it as they found it."""
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    """The test process's server; tests leave it as they found it."""
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    options = ServerOptions(repository=repository, stop_timeout_s=STOP_TIMEOUT_S, **ports)
     with TritonServer.start(options) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def serve_models(server: TritonServer, repository: Path) -> Iterator[Callable[[Path], Path]]:
+    """Copy all models of a folder into the repository of `server` and load them until the module's tests are done.
+
+    The function returns the repository. Tests whose subject is a server's start, options, stop or death need a server
+    of their own.
+    """
+    served: list[str] = []
+
+    def serve(source: Path) -> Path:
+        configs = {path.parent.name: path.read_text() for path in sorted(source.glob("*/config.pbtxt"))}
+        for name in configs:
+            shutil.copytree(source / name, repository / name)
+        for name in sorted(configs, key=lambda name: "ensemble_scheduling" in configs[name]):  # after their steps
+            server.load_model(name)
+            served.append(name)
+        return repository
+
+    yield serve
+    for name in reversed(served):
+        server.unload_model(name)
+        shutil.rmtree(repository / name)
 
 
 @pytest.fixture
@@ -127,8 +145,8 @@ def options_for() -> Callable[..., ServerOptions]:
     """Options on free ports."""
 
     def options(repository: Path, **given: Any) -> ServerOptions:
-        ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-        return ServerOptions(**{"repository": repository, **ports, **given})
+        usual = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "stop_timeout_s": STOP_TIMEOUT_S}
+        return ServerOptions(**{"repository": repository, **usual, **given})
 
     return options
 

@@ -15,9 +15,9 @@ import numpy as np
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Answer, Calls
-from tritone_serving.supervision import SupervisionOptions
-from tritone_serving.supervisor_metrics import SupervisorMetrics
-from tritone_serving.watchdog import Watchdog
+from tritone_serving.supervision.metrics import SupervisorMetrics
+from tritone_serving.supervision.options import SupervisionOptions
+from tritone_serving.supervision.watchdog import Watchdog
 
 HANG, DIE = 1001.0, 1002.0
 MODEL = """

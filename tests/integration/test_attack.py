@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.deploy.balancing import haproxy_path
+
 from benchmarks.attack import table
 from benchmarks.attack_kinds import ATTACKS, DENORMALS, MB, ODD_FLOATS, Sent, _resized, packed_zeros
 from benchmarks.fuzzing.asks import Ask, Tensor
 from benchmarks.fuzzing.judging import HUNG_UP, OK, Outcome
-from tests.deploy.balancing import haproxy_path
 
-SCRIPT = Path(__file__).with_name("attack.py")
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "attack.py"
 ROW: dict[str, Any] = {
     "behind": "server", "attack": "one packed body", "sent": "1 x 611 kB", "answers": {"refused 415": 1}, "accepted": 0,
     "gap_s": 0.1, "p99_ms": 3.0, "ended": 0, "replicas": 0, "given_up": False, "memory_mb": [100, 120], "passed": True,

@@ -50,16 +50,15 @@ BRIEF = "composer_brief"  # the same graph behind tight limits
 
 
 @pytest.fixture(scope="module")
-def composer_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def composer_repository(serve_models: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = stand_in.make_repository(tmp_path_factory.mktemp("composer"))
-    return stand_in.make_repository(path, name=BRIEF, max_streams=2, stream_timeout_seconds=1, max_frames=1024)
+    stand_in.make_repository(path, name=BRIEF, max_streams=2, stream_timeout_seconds=1, max_frames=1024)
+    return serve_models(path)
 
 
 @pytest.fixture(scope="module")
-def composer(composer_repository: Path) -> Iterator[TritonServer]:
-    options = ServerOptions(repository=composer_repository, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer.start(options) as running:
-        yield running
+def composer(server: TritonServer, composer_repository: Path) -> TritonServer:
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +424,7 @@ def test_a_piece_under_way_is_finished_when_the_model_is_unloaded(composer: Trit
 
 
 def test_a_server_that_stops_tells_its_listeners(tmp_path: Path, options_for: Callable[..., ServerOptions]) -> None:
-    server = TritonServer.start(options_for(stand_in.make_repository(tmp_path)))
+    server = TritonServer.start(options_for(stand_in.make_repository(tmp_path), stop_timeout_s=10))
     transport = make_transport(make_endpoint(server.grpc_url))
     try:
         answers = begin(transport)

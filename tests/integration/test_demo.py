@@ -1,7 +1,7 @@
-"""The demonstration from beginning to end, on a real server: what it leaves, and that it can be told to do it again.
+"""The demo from beginning to end on a real server: its files, its page, and a second run.
 
-The catalogue is small and the models are tiny. Most are those that other tests trained and exported, put where an
-earlier run would have left them; those that are missing or damaged are made by the run itself.
+The catalogue is small and the models are tiny. Most are copies of models that other tests trained and exported, as if
+from an earlier run; the demo itself makes those that are missing or damaged.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import soundfile
 from PIL import Image
 from tests.support import music_models
 
+from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient
 from tritone.music.reading import to_grid
-from tritone_cli.demonstration.models import WRITERS, Workshop
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT
@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
 
 N_PER_COLLECTION = 8
 DAMAGED = "music_gan"
-COMMAND = (sys.executable, "-m", "tritone_cli", "demo", "--preset", "tiny", "--repository", "models", "--json")
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "examples.demo", "--preset", "tiny", "--repository", "models", "--json")
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     """Two runs, one after the other."""
-    folder = tmp_path_factory.mktemp("demonstration")
+    folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITONE_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         catalogue = load_catalogue(progress=False, n_per_collection=N_PER_COLLECTION)
         catalogue.path.rename(folder / "cache" / f"catalogue-v{FORMAT}")  # where the whole one is looked for
@@ -83,7 +85,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 def _place_models(folder: Path, fingerprint: str) -> None:
     known: Any = SimpleNamespace(fingerprint=fingerprint)
     repository = folder / "models"
-    workshop = Workshop(
+    builder = ModelBuilder(
         out=folder / "demo",
         repository=repository,
         catalogue=known,
@@ -92,13 +94,13 @@ def _place_models(folder: Path, fingerprint: str) -> None:
         retrain=False,
         progress=False,
     )
-    for kind in WRITERS:
+    for kind in GENERATORS:
         served = music_models.served(kind)
-        shutil.copytree(served.checkpoint, workshop.checkpoints / kind)
-        workshop._finished(kind)
+        shutil.copytree(served.checkpoint, builder.checkpoints / kind)
+        builder.mark_complete(kind)
         for result in served.results:
             shutil.copytree(served.repository / result.model, repository / result.model)
-    (weights,) = (workshop.checkpoints / DAMAGED).glob("weights-*.pt")
+    (weights,) = (builder.checkpoints / DAMAGED).glob("weights-*.pt")
     weights.write_bytes(b"half of it")
 
 
@@ -106,7 +108,7 @@ def all_pieces(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [piece for each in answer["music"] for piece in (*each["given"], *each["pieces"])]
 
 
-def test_what_is_damaged_or_missing_is_made_and_the_rest_kept(ran: Ran) -> None:
+def test_damaged_and_missing_models_are_made_and_the_others_reused(ran: Ran) -> None:
     made = {kind for kind, model in ran.first["models"].items() if model["train_s"] is not None}
     assert made == {"genre_cnn", "recommender", DAMAGED}
     assert {kind for kind, model in ran.first["models"].items() if model["export_s"] is not None} == made
@@ -117,7 +119,7 @@ def test_what_is_damaged_or_missing_is_made_and_the_rest_kept(ran: Ran) -> None:
     assert {"recommender", "taste_vae", "recording_recommender"} <= set(versions)
 
 
-def test_a_repeated_run_makes_nothing_and_writes_the_same(ran: Ran) -> None:
+def test_a_second_run_trains_nothing_and_returns_the_same_results(ran: Ran) -> None:
     for model in ran.second["models"].values():
         assert model["train_s"] is None
         assert model["export_s"] is None
@@ -137,7 +139,7 @@ def tracks_of(answer: dict[str, Any]) -> list[str]:
     return [each["track_id"] for each in answer["recommendations"]]
 
 
-def test_everybody_is_recommended_something_for_a_reason(ran: Ran) -> None:
+def test_every_listener_gets_recommendations_with_reasons(ran: Ran) -> None:
     recommended = ran.second["recommended"]
     assert [each["source"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
     for each in recommended:
@@ -152,7 +154,7 @@ def test_everybody_is_recommended_something_for_a_reason(ran: Ran) -> None:
     assert any(reason["member"] == "sound" for reason in recording["recommendations"][0]["reasons"])
 
 
-def test_every_file_is_there_and_what_its_name_says(ran: Ran) -> None:
+def test_all_files_exist_and_have_the_format_of_their_suffix(ran: Ran) -> None:
     pieces = all_pieces(ran.second)
     assert len(pieces) > 20
     for piece in pieces:
@@ -204,7 +206,7 @@ def test_streaming_is_reported_and_exact(ran: Ran) -> None:
     assert 0 < stream["first_notes_ms"] < stream["whole_ms"]
 
 
-def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Callable[..., Any]) -> None:
+def test_the_commands_on_the_page_return_the_same_results(ran: Ran, run_tritone: Callable[..., Any]) -> None:
     options = ServerOptions(repository=ran.folder / "models", http_port=0, grpc_port=0, metrics_port=0)
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -225,17 +227,17 @@ def test_the_lines_on_the_page_write_the_same_notes_again(ran: Ran, tritone: Cal
         for each in ran.second["recommended"]:
             answer = eval(each["python"], {"music": music})  # noqa: S307 - our own page's line
             assert list(answer.track_ids) == tracks_of(each), each["python"]
-            ended = tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
+            ended = run_tritone(*shlex.split(each["command"])[1:], "--json", "--server", server.grpc_url)
             assert ended.status == 0, ended.stderr
             assert tracks_of(json.loads(ended.stdout)) == tracks_of(each)
         for each in ran.second["music"][:5:2]:
-            ended = tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
+            ended = run_tritone(*shlex.split(each["command"])[1:], "--server", server.grpc_url)
             assert ended.status == 0, ended.stderr
             (saved,) = each["pieces"]
             assert Path(f"{each['name']}.mid").read_bytes() == Path(saved["midi"]).read_bytes()
 
 
-def test_an_error_is_told_as_everywhere(ran: Ran) -> None:
+def test_an_unknown_preset_is_one_error_message(ran: Ran) -> None:
     done = ran.run("--preset", "huge", "--out", "elsewhere")
     assert done.returncode == 1
     assert "no preset 'huge'" in done.stderr

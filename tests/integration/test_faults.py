@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.fault_clients import Call, seen, shortened
 from benchmarks.fault_kinds import FAULTS
 from benchmarks.fault_report import markdown, page
@@ -61,7 +62,10 @@ def test_what_was_not_tried_or_not_healed_is_said() -> None:
 @pytest.mark.triton
 @pytest.mark.timeout(280)
 def test_two_replicas_lose_no_call(tmp_path: Path) -> None:
-    script, wanted = Path(__file__).with_name("faults.py"), ["stubs", "server", "server-stop", "replica", "bad-load"]
+    script, wanted = (
+        Path(__file__).parents[2] / "benchmarks" / "faults.py",
+        ["stubs", "server", "server-stop", "replica", "bad-load"],
+    )
     done = subprocess.run(
         [sys.executable, script, *wanted, "--modes", "two", "--json", "--report", tmp_path / "faults.md"],
         capture_output=True, text=True, check=False,

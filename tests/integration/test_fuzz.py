@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from benchmarks.fuzzing import campaign, judging, over_grpc, over_http, served
 from benchmarks.fuzzing.asks import Ask, Tensor
-
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving import server as server_module
-from tritone_serving.stubs import stubs_of
+from tritone_serving.server import triton_server as server_module
+from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
 FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
@@ -159,7 +159,7 @@ FATAL = {
 def test_what_is_not_sent_is_still_fatal_to_the_unmodified_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """If this fails, Triton itself has fixed it: drop our fix, and take it out of README and THREATS."""
+    """If this fails, Triton itself has fixed it: drop our fix, and take it out of the documentation."""
     monkeypatch.setattr(server_module, "fixed_copy", lambda installation, folder: (installation.binary, frozenset()))
     served.make_repository(tmp_path, music=False)
     ask = Ask("taste_vae", FATAL[why])

@@ -7,7 +7,6 @@ import http.client
 import json
 import stat
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -18,12 +17,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tritone.endpoints import make_endpoint
-from tritone_serving import CanaryError, ServerOptions, TritonServer, runtime
-from tritone_serving.callers import CANARY_PARAMETER
+from tritone_serving import CanaryError, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, sing
-from tritone_serving.memory import anonymous_bytes
-from tritone_serving.stubs import stubs_of
+from tritone_serving.canary import HEALTH_PARAMETER, check_health, make_inputs, run_canary
+from tritone_serving.security.callers import CANARY_PARAMETER
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.supervision.processes import anonymous_bytes, stubs_of
 
 pytestmark = pytest.mark.triton
 
@@ -52,16 +51,15 @@ N_BOMB_BYTES = 256 << 20
 
 
 @pytest.fixture(scope="module")
-def words_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def words_server(server: TritonServer, serve_models: Any, tmp_path_factory: pytest.TempPathFactory) -> TritonServer:
     repository = tmp_path_factory.mktemp("words")
     (repository / "words" / "1").mkdir(parents=True)
     (repository / "words" / "1" / "model.py").write_text(MODEL)
     (repository / "words" / "config.pbtxt").write_text(CONFIG)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer.start(options) as running:
-        if not running.binary_fixes:
-            pytest.skip("the installed server is not the binary of the pinned wheel, which the fixes are for")
-        yield running
+    if not server.binary_fixes:
+        pytest.skip("the installed server is not the binary of the pinned wheel, which the fixes are for")
+    serve_models(repository)
+    return server
 
 
 def body(**output: Any) -> bytes:
@@ -204,7 +202,7 @@ def test_caller_cannot_ask_for_an_answer_without_outputs(server: TritonServer, t
             answer = calls.infer("genre_cnn", inputs, timeout_s=10, parameters={HEALTH_PARAMETER: token})
             assert set(answer.outputs) == {"probabilities", "emotions", "embedding"}
         try:
-            sing(calls, "genre_cnn", config, timeout_s=10, inputs=inputs)
+            run_canary(calls, "genre_cnn", config, timeout_s=10, inputs=inputs)
         except CanaryError as error:
             pytest.fail(str(error))
 

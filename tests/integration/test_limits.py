@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from tritone_export.config import config_files
-from tritone_serving import ServerOptions, TritonServer
+from tritone_serving import TritonServer
 from tritone_training.declaration import (
     Axis,
     Batching,
@@ -82,12 +81,9 @@ def make_repository(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    options = ServerOptions(
-        repository=make_repository(tmp_path_factory.mktemp("limited")), http_port=0, grpc_port=0, metrics_port=0
-    )
-    with TritonServer.start(options) as server:
-        yield server
+def limited(server: TritonServer, serve_models: Any, tmp_path_factory: pytest.TempPathFactory) -> TritonServer:
+    serve_models(make_repository(tmp_path_factory.mktemp("limited")))
+    return server
 
 
 def request(n_rows: int = 1, x: float | Array = 0.5, temperature: float = 1.0, n_frames: int = 4) -> dict[str, Array]:

@@ -15,13 +15,13 @@ from tests.integration import python_models
 from tritone.endpoints import make_endpoint
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.command import LATENCY_QUANTILES
+from tritone_serving.server.command import LATENCY_QUANTILES
 
 pytestmark = pytest.mark.triton
 
 SUMMARIES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 LINE = r'nv_inference_(\w+)_summary_us\{{model="{}",version="1",quantile="([\d.]+)"\}} (\S+)'
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 
 
 def percentiles(server: TritonServer, model: str) -> dict[str, dict[str, float]]:

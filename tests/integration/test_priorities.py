@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +17,7 @@ from tritone.endpoints import make_endpoint
 from tritone.messages import InferRequest
 from tritone.transports import make_transport
 from tritone_export.config import build_config, config_text
-from tritone_serving import ServerOptions, TritonServer
+from tritone_serving import TritonServer
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 
 pytestmark = pytest.mark.triton
@@ -84,7 +83,7 @@ def make_slow_graph() -> Any:
 
 
 @pytest.fixture(scope="module")
-def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def slow_server(server: TritonServer, serve_models: Any, tmp_path_factory: pytest.TempPathFactory) -> TritonServer:
     import onnx
 
     repository = tmp_path_factory.mktemp("slow")
@@ -92,9 +91,8 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
     version.mkdir(parents=True)
     onnx.save(make_slow_graph(), str(version / "model.onnx"))
     (repository / "slow" / "config.pbtxt").write_text(config_text(build_config(SLOW)))
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer.start(options) as server:
-        yield server
+    serve_models(repository)
+    return server
 
 
 class Callers:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import privacy_probes as probes
 from tests.integration.recommender_calls import Client, metric, question, service_key, tensors
 from tests.support import recommender_artifacts as models
 
+from benchmarks import privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.tokens import mint_token
+from tritone_serving.security.tokens import mint_token
 
 pytestmark = pytest.mark.triton
 
@@ -38,7 +38,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(repository: Path, **options: Any) -> TritonServer:
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    return TritonServer.start(ServerOptions(repository=repository, log_verbose=4, stop_timeout_s=3, **ports, **options))
+    return TritonServer.start(ServerOptions(repository=repository, log_verbose=4, stop_timeout_s=1, **ports, **options))
 
 
 @pytest.fixture(scope="module")

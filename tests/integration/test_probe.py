@@ -19,9 +19,8 @@ from tests.support import music_models, recommender_artifacts
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.canary import check_outputs, make_inputs, sing
-from tritone_serving.probing import probe
-from tritone_serving.stubs import stubs_of
+from tritone_serving.canary import check_outputs, make_inputs, probe, run_canary
+from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
 Run = Callable[..., tuple[int, dict[str, Any], str]]
@@ -39,7 +38,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServe
     artifact = recommender_artifacts.make_artifact(folder / "artifact", key, n_taste=recommender_artifacts.N_TASTE)
     recommender_artifacts.make_taste(repository)
     recommender_artifacts.publish(artifact, key, repository)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         yield server
 
@@ -63,15 +62,12 @@ def test_every_kind_of_model_answers(everything: TritonServer) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["polyphony_rnn", "music_transformer", "music_vae", "music_gan"])
-def test_every_kind_of_written_music_answers(name: str) -> None:
-    served = music_models.served(name)
-    models = tuple(result.model for result in served.results)
-    options = ServerOptions(
-        repository=served.repository, models=models, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2
-    )
-    with TritonServer.start(options) as server, Calls(make_endpoint(server.grpc_url)) as calls:
-        results = probe(calls, timeout_s=20)
+def test_every_kind_of_written_music_answers(server: TritonServer, serve_models: Callable[[Path], Path]) -> None:
+    served = [music_models.served(kind) for kind in ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")]
+    models = [result.model for each in served for result in each.results]
+    serve_models(served[0].repository)
+    with Calls(make_endpoint(server.grpc_url)) as calls:
+        results = probe(calls, models, timeout_s=20)
     assert {each.model for each in results} == set(models)
     assert [each.why for each in results if not each.ok] == []
 
@@ -115,7 +111,7 @@ def test_no_canary_is_answered_from_the_cache(everything: TritonServer) -> None:
         config = calls.config("genre_cnn", timeout_s=5)
         n_runs = calls.models(timeout_s=5)["genre_cnn"]
         for _ in range(3):
-            sing(calls, "genre_cnn", config, timeout_s=5)
+            run_canary(calls, "genre_cnn", config, timeout_s=5)
         assert calls.models(timeout_s=5)["genre_cnn"] == n_runs + 3
 
 

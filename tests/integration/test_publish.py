@@ -20,9 +20,9 @@ from tests.integration.python_models import Clients, Watched
 
 from tritone.endpoints import make_endpoint
 from tritone_export import DiskFullError, RepositoryError, check_repository
+from tritone_export.config import parse_config
 from tritone_export.publishing import Live, publish_live, rollback
-from tritone_export.tuned import Setting, setting_of
-from tritone_export.tuned_files import parse_config, reset, tune
+from tritone_export.tuned import Setting, reset, setting_of, tune
 from tritone_serving import RefusedVersionError, ServerOptions, TritonServer
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Answer, Calls

@@ -50,7 +50,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Path
 
 @pytest.fixture(scope="module")
 def served(repository: Path) -> Iterator[TritonServer]:
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as running:
         yield running
 

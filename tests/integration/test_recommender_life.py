@@ -52,7 +52,9 @@ def whole_repository(
 
 @pytest.fixture(scope="module")
 def live(whole_repository: Path) -> Iterator[TritonServer]:
-    options = ServerOptions(repository=whole_repository, http_port=0, grpc_port=0, metrics_port=0, log_verbose=1)
+    options = ServerOptions(
+        repository=whole_repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1, log_verbose=1
+    )
     with TritonServer.start(options) as running:
         yield running
 

@@ -16,7 +16,7 @@ from tritone.endpoints import make_endpoint
 from tritone_export.config import config_files
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.calls import Calls
-from tritone_serving.options import RESPONSE_CACHE_BYTES
+from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 
 pytestmark = pytest.mark.triton
@@ -31,6 +31,7 @@ DECLARATION = Declaration(
         batching=Batching(max_batch_size=8, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=64),
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        warmup_batch_sizes=(),  # Triton counts warm-up requests, too
         response_cache=True,
     ),
 )

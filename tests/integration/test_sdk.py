@@ -364,10 +364,8 @@ def test_the_command_line(server: TritonServer, tmp_path: Path) -> None:
     song, bad = tmp_path / "song.ogg", tmp_path / "bad.ogg"
     soundfile.write(song, clip(10)[0], 22_050)
     bad.write_bytes(b"no song")
-    script = (
-        "import typer; from tritone_cli.commands import classify; app = typer.Typer(); classify.register(app); app()"
-    )
-    command = [sys.executable, "-W", "error", "-c", script, str(bad), str(song), "--json", "--server", server.http_url]
+    command = [sys.executable, "-W", "error", "-m", "tritone_cli", "classify", str(bad), str(song), "--json"]
+    command += ["--server", server.http_url]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout)

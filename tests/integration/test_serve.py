@@ -24,8 +24,8 @@ from tritone_serving import (
     ServerOptions,
     StartupTimeoutError,
     TritonServer,
-    runtime,
 )
+from tritone_serving.server import runtime_folder as runtime
 
 pytestmark = pytest.mark.triton
 
@@ -39,7 +39,7 @@ from tritone_cli.commands import serve
 from tritone import TritoneError
 app = typer.Typer(pretty_exceptions_enable=False)
 app.callback()(lambda: None)
-serve.register(app)
+app.command()(serve.serve)
 try:
     app()
 except TritoneError as error:
@@ -200,7 +200,7 @@ def test_a_killed_supervisor_takes_the_server_along(repository: Path, options_fo
 
 def test_what_a_dead_owner_left_is_removed_at_the_next_start() -> None:
     program = (
-        "import os; from tritone_serving import runtime; folder = runtime.make_runtime_folder(); "
+        "from tritone_serving.server import runtime_folder as runtime; folder = runtime.make_runtime_folder(); "
         "(runtime.SHARED_MEMORY / f'{folder.name}-region').write_bytes(b'x'); print(folder)"
     )
     folder = Path(

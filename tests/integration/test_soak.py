@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
+
 from benchmarks.mix import Sent, arrivals, message_of, shares, varied
 from benchmarks.soak_report import Memory, judge, p99_interval, spans
-from tritonclient.grpc import service_pb2
 
 SECONDS = 600.0
 KEPT = [True, True, True]
@@ -138,7 +139,7 @@ def test_a_request_without_floats_stays_as_it_is() -> None:
 @pytest.mark.triton
 @pytest.mark.timeout(240)
 def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("soak.py")
+    script = Path(__file__).parents[2] / "benchmarks" / "soak.py"
     command = [sys.executable, script, "--minutes", "0.5", "--capacity-seconds", "5", "--json"]
     # Elsewhere there is no model_repository, so small stand-ins are served.
     done = subprocess.run([*command, "--report", tmp_path / "r"], cwd=tmp_path, capture_output=True, check=False)
@@ -164,7 +165,7 @@ def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_tools_refuse_what_measures_nothing(tmp_path: Path, words: list[str]) -> None:
-    tool = Path(__file__).with_name(f"{words[0]}.py")
+    tool = Path(__file__).parents[2] / "benchmarks" / f"{words[0]}.py"
     done = subprocess.run([sys.executable, tool, *words[1:]], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from tests.integration.python_models import CONFIG, DIE, HANG, Watched, make_repository, wait_until, watched
 
-from tritone_serving import CanaryError, CrashLoopError, runtime, watchdog
-from tritone_serving.stubs import stubs_of
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving import CanaryError, CrashLoopError
+from tritone_serving.server import runtime_folder as runtime
+from tritone_serving.supervision import watchdog
+from tritone_serving.supervision.metrics import SupervisorMetrics
+from tritone_serving.supervision.processes import stubs_of
 
 pytestmark = pytest.mark.triton
 

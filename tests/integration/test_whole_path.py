@@ -19,7 +19,7 @@ from tritone.constants import SAMPLE_RATE_HZ
 from tritone_export import check_repository, export_model
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.api import TrainRequest, get_kind
-from tritone_training.kinds.genre_cnn.build import load_network
+from tritone_training.kinds.genre_cnn.network import load_network
 
 pytestmark = pytest.mark.triton
 LABELS = ("high", "low")
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     kind.train(TrainRequest(out=root / "run", data=data, preset="tiny", max_epochs=8, overrides=learn, progress=False))
     repository = root / "models"
     export_model(kind.export(root / "run", None), kind, repository=repository)
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         yield Whole(data, root / "run", repository, server)
 

@@ -1,18 +1,20 @@
-"""Every model of written music, tiny, trained and exported once for all tests that ask for them.
+"""A tiny model of each kind that works on scores, trained and exported once for all tests and runs.
 
-Exporting takes most of the time, so the models are shared by whoever needs any model at all.
+Checkpoints and exports come from the cache of `tests.support.cache`; each test process works on its own copy.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import pickle
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tests.support.cache import copy_cached
 
 from tritone import Grid, Piece
 from tritone_export import ExportResult, export_kind
@@ -20,6 +22,8 @@ from tritone_training.kind import Exportable, ModelKind, TrainRequest
 from tritone_training.registry import get_kind
 
 N_TUNES = 12
+TRAINING = ("client/tritone", "serving/tritone_serving", "training/tritone_training", "tests/support")
+EXPORT = (*TRAINING, "export/tritone_export")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Served:
 
 @functools.cache
 def folder() -> Path:
-    """Where everything lies until the tests end."""
+    """Return this process's folder for all of them; it is removed at the end."""
     path = Path(tempfile.mkdtemp(prefix="tritone-music-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
@@ -62,20 +66,33 @@ def tunes() -> Path:
 
 @functools.cache
 def trained(name: str) -> Path:
-    """Train a kind's tiny preset for one epoch; answers the checkpoint."""
+    """Return a checkpoint of a kind's tiny preset, trained for one epoch."""
     checkpoint = folder() / f"run_{name}"
-    get_kind(name).train(TrainRequest(out=checkpoint, data=tunes(), preset="tiny", max_epochs=1, progress=False))
+
+    def train(made: Path) -> None:
+        out = made / checkpoint.name
+        get_kind(name).train(TrainRequest(out=out, data=tunes(), preset="tiny", max_epochs=1, progress=False))
+
+    copy_cached(f"checkpoint-{name}", train, folder(), sources=TRAINING)
     return checkpoint
 
 
 @functools.cache
 def served(name: str) -> Served:
-    """Train a kind's tiny preset for one epoch and export it, with its companions."""
+    """Return a kind's tiny checkpoint and what was exported of it, with its companions."""
     kind, checkpoint = get_kind(name), trained(name)
     exportable = kind.export(checkpoint, None)
-    repository = folder() / "model_repository"
-    results = export_kind(exportable, kind, repository=repository)
-    return Served(kind, checkpoint, exportable, repository, results)
+    repository, results_file = folder() / "model_repository", folder() / f"{name}.results"
+
+    def export(made: Path) -> None:
+        results = export_kind(exportable, kind, repository=made / repository.name)
+        (made / results_file.name).write_bytes(pickle.dumps(results))
+
+    copy_cached(f"export-{name}", export, folder(), sources=EXPORT)
+    results: tuple[ExportResult, ...] = pickle.loads(results_file.read_bytes())  # noqa: S301  - written by this module
+    paths = [repository / result.model / str(result.version) for result in results]
+    moved = tuple(replace(result, path=path) for result, path in zip(results, paths, strict=True))
+    return Served(kind, checkpoint, exportable, repository, moved)
 
 
 def _tune(rng: np.random.Generator, n_voices: int, *, length: int) -> Grid:

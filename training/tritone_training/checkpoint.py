@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import torch
 
+from tritone.atomic import replacing
 from tritone_training._exceptions import CheckpointError
-from tritone_training.atomic import replacing
 
 FORMAT: Final = 1
 INFO: Final = "checkpoint.json"
@@ -60,7 +60,7 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
         torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staged)
         digest = _sha256(staged)
         name = f"weights-{digest[:12]}.pt"
-        with replacing(folder / name) as synced:
+        with replacing(folder / name, sync=True) as synced:
             staged.replace(synced)
     finally:
         staged.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
 
 def update_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replace checkpoint.json."""
-    with replacing(folder / INFO) as staged:
+    with replacing(folder / INFO, sync=True) as staged:
         staged.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone import TritoneError
+from tritone.atomic import replacing
 from tritone_training import checkpoint, training_logs
 from tritone_training._exceptions import TrainingError
-from tritone_training.atomic import replacing
 
 if TYPE_CHECKING:
     from tritone_training.kind import ModelKind, TrainRequest
@@ -197,7 +197,7 @@ def _read(path: Path) -> Mapping[str, Any] | None:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as staged:
+    with replacing(path, sync=True) as staged:
         staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_training.atomic import replacing
+from tritone.atomic import replacing
 
 TABLE: Final = "metrics.csv"
 TENSORBOARD: Final = "tensorboard"
@@ -20,7 +20,7 @@ def write_metrics(logs: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write `logs/metrics.csv`: a row for each epoch, a column for each metric; values that are missing stay empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     logs.mkdir(parents=True, exist_ok=True)
-    with replacing(logs / TABLE) as staged, staged.open("w", newline="", encoding="utf-8") as file:
+    with replacing(logs / TABLE, sync=True) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

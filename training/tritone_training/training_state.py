@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from tritone.atomic import replacing
 from tritone_training import checkpoint
 from tritone_training._exceptions import TrainingError
-from tritone_training.atomic import replacing
 from tritone_training.training_logs import write_metrics
 
 Row = dict[str, float]
@@ -127,7 +127,7 @@ class StateSaver(Checkpoint):
         staged = self.path.with_name(f".{self.path.name}")
         trainer.save_checkpoint(staged)  # by all processes, written by the first
         if trainer.is_global_zero:
-            with replacing(self.path) as synced:
+            with replacing(self.path, sync=True) as synced:
                 staged.replace(synced)
             if outdated and outdated != self.best_file:
                 self.path.with_name(outdated).unlink(missing_ok=True)
@@ -135,7 +135,7 @@ class StateSaver(Checkpoint):
                 self.on_epoch(trainer.current_epoch, row)
 
     def _save_best(self, module: lightning.LightningModule, score: float) -> None:
-        with replacing(self.path.with_name(self.best_file)) as staged:
+        with replacing(self.path.with_name(self.best_file), sync=True) as staged:
             torch.save({name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}, staged)
         finite = math.isfinite(score) and all(torch.isfinite(each).all() for each in module.state_dict().values())
         if self.snapshot is not None and finite:

@@ -1,1 +1,1 @@
-"""One module per verb; each has `register(app)`."""
+"""The commands of `tritone`; those of one subject share a module."""

@@ -1,4 +1,4 @@
-"""`tritone compose`: music from nothing, or on from a prompt."""
+"""`tritone compose`, `harmonize` and `infill`: generate notes with a model of scores."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritone_cli import console, options, pieces
+from tritone_cli import connections, console, options, pieces
 
 if TYPE_CHECKING:
     from tritone import MusicClient, Piece
 
 
-def register(app: typer.Typer) -> None:
-    """Add `compose` to the app."""
-    app.command()(compose)
-
-
 def compose(
-    prompt: Annotated[Path | None, typer.Argument(help="MIDI file to go on from; from nothing without.")] = None,
+    prompt: Annotated[
+        Path | None, typer.Argument(help="MIDI file to continue. Without it, compose from scratch.", show_default=False)
+    ] = None,
     *,
-    bars: Annotated[int, typer.Option(help="How many new ones, 1 to 256.")] = 8,
+    bars: Annotated[int, typer.Option(help="Number of new bars, 1 to 256.")] = 8,
     out: options.Out = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Show the bars as they arrive (gRPC).")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the bars as they arrive (gRPC only).")] = False,
     seed: options.PieceSeed = None,
     temperature: options.Temperature = 1.0,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
-    meter: Annotated[str | None, typer.Option(help="Time signature, as in 3/4.", show_default=False)] = None,
+    meter: Annotated[str | None, typer.Option(help="Time signature, such as 3/4.", show_default=False)] = None,
     tempo: options.Tempo = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Default: music_transformer, with --stream composer. Or polyphony_rnn.", show_default=False),
+        typer.Option(
+            help="Name of the model, for example polyphony_rnn. Default: music_transformer; with --stream, composer.",
+            show_default=False,
+        ),
     ] = None,
     server: options.Server = "localhost:8001",
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds for the whole call; with --stream for each bar.")
+        float,
+        typer.Option(min=0.001, help="Time limit in seconds: of the whole call, or with --stream of each bar."),
     ] = 60.0,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write music with a running server; Ctrl-C during --stream keeps the bars that have arrived."""
+    """Compose music. With --stream, Ctrl-C keeps the bars that have arrived."""
     pieces.check_outs(out)
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "prompt": prompt,
         "bars": bars,
         "seed": seed,
@@ -57,32 +58,115 @@ def compose(
         "tempo_qpm": tempo,
         **({} if model is None else {"model": model}),
     }
-    with pieces.connect(server, timeout, api_key_file, ca_file) as music:
+    with connections.connect(server, timeout, api_key_file, ca_file) as music:
         if stream:
-            piece = _streamed(music, asked, bars)
+            piece = _stream(music, request, bars, shown=console.shows_progress(as_json=as_json))
         else:
             with console.people.status("composing"):
-                piece = music.compose(**asked)
-    pieces.hand_over("compose", [piece], out, as_json=as_json)
+                piece = music.compose(**request)
+    pieces.write_pieces("compose", [piece], out, as_json=as_json)
 
 
-def _streamed(music: MusicClient, asked: dict[str, Any], bars: int) -> Piece:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def _stream(music: MusicClient, request: dict[str, Any], bars: int, *, shown: bool) -> Piece:
+    from tritone_training.progress import progress_bar
 
-    columns = (TextColumn("composing"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn())
     with (
-        music.stream_compose(**asked) as stream,
-        Progress(*columns, console=console.people, transient=True) as progress,
+        music.stream_compose(**request) as stream,
+        progress_bar("composing (bars)", shown=shown, console=console.people) as on_progress,
     ):
-        task = progress.add_task("", total=None, at=f"0 of {bars} bars")
         first_bar = None
         try:
             for chunk in stream:
                 first_bar = chunk.bars[0] if first_bar is None else first_bar
-                n_bars = min(bars, chunk.bars[1] - first_bar)
-                progress.update(task, total=bars, completed=n_bars, at=f"{n_bars} of {bars} bars")
+                on_progress(min(bars, chunk.bars[1] - first_bar), bars)
         except KeyboardInterrupt:
             if first_bar is None:
                 raise
-            console.say("stopped; what has arrived is kept")
+            console.say("stopped; the bars that have arrived are kept")
     return stream.result()
+
+
+def harmonize(
+    melody: Annotated[Path, typer.Argument(help="MIDI file with one voice.", show_default=False)],
+    *,
+    out: options.Out = None,
+    highest: Annotated[
+        bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
+    ] = False,
+    seed: options.PieceSeed = None,
+    temperature: options.Temperature = 1.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    style: options.Style = None,
+    tempo: options.Tempo = None,
+    model: options.Model = "music_transformer",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Add lower voices to a melody."""
+    pieces.check_outs(out)
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("harmonizing"),
+    ):
+        piece = music.harmonize(
+            melody,
+            highest=highest,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            style=style,
+            tempo_qpm=tempo,
+            model=model,
+        )
+    pieces.write_pieces("harmonize", [piece], out, as_json=as_json)
+
+
+def infill(
+    score: Annotated[Path, typer.Argument(help="MIDI file.", show_default=False)],
+    *,
+    bars: Annotated[
+        str,
+        typer.Option(
+            metavar="START:END",
+            help="Bars to replace, counted from 0, END excluded: 2:4 replaces the third and the fourth bar.",
+            show_default=False,
+        ),
+    ],
+    out: options.Out = None,
+    seed: options.PieceSeed = None,
+    temperature: options.Temperature = 1.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    style: options.Style = None,
+    tempo: options.Tempo = None,
+    model: options.Model = "music_transformer",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Replace bars of a score by new ones that fit the bars around them."""
+    pieces.check_outs(out)
+    bar_range = options.parse_pair(bars, ":", "--bars", "2:4")
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("infilling"),
+    ):
+        piece = music.infill(
+            score,
+            bars=bar_range,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            style=style,
+            tempo_qpm=tempo,
+            model=model,
+        )
+    pieces.write_pieces("infill", [piece], out, as_json=as_json)

@@ -11,11 +11,6 @@ import typer
 from tritone_cli import console, kind_options, options
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("crossvalidate")(crossvalidate)
-
-
 def crossvalidate(
     context: typer.Context,
     kind: options.Kind,

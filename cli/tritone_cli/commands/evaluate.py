@@ -9,11 +9,6 @@ import typer
 from tritone_cli import console, kind_options, options
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("evaluate")(evaluate)
-
-
 def evaluate(
     context: typer.Context,
     kind: options.Kind,

@@ -1,16 +1,16 @@
-"""`tritone export`: from a checkpoint to a version that Triton can load."""
+"""`tritone export`: convert a checkpoint to a version of a model in a Triton repository."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tritone_cli import console, kind_options, options
-from tritone_cli.hearing import as_warnings, say_hearing
 
 if TYPE_CHECKING:
     from tritone_export import ExportResult, Reduced, Reduction
@@ -18,61 +18,63 @@ if TYPE_CHECKING:
     from tritone_training.kind import Exportable, ListeningFiles
 
 
-_WORTH_IT = 0.95  # of the time in fp32; what is nearer to 1 is within the noise
+_MAX_LATENCY_RATIO: Final = 0.95  # to fp32; a larger one is within the noise
 
 
 class Precision(StrEnum):
-    """What the command line accepts."""
+    """Number formats of an exported model."""
 
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("export")(export)
-
-
 def export(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Argument(help="Model kind, `genre_cnn` for one.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="Model kind, for example genre_cnn.", show_default=False)] = None,
     *,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="What `tritone train` wrote.  [default: runs/KIND]", show_default=False),
+        typer.Option(help="Checkpoint folder written by `tritone train`. Default: runs/KIND.", show_default=False),
     ] = None,
-    repository: Annotated[Path, typer.Option(help="Where Triton's models lie.")] = Path("model_repository"),
+    repository: options.Repository = Path("model_repository"),
     pretrained: Annotated[
         str | None,
-        typer.Option(help="Export this pretrained backbone; without --checkpoint, as it is, untrained by you."),
+        typer.Option(
+            help="Pretrained backbone to export; without --checkpoint, it is exported without further training.",
+            show_default=False,
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name on the server, if not the kind's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model on the server. Default: the kind.", show_default=False)
+    ] = None,
     ab: Annotated[
         Path | None,
         typer.Option(
             "--ab",
-            help="JSON with salt, shares and ensembles: serve these arms of a recommender beside the trained one.",
+            help="JSON file of an A/B test of a recommender: salt, shares and ensembles of the arms.",
             show_default=False,
         ),
     ] = None,
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="Add fp16 (served on GPUs) or int8 (on CPUs) to fp32, once it has shown on validation data that it is "
-            "as good; repeatable.",
+            help="Precision to add to fp32: fp16 (served on GPUs) or int8 (on CPUs), if its loss on validation data is "
+            "small enough; repeatable.",
             show_default=False,
         ),
     ] = None,
     max_loss: Annotated[
         float | None,
         typer.Option(
-            min=0, help="How much worse a precision may be, in the kind's own figures.", show_default="the kind's"
+            min=0,
+            help="Maximum loss of a precision, in the metrics of the kind. Default: that of the kind.",
+            show_default=False,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="The training data, for --precision, if they lie elsewhere now.", show_default=False),
+        typer.Option(help="Training data for --precision. Default: the path in the checkpoint.", show_default=False),
     ] = None,
     interactions: options.Interactions = None,
     valid: options.Valid = None,
@@ -83,30 +85,34 @@ def export(
     time_column: options.TimeColumn = None,
     configs_only: Annotated[
         bool,
-        typer.Option("--configs-only", help="Only write config.pbtxt and configs/gpu.pbtxt, of all kinds."),
+        typer.Option(
+            "--configs-only", help="Only write config.pbtxt and configs/gpu.pbtxt; without KIND, of all kinds."
+        ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Convert a trained model to ONNX, compare it with PyTorch, and add it to the repository."""
     if configs_only:
         if checkpoint or pretrained or ab or precision:
-            raise typer.BadParameter("--configs-only takes none of --checkpoint, --pretrained, --ab and --precision")
-        _write_configs(kind, repository, name, json)
+            raise typer.BadParameter(
+                "--configs-only: expected none of --checkpoint, --pretrained, --ab and --precision"
+            )
+        _write_configs(kind, repository, name, as_json=as_json)
         return
     if kind is None:
-        raise typer.BadParameter(f"which KIND? There are: {', '.join(_kind_names())}", param_hint="KIND")
+        raise typer.BadParameter(f"expected one of {', '.join(_kind_names())}, got none", param_hint="KIND")
     kind_options.check_kind_takes(context, kind)
-    measuring = _Measuring(
+    precision_options = _PrecisionOptions(
         precisions=tuple(dict.fromkeys(each.value for each in precision or ())),
         max_loss=max_loss,
         data=data,
         listening=options.listening_files(locals()),
     )
-    results = _export(kind, checkpoint, repository, pretrained, name, ab, measuring)
+    results = _export(kind, checkpoint, repository, pretrained, name, ab, precision_options)
     models = [result.model for result in results]
-    if json:
-        warnings = say_hearing(repository, models)
-        first, *companions = (_as_json(kind, result) for result in results)
+    if as_json:
+        warnings = print_embedding_warnings(repository, models)
+        first, *companions = (_to_dict(kind, result) for result in results)
         console.print_json({**first, "companions": companions, **as_warnings(warnings)})
         return
     for result in results:
@@ -117,12 +123,12 @@ def export(
             continue
         for output, difference in result.parity.max_abs_difference.items():
             tolerance = result.parity.tolerance[output]
-            console.say(f"  {output}: at most {difference:.1e} from PyTorch (allowed {tolerance:.0e})")
+            console.say(f"  {output}: largest difference from PyTorch {difference:.1e} (tolerance {tolerance:.0e})")
         for reduced in result.reduced:
-            _say_reduced(reduced)
+            _print_reduced(reduced)
         for why in dict.fromkeys((result.kept or {}).values()):
             console.say(f"  {why}")
-    say_hearing(repository, models)
+    print_embedding_warnings(repository, models)
     console.say(f"serve it: tritone serve --repository {repository}")
 
 
@@ -133,7 +139,7 @@ def _export(
     pretrained: str | None,
     name: str | None,
     ab: Path | None,
-    measuring: _Measuring,
+    precision_options: _PrecisionOptions,
 ) -> tuple[ExportResult, ...]:
     from tritone_export import export_kind
     from tritone_training.registry import get_kind
@@ -144,15 +150,15 @@ def _export(
         exportable = kind.export(folder, pretrained)
         if ab is not None:
             exportable = _with_arms(exportable, ab)
-        reduction = measuring.reduction(folder)
+        reduction = precision_options.reduction(folder)
         return export_kind(
             exportable, kind, repository=repository, name=name, reduction=reduction, on_step=status.update
         )
 
 
 @dataclass(frozen=True)
-class _Measuring:
-    """What was said of precisions, and of the data to measure them on."""
+class _PrecisionOptions:
+    """Options of --precision and of the data to evaluate precisions on."""
 
     precisions: tuple[str, ...]
     max_loss: float | None
@@ -163,10 +169,12 @@ class _Measuring:
         given = {"--max-loss": self.max_loss, "--data": self.data, "--interactions": self.listening.interactions}
         named = [option for option, value in given.items() if value is not None]
         if named and not set(self.precisions) - {"fp32"}:
-            raise typer.BadParameter(f"{', '.join(named)}: only for --precision fp16 or int8", param_hint=named[0])
+            raise typer.BadParameter(
+                f"{', '.join(named)}: expected with --precision fp16 or int8 only", param_hint=named[0]
+            )
 
     def reduction(self, folder: Path | None) -> Reduction | None:
-        """What to ask of export; None for fp32 alone."""
+        """Return the precisions to export and how to evaluate them; None for fp32 alone."""
         from tritone_export import PrecisionError, Reduction
         from tritone_training.api import EvaluateRequest
 
@@ -175,25 +183,25 @@ class _Measuring:
             return None
         if folder is None:
             raise PrecisionError(
-                f"without a checkpoint there are no validation data, and what {' and '.join(wanted)} costs cannot be "
-                f"measured; train on top of the backbone first, or export in fp32"
+                f"the loss of {' and '.join(wanted)} cannot be measured: expected a checkpoint with validation data, "
+                f"got a pretrained backbone; train on top of the backbone first, or export in fp32"
             )
         request = EvaluateRequest(checkpoint=folder, data=self.data, progress=False, listening=self.listening)
         return Reduction(precisions=wanted, request=request, max_loss=self.max_loss)  # type: ignore[arg-type]
 
 
-def _say_reduced(reduced: Reduced) -> None:
+def _print_reduced(reduced: Reduced) -> None:
     precision = reduced.precision
     for each in reduced.losses:
         console.say(
             f"  {precision}: {each.metric} {each.reduced:.4f}, in fp32 {each.fp32:.4f}, on {reduced.n} examples of "
-            f"{reduced.source} (may lose {each.max_loss:g})"
+            f"{reduced.source} (maximum loss {each.max_loss:g})"
         )
     times = ", ".join(f"{ratio:.2f} times for {n_batch}" for n_batch, ratio in reduced.latency_ratio.items())
     share = reduced.n_bytes[0] / reduced.n_bytes[1]
-    console.say(f"  {precision}: the file is {share:.2f} times as large; the time of a batch here is {times}")
-    if precision == "int8" and min(reduced.latency_ratio.values()) > _WORTH_IT:
-        console.say("  int8: is not faster on this machine; without --precision, fp32 is served")
+    console.say(f"  {precision}: file size {share:.2f} times that of fp32; latency of a batch on this machine {times}")
+    if precision == "int8" and min(reduced.latency_ratio.values()) > _MAX_LATENCY_RATIO:
+        console.say("  int8: not faster on this machine; to serve fp32, export without --precision")
 
 
 def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:
@@ -201,13 +209,15 @@ def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExp
     from tritone_training.kinds.recommender.ab import with_arms
 
     if not isinstance(exportable, ArtifactExport):
-        raise typer.BadParameter("only a recommender has arms", param_hint="--ab")
+        raise typer.BadParameter(
+            "expected a recommender, got another kind; only recommenders have A/B tests", param_hint="--ab"
+        )
     return with_arms(exportable, ab)
 
 
 def checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
-    """The folder to load; None where a pretrained backbone alone is wanted."""
-    from tritone_training._exceptions import CheckpointError
+    """Return the folder of the checkpoint; None for a pretrained backbone without training."""
+    from tritone_training.api import CheckpointError
 
     if checkpoint is None and pretrained is not None:
         return None
@@ -215,29 +225,51 @@ def checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None
     if not folder.is_dir():
         train = f"tritone train {kind}" + (f" --out {checkpoint}" if checkpoint else "")
         raise CheckpointError(
-            f"{folder}: no checkpoint here; train one with `{train}`, or name its folder with --checkpoint"
+            f"{folder}: expected a checkpoint folder, got none; train a model with `{train}`, or give --checkpoint"
         )
     return folder
 
 
-def _write_configs(kind: str | None, repository: Path, name: str | None, json: bool) -> None:
+def _write_configs(kind: str | None, repository: Path, name: str | None, *, as_json: bool) -> None:
     from tritone_export import write_kind_configs
     from tritone_training.registry import get_kind
 
     if name is not None and kind is None:
-        raise typer.BadParameter("--name needs a KIND")
+        raise typer.BadParameter("--name: expected a KIND, got none")
     written = [
         path
         for each in ((kind,) if kind else _kind_names())
         for path in write_kind_configs(get_kind(each), repository, name=name)
     ]
-    if json:
+    if as_json:
         console.print_json({"written": [str(path) for path in written]})
         return
     for path in written:
         console.say(f"wrote {path}")
     if not written:
-        console.say("all configs are current")
+        console.say("all configurations are up to date")
+
+
+def print_embedding_warnings(repository: Path, models: Collection[str]) -> list[str]:
+    """Print and return warnings if a recommender's items were embedded by another genre_cnn than the served one.
+
+    Args:
+        models: models with a new version.
+    """
+    from tritone_export import check_hearing
+
+    report = check_hearing(repository, models)
+    for note in report.notes:
+        console.say(f"note: {note}")
+    warnings = [f"{finding.message} ({finding.remedy})" for finding in report.findings]
+    for warning in warnings:
+        console.say(f"warning: {warning}")
+    return warnings
+
+
+def as_warnings(warnings: list[str]) -> dict[str, list[str]]:
+    """Return the warnings for `--json`; empty if there are none."""
+    return {"warnings": warnings} if warnings else {}
 
 
 def _kind_names() -> tuple[str, ...]:
@@ -246,7 +278,7 @@ def _kind_names() -> tuple[str, ...]:
     return kind_names()
 
 
-def _as_json(kind: str, result: ExportResult) -> dict[str, object]:
+def _to_dict(kind: str, result: ExportResult) -> dict[str, object]:
     return {
         "kind": kind,
         "model": result.model,

@@ -1,4 +1,4 @@
-"""`tritone optimize`: how to serve a model on this machine, found by trying."""
+"""`tritone optimize`: search for the best serving settings of a model on this machine."""
 
 from __future__ import annotations
 
@@ -14,50 +14,64 @@ import typer
 from tritone_cli import console, options
 
 if TYPE_CHECKING:
-    from tritone_cli.optimizing.search import Found
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command()(optimize)
+    from tritone_cli.optimize.search import SearchResult
 
 
 def optimize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)],
     *,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="The load: so many clients that wait.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Number of concurrent clients.")] = 8,
     latency_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="p99 that the best has to keep under that load.", show_default=False)
+        float | None,
+        typer.Option(min=0.001, help="Maximum p99 latency in milliseconds under that load.", show_default=False),
     ] = None,
-    grpc: Annotated[bool, typer.Option("--grpc/--http", help="What the clients speak.")] = True,
-    rounds: Annotated[int, typer.Option(min=2, help="How often each setting is measured, in turns.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Of each measurement.")] = 2.0,
-    minutes: Annotated[float, typer.Option(min=0.1, help="After these, no stage begins another round.")] = 10.0,
-    instances: Annotated[str | None, typer.Option(help="To try: 2,3. Default: by the cores.")] = None,
+    grpc: Annotated[bool, typer.Option("--grpc/--http", help="Protocol of the clients.")] = True,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Number of measurements of each setting, interleaved with the other settings.")
+    ] = 3,
+    seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Length of each measurement in seconds.")] = 2.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time limit in minutes; a round that has begun is finished.")
+    ] = 10.0,
+    instances: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of instances to try, such as 2,3. Default: chosen by the number of cores.", show_default=False
+        ),
+    ] = None,
     threads: Annotated[
-        str | None, typer.Option(help="To try, of each instance; 0 shares all cores.  [default: 0,1]")
+        str | None,
+        typer.Option(
+            help="Numbers of threads per instance to try; 0 shares all cores. Default: 0,1.", show_default=False
+        ),
     ] = None,
     batches: Annotated[
-        str | None, typer.Option(help="Preferred batch sizes to try.  [default: none;4,8;8,16,32]")
+        str | None,
+        typer.Option(help="Sets of preferred batch sizes to try. Default: none;4,8;8,16,32.", show_default=False),
     ] = None,
     delays: Annotated[
-        str | None, typer.Option(help="Microseconds to wait for them, to try.  [default: 0,500,2000]")
+        str | None, typer.Option(help="Queue delays in microseconds to try. Default: 0,500,2000.", show_default=False)
     ] = None,
-    repository: Annotated[Path, typer.Option(help="Folder of models.")] = Path("model_repository"),
+    repository: options.Repository = Path("model_repository"),
     input_data: Annotated[
-        Path | None, typer.Option(help="Questions as perf_analyzer's JSON; default: drawn from the declaration.")
+        Path | None,
+        typer.Option(
+            help="Requests as perf_analyzer's JSON. Default: drawn from the model's declaration.", show_default=False
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and show, but write nothing.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Serve as declared again, and measure nothing.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Folder for Markdown and a picture.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print, but change nothing.")] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Return to the declared settings, without a measurement.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for Markdown and a plot.", show_default=False)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find how many instances and threads, which batches and delay carry most on this CPU within a latency bound.
+    """Search for the instances, threads, batch sizes and queue delay with the highest throughput on this CPU.
 
-    What wins clearly is written into MODEL's serving.json, which exports and publications go by from then on, and into
-    its config.pbtxt; a running server takes it up when it loads the model again. Else all stays as it is. The exit
-    status is 1 if nothing keeps the bound.
+    A clear winner is written to MODEL's serving.json, which later exports and publications use, and to its
+    config.pbtxt; a running server uses it when it loads the model again. Otherwise nothing changes. The exit status is
+    1 if no setting keeps --latency-ms.
     """
     from tritone_export.repository import check_model_name
 
@@ -68,23 +82,23 @@ def optimize(
         return
     options.require_unused(report, overwrite=overwrite, option="--report")
     if report is not None:
-        import matplotlib  # noqa: F401  - before the minutes of measuring, not after
-    from tritone_cli.optimizing import report as reporting
-    from tritone_export.tuned_files import tune
+        import matplotlib  # noqa: F401  - a missing extra is reported before the measurement, not after it
+    from tritone_cli.optimize import report as reporting
+    from tritone_export.tuned import tune
 
-    spoken = {"instances": instances, "threads": threads, "batches": batches, "delays": delays}
+    given = {"instances": instances, "threads": threads, "batches": batches, "delays": delays}
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "tritone": importlib.metadata.version("tritone"),
         "cores": len(os.sched_getaffinity(0)),
-        "load": f"{concurrency} at once over {'gRPC' if grpc else 'HTTP'}, perf_analyzer on the same cores",
+        "load": f"{concurrency} concurrent requests over {'gRPC' if grpc else 'HTTP'}, perf_analyzer on the same cores",
         "latency_ms_bound": latency_ms,
         "rounds": rounds,
         "seconds": seconds,
     }
     found = _search(
         folder,
-        spoken,
+        given,
         concurrency=concurrency,
         latency_ms=latency_ms,
         grpc=grpc,
@@ -98,14 +112,14 @@ def optimize(
         written += tune(folder, found.best, measured=reporting.measured(found, facts))
     if report is not None:
         written += reporting.write(found, model, report, facts=facts)
-    _tell(found, folder, written, facts, dry_run=dry_run, as_json=as_json)
+    _print_result(found, folder, written, facts, dry_run=dry_run, as_json=as_json)
     if not found.is_within:
         raise typer.Exit(1)
 
 
 def _search(
     folder: Path,
-    spoken: dict[str, str | None],
+    given: dict[str, str | None],
     *,
     concurrency: int,
     latency_ms: float | None,
@@ -114,35 +128,35 @@ def _search(
     seconds: float,
     minutes: float,
     data: Path | None,
-) -> Found:
-    from tritone_cli.optimizing.search import Effort, search
-    from tritone_cli.optimizing.space import space_for
-    from tritone_cli.optimizing.turns import taking_turns
+) -> SearchResult:
+    from tritone_cli.optimize.search import SearchLimits, search
+    from tritone_cli.optimize.space import search_space
+    from tritone_cli.optimize.trials import setting_measurer
     from tritone_export import RepositoryError
+    from tritone_export.config import parse_config
     from tritone_export.tuned import read_tuned, setting_of
-    from tritone_export.tuned_files import parse_config
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository import servable_models
+    from tritone_serving.repository.folders import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:
         config = parse_config((folder / "config.pbtxt").read_bytes(), folder / "config.pbtxt")
     except FileNotFoundError as error:
-        raise RepositoryError(f"{folder} holds no config.pbtxt; write it, or export again") from error
+        raise RepositoryError(f"{folder}: expected config.pbtxt, got none; export the model again") from error
     config.name = folder.name
     in_force = setting_of(config)
     declared = (read_tuned(folder) or {}).get("declared")
-    space = space_for(config, in_force, spoken)
+    space = search_space(config, in_force, given)
     if data is not None:
         check_data(data)
     with tempfile.TemporaryDirectory(prefix="tritone-optimize-") as temporary:
-        place = Path(temporary)
-        tool = PerfAnalyzer.find(place)
-        turn = taking_turns(
+        working = Path(temporary)
+        tool = PerfAnalyzer.find(working)
+        measure = setting_measurer(
             tool,
             folder.parent,
             config,
-            folder=place,
+            folder=working,
             load=Load(concurrency=concurrency),
             protocol="grpc" if grpc else "http",
             seconds=seconds,
@@ -152,18 +166,18 @@ def _search(
             return search(
                 space,
                 in_force,
-                turn,
+                measure,
                 declared=declared,
                 bound_ms=latency_ms,
-                effort=Effort(rounds=rounds, limit_s=60 * minutes),
+                effort=SearchLimits(rounds=rounds, limit_s=60 * minutes),
                 on_step=status.update,
             )
 
 
-def _tell(
-    found: Found, folder: Path, written: list[Path], facts: dict[str, Any], *, dry_run: bool, as_json: bool
+def _print_result(
+    found: SearchResult, folder: Path, written: list[Path], facts: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
-    from tritone_cli.optimizing import report as reporting
+    from tritone_cli.optimize import report as reporting
 
     if as_json:
         console.print_json(
@@ -181,24 +195,23 @@ def _tell(
     for stage, rows in reporting.tables(found).items():
         console.print_rows(f"{folder.name}: {stage}", rows, n_keys=4)
     for problem in dict.fromkeys(f"{trial.setting}: {trial.problem}" for trial in found.trials if trial.problem):
-        console.say(f"  no figure: {problem}")
+        console.say(f"  not measured: {problem}")
     console.say(found.why)
     for path in written:
         console.say(f"written: {path}")
     if not found.changes:
-        console.say(f"{folder.name} stays as it is: {found.in_force}")
+        console.say(f"{folder.name} is unchanged: {found.in_force}")
     elif dry_run:
         console.say("nothing was changed (--dry-run)")
     else:
         console.say(
-            f"a running server takes it up when it loads {folder.name} again; back: tritone optimize {folder.name} "
+            f"a running server uses this when it loads {folder.name} again; undo: tritone optimize {folder.name} "
             f"--repository {folder.parent} --reset"
         )
 
 
 def _reset(folder: Path, as_json: bool) -> None:
-    from tritone_export.tuned import TUNED_FILENAME
-    from tritone_export.tuned_files import reset
+    from tritone_export.tuned import TUNED_FILENAME, reset
 
     there = (folder / TUNED_FILENAME).exists()
     written = reset(folder) if there else []
@@ -206,10 +219,10 @@ def _reset(folder: Path, as_json: bool) -> None:
         console.print_json({"model": folder.name, "reset": there, "written": [str(path) for path in written]})
         return
     if not there:
-        console.say(f"{folder.name} has no {TUNED_FILENAME}: it is served as it is declared")
+        console.say(f"{folder.name} has no {TUNED_FILENAME}: it has the declared settings")
         return
     console.say(f"{folder.name}: removed {TUNED_FILENAME}")
     for path in written:
         console.say(f"wrote {path}")
     if not written:
-        console.say("the configs are left as they are; `tritone export KIND --configs-only` writes what is declared")
+        console.say("the configurations are unchanged; `tritone export KIND --configs-only` writes the declared ones")

@@ -1,4 +1,4 @@
-"""`tritone publish`: a new version goes live on a running server, if it passes."""
+"""`tritone publish` and `rollback`: change the live version of a model on a running server."""
 
 from __future__ import annotations
 
@@ -10,87 +10,122 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritone_cli import console
-from tritone_cli.hearing import as_warnings, say_hearing
-from tritone_cli.live import AdminTokenFile, Force, connected
-from tritone_cli.options import ApiKeyFile, CaFile, LiveServer
+from tritone_cli import connections, console, options
+from tritone_cli.commands.export import as_warnings, checkpoint_folder, print_embedding_warnings
 
 if TYPE_CHECKING:
     from tritone_export.publishing import Published
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("publish")(publish)
-
-
 def publish(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model kind; with --from names of models.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Model kind; with --from, names of models.", show_default=False),
+    ],
     *,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="What `tritone train` wrote.  [default: runs/MODEL]", show_default=False),
+        typer.Option(help="Checkpoint folder written by `tritone train`. Default: runs/MODEL.", show_default=False),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
             "--from",
-            help="Publish the newest versions of this repository, which were exported elsewhere.",
+            help="Publish the newest versions of this repository instead of a checkpoint.",
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name on the server, if not the kind's.")] = None,
-    repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
-    server: LiveServer = "127.0.0.1:8001",
-    admin_token_file: AdminTokenFile = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model on the server. Default: the kind.", show_default=False)
+    ] = None,
+    repository: Annotated[Path, typer.Option(help="Model repository of the server.")] = Path("model_repository"),
+    server: options.LiveServer = "127.0.0.1:8001",
+    admin_token_file: options.AdminTokenFile = None,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
     max_slowdown: Annotated[
-        float, typer.Option(min=0.01, help="The new version may take so many times as long as the live one, and 5 ms.")
+        float,
+        typer.Option(min=0.01, help="Maximum latency of the new version, as a multiple of the live one (plus 5 ms)."),
     ] = 1.5,
-    canaries: Annotated[int, typer.Option(min=1, max=1000, help="How many requests it is tried with.")] = 8,
+    canaries: Annotated[int, typer.Option(min=1, max=1000, help="Number of test requests to the new version.")] = 8,
     other_tensors: Annotated[
-        bool, typer.Option("--other-tensors", help="It may have other inputs and outputs than the live version.")
+        bool, typer.Option("--other-tensors", help="Allow other inputs and outputs than those of the live version.")
     ] = False,
-    force: Force = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Try a new version on a running server, make it live if it passes, and keep the one before for `rollback`."""
+    """Test a new version on a running server and make it live if it passes; `rollback` undoes this."""
     if source is not None and (checkpoint is not None or name is not None):
-        raise typer.BadParameter("--from takes neither --checkpoint nor --name")
+        raise typer.BadParameter("--from: expected neither --checkpoint nor --name")
     if source is None and len(models) > 1:
-        raise typer.BadParameter("one kind at a time; several MODELs belong to --from")
+        raise typer.BadParameter(f"expected one kind, got {len(models)}; only --from takes several models")
     from tritone_export.publishing import publish_live
     from tritone_serving.trial import Bounds
 
     bounds = Bounds(n_canaries=canaries, max_slowdown=max_slowdown, other_tensors=other_tensors)
     with (
-        connected(
+        connections.live_server(
             repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
         ) as live,
         console.people.status("loading") as status,
         _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
         published = publish_live(folder, names, live, force=force, on_step=status.update)
-    warnings = say_hearing(repository, [each.model for each in published])
-    if json:
-        console.print_json({"published": [as_json(each) for each in published], **as_warnings(warnings)})
+    warnings = print_embedding_warnings(repository, [each.model for each in published])
+    if as_json:
+        console.print_json({"published": [_to_dict(each) for each in published], **as_warnings(warnings)})
         return
     for each in published:
-        console.say(f"{each.model}: {_said(each)}")
+        console.say(f"{each.model}: {_describe(each)}")
+
+
+def rollback(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Names of models, including companions.", show_default=False)
+    ],
+    *,
+    version: Annotated[
+        int | None,
+        typer.Option(help="Version to return to. Default: the version before the live one.", show_default=False),
+    ] = None,
+    repository: Annotated[Path, typer.Option(help="Model repository of the server.")] = Path("model_repository"),
+    server: options.LiveServer = "127.0.0.1:8001",
+    admin_token_file: options.AdminTokenFile = None,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make an earlier version live again on a running server, under the next version number."""
+    if version is not None and len(models) > 1:
+        raise typer.BadParameter(f"--version: expected one MODEL, got {len(models)}")
+    from tritone_export.publishing import rollback as go_back
+
+    with connections.live_server(
+        repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
+    ) as live:
+        published = [
+            go_back(model, live, version=version, force=force, together=models[index + 1 :])
+            for index, model in enumerate(models)
+        ]
+    warnings = print_embedding_warnings(repository, models)
+    if as_json:
+        console.print_json({"published": [_to_dict(each) for each in published], **as_warnings(warnings)})
+        return
+    for each in published:
+        console.say(f"{each.model}: version {each.version} is live, which undoes version {each.before}")
 
 
 @contextmanager
 def _exported(
     models: list[str], checkpoint: Path | None, source: Path | None, name: str | None, repository: Path, on_step: Any
 ) -> Iterator[tuple[Path, list[str]]]:
-    """The repository to publish from, and the models in it in their order."""
+    """Yield the repository to publish from and its models, in the order of publication."""
     if source is not None:
         yield source, models
         return
-    from tritone_cli.commands.export import checkpoint_folder
     from tritone_export import export_kind
-    from tritone_serving.repository import filled_models, steps_of
+    from tritone_serving.repository.folders import filled_models, steps_of
     from tritone_training.registry import get_kind
 
     kind = get_kind(models[0])
@@ -99,13 +134,13 @@ def _exported(
         folder = Path(path)
         own = [each.model for each in export_kind(exportable, kind, repository=folder, name=name, on_step=on_step)]
         served, written = filled_models(repository), filled_models(folder)
-        # What an ensemble passes through comes before it, if it is not there yet; without all its steps it has to wait.
+        # Models that an ensemble calls come first; an ensemble is left out if one of its steps does not exist yet.
         through = sorted(written - served - set(own))
         yield folder, [*through, *(model for model in own if steps_of(folder / model) <= served | written)]
 
 
-def as_json(published: Published) -> dict[str, Any]:
-    """One version as plain values."""
+def _to_dict(published: Published) -> dict[str, Any]:
+    """Return a published version for `--json`."""
     trial = published.trial
     return {
         "model": published.model,
@@ -118,16 +153,16 @@ def as_json(published: Published) -> dict[str, Any]:
     }
 
 
-def _said(published: Published) -> str:
-    said = f"version {published.version} is live"
+def _describe(published: Published) -> str:
+    text = f"version {published.version} is live"
     if published.before is not None:
-        said += f", version {published.before} is kept"
+        text += f", version {published.before} is kept"
     trial = published.trial
     if trial is None:
-        return said
-    said += f"; {trial.median_s * 1000:.1f} ms"
+        return text
+    text += f"; {trial.median_s * 1000:.1f} ms"
     if trial.live_median_s is not None:
-        said += f" (before: {trial.live_median_s * 1000:.1f} ms)"
+        text += f" (before: {trial.live_median_s * 1000:.1f} ms)"
     if trial.max_abs_difference:
-        said += f", at most {max(trial.max_abs_difference.values()):.1e} from its file"
-    return said
+        text += f", at most {max(trial.max_abs_difference.values()):.1e} from its file"
+    return text

@@ -1,18 +1,17 @@
-"""`tritone recommend`: what to play next, for somebody known, somebody new, or nobody at all."""
+"""`tritone recommend`, `similar` and `tracks`: call a recommender."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tritone_cli import console, options, pieces, titles, tracks
+from tritone_cli import connections, console, options, recommendations
+from tritone_cli.tables import plain_table
 
-
-def register(app: typer.Typer) -> None:
-    """Add `recommend` to the app."""
-    app.command()(recommend)
+if TYPE_CHECKING:
+    from tritone import TrackPage
 
 
 def recommend(
@@ -23,7 +22,7 @@ def recommend(
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(help="How much it was listened to: one for each --history, in order.", show_default=False),
+        typer.Option(help="Weight of each --history, in the same order; repeatable.", show_default=False),
     ] = None,
     skipped: Annotated[
         list[str] | None, typer.Option(help="Id or title of a rejected track; repeatable.", show_default=False)
@@ -32,7 +31,8 @@ def recommend(
         list[str] | None, typer.Option(help="User id of a friend; repeatable.", show_default=False)
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recording to go by, in any format.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Recording to find similar tracks to, in any format.", show_default=False),
     ] = None,
     mood: Annotated[
         str | None, typer.Option(help="One of the nine emotions, such as calmness.", show_default=False)
@@ -42,11 +42,11 @@ def recommend(
         list[str] | None, typer.Option(help="Id or title of a track to leave out; repeatable.", show_default=False)
     ] = None,
     filter_listened: Annotated[
-        bool, typer.Option("--filter-listened/--with-listened", help="Leave out what the user has heard.")
+        bool, typer.Option("--filter-listened/--with-listened", help="Leave out tracks that the user has listened to.")
     ] = True,
-    diversity: Annotated[float, typer.Option(help="0 to 1: how unlike one another.")] = 0.0,
-    novelty: Annotated[float, typer.Option(help="0 to 1: how much little-known tracks are preferred.")] = 0.0,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why: summands of each score.")] = False,
+    diversity: Annotated[float, typer.Option(help="Preference for different tracks, 0 to 1.")] = 0.0,
+    novelty: Annotated[float, typer.Option(help="Preference for little-known tracks, 0 to 1.")] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the reasons: the parts of each score.")] = False,
     reasons: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum number of reasons for each track; implies --explain.", show_default=False),
@@ -60,17 +60,17 @@ def recommend(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what to play next, with a running server. Everything may be left out, and what is given is used together.
+    """Recommend tracks. All inputs are optional and can be combined.
 
     Stored data of a user is used only for callers with the service key or with that user's token; see
     `tritone user-token`. Without a credential every user is unknown.
     """
-    credentials = options.credentials(service_key_file, user_token_file)
+    credentials = connections.credentials(service_key_file, user_token_file)
     with (
-        pieces.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
-        console.people.status("choosing"),
+        connections.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
+        console.people.status("recommending"),
     ):
-        found = titles.recommend(
+        found = recommendations.recommend(
             music,
             lambda ids: music.recommend(
                 user,
@@ -91,4 +91,79 @@ def recommend(
             {"history": history or [], "skipped": skipped or [], "exclude": exclude or []},
             model=model,
         )
-    tracks.hand_over(found, as_json=as_json)
+    recommendations.print_recommendations(found, as_json=as_json)
+
+
+def similar(
+    track: Annotated[str | None, typer.Argument(help="Id or title of a track.", show_default=False)] = None,
+    *,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Recording instead of TRACK, in any format.", show_default=False)
+    ] = None,
+    by: Annotated[str, typer.Option(help="Type of similarity: listening, sound or both.")] = "both",
+    n: options.TrackCount = 10,
+    model: options.Model = "recommender",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find tracks that are similar to a track or a recording."""
+    if (track is None) == (audio is None):
+        raise typer.BadParameter("expected either TRACK or --audio FILE")
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("comparing"),
+    ):
+        if track is None:
+            found = music.similar(audio=audio, by=by, n=n, model=model)
+        else:
+            found = recommendations.similar(
+                music, lambda each: music.similar(each, by=by, n=n, model=model), track, model=model
+            )
+    recommendations.print_recommendations(found, as_json=as_json)
+
+
+def tracks(
+    query: Annotated[str, typer.Argument(help="A title, an artist, an id, or words of them.", show_default=False)],
+    *,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Field to search: title, artist or id. Default: all.", show_default=False),
+    ] = None,
+    n: options.TrackCount = 10,
+    offset: Annotated[int, typer.Option(help="Number of tracks to skip.")] = 0,
+    model: options.Model = "recommender",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find tracks by title, artist or id; the ids are for `recommend` and `similar`."""
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("searching"),
+    ):
+        found = music.find_tracks(query, by=by, limit=n, offset=offset, model=model)
+    if as_json:
+        console.print_json(found.to_dict())
+    else:
+        _print_page(found)
+
+
+def _print_page(found: TrackPage) -> None:
+    if not found.total:
+        console.say("no track matches")
+        return
+    if not found:
+        console.say(f"{found.total} tracks match; --offset {found.offset} is beyond them")
+        return
+    if found[0].match == "near":
+        console.say("no track matches; did you mean:")
+    rows = [(track.track_id, track.title or "", track.artist or "", f"{track.field}, {track.match}") for track in found]
+    console.people.print(plain_table(("track", "title", "artist", "match"), rows))
+    end = found.offset + len(found)
+    if end < found.total:
+        console.say(f"{found.offset + 1} to {end} of {found.total}; for the next, add --offset {end}")

@@ -1,183 +1,208 @@
-"""`tritone serve`: run Triton on a model repository until it is told to stop."""
+"""`tritone serve`: run Triton on a model repository."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.table import Table
 
-from tritone_cli import console
-from tritone_cli.service_manager import ServiceManager
+from tritone_cli import console, options
+from tritone_cli.connections import api_key_from, read_secret
 
 if TYPE_CHECKING:
     from tritone_serving import TritonServer
-    from tritone_serving.supervision import Level, SupervisionOptions
+    from tritone_serving.supervision.options import Level, SupervisionOptions
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
+_NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
 
-    @app.command()
-    def serve(
-        *,
-        repository: Annotated[Path, typer.Option(help="Folder of models.")] = Path("model_repository"),
-        profile: Annotated[
-            Literal["cpu", "gpu"], typer.Option(help="gpu serves each model's configs/gpu.pbtxt.")
-        ] = "cpu",
-        model: Annotated[
-            list[str] | None, typer.Option(help="Load only this model; may be repeated. Default: all.")
-        ] = None,
-        host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
-        http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
-        grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
-        metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
-        admin_token_file: Annotated[
-            Path | None, typer.Option(help="File with the admin token. Default: one is made and stored.")
-        ] = None,
-        api_key_file: Annotated[
-            Path | None, typer.Option(help="File with the key that callers must send; else TRITONE_API_KEY, if set.")
-        ] = None,
-        service_key_file: Annotated[
-            Path | None,
-            typer.Option(
-                help="File with the key that gives callers access to stored users. Default: TRITONE_SERVICE_KEY_FILE, "
-                "or else a key that is created once and kept."
-            ),
-        ] = None,
-        trust_callers: Annotated[
-            bool,
-            typer.Option("--trust-callers", help="Give every caller access to stored users; private networks only."),
-        ] = False,
-        tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: gRPC speaks TLS.")] = None,
-        tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
-        tls_client_ca: Annotated[
-            Path | None, typer.Option(help="PEM authority that callers' certificates must come from (mutual TLS).")
-        ] = None,
-        http_host: Annotated[
-            str | None, typer.Option(help="Address for HTTP and metrics. Default: --host; loopback with TLS.")
-        ] = None,
-        otlp_url: Annotated[
-            str | None, typer.Option(help="Send OpenTelemetry traces here, as http://localhost:4318/v1/traces.")
-        ] = None,
-        log_format: Annotated[
-            Literal["text", "json"], typer.Option(help="json: this command's and the server's log as JSON on stderr.")
-        ] = "text",
-        log_file: Annotated[Path | None, typer.Option(help="The server's log.")] = None,
-        startup_timeout: Annotated[float, typer.Option(help="Seconds to being ready.")] = 60.0,
-        auto_complete: Annotated[
-            bool, typer.Option("--auto-complete", help="Fill in config.pbtxt files that are not whole.")
-        ] = False,
-        require_all: Annotated[
-            bool,
-            typer.Option("--require-all", help="Do not start if a model fails to load. Default: serve the others."),
-        ] = False,
-        supervise: Annotated[
-            bool,
-            typer.Option("--supervise/--no-supervise", help="Restart what dies, hangs or does not answer."),
-        ] = True,
-        supervisor_port: Annotated[
-            int | None,
-            typer.Option(
-                help="Port of the supervisor's metrics and readiness; by default --metrics-port plus 1. 0: a free one.",
-                show_default=False,
-            ),
-        ] = None,
-        supervise_check_s: Annotated[
-            float, typer.Option(help="Seconds between health checks of a model without traffic.")
-        ] = 2.0,
-        supervise_silent_s: Annotated[
-            float,
-            typer.Option(help="Seconds without an answer after which a model with idle processes counts as hung."),
-        ] = 1.0,
-        supervise_busy_s: Annotated[
-            float,
-            typer.Option(help="Seconds without an answer after which a model with busy processes counts as hung."),
-        ] = 60.0,
-        supervise_max_memory_mb: Annotated[
-            int,
-            typer.Option(help="Resident memory in MiB at which the server restarts. 0: 80 % of the available memory."),
-        ] = 0,
-        supervise_failed_starts: Annotated[
-            int, typer.Option(help="Failed starts in a row after which the supervisor gives up.")
-        ] = 5,
-        json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object on stdout.")] = False,
-    ) -> None:
-        """Serve the models of a repository; Ctrl-C stops."""
-        from tritone_serving import ServerOptions, TritonServer
-        from tritone_serving.supervision import SupervisionOptions
 
-        manager = ServiceManager.from_environment()
-        # Also while it starts: both end in `except` and `finally` blocks, which stop what was started.
-        interrupt = partial(_interrupt, manager)
-        signal.signal(signal.SIGTERM, interrupt)
-        signal.signal(signal.SIGINT, interrupt)
-        if log_format == "json":
-            console.log_as_json()
-        options = ServerOptions(
-            repository=repository,
-            profile=profile,
-            models=tuple(model) if model else None,
-            require_all=require_all,
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
-            admin_token=_secret_in(admin_token_file, "--admin-token-file"),
-            api_key=_secret_in(api_key_file, "--api-key-file") or os.environ.get("TRITONE_API_KEY") or None,
-            service_key_file=service_key_file,
-            trust_callers=trust_callers,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            http_host=http_host,
-            otlp_url=otlp_url,
-            log_path=log_file,
-            startup_timeout_s=startup_timeout,
-            auto_complete=auto_complete,
-        )
-        supervision = SupervisionOptions(
-            check_s=supervise_check_s,
-            silent_s=supervise_silent_s,
-            busy_s=supervise_busy_s,
-            max_memory_bytes=supervise_max_memory_mb << 20,
-            n_failed_starts=supervise_failed_starts,
-        )
-        try:
-            with console.people.status("starting Triton"):
-                server = TritonServer.start(options, report_faults=_report_faults)
-            with server, _followed_log(server, log_format):
-                if supervise:
-                    _supervise(server, supervision, manager, port=supervisor_port, as_json=json)
-                else:
-                    _report(server, manager, as_json=json)
-                exit_code = server.wait()
-        except KeyboardInterrupt:
-            console.say("stopped")
-            return
-        if exit_code is not None:
-            raise server.exited_error(exit_code)
+def serve(
+    *,
+    repository: options.Repository = Path("model_repository"),
+    profile: Annotated[
+        Literal["cpu", "gpu"],
+        typer.Option(help="Configuration to serve: cpu (config.pbtxt) or gpu (configs/gpu.pbtxt)."),
+    ] = "cpu",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Load only this model; repeatable. Default: all.", show_default=False)
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="HTTP port; 0 selects a free port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 selects a free port.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of Triton's metrics; 0 selects a free port.")] = 8002,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the admin token. Default: a token is created and stored.", show_default=False),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the API key that callers must send. Default: the key in TRITONE_API_KEY, if set.",
+            show_default=False,
+        ),
+    ] = None,
+    service_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the key that gives callers access to stored users. Default: TRITONE_SERVICE_KEY_FILE, "
+            "or a key that is created once and kept.",
+            show_default=False,
+        ),
+    ] = None,
+    trust_callers: Annotated[
+        bool,
+        typer.Option("--trust-callers", help="Give every caller access to stored users; private networks only."),
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the server's certificate; enables TLS for gRPC.", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False
+        ),
+    ] = None,
+    http_host: Annotated[
+        str | None,
+        typer.Option(help="Address for HTTP and metrics. Default: --host; with TLS, loopback.", show_default=False),
+    ] = None,
+    otlp_url: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="Log format; json logs this command and the server as JSON lines on stderr."),
+    ] = "text",
+    log_file: Annotated[
+        Path | None, typer.Option(help="File for the server's log. Default: in the state folder.", show_default=False)
+    ] = None,
+    startup_timeout: Annotated[float, typer.Option(help="Time limit for starting in seconds.")] = 60.0,
+    auto_complete: Annotated[
+        bool, typer.Option("--auto-complete", help="Complete partial config.pbtxt files.")
+    ] = False,
+    require_all: Annotated[
+        bool,
+        typer.Option("--require-all", help="Do not start if a model fails to load. Default: serve the others."),
+    ] = False,
+    supervise: Annotated[
+        bool,
+        typer.Option("--supervise/--no-supervise", help="Restart models and servers that end, hang or do not answer."),
+    ] = True,
+    supervisor_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the supervisor's metrics and readiness; 0: a free port. Default: --metrics-port plus 1.",
+            show_default=False,
+        ),
+    ] = None,
+    supervise_check_s: Annotated[
+        float, typer.Option(help="Seconds between health checks of a model without traffic.")
+    ] = 2.0,
+    supervise_silent_s: Annotated[
+        float,
+        typer.Option(help="Seconds without an answer after which a model with idle processes counts as hung."),
+    ] = 1.0,
+    supervise_busy_s: Annotated[
+        float,
+        typer.Option(help="Seconds without an answer after which a model with busy processes counts as hung."),
+    ] = 60.0,
+    supervise_max_memory_mb: Annotated[
+        int,
+        typer.Option(help="Resident memory in MiB at which the server restarts. 0: 80 % of the available memory."),
+    ] = 0,
+    supervise_failed_starts: Annotated[
+        int, typer.Option(help="Failed starts in a row after which the supervisor gives up.")
+    ] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
+) -> None:
+    """Serve the models of a repository until Ctrl-C."""
+    from tritone_serving import ServerOptions, TritonServer
+    from tritone_serving.supervision.options import SupervisionOptions
+
+    manager = ServiceManager.from_environment()
+    # Also during the start: both run the `except` and `finally` blocks, which stop the server.
+    interrupt = partial(_interrupt, manager)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    if log_format == "json":
+        console.log_as_json()
+    server_options = ServerOptions(
+        repository=repository,
+        profile=profile,
+        models=tuple(model) if model else None,
+        require_all=require_all,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        admin_token=None if admin_token_file is None else read_secret(admin_token_file, "--admin-token-file"),
+        api_key=api_key_from(api_key_file),
+        service_key_file=service_key_file,
+        trust_callers=trust_callers,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        http_host=http_host,
+        otlp_url=otlp_url,
+        log_path=log_file,
+        startup_timeout_s=startup_timeout,
+        auto_complete=auto_complete,
+    )
+    supervision = SupervisionOptions(
+        check_s=supervise_check_s,
+        silent_s=supervise_silent_s,
+        busy_s=supervise_busy_s,
+        max_memory_bytes=supervise_max_memory_mb << 20,
+        n_failed_starts=supervise_failed_starts,
+    )
+    try:
+        with console.people.status("starting Triton"):
+            server = TritonServer.start(server_options, report_faults=_report_faults)
+        with server, _followed_log(server, log_format):
+            if supervise:
+                _supervise(server, supervision, manager, port=supervisor_port, as_json=as_json)
+            else:
+                _report(server, manager, as_json=as_json)
+            exit_code = server.wait()
+    except KeyboardInterrupt:
+        console.say("stopped")
+        return
+    if exit_code is not None:
+        raise server.exited_error(exit_code)
 
 
 def _supervise(
     server: TritonServer,
-    options: SupervisionOptions,
+    supervision: SupervisionOptions,
     manager: ServiceManager,
     *,
     port: int | None,
     as_json: bool,
 ) -> None:
-    """Watch the server and repair what breaks; ends by an exception only."""
+    """Watch the server and repair faults; returns by an exception only."""
     from tritone_serving import PortTakenError
-    from tritone_serving.supervisor_metrics import SupervisorMetrics
-    from tritone_serving.watchdog import Watchdog
+    from tritone_serving.supervision.metrics import SupervisorMetrics
+    from tritone_serving.supervision.watchdog import Watchdog
 
     metrics = SupervisorMetrics()
     wanted = port
@@ -190,7 +215,7 @@ def _supervise(
             raise
         console.warn(f"{error}; serving without them")
     with closing(metrics):
-        watchdog = Watchdog(server, report=_report_event, options=options, metrics=metrics)
+        watchdog = Watchdog(server, report=_report_event, options=supervision, metrics=metrics)
         _report(server, manager, as_json=as_json, supervisor_port=metrics.port)
         watchdog.run()
 
@@ -209,37 +234,23 @@ def _report_event(level: Level, text: str) -> None:
 
 
 def _interrupt(manager: ServiceManager, _number: int, _frame: object) -> None:
-    # Once: a second Ctrl-C, or a supervisor's repeated SIGTERM, must not cut the stop short.
+    # Once: a second Ctrl-C, or a supervisor's repeated SIGTERM, must not interrupt the stop.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     manager.stopping()
     raise KeyboardInterrupt
 
 
-def _secret_in(path: Path | None, option: str) -> str | None:
-    if path is None:
-        return None
-    from tritone_serving import OptionsError
-
-    try:
-        secret = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionsError(f"{option} {path} cannot be read: {error}") from error
-    if not secret:
-        raise OptionsError(f"{option} {path} is empty; expected a secret of 8 characters or more")
-    return secret
-
-
 def _followed_log(server: TritonServer, log_format: str) -> AbstractContextManager[object]:
     if log_format != "json":
         return nullcontext()
-    from tritone_serving.json_log import LogFollower
+    from tritone_serving.server.logs import LogFollower
 
     return closing(LogFollower(server.log_path, console.write_log_line))
 
 
 def _report(server: TritonServer, manager: ServiceManager, *, as_json: bool, supervisor_port: int = 0) -> None:
-    """Say where everything is, once the server is ready."""
+    """Print models, addresses and files of a server that is ready."""
     models = server.models
     manager.ready(f"serving {', '.join(models)}")
     for name, reason in server.failed_models.items():
@@ -280,20 +291,62 @@ def _report(server: TritonServer, manager: ServiceManager, *, as_json: bool, sup
 
 
 def _notes(server: TritonServer) -> list[str]:
-    """What is open that perhaps should not be."""
+    """Return notes about security settings that may not be intended."""
     local = ("127.0.0.1", "localhost")
-    from tritone_serving.service_key import privacy_notes
+    from tritone_serving.security.service_key import privacy_notes
 
-    options = server.options
+    given = server.options
     notes = []
-    reached = [host for host in dict.fromkeys((options.host, options.plain_host)) if host not in local]
-    if reached and options.api_key is None and options.tls_client_ca is None:
-        notes.append(f"listening on {reached[0]}; inference is open to whoever reaches it (--api-key-file closes it)")
-    if options.plain_host not in local:
-        notes.append(f"HTTP on {options.plain_host} is not encrypted: keys and the admin token travel in clear text")
-    if options.tls_cert is None and options.api_key is not None and options.host not in local:
-        notes.append(f"gRPC on {options.host} is not encrypted: the key travels in clear text (--tls-cert)")
-    notes += privacy_notes(options)
+    reached = [host for host in dict.fromkeys((given.host, given.plain_host)) if host not in local]
+    if reached and given.api_key is None and given.tls_client_ca is None:
+        notes.append(
+            f"listening on {reached[0]}; anyone who can connect may send requests; restrict this with --api-key-file"
+        )
+    if given.plain_host not in local:
+        notes.append(f"HTTP on {given.plain_host} is not encrypted: keys and the admin token are sent in clear text")
+    if given.tls_cert is None and given.api_key is not None and given.host not in local:
+        notes.append(
+            f"gRPC on {given.host} is not encrypted: the API key is sent in clear text; enable TLS with --tls-cert"
+        )
+    notes += privacy_notes(given)
     if not server.is_wiped:
-        notes.append("this kernel leaves the secrets readable in the server's command line for users of this machine")
+        notes.append("on this kernel, users of this machine can read the secrets in the server's command line")
     return notes
+
+
+class ServiceManager:
+    """Sends the state of this process to systemd, for units of `Type=notify`; does nothing without systemd.
+
+    Protocol: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+    """
+
+    def __init__(self, address: str | None) -> None:
+        """Set the address of the manager's datagram socket.
+
+        Args:
+            address: a path, or an abstract name after "@"; None or empty if there is no manager.
+        """
+        self._address = "\0" + address[1:] if address and address.startswith("@") else address
+
+    @classmethod
+    def from_environment(cls) -> ServiceManager:
+        """Return the manager in NOTIFY_SOCKET, and remove the variable so that child processes do not get it."""
+        return cls(os.environ.pop(_NOTIFY_VARIABLE, None))
+
+    def ready(self, status: str) -> None:
+        """Report that the service is ready."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def stopping(self) -> None:
+        """Report that the service is stopping."""
+        self._send("STOPPING=1\nSTATUS=stopping")
+
+    def _send(self, state: str) -> None:
+        if not self._address:
+            return
+        # Only the manager needs this; a service must not fail because the manager does not listen.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out,
+        ):
+            out.sendto(state.encode(), self._address)

@@ -13,11 +13,6 @@ import typer
 from tritone_cli import console, kind_options, options
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("tune")(tune)
-
-
 def tune(
     context: typer.Context,
     kind: options.Kind,

@@ -13,36 +13,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritone_export._exceptions import RepositoryError
-from tritone_export.lint.artifact import ARTIFACT_BACKEND, check_artifact
-from tritone_export.lint.backends import ONNX_BACKENDS, check_policy, wire_of
+from tritone_export.lint.config_file import ConfigFile, read_config
 from tritone_export.lint.ensembles import check_steps
 from tritone_export.lint.files import (
+    CONFIG,
+    ModelFolder,
     backend_of,
     check_checksum,
     check_labels,
+    check_links,
     check_python_model,
     check_versions,
+    is_of_volume,
     is_reduced,
     model_filename,
-)
-from tritone_export.lint.finding import Finding, LintReport, Reporter
-from tritone_export.lint.graph import Graph, check_tensors, read_graph
-from tritone_export.lint.hearing import report_hearing
-from tritone_export.lint.layout import (
-    CONFIG,
-    ModelFolder,
-    check_links,
-    is_of_volume,
     read_folder,
     served_versions,
 )
-from tritone_export.lint.limits import check_limits, check_same_limits
-from tritone_export.lint.pbtxt import ConfigFile, read_config
-from tritone_export.lint.runtime import check_loads
-from tritone_export.lint.settings import check_agreement, check_default_placement, check_precision, check_settings
-from tritone_export.lint.shapes import check_priorities, check_shapes
-from tritone_export.lint.tuned import check_tuned
-from tritone_export.lint.warmup import check_warmup
+from tritone_export.lint.findings import Finding, LintReport, Reporter
+from tritone_export.lint.graph import (
+    ONNX_BACKENDS,
+    Graph,
+    check_loads,
+    check_policy,
+    check_tensors,
+    read_graph,
+    wire_of,
+)
+from tritone_export.lint.recommender import ARTIFACT_BACKEND, check_artifact, report_hearing
+from tritone_export.lint.settings import (
+    check_agreement,
+    check_default_placement,
+    check_limits,
+    check_precision,
+    check_same_limits,
+    check_settings,
+    check_tuned,
+)
+from tritone_export.lint.tensors import check_priorities, check_shapes, check_warmup
 
 
 def lint_repository(path: Path) -> list[Finding]:

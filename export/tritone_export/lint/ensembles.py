@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.lint.finding import Reporter
-from tritone_export.lint.layout import CONFIG
-from tritone_export.lint.pbtxt import ConfigFile
-from tritone_serving.repository import steps_of
+from tritone_export._exceptions import ConfigFileError
+from tritone_export.config import read_config
+from tritone_export.lint.config_file import ConfigFile
+from tritone_export.lint.files import CONFIG
+from tritone_export.lint.findings import Reporter
+from tritone_serving.repository.folders import steps_of
 
 _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the batch axis
 
@@ -97,8 +98,8 @@ def _check_step(
         )
         return
     try:
-        model = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError):
+        model = read_config(path)
+    except ConfigFileError:
         return  # reported where that model is checked
     if file.config.max_batch_size > model.max_batch_size:
         report.error(

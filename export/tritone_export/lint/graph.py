@@ -1,19 +1,20 @@
-"""A config's tensors against the ONNX file, by the rules of Triton's native ONNX Runtime backend."""
+"""Check ONNX files, and the tensors of a config against them, by the rules of the backends that serve them."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export.dtypes import TRITON_BY_ONNX
-from tritone_export.lint.finding import Reporter
-from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export.lint.config_file import ConfigFile
+from tritone_export.lint.findings import Reporter
 
 if TYPE_CHECKING:
     import onnx
@@ -211,3 +212,99 @@ def _listed(names: Iterable[str] | Sequence[str]) -> str:
 
 def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
+
+
+# onnxruntime's prefix of the reason: its name, the file, and a position in its source.
+_PREFIX: Final = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|Load model from \S+ failed:"
+    r"|\S+\.(?:cc|h):\d+ (?:[\w:<>&*, ~]+?\((?:[^()]|\([^()]*\))*\) (?:const )?)?"
+)
+_LONGEST: Final = 300
+
+
+def check_loads(model: Path, config: Any, report: Reporter) -> None:
+    """Report an ONNX file that the installed onnxruntime does not open.
+
+    Models that need a custom operator library are skipped, as are all models if onnxruntime is not installed.
+    """
+    if config.model_operations.op_library_filename:
+        return
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        report.note(f"{model}: not opened, because onnxruntime is not installed (pip install 'tritone[export]')")
+        return
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # its warnings go to the terminal
+    try:
+        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common root
+        reason = " ".join(_PREFIX.sub("", " ".join(str(error).split())).split())[:_LONGEST]
+        report.error(
+            model,
+            1,
+            f"onnxruntime {onnxruntime.__version__} cannot open this file: {reason}",
+            "export it for this version of onnxruntime, or update onnxruntime",
+        )
+
+
+ONNX_BACKENDS: Final = ("onnxruntime", "composer")
+_STATE: Final = "state_"
+_NEXT: Final = "next_"
+_COUNTED: Final = GraphTensor("first_frame", "TYPE_INT64", (-1,))
+_REMEDY: Final = "export this version again with the release that serves it"
+
+
+def wire_of(graph: Graph, backend: str, onnx_path: Path, report: Reporter) -> Graph:
+    """What a backend makes of a graph's tensors: those that a config has to declare.
+
+    Reports states that the backend could not carry on.
+    """
+    if backend != "composer":
+        return graph
+    states = {tensor.name: tensor for tensor in graph.inputs if tensor.name.startswith(_STATE)}
+    carried = {tensor.name: tensor for tensor in graph.outputs if tensor.name.startswith(_NEXT + _STATE)}
+    _check_states(states, carried, onnx_path, report)
+    return Graph(
+        tuple(tensor for tensor in graph.inputs if tensor.name not in states),
+        (*(tensor for tensor in graph.outputs if tensor.name not in carried), _COUNTED),
+        graph.metadata,
+    )
+
+
+def check_policy(file: ConfigFile, backend: str, report: Reporter) -> None:
+    """Report a config whose answers do not come as the backend sends them."""
+    if backend == "composer" and not file.config.model_transaction_policy.decoupled:
+        report.error(
+            file.path,
+            file.source.line("backend"),
+            "backend 'composer' sends many answers to one request, and the config does not say so",
+            "add model_transaction_policy { decoupled: true }",
+        )
+
+
+def _check_states(
+    states: Mapping[str, GraphTensor], carried: Mapping[str, GraphTensor], onnx_path: Path, report: Reporter
+) -> None:
+    if not states:
+        report.error(onnx_path, 1, f"has no state (inputs named {_STATE}...), which 'composer' streams from", _REMEDY)
+    for name in sorted(carried.keys() - {_NEXT + name for name in states}):
+        report.error(onnx_path, 1, f"answers {name!r} and does not take {name.removeprefix(_NEXT)!r}", _REMEDY)
+    for name, tensor in states.items():
+        after = carried.get(_NEXT + name)
+        if after is None:
+            report.error(onnx_path, 1, f"takes {name!r} and does not answer {_NEXT + name!r}", _REMEDY)
+        elif (after.data_type, after.dims) != (tensor.data_type, tensor.dims):
+            report.error(
+                onnx_path,
+                1,
+                f"takes {name!r} as {_shown(tensor)} and answers it as {_shown(after)}",
+                _REMEDY,
+            )
+
+
+def _shown(tensor: GraphTensor) -> str:
+    return f"{tensor.data_type} {'of unknown rank' if tensor.dims is None else list(tensor.dims)}"

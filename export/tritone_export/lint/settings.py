@@ -1,17 +1,22 @@
-"""What a config says about scheduling and placement, against itself and against the default config."""
+"""Check scheduling, placement, limits and tuned settings of a config."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.config import response_cache_problems
-from tritone_export.lint.finding import Reporter
-from tritone_export.lint.pbtxt import ConfigFile
+from tritone_export._exceptions import TunedError
+from tritone_export.config import AXIS_KEYS, INPUT_KEYS, LIMITS_PARAMETER, response_cache_problems
+from tritone_export.lint.config_file import ConfigFile
+from tritone_export.lint.findings import Reporter
 from tritone_export.precision import FILENAMES
+from tritone_export.tuned import TUNED_FILENAME, apply, read_tuned, setting_of, unfit
 
 _ONNX_PLATFORM = "onnxruntime_onnx"
+_LIMITS_REMEDY = "export the model again"
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
@@ -179,4 +184,85 @@ def _check_lone_instance(file: ConfigFile, report: Reporter) -> None:
             file.source.line("instance_group") if config.instance_group else file.source.line("dynamic_batching"),
             "a queue policy with a time-out or a size beside a single instance: requests sent together stall for 0.5 s",
             "use two instances, or remove the limits",
+        )
+
+
+def check_limits(file: ConfigFile, report: Reporter) -> None:
+    """Report limits that a backend cannot read, or whose inputs or axes differ from the config's."""
+    if LIMITS_PARAMETER not in file.config.parameters:
+        return
+    line = file.source.line("parameters")
+    try:
+        entries = json.loads(file.config.parameters[LIMITS_PARAMETER].string_value)
+        problems = _limits_problems(entries, file.config)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problems = [f"is damaged ({type(error).__name__}: {error})"]
+    for problem in problems:
+        report.error(file.path, line, f"parameter {LIMITS_PARAMETER} {problem}", _LIMITS_REMEDY)
+
+
+def check_same_limits(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:
+    """Report a profile whose limits differ from the default config's."""
+    ours, theirs = (
+        each.config.parameters[LIMITS_PARAMETER].string_value if _has_limits(each) else "" for each in (file, default)
+    )
+    if ours != theirs:
+        report.error(
+            file.path,
+            file.source.line("parameters"),
+            f"parameter {LIMITS_PARAMETER} differs from {default.path.name}",
+            _LIMITS_REMEDY,
+        )
+
+
+def _has_limits(file: ConfigFile) -> bool:
+    return LIMITS_PARAMETER in file.config.parameters
+
+
+def _limits_problems(entries: dict[str, Any], config: Any) -> list[str]:
+    inputs = {tensor.name: tensor for tensor in config.input}
+    found = [
+        f"names input {name!r}, which the config does not have" for name in sorted(entries["inputs"].keys() - inputs)
+    ]
+    found += [f"does not name input {name!r}" for name in sorted(inputs.keys() - entries["inputs"].keys())]
+    for name, limits in entries["inputs"].items():
+        found += [f"has the unknown entry {key!r} for {name!r}" for key in sorted(limits.keys() - INPUT_KEYS)]
+        if name in inputs:
+            tensor = inputs[name]
+            dims = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+            if len(limits["axes"]) != len(dims):
+                found.append(f"names axes {limits['axes']} of {name!r}, whose dims are {dims}")
+        least, most = limits.get("min", limits.get("above")), limits.get("max", limits.get("below"))
+        if least is not None and most is not None and not least <= most:
+            found.append(f"allows {name!r} nothing: from {least} to {most}")
+    for axis, limits in entries["axes"].items():
+        found += [f"has the unknown entry {key!r} for axis {axis!r}" for key in sorted(limits.keys() - AXIS_KEYS)]
+        if limits.get("max") is not None and not 0 <= limits.get("min", 1) <= limits["max"]:
+            found.append(f"allows axis {axis!r} no size: from {limits.get('min', 1)} to {limits['max']}")
+    return found
+
+
+def check_tuned(folder: Path, default: ConfigFile, report: Reporter) -> None:
+    """Report a file that is nonsense, does not fit the model, or is not what the model is served with.
+
+    Args:
+        default: its config.pbtxt.
+    """
+    path = folder / TUNED_FILENAME
+    undo = f"`tritone optimize {folder.name} --reset` removes it"
+    try:
+        said = read_tuned(folder)
+    except TunedError as error:
+        report.error(path, 1, str(error).removeprefix(f"{path}: "), f"correct it; {undo}")
+        return
+    if said is None:
+        return
+    if reason := unfit(said["setting"], default.config):
+        report.error(path, 1, reason, f"correct it; {undo}")
+    elif apply(said["setting"], default.config) != default.config:
+        report.error(
+            path,
+            1,
+            f"says {said['setting']}, but {default.path.name} says {setting_of(default.config)}",
+            f"`tritone export KIND --configs-only` makes them agree; {undo}",
         )

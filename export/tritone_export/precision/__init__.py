@@ -4,8 +4,7 @@ A reduced graph lies beside `model.onnx` in the version folder, and the configur
 names it. It has the same tensors, and what it costs is measured on validation data before anything is written.
 """
 
-from tritone_export.precision.half import to_half
-from tritone_export.precision.int8 import to_int8
+from tritone_export.precision.conversion import to_half, to_int8
 from tritone_export.precision.reduce import (
     FILENAMES,
     Loss,

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from tritone_export._exceptions import PrecisionError, QualityLossError, translating
-from tritone_export.parity import Arrays, draw_inputs, open_session
-from tritone_export.precision.graphs import subgraph_names
-from tritone_export.precision.half import as_rounded, to_half
-from tritone_export.precision.int8 import to_int8
-from tritone_export.signature import check_signature
+from tritone_export.parity import Arrays, check_signature, draw_inputs, open_session
+from tritone_export.precision.conversion import as_rounded, subgraph_names, to_half, to_int8
 
 if TYPE_CHECKING:
     import onnx

@@ -4,7 +4,6 @@ NumPy and SciPy are all it needs. Of its parent package it imports only itself, 
 standard library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
-from tritone_serving.callers import NOBODY, TRUSTED, Caller, CallerCheck
 from tritone_serving.recommender._exceptions import ArtifactError, KeyFileError, QuestionError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.members.taste import TASTE, TasteInputs
@@ -14,6 +13,7 @@ from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.scorer import AskTaste
 from tritone_serving.recommender.similar import Similar
 from tritone_serving.recommender.track_search import Found, Search, SearchAnswer
+from tritone_serving.security.callers import NOBODY, TRUSTED, Caller, CallerCheck
 
 __all__ = [
     "MOODS",

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.callers import TRUSTED, Caller
 from tritone_serving.recommender._exceptions import QuestionError
 from tritone_serving.recommender.wording import shown
+from tritone_serving.security.callers import TRUSTED, Caller
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -17,9 +17,9 @@ import typer
 from tests.support.certificates import make_certificates
 from tests.unit.client.test_forks import serving
 
-from tritone_cli.addresses import both_addresses, grpc_address, model_address
+from tritone_cli.connections import both_addresses, grpc_address, model_address
 from tritone_cli.main import build_app
-from tritone_serving import admin_token
+from tritone_serving.security import admin_token
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[int]]] = {
     "closed": lambda _folder: closed(),
     "TLS": tls,
     "supervisor": lambda _folder: raw(
-        b'HTTP/1.0 404 Not Found\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or /ready"}\r\n'
+        b'HTTP/1.0 404 Not SearchResult\r\nContent-Length: 41\r\n\r\n{"error": "expected /metrics or /ready"}\r\n'
     ),
 }
 
@@ -216,14 +216,14 @@ def test_publish_by_http_alone_never_asks_the_default_grpc_port(
 def test_a_derived_grpc_port_where_nothing_listens_is_explained(
     run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tritone_cli.benching import counts
+    from tritone_cli.bench import server_statistics
     from tritone_serving import admin
 
     with closed() as grpc_port:  # nothing listens here
         http_port = grpc_port - 1
         (admin_token.make_state_folder(for_log=False, for_token=True) / f"{http_port}.token").write_text("token\n")
         monkeypatch.setattr(admin.AdminApi, "index", lambda _self, **_options: [])
-        monkeypatch.setattr(counts, "statistics", lambda _url, _model: {"model_stats": []})
+        monkeypatch.setattr(server_statistics, "statistics", lambda _url, _model: {"model_stats": []})
         for command in (["bench", "m"], ["publish", "m", "--from", tmp_path], ["rollback", "m"], ["probe"]):
             repository = [] if command[0] == "probe" else ["--repository", tmp_path]
             both = f"--server http://127.0.0.1:{http_port},127.0.0.1:PORT"

@@ -12,7 +12,7 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
-from tritone_cli.commands import catalogue as command
+from tritone_cli.commands import resources as command
 from tritone_training._exceptions import DataError
 
 
@@ -20,7 +20,7 @@ from tritone_training._exceptions import DataError
 def app() -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
     app.callback()(lambda: None)  # or Typer would drop the name of the only command
-    command.register(app)
+    app.command()(command.catalogue)
     return app
 
 
@@ -46,7 +46,7 @@ def test_people_read_a_table_on_stderr(app: typer.Typer) -> None:
     assert result.exit_code == 0
     assert result.stdout == ""
     assert "Bach chorales" in result.stderr
-    assert "hear one: tritone catalogue --render" in result.stderr
+    assert "render one: tritone catalogue --render" in result.stderr
 
 
 def test_a_piece_can_be_heard(app: typer.Typer, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_options_of_rendering_need_a_piece(app: typer.Typer) -> None:
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
     program = (
-        "import sys; import tritone_cli.commands.catalogue; "
+        "import sys; import tritone_cli.commands.resources; "
         "print([name for name in ('numpy', 'symusic', 'music21', 'tritone_training') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -11,8 +11,9 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_export.repository import versions
-from tritone_serving import admin, admin_token
+from tritone_serving import admin
 from tritone_serving._exceptions import AdminApiError
+from tritone_serving.security import admin_token
 
 GONE = models.user_id(3)
 
@@ -59,21 +60,21 @@ def test_each_place_is_finished_by_a_repetition(run_tritone: Any, places: dict[s
     first = run_tritone("forget", GONE, *words(places))
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
-    assert "name it with --checkpoint" in first.stderr
-    assert "name it with --server" in first.stderr
+    assert "with --checkpoint" in first.stderr
+    assert "with --server" in first.stderr
     places["--checkpoint"] = tmp_path / "checkpoint"
     second = run_tritone("forget", GONE, *words(places))
     assert second.status == 0, second.stderr
     assert "checkpoint: 60 -> 59 users" in second.stderr
-    assert "repository: no version holds them" in second.stderr
+    assert "repository: no version holds the user" in second.stderr
     third = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert third.status == 0, third.stderr
-    assert "checkpoint: does not hold them (59 users)" in third.stderr
+    assert "checkpoint: does not hold the user (59 users)" in third.stderr
     assert "server at http://127.0.0.1:8000: recommender: version 1 -> 2" in third.stderr
     assert FakeServer.loaded == {"recommender": 2, "genre_cnn": 1}
     fourth = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000", "--json")
     assert fourth.status == 1
-    assert "nobody of this id was held" in fourth.stderr
+    assert "no data stored for this user id" in fourth.stderr
     said = json.loads(fourth.stdout)
     assert (said["live"], said["checkpoint_users"], said["removed_from_checkpoint"]) == ([], [59, 59], False)
     for ended in (first, second, third, fourth):
@@ -109,7 +110,7 @@ def test_a_server_of_another_repository_is_told(run_tritone: Any, places: dict[s
     (tmp_path / "elsewhere" / "recommender" / "1").mkdir(parents=True)
     ended = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
     assert ended.status == 1
-    assert "it serves version 1 of recommender" in ended.stderr
+    assert "expected version 2 of recommender after loading it, got 1" in ended.stderr
 
 
 @pytest.mark.parametrize(("port", "status"), [(8000, 1), (8001, 2)], ids=["down", "no token"])

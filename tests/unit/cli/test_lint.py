@@ -8,13 +8,13 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from tritone_cli.commands import lint
+from tritone_cli.commands import check
 
 
 def app() -> typer.Typer:
     app = typer.Typer()
     app.callback()(lambda: None)  # keeps `lint` a verb though it is the only one
-    lint.register(app)
+    app.command()(check.lint)
     return app
 
 

@@ -11,13 +11,15 @@ import pytest
 from tritone import TritoneError
 from tritone_cli import console, main
 
+COMMANDS = [command.__name__.replace("_", "-") for panel in main.PANELS.values() for command in panel]
+
 
 @pytest.fixture
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("verb", main.COMMANDS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_explains_itself(run_tritone: Callable[..., Any], verb: str) -> None:
     ended = run_tritone(verb, "--help")
     assert ended.status == 0
@@ -36,7 +38,21 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert all(verb in ended.stdout for verb in main.COMMANDS)
+    assert all(f" {verb} " in ended.stdout for verb in COMMANDS)
+    panels = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("╭─ ")]
+    assert panels[-4:] == ["Use", "Train", "Deploy", "Measure"]
+
+
+def test_help_names_environment_variables_and_kinds_in_narrow_terminals(
+    run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tritone_training.registry import kind_names
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "TRITONE_SERVICE_KEY_FILE" in run_tritone("recommend", "--help").stdout
+    assert "TRITONE_SERVER" in run_tritone("compose", "--help").stdout
+    shown = run_tritone("train", "--help").stdout
+    assert all(kind in shown for kind in kind_names())
 
 
 @pytest.mark.parametrize(

@@ -14,40 +14,40 @@ import numpy as np
 import pytest
 from tests.integration.conftest import make_repository
 
-from tritone_cli.optimizing import report
-from tritone_cli.optimizing.search import Effort, Found, NoFigureError, Trial, search
-from tritone_cli.optimizing.space import Space, SpaceError, space_for
-from tritone_export import lint_repository
-from tritone_export.config import build_config
+from tritone_cli.optimize import report
+from tritone_cli.optimize.search import NoMeasurementError, SearchLimits, SearchResult, search
+from tritone_cli.optimize.space import SearchSpace, SearchSpaceError, search_space
+from tritone_export.config import build_config, parse_config
 from tritone_export.tuned import Setting, setting_of
-from tritone_export.tuned_files import parse_config
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import PerfAnalyzer, Reading
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 
 CONFIG = build_config(DECLARATION)
 IN_FORCE = setting_of(CONFIG)
-SPACE = Space(instances=(2, 3), threads=(0, 1), batches=((), (4, 8)), delays_us=(0, 500))
+SPACE = SearchSpace(instances=(2, 3), threads=(0, 1), batches=((), (4, 8)), delays_us=(0, 500))
 NOTHING: Mapping[str, str | None] = {}
 
 
 def test_what_is_tried_by_default() -> None:
-    space = space_for(CONFIG, IN_FORCE, NOTHING, n_cores=2)
+    space = search_space(CONFIG, IN_FORCE, NOTHING, n_cores=2)
     assert space.instances == (2, 3), "a lone instance stalls beside the queue limit"
     assert space.threads == (0, 1)
     assert space.batches == ((), (4, 8), (8, 16, 32))
-    assert space_for(CONFIG, IN_FORCE, NOTHING, n_cores=8).instances == (2, 4, 8, 9)
+    assert search_space(CONFIG, IN_FORCE, NOTHING, n_cores=8).instances == (2, 4, 8, 9)
     small = build_config(DECLARATION)
     small.max_batch_size = 16
-    assert space_for(small, IN_FORCE, NOTHING).batches == ((), (4, 8))
+    assert search_space(small, IN_FORCE, NOTHING).batches == ((), (4, 8))
     unlimited = build_config(DECLARATION)
     unlimited.dynamic_batching.ClearField("default_queue_policy")
-    assert space_for(unlimited, IN_FORCE, NOTHING, n_cores=2).instances == (1, 2, 3)
+    assert search_space(unlimited, IN_FORCE, NOTHING, n_cores=2).instances == (1, 2, 3)
 
 
 def test_what_is_asked_for_is_tried() -> None:
-    space = space_for(CONFIG, IN_FORCE, {"instances": "4,2", "threads": "1", "batches": "none; 8,4", "delays": "0,100"})
-    assert space == Space(instances=(2, 4), threads=(1,), batches=((), (4, 8)), delays_us=(0, 100))
+    space = search_space(
+        CONFIG, IN_FORCE, {"instances": "4,2", "threads": "1", "batches": "none; 8,4", "delays": "0,100"}
+    )
+    assert space == SearchSpace(instances=(2, 4), threads=(1,), batches=((), (4, 8)), delays_us=(0, 100))
     assert len(space.placements(IN_FORCE)) == 2
     assert len(space.batchings(IN_FORCE)) == 4
 
@@ -61,8 +61,8 @@ def test_what_is_asked_for_is_tried() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_tried(option: str, text: str) -> None:
-    with pytest.raises(SpaceError, match=f"--{option} "):
-        space_for(CONFIG, IN_FORCE, {option: text})
+    with pytest.raises(SearchSpaceError, match=f"--{option}"):
+        search_space(CONFIG, IN_FORCE, {option: text})
 
 
 def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tm
         assert done.status == 1
         assert f"{name} cannot be optimized: it" in " ".join(done.stderr.split())
     threadless = parse_config(b'name: "r" backend: "cf" max_batch_size: 64 dynamic_batching { }')
-    with pytest.raises(SpaceError, match="takes no number of threads"):
-        space_for(threadless, replace(IN_FORCE, threads=None), {"threads": "1"})
+    with pytest.raises(SearchSpaceError, match="--threads"):
+        search_space(threadless, replace(IN_FORCE, threads=None), {"threads": "1"})
 
 
 class Machine:
-    """Measures as a machine that drifts: the speed of a setting, times a factor that changes from turn to turn."""
+    """A machine that drifts: the speed of a setting, times a factor that changes with each measurement."""
 
     def __init__(self, speed: Callable[[Setting], float], *, noise: float = 0.0, turn_s: float = 1.0) -> None:
         self.speed, self.noise, self.turn_s = speed, noise, turn_s
@@ -98,8 +98,8 @@ class Machine:
         p99_ms = 8000 / per_s + setting.max_queue_delay_microseconds / 100
         return Reading(per_s=per_s, p50_ms=5.0, p90_ms=6.0, p95_ms=7.0, p99_ms=p99_ms)
 
-    def search(self, *, bound_ms: float | None = None, limit_s: float = 1e6, **more: Any) -> Found:
-        effort = Effort(rounds=3, limit_s=limit_s, now_s=lambda: self.now_s)
+    def search(self, *, bound_ms: float | None = None, limit_s: float = 1e6, **more: Any) -> SearchResult:
+        effort = SearchLimits(rounds=3, limit_s=limit_s, now_s=lambda: self.now_s)
         return search(SPACE, IN_FORCE, self, bound_ms=bound_ms, effort=effort, **more)
 
 
@@ -134,7 +134,7 @@ def test_a_gain_within_the_spread_of_the_rounds_is_none() -> None:
     assert not found.changes
     assert found.gain == pytest.approx(0.15, abs=0.02)
     assert found.spread == pytest.approx(0.35, abs=0.02)
-    assert found.why.endswith("no clear gain; a quieter machine or more --rounds would tell")
+    assert found.why.endswith("no clear gain; use a quieter machine or more --rounds")
 
 
 def test_the_luck_of_many_is_not_taken_for_a_gain() -> None:
@@ -157,13 +157,13 @@ def test_the_bound_counts() -> None:
     none = Machine(slow_but_steady).search(bound_ms=1.0)
     assert not none.is_within
     assert not none.changes
-    assert "nothing is known to keep p99 within 1 ms" in none.why
+    assert "no setting keeps p99 within 1 ms" in none.why
 
 
 def test_a_bound_that_is_broken_now_is_worth_throughput() -> None:
     in_force = replace(IN_FORCE, max_queue_delay_microseconds=500)
     machine = Machine(lambda setting: 100 + 5 * (setting.max_queue_delay_microseconds == 500))
-    effort = Effort(now_s=lambda: machine.now_s)
+    effort = SearchLimits(now_s=lambda: machine.now_s)
     found = search(SPACE, in_force, machine, bound_ms=81.0 * 1.06, effort=effort)
     assert found.best.max_queue_delay_microseconds in (0, 500)
     strict = search(SPACE, replace(in_force, max_queue_delay_microseconds=2000), machine, bound_ms=95.0, effort=effort)
@@ -174,12 +174,12 @@ def test_a_bound_that_is_broken_now_is_worth_throughput() -> None:
 def test_a_setting_that_fails_is_told_and_passed_over() -> None:
     machine = Machine(by_threads_and_batches)
 
-    def turn(setting: Setting) -> Reading:
+    def measure(setting: Setting) -> Reading:
         if setting.threads == 1:
             raise PerfAnalyzerError("it does not load")
         return machine(setting)
 
-    found = search(SPACE, IN_FORCE, turn, effort=Effort(now_s=lambda: machine.now_s))
+    found = search(SPACE, IN_FORCE, measure, effort=SearchLimits(now_s=lambda: machine.now_s))
     assert (found.best.threads, found.best.preferred_batch_sizes) == (0, (4, 8))
     assert {trial.problem for trial in found.trials if trial.setting.threads == 1} == {"it does not load"}
     told = [row for row in report.cells(found) if row["threads"] == 1]
@@ -187,22 +187,22 @@ def test_a_setting_that_fails_is_told_and_passed_over() -> None:
 
 
 def test_without_a_figure_of_what_is_in_force_there_is_no_search() -> None:
-    def turn(setting: Setting) -> Reading:
+    def measure(setting: Setting) -> Reading:
         raise PerfAnalyzerError("no answer")
 
-    with pytest.raises(NoFigureError, match=r"in force .* has no figure: no answer"):
-        search(SPACE, IN_FORCE, turn)
+    with pytest.raises(NoMeasurementError, match="no answer"):
+        search(SPACE, IN_FORCE, measure)
 
 
 def test_nothing_else_to_try_is_said_and_not_measured() -> None:
     machine = Machine(by_threads_and_batches)
-    one = Space(instances=(2,), threads=(0,), batches=((),), delays_us=(0,))
-    with pytest.raises(SpaceError, match="nothing to try"):
+    one = SearchSpace(instances=(2,), threads=(0,), batches=((),), delays_us=(0,))
+    with pytest.raises(SearchSpaceError):
         search(one, IN_FORCE, machine)
     assert machine.asked == []
-    found = search(replace(one, batches=((4, 8),)), IN_FORCE, machine, effort=Effort(now_s=lambda: machine.now_s))
+    found = search(replace(one, batches=((4, 8),)), IN_FORCE, machine, effort=SearchLimits(now_s=lambda: machine.now_s))
     assert found.changes
-    assert {trial.stage for trial in found.trials} == {"batches and delay", "once more"}
+    assert {trial.stage for trial in found.trials} == {"batches and delay", "confirmation"}
 
 
 def test_time_is_kept() -> None:
@@ -225,7 +225,7 @@ def test_the_report_tells_all_that_was_tried(tmp_path: Path) -> None:
     text = written[0].read_text()
     assert "- cores: 2" in text
     assert f"Best: {found.best}" in text
-    assert text.count("| in force |") == 3
+    assert text.count("| current |") == 3
     assert re.search(r"\| 2 \| 1 \| 4 8 \| 0 \| \d+ .* \| \+3\d\.\d% \| 3 \| best \|", text)
     assert written[1].read_bytes().startswith(b"\x89PNG")
     table = report.cells(found)
@@ -241,43 +241,17 @@ def two_instances(path: Path) -> Path:
     return path
 
 
-QUICK = ("--rounds", "2", "--seconds", "0.6", "--threads", "1", "--batches", "8,16,32", "--delays", "500")
-
-
 def test_an_interrupt_leaves_everything_as_it_was(
     run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tritone_cli.optimizing import turns
+    from tritone_cli.optimize import trials
 
     def interrupted(setting: Setting) -> Reading:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(turns, "taking_turns", lambda *given, **named: interrupted)
+    monkeypatch.setattr(trials, "setting_measurer", lambda *given, **named: interrupted)
     monkeypatch.setattr(PerfAnalyzer, "find", lambda folder: None)
     repository = two_instances(tmp_path / "repository")
     before = sorted((path, path.read_bytes()) for path in repository.rglob("*") if path.is_file())
     assert run_tritone("optimize", "genre_cnn", "--repository", repository).status != 0
     assert sorted((path, path.read_bytes()) for path in repository.rglob("*") if path.is_file()) == before
-
-
-@pytest.mark.triton
-def test_a_real_search(run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    # Whatever is measured, the other setting wins: what is looked at here is what comes of that.
-    monkeypatch.setattr(Trial, "ratios", lambda trial, base: [2.0 if trial.setting != base.setting else 1.0] * 2)
-    repository = two_instances(tmp_path / "repository")
-    words = ("optimize", "genre_cnn", "--repository", repository, "--instances", "3", *QUICK, "--json")
-    done = run_tritone(*words)
-    assert done.status == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["changed"]
-    assert all(row["per_s"] > 0 and row["p99_ms"] > 0 for row in told["table"])
-    folder = repository / "genre_cnn"
-    served = setting_of(parse_config((folder / "config.pbtxt").read_bytes()))
-    assert served.as_json() == told["best"] == json.loads((folder / "serving.json").read_text())["setting"]
-    assert lint_repository(repository) == []
-    assert run_tritone("optimize", "genre_cnn", "--repository", repository, "--reset").status == 0
-    assert setting_of(parse_config((folder / "config.pbtxt").read_bytes())).instances == 2
-    assert not (folder / "serving.json").exists()
-    again = run_tritone("optimize", "genre_cnn", "--repository", repository, "--reset")
-    assert (again.status, "served as it is declared" in again.stderr) == (0, True)

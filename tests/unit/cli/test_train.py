@@ -114,7 +114,7 @@ def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], 
     assert {part: "were trained on" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
-    assert {part: "stopped training early" in text for part, text in said.items()} == {
+    assert {part: "used for early stopping" in text for part, text in said.items()} == {
         "train": False, "valid": True, "test": False,
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evaluation_is_told_to_people(kind: str, run_tritone: Callable[..., Any]) -> None:
     checkpoint = music_models.trained(kind)

@@ -224,6 +224,7 @@ def two_servers(request: pytest.FixtureRequest) -> Iterator[tuple[list[str], Cal
             process.stdout.close()
 
 
+@pytest.mark.slow
 def test_killing_one_of_two_under_load_loses_no_request(two_servers: Any) -> None:
     urls, first_or_its_successor = two_servers
     errors: Counter[str] = Counter()

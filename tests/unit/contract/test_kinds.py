@@ -20,9 +20,8 @@ from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
-from tritone_export.labels import read_label_files
-from tritone_export.tuned import TUNED_FILENAME
-from tritone_export.tuned_files import untuned
+from tritone_export.models import read_label_files
+from tritone_export.tuned import TUNED_FILENAME, untuned
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
@@ -146,6 +145,7 @@ def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_training_gets_through_to_the_repository(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(recommender_models.state_folder()))  # where a recommender's key is
     for declaration, _, result in exported.served:
@@ -159,6 +159,7 @@ def test_a_tiny_training_gets_through_to_the_repository(exported: Exported, monk
     assert report.notes == ()
 
 
+@pytest.mark.slow
 def test_parity_holds_with_room(exported: Exported) -> None:
     for declaration, exportable, result in exported.converted:
         assert result.parity is not None
@@ -168,6 +169,7 @@ def test_parity_holds_with_room(exported: Exported) -> None:
             assert result.parity.max_abs_difference[tensor.name] <= tensor.tolerance / 2
 
 
+@pytest.mark.slow
 def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -> None:
     for declaration, exportable, result in exported.served:
         # What a training decides about the wire (its styles, its grid) stands in the parameters alone.
@@ -179,6 +181,7 @@ def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -
         assert write_configs(exportable.declaration, exported.repository) == []
 
 
+@pytest.mark.slow
 def test_label_files_that_are_committed_are_those_that_export_writes(exported: Exported) -> None:
     for declaration, exportable, _ in exported.converted:
         for file in exportable.label_files:

@@ -1,4 +1,4 @@
-"""The backends' metrics have names of one form, and docs/metrics.md explains each."""
+"""The backends' metrics have names of one form, and docs/reference/metrics.md explains each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 BACKENDS = ROOT / "serving" / "tritone_serving" / "backends"
-EXPLAINED = set(re.findall(r"`(tritone_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+EXPLAINED = set(re.findall(r"`(tritone_\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text()))
 
 
 def metrics() -> dict[str, str]:

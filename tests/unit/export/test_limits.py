@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tritone_export.limits import limits_text
+from tritone_export.config import limits_text
 from tritone_training.declaration import Axis, Limits, Tensor
 
 

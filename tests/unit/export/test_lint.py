@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export import RepositoryError, check_repository, lint_repository, write_configs
-from tritone_export.lint.source import read_source
+from tritone_export.lint.config_file import read_source
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 
 PYTHON_MODEL = "class TritonPythonModel:\n    def execute(self, requests): ...\n"

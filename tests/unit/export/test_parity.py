@@ -25,8 +25,7 @@ from tritone_export import (
     ValueMismatchError,
     export_model,
 )
-from tritone_export.parity import check_parity, open_session
-from tritone_export.signature import check_signature
+from tritone_export.parity import check_parity, check_signature, open_session
 from tritone_training.declaration import Axis, Declaration, Tensor
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 

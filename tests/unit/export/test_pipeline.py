@@ -137,6 +137,7 @@ def test_weights_beyond_one_file_are_refused_before_converting() -> None:
         check_size(network)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_exporter_leaks_to_the_user(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from tests.unit.export import fixture_kind;"

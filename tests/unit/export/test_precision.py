@@ -34,6 +34,8 @@ from tritone_training.kind import Companion, EvaluateRequest
 from tritone_training.kinds.polyphony_rnn.declaration import SAMPLER
 from tritone_training.quality import Quality, recorded_data
 
+pytestmark = pytest.mark.slow
+
 REQUEST = EvaluateRequest(checkpoint=Path("runs/genre_cnn"), progress=False)
 NAMES = ("probabilities", "emotions", "embedding")
 

@@ -85,6 +85,7 @@ def test_a_version_and_the_files_beside_it(folder: Path) -> None:
     assert (path.stat().st_mode & 0o777) == (folder.stat().st_mode & 0o777), "the server may be another user"
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_leaves_whole_versions(folder: Path, tmp_path: Path) -> None:
     n_points = int(run_publish(folder.parent / "rehearsal").stdout)
     assert n_points > 15

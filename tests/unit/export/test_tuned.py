@@ -11,9 +11,19 @@ import pytest
 from tests.unit.export import fixture_kind
 
 from tritone_export import TunedError, export_model, lint_repository, write_configs
-from tritone_export.config import build_config, config_files
-from tritone_export.tuned import TUNED_FILENAME, Setting, apply, read_tuned, setting_of, unfit
-from tritone_export.tuned_files import overridden, parse_config, reset, tune, untuned
+from tritone_export.config import build_config, config_files, parse_config
+from tritone_export.tuned import (
+    TUNED_FILENAME,
+    Setting,
+    apply,
+    overridden,
+    read_tuned,
+    reset,
+    setting_of,
+    tune,
+    unfit,
+    untuned,
+)
 from tritone_training.declaration import Declaration, Instances
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tritone_serving import OptionsError, ServerOptions
-from tritone_serving.access import access_flags
-from tritone_serving.json_log import LogFollower, parsed
+from tritone_serving.security.access import access_flags
+from tritone_serving.server.logs import LogFollower, parsed
 
 PEM = "-----BEGIN CERTIFICATE-----\n"
 

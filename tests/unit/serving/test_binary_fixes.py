@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tritone_serving import ServerNotInstalledError
-from tritone_serving.binary_fixes import (
+from tritone_serving.server.binary_fixes import (
     BACKEND,
     BACKEND_FIXES,
     BINARY_FIXES,
@@ -18,7 +18,7 @@ from tritone_serving.binary_fixes import (
     BinaryFix,
     fixed_copy,
 )
-from tritone_serving.installation import Installation, find_installation
+from tritone_serving.server.installation import Installation, find_installation
 
 
 @pytest.fixture(scope="module")

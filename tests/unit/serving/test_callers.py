@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tritone_serving.callers import (
+from tritone_serving.security.callers import (
     NOBODY,
     SERVICE_KEY_VARIABLE,
     TRUST_CALLERS_VARIABLE,
@@ -19,7 +19,7 @@ from tritone_serving.callers import (
     read_parameters,
     read_service_key,
 )
-from tritone_serving.tokens import mint_token
+from tritone_serving.security.tokens import mint_token
 
 KEY = "k" * 43
 OTHER = "o" * 43

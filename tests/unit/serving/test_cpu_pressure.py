@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tritone_serving import cpu_pressure
-from tritone_serving.cpu_pressure import LARGEST_FACTOR, CpuPressure, CpuTimes, Pressure, cpu_times
+from tritone_serving.supervision import cpu_pressure
+from tritone_serving.supervision.cpu_pressure import LARGEST_FACTOR, CpuPressure, CpuTimes, Pressure, cpu_times
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_export import forget_in_checkpoint
-from tritone_serving.callers import Caller
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Question, Recommender, make_key, open_artifact, write_artifact
 from tritone_serving.recommender.artifact import text_arrays
 from tritone_serving.recommender.pseudonyms import pseudonyms
 from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.security.callers import Caller
 
 NFC, NFD = "Jóga", unicodedata.normalize("NFD", "Jóga")
 BLANKS = [" ", "\t", "\r\n", "\u00a0", "\u2003", "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u3000"]

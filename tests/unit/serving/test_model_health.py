@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from tritonclient.grpc import model_config_pb2
 
-from tritone_serving import CanaryError, OptionsError, model_health
-from tritone_serving.cpu_pressure import CpuTimes
-from tritone_serving.model_health import ModelHealth, answers_health_checks
-from tritone_serving.stubs import Stub
-from tritone_serving.supervision import Backoff, SupervisionOptions
+from tritone_serving import CanaryError, OptionsError
+from tritone_serving.supervision import health as model_health
+from tritone_serving.supervision.cpu_pressure import CpuTimes
+from tritone_serving.supervision.health import ModelHealth, answers_health_checks
+from tritone_serving.supervision.options import Backoff, SupervisionOptions
+from tritone_serving.supervision.processes import Stub
 
 SERVER_PID = 1
 STUBS = (Stub(10, "model", "S"), Stub(11, "model", "S"))

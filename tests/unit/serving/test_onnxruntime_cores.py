@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.serving.conftest import BACKENDS
 
-from tritone_serving import runtime
+from tritone_serving.server import runtime_folder as runtime
 
 COMPUTE = """
 import sys

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tritone_serving import json_log, server
-from tritone_serving.json_log import parsed
-from tritone_serving.ports import wait_for_ports
+from tritone_serving.server import logs as json_log
+from tritone_serving.server import triton_server as server
+from tritone_serving.server.logs import parsed
+from tritone_serving.server.ports import wait_for_ports
 
-SUPERVISOR = Path(server.__file__).with_name("_supervisor.py")
+SUPERVISOR = Path(server.__file__).with_name("supervisor_process.py")
 
 
 def run_supervised(tmp_path: Path, program: str, **order: Any) -> tuple[int, Path]:

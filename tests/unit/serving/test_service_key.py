@@ -12,8 +12,8 @@ import pytest
 
 from tritone.credentials import default_key_file
 from tritone_serving import OptionsError, ServerOptions
-from tritone_serving.callers import SERVICE_KEY_VARIABLE, TRUST_CALLERS_VARIABLE, read_service_key
-from tritone_serving.service_key import (
+from tritone_serving.security.callers import SERVICE_KEY_VARIABLE, TRUST_CALLERS_VARIABLE, read_service_key
+from tritone_serving.security.service_key import (
     make_service_key,
     privacy_notes,
     service_key_environment,

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tritone_serving import PortTakenError, supervisor_metrics
-from tritone_serving.supervisor_metrics import SupervisorMetrics
+from tritone_serving import PortTakenError
+from tritone_serving.supervision import metrics as supervisor_metrics
+from tritone_serving.supervision.metrics import SupervisorMetrics
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tritone_serving import watchdog
-from tritone_serving.stubs import Stub
-from tritone_serving.supervision import SupervisionOptions
-from tritone_serving.supervisor_metrics import SupervisorMetrics
-from tritone_serving.watchdog import Watchdog
+from tritone_serving.supervision import watchdog
+from tritone_serving.supervision.metrics import SupervisorMetrics
+from tritone_serving.supervision.options import SupervisionOptions
+from tritone_serving.supervision.processes import Stub
+from tritone_serving.supervision.watchdog import Watchdog
 
 STUBS = [Stub(2, "large", "S"), Stub(3, "small", "S")]
 BYTES = {1: 10, 2: 80, 3: 10}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES, N_WORDS
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
 
 SIZES: dict[str, Any] = {
     "width": 16,

@@ -18,6 +18,8 @@ from tritone_training._exceptions import DataError
 from tritone_training.catalogue import COLLECTIONS, Catalogue, load_catalogue
 from tritone_training.catalogue.build import find_corpus, locked
 
+pytestmark = pytest.mark.slow
+
 N = 4
 LOAD = "from tritone_training.catalogue import load_catalogue; print(load_catalogue(n_per_collection={n}).fingerprint)"
 

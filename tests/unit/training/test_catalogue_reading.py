@@ -131,6 +131,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_piece_that_hangs_or_kills_its_reader_costs_only_itself() -> None:
     jobs = [{"id": name} for name in ("a", "hangs", "b", "dies", "c", "d")]
     begin_s = time.monotonic()

@@ -17,8 +17,8 @@ import torch
 
 from tritone_training import checkpoint
 from tritone_training.api import CheckpointError
-from tritone_training.kinds.genre_cnn.build import load_network
 from tritone_training.kinds.genre_cnn.config import GenreConfig, to_dict
+from tritone_training.kinds.genre_cnn.network import load_network
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
 

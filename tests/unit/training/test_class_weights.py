@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tritone_training.api import TrainingError
-from tritone_training.kinds.genre_cnn import build, module
-from tritone_training.kinds.genre_cnn.class_weights import label_weights
+from tritone_training.kinds.genre_cnn import module
 from tritone_training.kinds.genre_cnn.config import build_config, to_dict
-from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures
+from tritone_training.kinds.genre_cnn.module import label_weights
+from tritone_training.kinds.genre_cnn.network import build_network
 
 
 def config(value: Any) -> Any:
@@ -48,7 +49,7 @@ def test_the_loss_of_a_heavy_label_counts_more() -> None:
 
     def gradients(weights: torch.Tensor | None) -> torch.Tensor:
         torch.manual_seed(0)
-        network = build.build_network(plain, MelFeatures(), n_labels=2, with_emotions=False).eval()
+        network = build_network(plain, MelFeatures(), n_labels=2, with_emotions=False).eval()
         trained = module.GenreModule(network, plain, n_labels=2, on_spectrogram=False, class_weights=weights)
         trained.log = lambda *_, **__: None  # type: ignore[assignment]
         features = torch.randn(4, 128, network.frontend.n_features)  # type: ignore[arg-type, operator]

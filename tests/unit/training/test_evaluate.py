@@ -22,9 +22,9 @@ from tritone_training.api import CheckpointError, DataError
 from tritone_training.data.recordings import Recording
 from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
 from tritone_training.kinds.genre_cnn import report
-from tritone_training.kinds.genre_cnn.build import load_network
-from tritone_training.kinds.genre_cnn.judge import Judgement, judge
+from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
 from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
+from tritone_training.kinds.genre_cnn.network import load_network
 
 
 @pytest.fixture
@@ -144,21 +144,21 @@ def test_recordings_that_cannot_be_judged_are_listed(
     }
     assert metrics["emotion_correlation"] is None
     (tmp_path / "hum" / "good.wav").unlink()
-    with pytest.raises(DataError, match=r"no recording can be judged; the first problem: .*text\.wav"):
+    with pytest.raises(DataError, match=r"no recording can be evaluated; the first problem: .*text\.wav"):
         kind.evaluate(replace(request_of, data=tmp_path))
 
 
 def test_a_track_is_the_mean_of_its_windows_cut_as_the_sdk_cuts_them(trained: Trained, tmp_path: Path) -> None:
     network, _ = load_network(trained.folder)
     path = sounds.write(tmp_path / "a.flac", np.concatenate([sounds.hum(60, duration_s=100), sounds.hiss(60)]))
-    judgement = judge(network, [Recording.of_file("a.flac", "hum", path)], ["hiss", "hum"])
+    evaluation = evaluate_network(network, [Recording.of_file("a.flac", "hum", path)], ["hiss", "hum"])
     cut = torch.from_numpy(np.stack([window.samples for window in iter_windows(path)]))
     assert len(cut) > 32  # more than one batch
     with torch.inference_mode():
         probabilities, emotions, _ = network(cut)
-    np.testing.assert_allclose(judgement.probabilities[0], probabilities.mean(0), atol=1e-5)
-    np.testing.assert_allclose(judgement.emotions[0], emotions.mean(0), atol=1e-5)
-    assert judgement.metrics["window"]["n"] == len(cut) == math.ceil((path_duration_s(path)) / 3)
+    np.testing.assert_allclose(evaluation.probabilities[0], probabilities.mean(0), atol=1e-5)
+    np.testing.assert_allclose(evaluation.emotions[0], emotions.mean(0), atol=1e-5)
+    assert evaluation.metrics["window"]["n"] == len(cut) == math.ceil((path_duration_s(path)) / 3)
 
 
 def path_duration_s(path: Path) -> float:
@@ -191,8 +191,8 @@ def test_the_table_has_columns_for_the_emotions_that_were_trained(tmp_path: Path
     for trained in ([], [4, 7]):
         felt[:, trained] = 0.25
         metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, np.full((2, 9), np.nan))}
-        judgement = Judgement(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
-        report.write(tmp_path, judgement, labels)
+        evaluation = Evaluation(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
+        report.write(tmp_path, evaluation, labels)
         with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["path", "label", "predicted", "a", "b", *(f"emotion_{EMOTIONS[i]}" for i in trained)]
@@ -217,8 +217,8 @@ def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
     felt, wanted = np.full((4, 9), 0.5), np.random.default_rng(0).uniform(0, 1, (4, 9))
     metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, wanted)}
     assert metrics["emotion_correlation_mean"] is None
-    judgement = Judgement(metrics, ("a", "b", "c", "d"), probabilities, truth, felt, wanted)
-    written = report.write(tmp_path, judgement, labels)
+    evaluation = Evaluation(metrics, ("a", "b", "c", "d"), probabilities, truth, felt, wanted)
+    written = report.write(tmp_path, evaluation, labels)
     assert all(Path(path).stat().st_size > 0 for path in written)
     assert "古典" in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
 

@@ -11,9 +11,9 @@ from tests.unit.training import sounds
 from tritone.audio import iter_windows, load_mono
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.data.recordings import Recording
-from tritone_training.kinds.genre_cnn import features as features_module
-from tritone_training.kinds.genre_cnn.features import compute_features, recording_features
-from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.kinds.genre_cnn import dataset as features_module
+from tritone_training.kinds.genre_cnn.dataset import compute_features, recording_features
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures
 
 FRONTEND = MelFeatures()
 

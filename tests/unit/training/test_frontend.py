@@ -8,8 +8,7 @@ import torch
 from tests.unit.training import sounds
 
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
-from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelPower, MelSettings, mel_filters
-from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelFeatures, MelPower, MelSettings, mel_filters
 
 
 def by_fft(samples: sounds.Array, settings: MelSettings, filters: sounds.Array) -> sounds.Array:

@@ -126,7 +126,7 @@ def test_a_resumed_training_continues_its_run(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "judge", killed)
+        patch.setattr(train_module, "evaluate_network", killed)
         with pytest.raises(Killed):
             run(scores, tmp_path / "run", mlflow="http://tracking")
     assert [each.status for each in recorded.values()] == ["KILLED"]
@@ -152,6 +152,7 @@ def test_without_the_package_the_error_says_how_to_install_it(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # of MLflow's own queries
 def test_a_store_of_the_real_package(scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import tracking

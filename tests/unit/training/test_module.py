@@ -10,12 +10,11 @@ from torch.utils.data import DataLoader
 from tritone_training import fitting
 from tritone_training.data.loading import load_recordings
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.config import GenreConfig
-from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
-from tritone_training.kinds.genre_cnn.features import compute_features
+from tritone_training.kinds.genre_cnn.dataset import CropDataset, compute_features, validation_dataset
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
-from tritone_training.kinds.genre_cnn.network import MelFeatures
+from tritone_training.kinds.genre_cnn.network import build_network
 
 
 def test_the_weights_that_are_kept_are_those_that_were_validated(folders: Path, tmp_path: Path) -> None:
@@ -25,7 +24,7 @@ def test_the_weights_that_are_kept_are_those_that_were_validated(folders: Path, 
     labels = sorted(sounds.SOUNDS)
     config = GenreConfig(width=2, max_epochs=2, batch_size=8, average_from=0.0)
     fitting.seed_everything(0)
-    network = build.build_network(config, frontend, n_labels=2, with_emotions=False)
+    network = build_network(config, frontend, n_labels=2, with_emotions=False)
     module = GenreModule(network, config, n_labels=2, on_spectrogram=True)
     train = CropDataset(recordings, features, labels, n_units=128, n_crops=1, random=True)
     valid = validation_dataset(recordings, features, labels, n_units=128)

@@ -16,27 +16,28 @@ from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
+from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_gan import KIND
-from tritone_training.kinds.music_gan.build import build_network, exportable
 from tritone_training.kinds.music_gan.conditions import (
     Conditions,
+    KeyEstimate,
+    KeyTilt,
     SpanConditions,
     measure_conditions,
     n_features,
+    nearest_shift,
     style_of,
 )
 from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config
+from tritone_training.kinds.music_gan.dataset import draw_pool, draw_spans, style_shares
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
-from tritone_training.kinds.music_gan.judge import dream
+from tritone_training.kinds.music_gan.evaluate import dream
+from tritone_training.kinds.music_gan.export import exportable
 from tritone_training.kinds.music_gan.module import gradient_penalty
-from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller
-from tritone_training.kinds.music_gan.pool import draw_pool, draw_spans, style_shares
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
-from tritone_training.kinds.music_vae.build import build_network as build_vae
+from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller, build_network
 from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
-from tritone_training.kinds.music_vae.lanes import N_RELATIVE, sounding_of
-from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.kinds.music_vae.network import build_network as build_vae
 from tritone_training.musicality import estimate_keys, spans_to_frames
 
 N_SEEDS = 200
@@ -312,6 +313,7 @@ def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
     session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
     requests = [request_of(seed) for seed in range(N_SEEDS)]
@@ -352,6 +354,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(checkpoint=trained, data=chorales, report=tmp_path / "report", progress=False)
     metrics = KIND.evaluate(request)
@@ -410,5 +413,5 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
     else:
         weights.pop("generator.mean")
     checkpoint.save(tmp_path / "run", kind="music_gan", info=info, weights=weights)
-    with pytest.raises(CheckpointError, match=r"misnames|do not belong together"):
+    with pytest.raises(CheckpointError):
         exportable(tmp_path / "run", None)

@@ -12,16 +12,14 @@ import torch
 from tests.unit.training.music_transformer_pieces import SIZES, Asked, ask, network
 
 from tritone_export.convert import to_onnx
-from tritone_export.parity import check_parity, open_session
-from tritone_export.signature import check_signature
+from tritone_export.parity import check_parity, check_signature, open_session
 from tritone_training.declaration import Declaration
-from tritone_training.kinds.music_transformer import KIND, build
+from tritone_training.kinds.music_transformer import KIND
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
-from tritone_training.kinds.music_transformer.declaration import NEXT, STATE, chunk_graph
-from tritone_training.kinds.music_transformer.examples import chunk_inputs, default_chunk_inputs
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD, NEXT, STATE, chunk_graph
+from tritone_training.kinds.music_transformer.export import chunk_inputs, default_chunk_inputs, describe
+from tritone_training.kinds.music_transformer.generator import Writer
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.writer import Writer
 
 pytestmark = pytest.mark.slow  # torch takes its time to trace a loop within a loop
 
@@ -41,7 +39,7 @@ class Exported:
 def exported() -> Exported:
     """The stateful graph: begun with zeros, it writes whole pieces as well."""
     made = network()
-    described = build.describe(made, CONFIG, styles=("a", "b", "c"), frames_per_quarter=4, card={})
+    described = describe(made, CONFIG, styles=("a", "b", "c"), frames_per_quarter=4, card={})
     (companion,) = described.companions
     assert companion.graph == GRAPH
     model = to_onnx(companion.network, GRAPH, chunk_inputs(GRAPH, 2, 2))

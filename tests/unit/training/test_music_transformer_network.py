@@ -13,11 +13,10 @@ from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
 from tritone_training.kinds.music_transformer.attention import mix, window_weights
 from tritone_training.kinds.music_transformer.dataset import Batch, Stretch, collate, whole
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.module import frame_nll
-from tritone_training.kinds.music_transformer.network import MusicTransformer, highest
-from tritone_training.kinds.music_transformer.notes import NEVER
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD, Reader
-from tritone_training.kinds.music_transformer.vocabulary import BEGIN, multi_hot
+from tritone_training.kinds.music_transformer.network import MusicTransformer, Reader, highest
+from tritone_training.kinds.music_transformer.notes import BEGIN, NEVER, multi_hot
 
 
 def piece(n_frames: int, *, seed: int = 0) -> ScorePiece:

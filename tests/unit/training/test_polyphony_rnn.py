@@ -21,11 +21,18 @@ from tritone_training.api import CheckpointError, DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.polyphony_rnn import KIND, build, dataset, train
+from tritone_training.kinds.polyphony_rnn import KIND, dataset, train
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig, build_config
-from tritone_training.kinds.polyphony_rnn.hearing import ECHOES, N_LAGS, N_PITCH_FEATURES, Features, Heard, Hearing
-from tritone_training.kinds.polyphony_rnn.judge import judge
-from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, Sampler, Scorer, frame_nll
+from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
+from tritone_training.kinds.polyphony_rnn.features import ECHOES, N_LAGS, N_PITCH_FEATURES, Features, Heard, Hearing
+from tritone_training.kinds.polyphony_rnn.network import (
+    PolyphonyNetwork,
+    Sampler,
+    Scorer,
+    build_network,
+    frame_nll,
+    load_network,
+)
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "polymusic"
 SOUNDING, AGE, FIRST_ECHO = 0, 1, N_PITCH_FEATURES - len(ECHOES)
@@ -127,7 +134,7 @@ def test_transposing_a_piece_transposes_its_features() -> None:
 
 def test_config_and_constructor_have_the_same_defaults() -> None:
     torch.manual_seed(0)
-    ours = build.build_network(PolyphonyConfig())
+    ours = build_network(PolyphonyConfig())
     torch.manual_seed(0)
     theirs = PolyphonyNetwork()
     assert ours.dropout.p == theirs.dropout.p
@@ -304,24 +311,24 @@ def test_the_figures_are_means_over_all_frames_of_all_pieces() -> None:
         dataset.Piece("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
         dataset.Piece("short", torch.zeros(3, 88, dtype=torch.bool)),
     ]
-    judgement = judge(constant_network(0.1), pieces)
+    evaluation = evaluate_network(constant_network(0.1), pieces)
     sounding = 3 * -math.log(0.1) + 85 * -math.log(0.9)
     silent = 88 * -math.log(0.9)
-    metrics = judgement.metrics
+    metrics = evaluation.metrics
     assert metrics["n_frames"] == 44
     assert metrics["nll_per_frame"] == pytest.approx((41 * sounding + 3 * silent) / 44, rel=1e-5)
     assert metrics["log_likelihood_per_frame"] == -metrics["nll_per_frame"]
-    assert judgement.nll[0].tolist() == pytest.approx([sounding] * 41, rel=1e-5)  # the first frame is like the others
+    assert evaluation.nll[0].tolist() == pytest.approx([sounding] * 41, rel=1e-5)  # the first frame is like the others
     assert metrics["accuracy"] == 0  # nothing was expected
     assert metrics["calibration_error"] == pytest.approx(abs(0.1 - 3 * 41 / (88 * 44)), rel=1e-4)
-    everything = judge(constant_network(0.9), pieces).metrics
+    everything = evaluate_network(constant_network(0.9), pieces).metrics
     assert everything["accuracy"] == pytest.approx(3 * 41 / (88 * 44))
 
 
 def test_pieces_are_judged_as_if_each_stood_alone() -> None:
     network = small_network()
     pieces = [dataset.Piece(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
-    together = judge(network, pieces)
+    together = evaluate_network(network, pieces)
     assert together.names == ("30", "4", "17")
     for piece, nll in zip(pieces, together.nll, strict=True):
         alone, _ = Scorer(network)(piece.notes[None].to(torch.uint8))
@@ -330,7 +337,7 @@ def test_pieces_are_judged_as_if_each_stood_alone() -> None:
 
 def test_a_network_that_diverged_is_not_measured() -> None:
     with pytest.raises(TrainingError, match="it diverged; lower the learning rate"):
-        judge(constant_network(math.nan), [dataset.Piece("a", torch.ones(2, 88) > 0)])
+        evaluate_network(constant_network(math.nan), [dataset.Piece("a", torch.ones(2, 88) > 0)])
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -491,6 +498,7 @@ def session_of(repository: Path, model: str) -> Any:
     return open_session((repository / model / "1" / "model.onnx").read_bytes())
 
 
+@pytest.mark.slow
 def test_the_repository_is_clean_and_says_the_grid(repository: Path) -> None:
     report = check_repository(repository)
     assert [str(finding) for finding in report.findings] == []
@@ -502,8 +510,9 @@ def test_the_repository_is_clean_and_says_the_grid(repository: Path) -> None:
         assert session_of(repository, model).get_modelmeta().custom_metadata_map["frames_per_quarter"] == "0"
 
 
+@pytest.mark.slow
 def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
-    network, _ = build.load_network(run[0])
+    network, _ = load_network(run[0])
     session = session_of(repository, "polyphony_rnn")
     for n_batch, n_frames in ((1, 1), (1, 3), (5, 2), (2, 300)):
         frames = np.stack([chords(n_frames, seed=n) * 2 for n in range(n_batch)])
@@ -514,9 +523,10 @@ def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict
         np.testing.assert_allclose(probabilities, expected[1].detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
     """200 seeds: in PyTorch and ONNX Runtime, alone and in a batch of strangers."""
-    network, _ = build.load_network(run[0])
+    network, _ = load_network(run[0])
     session = session_of(repository, "polyphony_rnn_sampler")
     n_seeds, n_frames = 200, 6
     random = np.random.default_rng(0)
@@ -542,6 +552,7 @@ def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Pat
     )
 
 
+@pytest.mark.slow
 def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository: Path) -> None:
     session = session_of(repository, "polyphony_rnn_sampler")
     for n_prompt, n_frames in ((1, 1), (1, 40), (30, 1), (140, 3)):
@@ -566,8 +577,8 @@ def test_the_protocol_counts_every_frame_of_the_published_portion() -> None:
     scores = load_scores(DATA / "JSB_Chorales.mat")
     frames_per_quarter = dataset.frames_per_quarter_of(scores)
     pieces = dataset.pieces_of(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)
-    judgement = judge(constant_network(0.05), pieces)
-    assert (judgement.metrics["n_pieces"], judgement.n_frames) == (76, 4602)
+    evaluation = evaluate_network(constant_network(0.05), pieces)
+    assert (evaluation.metrics["n_pieces"], evaluation.n_frames) == (76, 4602)
     n_notes = sum(int(piece.notes.sum()) for piece in pieces)
     expected = -(n_notes * math.log(0.05) + (4602 * 88 - n_notes) * math.log(0.95)) / 4602
-    assert judgement.metrics["nll_per_frame"] == pytest.approx(expected, rel=1e-5)
+    assert evaluation.metrics["nll_per_frame"] == pytest.approx(expected, rel=1e-5)

@@ -1,15 +1,10 @@
-"""Training and loading from Python; the example and the code of docs/training.md run as written."""
+"""Training and loading from Python."""
 
 from __future__ import annotations
 
 import json
-import re
-import runpy
-import shlex
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +14,6 @@ from tests.unit.training.small_data import write_log, write_scores
 import tritone_training
 from tritone import (
     Classification,
-    Grid,
     InferRequest,
     ModelNotFoundError,
     NothingKnownError,
@@ -28,12 +22,10 @@ from tritone import (
     Recommendations,
     RequestRejectedError,
 )
-from tritone_cli import main
 from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load, train
 from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
 
-ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -142,65 +134,6 @@ def test_bad_arguments_are_refused(tmp_path: Path, runs: dict[str, TrainedCheckp
         train("genre_cnn", data=tmp_path, out=runs["genre_cnn"].folder, progress=False)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         tritone_training.fit  # noqa: B018
-
-
-# --- documents ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data that docs/training.md speaks of."""
-    folder = tmp_path_factory.mktemp("documented")
-    music = sounds.write_folders(folder / "my_music", n_each=6)
-    (music / "hum").rename(music / "tone")
-    (folder / "song.wav").write_bytes((music / "tone" / "0.wav").read_bytes())
-    notes = load_notes()
-    (folder / "my_midi").mkdir()
-    for index in range(12):
-        notes(index).save(folder / "my_midi" / f"{index}.mid")
-    log = write_log(folder).read_text().replace("user,item,plays", "listener,song,plays")
-    (folder / "plays.csv").write_text(log)
-    return folder
-
-
-def load_notes() -> Any:
-    """Return a function from an index to a piece of eight bars."""
-
-    def piece(index: int) -> Piece:
-        frames = np.zeros((128, 88), np.uint8)
-        for step in range(0, 128, 4):
-            frames[step, 30 + (step * (index + 3)) % 24] = 2
-        return Piece(Grid(frames, 4, (16, 0)))
-
-    return piece
-
-
-BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", DOCUMENT, re.S)
-
-
-def test_the_documents_code_runs(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(documented)
-    assert len(BLOCKS) >= 6
-    for language, code in BLOCKS:
-        if language == "python":
-            exec(compile(code, "docs/training.md", "exec"), {})  # noqa: S102
-            continue
-        for line in code.splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                monkeypatch.setattr(sys, "argv", [*words, "--json"])
-                with pytest.raises(SystemExit) as ended:
-                    main.main()
-                assert not ended.value.code, line
-    assert (documented / "more.mid").is_file()
-
-
-def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["train_and_predict.py"])
-    runpy.run_path(str(ROOT / "examples" / "train_and_predict.py"), run_name="__main__")
-    said = capsys.readouterr().out
-    assert "0.wav: " in said
-    assert "embedding: (256,)" in said
 
 
 def test_tracks_are_found_in_a_checkpoint(runs: dict[str, TrainedCheckpoint]) -> None:

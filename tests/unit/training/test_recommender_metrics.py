@@ -71,6 +71,7 @@ def test_an_untrained_order_finds_by_chance() -> None:
     assert means(per_user(hits, np.diff(wanted.indptr)))["recall@40"] == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ranx_agrees(seed: int) -> None:
     with warnings.catch_warnings():

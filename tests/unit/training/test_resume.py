@@ -30,6 +30,8 @@ from tritone_training.api import (
     get_kind,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class InterruptedTraining(BaseException):
     """Stands for a kill: nothing of ours catches it."""
@@ -261,7 +263,7 @@ def test_a_training_that_had_stopped_early_is_only_finished(
         raise InterruptedTraining
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "judge", killed)
+        patch.setattr(train_module, "evaluate_network", killed)
         with pytest.raises(InterruptedTraining):
             kind.train(request)
     state = training_state.read_state(tmp_path / "unfinished" / "fit.ckpt")

@@ -24,8 +24,8 @@ from tritone_training import checkpoint
 from tritone_training.api import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.kinds.genre_cnn import train as train_module
-from tritone_training.kinds.genre_cnn.build import load_network
 from tritone_training.kinds.genre_cnn.dataset import CropDataset
+from tritone_training.kinds.genre_cnn.network import load_network
 
 
 def saved(folder: Path) -> checkpoint.Checkpoint:

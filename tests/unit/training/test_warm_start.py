@@ -13,6 +13,8 @@ from tests.unit.training.small_data import write_log, write_scores
 from tritone_training import checkpoint, train
 from tritone_training.api import CheckpointError, TrainingError
 
+pytestmark = pytest.mark.slow
+
 STILL = {"learning_rate": 1e-12, "weight_decay": 0.0}  # whatever training does, the weights stay where they began
 
 

@@ -10,8 +10,6 @@ Shapes: S samples, N notes, V voices.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ import numpy as np
 import soundfile
 
 from tritone import InvalidScoreError
+from tritone.atomic import write_atomically
 from tritone.constants import SAMPLE_RATE_HZ
 from tritone.music.render import (
     PROGRAMS,
@@ -112,18 +111,11 @@ def write_samples(samples: FloatArray, path: Path, *, rate_hz: int) -> None:
         DataError: the file cannot be written; the message has the system's reason.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        try:
-            encoded = io.BytesIO()  # libsndfile, writing a file itself, does not say that the disk is full
-            with soundfile.SoundFile(encoded, "w", rate_hz, 1, format=path.suffix.lstrip(".").upper()) as file:
-                for start in range(0, len(samples), rate_hz):  # libsndfile's Vorbis overflows on one large block
-                    file.write(samples[start : start + rate_hz])
-            Path(name).write_bytes(encoded.getvalue())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        encoded = io.BytesIO()  # libsndfile, writing a file itself, does not say that the disk is full
+        with soundfile.SoundFile(encoded, "w", rate_hz, 1, format=path.suffix.lstrip(".").upper()) as file:
+            for start in range(0, len(samples), rate_hz):  # libsndfile's Vorbis overflows on one large block
+                file.write(samples[start : start + rate_hz])
+        write_atomically(path, encoded.getvalue(), mode=0o644)
     except (OSError, soundfile.LibsndfileError) as error:
         raise DataError(f"{path} cannot be written: {error}") from error
 

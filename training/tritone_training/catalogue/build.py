@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from tritone_training._exceptions import DataError, MissingExtraError
 from tritone_training.catalogue.pool import WorkerPool
@@ -49,21 +49,17 @@ def locked(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]
     Raises:
         DataError: another process held it for all of `timeout_s`.
     """
-    path = folder.with_name(f"{folder.name}.lock")
-    deadline_s = time.monotonic() + timeout_s
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    raise DataError(
-                        f"another process has been building {folder} for {timeout_s:g} s; "
-                        f"wait for it, or end it and try again"
-                    ) from None
-                time.sleep(_LOCK_POLL_S)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=timeout_s, poll_interval=_LOCK_POLL_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"another process has been building {folder} for {timeout_s:g} s; wait for it, or end it and try again"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def build(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from tritone_training.musicality.attributes import ATTRIBUTES, measure_attributes
-from tritone_training.musicality.distance import frechet_distance, frechet_floor
-from tritone_training.musicality.histograms import (
+from tritone_training.musicality.comparison import (
+    duplicate_rate,
+    frechet_distance,
+    frechet_floor,
     histogram,
     interval_histogram,
     length_histogram,
+    memorisation,
+    nearest_distances,
     overlap_area,
     relative_similarity,
 )
-from tritone_training.musicality.key import estimate_keys
-from tritone_training.musicality.metrics import describe
-from tritone_training.musicality.novelty import duplicate_rate, memorisation, nearest_distances
+from tritone_training.musicality.measures import ATTRIBUTES, describe, estimate_keys, measure_attributes
 from tritone_training.musicality.spans import note_table, spans_to_frames
 
 __all__ = [

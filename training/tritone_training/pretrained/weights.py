@@ -1,4 +1,11 @@
-"""Fetches the PyPI wheel that ships pretrained weights and reads them from it, without installing it.
+"""Reads the tensors of a TensorFlow V2 checkpoint without TensorFlow.
+
+The format: `.index` is a LevelDB table (https://github.com/google/leveldb/blob/main/doc/table_format.md)
+from variable names to `BundleEntryProto`, `.data-*` holds the raw little-endian bytes
+(tensorflow/core/util/tensor_bundle). The one package on PyPI that reads it needs protobuf < 3.19, which
+excludes tritonclient, so these few lines stand here.
+
+Fetches the PyPI wheel that ships pretrained weights and reads them from it, without installing it.
 
 musicnn 0.1.0 requires NumPy < 1.17 and TensorFlow 1, which no supported Python has, so no extra of ours
 could install it. Its wheel is a zip file with the checkpoints inside: pip downloads it (through whatever index
@@ -8,19 +15,141 @@ and proxy pip is set up for), its hash is checked, and the tensors are read from
 from __future__ import annotations
 
 import hashlib
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from tritone_training._exceptions import PretrainedWeightsError
 from tritone_training.catalogue.store import CACHE_VARIABLE, cache_folder
 from tritone_training.pretrained import musicnn
-from tritone_training.pretrained.tf_checkpoint import read_float_tensors
+
+_MAGIC = 0xDB4775248B80FB57
+_FOOTER_BYTES = 48
+_BLOCK_TRAILER_BYTES = 5  # compression type and checksum
+_DT_FLOAT = 1
+
+
+def read_float_tensors(index: bytes, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    """Read every float32 tensor of a one-shard checkpoint.
+
+    Args:
+        index: the content of `PREFIX.index`.
+        data: the content of `PREFIX.data-00000-of-00001`.
+
+    Raises:
+        PretrainedWeightsError: the bytes are not such a checkpoint, or break off.
+    """
+    try:
+        return dict(_tensors(index, data))
+    except (IndexError, KeyError, OverflowError, struct.error, ValueError) as error:
+        raise PretrainedWeightsError(f"not a readable TensorFlow checkpoint: {error}") from error
+
+
+def _tensors(index: bytes, data: bytes) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    footer = index[-_FOOTER_BYTES:]
+    if len(footer) < _FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != _MAGIC:
+        raise ValueError("the index does not end in a table's footer")
+    _, _, position = _handle(footer, 0)  # the meta-index is of no use here
+    offset, size, _ = _handle(footer, position)
+    for _, block_handle in _block(index, offset, size):
+        block_offset, block_size, _ = _handle(block_handle, 0)
+        for name, value in _block(index, block_offset, block_size):
+            entry = _Entry(value)
+            if not name or entry.dtype != _DT_FLOAT:  # the empty name is the bundle's header
+                continue
+            raw = data[entry.offset : entry.offset + entry.size]
+            yield name.decode(), np.frombuffer(raw, "<f4").reshape(entry.shape)
+
+
+def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of one block; each key shares a prefix with the one before it."""
+    block = table[offset : offset + size]
+    if len(block) < size or size < 4:
+        raise ValueError("the index breaks off")
+    if table[offset + size : offset + size + 1] != b"\0":
+        raise ValueError("the index is compressed")
+    n_restarts = struct.unpack("<I", block[-4:])[0]
+    end = len(block) - 4 * (n_restarts + 1)
+    if end < 0:
+        raise ValueError("a block of the index claims more restart points than it has room for")
+    position, key = 0, b""
+    while position < end:
+        n_shared, position = _varint(block, position)
+        n_new, position = _varint(block, position)
+        n_value, position = _varint(block, position)
+        if n_shared > len(key) or position + n_new + n_value > end:
+            raise ValueError("an entry of the index reaches beyond its block")
+        key = key[:n_shared] + block[position : position + n_new]
+        position += n_new
+        yield key, block[position : position + n_value]
+        position += n_value
+
+
+class _Entry:
+    """The fields of a BundleEntryProto that matter here."""
+
+    def __init__(self, message: bytes) -> None:
+        self.dtype = self.offset = self.size = 0
+        self.shape: tuple[int, ...] = ()
+        for field, value in _fields(message):
+            if field == 1 and isinstance(value, int):
+                self.dtype = value
+            elif field == 2 and isinstance(value, bytes):
+                self.shape = tuple(_dimension(dim) for f, dim in _fields(value) if f == 2 and isinstance(dim, bytes))
+            elif field == 4 and isinstance(value, int):
+                self.offset = value
+            elif field == 5 and isinstance(value, int):
+                self.size = value
+
+
+def _dimension(message: bytes) -> int:
+    return next((value for field, value in _fields(message) if field == 1 and isinstance(value, int)), 0)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) of a protobuf message: numbers for varints, bytes for the rest."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        field, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            value, position = _varint(message, position)
+            yield field, value
+            continue
+        if wire_type == 2:
+            n_bytes, position = _varint(message, position)
+        else:
+            n_bytes = {1: 8, 5: 4}[wire_type]
+        yield field, message[position : position + n_bytes]
+        position += n_bytes
+
+
+def _handle(message: bytes, position: int) -> tuple[int, int, int]:
+    """A block's offset and size, and where the next field begins."""
+    offset, position = _varint(message, position)
+    size, position = _varint(message, position)
+    return offset, size, position
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
 
 _DOWNLOAD_TIMEOUT_S: Final = 300
 

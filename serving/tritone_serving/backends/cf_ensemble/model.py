@@ -2,7 +2,7 @@
 
 All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
 into a log: errors go only to the sender of a request. Stored data of a user is used only for callers who may use it;
-see `tritone_serving.callers`.
+see `tritone_serving.security.callers`.
 
 Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
 itself is `tritone_serving.recommender`, which offline evaluation calls too.
@@ -34,11 +34,11 @@ from tritone_cf_questions import Asked, Likeness, read_questions
 from tritone_cf_taste import TasteError
 from tritone_ort_health import is_health_check
 
-from tritone_serving.callers import RequestParameters, read_parameters
 from tritone_serving.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.wording import cut
+from tritone_serving.security.callers import RequestParameters, read_parameters
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
 _FOLDER = Path(os.environ["TRITONE_STOP_FILE"]).parent if "TRITONE_STOP_FILE" in os.environ else None

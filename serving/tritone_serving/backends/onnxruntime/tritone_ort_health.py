@@ -16,7 +16,7 @@ import json
 import os
 from typing import Any
 
-TOKEN_VARIABLE = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - set by the launcher; see tritone_serving.runtime
+TOKEN_VARIABLE = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - set by the launcher; see tritone_serving.server.runtime_folder
 PARAMETER = "tritone_health_check"
 CANARY_PARAMETER = "tritone_canary"
 _TOKEN = os.environ.get(TOKEN_VARIABLE, "")

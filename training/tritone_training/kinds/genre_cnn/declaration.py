@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from tritone.constants import EMBEDDING_SIZE, EMOTIONS, LARGEST_SAMPLE, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from tritone.constants import (
+    EMBEDDING_SIZE,
+    EMOTIONS,
+    LARGEST_SAMPLE,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+)
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
+
+KIND_NAME: Final = "genre_cnn"
 
 LABEL_FILE: Final = "labels.txt"
 EMOTION_FILE: Final = "emotions.txt"
@@ -40,7 +48,7 @@ TAGS: Final = Tensor(
 )
 
 DECLARATION: Final = Declaration(
-    name="genre_cnn",
+    name=KIND_NAME,
     summary="Tags a recording with a genre and nine emotions, and embeds it.",
     inputs=(AUDIO,),
     outputs=(PROBABILITIES, EMOTION_FRACTIONS, EMBEDDING),

@@ -1,20 +1,135 @@
-"""How good a checkpoint of `genre_cnn` is: on a data set, one fold of it, or one part of its training run."""
+"""Figures for predictions: genre (accuracy, F1, confusion, calibration) and emotions (correlation).
+
+Shapes: N tracks or windows, L labels.
+
+Asks a network about recordings: on windows, as it answers them, and on whole tracks, as the SDK does.
+
+Shapes: N tracks or windows, L labels.
+
+How good a checkpoint of `genre_cnn` is: on a data set, one fold of it, or one part of its training run.
+
+What a served `genre_cnn` is worth: its accuracy and its feeling for emotions on the checkpoint's validation data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final
 
-from tritone_training._exceptions import DataError
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone.constants import EMOTIONS
+from tritone.exceptions import InvalidAudioError
+from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
-from tritone_training.data.recordings import RecordingSet
+from tritone_training.data.recordings import Problem, Recording, RecordingSet, Remark, printable
 from tritone_training.data.splits import assign_folds
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn import report
-from tritone_training.kinds.genre_cnn.build import load_network
-from tritone_training.kinds.genre_cnn.judge import judge
+from tritone_training.kinds.genre_cnn.metrics import (
+    FloatMatrix,
+    emotion_metrics,
+    genre_metrics,
+)
+from tritone_training.kinds.genre_cnn.network import load_network
 from tritone_training.progress import progress_bar
+from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data, spread
+
+_BATCH: Final = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions and what they are worth.
+
+    Attributes:
+        metrics: JSON-able; the track level at the top, `window` beside it.
+        names: recording of each track, in order.
+        probabilities: (N, L) of the tracks.
+        truth: (N,) index of the right label.
+        emotions: (N, 9) predicted.
+        wanted_emotions: (N, 9), NaN where unknown.
+    """
+
+    metrics: dict[str, Any]
+    names: tuple[str, ...]
+    probabilities: FloatMatrix
+    truth: npt.NDArray[np.int64]
+    emotions: FloatMatrix
+    wanted_emotions: FloatMatrix
+
+
+def evaluate_network(
+    network: torch.nn.Module,
+    recordings: Sequence[Recording],
+    labels: Sequence[str],
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Ask the network about every recording, window by window as the SDK cuts them.
+
+    Args:
+        network: in eval mode, (B, W) -> probabilities, emotions, embedding.
+
+    Raises:
+        DataError: not one recording can be used.
+        TrainingError: the network diverged in training.
+    """
+    windows: list[FloatMatrix] = []
+    felt: list[FloatMatrix] = []
+    used: list[Recording] = []
+    problems: list[Problem] = []
+    remarks: list[Remark] = []
+    for index, recording in enumerate(recordings):
+        try:
+            probabilities, emotions, notes = _ask(network, recording)
+        except InvalidAudioError as error:
+            problems.append(Problem.of_audio(recording, error))
+        else:
+            windows.append(probabilities)
+            felt.append(emotions)
+            used.append(recording)
+            remarks += (Remark(recording.name, printable(note)) for note in notes)
+        on_progress(index + 1, len(recordings))
+    if not used:
+        raise DataError(
+            f"no recording can be evaluated; the first problem: {problems[0].message if problems else 'none'}"
+        )
+    if not all(np.isfinite(window).all() for window in windows):
+        raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
+    truth = np.array([labels.index(recording.label) for recording in used])
+    track = np.stack([window.mean(0) for window in windows])
+    felt_track = np.stack([window.mean(0) for window in felt])
+    unknown = (np.nan,) * len(EMOTIONS)
+    wanted = np.array([recording.emotions or unknown for recording in used])
+    per_window = np.concatenate(windows)
+    window_truth = np.repeat(truth, [len(window) for window in windows])
+    metrics = {
+        **genre_metrics(track, truth, labels),
+        **emotion_metrics(felt_track, wanted),
+        "window": genre_metrics(per_window, window_truth, labels),
+        "n_problems": len(problems),
+        "problems": [{"path": p.name, "reason": p.reason, "message": p.message} for p in problems],
+        "remarks": [{"path": remark.name, "message": remark.message} for remark in remarks],
+    }
+    return Evaluation(metrics, tuple(r.name for r in used), track, truth, felt_track, wanted)
+
+
+def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, FloatMatrix, Sequence[str]]:
+    """Return (windows, L) probabilities, (windows, 9) emotions and remarks of one recording, read in bounded memory."""
+    parts = []
+    notes: list[str] = []
+    windows = recording.windows(on_note=notes.append)
+    with torch.inference_mode():
+        while batch := [window.samples for window in islice(windows, _BATCH)]:
+            probabilities, emotions, *_ = network(torch.from_numpy(np.stack(batch)))
+            parts.append((probabilities.double().numpy(), emotions.double().numpy()))
+    return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts]), notes
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
@@ -28,25 +143,25 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
             f"{recordings.source}: labels {', '.join(unknown)} are unknown to this checkpoint, "
             f"which knows {', '.join(labels)}"
         )
-    with progress_bar("judging recordings", shown=request.progress) as on_progress:
-        judgement = judge(network, recordings.recordings, labels, on_progress=on_progress)
-    judged = set(judgement.names)
+    with progress_bar("evaluating recordings", shown=request.progress) as on_progress:
+        evaluation = evaluate_network(network, recordings.recordings, labels, on_progress=on_progress)
+    evaluated = set(evaluation.names)
     validation = set(info["splits"]["valid"])
     # A refit learns from the validation part too, for as long as the training before it that stopped by it.
     trained_on = {*info["splits"]["train"], *(validation if info["config"].get("refit") else ())}
     metrics = {
-        **judgement.metrics,
+        **evaluation.metrics,
         "checkpoint": str(request.checkpoint),
         "data": recordings.source,
         "fold": request.fold,
         "split": request.split,
         # Figures on recordings that the checkpoint was trained on say nothing about new ones.
-        "n_seen_in_training": len(trained_on & judged),
-        "n_early_stopping": len((validation - trained_on) & judged),  # decided when training stopped
+        "n_seen_in_training": len(trained_on & evaluated),
+        "n_early_stopping": len((validation - trained_on) & evaluated),  # decided when training stopped
         "labels": labels,
     }
     if request.report is not None:
-        metrics["report"] = report.write(request.report, judgement, labels)
+        metrics["report"] = report.write(request.report, evaluation, labels)
     return metrics
 
 
@@ -88,3 +203,57 @@ def _selected(recordings: RecordingSet, request: EvaluateRequest, info: Mapping[
             )
         return chosen
     return recordings
+
+
+_METRICS: Final = (Metric("accuracy", max_loss=0.01), Metric("emotion_correlation_mean", max_loss=0.02))
+_N_CALIBRATION: Final = 64  # recordings
+_N_WINDOWS: Final = 4  # of each
+
+
+class Served(torch.nn.Module):
+    """An exported graph with the interface of the network, so that the same code evaluates both."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, W) -> probabilities, emotions, embedding."""
+        answer = self._run({"audio": audio.numpy()})
+        return tuple(torch.from_numpy(answer[name]) for name in ("probabilities", "emotions", "embedding"))
+
+
+def held_out(request: EvaluateRequest) -> HeldOut:
+    """The validation part of a checkpoint's own data.
+
+    Raises:
+        DataError: they are not at hand, or are others than it was trained on.
+    """
+    _, info = load_network(request.checkpoint)
+    request = replace(request, data=recorded_data(request.data, info, request.checkpoint))
+    labels = list(info["labels"])
+    valid = recordings_of(replace(request, split="valid"), info)
+    train = recordings_of(replace(request, split="train"), info)
+
+    def measure(run: Run) -> Mapping[str, float]:
+        with progress_bar("evaluating recordings", shown=request.progress) as on_progress:
+            metrics = evaluate_network(Served(run), valid.recordings, labels, on_progress=on_progress).metrics
+        found = {name: metrics[name] for name in ("accuracy", "n")}
+        if info["emotions_trained"] and metrics.get("emotion_correlation_mean") is not None:
+            found["emotion_correlation_mean"] = metrics["emotion_correlation_mean"]
+        return found
+
+    return HeldOut(valid.source, measure, lambda: _windows(train.recordings))
+
+
+def _windows(recordings: Sequence[Recording]) -> Iterator[Arrays]:
+    """The first windows of recordings from all over the data set."""
+    for place in spread(len(recordings), _N_CALIBRATION):
+        try:
+            found = [window.samples for window in islice(recordings[place].windows(), _N_WINDOWS)]
+        except InvalidAudioError:
+            continue  # training has reported it
+        yield {"audio": np.stack(found)}
+
+
+QUALITY: Final = Quality(_METRICS, held_out, int8="static")

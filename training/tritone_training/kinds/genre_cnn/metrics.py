@@ -1,4 +1,4 @@
-"""Figures for predictions: genre (accuracy, F1, confusion, calibration) and emotions (correlation).
+"""Metrics of predictions: genre (accuracy, F1, confusion, calibration) and emotions (correlation).
 
 Shapes: N tracks or windows, L labels.
 """

@@ -6,12 +6,16 @@ Shapes: B batch, T units of a window, D features of a unit, L labels.
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
 
+from tritone_training._exceptions import TrainingError
+from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
 from tritone_training.kinds.genre_cnn.network import GenreNetwork
@@ -86,7 +90,7 @@ class GenreModule(lightning.LightningModule):
             part.eval()
 
     def on_validation_start(self) -> None:
-        """Move the average on, once it has begun; before it is judged, so that what is judged is what is kept."""
+        """Move the average on, once it has begun; before it is evaluated, so that what is evaluated is what is kept."""
         begins = int(self.config.average_from * self.config.max_epochs)
         self._n_averaged = 1 if self.current_epoch <= begins else self._n_averaged + 1
         # An exponential mean over about ten epochs, so that early ones fade.
@@ -106,7 +110,7 @@ class GenreModule(lightning.LightningModule):
         self._valid.append((torch.softmax(logits, 1), felt, label, emotions))
 
     def on_validation_epoch_end(self) -> None:
-        """Judge by whole recordings, as `evaluate` does."""
+        """Evaluate by whole recordings, as `evaluate` does."""
         probabilities, felt, label, emotions = (
             by_recording(torch.cat(part).float()) for part in zip(*self._valid, strict=True)
         )
@@ -132,3 +136,30 @@ class GenreModule(lightning.LightningModule):
             pct_start=0.2,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def label_weights(given: ClassWeights, learned_from: Sequence[str], labels: Sequence[str]) -> Tensor | None:
+    """Return the weight of each label, (L,), or None if all count the same.
+
+    `balanced` weighs a label by n / (L x its recordings), as scikit-learn does; labels that a mapping does not name
+    weigh 1.
+
+    Args:
+        given: see `check_class_weights`.
+        learned_from: label of each recording that is trained on.
+        labels: the L labels in the order of the network's outputs.
+
+    Raises:
+        TrainingError: the mapping names a label that is not in the data.
+    """
+    if isinstance(given, str):
+        if given == NONE:
+            return None
+        counts = Counter(learned_from)
+        return torch.tensor([len(learned_from) / (len(labels) * max(counts[label], 1)) for label in labels])
+    unknown = [label for label in given if label not in labels]
+    if unknown:
+        raise TrainingError(
+            f"class_weights names {unknown[0]!r}; expected labels of the data, which are: {', '.join(labels)}"
+        )
+    return torch.tensor([float(given.get(label, 1.0)) for label in labels])

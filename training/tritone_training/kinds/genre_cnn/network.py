@@ -10,35 +10,23 @@ L labels, E embedding (256).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
-from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelPower
-
-
-class MelFeatures(nn.Module):
-    """(B, W) -> (B, T, M): log-mel bands, one unit per frame."""
-
-    n_units = 1 + (66_150 - SCRATCH.n_window) // SCRATCH.n_hop  # 128
-    n_features = SCRATCH.n_mels
-    unit_samples = SCRATCH.n_hop
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.power = MelPower(SCRATCH)
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """(B, W) -> (B, T, M)."""
-        return log_power(self.power(audio)).transpose(1, 2)
-
-
-def log_power(power: Tensor) -> Tensor:
-    """Decibel-like, with a floor below the noise of a quiet recording."""
-    return torch.log10(power + 1e-4)
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kinds.genre_cnn.config import GenreConfig
+from tritone_training.kinds.genre_cnn.declaration import (
+    KIND_NAME,
+)
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
+from tritone_training.pretrained.weights import get_pretrained, load_musicnn
 
 
 class ConvBody(nn.Module):
@@ -167,3 +155,66 @@ class GenreNetwork(nn.Module):
 def unit_length(vectors: Tensor) -> Tensor:
     """(B, E) -> (B, E) of Euclidean length 1."""
     return vectors / torch.sqrt((vectors * vectors).sum(1, keepdim=True) + 1e-12)
+
+
+def build_frontend(pretrained: str | None) -> MelFeatures | MusicnnFeatures:
+    """The frozen front end; weights of a backbone are fetched if they are not in the cache yet."""
+    return MelFeatures() if pretrained is None else MusicnnFeatures(load_musicnn(get_pretrained(pretrained)))
+
+
+def build_network(
+    config: GenreConfig, frontend: MelFeatures | MusicnnFeatures, *, n_labels: int, with_emotions: bool
+) -> GenreNetwork:
+    """A new network with random weights behind the front end."""
+    body: nn.Module
+    if isinstance(frontend, MelFeatures):
+        body = ConvBody(n_mels=frontend.n_features, width=config.width, dropout=config.dropout)
+    else:
+        body = DenseBody(n_features=frontend.n_features, dropout=config.dropout)
+    return GenreNetwork(frontend=frontend, body=body, n_labels=n_labels, with_emotions=with_emotions)
+
+
+def learned_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict that training changed: all but the front end, which is rebuilt."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("frontend.")}
+
+
+def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
+    """The trained network in eval mode, and checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    info = saved.info
+    _check_names(folder, info.get("labels"))
+    try:
+        network = build_network(
+            GenreConfig(**info["config"]),
+            build_frontend(info["pretrained"]),
+            n_labels=len(info["labels"]),
+            with_emotions=info["emotions_trained"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+    try:
+        missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
+        wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
+    except RuntimeError as error:  # torch's word for shapes that differ
+        wrong = [str(error).splitlines()[-1].strip()]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({', '.join(wrong[:3])}); train again"
+        )
+    return network.eval(), info
+
+
+def _check_names(folder: Path, labels: object) -> None:
+    """The labels become a text file and metadata, long after the network was built."""
+    if labels is None:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames 'labels'; train again")
+    named = isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)
+    if not named or not "".join(labels).isprintable():  # type: ignore[arg-type]
+        raise CheckpointError(
+            f"{folder}: checkpoint.json has the labels {labels!r}; expected a list of two or more names; train again"
+        )

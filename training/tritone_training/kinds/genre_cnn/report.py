@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import csv
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tritone.constants import EMOTIONS
-from tritone_training.kinds.genre_cnn.judge import Judgement
 from tritone_training.kinds.genre_cnn.metrics import calibration
+from tritone_training.plots import saved_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from tritone_training.kinds.genre_cnn.evaluate import Evaluation
+
 _LARGEST_INCHES: Final = 40.0
 
 
-def write(folder: Path, judgement: Judgement, labels: Sequence[str]) -> list[str]:
+def write(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[str]:
     """Write the report's files; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = judgement.metrics
-    files: list[str] = []
+    metrics = evaluation.metrics
+    files = ["confusion_matrix.png", "calibration.png"]
     side = min(2.5 + 0.7 * len(labels), _LARGEST_INCHES)
-    with _picture(folder / "confusion_matrix.png", (side + 1, side), files) as axes:
+    with saved_figure(folder / "confusion_matrix.png", (side + 1, side)) as [[axes]]:
         _draw_confusion(axes, metrics, labels)
-    with _picture(folder / "calibration.png", (5, 5), files) as axes:
-        _draw_calibration(axes, calibration(judgement.probabilities, judgement.truth))
+    with saved_figure(folder / "calibration.png", (5, 5)) as [[axes]]:
+        _draw_calibration(axes, calibration(evaluation.probabilities, evaluation.truth))
     if metrics["emotion_correlation"]:
-        with _picture(folder / "emotions.png", (7, 4), files) as axes:
+        with saved_figure(folder / "emotions.png", (7, 4)) as [[axes]]:
             _draw_emotions(axes, metrics)
-    files.append(_write_predictions(folder / "predictions.csv", judgement, labels))
-    return files
-
-
-@contextmanager
-def _picture(path: Path, inches: tuple[float, float], files: list[str]) -> Iterator[Axes]:
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    figure = Figure(figsize=inches, layout="constrained")
-    yield figure.add_subplot()
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the table of predictions has it in full.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        figure.savefig(path, dpi=120)
-    files.append(str(path))
+        files.append("emotions.png")
+    _write_predictions(folder / "predictions.csv", evaluation, labels)
+    return [str(folder / name) for name in (*files, "predictions.csv")]
 
 
 def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:
@@ -88,22 +76,21 @@ def _draw_emotions(axes: Axes, metrics: dict[str, Any]) -> None:
     axes.set_title("undefined for every emotion" if mean is None else f"mean {mean:.3f}")
 
 
-def _write_predictions(path: Path, judgement: Judgement, labels: Sequence[str]) -> str:
+def _write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
     # Emotions that were not trained hold EMOTION_NOT_TRAINED, which is no prediction.
-    trained = [place for place in range(len(EMOTIONS)) if (judgement.emotions[:, place] >= 0).any()]
+    trained = [place for place in range(len(EMOTIONS)) if (evaluation.emotions[:, place] >= 0).any()]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "predicted", *labels, *(f"emotion_{EMOTIONS[place]}" for place in trained)])
-        for index, name in enumerate(judgement.names):
-            row = judgement.probabilities[index]
-            emotions = [f"{value:.4f}" for value in judgement.emotions[index, trained]]
+        for index, name in enumerate(evaluation.names):
+            row = evaluation.probabilities[index]
+            emotions = [f"{value:.4f}" for value in evaluation.emotions[index, trained]]
             writer.writerow(
                 [
                     name,
-                    labels[judgement.truth[index]],
+                    labels[evaluation.truth[index]],
                     labels[int(row.argmax())],
                     *(f"{p:.4f}" for p in row),
                     *emotions,
                 ]
             )
-    return str(path)

@@ -16,15 +16,13 @@ from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.genre_cnn import build
-from tritone_training.kinds.genre_cnn.backbone import MusicnnFeatures
-from tritone_training.kinds.genre_cnn.class_weights import label_weights
 from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
-from tritone_training.kinds.genre_cnn.dataset import CropDataset, validation_dataset
-from tritone_training.kinds.genre_cnn.features import Features, compute_features
-from tritone_training.kinds.genre_cnn.judge import Judgement, judge
-from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule
-from tritone_training.kinds.genre_cnn.network import GenreNetwork, MelFeatures
+from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset
+from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
+from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
+from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
+from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule, label_weights
+from tritone_training.kinds.genre_cnn.network import GenreNetwork, build_frontend, build_network, learned_weights
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
@@ -60,7 +58,7 @@ def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
         recordings = load_recordings(request.data)
     _require_labels(recordings)
     recordings = assign_folds(recordings, n_folds=N_FOLDS)
-    frontend = build.build_frontend(request.pretrained)
+    frontend = build_frontend(request.pretrained)
     with progress_bar("reading recordings", shown=request.progress) as on_progress:
         features = compute_features(recordings.recordings, frontend, on_progress=on_progress)
     recordings = replace(recordings.without(features.problems), remarks=features.remarks)
@@ -97,18 +95,18 @@ class Trained:
 
     Attributes:
         summary: for people and `--json`.
-        judgements: of the parts `valid` and `test`.
+        evaluations: of the parts `valid` and `test`.
     """
 
     summary: Mapping[str, Any]
-    judgements: Mapping[str, Judgement]
+    evaluations: Mapping[str, Evaluation]
 
 
 def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Trained:
     """Fit on all folds but the held-out one; an eighth of them decides when to stop.
 
     With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
-    `valid` is judged before that, by the network that had not learned from it.
+    `valid` is evaluated before that, by the network that had not learned from it.
 
     Raises:
         DataError: there is no such fold, or too little is left beside it.
@@ -133,18 +131,18 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "splits": {name: [recording.name for recording in part] for name, part in splits.items()},
     }
     fitted, network, weights, loaded = _fit(request, config, prepared, splits["train"], splits["valid"], info=info)
-    judgements = {"valid": _judge(request, network, recordings, splits["valid"], "validation")}
+    evaluations = {"valid": _evaluate(request, network, recordings, splits["valid"], "validation")}
     if config.refit:
         longer = replace(config, max_epochs=fitted.n_epochs)
         everything = (*splits["train"], *splits["valid"])
         _, network, weights, _ = _fit(request, longer, prepared, everything, splits["valid"], info=None)
-    judgements["test"] = _judge(request, network, recordings, splits["test"], "held-out")
+    evaluations["test"] = _evaluate(request, network, recordings, splits["test"], "held-out")
     info |= {
         "n_epochs": fitted.n_epochs,
-        "metrics": {name: _headline(judgement.metrics) for name, judgement in judgements.items()},
+        "metrics": {name: _headline(evaluation.metrics) for name, evaluation in evaluations.items()},
         **warm_start_info(loaded),
     }
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=build.learned_weights(weights))
+    checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=learned_weights(weights))
     summary = {
         "checkpoint": str(request.out),
         "labels": list(labels),
@@ -155,7 +153,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
         "data": recordings.report(),
         **warm_start_info(loaded),
     }
-    return Trained(summary, judgements)
+    return Trained(summary, evaluations)
 
 
 def _fit(
@@ -175,7 +173,7 @@ def _fit(
     fitting.seed_everything(request.seed)
     labels = prepared.recordings.labels
     with_emotions = any(recording.emotions is not None for recording in train_part)
-    network = build.build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
+    network = build_network(config, prepared.frontend, n_labels=len(labels), with_emotions=with_emotions)
     on_spectrogram = isinstance(prepared.frontend, MelFeatures)
     loaded = _warm_start(request, network, labels)
     class_weights = label_weights(config.class_weights, [recording.label for recording in train_part], labels)
@@ -203,7 +201,7 @@ def _fit(
         patience=config.patience,
         keep="last" if info is None else "best",
         stage="refit" if info is None else "fit",
-        snapshot=None if info is None else Snapshot(build.KIND_NAME, info, _averaged_weights),
+        snapshot=None if info is None else Snapshot(KIND_NAME, info, _averaged_weights),
     )
     weights = {
         name.removeprefix("averaged."): tensor
@@ -215,22 +213,22 @@ def _fit(
 
 
 def _averaged_weights(module: GenreModule) -> dict[str, Tensor]:
-    return build.learned_weights(module.averaged.state_dict())
+    return learned_weights(module.averaged.state_dict())
 
 
 def _warm_start(request: TrainRequest, network: GenreNetwork, labels: Sequence[str]) -> WarmStart | None:
-    saved = saved_checkpoint(request, build.KIND_NAME)
+    saved = saved_checkpoint(request, KIND_NAME)
     skipped = {"frontend.": "the front end is not trained"}
     if saved is not None and saved.info.get("labels") != list(labels):
         skipped["genre_head."] = "the labels differ"
     return load_matching(saved, network, skipped=skipped)
 
 
-def _judge(
+def _evaluate(
     request: TrainRequest, network: GenreNetwork, recordings: RecordingSet, part: tuple[Recording, ...], what: str
-) -> Judgement:
-    with progress_bar(f"judging {what} recordings", shown=request.progress) as on_progress:
-        return judge(network, part, recordings.labels, on_progress=on_progress)
+) -> Evaluation:
+    with progress_bar(f"evaluating {what} recordings", shown=request.progress) as on_progress:
+        return evaluate_network(network, part, recordings.labels, on_progress=on_progress)
 
 
 def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:

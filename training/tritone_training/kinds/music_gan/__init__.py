@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.noise import uniform_noise
+from tritone_training.bars.tensors import sampling_example_inputs
 from tritone_training.kind import ModelKind
-from tritone_training.kinds.music_gan.build import exportable
 from tritone_training.kinds.music_gan.config import PRESETS, suggest
 from tritone_training.kinds.music_gan.crossvalidate import crossvalidate
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
 from tritone_training.kinds.music_gan.evaluate import evaluate
+from tritone_training.kinds.music_gan.export import exportable
 from tritone_training.kinds.music_gan.train import trainer
-from tritone_training.kinds.music_vae import sampling_example_inputs
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:

@@ -28,7 +28,7 @@ class GanConfig:
         steps_per_epoch: generator steps between two looks at held-out music.
         style_balance: as in `music_vae`: 0 draws all spans equally often, 1 all styles.
         average_decay: of the running average of the generator, which is what is kept.
-        n_judged: spans that are generated to be judged, and held-out ones that they are compared with.
+        n_judged: spans that are generated to be evaluated, and held-out ones that they are compared with.
         patience: epochs without improvement before training stops.
     """
 

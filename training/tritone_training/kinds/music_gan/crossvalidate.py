@@ -7,7 +7,7 @@ from typing import Any
 
 from tritone_training._exceptions import TrainingError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_gan.build import KIND_NAME
+from tritone_training.kinds.music_gan.declaration import KIND_NAME
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:

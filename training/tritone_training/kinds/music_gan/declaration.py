@@ -6,15 +6,17 @@ from typing import Final
 
 from tritone.constants import LARGEST_DENSITY
 from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone_training.bars.tensors import N_LATENT, SAMPLING, WRITTEN_LANES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
-from tritone_training.kinds.music_vae.declaration import N_LATENT, SAMPLING, WRITTEN_LANES
 from tritone_training.limits import UNIFORM
+
+KIND_NAME: Final = "music_gan"
 
 N_CHOICES: Final = 3  # the mode, the density and the style, where the caller leaves them open
 N_LATENT_NOISE: Final = N_CHOICES + N_LATENT + N_LATENT % 2  # normal numbers come in pairs
 
 DECLARATION: Final = Declaration(
-    name="music_gan",
+    name=KIND_NAME,
     summary="Makes two bars of music from noise, in a key and as dense as asked.",
     inputs=(
         Tensor(

@@ -1,20 +1,215 @@
-"""How good a checkpoint of `music_gan` is, beside one portion of a data set."""
+"""What a `music_gan` is worth: how like real music its bars are, whether they are new, whether they do as asked.
+
+Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+
+How good a checkpoint of `music_gan` is, beside one portion of a data set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
+from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.noise import uniform_noise
 from tritone_training._exceptions import DataError, TrainingError
+from tritone_training.bars.autoencoder import decode, encode
+from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_gan import report
-from tritone_training.kinds.music_gan.build import KIND_NAME, load_network
-from tritone_training.kinds.music_gan.judge import judge
-from tritone_training.kinds.music_vae.spans import cut_spans
+from tritone_training.kinds.music_gan.dataset import draw_spans
+from tritone_training.kinds.music_gan.declaration import KIND_NAME, N_LATENT_NOISE
+from tritone_training.kinds.music_gan.network import MusicGan, load_network
+from tritone_training.musicality import (
+    ATTRIBUTES,
+    describe,
+    duplicate_rate,
+    estimate_keys,
+    frechet_distance,
+    frechet_floor,
+    interval_histogram,
+    length_histogram,
+    measure_attributes,
+    memorisation,
+    nearest_distances,
+    overlap_area,
+    relative_similarity,
+    spans_to_frames,
+)
+from tritone_training.musicality.measures import N_KEYS, N_MODES
 from tritone_training.progress import progress_bar
+
+Lanes = npt.NDArray[np.int64]
+
+N_SAMPLES: Final = 1000
+ANY: Final = -1
+_BATCH: Final = 128
+_N_PER_KEY: Final = 10
+_N_PER_DENSITY: Final = 20
+_N_DENSITIES: Final = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics, and what they were taken from: generated and held-out spans, (S, N, V) each."""
+
+    metrics: dict[str, Any]
+    generated: Lanes
+    held_out: Lanes
+
+
+def dream(
+    network: MusicGan,
+    n: int,
+    *,
+    seed: int,
+    key: npt.NDArray[Any] | int = ANY,
+    mode: npt.NDArray[Any] | int = ANY,
+    density: npt.NDArray[Any] | float = ANY,
+    truncation: float = 1.0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Lanes:
+    """Make spans: (n, N, V); conditions are one for all or (n,)."""
+    latent_noise = uniform_noise(seed, n, N_LATENT_NOISE, stream=0)
+    noise = uniform_noise(seed, n, SPAN_FRAMES, N_LANES, stream=1)
+    wishes = [
+        torch.from_numpy(np.broadcast_to(value, (n,)).astype(dtype))
+        for value, dtype in ((key, np.int64), (mode, np.int64), (density, np.float32))
+    ]
+    made = []
+    with torch.inference_mode():
+        for start in range(0, n, _BATCH):
+            part = slice(start, min(start + _BATCH, n))
+            ones = torch.ones(part.stop - start)
+            (lanes,) = network(
+                torch.from_numpy(latent_noise[part]),
+                truncation * ones,
+                *(wish[part] for wish in wishes),
+                torch.from_numpy(noise[part]),
+                ones,
+                torch.full((len(ones),), N_LANE_VALUES),
+                ones,
+            )
+            made.append(lanes.numpy())
+            on_progress(part.stop, n)
+    return np.concatenate(made)
+
+
+def evaluate_network(
+    network: MusicGan,
+    train: SpanSet,
+    held_out: SpanSet,
+    *,
+    shares: npt.NDArray[Any],
+    seed: int = 0,
+    n_samples: int = N_SAMPLES,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Generate without any wishes and compare with held-out music; then with wishes.
+
+    Held-out and training music is drawn as the network learnt it: styles in their shares.
+
+    Raises:
+        TrainingError: the network diverged in training.
+    """
+    if not all(tensor.isfinite().all() for tensor in network.parameters()):
+        raise TrainingError("the network's weights are not finite: it diverged; lower the learning rate")
+    generated = dream(network, n_samples, seed=seed, on_progress=on_progress)
+    theirs = draw_spans(held_out, shares, n_samples, seed=seed)
+    learnt = draw_spans(train, shares, len(theirs), seed=seed)
+    frames = {
+        "generated": spans_to_frames(generated),
+        "held_out": spans_to_frames(theirs.lanes),
+        "train": spans_to_frames(learnt.lanes),
+    }
+    lanes = {"generated": generated, "held_out": theirs.lanes, "train": learnt.lanes}
+    everything = spans_to_frames(train.lanes)
+    metrics = {
+        "n_samples": n_samples,
+        "n_held_out": len(theirs),
+        "frechet": _frechet(network, lanes, theirs.pieces),
+        "duplicate_rate": duplicate_rate(generated),
+        "memorisation": memorisation(
+            nearest_distances(frames["generated"], everything), nearest_distances(frames["held_out"], everything)
+        ),
+        "measures": {name: describe(each) for name, each in frames.items()},
+        "overlap": {name: _overlap(lanes[name], theirs.lanes) for name in ("generated", "train")},
+        "similarity": _similarity(frames["generated"], frames["held_out"]),
+        "conditions": _control(network, theirs.lanes, seed=seed),
+    }
+    return Evaluation(metrics, generated, theirs.lanes)
+
+
+def _frechet(network: MusicGan, lanes: dict[str, Lanes], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """The distance of generated bars, encoded again, from held-out ones; and how far real music is from it.
+
+    Returns:
+        `distance`; `floor`, the distance of as many training spans from the same held-out ones; their `ratio`; and
+        `floor_between_pieces`, that of one half of the held-out pieces from the other, at `n_half` spans.
+    """
+    encoded = {name: encode(network.vae, each) for name, each in lanes.items()}
+    n = len(encoded["held_out"])
+    distance = frechet_distance(encoded["generated"][:n], encoded["held_out"])
+    floor = frechet_distance(encoded["train"][:n], encoded["held_out"])
+    report: dict[str, Any] = {"distance": distance, "floor": floor, "ratio": distance / max(floor, 1e-9), "n": n}
+    if len(np.unique(pieces)) > 1:
+        half_floor, n_half = frechet_floor(encoded["held_out"], pieces)
+        half = frechet_distance(encoded["generated"][:n_half], encoded["held_out"][:n_half])
+        report |= {"floor_between_pieces": half_floor, "n_half": n_half, "distance_at_half": half}
+    return report
+
+
+def _overlap(ours: Lanes, theirs: Lanes) -> dict[str, float]:
+    return {
+        "note_length": overlap_area(length_histogram(ours), length_histogram(theirs)),
+        "interval": overlap_area(interval_histogram(ours), interval_histogram(theirs)),
+    }
+
+
+def _similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, Any]:
+    first, second = measure_attributes(ours), measure_attributes(theirs)
+    if min(len(first), len(second)) < 2:
+        return {}
+    return {name: relative_similarity(first[:, i], second[:, i]) for i, name in enumerate(ATTRIBUTES)}
+
+
+def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]:
+    """Ask for every key and for densities from the lowest to the highest decile, and measure what comes.
+
+    Returns:
+        `mode_accuracy`, and beside it `mode_accuracy_reconstructed`, that of held-out spans after encoding and
+        decoding; `key_accuracy`, of tonic and mode together; `density_correlation`, and the mean measured at each
+        density asked for.
+    """
+    asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
+    lanes = dream(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
+    key, mode = estimate_keys(spans_to_frames(lanes))
+    copies = decode(
+        network.vae,
+        torch.from_numpy(encode(network.vae, held_out)),
+        uniform_noise(seed, len(held_out), SPAN_FRAMES, N_LANES, stream=2),
+    )
+    before, after = (estimate_keys(spans_to_frames(each))[1] for each in (held_out, copies))
+    quantiles = network.conditions.density_quantiles.mean(0).numpy()
+    wanted = np.interp(np.linspace(0.1, 0.9, _N_DENSITIES), np.linspace(0, 1, len(quantiles)), quantiles)
+    densities = np.repeat(wanted, _N_PER_DENSITY)
+    dense = dream(network, len(densities), seed=seed + 2, density=densities)
+    measured = measure_attributes(spans_to_frames(dense))[:, 0]
+    varied = min(densities.std(), measured.std()) > 0
+    return {
+        "mode_accuracy": float((mode == asked // N_KEYS).mean()),
+        "key_accuracy": float(((key == asked % N_KEYS) & (mode == asked // N_KEYS)).mean()),
+        "mode_accuracy_reconstructed": float((before == after).mean()),
+        "density_correlation": float(np.corrcoef(densities, measured)[0, 1]) if varied else 0.0,
+        "density_asked": wanted.tolist(),
+        "density_measured": measured.reshape(_N_DENSITIES, -1).mean(1).tolist(),
+    }
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
@@ -39,8 +234,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         train = cut_spans(scores, "train", on_progress=on_progress)
     with progress_bar("cutting held-out spans", shown=request.progress) as on_progress:
         held_out = cut_spans(scores, split, on_progress=on_progress)
-    with progress_bar("judging generated bars", shown=request.progress) as on_progress:
-        judgement = judge(
+    with progress_bar("evaluating generated bars", shown=request.progress) as on_progress:
+        evaluation = evaluate_network(
             network,
             train,
             held_out,
@@ -48,12 +243,12 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
             on_progress=on_progress,
         )
     metrics = {
-        **judgement.metrics,
+        **evaluation.metrics,
         "spans": {"train": train.report, split: held_out.report},
         "checkpoint": str(request.checkpoint),
         "data": scores.source,
         "split": split,
     }
     if request.report is not None:
-        metrics["report"] = report.write(request.report, judgement)
+        metrics["report"] = report.write(request.report, evaluation)
     return metrics

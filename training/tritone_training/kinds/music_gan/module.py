@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone_training.bars.autoencoder import MusicVae, decode, encode
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
-from tritone_training.kinds.music_vae.attributes import decode
-from tritone_training.kinds.music_vae.judge import encode
-from tritone_training.kinds.music_vae.network import MusicVae
 from tritone_training.musicality import frechet_distance
 
 MONITOR: Final = "valid_frechet"
@@ -26,7 +24,7 @@ _BETAS: Final = (0.5, 0.9)
 
 
 class GanModule(lightning.LightningModule):
-    """Trains a Generator; `averaged`, the running mean of its weights, is what is judged and kept.
+    """Trains a Generator; `averaged`, the running mean of its weights, is what is evaluated and kept.
 
     Batches are lists of mode (B,), latent (B, Z), features (B, C), all of real spans.
     """
@@ -114,7 +112,7 @@ class GanModule(lightning.LightningModule):
         self._valid.append((self._scaled(heard), self._scaled(latent)))
 
     def on_validation_epoch_end(self) -> None:
-        """Judge by the Fréchet distance."""
+        """Evaluate by the Fréchet distance."""
         ours, theirs = (torch.cat(part).double().cpu().numpy() for part in zip(*self._valid, strict=True))
         self._valid.clear()
         finite = np.isfinite(ours).all()

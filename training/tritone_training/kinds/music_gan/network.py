@@ -12,18 +12,29 @@ Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_gan.conditions import Conditions, n_features, style_of
-from tritone_training.kinds.music_gan.declaration import N_CHOICES
-from tritone_training.kinds.music_gan.tonality import KeyEstimate, KeyTilt, nearest_shift
-from tritone_training.kinds.music_vae.lanes import to_absolute
-from tritone_training.kinds.music_vae.network import MusicVae
-from tritone_training.musicality.key import N_KEYS, N_MODES
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError, TrainingError
+from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
+from tritone_training.bars.spans import to_absolute
+from tritone_training.kinds.music_gan.conditions import (
+    Conditions,
+    KeyEstimate,
+    KeyTilt,
+    n_features,
+    nearest_shift,
+    style_of,
+)
+from tritone_training.kinds.music_gan.config import GanConfig
+from tritone_training.kinds.music_gan.declaration import KIND_NAME, N_CHOICES
+from tritone_training.musicality.measures import N_KEYS, N_MODES
 
 _LEAST_TRUNCATION: Final = 1e-3
 _BORROWED: Final = 0.25  # spans of the shared covariance for each dimension of the latent
@@ -179,3 +190,38 @@ def box_muller(uniform: Tensor) -> Tensor:
     radius = torch.sqrt(-2 * torch.log((1 - first).clamp_min(_LEAST_UNIFORM)))
     angle = 2 * math.pi * second
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+
+
+_VAE_PREFIX: Final = "vae."
+
+
+def build_network(config: GanConfig, vae: MusicVae, *, n_styles: int) -> MusicGan:
+    """A new generator in front of a trained decoder."""
+    return MusicGan(vae, n_styles=n_styles, width=config.width, n_layers=config.n_layers)
+
+
+def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
+    """The trained network in eval mode, and checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    vae_weights: dict[str, Tensor] = {
+        name.removeprefix(_VAE_PREFIX): tensor for name, tensor in saved.weights.items() if name.startswith(_VAE_PREFIX)
+    }
+    described = saved.info.get("vae")
+    vae_config = (described.get("config") or {}) if isinstance(described, dict) else {}
+    vae = autoencoder_from(vae_config, vae_weights, folder=folder)
+    try:
+        network = build_network(GanConfig(**saved.info["config"]), vae, n_styles=len(saved.info["style_shares"]))
+    except (KeyError, TypeError, TrainingError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames hyper-parameters ({error})") from error
+    try:
+        network.load_state_dict(dict(saved.weights))
+    except RuntimeError as error:  # torch's word for names and shapes that differ
+        why = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
+        ) from error
+    return network.eval(), saved.info

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tritone_training.kinds.music_gan.judge import Judgement
-from tritone_training.kinds.music_vae.report import draw_histograms, draw_pianorolls, picture
+from tritone_training.bars.plots import draw_histograms, draw_pianorolls
+from tritone_training.plots import saved_figure
+
+if TYPE_CHECKING:
+    from tritone_training.kinds.music_gan.evaluate import Evaluation
 
 _N_SHOWN: Final = 6
 
 
-def write(folder: Path, judgement: Judgement) -> list[str]:
+def write(folder: Path, evaluation: Evaluation) -> list[str]:
     """Write the report's pictures; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    n_shown = min(_N_SHOWN, len(judgement.held_out))
-    theirs = np.linspace(0, len(judgement.held_out) - 1, n_shown).astype(np.int64)
-    rolls = [judgement.held_out[theirs], judgement.generated[:n_shown]]
+    n_shown = min(_N_SHOWN, len(evaluation.held_out))
+    theirs = np.linspace(0, len(evaluation.held_out) - 1, n_shown).astype(np.int64)
+    rolls = [evaluation.held_out[theirs], evaluation.generated[:n_shown]]
     return [
         draw_pianorolls(folder / "bars.png", rolls, rows=("held-out", "generated")),
-        draw_histograms(folder / "histograms.png", {"held-out": judgement.held_out, "generated": judgement.generated}),
-        _draw_density(folder / "density.png", judgement),
+        draw_histograms(
+            folder / "histograms.png", {"held-out": evaluation.held_out, "generated": evaluation.generated}
+        ),
+        _draw_density(folder / "density.png", evaluation),
     ]
 
 
-def _draw_density(path: Path, judgement: Judgement) -> str:
-    control = judgement.metrics["conditions"]
-    with picture(path, (4, 3.5), 1, 1) as axes:
+def _draw_density(path: Path, evaluation: Evaluation) -> str:
+    control = evaluation.metrics["conditions"]
+    with saved_figure(path, (4, 3.5), 1, 1, dpi=100) as axes:
         axis = axes[0][0]
         axis.plot(control["density_asked"], control["density_measured"], marker="o")
         axis.set_xlabel("notes a quarter, asked for")

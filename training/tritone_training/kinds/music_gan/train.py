@@ -13,24 +13,23 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import CheckpointError, TrainingError
+from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
+from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_gan import build
 from tritone_training.kinds.music_gan.conditions import measure_conditions
-from tritone_training.kinds.music_gan.config import GanConfig, build_config, to_dict
-from tritone_training.kinds.music_gan.judge import judge
+from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config, to_dict
+from tritone_training.kinds.music_gan.dataset import as_tensors, draw_pool, draw_spans, style_shares
+from tritone_training.kinds.music_gan.declaration import KIND_NAME
+from tritone_training.kinds.music_gan.evaluate import evaluate_network
 from tritone_training.kinds.music_gan.module import MONITOR, GanModule
-from tritone_training.kinds.music_gan.network import MusicGan
-from tritone_training.kinds.music_gan.pool import as_tensors, draw_pool, draw_spans, style_shares
-from tritone_training.kinds.music_vae import build as vae_build
-from tritone_training.kinds.music_vae import train as vae_train
-from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
-from tritone_training.kinds.music_vae.network import MusicVae
-from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.kinds.music_gan.network import MusicGan, build_network
 from tritone_training.progress import progress_bar
+from tritone_training.registry import get_kind
 from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
+_VAE: Final = "music_vae"  # kind of the autoencoder
 _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
 
 
@@ -58,9 +57,9 @@ def configure(request: TrainRequest) -> GanConfig:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
     """
     if request.fold is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no folds: scores are split into train, valid and test by piece")
+        raise TrainingError(f"{KIND_NAME} has no folds: scores are split into train, valid and test by piece")
     if request.pretrained is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbone; leave --pretrained out")
+        raise TrainingError(f"{KIND_NAME} has no pretrained backbone; leave --pretrained out")
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
@@ -68,40 +67,42 @@ def configure(request: TrainRequest) -> GanConfig:
 
 
 def prepare(request: TrainRequest) -> Prepared:
-    """Read the scores; find a `music_vae` of the same data and preset, or train one.
+    """Read the scores, and find a `music_vae` that was trained on the same data with the same preset, or train one.
 
-    It is looked for in `OUT/music_vae` and beside OUT (`runs/music_vae` for `runs/music_gan`), and trained into the
-    former.
+    Looks in `OUT/music_vae` and in the sibling folder of OUT (`runs/music_vae` for `runs/music_gan`); a new one is
+    written to the former.
 
     Raises:
-        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
+        DataError: the split `train` or `valid` has no two bars of 4/4.
     """
     scores = load_scores(request.data, progress=request.progress)
-    prepared = vae_train.prepare_scores(scores, progress=request.progress)
-    own = request.out / vae_build.KIND_NAME
-    folder = next(
-        (each for each in (own, request.out.parent / vae_build.KIND_NAME) if _fits(each, request, scores)), None
-    )
+    with progress_bar("cutting spans", shown=request.progress) as on_progress:
+        train = cut_spans(scores, "train", on_progress=on_progress)
+    with progress_bar("cutting held-out spans", shown=request.progress) as on_progress:
+        valid = cut_spans(scores, "valid", on_progress=on_progress)
+    own = request.out / _VAE
+    folder = next((each for each in (own, request.out.parent / _VAE) if _fits(each, request, scores)), None)
     if folder is None:
         folder = own
         vae_request = replace(
             request, out=own, overrides={}, max_epochs=_vae_epochs(request), warm_start=None, mlflow_run=None
         )
-        vae_train.train_prepared(vae_request, vae_train.configure(vae_request), prepared)
-    vae, info = vae_build.load_network(folder)
-    return Prepared(scores, prepared.train.whole(), prepared.valid, vae, folder, info)
+        get_kind(_VAE).trainer(vae_request)(vae_request)
+    saved = checkpoint.load(folder, kind=_VAE)
+    vae = autoencoder_from(saved.info.get("config") or {}, saved.weights, folder=folder)
+    return Prepared(scores, train, valid, vae, folder, saved.info)
 
 
 def _vae_epochs(request: TrainRequest) -> int | None:
-    """A limit on the GAN's epochs is one for the autoencoder's, too, unless it has fewer of its own."""
-    if request.max_epochs is None:
+    """Return the limit on the epochs of the autoencoder: the request's, if it is below that of the preset."""
+    if request.max_epochs is None or request.max_epochs > PRESETS[request.preset].max_epochs:
         return None
-    return min(request.max_epochs, VAE_PRESETS[request.preset].max_epochs)
+    return request.max_epochs
 
 
 def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:
     try:
-        info = checkpoint.load(folder, kind=vae_build.KIND_NAME).info
+        info = checkpoint.load(folder, kind=_VAE).info
     except CheckpointError:
         return False
     data = info.get("data", {})
@@ -118,7 +119,7 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared) -> Mapping[str, Any]:
     """Train once and write the checkpoint; answers the summary."""
     fitting.seed_everything(request.seed)
-    network = build.build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
+    network = build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
     shares = style_shares(prepared.train, config.style_balance)
     pool = draw_pool(prepared.train, shares, config.pool_size, seed=request.seed)
     network.conditions.learn(measure_conditions(pool))
@@ -151,15 +152,15 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        snapshot=Snapshot(build.KIND_NAME, info, partial(_averaged_weights, network)),
+        snapshot=Snapshot(KIND_NAME, info, partial(_averaged_weights, network)),
     )
     prefix = "averaged."
     network.generator.load_state_dict(
         {n.removeprefix(prefix): tensor for n, tensor in fitted.best_weights.items() if n.startswith(prefix)}
     )
     network.eval()
-    with progress_bar("judging generated bars", shown=request.progress) as on_progress:
-        judgement = judge(
+    with progress_bar("evaluating generated bars", shown=request.progress) as on_progress:
+        evaluation = evaluate_network(
             network,
             prepared.train,
             prepared.valid,
@@ -167,14 +168,14 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared)
             n_samples=config.n_judged,
             on_progress=on_progress,
         )
-    info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": judgement.metrics}}
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": evaluation.metrics}}
+    checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(request.out),
         "music_vae": str(prepared.vae_folder),
         "n_train": len(prepared.train),
         "n_epochs": fitted.n_epochs,
-        "metrics": {"valid": headline(judgement.metrics)},
+        "metrics": {"valid": headline(evaluation.metrics)},
         "data": info["data"],
         **warm_start_info(loaded),
     }
@@ -186,13 +187,13 @@ def _averaged_weights(network: MusicGan, module: GanModule) -> dict[str, torch.T
 
 
 def _warm_start(request: TrainRequest, network: MusicGan, prepared: Prepared) -> WarmStart | None:
-    saved = saved_checkpoint(request, build.KIND_NAME)
+    saved = saved_checkpoint(request, KIND_NAME)
     if saved is None:
         return None
     if saved.info.get("vae", {}).get("weights_sha256") != prepared.vae_info["weights_sha256"]:
         raise TrainingError(
             f"{saved.folder}: expected a generator for the music_vae in {prepared.vae_folder}, got one for another; "
-            f"copy the music_vae of that training to {request.out / vae_build.KIND_NAME}, or leave --warm-start out"
+            f"copy the music_vae of that training to {request.out / _VAE}, or leave --warm-start out"
         )
     measured = ("conditions.", "generator.from_", "generator.mean", "generator.deviation", "estimate_key", "key_tilt")
     skipped = {**dict.fromkeys(measured, "measured on the data"), "vae.": "the music_vae is not trained"}

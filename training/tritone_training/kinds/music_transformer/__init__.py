@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from tritone_training.kind import Companion, ModelKind
-from tritone_training.kinds.music_transformer.build import exportable
 from tritone_training.kinds.music_transformer.config import PRESETS, suggest
 from tritone_training.kinds.music_transformer.crossvalidate import crossvalidate
 from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION
 from tritone_training.kinds.music_transformer.evaluate import evaluate
-from tritone_training.kinds.music_transformer.examples import default_chunk_inputs, example_inputs
+from tritone_training.kinds.music_transformer.export import default_chunk_inputs, example_inputs, exportable
 from tritone_training.kinds.music_transformer.train import trainer
 
 KIND = ModelKind(

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, Setting
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.vocabulary import PADDING, Frames, readable, words_of
+from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, words_of
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_STRETCH: Final = 32  # frames; shorter rests of a piece go with the stretch before
@@ -127,7 +127,7 @@ def batched(stretches: Sequence[Stretch], batch_frames: int) -> list[list[Stretc
 
 
 class WholePieces(Dataset[Any]):
-    """Pieces from beginning to end with nothing given, to be judged; one item is one batch."""
+    """Pieces from beginning to end with nothing given, to be evaluated; one item is one batch."""
 
     def __init__(self, pieces: Sequence[ScorePiece], styles: Sequence[str], *, onsets: bool, batch_frames: int) -> None:
         stretches = [whole(piece, styles, onsets=onsets) for piece in pieces]

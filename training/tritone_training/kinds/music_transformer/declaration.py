@@ -22,10 +22,14 @@ from tritone_training.declaration import (
     Tensor,
 )
 from tritone_training.kinds.music_transformer.config import TransformerConfig
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES
-from tritone_training.kinds.music_transformer.writer import STATE_NAMES
+from tritone_training.kinds.music_transformer.notes import (
+    MAX_NOTES,
+)
 from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+
+KIND_NAME: Final = "music_transformer"
+LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths
+STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `beginning`
 
 ANY_STYLE: Final = "any"
 STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
@@ -139,7 +143,7 @@ _PARAMETERS: Final = {
 }
 
 DECLARATION: Final = Declaration(
-    name="music_transformer",
+    name=KIND_NAME,
     summary="Composes, continues, harmonises and fills in scores.",
     inputs=INPUTS,
     outputs=OUTPUTS,

@@ -66,7 +66,7 @@ class TransformerModule(lightning.LightningModule):
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Judge the average; the mean over the epoch weighs every frame alike."""
+        """Evaluate the average; the mean over the epoch weighs every frame alike."""
         self.averaged.eval()
         nll = frame_nll(self.averaged, Batch(*(tensor[0] for tensor in batch)))
         self.log(MONITOR, nll.mean(), prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(nll))

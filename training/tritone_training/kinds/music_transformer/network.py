@@ -1,4 +1,11 @@
-"""The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
+"""Reads what is given of the frames to come: a melody to harmonise, the bars behind a gap.
+
+It looks a fixed number of frames ahead, so a piece can be written chunk by chunk, and answers exact zeros where it
+sees nothing, so that a piece with nothing given is the same whether this ran or not.
+
+Shapes: B batch, T frames, A frames of look-ahead, P 88 pitches, E width, D width of the frame decoder.
+
+The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
 
 The likelihood of a frame is the product over its words, so it is exact, whatever the number of notes.
 
@@ -8,18 +15,60 @@ that count, of all sequences together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from pathlib import Path
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError
 from tritone_training.kinds.music_transformer.attention import CopyHeads, DecoderLayer
-from tritone_training.kinds.music_transformer.notes import FrameView, NoteLevel
-from tritone_training.kinds.music_transformer.reader import LOOK_AHEAD, Reader
-from tritone_training.kinds.music_transformer.vocabulary import multi_hot
+from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
+from tritone_training.kinds.music_transformer.declaration import (
+    KIND_NAME,
+    LOOK_AHEAD,
+)
+from tritone_training.kinds.music_transformer.notes import FrameView, NoteLevel, multi_hot
+
+_DILATIONS: Final = (1, 2, 4, 8, 16, 32)  # together they see 64 frames: the next one and 63 behind it
+
+
+class Reader(nn.Module):
+    """Convolutions that look forward only (WaveNet's, mirrored: van den Oord et al. 2016, arXiv:1609.03499)."""
+
+    def __init__(self, *, width: int, reader_width: int, dropout: float) -> None:
+        super().__init__()
+        self.notes = nn.Linear(4 * N_PITCHES + 1, reader_width)
+        self.layers = nn.ModuleList(nn.Linear(2 * reader_width, reader_width) for _ in _DILATIONS)
+        self.out = nn.Linear(reader_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
+        """Read ahead.
+
+        Args:
+            whole: (B, T + A, 2P) notes of the frames that are given whole; 0 elsewhere.
+            top: (B, T + A, 2P) the highest notes of the frames whose highest note is given; 0 elsewhere.
+            is_given: (B, T + A) 1 where either is given, be it silence; 0 elsewhere.
+
+        Returns:
+            (B, T, D) about the A frames after each.
+        """
+        n_frames = whole.shape[1] - LOOK_AHEAD
+        x = self.notes(torch.cat([whole, top, is_given[..., None]], dim=-1)[:, 1:])
+        for layer, dilation in zip(self.layers, _DILATIONS, strict=True):
+            both = torch.cat([x[:, : x.shape[1] - dilation], x[:, dilation:]], dim=-1)
+            x = x[:, : x.shape[1] - dilation] + self.dropout(nn.functional.gelu(layer(both)))
+        n_given = is_given.cumsum(1)
+        sees = (n_given[:, LOOK_AHEAD:] - n_given[:, :n_frames] > 0).to(x.dtype)
+        answer: Tensor = self.out(x) * sees[..., None]
+        return answer
+
 
 WRITE: Final = 0  # values of `given_mode`: nothing of this frame is given,
 GIVEN: Final = 1  # all of it is,
@@ -224,3 +273,42 @@ def highest(notes: Tensor) -> Tensor:
     pitches = torch.arange(N_PITCHES, device=notes.device)
     top = torch.where(either > 0, pitches, -1).amax(-1, keepdim=True)
     return notes * torch.cat([pitches == top, pitches == top], dim=-1)
+
+
+def build_network(config: TransformerConfig, *, n_styles: int, onsets: bool) -> MusicTransformer:
+    """A new network with random weights."""
+    return MusicTransformer(**network_arguments(config), n_styles=n_styles, onsets=onsets)
+
+
+def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Mapping[str, Any]]:
+    """The trained network in eval mode, its configuration, and checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    info = saved.info
+    _check_styles(folder, info.get("styles"))
+    try:
+        config = TransformerConfig(**info["config"])
+        network = build_network(config, n_styles=len(info["styles"]), onsets=bool(info["has_onsets"]))
+        int(info["frames_per_quarter"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+    try:
+        network.load_state_dict(dict(saved.weights))
+    except RuntimeError as error:  # torch's word for names and shapes that differ
+        why = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
+        ) from error
+    return network.eval(), config, info
+
+
+def _check_styles(folder: Path, styles: object) -> None:
+    """The styles become part of the model's config, long after the network was built."""
+    named = isinstance(styles, list) and all(isinstance(style, str) and style.isprintable() for style in styles)
+    if not named:
+        raise CheckpointError(
+            f"{folder}: checkpoint.json has the styles {styles!r}; expected a list of names; train again"
+        )

@@ -6,8 +6,7 @@ Shapes: T frames, P 88 pitches.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +15,15 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone_training.kinds.music_transformer.judge import Judgement
+from tritone_training.kinds.music_transformer.generator import Writer
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.vocabulary import MAX_NOTES, N_WORDS
-from tritone_training.kinds.music_transformer.writer import Writer
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
+from tritone_training.plots import saved_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from tritone_training.kinds.music_transformer.evaluate import Evaluation
 
 _N_SHOWN: Final = 3  # pieces side by side with as many written ones
 _SHOWN_FRAMES: Final = 128
@@ -30,22 +31,22 @@ _SMOOTHED_FRAMES: Final = 8
 _FEWEST_PIECES: Final = 3  # that the mean along a piece is taken over
 
 
-def write(folder: Path, judgement: Judgement, network: MusicTransformer, info: Mapping[str, Any]) -> list[str]:
+def write(folder: Path, evaluation: Evaluation, network: MusicTransformer, info: Mapping[str, Any]) -> list[str]:
     """Write the report's files; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[str] = []
-    with _picture(folder / "nll_by_style.png", (7, 4), 1, files) as (axes,):
-        _draw_styles(axes, judgement.metrics)
-    with _picture(folder / "nll_along_a_piece.png", (7, 4), 1, files) as (axes,):
-        _draw_course(axes, judgement)
-    real = [judgement.pieces[index] for index in _spread(len(judgement.pieces), _N_SHOWN)]
+    with saved_figure(folder / "nll_by_style.png", (7, 4)) as [[axes]]:
+        _draw_styles(axes, evaluation.metrics)
+    with saved_figure(folder / "nll_along_a_piece.png", (7, 4)) as [[axes]]:
+        _draw_course(axes, evaluation)
+    real = [evaluation.pieces[index] for index in _spread(len(evaluation.pieces), _N_SHOWN)]
     written = compose(network, n=len(real), n_frames=_SHOWN_FRAMES, meter=real[0].meter)
-    with _picture(folder / "held_out_and_written.png", (12, 3 * len(real)), 2 * len(real), files) as axes:
-        for row, (piece, grid) in enumerate(zip(real, written, strict=True)):
-            _draw_roll(axes[2 * row], piece.frames[:_SHOWN_FRAMES], f"held out: {piece.name}")
-            _draw_roll(axes[2 * row + 1], grid, f"written, seed {row}")
-    files.append(_write_table(folder / "pieces.csv", judgement))
-    return files
+    with saved_figure(folder / "held_out_and_written.png", (12, 3 * len(real)), len(real), 2) as rows:
+        for seed, (piece, grid, (left, right)) in enumerate(zip(real, written, rows, strict=True)):
+            _draw_roll(left, piece.frames[:_SHOWN_FRAMES], f"held out: {piece.name}")
+            _draw_roll(right, grid, f"generated, seed {seed}")
+    _write_table(folder / "pieces.csv", evaluation)
+    names = ("nll_by_style.png", "nll_along_a_piece.png", "held_out_and_written.png", "pieces.csv")
+    return [str(folder / name) for name in names]
 
 
 def compose(
@@ -73,17 +74,6 @@ def _spread(n_all: int, n_wanted: int) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, n_all - 1, min(n_wanted, n_all))})
 
 
-@contextmanager
-def _picture(path: Path, inches: tuple[float, float], n_axes: int, files: list[str]) -> Iterator[list[Axes]]:
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    figure = Figure(figsize=inches, layout="constrained")
-    n_columns = 1 if n_axes == 1 else 2
-    yield [figure.add_subplot(n_axes // n_columns, n_columns, index + 1) for index in range(n_axes)]
-    figure.savefig(path, dpi=120)
-    files.append(str(path))
-
-
 def _draw_styles(axes: Axes, metrics: Mapping[str, Any]) -> None:
     styles = metrics["styles"]
     # Names are the user's: without parse_math, one that holds two dollar signs is read as a formula.
@@ -96,10 +86,10 @@ def _draw_styles(axes: Axes, metrics: Mapping[str, Any]) -> None:
     axes.set_title(f"all: {metrics['nll_per_frame']:.3f} over {metrics['n_frames']:,} frames")
 
 
-def _draw_course(axes: Axes, judgement: Judgement) -> None:
-    longest = max(len(nll) for nll in judgement.nll)
-    rows = np.full((len(judgement.nll), longest), np.nan)
-    for row, nll in zip(rows, judgement.nll, strict=True):
+def _draw_course(axes: Axes, evaluation: Evaluation) -> None:
+    longest = max(len(nll) for nll in evaluation.nll)
+    rows = np.full((len(evaluation.nll), longest), np.nan)
+    for row, nll in zip(rows, evaluation.nll, strict=True):
         row[: len(nll)] = nll
     enough = np.isfinite(rows).sum(0) >= min(_FEWEST_PIECES, len(rows))
     mean = np.nanmean(rows[:, enough], axis=0)
@@ -125,10 +115,9 @@ def _draw_roll(axes: Axes, frames: npt.NDArray[np.uint8], title: str) -> None:
     axes.set_title(title, fontsize=8, parse_math=False)
 
 
-def _write_table(path: Path, judgement: Judgement) -> str:
+def _write_table(path: Path, evaluation: Evaluation) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["piece", "style", "n_frames", "nll_per_frame"])
-        for piece, nll in zip(judgement.pieces, judgement.nll, strict=True):
+        for piece, nll in zip(evaluation.pieces, evaluation.nll, strict=True):
             writer.writerow([piece.name, piece.style, len(nll), f"{nll.mean():.4f}"])
-    return str(path)

@@ -12,11 +12,12 @@ from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_transformer import build
 from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
 from tritone_training.kinds.music_transformer.dataset import TrainingStretches, WholePieces
-from tritone_training.kinds.music_transformer.judge import judge
+from tritone_training.kinds.music_transformer.declaration import KIND_NAME
+from tritone_training.kinds.music_transformer.evaluate import evaluate_network
 from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
+from tritone_training.kinds.music_transformer.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
@@ -60,8 +61,8 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     valid = evenly_chosen(held_out, config.valid_frames)
     config = config.fitted_to(sum(len(piece.frames) for piece in train))
     styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
-    network = build.build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
-    saved = saved_checkpoint(request, build.KIND_NAME)
+    network = build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
+    saved = saved_checkpoint(request, KIND_NAME)
     skipped = {"style.": "the styles differ"} if saved and saved.info.get("styles") != list(styles) else {}
     loaded = load_matching(saved, network, skipped=skipped)
     report = scores.report()
@@ -101,7 +102,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        snapshot=Snapshot(build.KIND_NAME, info, _averaged_weights),
+        snapshot=Snapshot(KIND_NAME, info, _averaged_weights),
     )
     best = {
         name.removeprefix(_AVERAGED): tensor
@@ -109,11 +110,11 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         if name.startswith(_AVERAGED)
     }
     network.load_state_dict(best)
-    with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
-        metrics = judge(network.eval(), valid, styles, on_progress=on_progress).metrics
+    with progress_bar("evaluating held-out pieces", shown=request.progress) as on_progress:
+        metrics = evaluate_network(network.eval(), valid, styles, on_progress=on_progress).metrics
     headline = {**{name: metrics[name] for name in _HEADLINE}, "n_in_portion": len(held_out)}
     info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": headline}}
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
+    checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=best)
     return {
         "checkpoint": str(request.out),
         "styles": list(styles),

@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.lanes import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
-from tritone.music.noise import uniform_noise
+from tritone_training.bars.tensors import N_LATENT, sampling_example_inputs
 from tritone_training.kind import Companion, ModelKind
-from tritone_training.kinds.music_vae.build import exportable
 from tritone_training.kinds.music_vae.config import PRESETS, suggest
 from tritone_training.kinds.music_vae.crossvalidate import crossvalidate
-from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, N_LATENT
-from tritone_training.kinds.music_vae.evaluate import evaluate
-from tritone_training.kinds.music_vae.quality import QUALITY
+from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
+from tritone_training.kinds.music_vae.evaluate import QUALITY, evaluate
+from tritone_training.kinds.music_vae.export import exportable
 from tritone_training.kinds.music_vae.train import trainer
 
 Inputs = dict[str, npt.NDArray[np.generic]]
@@ -33,19 +32,6 @@ def decoder_example_inputs(n_batch: int, seed: int) -> Inputs:
         "latent": random.standard_normal((n_batch, N_LATENT)).astype(np.float32),
         "attributes": random.uniform(-1, 1, (n_batch, 3)).astype(np.float32),
         **sampling_example_inputs(n_batch, seed),
-    }
-
-
-def sampling_example_inputs(n_batch: int, seed: int) -> Inputs:
-    """Noise and settings for sampling spans, the first of them those of plain sampling."""
-    random = np.random.default_rng(seed)
-    temperature = np.concatenate([[1.0], random.uniform(0.5, 1.5, n_batch - 1)])
-    top_p = np.concatenate([[1.0], random.uniform(0.5, 1.0, n_batch - 1)])
-    return {
-        "noise": uniform_noise(seed, n_batch, SPAN_FRAMES, N_LANES),
-        "temperature": temperature.astype(np.float32),
-        "top_k": np.concatenate([[N_LANE_VALUES], random.integers(1, N_LANE_VALUES, n_batch - 1)]),
-        "top_p": top_p.astype(np.float32),
     }
 
 

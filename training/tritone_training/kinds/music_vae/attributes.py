@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training.kinds.music_vae.lanes import N_RELATIVE
-from tritone_training.kinds.music_vae.network import MusicVae
-from tritone_training.kinds.music_vae.spans import SpanSet
+from tritone_training.bars.autoencoder import MusicVae, decode
+from tritone_training.bars.spans import SpanSet
 from tritone_training.musicality import ATTRIBUTES, measure_attributes, spans_to_frames
 
 FloatMatrix = npt.NDArray[np.float64]
@@ -129,23 +128,6 @@ def attribute_control(
             "n_rising": int((np.diff(mean) > 0).sum()),
         }
     return report
-
-
-@torch.inference_mode()
-def decode(
-    network: MusicVae, latent: torch.Tensor, noise: npt.NDArray[Any], *, temperature: float = 1.0
-) -> npt.NDArray[np.int64]:
-    """Sample from all values: latent (S, Z), noise (S, N, V) -> lanes (S, N, V)."""
-    ones = torch.ones(len(latent))
-    lanes = network.decoder.write(
-        latent,
-        torch.from_numpy(np.array(noise, np.float32)),
-        temperature=temperature * ones,
-        top_k=torch.full((len(latent),), N_RELATIVE),
-        top_p=ones,
-    )
-    answer: npt.NDArray[np.int64] = lanes.numpy()
-    return answer
 
 
 def _correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

@@ -6,42 +6,27 @@ from typing import Final
 
 from tritone.constants import LARGEST_AMOUNT
 from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone_training.bars.tensors import (
+    LANE,
+    LANES_TEXT,
+    LATENT,
+    SAMPLING,
+    STEP,
+    WRITTEN_LANES,
+)
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
-from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 from tritone_training.musicality import ATTRIBUTES
 
-STEP: Final = Axis("step", SPAN_FRAMES)
-LANE: Final = Axis("lane", N_LANES)
-# The same for every training, so that clients and other models can rely on it.
-N_LATENT: Final = 193  # the level, and 6 for each quarter of each lane
-LATENT: Final = Axis("latent", N_LATENT)
+KIND_NAME: Final = "music_vae"
 
-LANES_TEXT: Final = (
-    "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"
-)
 LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(minimum=0, maximum=N_LANE_VALUES - 1))
-# The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
-WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
 
 # In standard deviations of the prior; encoded music stays below 10.
 LARGEST_LATENT: Final = 100.0
 
-NOISE: Final = Tensor(
-    "noise", "FP32", (STEP, LANE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
-)
-TEMPERATURE: Final = Tensor(
-    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
-)
-TOP_K: Final = Tensor(
-    "top_k", "INT64", (), "choose among the likeliest k values of a lane; 90 keeps all", limits=TOP_K_LIMITS
-)
-TOP_P: Final = Tensor(
-    "top_p", "FP32", (), "choose among the likeliest that reach this probability, 0 < p <= 1", limits=TOP_P_LIMITS
-)
-SAMPLING: Final = (NOISE, TEMPERATURE, TOP_K, TOP_P)
 
 DECLARATION: Final = Declaration(
-    name="music_vae",
+    name=KIND_NAME,
     summary="Encodes two bars of music as a point in a latent space.",
     inputs=(LANES,),
     outputs=(

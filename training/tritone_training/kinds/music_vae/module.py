@@ -12,9 +12,9 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from tritone_training.bars.autoencoder import MusicVae
+from tritone_training.bars.spans import level_of, to_relative, transposed
 from tritone_training.kinds.music_vae.config import VaeConfig
-from tritone_training.kinds.music_vae.lanes import level_of, to_relative, transposed
-from tritone_training.kinds.music_vae.network import MusicVae
 
 MONITOR: Final = "valid_loss"
 TRANSPOSITIONS: Final = (-6, 6)  # semitones, the upper end excluded: every key once

@@ -1,49 +1,23 @@
-"""The whole of `music_vae`: encoder, decoder and the attributes' directions; and its two parts as they are exported.
+"""The network of `music_vae`, new or from a checkpoint, and its decoder as it is exported.
 
 Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor, nn
 
-from tritone_training.kinds.music_vae.decoder import SpanDecoder
-from tritone_training.kinds.music_vae.encoder import SpanEncoder
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError, TrainingError
+from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
+from tritone_training.bars.tensors import N_LATENT
+from tritone_training.kinds.music_vae.config import VaeConfig, to_dict
+from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.musicality import ATTRIBUTES
-
-
-class MusicVae(nn.Module):
-    """A variational autoencoder of two bars (Kingma & Welling 2014; for music: Roberts et al. 2018, arXiv:1803.05428).
-
-    `attribute_vectors` (A, Z) are measured after training, see `attributes`; until then moving along them stays.
-    """
-
-    def __init__(
-        self, *, n_latent: int, width: int, step_width: int, n_hidden: int, embedding_width: int, head_width: int
-    ) -> None:
-        super().__init__()
-        self.n_latent = n_latent
-        self.encoder = SpanEncoder(n_latent=n_latent, width=width, step_width=step_width)
-        self.decoder = SpanDecoder(
-            n_latent=n_latent,
-            width=width,
-            step_width=step_width,
-            n_hidden=n_hidden,
-            embedding_width=embedding_width,
-            head_width=head_width,
-        )
-        self.register_buffer("attribute_vectors", torch.zeros(len(ATTRIBUTES), n_latent))
-        self.attribute_vectors: Tensor
-
-    def forward(self, lanes: Tensor) -> tuple[Tensor, Tensor]:
-        """Lanes (B, N, V) -> mean and log variance, (B, Z) each."""
-        encoded: tuple[Tensor, Tensor] = self.encoder(lanes)
-        return encoded
-
-    def moved(self, latent: Tensor, attributes: Tensor) -> Tensor:
-        """(B, Z) moved by (B, A) standard deviations of each attribute -> (B, Z)."""
-        return latent + attributes @ self.attribute_vectors
 
 
 class DecoderGraph(nn.Module):
@@ -59,3 +33,42 @@ class DecoderGraph(nn.Module):
         """(B, Z), (B, A), (B, N, V), (B,), (B,), (B,) -> lanes (B, N, V)."""
         moved = self.network.moved(latent, attributes)
         return (self.network.decoder.write(moved, noise, temperature=temperature, top_k=top_k, top_p=top_p),)
+
+
+def build_network(config: VaeConfig) -> MusicVae:
+    """A new network with random weights."""
+    return MusicVae(
+        n_latent=N_LATENT,
+        width=config.width,
+        step_width=config.step_width,
+        n_hidden=config.n_hidden,
+        embedding_width=config.embedding_width,
+        head_width=config.head_width,
+    )
+
+
+def load_network(folder: Path) -> tuple[MusicVae, Mapping[str, Any]]:
+    """Return the trained network in eval mode and the content of checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    try:
+        config = VaeConfig(**saved.info["config"])
+    except (KeyError, TypeError, TrainingError) as error:
+        raise CheckpointError(
+            f"{folder}: invalid hyper-parameters in checkpoint.json ({error}); train again"
+        ) from error
+    network = autoencoder_from(to_dict(config), saved.weights, folder=folder)
+    _check_statistics(folder, saved.info.get("attributes"))
+    return network, saved.info
+
+
+def _check_statistics(folder: Path, statistics: object) -> None:
+    fits = isinstance(statistics, dict) and all(
+        isinstance(statistics.get(name), list) and len(statistics[name]) == len(ATTRIBUTES)
+        for name in ("mean", "deviation")
+    )
+    if not fits:
+        raise CheckpointError(f"{folder}: missing or invalid 'attributes' in checkpoint.json; train again")

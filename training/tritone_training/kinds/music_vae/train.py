@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,15 +12,16 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import TrainingError
-from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.bars.autoencoder import MusicVae, encode
+from tritone_training.bars.spans import SpanSet
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_vae import build
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict
-from tritone_training.kinds.music_vae.judge import encode, judge
+from tritone_training.kinds.music_vae.dataset import Prepared, prepare
+from tritone_training.kinds.music_vae.declaration import KIND_NAME
+from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.module import MONITOR, VaeModule
-from tritone_training.kinds.music_vae.network import MusicVae
-from tritone_training.kinds.music_vae.spans import SpanSet, cut_spans
+from tritone_training.kinds.music_vae.network import build_network
 from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
@@ -33,37 +33,6 @@ _N_TRIED_PER_STYLE: Final = 64  # whose attributes are moved to find how far a v
 _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """Data, shared between trials."""
-
-    scores: ScoreSet
-    train: SpanSet
-    valid: SpanSet
-
-
-def prepare(request: TrainRequest) -> Prepared:
-    """Read the scores and cut them into spans.
-
-    Raises:
-        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
-    """
-    return prepare_scores(load_scores(request.data, progress=request.progress), progress=request.progress)
-
-
-def prepare_scores(scores: ScoreSet, *, progress: bool) -> Prepared:
-    """Cut scores into spans.
-
-    Raises:
-        DataError: as `prepare`.
-    """
-    with progress_bar("cutting spans", shown=progress) as on_progress:
-        train = cut_spans(scores, "train", with_ends=True, on_progress=on_progress)
-    with progress_bar("cutting held-out spans", shown=progress) as on_progress:
-        valid = cut_spans(scores, "valid", on_progress=on_progress)
-    return Prepared(scores, train, valid)
-
-
 def configure(request: TrainRequest) -> VaeConfig:
     """The hyper-parameters that a request asks for.
 
@@ -71,9 +40,9 @@ def configure(request: TrainRequest) -> VaeConfig:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
     """
     if request.fold is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no folds: scores are split into train, valid and test by piece")
+        raise TrainingError(f"{KIND_NAME} has no folds: scores are split into train, valid and test by piece")
     if request.pretrained is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbone; leave --pretrained out")
+        raise TrainingError(f"{KIND_NAME} has no pretrained backbone; leave --pretrained out")
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
@@ -90,8 +59,8 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared) -> Mapping[str, Any]:
     """Train once and write the checkpoint; answers the summary."""
     fitting.seed_everything(request.seed)
-    network = build.build_network(config)
-    saved = saved_checkpoint(request, build.KIND_NAME)
+    network = build_network(config)
+    saved = saved_checkpoint(request, KIND_NAME)
     loaded = load_matching(saved, network, skipped={"attribute_vectors": "measured after training"})
     info: dict[str, Any] = {
         "command": request.command,
@@ -116,20 +85,22 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
         max_epochs=config.max_epochs,
         patience=config.patience,
         # The directions of the attributes are measured after training; until then they are 0 and have no effect.
-        snapshot=Snapshot(build.KIND_NAME, {**info, "attributes": _statistics(prepared.train)}, _averaged_weights),
+        snapshot=Snapshot(KIND_NAME, {**info, "attributes": _statistics(prepared.train)}, _averaged_weights),
     )
     network.load_state_dict(_averaged(fitted.best_weights))
     network.eval()
     statistics = _measure_attributes(network, prepared.train)
-    with progress_bar("judging held-out spans", shown=request.progress) as on_progress:
-        judgement = judge(network, watched, deviation=np.array(statistics["deviation"]), on_progress=on_progress)
-    info |= {"n_epochs": fitted.n_epochs, "attributes": statistics, "metrics": {"valid": judgement.metrics}}
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    with progress_bar("evaluating held-out spans", shown=request.progress) as on_progress:
+        evaluation = evaluate_network(
+            network, watched, deviation=np.array(statistics["deviation"]), on_progress=on_progress
+        )
+    info |= {"n_epochs": fitted.n_epochs, "attributes": statistics, "metrics": {"valid": evaluation.metrics}}
+    checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(request.out),
         "n_train": len(prepared.train),
         "n_epochs": fitted.n_epochs,
-        "metrics": {"valid": {name: judgement.metrics[name] for name in _HEADLINE}},
+        "metrics": {"valid": {name: evaluation.metrics[name] for name in _HEADLINE}},
         "data": info["data"],
         **warm_start_info(loaded),
     }

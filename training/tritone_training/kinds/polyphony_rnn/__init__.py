@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES
 from tritone_training.kind import Companion, ModelKind
-from tritone_training.kinds.polyphony_rnn.build import KIND_NAME, exportable
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, suggest
-from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER
+from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.evaluate import crossvalidate, evaluate
+from tritone_training.kinds.polyphony_rnn.export import exportable
 from tritone_training.kinds.polyphony_rnn.train import trainer
 
 _N_FRAMES = 24

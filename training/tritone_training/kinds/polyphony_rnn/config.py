@@ -21,14 +21,14 @@ class PolyphonyConfig:
         units: width of what each pitch sees.
         hidden: width of the recurrent layer at each pitch.
         reach: how many semitones to either side a pitch sees.
-        crop_frames: longer pieces are learnt in excerpts of at most this length (they are always judged whole).
+        crop_frames: longer pieces are learnt in excerpts of at most this length (they are always evaluated whole).
         warmup_frames: so many frames of an excerpt that begins within a piece are heard but not learnt.
         transpose_down: pieces are transposed at random, as far as the keyboard allows: down by so many semitones
         transpose_up: and up by so many.
         average_keeps: share of itself that the running average of the weights keeps at each step.
         max_epochs: fewer are run where `max_frames` says so.
         max_frames: frames that are learnt in all, so that large data sets take no longer; at least one epoch.
-        piece_frames: of a longer piece only the beginning is learnt (all of it is judged).
+        piece_frames: of a longer piece only the beginning is learnt (all of it is evaluated).
         valid_frames: of a larger validation portion only evenly chosen pieces with so many frames are looked at.
         patience: epochs without improvement on the validation part before training stops.
     """

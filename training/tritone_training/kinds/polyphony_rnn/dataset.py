@@ -19,7 +19,7 @@ from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
-from tritone_training.kinds.polyphony_rnn.hearing import Features, Hearing
+from tritone_training.kinds.polyphony_rnn.features import Features, Hearing
 
 _PIECES_AT_ONCE: Final = 64
 _POOL_BATCHES: Final = 16  # excerpts of so many batches are sorted by length, so that little is padding
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         notes: (B, T, 88) float, what is to be predicted.
         pitch: (B, T, C, 88) features before each frame.
         frame: (B, T, G).
-        counts: (B, T) 1 where a frame is learnt or judged, 0 in warm-up and padding.
+        counts: (B, T) 1 where a frame is learnt or evaluated, 0 in warm-up and padding.
     """
 
     notes: Tensor
@@ -72,7 +72,7 @@ def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
     """The grid that a data set is learnt on: eighths where its own is finer, else its own; 0 if unknown.
 
     Args:
-        trained: the grid of the checkpoint that is to be judged on it.
+        trained: the grid of the checkpoint that is to be evaluated on it.
 
     Raises:
         DataError: frames of the data set cannot be made into those of the checkpoint.

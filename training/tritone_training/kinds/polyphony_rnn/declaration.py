@@ -8,6 +8,8 @@ from tritone.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
+KIND_NAME: Final = "polyphony_rnn"
+
 # What the embedded catalogue and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
@@ -65,7 +67,7 @@ WRITTEN: Final = Tensor(
 _PARAMETERS: Final = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "lowest_pitch": str(LOWEST_PITCH)}
 
 DECLARATION: Final = Declaration(
-    name="polyphony_rnn",
+    name=KIND_NAME,
     summary="Follows a piece frame by frame: how surprising each frame is, and which notes to expect next.",
     inputs=(FRAMES,),
     outputs=(NLL, PROBABILITIES),

@@ -10,14 +10,20 @@ recurrent layer.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError
 from tritone_training.generation import choose_each, unrolled_or_scan
-from tritone_training.kinds.polyphony_rnn.hearing import (
+from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
+from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
+from tritone_training.kinds.polyphony_rnn.features import (
     FIRST_TRACE,
     N_FRAME_FEATURES,
     N_PITCH_FEATURES,
@@ -229,3 +235,42 @@ def _packed(state: State) -> tuple[Tensor, ...]:
 
 def _unpacked(state: tuple[Tensor, ...]) -> State:
     return State(Heard(*state[:-2]), state[-2], state[-1])
+
+
+def build_network(config: PolyphonyConfig) -> PolyphonyNetwork:
+    """A new network with random weights."""
+    return PolyphonyNetwork(units=config.units, hidden=config.hidden, reach=config.reach, dropout=config.dropout)
+
+
+def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
+    """The trained network in eval mode, and checkpoint.json.
+
+    Raises:
+        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+    """
+    saved = checkpoint.load(folder, kind=KIND_NAME)
+    info = saved.info
+    try:
+        network = build_network(PolyphonyConfig(**info["config"]))
+        _require_info(folder, info)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+    try:
+        network.load_state_dict(dict(saved.weights))
+    except RuntimeError as error:  # torch's word for names and shapes that differ
+        wrong = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{folder}: weights and checkpoint.json do not belong together ({wrong}); train again"
+        ) from error
+    return network.eval(), info
+
+
+def _require_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """What evaluation and export read, long after the network was built."""
+    found = info["frames_per_quarter"]
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise CheckpointError(
+            f"{folder}: checkpoint.json has frames_per_quarter {found!r}; expected a whole number, 0 if unknown; "
+            f"train again"
+        )
+    info["data"]["fingerprint"]

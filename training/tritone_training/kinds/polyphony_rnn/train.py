@@ -13,7 +13,6 @@ from tritone_training import checkpoint, fitting
 from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.polyphony_rnn import build
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
 from tritone_training.kinds.polyphony_rnn.dataset import (
     Excerpts,
@@ -27,8 +26,10 @@ from tritone_training.kinds.polyphony_rnn.dataset import (
     padded,
     pieces_of,
 )
-from tritone_training.kinds.polyphony_rnn.judge import judge
+from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
+from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
 from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
+from tritone_training.kinds.polyphony_rnn.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
@@ -92,7 +93,7 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
         TrainingError: a value is out of range, or something is asked for that this kind has not.
     """
     if request.pretrained is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
+        raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
     if request.fold is not None:
         raise TrainingError("scores have no folds: the data set's own portions are used; leave --fold out")
     overrides = dict(request.overrides)
@@ -108,8 +109,8 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         TrainingError: training diverged, or the seed or devices cannot be had.
     """
     fitting.seed_everything(request.seed)
-    network = build.build_network(config)
-    loaded = load_matching(saved_checkpoint(request, build.KIND_NAME), network, skipped={})
+    network = build_network(config)
+    loaded = load_matching(saved_checkpoint(request, KIND_NAME), network, skipped={})
     info: dict[str, Any] = {
         "command": request.command,
         "seed": request.seed,
@@ -131,20 +132,20 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         monitor=MONITOR,
         max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),
         patience=config.patience,
-        snapshot=Snapshot(build.KIND_NAME, info, _averaged_weights),
+        snapshot=Snapshot(KIND_NAME, info, _averaged_weights),
     )
     prefix = "averaged."
     best = {name.removeprefix(prefix): value for name, value in fitted.best_weights.items() if name.startswith(prefix)}
     network.load_state_dict(best)
-    with progress_bar("judging held-out pieces", shown=request.progress) as on_progress:
-        judgement = judge(network.eval(), prepared.pieces["valid"], on_progress=on_progress)
+    with progress_bar("evaluating held-out pieces", shown=request.progress) as on_progress:
+        evaluation = evaluate_network(network.eval(), prepared.pieces["valid"], on_progress=on_progress)
     info |= {
         "n_epochs": fitted.n_epochs,
         "metrics": {
-            "valid": {**judgement.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
+            "valid": {**evaluation.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
         },
     }
-    checkpoint.save(request.out, kind=build.KIND_NAME, info=info, weights=best)
+    checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=best)
     return {
         "checkpoint": str(request.out),
         "frames_per_quarter": prepared.frames_per_quarter or None,

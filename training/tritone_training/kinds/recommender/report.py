@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tritone_serving.recommender.ensemble import SEGMENTS
-from tritone_training.kinds.music_vae.report import picture
+from tritone_training.plots import saved_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}
 
 def _draw_members(path: Path, figures: Mapping[str, Any]) -> str:
     rows = _all(figures)
-    with picture(path, (10, 0.36 * len(rows) + 1), 1, 2) as axes:
+    with saved_figure(path, (10, 0.36 * len(rows) + 1), 1, 2) as axes:
         for axis, metric in zip(axes[0], ("ndcg@10", "recall@40"), strict=True):
             _bars(axis, {name: each[metric] for name, each in rows.items()}, metric)
         axes[0][1].set_yticklabels([])
@@ -72,7 +72,7 @@ def _draw_segments(path: Path, figures: Mapping[str, Any]) -> str:
         [[(row if name == "ensemble" else row["members"][name])["ndcg@10"] for row in rows] for name in names]
     )
     columns = [f"{row['items_heard']}\n(users: {row['n_users']})" for row in rows]
-    with picture(path, (2.2 + 1.2 * len(rows), 0.36 * len(names) + 1.6), 1, 1) as axes:
+    with saved_figure(path, (2.2 + 1.2 * len(rows), 0.36 * len(names) + 1.6), 1, 1) as axes:
         _draw_table(axes[0][0], values, names, columns)
         axes[0][0].set_title("ndcg@10 by items in the history", fontsize=10)
     return str(path)
@@ -82,7 +82,7 @@ def _draw_weights(path: Path, figures: Mapping[str, Any]) -> str:
     """What each member counts in each ensemble; 0 where the ensemble does without it."""
     ensembles = figures["ensembles"]
     names = list(reversed([name for name in _all(figures) if name != "ensemble"]))
-    with picture(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
+    with saved_figure(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
         for axis, (arm, described) in zip(axes[0], ensembles.items(), strict=True):
             tables = [described["weights"][segment] for segment in SEGMENTS]
             values = np.array([[table.get(name, 0.0) for table in tables] for name in names])
@@ -103,7 +103,7 @@ def _draw_table(axis: Axes, values: np.ndarray[Any, Any], rows: Sequence[str], c
 def _draw_beyond(path: Path, figures: Mapping[str, Any]) -> str:
     rows = _all(figures)
     shown = {metric: label for metric, label in _BEYOND.items() if metric in figures["ensemble"]}
-    with picture(path, (4.2 * len(shown) + 1, 0.36 * len(rows) + 1), 1, len(shown)) as axes:
+    with saved_figure(path, (4.2 * len(shown) + 1, 0.36 * len(rows) + 1), 1, len(shown)) as axes:
         for number, (metric, label) in enumerate(shown.items()):
             _bars(axes[0][number], {name: each[metric] for name, each in rows.items()}, label, "{:.2f}")
             if number:

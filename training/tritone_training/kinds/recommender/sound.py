@@ -114,7 +114,8 @@ def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progres
 
 
 def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
-    from tritone_training.kinds.genre_cnn.build import KIND_NAME, exportable
+    from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
+    from tritone_training.kinds.genre_cnn.export import exportable
 
     made = exportable(checkpoint, None)
     names = [tensor.name for tensor in made.declaration.outputs]

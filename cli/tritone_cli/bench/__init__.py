@@ -1,0 +1,1 @@
+"""`tritone bench`: loads, example requests, statistics of the server, throughput in process, and the report."""

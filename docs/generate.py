@@ -1,0 +1,312 @@
+"""Pages of the documentation that are generated from the code at build time (a MkDocs hook).
+
+Nothing of it is committed: `make docs` writes the pages into the built site.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("tritone", "tritone_serving", "tritone_training", "tritone_export", "tritone_cli")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    for path, make in PAGES.items():
+        files.append(File.generated(config, path, content=make()))
+    return files
+
+
+# --- Python API ----------------------------------------------------------------------------------------------
+
+
+def client_page() -> str:
+    """Return the page of the names in `tritone.__all__`, errors excepted."""
+    names = [name for name in importlib.import_module("tritone").__all__ if not _is_error("tritone", name)]
+    clients = [name for name in names if name.endswith("Client")]
+    wire = [name for name in names if re.search(r"(Request|Response|Transport)$", name)]
+    rest = [name for name in names if name not in clients + wire]
+    page = [
+        "# Python client",
+        "",
+        "Everything here is imported from `tritone`. Errors have [a page of their own](errors.md).",
+    ]
+    sections = {"Clients": clients, "Results and music": rest, "Transports": wire}
+    for title, members in sections.items():
+        page += ["", f"## {title}", ""] + [f"::: tritone.{name}" for name in members]
+    if importlib.util.find_spec("tritone.testing"):
+        page += ["", "## Testing without a server", "", "::: tritone.testing"]
+        page += ["    options: {show_root_heading: false, show_root_toc_entry: false}"]
+    return "\n".join(page) + "\n"
+
+
+def training_page() -> str:
+    """Return the page of the names in `tritone_training.__all__`."""
+    page = [
+        "# Python training API",
+        "",
+        "Train, load and evaluate models in one process. Needs the extra `train`; imported from `tritone_training`.",
+        "",
+    ]
+    page += [f"::: tritone_training.{name}" for name in importlib.import_module("tritone_training").__all__]
+    return "\n".join(page) + "\n"
+
+
+def _is_error(module: str, name: str) -> bool:
+    value = getattr(importlib.import_module(module), name)
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def errors_page() -> str:
+    """Return the page of exceptions: the whole tree, then the client's in full."""
+    root = importlib.import_module("tritone").TritoneError
+    for package in PACKAGES:
+        _import_exceptions(package)
+    page = [
+        "# Errors",
+        "",
+        "Every error that Tritone raises on purpose is a `TritoneError`. The client raises `ClientError` and its",
+        "subclasses. Most say what was wrong, what was expected and what to do; programs can rely on the types and",
+        "on the attributes, not on the text.",
+        "",
+        "```text",
+        *_tree(root),
+        "```",
+        "",
+        "## Errors of the client",
+        "",
+    ]
+    names = [name for name in importlib.import_module("tritone").__all__ if _is_error("tritone", name)]
+    page += [f"::: tritone.{name}" for name in sorted(names, key=_depth_first(root).index)]
+    return "\n".join(page) + "\n"
+
+
+def _import_exceptions(package: str) -> None:
+    found = importlib.import_module(package)
+    for info in pkgutil.walk_packages(found.__path__, f"{package}."):
+        if info.name.rpartition(".")[2] in ("_exceptions", "exceptions"):
+            importlib.import_module(info.name)
+
+
+def _children(error: type) -> list[type]:
+    return sorted(
+        (each for each in error.__subclasses__() if each.__module__.partition(".")[0] in PACKAGES),
+        key=lambda each: (PACKAGES.index(each.__module__.partition(".")[0]), each.__name__),
+    )
+
+
+def _depth_first(error: type) -> list[str]:
+    return [error.__name__] + [name for child in _children(error) for name in _depth_first(child)]
+
+
+def _tree(error: type, indent: str = "", branch: str = "") -> Iterator[str]:
+    summary = (inspect.getdoc(error) or "").partition("\n\n")[0].replace("\n", " ")
+    yield f"{branch + error.__name__:<38} {summary}"
+    children = _children(error)
+    for number, child in enumerate(children, 1):
+        last = number == len(children)
+        yield from _tree(child, indent + ("    " if last else "│   "), indent + ("└── " if last else "├── "))
+
+
+# --- command line --------------------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Return the page of every command, its arguments and options, from the Typer application."""
+    group: Any = typer.main.get_command(importlib.import_module("tritone_cli.main").build_app())
+    context = group.context_class(group, info_name="tritone")
+    panels: dict[str, list[str]] = {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        panels.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(name)
+    page = ["# Command line", "", _prose(group.help), ""]
+    page += ["Every command has `--help`. Commands with `--json` print one object for programs.", ""]
+    for panel, names in panels.items():
+        page += [f"## {panel}", ""]
+        for name in names:
+            page += _command(group.get_command(context, name), context)
+    return "\n".join(page) + "\n"
+
+
+def _command(command: Any, parent: Any) -> list[str]:
+    context = command.context_class(command, info_name=command.name, parent=parent)
+    page = [f"### tritone {command.name}", "", _prose(command.help), ""]
+    usage = " ".join(["tritone", command.name, *command.collect_usage_pieces(context)])
+    page += ["```text", usage, "```", ""]
+    arguments = [each for each in command.params if each.param_type_name == "argument" and not each.hidden]
+    options = [each for each in command.params if each.param_type_name == "option" and not getattr(each, "hidden", 0)]
+    for title, params in (("Argument", arguments), ("Option", options)):
+        if params:
+            page += [f"| {title} | Value | Description |", "|---|---|---|"]
+            page += [_parameter(each, context) for each in params] + [""]
+    return page
+
+
+def _parameter(param: Any, context: Any) -> str:
+    is_option = param.param_type_name == "option"
+    names = [*param.opts, *param.secondary_opts] if is_option else [param.name.upper()]
+    value = "" if getattr(param, "is_flag", False) else param.metavar or param.display_type(context)
+    default = param.get_default(context, call=False)
+    text = _cell(getattr(param, "help", None) or "")
+    if param.required:
+        text += " **Required.**"
+    elif default not in (None, False, True, (), [], "") and not callable(default):
+        text += f" Default: `{getattr(default, 'value', default)}`."
+    if getattr(param, "envvar", None):
+        text += f" Environment: `{param.envvar}`."
+    return f"| {', '.join(f'`{name}`' for name in names)} | {f'`{_cell(value)}`' if value else ''} | {text.strip()} |"
+
+
+def _prose(text: str | None) -> str:
+    return inspect.cleandoc((text or "").replace("\b\n", "").replace("\f", ""))
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+# --- models --------------------------------------------------------------------------------------------------
+
+
+def kinds() -> Iterable[Any]:
+    """Return every registered model kind."""
+    registry = importlib.import_module("tritone_training.registry")
+    return [registry.get_kind(name) for name in registry.kind_names()]
+
+
+def models_page() -> str:
+    """Return the page of every served model's tensors, from the declarations."""
+    page = [
+        "# Models on the wire",
+        "",
+        "The tensors of every served model, for callers without the SDK: names, types and shapes as in the",
+        "[open inference protocol](https://kserve.github.io/website/latest/modelserving/data_plane/v2_protocol/),",
+        "which Triton speaks over HTTP and gRPC. `batch` is the number of rows of a request. Optional inputs may be",
+        "left out. Values outside the limits are refused with `INVALID_ARGUMENT` (HTTP 400) by our backends.",
+        "",
+    ]
+    seen: set[str] = set()
+    for kind in kinds():
+        for declaration in (*kind.declarations, *kind.ensembles):
+            if declaration.name not in seen:
+                seen.add(declaration.name)
+                page += _model(declaration, kind.name)
+    return "\n".join(page) + "\n"
+
+
+def _model(declaration: Any, kind: str) -> list[str]:
+    page = [f"## {declaration.name}", "", declaration.summary, ""]
+    steps = getattr(declaration, "steps", None)
+    if steps is None:
+        serving = declaration.serving
+        facts = [f"Kind `{kind}`, backend `{declaration.backend}`"]
+        facts.append(f"at most {serving.batching.max_batch_size} rows a request")
+        if declaration.decoupled:
+            facts.append("one request, many responses (gRPC streaming)")
+        else:
+            facts.append(f"waits at most {serving.queue.default_timeout_microseconds / 1e6:g} s in the queue")
+        page += [", ".join(facts) + ".", ""]
+    else:
+        page += [f"Kind `{kind}`, an ensemble of " + ", ".join(f"`{step.model}`" for step in steps) + ".", ""]
+    batched = steps is None
+    for title, tensors in (("Input", declaration.inputs), ("Output", declaration.outputs)):
+        page += [f"| {title} | Type | Shape | Description |", "|---|---|---|---|"]
+        page += [_tensor(tensor, batched) for tensor in tensors] + [""]
+    parameters = getattr(declaration, "parameters", {})
+    if parameters:
+        page += ["Parameters: " + ", ".join(f"`{key}` = `{value}`" for key, value in parameters.items()) + ".", ""]
+    return page
+
+
+def _tensor(tensor: Any, batched: bool) -> str:
+    axes = [axis.name if axis.size is None else f"{axis.name} {axis.size}" for axis in tensor.axes]
+    shape = ", ".join((["batch"] if batched else []) + axes)
+    text = _cell(tensor.description)
+    text = text[:1].upper() + text[1:].rstrip(".") + "."
+    if limits := _limits(tensor.limits):
+        text += f" Limits: {limits}."
+    optional = " (optional)" if tensor.optional else ""
+    return f"| `{tensor.name}`{optional} | {tensor.dtype} | ({shape}) | {text} |"
+
+
+def _limits(limits: Any) -> str:
+    if limits is None:
+        return ""
+    parts = []
+    if limits.minimum is not None:
+        parts.append(f"{'>' if limits.exclusive_minimum else '≥'} {limits.minimum:g}")
+    if limits.maximum is not None:
+        parts.append(f"{'<' if limits.exclusive_maximum else '≤'} {limits.maximum:g}")
+    if limits.also:
+        parts.append("or " + ", ".join(f"{each:g}" for each in limits.also))
+    if limits.words:
+        parts.append("one of " + ", ".join(f"`{word}`" for word in limits.words))
+    if limits.n_values_key:
+        parts.append(f"an index below `{limits.n_values_key}`")
+    return ", ".join(parts)
+
+
+def configuration_page() -> str:
+    """Return the page of every kind's hyper-parameters, from its configuration class."""
+    page = [
+        "# Configuration fields",
+        "",
+        "Hyper-parameters by model kind. `tritone train KIND --preset NAME` chooses a preset, `--set FIELD=VALUE`",
+        "replaces one value; in Python, `train(kind, preset=..., settings={...})`.",
+        "",
+    ]
+    for kind in kinds():
+        module = importlib.import_module(f"tritone_training.kinds.{kind.name}.config")
+        page += [f"## {kind.name}", "", kind.summary, ""]
+        page += [f"Presets: {', '.join(f'`{name}`' for name in kind.presets)}.", ""]
+        page += ["| Field | Type | Default | Description |", "|---|---|---|---|"]
+        page += [*_fields(type(module.PRESETS["default"])), ""]
+    return "\n".join(page) + "\n"
+
+
+def _fields(config: Any) -> list[str]:
+    described = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(config) or "", re.M))
+    rows = []
+    for name, annotation in config.__annotations__.items():
+        default = getattr(config, name, None)
+        kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        rows.append(f"| `{name}` | `{_cell(kind)}` | `{default!r}` | {_cell(described.get(name, ''))} |")
+    return rows
+
+
+# --- documents of the repository -----------------------------------------------------------------------------
+
+
+def changelog_page() -> str:
+    """Return CHANGELOG.md as a page."""
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def contributing_page() -> str:
+    """Return CONTRIBUTING.md as a page, with its links to other pages made relative to the site."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/client.md": client_page,
+    "reference/training.md": training_page,
+    "reference/cli.md": cli_page,
+    "reference/models.md": models_page,
+    "reference/errors.md": errors_page,
+    "reference/configuration.md": configuration_page,
+    "changelog.md": changelog_page,
+    "contributing.md": contributing_page,
+}

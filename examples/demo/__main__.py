@@ -1,0 +1,251 @@
+"""`python -m examples.demo`: train, export, serve and call small models, and write a page with the results."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from examples.demo import classification, generation, recommendations
+from examples.demo.listeners import listeners, simulated_listening
+from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder
+from examples.demo.page import PAGE, PageContent, write_page
+from examples.demo.pieces import write_excerpts
+from examples.demo.reuse import RECOMMENDER
+from tritone import TritoneError
+from tritone_cli import console, options
+from tritone_cli.main import new_app, run
+
+if TYPE_CHECKING:
+    from examples.demo.classification import ClassifiedRecording, Medley
+    from examples.demo.generation import GeneratedPieces, Section, StreamTiming
+    from examples.demo.recommendations import ListenerRecommendations
+    from tritone import MusicClient
+    from tritone_serving import TritonServer
+
+_N_STEPS: Final = 6
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, recordings, generated music and the page.")] = Path(
+        "demo"
+    ),
+    repository: Annotated[Path, typer.Option(help="Model repository to fill and serve.")] = Path("model_repository"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running until Ctrl-C.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train again even if nothing has changed.")] = False,
+    seed: options.Seed = 0,
+    preset: Annotated[
+        str, typer.Option(help="Hyper-parameter preset: demo (minutes), default (hours) or tiny (for tests).")
+    ] = "demo",
+    as_json: options.Json = False,
+) -> None:
+    """Train small models on the embedded catalogue, export and serve them; then classify, compose and recommend.
+
+    Writes a page, demo/index.html, with all results. A repeated run reuses models whose inputs have not changed.
+    """
+    from tritone import MusicClient
+    from tritone_training.catalogue import load_catalogue
+    from tritone_training.data.scores import load_scores
+
+    started = time.monotonic()
+    progress = not as_json
+    with _step(1, "catalogue: real pieces from music21's corpus, in the public domain"):
+        catalogue = load_catalogue(progress=progress)
+        scores = load_scores(None, progress=progress)
+        collections = ", ".join(sorted({track.collection for track in catalogue.tracks}))
+        console.say(f"      {len(catalogue.tracks)} pieces of {collections}")
+    builder = ModelBuilder(
+        out=out,
+        repository=repository,
+        catalogue=catalogue,
+        seed=seed,
+        preset=preset,
+        retrain=retrain,
+        progress=progress,
+    )
+    with _step(
+        2, f"training and exporting {CLASSIFIER}, {', '.join(GENERATORS)} and {RECOMMENDER} (on simulated listening)"
+    ):
+        models = builder.build()
+        classifier = models[CLASSIFIER]
+    with _step(3, "starting Triton"):
+        server = _start(repository, keep=keep)
+    with server:
+        (out / PAGE).unlink(missing_ok=True)  # from an earlier run; its links may now lead to other files
+        with MusicClient(server.grpc_url) as music:
+            with _step(4, "classifying held-out recordings"):
+                recordings, medley = classification.classify_recordings(music, catalogue, classifier.info, out)
+            with _step(5, "generating pieces"):
+                excerpts = write_excerpts(scores, catalogue, out)
+                sections = [
+                    (section, [generation.generate(music, request, excerpts, out) for request in section.requests])
+                    for section in generation.sections(excerpts, styles=models[COMPOSER].info["styles"])
+                ]
+                timing = _time_stream(music, sections)
+            with _step(6, "recommending to simulated listeners and to cold-start users"):
+                recommended = [
+                    recommendations.recommend(music, each, catalogue, out)
+                    for each in listeners(simulated_listening(seed), catalogue, recordings)
+                ]
+        seconds = time.monotonic() - started
+        content = PageContent(
+            facts=_facts(recordings, models, timing, sections, seconds=seconds),
+            recordings=recordings,
+            medley=medley,
+            sections=sections,
+            recommended=recommended,
+            collections={collection.name: collection.title for collection in catalogue.collections},
+            models={kind: each.headline for kind, each in models.items()},
+            serve=f"tritone serve --repository {shlex.quote(str(repository))}",
+        )
+        page = write_page(out, content)
+        if as_json:
+            head = {
+                "seconds": seconds,
+                "server": server.grpc_url,
+                "repository": str(repository),
+                "page": str(page),
+                "catalogue_fingerprint": catalogue.fingerprint,
+            }
+            results = _as_json(
+                models=models,
+                recordings=recordings,
+                medley=medley,
+                sections=sections,
+                timing=timing,
+                recommended=recommended,
+            )
+            console.print_json({**head, **results})
+        else:
+            _print_summary(out, repository, recordings, page, seconds=seconds)
+        if keep:
+            _wait(server)
+    if not any(each.is_correct for each in recordings) and classifier.info["metrics"]["test"]["accuracy"] > 0.5:
+        raise TritoneError(
+            "the served model classified every recording wrongly, but the trained model did not; this is a bug, please "
+            "report it"
+        )
+
+
+@contextmanager
+def _step(number: int, what: str) -> Iterator[None]:
+    console.say(f"[{number}/{_N_STEPS}] {what}")
+    started = time.monotonic()
+    yield
+    console.say(f"      {time.monotonic() - started:.1f} s")
+
+
+def _start(repository: Path, *, keep: bool) -> TritonServer:
+    from tritone_serving import ServerOptions, TritonServer
+
+    server_options = ServerOptions(repository=repository)
+    if not keep:  # free ports, so that the demo does not collide with another server
+        server_options = replace(server_options, http_port=0, grpc_port=0, metrics_port=0)
+    return TritonServer.start(server_options)
+
+
+def _wait(server: TritonServer) -> None:
+    console.say(f"the server keeps running at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def _time_stream(music: MusicClient, sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]]) -> StreamTiming:
+    (request,) = (each.request for _, generated in sections for each in generated if each.request.is_streamed)
+    timing = generation.measure_stream(music, request)
+    console.say(
+        f"      streaming {timing.n_bars} bars: the first notes after {timing.first_notes_ms:.0f} ms, the last "
+        f"after {timing.whole_ms:.0f} ms, {'the same' if timing.same else 'NOT the same'} as without streaming"
+    )
+    if not timing.same:
+        raise TritoneError("a streamed piece differs from the piece without streaming; this is a bug, please report it")
+    return timing
+
+
+def _facts(
+    recordings: Sequence[ClassifiedRecording],
+    models: Mapping[str, DemoModel],
+    timing: StreamTiming,
+    sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]],
+    *,
+    seconds: float,
+) -> tuple[tuple[str, str], ...]:
+    test = models[CLASSIFIER].info["metrics"]["test"]
+    valid = models[RECOMMENDER].info["metrics"]["valid"]
+    popular = valid["members"]["popularity"]["ndcg@10"]
+    n_pieces = sum(len(each.pieces) for _, generated in sections for each in generated)
+    return (
+        (f"{test['accuracy']:.3f}", f"accuracy on {test['n']} recordings of held-out pieces"),
+        (f"{sum(each.is_correct for each in recordings)} of {len(recordings)}", "correct among the recordings below"),
+        (str(n_pieces), "pieces generated for this page"),
+        (f"{timing.first_notes_ms:.0f} ms", "from the request for a streamed piece to its first notes"),
+        (
+            f"{valid['cross_fitted']['ndcg@10']:.3f}",
+            f"NDCG@10 for simulated listeners (popularity alone: {popular:.3f})",
+        ),
+        (f"{seconds / 60:.1f} min", "for the whole demo, including any training"),
+    )
+
+
+def _as_json(
+    *,
+    models: Mapping[str, DemoModel],
+    recordings: Sequence[ClassifiedRecording],
+    medley: Medley,
+    sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]],
+    timing: StreamTiming,
+    recommended: Sequence[ListenerRecommendations],
+) -> dict[str, Any]:
+    return {
+        "models": {kind: each.to_dict() for kind, each in models.items()},
+        "recordings": [
+            {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in recordings
+        ],
+        "medley": {"path": str(medley.path), "picture": str(medley.picture), **medley.answer.to_dict()},
+        "music": [each.to_dict() for _, generated in sections for each in generated],
+        "stream": {
+            "n_bars": timing.n_bars,
+            "first_notes_ms": timing.first_notes_ms,
+            "whole_ms": timing.whole_ms,
+            "same_as_unstreamed": timing.same,
+        },
+        "recommended": [each.to_dict() for each in recommended],
+    }
+
+
+def _print_summary(
+    out: Path, repository: Path, recordings: Sequence[ClassifiedRecording], page: Path, *, seconds: float
+) -> None:
+    n_correct = sum(each.is_correct for each in recordings)
+    console.say(
+        f"\n{n_correct} of {len(recordings)} recordings classified correctly, {seconds:.0f} s in all. "
+        f"All results are on this page:\n"
+        f"  {page}\n"
+        f"Files:\n"
+        f"  recordings, music   {out / 'recordings'}, {out / 'music'}\n"
+        f"  recommended         {out / 'recommended'}\n"
+        f"  checkpoints         {out / 'checkpoints'}\n"
+        f"  repository          {repository}\n"
+        f"Next steps:\n"
+        f"  make serve                                         serve this repository\n"
+        f"  .venv/bin/tritone classify {recordings[0].path}\n"
+        f"  .venv/bin/tritone compose --bars 8 --out tune.wav  compose a piece\n"
+        f"  .venv/bin/tritone recommend --n 10 --explain       recommend tracks and explain why\n"
+        f"  .venv/bin/tritone train genre_cnn --data FOLDER    train on your labels (a folder per label)\n"
+        f"  .venv/bin/tritone train recommender --interactions LOG   train on your listening log"
+    )
+
+
+if __name__ == "__main__":
+    app = new_app()
+    app.command("demo")(demo)
+    run(app)

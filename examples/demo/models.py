@@ -1,0 +1,206 @@
+"""Train and export a model of each kind; models of an earlier run are reused if nothing has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from examples.demo.jobs import FinishedJob, Job, run_jobs
+from examples.demo.reuse import (
+    RECOMMENDER,
+    CheckpointInputs,
+    ExportedVersion,
+    newest_ensemble,
+    newest_version,
+    read_info,
+)
+from tritone_cli import console
+
+if TYPE_CHECKING:
+    from tritone_training.catalogue import Catalogue
+
+CLASSIFIER: Final = "genre_cnn"
+COMPOSER: Final = "music_transformer"
+GENERATORS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
+# The longest trainings first, so that they do not run alone at the end; `genre_cnn` before, since the recommender
+# needs it.
+KINDS: Final = (CLASSIFIER, *GENERATORS, RECOMMENDER)
+_TASTE: Final = "taste_vae"
+_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "music_gan": ("music_vae",),  # whose checkpoint is in the same folder
+    RECOMMENDER: (CLASSIFIER, _TASTE),  # embeds the recordings; is trained as a part of it
+}
+# The main metric of each kind on held-out data: its text, and its keys in the checkpoint's metrics.
+_HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "genre_cnn": ("accuracy", ("test", "accuracy")),
+    "music_transformer": ("nats per sixteenth", ("valid", "nll_per_frame")),
+    "polyphony_rnn": ("nats per eighth", ("valid", "nll_per_frame")),
+    "music_vae": ("of the notes reconstructed", ("valid", "reconstruction_accuracy")),
+    "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
+    RECOMMENDER: ("NDCG@10", ("valid", "cross_fitted", "ndcg@10")),
+}
+_EVALUATED_ON: Final[Mapping[str, str]] = {RECOMMENDER: "simulated listeners' held-out listens"}
+
+
+@dataclass
+class DemoModel:
+    """A checkpoint and its exported versions.
+
+    Attributes:
+        info: content of checkpoint.json.
+        train_s: None if the checkpoint is from an earlier run.
+        export_s: None if the versions are from an earlier run.
+    """
+
+    kind: str
+    checkpoint: Path
+    info: Mapping[str, Any] = field(default_factory=dict)
+    train_s: float | None = None
+    export_s: float | None = None
+    versions: tuple[ExportedVersion, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The main metric on held-out data, as text."""
+        words, where = _HEADLINES[self.kind]
+        value: Any = self.info.get("metrics", {})
+        for key in where:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        data = _EVALUATED_ON.get(self.kind, "held-out music")
+        return f"{data}: {value:.3f} {words}" if isinstance(value, float) else "no metrics"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model for `--json`."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "train_s": self.train_s,
+            "export_s": self.export_s,
+            "preset": self.info["preset"],
+            "seed": self.info["seed"],
+            "weights_sha256": self.info["weights_sha256"],
+            "metrics": self.info["metrics"],
+            "versions": [version.to_dict() for version in self.versions],
+        }
+
+
+class ModelBuilder:
+    """Trains and exports the models of one run."""
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        repository: Path,
+        catalogue: Catalogue,
+        seed: int,
+        preset: str,
+        retrain: bool,
+        progress: bool,
+    ) -> None:
+        self.checkpoints = out / "checkpoints"
+        self.repository = repository
+        self.catalogue = catalogue
+        self.seed = seed
+        self.preset = preset
+        self.retrain = retrain
+        self.progress = progress
+        self.classifier_digest = ""  # digest of the classifier's weights
+
+    def build(self) -> dict[str, DemoModel]:
+        """Train and export all kinds in parallel, as far as they do not depend on each other."""
+        models = {kind: DemoModel(kind, self.checkpoints / kind) for kind in KINDS}
+        jobs: list[Job] = []
+        for kind, trained in models.items():
+            info = self.find_checkpoint(kind)
+            if info is None:
+                needs = tuple(_training(need) for need in _NEEDS.get(kind, ()))
+                jobs.append(self._job(_training(kind), self._train_arguments(kind), needs))
+            else:
+                self._add_info(trained, info)
+        planned = {job.name for job in jobs}
+        for kind, trained in models.items():
+            if _training(kind) in planned or (versions := self._exported(trained)) is None:
+                jobs.append(self._job(_exporting(kind), self._export_arguments(kind), (_training(kind),)))
+            else:
+                trained.versions = versions
+                _print_exported(trained)
+        steps: dict[str, Callable[[FinishedJob], None]] = {}
+        for kind, trained in models.items():
+            steps[_training(kind)] = lambda done, trained=trained: self._on_trained(trained, done)  # type: ignore[misc]
+            steps[_exporting(kind)] = lambda done, trained=trained: self._on_exported(trained, done)  # type: ignore[misc]
+        run_jobs(jobs, shown=self.progress, on_done=lambda done: steps[done.job.name](done))
+        return models
+
+    def _on_trained(self, trained: DemoModel, done: FinishedJob) -> None:
+        trained.train_s = done.seconds
+        self._add_info(trained, self.mark_complete(trained.kind))
+
+    def _add_info(self, trained: DemoModel, info: Mapping[str, Any]) -> None:
+        trained.info = info
+        if trained.kind == CLASSIFIER:
+            self.classifier_digest = str(info["weights_sha256"])
+        _print_trained(trained)
+
+    def _on_exported(self, trained: DemoModel, done: FinishedJob) -> None:
+        trained.versions, trained.export_s = self._exported(trained) or (), done.seconds
+        _print_exported(trained)
+
+    def _job(self, name: str, arguments: Sequence[str], needs: tuple[str, ...]) -> Job:
+        return Job(name, tuple(arguments), self.checkpoints / "logs" / f"{name.replace(' ', '-')}.txt", needs)
+
+    def _train_arguments(self, kind: str) -> Sequence[str]:
+        out = str(self.checkpoints / kind)
+        made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--overwrite", "--out", out)
+        return (*made, "--genre-checkpoint", str(self.checkpoints / CLASSIFIER)) if kind == RECOMMENDER else made
+
+    def _export_arguments(self, kind: str) -> Sequence[str]:
+        return "export", kind, "--checkpoint", str(self.checkpoints / kind), "--repository", str(self.repository)
+
+    def _inputs(self, kind: str) -> CheckpointInputs:
+        weights = (self.classifier_digest,) if kind == RECOMMENDER else ()
+        return CheckpointInputs(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()), weights)
+
+    def find_checkpoint(self, kind: str) -> Mapping[str, Any] | None:
+        """Return the info of an earlier run's checkpoint if it can be reused, else None."""
+        return None if self.retrain else self._inputs(kind).find(self.checkpoints / kind)
+
+    def mark_complete(self, kind: str) -> Mapping[str, Any]:
+        """Mark a kind's checkpoint as complete and return its info."""
+        return self._inputs(kind).mark(self.checkpoints / kind)
+
+    def _exported(self, trained: DemoModel) -> tuple[ExportedVersion, ...] | None:
+        """Return the newest versions of a kind's models if all were exported from this checkpoint and are complete."""
+        from tritone_training.api import get_kind
+
+        kind = get_kind(trained.kind)
+        infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
+        found = [
+            newest_version(self.repository / declaration.name, infos.get(declaration.name, trained.info))
+            for declaration in kind.declarations
+        ]
+        found += [newest_ensemble(self.repository / ensemble.name, trained.info) for ensemble in kind.ensembles]
+        versions = tuple(version for version in found if version is not None)
+        return versions if len(versions) == len(found) else None
+
+
+def _training(kind: str) -> str:
+    return f"training {kind}"
+
+
+def _exporting(kind: str) -> str:
+    return f"exporting {kind}"
+
+
+def _print_trained(trained: DemoModel) -> None:
+    how = "was trained before" if trained.train_s is None else f"trained in {trained.train_s:.0f} s"
+    console.say(f"      {trained.kind}: {how}; {trained.headline}")
+
+
+def _print_exported(trained: DemoModel) -> None:
+    how = "was exported before" if trained.export_s is None else f"exported in {trained.export_s:.0f} s"
+    names = ", ".join(f"{version.model} version {version.version}" for version in trained.versions)
+    differences = [each.max_abs_difference for each in trained.versions if each.max_abs_difference is not None]
+    parity = f"; at most {max(differences):.1e} from PyTorch" if differences else ""
+    console.say(f"      {names}: {how}{parity}")

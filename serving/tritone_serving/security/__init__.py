@@ -1,0 +1,1 @@
+"""Access to servers and to stored user data. Standard library only: backends import it."""

@@ -1,0 +1,1 @@
+"""Launch and control of one Triton server."""

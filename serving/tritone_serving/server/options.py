@@ -1,0 +1,125 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from tritone_serving._exceptions import OptionsError
+from tritone_serving.security.access import check_access
+
+Profile = Literal["cpu", "gpu"]
+LOOPBACK: Final = "127.0.0.1"
+RESPONSE_CACHE_BYTES: Final = 64 << 20  # a size to switch the response cache on with; it is off by default
+LOG_BYTES: Final = 32 << 20
+MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with much less
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """What a server is started with; only the repository has no default.
+
+    Attributes:
+        repository: folder of models, as `tritone export` fills it.
+        profile: `gpu` serves each model's `configs/gpu.pbtxt`, where there is one.
+        models: names to load at start; None loads every model that has a version.
+        require_all: whether the start fails if any model does not load. Otherwise the others are served, and
+            `TritonServer.failed_models` holds the missing models with their reasons.
+        host: address to listen on. Anything but loopback lets others call the models, and shows the
+            admin token to whoever reads the traffic: put TLS in front.
+        http_port: 0 picks a free one; so for the other two.
+        admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
+        api_key: what inference, metadata, configurations and statistics ask for; None leaves them open.
+        service_key_file: file with the key that gives callers access to stored data of users. None uses the file in
+            TRITONE_SERVICE_KEY_FILE, or else this user's own key, which is created if necessary.
+        trust_callers: give every caller access to the stored data of every user; only for private networks.
+        tls_cert: PEM with the server's certificate: gRPC then speaks TLS.
+        tls_key: PEM with its key.
+        tls_client_ca: PEM with the authority that must have signed a caller's certificate (mutual TLS).
+        http_host: address for HTTP and metrics, where Triton has no TLS; None means loopback if gRPC has it, so that
+            no door stands open beside it, else `host`.
+        otlp_url: where traces go, as OTLP over HTTP (`http://localhost:4318/v1/traces`); None makes none.
+        log_path: the server's log; None puts it under the user's state folder.
+        log_max_bytes: size at which the log is renamed to `<name>.1` and a new file is started; 0 means no limit.
+        startup_timeout_s: time limit for the start, including loading all models; up to five times as long on a machine
+            whose CPUs are busy.
+        stop_timeout_s: how long requests in flight and models get to finish before they are killed.
+        response_cache_bytes: size of Triton's response cache, which serves only models whose declaration opts in;
+            0 switches it off.
+        auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).
+            Triton starts every model twice for that, which costs 1.5 s each; `tritone export` writes
+            whole configs, so it is off.
+        log_verbose: Triton's verbosity, 0 to 3 or so.
+        installation: root of a Triton to use instead of the one that is found (`/opt/tritonserver`
+            in NVIDIA's images, else the pip wheel's).
+
+    Raises:
+        OptionsError: a value that cannot work.
+    """
+
+    repository: Path
+    profile: Profile = "cpu"
+    models: tuple[str, ...] | None = None
+    require_all: bool = True
+    host: str = LOOPBACK
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    admin_token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    service_key_file: Path | None = None
+    trust_callers: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    http_host: str | None = None
+    otlp_url: str | None = None
+    log_path: Path | None = None
+    log_max_bytes: int = LOG_BYTES
+    startup_timeout_s: float = 60.0
+    stop_timeout_s: float = 7.0
+    response_cache_bytes: int = 0
+    auto_complete: bool = False
+    log_verbose: int = 0
+    installation: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in get_args(Profile):
+            raise OptionsError(f"profile is {self.profile!r}; expected one of: {', '.join(get_args(Profile))}")
+        for name in ("host", "http_host"):  # "" the server would take for all addresses, its gRPC part for none
+            if (value := getattr(self, name)) is not None and not value.strip():
+                raise OptionsError(f"{name} is {value!r}; expected an address, 127.0.0.1 or 0.0.0.0 for all")
+        if self.otlp_url is not None and not self.otlp_url.startswith(("http://", "https://")):
+            raise OptionsError(f"otlp_url is {self.otlp_url!r}; expected as in http://localhost:4318/v1/traces")
+        self._check_ports()
+        check_access(self)
+        if not self.stop_timeout_s > 0 or not self.startup_timeout_s > 0:
+            raise OptionsError(
+                f"startup_timeout_s is {self.startup_timeout_s} and stop_timeout_s {self.stop_timeout_s}; "
+                f"expected seconds above 0"
+            )
+        if self.log_max_bytes < 0:
+            raise OptionsError(f"log_max_bytes is {self.log_max_bytes}; expected 0 (no limit) or more")
+        if self.response_cache_bytes and self.response_cache_bytes < MIN_CACHE_BYTES:
+            raise OptionsError(
+                f"response_cache_bytes is {self.response_cache_bytes}; expected 0 (no cache) "
+                f"or at least {MIN_CACHE_BYTES}"
+            )
+
+    @property
+    def plain_host(self) -> str:
+        """The address for what Triton serves without TLS: HTTP and metrics."""
+        if self.http_host is not None:
+            return self.http_host
+        return self.host if self.tls_cert is None else LOOPBACK
+
+    def _check_ports(self) -> None:
+        ports = {name: getattr(self, name) for name in ("http_port", "grpc_port", "metrics_port")}
+        for name, port in ports.items():
+            if not 0 <= port <= 65_535:
+                raise OptionsError(f"{name} is {port}; expected 0 (pick a free one) to 65535")
+        chosen = [port for port in ports.values() if port]
+        if len(set(chosen)) < len(chosen):
+            said = ", ".join(f"{name} {port}" for name, port in ports.items())
+            raise OptionsError(f"each protocol needs a port of its own; got {said}")

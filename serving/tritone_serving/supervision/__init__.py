@@ -1,0 +1,1 @@
+"""Health checks and repair of a running server."""

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tritone.atomic import make_private_folder, replacing, write_atomically
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_atomically(path, "old")
+    with replacing(path, sync=True) as staged:
+        assert staged.suffix == ".csv"
+        staged.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, b"old")
+
+    def fail() -> None:
+        with replacing(path) as staged:
+            staged.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_the_given_mode_holds_whatever_the_old_file_had(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret"
+    path.touch(0o666)
+    with replacing(path, mode=mode) as staged:
+        assert mode_of(staged) == 0o600
+    assert mode_of(path) == mode
+
+
+def test_an_existing_file_can_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    for content in ("first", "second"):
+        write_atomically(path, content, keep_existing=True)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_of_the_maximum_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, "text")
+    assert path.read_text() == "text"
+
+
+def test_a_private_folder_is_closed_even_if_it_exists(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True, mode=0o755)
+    make_private_folder(folder)
+    assert mode_of(folder) == 0o700

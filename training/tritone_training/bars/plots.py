@@ -1,0 +1,67 @@
+"""Plots of two-bar spans: piano rolls and histograms.
+
+Shapes: S spans, N = 32 time steps, V = 4 lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone.music.grid import LOWEST_PITCH
+from tritone_training.musicality import histogram, interval_histogram, length_histogram, spans_to_frames
+from tritone_training.plots import saved_figure
+
+if TYPE_CHECKING:
+    pass
+
+
+def draw_pianorolls(path: Path, lanes: Sequence[npt.NDArray[Any]], *, rows: Sequence[str]) -> str:
+    """Draw one row of piano rolls for each set of spans (S, N, V) over the range of pitches in use; return the path."""
+    frames = [spans_to_frames(each) for each in lanes]
+    used = np.flatnonzero(np.concatenate(frames).any((0, 1)))
+    low, high = (int(used[0]), int(used[-1])) if used.size else (39, 51)
+    n_columns = max(map(len, frames))
+    with saved_figure(path, (2.2 * n_columns, 2.2 * len(frames)), len(frames), n_columns, dpi=100) as axes:
+        for row, name in enumerate(rows):
+            for column in range(n_columns):
+                axis = axes[row][column]
+                if column >= len(frames[row]):
+                    axis.axis("off")
+                    continue
+                roll = frames[row][column].T
+                axis.imshow(
+                    roll, cmap="Greys", vmin=0, vmax=2, origin="lower", aspect="auto", interpolation="nearest",
+                    extent=(0, roll.shape[1], LOWEST_PITCH - 0.5, LOWEST_PITCH + len(roll) - 0.5),
+                )  # fmt: skip
+                axis.set_ylim(low + LOWEST_PITCH - 2, high + LOWEST_PITCH + 2)
+                axis.set_xticks(range(0, roll.shape[1] + 1, 16))
+                axis.set_yticks([] if column else [low + LOWEST_PITCH, high + LOWEST_PITCH])
+                if not column:
+                    axis.set_ylabel(name)
+    return str(path)
+
+
+def draw_histograms(path: Path, sets: dict[str, npt.NDArray[Any]]) -> str:
+    """Draw histograms of pitches, note lengths and intervals of sets of spans side by side; return the path."""
+    with saved_figure(path, (13, 3.5), 1, 3, dpi=100) as axes:
+        for name, lanes in sets.items():
+            struck = lanes[lanes >= 2] + LOWEST_PITCH - 2
+            pitches = histogram(struck, lowest=LOWEST_PITCH, highest=LOWEST_PITCH + 87)
+            for axis, bins, shares in (
+                (axes[0][0], range(LOWEST_PITCH, LOWEST_PITCH + 88), pitches),
+                (axes[0][1], range(1, lanes.shape[1] + 1), length_histogram(lanes)),
+                (axes[0][2], range(-12, 13), interval_histogram(lanes)),
+            ):
+                axis.step(bins, shares, where="mid", label=name)
+        for axis, title in zip(
+            axes[0], ("MIDI pitch", "note length in sixteenths", "interval in semitones"), strict=True
+        ):
+            axis.set_xlabel(title)
+        axes[0][0].set_ylabel("share of notes")
+        axes[0][0].legend()
+    return str(path)

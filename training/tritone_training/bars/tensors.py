@@ -1,0 +1,58 @@
+"""Tensors that the two-bar models share, and example values of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.noise import uniform_noise
+from tritone_training.declaration import Axis, Tensor
+from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+
+STEP: Final = Axis("step", SPAN_FRAMES)
+LANE: Final = Axis("lane", N_LANES)
+
+# The same for every training, so that clients and other models can rely on it.
+N_LATENT: Final = 193  # the level, and 6 for each quarter of each lane
+
+LATENT: Final = Axis("latent", N_LATENT)
+LANES_TEXT: Final = (
+    "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"
+)
+
+# The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
+WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
+
+NOISE: Final = Tensor(
+    "noise", "FP32", (STEP, LANE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
+)
+
+TEMPERATURE: Final = Tensor(
+    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
+)
+
+TOP_K: Final = Tensor(
+    "top_k", "INT64", (), "choose among the likeliest k values of a lane; 90 keeps all", limits=TOP_K_LIMITS
+)
+
+TOP_P: Final = Tensor(
+    "top_p", "FP32", (), "choose among the likeliest that reach this probability, 0 < p <= 1", limits=TOP_P_LIMITS
+)
+
+SAMPLING: Final = (NOISE, TEMPERATURE, TOP_K, TOP_P)
+
+
+def sampling_example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Noise and settings for sampling spans, the first of them those of plain sampling."""
+    random = np.random.default_rng(seed)
+    temperature = np.concatenate([[1.0], random.uniform(0.5, 1.5, n_batch - 1)])
+    top_p = np.concatenate([[1.0], random.uniform(0.5, 1.0, n_batch - 1)])
+    return {
+        "noise": uniform_noise(seed, n_batch, SPAN_FRAMES, N_LANES),
+        "temperature": temperature.astype(np.float32),
+        "top_k": np.concatenate([[N_LANE_VALUES], random.integers(1, N_LANE_VALUES, n_batch - 1)]),
+        "top_p": top_p.astype(np.float32),
+    }

@@ -1,0 +1,158 @@
+"""Choosing notes by inverse transform sampling: all randomness is an input, so equal noise gives equal notes.
+
+Shapes: B batch, V choices.
+
+Loops in two forms: plain Python for training and tests, one ONNX node each when exported.
+
+torch's own loops compile their body when they run eagerly, which takes seconds; the plain ones compute the same.
+
+Shapes: B batch, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+NEVER: Final = -1e9  # a logit that is never chosen; finite, because 0 x inf is not a number
+LEAST_TEMPERATURE: Final = 1e-3  # below, logits overflow; choosing the likeliest is what `top_k = 1` is for
+MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near what is; all else is equally likely by far
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to choose, made ready outside the loop that chooses: an ONNX loop repeats whatever stands inside.
+
+    Attributes:
+        temperature: (B, 1).
+        reach: (B, V) for each rank, the likeliest first: it stays if those before it add up to less than this.
+    """
+
+    temperature: Tensor
+    reach: Tensor
+
+    @classmethod
+    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> Choice:
+        """Prepare.
+
+        Args:
+            temperature: (B,) above 0; below 1 the likely gets likelier.
+            top_k: (B,) int64, only so many of the likeliest stay (all from V on); at least 1.
+            top_p: (B,) only the likeliest that together reach this probability stay (Holtzman et al. 2020,
+                arXiv:1904.09751); 0 < p <= 1.
+            n_choices: V.
+        """
+        rank = torch.arange(n_choices, device=top_k.device)
+        stays = rank < top_k[:, None]
+        reach = torch.where(stays, top_p[:, None], -1.0)
+        # Something must stay, whatever is asked: nothing stands before the likeliest.
+        reach = torch.where(rank == 0, 1.0, reach)
+        return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
+
+
+def choose(logits: Tensor, noise: Tensor, choice: Choice) -> Tensor:
+    """Choose one of V for each row.
+
+    The running sum goes in the order of the vocabulary, not of the probabilities: two choices that are almost
+    equally likely would change places from host to host, and with them the answer.
+
+    Args:
+        logits: (B, V), NEVER for what is forbidden; something in each row must not be.
+        noise: (B, 1) uniform in 0 <= u < 1.
+        choice: how.
+
+    Returns:
+        (B,) int64.
+    """
+    scaled = logits / choice.temperature
+    ranked = torch.topk(scaled, logits.shape[1], dim=1).values  # (B, V), falling
+    shares = torch.softmax(ranked, dim=1)
+    before = torch.cumsum(shares, dim=1) - shares
+    least = torch.where(before < choice.reach, ranked, torch.inf).amin(1, keepdim=True)
+    kept = torch.softmax(torch.where(scaled >= least, scaled, -torch.inf), dim=1)
+    reached = torch.cumsum(kept, dim=1)
+    # The first whose running sum passes the noise. What is forbidden adds nothing, so it is never the first. The
+    # product stays below the whole sum, although rounding may carry it there: see `open_above`.
+    passed = reached > noise * reached[:, -1:]
+    return torch.argmax(passed.to(torch.uint8), dim=1)
+
+
+def open_above(noise: Tensor) -> Tensor:
+    """Noise (any shape) of which any product with a positive number is below that number, rounded or not."""
+    return noise.clamp_max(1 - 2.0**-23)
+
+
+def choose_each(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Switch each of V notes on or off, independently of the others.
+
+    Args:
+        logits: (B, V) of being on.
+        noise: (B, V) uniform in 0 <= u < 1.
+        temperature: (B,) above 0.
+        top_k: (B,) int64, at most so many of the likeliest may be on.
+        top_p: (B,) a note less likely than 1 - p is never on.
+
+    Returns:
+        (B, V) bool.
+    """
+    likely = torch.sigmoid(logits / temperature.clamp_min(LEAST_TEMPERATURE)[:, None])
+    n_kept = top_k.clamp(1, logits.shape[1])
+    ranked = torch.topk(logits, logits.shape[1], dim=1).values
+    least = torch.gather(ranked, 1, (n_kept - 1)[:, None])
+    kept = (logits >= least) & (likely >= 1 - top_p[:, None])
+    return (noise < likely) & kept
+
+
+State: TypeAlias = tuple[Tensor, ...]
+Step: TypeAlias = Callable[[State, State], tuple[State, State]]
+
+
+def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tuple[State, tuple[Tensor, ...]]:
+    """Carry a state through N steps; exported as a `Scan`.
+
+    Args:
+        step: (state, inputs of one step) -> (state, outputs of one step). States keep shape and type, and no
+            output may be the very tensor of a state or input (clone it): torch's scan forbids aliases.
+        state: tensors before the first step.
+        inputs: each (N, B, ...), sliced along its first axis.
+
+    Returns:
+        the state after the last step, and the outputs, each (N, B, ...).
+    """
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.scan import scan
+
+        exported: Any = scan(lambda carry, xs: step(tuple(carry), tuple(xs)), tuple(state), tuple(inputs), dim=0)
+        final, stacked = exported
+        return tuple(final), tuple(stacked)
+    outputs: list[State] = []
+    for n in range(inputs[0].shape[0]):
+        state, answer = step(state, tuple(each[n] for each in inputs))
+        outputs.append(answer)
+    return state, tuple(torch.stack(each) for each in zip(*outputs, strict=True))
+
+
+def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State], State], state: State) -> State:
+    """Carry a state through steps for as long as it says; exported as a `Loop`.
+
+    Args:
+        goes_on: state -> () bool, whether there is another step.
+        step: state -> state. States keep shape and type, and none may be the very tensor of the state before.
+        state: tensors before the first step.
+
+    Returns:
+        the state that goes on no more.
+    """
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.while_loop import while_loop
+
+        untyped: Any = while_loop
+        exported = untyped(lambda *each: goes_on(each), lambda *each: step(each), tuple(state))
+        return tuple(exported)
+    while bool(goes_on(state)):
+        state = step(state)
+    return state

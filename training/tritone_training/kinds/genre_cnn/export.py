@@ -1,0 +1,142 @@
+"""Networks of `genre_cnn`: new, from a checkpoint, or straight from a backbone without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
+from tritone_training import checkpoint
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kind import Exportable
+from tritone_training.kinds.genre_cnn.declaration import (
+    DECLARATION,
+    DECLARATION_WITH_TAGS,
+    EMOTION_FILE,
+    KIND_NAME,
+    LABEL_FILE,
+    TAG_FILE,
+)
+from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures
+from tritone_training.kinds.genre_cnn.network import (
+    load_network,
+    unit_length,
+)
+from tritone_training.pretrained.musicnn import N_PENULTIMATE
+from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
+
+# Tags that are genres: what an untrained export answers as `probabilities`.
+_GENRE_TAGS: Final = frozenset(
+    (
+        "rock", "pop", "alternative", "indie", "electronic", "dance", "jazz", "metal", "soul", "folk", "punk", "blues",
+        "hip-hop", "country", "funk", "rnb", "house", "ambient", "classical", "techno", "opera", "easy listening",
+        "new age", "indian",
+    )
+)  # fmt: skip
+
+
+def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+    """What `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
+
+    Raises:
+        CheckpointError: neither is given, or both and they disagree.
+    """
+    if folder is None:
+        if pretrained is None:
+            raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`) or give --pretrained")
+        return _untrained(get_pretrained(pretrained))
+    network, info = load_network(folder)
+    if pretrained not in (None, info["pretrained"]):
+        raise CheckpointError(
+            f"{folder}: was trained on {info['pretrained'] or 'no backbone'}, not on {pretrained}; "
+            f"leave --pretrained out when exporting a checkpoint"
+        )
+    backbone = get_pretrained(info["pretrained"]) if info["pretrained"] else None
+    card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
+    return _describe(
+        network,
+        labels=info["labels"],
+        emotions_trained=info["emotions_trained"],
+        backbone=backbone,
+        card=card,
+    )
+
+
+def _untrained(backbone: Pretrained) -> Exportable:
+    genres = [index for index, tag in enumerate(backbone.tags) if tag in _GENRE_TAGS]
+    network = UntrainedNetwork(MusicnnFeatures(load_musicnn(backbone)), genres).eval()
+    card = {
+        "kind": KIND_NAME,
+        "pretrained": backbone.name,
+        "trained": "not at all: probabilities are the backbone's own genre tags, scaled to sum to 1",
+        "versions": checkpoint.versions(),
+    }
+    return _describe(
+        network,
+        labels=[backbone.tags[index] for index in genres],
+        emotions_trained=False,
+        backbone=backbone,
+        card=card,
+    )
+
+
+def _describe(
+    network: nn.Module,
+    *,
+    labels: Sequence[str],
+    emotions_trained: bool,
+    backbone: Pretrained | None,
+    card: Mapping[str, Any],
+) -> Exportable:
+    label_files = {LABEL_FILE: tuple(labels), EMOTION_FILE: EMOTIONS}
+    whole = {**card, "emotions_trained": emotions_trained}
+    if backbone is not None:
+        label_files[TAG_FILE] = backbone.tags
+        whole["backbone"] = {
+            "name": backbone.name,
+            "package": backbone.requirement,
+            "licence": backbone.licence,
+            "trained_on": backbone.trained_on,
+            "caution": backbone.caution,
+        }
+    return Exportable(
+        network=network,
+        declaration=DECLARATION if backbone is None else DECLARATION_WITH_TAGS,
+        label_files=label_files,
+        metadata={
+            "labels": ",".join(labels),
+            "emotions_trained": str(emotions_trained).lower(),
+            "pretrained": backbone.name if backbone else "",
+        },
+        card=whole,
+    )
+
+
+class UntrainedNetwork(nn.Module):
+    """A backbone's own tags in the place of trained heads, so that a recording can be tagged at once.
+
+    The embedding is the layer before the tags, turned into 256 dimensions by a fixed isometry, which keeps
+    every angle between recordings.
+    """
+
+    def __init__(self, frontend: MusicnnFeatures, genres: Sequence[int]) -> None:
+        super().__init__()
+        self.frontend = frontend.requires_grad_(False)
+        random = torch.randn(EMBEDDING_SIZE, N_PENULTIMATE, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("isometry", torch.linalg.qr(random).Q.T.contiguous())  # (200, 256), orthonormal rows
+        self.register_buffer("genres", torch.tensor(list(genres)))
+        self.isometry: Tensor
+        self.genres: Tensor
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """(B, W) -> probabilities, emotions (all -1), embedding, tags."""
+        features = self.frontend(audio)[:, 0]
+        tags = features[:, self.frontend.tag_slice]
+        chosen = tags[:, self.genres]
+        embedding = unit_length(features[:, self.frontend.penultimate_slice] @ self.isometry)
+        emotions = torch.full_like(embedding[:, : len(EMOTIONS)], EMOTION_NOT_TRAINED)
+        return chosen / (chosen.sum(1, keepdim=True) + 1e-9), emotions, embedding, tags

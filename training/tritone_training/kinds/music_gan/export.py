@@ -1,0 +1,28 @@
+"""Networks of `music_gan`: new around a trained `music_vae`, or from a checkpoint; and what of them is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kind import Exportable
+from tritone_training.kinds.music_gan.declaration import DECLARATION, KIND_NAME
+from tritone_training.kinds.music_gan.network import load_network
+
+
+def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+    """What `tritone export` needs.
+
+    Raises:
+        CheckpointError: no checkpoint is given, or a backbone is.
+    """
+    if folder is None or pretrained is not None:
+        raise CheckpointError(f"{KIND_NAME} has no pretrained form: train first (`tritone train {KIND_NAME}`)")
+    network, info = load_network(folder)
+    return Exportable(
+        network=network.requires_grad_(False),
+        declaration=DECLARATION,
+        label_files={},
+        metadata={"n_latent": str(network.vae.n_latent)},
+        card={key: value for key, value in info.items() if key not in ("format", "weights")},
+    )

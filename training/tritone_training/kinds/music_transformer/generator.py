@@ -1,0 +1,355 @@
+"""Writing music inside the graph: one loop over frames, at most eight notes in each, all randomness an input.
+
+`ChunkWriter` writes the next frames of a piece and hands over what it remembers. `Writer` writes whole pieces, chunk
+by chunk. However a piece is cut, the same noise gives the same notes; sums are rounded elsewhere, so likelihoods may
+differ in their last digits.
+
+Shapes: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
+W window, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from tritone.music.grid import HELD as HELD_VALUE
+from tritone.music.grid import N_PITCHES
+from tritone.music.grid import STRUCK as STRUCK_VALUE
+from tritone_training.generation import Choice, choose, open_above, unrolled_or_loop, unrolled_or_scan
+from tritone_training.kinds.music_transformer.attention import UNSEEN, Past, step_bias
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
+from tritone_training.kinds.music_transformer.notes import (
+    BEGIN,
+    END,
+    HELD,
+    MAX_NOTES,
+    N_WORDS,
+    STRUCK,
+    FrameView,
+    multi_hot,
+    notes_of,
+)
+
+_CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
+_FREE: Final = -1  # instead of a given word: choose one
+Carried: TypeAlias = tuple[Tensor, ...]
+
+
+class ChunkWriter(nn.Module):
+    """Writes N frames more of a piece."""
+
+    def __init__(self, network: MusicTransformer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
+        self,
+        given: Tensor,
+        given_mode: Tensor,
+        meter: Tensor,
+        style: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        memory: Tensor,
+        copy_keys: Tensor,
+        written: Tensor,
+        n_before: Tensor,
+        past_prompt: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Write.
+
+        Args:
+            given: (B, N + A, P) uint8 grid values, those of the A frames behind these included; 0 behind the end.
+            given_mode: (B, N + A) uint8.
+            meter: (B, 2) int64, of the whole piece.
+            style: (B,) int64.
+            noise: (B, N, S) uniform in 0 <= u < 1.
+            temperature: (B,).
+            top_k: (B,) int64.
+            top_p: (B,).
+            memory: (B, L, 2, H, W, E) keys and values of the frames before; like all that follow 0 at the beginning.
+            copy_keys: (B, H, W, E).
+            written: (B, W, P) uint8 grid values of the frames before.
+            n_before: (B,) int64 frames of the piece before these.
+            past_prompt: (B,) int64, 0 as long as all frames so far were given whole.
+
+        Returns:
+            frames (B, N, P) uint8, nll (B, N), and the last five as they are behind these frames.
+        """
+        # An index, unlike a slice, tells the exporter that these are as many as `noise` says.
+        span = torch.arange(noise.shape[1] + LOOK_AHEAD, device=noise.device)
+        setting = Setting(
+            given=given[:, span],
+            mode=given_mode[:, span],
+            meter=meter,
+            style=style,
+            n_before=n_before,
+            past_prompt=past_prompt,
+        )
+        choice = Choice.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_WORDS)
+        return write(self.network, setting, noise, choice, (memory, copy_keys, written))
+
+
+class Writer(nn.Module):
+    """Writes whole pieces."""
+
+    def __init__(self, network: MusicTransformer) -> None:
+        super().__init__()
+        self.chunk = ChunkWriter(network)
+
+    def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
+        self,
+        given: Tensor,
+        given_mode: Tensor,
+        meter: Tensor,
+        style: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """As `ChunkWriter` from the beginning; answers frames (B, N, P) uint8 and nll (B, N)."""
+        n_frames = noise.shape[1]
+        n_chunks = (n_frames + _CHUNK - 1) // _CHUNK
+        span = torch.arange(n_chunks * _CHUNK, device=noise.device)
+        # Frames behind the end, which are cut off again, are free, as for the reader; without noise they are silent.
+        noise = nn.functional.pad(noise, (0, 0, 0, _CHUNK)).index_select(1, span)
+        given = nn.functional.pad(given, (0, 0, 0, _CHUNK + LOOK_AHEAD))
+        given_mode = nn.functional.pad(given_mode, (0, _CHUNK + LOOK_AHEAD))
+        shown = torch.arange(_CHUNK + LOOK_AHEAD, device=noise.device)
+
+        def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+            start, noise = inputs
+            here = start + shown
+            asked = (meter, style, noise, temperature, top_k, top_p)
+            frames, nll, *state = self.chunk(
+                given.index_select(1, here), given_mode.index_select(1, here), *asked, *state
+            )
+            return tuple(state), (frames, nll)
+
+        begin = beginning(self.chunk.network, given.shape[0])
+        starts = torch.arange(n_chunks, device=noise.device) * _CHUNK
+        chunks = noise.reshape(noise.shape[0], n_chunks, _CHUNK, MAX_NOTES).transpose(0, 1).contiguous()
+        _, (frames, nll) = unrolled_or_scan(step, begin, (starts, chunks))
+        frames = frames.transpose(0, 1).flatten(1, 2)
+        return frames[:, :n_frames], nll.transpose(0, 1).flatten(1, 2)[:, :n_frames]
+
+
+def beginning(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
+    """What is remembered before the first frame: zeros in the shapes of `STATE_NAMES`."""
+    layer, copies = network.decoder_layers[0], network.copies
+    window, copy_window = layer.bias.shape[1], copies.bias.shape[1]
+    return (
+        torch.zeros(n_batch, len(network.decoder_layers), 2, layer.n_heads, window, layer.head_width),
+        torch.zeros(n_batch, copies.n_heads, copy_window, copies.head_width),
+        torch.zeros(n_batch, copy_window, N_PITCHES, dtype=torch.uint8),
+        torch.zeros(n_batch, dtype=torch.int64),
+        torch.zeros(n_batch, dtype=torch.int64),
+    )
+
+
+def write(
+    network: MusicTransformer,
+    setting: Setting,
+    noise: Tensor,
+    choice: Choice,
+    state: Carried,
+) -> tuple[Tensor, ...]:
+    """Write N frames; shapes as in `ChunkWriter`, the state being its first three."""
+    memory, copy_keys, written = state
+    n_batch, n_frames = noise.shape[:2]
+    plan = network.plan(setting)
+    given, mode = setting.given[:, :n_frames], setting.mode[:, :n_frames]
+    index = setting.n_before[:, None] + torch.arange(n_frames, device=noise.device)  # (B, N)
+    past_notes = multi_hot(written)
+    past = [
+        *(
+            # Copies: torch's scan forbids that what it sees shares memory.
+            Past(memory[:, n, 0].clone(), memory[:, n, 1].clone(), _unseen(setting.n_before, memory.shape[4], n_frames))
+            for n in range(memory.shape[1])
+        ),
+        Past(copy_keys, past_notes[:, None], _unseen(setting.n_before, copy_keys.shape[2], n_frames + 1)),
+    ]
+    copies = network.copies
+    nothing = copies.nothing[:, None].expand(n_frames, -1, 1)
+    biases = (
+        *(step_bias(layer.bias, n_frames, nearest=0) for layer in network.decoder_layers),
+        torch.cat([step_bias(copies.bias, n_frames, nearest=1), nothing], dim=2),
+    )
+    inputs = (
+        plan.context,
+        plan.next_given,
+        network.given_notes(given),
+        (mode == GIVEN)[..., None],
+        *_forced(network, given, mode),
+        nn.functional.pad(open_above(noise), (0, 1)),
+        (index == 0).to(noise.dtype),
+    )
+
+    def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+        return _write_frame(network, choice, past, state, inputs)
+
+    begin = (
+        past_notes[:, -N_RECENT:].flip(1),
+        torch.zeros(n_batch, n_frames, 2 * N_PITCHES),
+        torch.zeros(n_batch, copies.n_heads, n_frames, copies.head_width),
+        *(
+            torch.zeros(n_batch, layer.n_heads, n_frames, layer.head_width)
+            for layer in network.decoder_layers
+            for _ in ("keys", "values")
+        ),
+    )
+    (_, _, *new), (notes, nll) = unrolled_or_scan(
+        step, begin, [*_by_step(inputs), *(bias.contiguous() for bias in biases)]
+    )
+    values = grid_values(notes.transpose(0, 1))  # (B, N, P)
+    before = torch.cat([written[:, -1:], values[:, :-1]], dim=1)
+    # Without onsets, what sounds on from the frame before counts as held on.
+    shown = values if network.onsets else torch.where((values > 0) & (before > 0), HELD_VALUE, values)
+    new_memory = torch.stack([torch.stack(new[i : i + 2], 1) for i in range(1, len(new), 2)], 1)
+    return (
+        torch.where((mode == GIVEN)[..., None], given, shown.to(torch.uint8)),
+        nll.transpose(0, 1),
+        _last(memory.shape[4], memory, new_memory, dim=4),
+        _last(copy_keys.shape[2], copy_keys, new[0], dim=2),
+        _last(written.shape[1], written, values, dim=1),
+        setting.n_before + n_frames,
+        plan.past_prompt.amax(1),  # it never falls
+    )
+
+
+def _last(n: int, past: Tensor, new: Tensor, *, dim: int) -> Tensor:
+    """The last n along an axis of both together; not as a view, whose strides no loop would carry."""
+    places = torch.arange(n, device=new.device) + new.shape[dim]
+    return torch.cat([past, new], dim).index_select(dim, places)
+
+
+def grid_values(notes: Tensor) -> Tensor:
+    """(..., 2P) notes -> (..., P) uint8 grid values."""
+    struck, held = notes[..., :N_PITCHES], notes[..., N_PITCHES:]
+    return (STRUCK_VALUE * struck + HELD_VALUE * held).to(torch.uint8)
+
+
+def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
+    """What to add to scores of the window before a chunk and of so many places more.
+
+    Args:
+        n_before: (B,) frames that there are.
+
+    Returns:
+        (B, 1, 1, W + n_more), UNSEEN for frames before the piece.
+    """
+    back = torch.arange(window, 0, -1, device=n_before.device)
+    unseen = torch.where(back > n_before[:, None], UNSEEN, 0.0)
+    return nn.functional.pad(unseen, (0, n_more))[:, None, None]
+
+
+def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
+    """What is not to be chosen.
+
+    Returns:
+        (B, N, S + 1) words of what is given, the highest first, _FREE where one is to be chosen, END behind the last
+        place; and (B, N, S + 1) which words' likelihood counts: not that of a highest note that is given, nor of an
+        END where notes are left over.
+    """
+    pitches = torch.arange(N_PITCHES, device=given.device)
+    ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
+    values = given.gather(2, ranked.clamp_min(0)).to(torch.int64)
+    is_held = (values == HELD_VALUE) & network.onsets
+    words = torch.where(ranked < 0, END, ranked + torch.where(is_held, HELD, STRUCK))
+    place = torch.arange(MAX_NOTES + 1, device=given.device)
+    top_given = (mode == TOP_GIVEN)[..., None] & (place == 0)
+    taken = (mode == GIVEN)[..., None] | top_given[..., :MAX_NOTES]
+    too_many = (mode == GIVEN) & ((given > 0).sum(-1) > MAX_NOTES)
+    counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
+    forced = nn.functional.pad(torch.where(taken, words, _FREE), (0, 1), value=END)
+    return forced, counted.to(torch.float32)
+
+
+def _write_frame(
+    network: MusicTransformer, choice: Choice, past: Sequence[Past], state: Carried, inputs: Carried
+) -> tuple[Carried, Carried]:
+    """One frame: remember, look, choose its notes; the loop's step."""
+    recent, written, copy_keys, *layers = state
+    context, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
+    before = recent[:, 0]
+    x = network.enter(before, is_first, context)
+    carried: list[Tensor] = []
+    for n, layer in enumerate(network.decoder_layers):
+        x, keys, values = layer.step(x, past[n], layers[2 * n], layers[2 * n + 1], biases[n])
+        carried += [keys, values]
+    x = network.norm(x)
+    copied, copy_keys = network.copies.step(x, past[-1], copy_keys, written, biases[-1])
+    view = network.view(x, before, torch.cat([recent, copied, next_given[:, None]], dim=1))
+    words, nats = _choose_notes(network, choice, view, forced, noise)
+
+    struck, held = given.chunk(2, dim=1)
+    goes_on = held * (before[:, :N_PITCHES] + before[:, N_PITCHES:])
+    notes = torch.where(is_given, torch.cat([struck + (held - goes_on), goes_on], dim=1), notes_of(words))
+    recent = torch.cat([notes[:, None], recent[:, : N_RECENT - 1]], dim=1)
+    written = torch.cat([written[:, 1:], notes[:, None]], dim=1)
+    return (recent, written, copy_keys, *carried), (notes, (nats * counted).sum(1))
+
+
+def _choose_notes(
+    network: MusicTransformer, choice: Choice, view: FrameView, forced: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The words of one frame.
+
+    Ends when every frame of the batch has: most have few notes.
+
+    Args:
+        forced: (B, S + 1) of each place the word given, or _FREE.
+        noise: (B, S + 1) to choose by.
+
+    Returns:
+        words (B, S + 1), the END included, and nats (B, S + 1) of each; 0 behind an END.
+    """
+    level = network.notes
+    places = torch.arange(MAX_NOTES + 1, device=noise.device)
+    # What is given as held on from silence is struck.
+    forced = torch.where(view.possible.gather(1, forced.clamp_min(0)), forced, forced - N_PITCHES)
+
+    def goes_on(state: Carried) -> Tensor:
+        return state[1].amax(0) > END  # at the last place END is forced
+
+    def place(state: Carried) -> Carried:
+        at, above, told, anchor, words, nats = state
+        scores = level.next_scores(view, above, told, anchor)
+        given = forced.index_select(1, at)
+        chosen = choose(scores, noise.index_select(1, at), choice)[:, None]
+        word = torch.where(given == _FREE, chosen, given)
+        surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, word)
+        here = places == at
+        above = word[:, 0]
+        return (
+            at + 1,
+            above.clone(),
+            told + level.written(above),
+            level.pitch_of_word.index_select(0, above),
+            torch.where(here, word, words),
+            torch.where(here, surprise, nats),
+        )
+
+    begin = (
+        torch.zeros(1, dtype=torch.int64, device=noise.device),
+        torch.full_like(view.top, BEGIN),
+        view.context,
+        view.top,
+        torch.zeros_like(forced),
+        torch.zeros_like(noise),
+    )
+    _, _, _, _, words, nats = unrolled_or_loop(goes_on, place, begin)
+    return words, nats
+
+
+def _by_step(tensors: Carried) -> list[Tensor]:
+    """(B, N, ...) each -> (N, B, ...), as the loop wants them."""
+    return [tensor.transpose(0, 1).contiguous() for tensor in tensors]

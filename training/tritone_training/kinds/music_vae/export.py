@@ -1,0 +1,35 @@
+"""Networks of `music_vae`: new, or from a checkpoint; and what of them is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tritone_training._exceptions import CheckpointError
+from tritone_training.kind import Exportable
+from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, KIND_NAME
+from tritone_training.kinds.music_vae.network import DecoderGraph, load_network
+from tritone_training.musicality import ATTRIBUTES
+
+
+def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+    """What `tritone export` needs: the encoder, and the decoder as its companion.
+
+    Raises:
+        CheckpointError: no checkpoint is given, or a backbone is.
+    """
+    if folder is None or pretrained is not None:
+        raise CheckpointError(f"{KIND_NAME} has no pretrained form: train first (`tritone train {KIND_NAME}`)")
+    network, info = load_network(folder)
+    card = {key: value for key, value in info.items() if key not in ("format", "weights")}
+    metadata = {"attributes": ",".join(ATTRIBUTES), "n_latent": str(network.n_latent)}
+    decoder = Exportable(
+        network=DecoderGraph(network).eval(), declaration=DECODER, label_files={}, metadata=metadata, card=card
+    )
+    return Exportable(
+        network=network,
+        declaration=DECLARATION,
+        label_files={},
+        metadata=metadata,
+        card=card,
+        companions=(decoder,),
+    )

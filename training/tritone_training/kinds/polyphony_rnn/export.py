@@ -1,0 +1,45 @@
+"""Networks of `polyphony_rnn`: new or from a checkpoint, and what is exported of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tritone_training._exceptions import CheckpointError
+from tritone_training.declaration import Declaration
+from tritone_training.kind import Exportable
+from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
+from tritone_training.kinds.polyphony_rnn.network import (
+    Sampler,
+    Scorer,
+    load_network,
+)
+
+
+def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+    """What `tritone export` needs: the scorer, and the sampler as its companion.
+
+    Raises:
+        CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.
+    """
+    if pretrained is not None:
+        raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
+    if folder is None:
+        raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`)")
+    network, info = load_network(folder)
+    frames_per_quarter = str(info["frames_per_quarter"])
+    card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
+    metadata = {"frames_per_quarter": frames_per_quarter}
+
+    def describe(declaration: Declaration, served: Scorer | Sampler) -> Exportable:
+        parameters = {**declaration.parameters, "frames_per_quarter": frames_per_quarter}
+        return Exportable(
+            # The loop's export would else try to carry what a backward pass needs.
+            network=served.eval().requires_grad_(False),
+            declaration=replace(declaration, parameters=parameters),
+            label_files={},
+            metadata=metadata,
+            card=card,
+        )
+
+    return replace(describe(DECLARATION, Scorer(network)), companions=(describe(SAMPLER, Sampler(network)),))

@@ -1,0 +1,248 @@
+"""How lengths and intervals are spread, and how much two spreads have in common.
+
+The overlap of two distributions and the comparison of distances within and between sets follow Yang & Lerch 2020
+("On the evaluation of generative models in music", Neural Computing and Applications 32).
+
+Shapes: S spans, N time steps, V lanes, K bins.
+
+How far apart two sets are in a space of features: the Fréchet distance of the Gaussians fitted to them.
+
+Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"; as a measure of generators:
+Heusel et al. 2017, arXiv:1706.08500. Squared, as published figures are. It falls with the number of samples, so
+compare only sets of one size, and with what two real sets of that size show (`frechet_floor`).
+
+Shapes: S samples, Z features.
+
+Is it new? Nearest neighbours among the music that was learnt from, and repeats within a set.
+
+Shapes: S spans, R reference spans, N time steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone.music.grid import N_PITCHES, STRUCK
+from tritone_training._exceptions import DataError
+from tritone_training.musicality.spans import note_table
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Shares = npt.NDArray[np.float64]
+
+LARGEST_INTERVAL: Final = 12  # semitones; larger leaps count into the outermost bins
+_N_GRID: Final = 1000
+_MOST_PAIRED: Final = 500  # spans compared pair by pair; the densities change little beyond
+
+
+def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
+    """Shares of whole numbers from lowest to highest, both included: (K,), sum 1; values beyond go into the end bins.
+
+    All zeros without values.
+    """
+    clipped = np.clip(np.asarray(values, np.int64), lowest, highest) - lowest
+    counts = np.bincount(clipped, minlength=highest - lowest + 1).astype(np.float64)
+    shares: Shares = counts / max(counts.sum(), 1.0)
+    return shares
+
+
+def length_histogram(spans: npt.NDArray[Any]) -> Shares:
+    """Note lengths of 1 .. N steps: grids (S, N, 88) or lanes (S, N, V) -> (N,)."""
+    return histogram(note_table(spans).length, lowest=1, highest=spans.shape[1])
+
+
+def interval_histogram(lanes: npt.NDArray[Any]) -> Shares:
+    """Semitones from each note to the next of its voice: (S, N, V) -> (25,), an octave or more down .. up."""
+    notes = note_table(lanes)
+    same = (np.diff(notes.span) == 0) & (np.diff(notes.voice) == 0)
+    return histogram(np.diff(notes.pitch)[same], lowest=-LARGEST_INTERVAL, highest=LARGEST_INTERVAL)
+
+
+def overlap_area(first: Shares, second: Shares) -> float:
+    """What two histograms share, 0 (disjoint) to 1 (equal): the sum over the bins of the smaller share.
+
+    Raises:
+        DataError: of different lengths.
+    """
+    if first.shape != second.shape:
+        raise DataError(f"histograms of {first.shape} and {second.shape} bins cannot be compared")
+    return float(np.minimum(first, second).sum())
+
+
+def relative_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, float]:
+    """Do two sets differ from one another more than one differs within itself?
+
+    The distances between all pairs within `theirs`, and between the sets, are smoothed with a Gaussian kernel.
+
+    Args:
+        ours, theirs: one number a span, two at least; of many, an evenly spaced choice is used.
+
+    Returns:
+        `overlap_area` of the two densities (1: indistinguishable) and `kl_divergence` in nats of the inter-set from
+        the intra-set density.
+    """
+    from scipy.stats import gaussian_kde
+
+    ours, theirs = (_thinned(np.asarray(values, np.float64)) for values in (ours, theirs))
+    if min(ours.size, theirs.size) < 2:
+        raise DataError(f"sets of {ours.size} and {theirs.size} spans; at least 2 of each are needed")
+    within = np.abs(theirs[:, None] - theirs)[np.triu_indices(theirs.size, 1)]
+    between = np.abs(ours[:, None] - theirs).ravel()
+    if min(np.ptp(within), np.ptp(between)) == 0:  # a kernel needs some spread
+        equal = float(np.ptp(within) == np.ptp(between) and within[0] == between[0])
+        return {"overlap_area": equal, "kl_divergence": 0.0 if equal else float("inf")}
+    densities = [gaussian_kde(distances) for distances in (within, between)]
+    reach = 3 * max(float(np.sqrt(density.covariance[0, 0])) for density in densities)
+    grid = np.linspace(-reach, max(within.max(), between.max()) + reach, _N_GRID)
+    p, q = (np.maximum(density(grid), 1e-12) for density in densities)
+    step = grid[1] - grid[0]
+    return {
+        "overlap_area": float(np.minimum(p, q).sum() * step),
+        "kl_divergence": max(float((q * np.log(q / p)).sum() * step), 0.0),
+    }
+
+
+def _thinned(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values[np.linspace(0, values.size - 1, min(values.size, _MOST_PAIRED)).astype(np.int64)]
+
+
+def frechet_distance(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """Squared Fréchet distance of two sets, (S, Z) and (S', Z).
+
+    Raises:
+        DataError: fewer than two samples, or other numbers of features.
+    """
+    for name, samples in (("first", first), ("second", second)):
+        if samples.ndim != 2 or len(samples) < 2 or samples.shape[1] != first.shape[1]:
+            raise DataError(
+                f"the {name} set has shape {samples.shape}; expected (2 or more samples, {first.shape[-1]} features)"
+            )
+    mean_gap = first.mean(0, dtype=np.float64) - second.mean(0, dtype=np.float64)
+    ours, theirs = (np.atleast_2d(np.cov(samples.astype(np.float64), rowvar=False)) for samples in (first, second))
+    # tr (AB)^1/2 = tr (A^1/2 B A^1/2)^1/2, whose inside is symmetric: no complex roots to throw away.
+    values, vectors = np.linalg.eigh(ours)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ theirs @ root), 0)).sum()
+    return max(float(mean_gap @ mean_gap + np.trace(ours) + np.trace(theirs) - 2 * shared), 0.0)
+
+
+def frechet_floor(
+    features: npt.NDArray[Any], groups: npt.NDArray[Any], *, n_repeats: int = 10, seed: int = 0
+) -> tuple[float, int]:
+    """The distance of one half of a real set from the other: what no generator can be expected to beat.
+
+    Groups (pieces) stay whole: neighbouring spans of one piece share their bars, and halves that share pieces would
+    look more alike than new music can.
+
+    Args:
+        features: (S, Z).
+        groups: (S,) which samples belong together.
+
+    Returns:
+        the mean over `n_repeats` random halvings, and the size of a half; both halves are cut to the smallest.
+    """
+    random = np.random.default_rng(seed)
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise DataError(f"{len(names)} piece(s); a floor needs at least 2 to divide")
+    halves = []
+    for _ in range(n_repeats):
+        order = random.permutation(len(features))
+        # Pieces in random order, one after the other to whichever half is smaller.
+        sides: tuple[list[Any], list[Any]] = ([], [])
+        sizes = [0, 0]
+        for name in random.permutation(names):
+            side = int(sizes[1] < sizes[0])
+            sides[side].append(name)
+            sizes[side] += int((groups == name).sum())
+        halves.append(tuple(order[np.isin(groups[order], side)] for side in sides))
+    n_each = min(len(half) for pair in halves for half in pair)
+    distances = [frechet_distance(features[a[:n_each]], features[b[:n_each]]) for a, b in halves]
+    return float(np.mean(distances)), n_each
+
+
+Distances = npt.NDArray[np.float64]
+
+# Transpositions of training: a copy in another key is a copy.
+TRANSPOSITIONS: Final = tuple(range(-6, 6))
+COPY_DISTANCE: Final = 0.1  # nine tenths of all notes the same
+_CHUNK: Final = 256
+
+
+def duplicate_rate(spans: npt.NDArray[Any]) -> float:
+    """Share of spans that equal an earlier one: (S, ...) -> 0..1."""
+    flat = spans.reshape(len(spans), -1)
+    return 1 - len(np.unique(flat, axis=0)) / len(flat) if len(flat) else 0.0
+
+
+def nearest_distances(
+    frames: npt.NDArray[Any], reference: npt.NDArray[Any], *, transpositions: tuple[int, ...] = TRANSPOSITIONS
+) -> Distances:
+    """How unlike each span is to its nearest reference span in any of the transpositions.
+
+    The distance is Jaccard's, over the struck notes (step, pitch): 1 less the notes in common over the notes in
+    either; 0 for the same notes, 1 for none in common. Two silent spans are the same.
+
+    Args:
+        frames: (S, N, 88).
+        reference: (R, N, 88), R at least 1.
+
+    Returns:
+        (S,)
+    """
+    ours, theirs = frames == STRUCK, reference == STRUCK
+    n_theirs = theirs.sum((1, 2)).astype(np.float64)
+    table = _sparse(theirs).T.tocsr()
+    nearest = np.ones(len(frames))
+    for start in range(0, len(frames), _CHUNK):
+        chunk = ours[start : start + _CHUNK]
+        n_ours = chunk.sum((1, 2)).astype(np.float64)
+        for semitones in transpositions:
+            common = np.asarray((_sparse(_transposed(chunk, semitones)) @ table).todense(), np.float64)
+            either = n_ours[:, None] + n_theirs - common
+            alike = np.where(either > 0, common / np.maximum(either, 1), 1.0)
+            nearest[start : start + _CHUNK] = np.minimum(nearest[start : start + _CHUNK], 1 - alike.max(1))
+    return nearest
+
+
+def memorisation(generated: Distances, held_out: Distances) -> dict[str, float]:
+    """Are generated spans nearer to the training set than unseen real music is?
+
+    Args:
+        generated, held_out: distances to the nearest training span, from `nearest_distances`.
+
+    Returns:
+        For each set the share of copies (distance at most 0.1) and the median distance; `nearer_share` is the
+        probability that a generated span is nearer than a held-out one, ties counted half: 0.5 is par.
+    """
+    ordered = np.sort(held_out)
+    below = np.searchsorted(ordered, generated, side="left")
+    below_or_equal = np.searchsorted(ordered, generated, side="right")
+    farther = len(ordered) - (below + below_or_equal) / 2
+    return {
+        "copy_rate": float((generated <= COPY_DISTANCE).mean()),
+        "held_out_copy_rate": float((held_out <= COPY_DISTANCE).mean()),
+        "median_distance": float(np.median(generated)),
+        "held_out_median_distance": float(np.median(held_out)),
+        "nearer_share": float((farther / len(ordered)).mean()),
+    }
+
+
+def _transposed(struck: npt.NDArray[np.bool_], semitones: int) -> npt.NDArray[np.bool_]:
+    """Notes that leave the keyboard are lost."""
+    moved = np.zeros_like(struck)
+    if semitones >= 0:
+        moved[..., semitones:] = struck[..., : N_PITCHES - semitones]
+    else:
+        moved[..., :semitones] = struck[..., -semitones:]
+    return moved
+
+
+def _sparse(struck: npt.NDArray[np.bool_]) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix(struck.reshape(len(struck), -1).astype(np.float32))

@@ -1,0 +1,201 @@
+"""Three attributes along which a span can be moved, each one number a span.
+
+* note density: notes struck in a quarter note (MusicVAE moves melodies along it: Roberts et al. 2018,
+  arXiv:1803.05428).
+* pitch range: semitones between the highest and the lowest note (Yang & Lerch 2020, "On the evaluation of generative
+  models in music", Neural Computing and Applications 32).
+* rhythmic complexity: how weak the beats are on which notes begin, from 0 (bar lines only) to 1 (only sixteenths
+  between the eighths): one minus the mean metrical weight of the onsets, with the weights of Toussaint 2002 ("A
+  mathematical analysis of African, Brazilian and Cuban clave rhythms") scaled to 0..1. Pati & Lerch 2020
+  (arXiv:2004.05485) order latent spaces by the same idea.
+
+Shapes: S spans, N time steps (sixteenths of 4/4).
+
+Which key a span is in: the Krumhansl-Schmuckler algorithm.
+
+The durations of the twelve pitch classes are correlated with the profiles that Krumhansl & Kessler (1982) measured
+with listeners; the best of the 24 keys wins (Krumhansl 1990, Cognitive Foundations of Musical Pitch, chapter 4).
+
+Shapes: S spans, N time steps.
+
+What is in a set of spans, in a handful of numbers.
+
+Definitions: MuseGAN (Dong et al. 2018, arXiv:1709.06298) for empty bars, used pitch classes; MusPy (Dong et al. 2020,
+arXiv:2008.01951) for polyphony, polyphony rate, scale consistency, pitch-class entropy; see `attributes` for the
+others.
+
+Shapes: S spans, N time steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
+from tritone_training._exceptions import DataError
+from tritone_training.musicality.spans import Integers, is_sounding, note_table
+
+ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")
+_STEPS_PER_QUARTER: Final = 4
+# Toussaint's weights of the sixteen pulses of a bar of 4/4, as Lerdahl & Jackendoff's levels give them.
+METRICAL_WEIGHTS: Final = (5, 1, 2, 1, 3, 1, 2, 1, 4, 1, 2, 1, 3, 1, 2, 1)
+
+
+def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Attributes of grids: (S, N, 88) -> (S, 3) in the order of `ATTRIBUTES`; 0 where there are no notes.
+
+    Args:
+        frames: sixteenths, beginning at a bar line; N a multiple of 16.
+
+    Raises:
+        DataError: another length.
+    """
+    n_steps, n_pitches = frames.shape[1:]
+    if n_steps % len(METRICAL_WEIGHTS):
+        raise DataError(f"spans of {n_steps} steps; attributes need whole bars of {len(METRICAL_WEIGHTS)} steps")
+    struck = frames == STRUCK
+    density = struck.sum((1, 2)) / (n_steps / _STEPS_PER_QUARTER)
+    used = struck.any(1)  # (S, 88)
+    columns = np.arange(n_pitches)
+    pitch_range = np.where(used, columns, -1).max(1) - np.where(used, columns, n_pitches).min(1)
+    onsets = struck.any(2)  # (S, N)
+    weights = np.tile((np.array(METRICAL_WEIGHTS) - 1) / 4, n_steps // len(METRICAL_WEIGHTS))
+    n_onsets = onsets.sum(1)
+    complexity = 1 - (onsets * weights).sum(1) / np.maximum(n_onsets, 1)
+    measured: npt.NDArray[np.float64] = np.stack([density, pitch_range, complexity], axis=1).astype(np.float64)
+    measured[n_onsets == 0] = 0.0
+    return measured
+
+
+N_KEYS: Final = 12
+N_MODES: Final = 2  # 0 major, 1 minor
+
+_MAJOR_PROFILE: Final = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+_MINOR_PROFILE: Final = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+PROFILES: Final = (_MAJOR_PROFILE, _MINOR_PROFILE)  # how well listeners find each degree to fit, 1 to 7
+# Pitch class of each column, C = 0.
+PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % 12
+
+
+def pitch_class_durations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """How many time steps each pitch class sounds, octaves counted apart: (S, N, 88) -> (S, 12)."""
+    steps = is_sounding(frames).sum(1).astype(np.float64)
+    return np.stack([steps[:, pitch_class == PITCH_CLASSES].sum(1) for pitch_class in range(12)], axis=1)
+
+
+def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
+    """Tonic and mode of each span; of equally good keys the first in the order C major .. B major, C minor ...
+
+    Args:
+        frames: (S, N, 88).
+
+    Returns:
+        tonic (S,) 0..11 from C, mode (S,) 0 major, 1 minor; both -1 where nothing sounds, or all classes equally long.
+    """
+    durations = pitch_class_durations(frames)
+    centred = durations - durations.mean(1, keepdims=True)
+    spread = np.linalg.norm(centred, axis=1)
+    best = (centred @ key_profiles().T).argmax(1)
+    known = spread > 0
+    return np.where(known, best % N_KEYS, -1), np.where(known, best // N_KEYS, -1)
+
+
+def key_profiles() -> npt.NDArray[np.float64]:
+    """The 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
+
+    They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
+    """
+    rows = [np.roll(profile, tonic) for profile in PROFILES for tonic in range(N_KEYS)]
+    profiles = np.array(rows) - np.mean(rows, axis=1, keepdims=True)
+    normalised: npt.NDArray[np.float64] = profiles / np.linalg.norm(profiles, axis=1, keepdims=True)
+    return normalised
+
+
+STEPS_PER_BAR: Final = 16  # sixteenths of 4/4
+_MAJOR_SCALE: Final = (0, 2, 4, 5, 7, 9, 11)
+_HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
+
+
+def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
+    """All measures of a set of grids of sixteenths in whole bars of 4/4, each averaged over the set.
+
+    Args:
+        frames: (S, N, 88), S at least 1, N a multiple of 16.
+
+    Raises:
+        DataError: another shape, or no spans.
+    """
+    if frames.ndim != 3 or not len(frames) or frames.shape[1] % STEPS_PER_BAR or frames.shape[2] != N_PITCHES:
+        raise DataError(f"spans have shape {frames.shape}; expected (1 or more, whole bars of 16, {N_PITCHES})")
+    attributes = measure_attributes(frames).mean(0)
+    return {
+        "empty_bar_rate": empty_bar_rate(frames),
+        "used_pitch_classes": used_pitch_classes(frames),
+        "scale_consistency": scale_consistency(frames),
+        "pitch_class_entropy": pitch_class_entropy(frames),
+        "polyphony": polyphony(frames),
+        "polyphony_rate": polyphony_rate(frames),
+        "note_length": note_length(frames),
+        **{name: float(value) for name, value in zip(ATTRIBUTES, attributes, strict=True)},
+    }
+
+
+def empty_bar_rate(frames: npt.NDArray[Any]) -> float:
+    """Share of bars in which nothing sounds."""
+    return float((~_bars(frames).any((1, 2))).mean())
+
+
+def used_pitch_classes(frames: npt.NDArray[Any]) -> float:
+    """Different pitch classes in a bar, averaged over the bars in which something sounds; 0 if none."""
+    bars = _bars(frames).any(1)  # (bars, 88)
+    used = np.stack([bars[:, pitch_class == PITCH_CLASSES].any(1) for pitch_class in range(12)], axis=1).sum(1)
+    return _mean(used[used > 0])
+
+
+def scale_consistency(frames: npt.NDArray[Any]) -> float:
+    """Largest share of notes that lie in one major or (harmonic) minor scale, averaged over spans with notes."""
+    notes = note_table(frames)
+    counts = np.zeros((len(frames), 12))
+    np.add.at(counts, (notes.span, PITCH_CLASSES[notes.pitch]), 1)
+    scales = np.zeros((24, 12))
+    for row, (scale, tonic) in enumerate((s, t) for s in (_MAJOR_SCALE, _HARMONIC_MINOR_SCALE) for t in range(12)):
+        scales[row, (np.array(scale) + tonic) % 12] = 1
+    total = counts.sum(1)
+    best = (counts @ scales.T).max(1)
+    return _mean(best[total > 0] / total[total > 0])
+
+
+def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:
+    """Entropy in bits of the durations of the twelve classes, averaged over spans in which something sounds."""
+    durations = pitch_class_durations(frames)
+    durations = durations[durations.sum(1) > 0]
+    shares = durations / durations.sum(1, keepdims=True)
+    return _mean(-(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1))
+
+
+def polyphony(frames: npt.NDArray[Any]) -> float:
+    """Notes that sound at once, averaged over the time steps in which any does; 0 if none."""
+    n_sounding = is_sounding(frames).sum(2)
+    return _mean(n_sounding[n_sounding > 0])
+
+
+def polyphony_rate(frames: npt.NDArray[Any], *, threshold: int = 2) -> float:
+    """Share of all time steps in which at least `threshold` notes sound."""
+    return float((is_sounding(frames).sum(2) >= threshold).mean())
+
+
+def note_length(frames: npt.NDArray[Any]) -> float:
+    """Mean length of a note in time steps; 0 without notes."""
+    return _mean(note_table(frames).length)
+
+
+def _bars(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(S, N, 88) -> (S * N / 16, 16, 88) bool."""
+    return is_sounding(frames).reshape(-1, STEPS_PER_BAR, frames.shape[2])
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(values.mean()) if values.size else 0.0
