@@ -62,5 +62,5 @@ def check_seed(seed: int) -> int:
     except TypeError as error:
         raise InvalidInputError(f"the seed is {seed!r}; {expected}", argument="seed") from error
     if not 0 <= number <= LARGEST_SEED:
-        raise InvalidInputError(f"the seed is {number}; {expected}")
+        raise InvalidInputError(f"the seed is {number}; {expected}", argument="seed")
     return number

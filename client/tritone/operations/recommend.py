@@ -95,7 +95,8 @@ class RecommendOptions:
                 inputs[name] = text(ids)
             if name == "friends" and (n_friends := len(set(ids))) > N_FRIENDS_MAX:
                 raise InvalidInputError(
-                    f"friends holds {n_friends:,} different ids; expected at most {N_FRIENDS_MAX:,}"
+                    f"invalid friends: expected at most {N_FRIENDS_MAX:,} different ids, got {n_friends:,}",
+                    argument="friends",
                 )
         weights = check_weights(self.weights, inputs["history"].size if "history" in inputs else 0)
         if weights is not None and weights.size:
