@@ -1,6 +1,6 @@
 """Attack a served repository in every way that once crashed, filled or delayed a server, and report the outcome.
 
-    python benchmarks/attack.py [ATTACK ...] [--server HTTP_URL,GRPC_URL | --repository DIR] [--report FILE] [--json]
+    python -m benchmarks.attack [ATTACK ...] [--server HTTP_URL,GRPC_URL | --repository DIR] [--report FILE] [--json]
 
 On loopback, in a few minutes. Without `--server`, it starts `tritone serve` with its supervisor on tiny models (or on
 `--repository`) and, where HAProxy is installed, two more of them behind the load balancer (`--behind server balancer`
@@ -27,15 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 from tests.deploy.balancing import HOSTS, ROOT, free_ports, haproxy_path, start_haproxy
 from tests.deploy.name_server import NameServer
 
-from benchmarks.attack_kinds import ATTACKS, Attack, Sent, Target
-from benchmarks.fuzzing import served
-from benchmarks.fuzzing.asks import valid_inputs
+from benchmarks.attack_requests import ATTACKS, Attack, Sent, Target
+from benchmarks.fuzzing import servers
+from benchmarks.fuzzing.requests import valid_inputs
 from benchmarks.replica import Replica
 from tritone import ClientError, InferRequest
 from tritone.endpoints import make_endpoint
@@ -268,7 +266,7 @@ def _worlds(options: argparse.Namespace, folder: Path) -> Iterator[World]:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"
         # Each replica has a state folder of its own, and all of them one recommender.
         os.environ["TRITONE_RECOMMENDER_KEY"] = f"{folder}/state/tritone/recommender-keys"
-    repository = options.repository or served.make_repository(folder, music=not options.no_music)
+    repository = options.repository or servers.make_repository(folder, music=not options.no_music)
     if "server" in options.behind:
         http, grpc, metrics = free_ports(3)
         replica = Replica(repository, folder / "alone", host=HOSTS[0], ports=(http, grpc, metrics))

@@ -1,4 +1,4 @@
-"""Clients of a service that is broken under them: each asks without pause and notes what it got."""
+"""Clients of a service under fault injection: each sends requests without pause and records the outcomes."""
 
 from __future__ import annotations
 

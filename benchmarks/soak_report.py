@@ -1,8 +1,8 @@
-"""What a soak found: bounds kept or not, a table for people, a picture.
+"""Report of a soak test: bounds, a table and a plot.
 
-Latencies of models that take 1 ms and 100 ms do not share a p99: that of the mix is of latencies in units of each
-model's own median at the start. A model by itself fails only where chance does not explain it, for a rare one has few
-requests beyond its p99.
+Models with latencies of 1 ms and 100 ms have no common p99, so the mix is evaluated in units of each model's median at
+the start. A single model fails only if the difference is not explained by chance, since a rare model has few requests
+above its p99.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mix import Sent
+from benchmarks.soak_mix import Sent
 
 MOST_GROWTH = 0.02
 MOST_SLOWDOWN = 1.2

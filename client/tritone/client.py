@@ -18,7 +18,7 @@ from tritone.flows import Flow, Pause, ready_flow
 from tritone.messages import InferResponse, Request, Response, StreamRequest, Transport
 from tritone.music.noise import check_seed, fresh_seed
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow

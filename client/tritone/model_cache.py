@@ -22,7 +22,7 @@ from tritone.exceptions import InvalidInputError, ServerError, VersionChangedErr
 from tritone.flows import Flow
 from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_VOICES, SPAN_FRAMES
 
 Shape = tuple[int | None, ...]  # without the batch axis; None where it differs between calls or versions
 
@@ -58,7 +58,7 @@ class Role:
 _FRAMES: Final[Shape] = (None, N_PITCHES)
 _PER_FRAME: Final[Shape] = (None,)
 _SCALAR: Final[Shape] = (1,)
-_LANES: Final[Shape] = (SPAN_FRAMES, N_LANES)
+_VOICES: Final[Shape] = (SPAN_FRAMES, N_VOICES)
 _SAMPLING: Final[Mapping[str, Shape]] = {"temperature": _SCALAR, "top_k": _SCALAR, "top_p": _SCALAR}
 _COMPOSER_INPUTS: Final[Mapping[str, Shape]] = {
     "given": _FRAMES,
@@ -83,11 +83,11 @@ SAMPLER: Final = Role(
 )
 COMPOSER: Final = Role("composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS)
 STREAMER: Final = Role("streams compositions", _COMPOSER_INPUTS, {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR})
-ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _LANES}, {"mean": _PER_FRAME})
+ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _VOICES}, {"mean": _PER_FRAME})
 DECODER: Final = Role(
     "decodes two bars of four voices",
-    {"latent": _PER_FRAME, "attributes": (3,), "noise": _LANES, **_SAMPLING},
-    {"lanes": _LANES},
+    {"latent": _PER_FRAME, "attributes": (3,), "noise": _VOICES, **_SAMPLING},
+    {"lanes": _VOICES},
 )
 GENERATOR: Final = Role(
     "generates two bars of four voices from noise",
@@ -97,10 +97,10 @@ GENERATOR: Final = Role(
         "key": _SCALAR,
         "mode": _SCALAR,
         "density": _SCALAR,
-        "noise": _LANES,
+        "noise": _VOICES,
         **_SAMPLING,
     },
-    {"lanes": _LANES},
+    {"lanes": _VOICES},
 )
 ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR)  # the first that fits
 

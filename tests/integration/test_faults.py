@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.benchmark_tools import run_tool
 
 from benchmarks.fault_clients import Call, seen, shortened
-from benchmarks.fault_kinds import FAULTS
+from benchmarks.fault_injection import FAULTS
 from benchmarks.fault_report import markdown, page
 
 ROW: dict[str, Any] = {
@@ -62,14 +61,8 @@ def test_what_was_not_tried_or_not_healed_is_said() -> None:
 @pytest.mark.triton
 @pytest.mark.timeout(280)
 def test_two_replicas_lose_no_call(tmp_path: Path) -> None:
-    script, wanted = (
-        Path(__file__).parents[2] / "benchmarks" / "faults.py",
-        ["stubs", "server", "server-stop", "replica", "bad-load"],
-    )
-    done = subprocess.run(
-        [sys.executable, script, *wanted, "--modes", "two", "--json", "--report", tmp_path / "faults.md"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    faults = ["stubs", "server", "server-stop", "replica", "bad-load"]
+    done = run_tool("faults", *faults, "--modes", "two", "--json", "--report", tmp_path / "faults.md")
     assert done.stdout, done.stderr
     for row in json.loads(done.stdout)["rows"]:
         assert row["lost"] == 0, row

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.recommender_calls import Client, metric, question, service_key, tensors
 from tests.support import recommender_artifacts as models
 
-from benchmarks import privacy_probes as probes
+from benchmarks import attack_privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
@@ -186,7 +186,7 @@ def test_a_server_with_a_response_cache_on_histories_does_not_load(repository: P
 
 
 def test_health_checks_are_answered_and_not_counted(served: TritonServer) -> None:
-    names = ("answers_total", "refused_total", "calls_total", "seconds_total", "member_calls_total")
+    names = ("answers_total", "refused_total", "calls_total", "seconds_total", "base_model_calls_total")
     client = Client(served)
     client.ask(user_id=VICTIM)
     before = {name: metric(served, name, model="recommender") for name in names}

@@ -33,7 +33,7 @@ from tritone import (
     Response,
     StreamRequest,
 )
-from tritone_serving.recommender import TRUSTED, AskTaste, QuestionError, Recommender, Search
+from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, RemoteScorer, SearchRequest
 from tritone_training.declaration import Axis, Declaration, Tensor, labels_parameter
 from tritone_training.kind import Exportable
 
@@ -140,7 +140,7 @@ class NetworkModel:
 class RecommenderModel:
     """A recommender. The caller holds its key, and may therefore use all stored data."""
 
-    def __init__(self, declaration: Declaration, recommender: Recommender, taste: AskTaste | None) -> None:
+    def __init__(self, declaration: Declaration, recommender: Recommender, taste: RemoteScorer | None) -> None:
         self.declaration = declaration
         self.parameters = declaration.parameters
         self._recommender = recommender
@@ -156,20 +156,20 @@ class RecommenderModel:
             RequestRejectedError: the request is invalid.
         """
         try:
-            rows = [self._row(each) for each in self._questions.read_questions(dict(request.inputs), TRUSTED)]
-        except QuestionError as error:
+            rows = [self._row(each) for each in self._questions.read_requests(dict(request.inputs), TRUSTED)]
+        except InvalidRequestError as error:
             kind = NothingKnownError if _NOTHING_KNOWN.match(str(error)) else RequestRejectedError
             raise kind(str(error), model=request.model, request_id=request.request_id) from error
         return {name: _decoded(self._tensors.make(name, rows)) for name in request.outputs}
 
     def _row(self, question: Any) -> Any:
-        if isinstance(question, self._questions.Likeness):
+        if isinstance(question, self._questions.SimilarRequest):
             found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
             return self._answers.row_of_similar(found)
-        if isinstance(question, Search):
+        if isinstance(question, SearchRequest):
             return self._answers.row_of_search(self._recommender.search(question))
         (answer,) = self._recommender.answer([question], taste=self._taste)
-        if isinstance(answer, QuestionError):
+        if isinstance(answer, InvalidRequestError):
             raise answer
         return self._answers.row_of(answer)
 

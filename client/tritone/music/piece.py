@@ -1,4 +1,4 @@
-"""Music that a model wrote or changed, with what it takes to write it again.
+"""A piece of music: its notes, where they come from, and files made of it.
 
 ```python
 piece = music.compose(bars=8, seed=7)
@@ -8,19 +8,29 @@ piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Final, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone.files import File, PathLike
+from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
+from tritone.music.plot import PICTURE_FORMATS, plot_piece
+from tritone.music.render import RENDER_RATE_HZ, render
+from tritone.music.scores import to_score
 from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
+
+MIDI_FORMATS: Final = ("mid", "midi")
+SOUND_FORMAT: Final = "wav"
+_EXPECTED: Final = "a score's name ends in .mid or .midi (notes) or .wav (sound), or in " + ", ".join(
+    f".{kind}" for kind in PICTURE_FORMATS
+)
 
 
 @json_result
@@ -57,8 +67,6 @@ class Piece(JsonResult):
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        from tritone.music.writing import to_score
-
         return to_score(self.grid)
 
     @property
@@ -86,9 +94,12 @@ class Piece(JsonResult):
             InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
             MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
         """
-        from tritone.music.saving import save
-
-        return save(self, target, format)
+        kind = format_of(target, format, (*MIDI_FORMATS, SOUND_FORMAT, *PICTURE_FORMATS), _EXPECTED)
+        if kind in PICTURE_FORMATS:
+            return plot_piece(self, target, kind)
+        if kind == SOUND_FORMAT:
+            return write_result(target, self.to_wav, "the sound")
+        return write_result(target, self.to_midi, "the score")
 
     @overload
     async def asave(self, target: PathLike, *, format: str | None = None) -> Path: ...
@@ -109,9 +120,7 @@ class Piece(JsonResult):
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        from tritone.music.saving import midi_bytes
-
-        return midi_bytes(self)
+        return bytes(self.score.dumps_midi())
 
     def to_wav(self) -> bytes:
         """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).
@@ -120,9 +129,11 @@ class Piece(JsonResult):
             InvalidScoreError: the piece has no notes, or lasts longer than an hour.
             MissingExtraError: symusic or the SoundFont is not installed.
         """
-        from tritone.music.saving import wav_bytes
+        import soundfile
 
-        return wav_bytes(self)
+        file = io.BytesIO()
+        soundfile.write(file, render(self.score), RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
+        return file.getvalue()
 
     @overload
     def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
@@ -142,8 +153,6 @@ class Piece(JsonResult):
             MissingExtraError: matplotlib is not installed.
             InvalidInputError: the picture cannot be written there.
         """
-        from tritone.music.plot import plot_piece
-
         return plot_piece(self, target, format)
 
     def to_dict(self) -> dict[str, Any]:

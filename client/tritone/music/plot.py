@@ -10,8 +10,8 @@ import numpy as np
 
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target, format_of, write_result
-from tritone.music.extras import INSTALL
 from tritone.music.grid import notes_of
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ _MAX_BAR_LABELS: Final = 24
 
 def plot_piece(piece: Piece, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Piece.plot`."""
-    return write_picture(lambda: _drawn(piece), target, kind)
+    return write_picture(lambda: draw_piece(piece), target, kind)
 
 
 def write_picture(draw: Callable[[], Figure], target: Target, kind: str | None) -> Any:
@@ -46,7 +46,12 @@ def write_picture(draw: Callable[[], Figure], target: Target, kind: str | None) 
     return write_result(target, content, "the picture")
 
 
-def _drawn(piece: Piece) -> Figure:
+def draw_piece(piece: Piece) -> Figure:
+    """Return the piano roll as a matplotlib figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.collections import PatchCollection

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.exceptions import InvalidScoreError, MissingExtraError
-from tritone.music.extras import INSTALL, require_symusic
+from tritone.music.scores import INSTALL, require_symusic
 
 # symusic 0.5.9 plays most programs of this SoundFont at wrong pitches: its piano is 2 to 5 times too high,
 # by another factor from key to key (https://github.com/Yikai-Liao/symusic/issues/55 is of the same kind).

@@ -17,7 +17,7 @@ from tritone.model_cache import COMPOSER, SAMPLER, SCORER, CachedModel, ModelCac
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone.music.noise import uniform_noise
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.options import SamplingParams, check_count, scalar
 from tritone.operations.plan import (
     GIVEN,

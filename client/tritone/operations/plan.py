@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike, describe, to_grid
+from tritone.music.scores import ScoreLike, describe, to_grid
 from tritone.operations.options import is_whole
 
 FREE: Final = 0  # the model writes this frame

@@ -14,7 +14,7 @@ from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import Array, InferRequest
 from tritone.model_cache import COMPOSER, SCORER, CachedModel, ModelCache, checked_output, infer
 from tritone.music.grid import N_PITCHES, Grid
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import composer_inputs
 from tritone.operations.options import SamplingParams
 from tritone.operations.plan import GIVEN, CompositionPlan, ScoreSource

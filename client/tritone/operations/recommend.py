@@ -310,11 +310,11 @@ def _text(response: InferResponse, name: str) -> str:
 
 
 def _reasons(text: str) -> tuple[Reason, ...]:
-    """Parse `[{"member": ..., "because": ..., "id": ..., "amount": ..., "title": ..., "artist": ...}, ...]`, or ""."""
+    """Parse a JSON list of reasons; an empty text holds none."""
     found = json.loads(text) if text else []
     return tuple(
         Reason(
-            str(each["member"]),
+            str(each["base_model"]),
             str(each["because"]),
             str(each["id"]),
             float(each["amount"]),
@@ -329,8 +329,8 @@ def _unknown(text: str) -> UnknownIds:
     """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    user, mood, recording = (bool(found.get(name, False)) for name in ("user", "mood", "recording"))
-    return UnknownIds(user=user, mood=mood, recording=recording, **lists)
+    user, mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
+    return UnknownIds(user=user, mood=mood, audio=audio, **lists)
 
 
 def text(values: list[bytes]) -> Array:

@@ -1,6 +1,6 @@
 """Sampling of new music from noise, by a GAN or a VAE.
 
-Shapes: n pieces, R rows of a request, W frames of a span (32), V lanes (4), G and Z latent dimensions.
+Shapes: n pieces, R rows of a request, W frames of a span (32), V voices (4), G and Z latent dimensions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tritone.exceptions import InvalidInputError
 from tritone.flows import Flow, check_model_name
 from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
-from tritone.music.lanes import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone.music.noise import LARGEST_SEED, uniform_noise
 from tritone.music.piece import Piece
-from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_lanes, pair_of
+from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
+from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_voices, pair_of
 from tritone.operations.options import SamplingParams, check_count, is_number, is_whole, scalar
 from tritone.retry import with_fresh_models
 
@@ -69,7 +69,7 @@ def sample_flow(
     names = pair_of(check_model_name(model))
     seeds = seeds_of(seed, n)
     # Every piece has its own noise, so that its seed alone reproduces it.
-    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_LANES) for each in seeds])
+    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_VOICES) for each in seeds])
 
     def start() -> Flow[tuple[Piece, ...]]:
         known = yield from cache.look_up(model, GENERATOR, ENCODER, DECODER)
@@ -79,11 +79,11 @@ def sample_flow(
             _check_known(conditions, frozenset(ATTRIBUTES), model)
             attributes = attribute_vector((name, conditions[name]) for name in ATTRIBUTES if name in conditions)
             latents = _normal(_latent_noise(seeds, known.size_of("latent")))
-            lanes, version = yield from decode(known, latents, attributes, noise, sampling)
+            voices, version = yield from decode(known, latents, attributes, noise, sampling)
         else:
             _check_known(conditions, _FOR_GENERATORS, model)
-            lanes, version = yield from _generate(known, conditions, seeds, noise, sampling)
-        return tuple(_piece(*each, sampling, model, version) for each in zip(lanes, seeds, strict=True))
+            voices, version = yield from _generate(known, conditions, seeds, noise, sampling)
+        return tuple(_piece(*each, sampling, model, version) for each in zip(voices, seeds, strict=True))
 
     return (yield from with_fresh_models(cache, names, start))
 
@@ -123,7 +123,7 @@ def _generate(
     key, mode = key_number(conditions.get("key")), _mode_number(conditions.get("mode"))
     density, truncation = _density(conditions.get("density")), _truncation(conditions.get("truncation"))
     latent_noise = _latent_noise(seeds, known.size_of("latent_noise"))
-    lanes = []
+    voices = []
     version = ""
     n_at_once = min(known.info.max_batch_size, N_ROWS_MAX)
     for start in range(0, len(seeds), n_at_once):
@@ -138,9 +138,9 @@ def _generate(
             "noise": noise[part],
             **sampling.inputs(n_rows),
         }
-        answer, version = yield from infer_lanes(known, inputs, n_rows)
-        lanes.append(answer)
-    return np.concatenate(lanes), version
+        answer, version = yield from infer_voices(known, inputs, n_rows)
+        voices.append(answer)
+    return np.concatenate(voices), version
 
 
 def _latent_noise(seeds: tuple[int, ...], size: int) -> FloatArray:
@@ -201,7 +201,7 @@ def _truncation(truncation: float | None) -> float:
     return float(truncation)
 
 
-def _piece(lanes: npt.NDArray[np.int64], seed: int, sampling: SamplingParams, model: str, version: str) -> Piece:
+def _piece(voices: npt.NDArray[np.int64], seed: int, sampling: SamplingParams, model: str, version: str) -> Piece:
     tempo_qpm = TEMPO_QPM if sampling.tempo_qpm is None else sampling.tempo_qpm
-    grid = Grid(lanes_to_grid(lanes), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
+    grid = Grid(voices_to_grid(voices), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
     return Piece(grid, seed=seed, model=model, model_version=version)

@@ -18,7 +18,7 @@ from tritone.messages import InferResponse, StreamRequest
 from tritone.model_cache import STREAMER, ModelCache, checked_output
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import Planner, composer_inputs, continuation_planner
 from tritone.operations.options import SamplingParams
 from tritone.operations.plan import GIVEN, CompositionPlan

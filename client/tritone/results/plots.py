@@ -9,9 +9,9 @@ import numpy as np
 from tritone.constants import WINDOW_S
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target
-from tritone.music.extras import INSTALL
 from tritone.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES
 from tritone.music.plot import write_picture
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

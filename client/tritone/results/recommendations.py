@@ -25,17 +25,17 @@ class Reason(JsonResult):
     """One contribution to the score of a track.
 
     Attributes:
-        member: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
+        base_model: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
         because: what it is based on: `history`, `friend`, `friends_listening` (the history of friends, for users
-            without their own), `tag`, `recording`, `mood`, `listeners` (what other people listen to), `popularity`,
-            `unheard` (nobody listens to it yet), `diversity` or `novelty`.
+            without their own), `tag`, `audio`, `mood`, `listeners` (what other people listen to), `popularity`,
+            `cold_item` (nobody listens to it yet), `diversity` or `novelty`.
         id: of the track in the history, the friend or the tag; empty for other causes.
         amount: its share of the score; the amounts of a track add up to its score.
         title: of the track that `id` names; None if `id` names no track or the model does not know its title.
         artist: as `title`.
     """
 
-    member: str
+    base_model: str
     because: str
     id: str
     amount: float
@@ -43,7 +43,7 @@ class Reason(JsonResult):
     artist: str | None = None
 
     json_properties: ClassVar[JsonProperties] = {
-        "member": STRING,
+        "base_model": STRING,
         "because": STRING,
         "id": STRING,
         "amount": NUMBER,
@@ -91,7 +91,7 @@ class UnknownIds(JsonResult):
     Attributes:
         user: whether the user is unknown.
         mood: whether a mood was given to a model that was trained without emotions.
-        recording: whether a recording was given that the model could not use: it was trained without recordings, or
+        audio: whether a recording was given that the model could not use: it was trained without recordings, or
             with another `genre_cnn` than the server has.
     """
 
@@ -101,7 +101,7 @@ class UnknownIds(JsonResult):
     friends: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     mood: bool = False
-    recording: bool = False
+    audio: bool = False
 
     json_properties: ClassVar[JsonProperties] = {
         "user": BOOLEAN,
@@ -110,7 +110,7 @@ class UnknownIds(JsonResult):
         "friends": array_of(STRING),
         "exclude": array_of(STRING),
         "mood": BOOLEAN,
-        "recording": BOOLEAN,
+        "audio": BOOLEAN,
     }
 
     def __bool__(self) -> bool:
@@ -123,7 +123,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
 
     Attributes:
         recommendations: the tracks; iterating over, indexing and `len` of this object refer to them.
-        source: the best information that was available: `user`, `history`, `friends`, `recording`, `mood` or
+        source: the best information that was available: `user`, `history`, `friends`, `audio`, `mood` or
             `popularity`. None for similar tracks.
         arm: the ensemble of an A/B test that was used; None without a test.
         unknown: the parts of the request that the model could not use.

@@ -6,19 +6,19 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
-from tritone_serving.recommender.wording import shown
+from tritone_serving.recommender.messages import shown
 
 MOST: Final = 1e6  # of a weight or a share: scores stay far within the range of float32
 _LONGEST_NAME: Final = 64
 _LARGEST_WARM_FROM: Final = 1_000_000
-KEYS: Final = frozenset({"warm_from", "weights", "unheard", "asked", "how"})
+KEYS: Final = frozenset({"warm_from", "weights", "cold_items", "minimum_weights", "how"})
 
 
-def check_ensembles(ensembles: Any, members: Collection[str] | None = None) -> None:
+def check_ensembles(ensembles: Any, base_models: Collection[str] | None = None) -> None:
     """Refuse what cannot be served.
 
     Args:
-        members: that there are; None to pass over names that are no member's, as answering does.
+        base models: that there are; None to pass over names that are no base model's, as answering does.
 
     Raises:
         ValueError: says of which arm, what it holds, and what was expected.
@@ -27,7 +27,7 @@ def check_ensembles(ensembles: Any, members: Collection[str] | None = None) -> N
         raise ValueError(f"ensembles is {shown(ensembles)}; expected an object of arms")
     for arm, described in ensembles.items():
         _check_name(arm)
-        _check_ensemble(f"arm {arm!r}", described, members)
+        _check_ensemble(f"arm {arm!r}", described, base_models)
 
 
 def check_shares(shares: Any, ensembles: Collection[str], *, above_0: bool = False) -> None:
@@ -69,7 +69,7 @@ def _check_name(arm: Any) -> None:
         )
 
 
-def _check_ensemble(what: str, described: Any, members: Collection[str] | None) -> None:
+def _check_ensemble(what: str, described: Any, base_models: Collection[str] | None) -> None:
     if not isinstance(described, dict) or not {"warm_from", "weights"} <= described.keys():
         raise ValueError(f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}")
     warm_from = described["warm_from"]
@@ -78,28 +78,28 @@ def _check_ensemble(what: str, described: Any, members: Collection[str] | None) 
             f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}; warm_from is {shown(warm_from)}, expected "
             f"0 to {_LARGEST_WARM_FROM}"
         )
-    for key in ("weights", "unheard", "asked"):
-        table = described.get(key, {} if key == "asked" else described["weights"])
-        if not isinstance(table, dict) or (key != "asked" and set(table) != set(SEGMENTS)):
+    for key in ("weights", "cold_items", "minimum_weights"):
+        table = described.get(key, {} if key == "minimum_weights" else described["weights"])
+        if not isinstance(table, dict) or (key != "minimum_weights" and set(table) != set(SEGMENTS)):
             raise ValueError(
                 f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}; {key} is {shown(table, 200)}"
             )
         if not set(table) <= set(SEGMENTS):
             raise ValueError(f"{what} has {key} for {shown(sorted(table), 200)}; expected {', '.join(SEGMENTS)}")
-        known = None if members is None else [*members, BIAS] if key == "unheard" else members
+        known = None if base_models is None else [*base_models, BIAS] if key == "cold_items" else base_models
         for segment, weights in table.items():
             _check_weights(what, (key, segment), weights, known)
 
 
-def _check_weights(what: str, where: tuple[str, str], weights: Any, members: Collection[str] | None) -> None:
+def _check_weights(what: str, where: tuple[str, str], weights: Any, base_models: Collection[str] | None) -> None:
     key, segment = where
     if not isinstance(weights, dict):
-        raise ValueError(f"{what} has the {key} {shown(weights)} for {segment}; expected an object of members")
-    strangers = [] if members is None else sorted(weights.keys() - set(members))
+        raise ValueError(f"{what} has the {key} {shown(weights)} for {segment}; expected an object of base models")
+    strangers = [] if base_models is None else sorted(weights.keys() - set(base_models))
     if strangers:
         raise ValueError(
-            f"{what} weighs {', '.join(map(_plain, strangers))}, and there are no such members; there are: "
-            f"{', '.join(members or ())}"
+            f"{what} weighs {', '.join(map(_plain, strangers))}, and there are no such base models; there are: "
+            f"{', '.join(base_models or ())}"
         )
     bad: Mapping[str, Any] = {name: weight for name, weight in weights.items() if not is_number(weight)}
     if bad:

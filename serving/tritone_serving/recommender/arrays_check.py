@@ -13,18 +13,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.question import EMBEDDING_SIZE, MOODS
+from tritone_serving.recommender.requests import EMBEDDING_SIZE, MOODS
 
 Array = npt.NDArray[Any]
 
-# name -> rows and columns of a sparse table; members of the kind `item_item` have one of (I, I) by their own name.
+# name -> rows and columns of a sparse table; base models of the kind `item_item` have one of (I, I) by their own name.
 _TABLES: Final = {
     "history": "UI",
     "friends": "UU",
     "listening": "UI",
     "listeners": "IU",
     "lists.*": "UI",
-    "*.own": "UI",
+    "*.own_tags": "UI",
     "*.by_item": "IG",
     "*.by_tag": "GI",
 }
@@ -35,7 +35,7 @@ _DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
     "titles.ends": ("I",),
     "artists.ends": ("I",),
     "*.shares": ("I",),
-    "*.held_back": ("I",),
+    "*.popularity_penalty": ("I",),
     "*.rarity": ("I",),
     "*.means": ("U",),
     "vectors": ("I", "any"),
@@ -66,7 +66,7 @@ def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
             _check_texts(name.removesuffix(".ends"), arrays)
         elif name.endswith(".starts"):
             table = name.removesuffix(".starts")
-            shape = _lookup(table, _TABLES) or ("II" if table in manifest["members"] else "")
+            shape = _lookup(table, _TABLES) or ("II" if table in manifest["base_models"] else "")
             _check_table(table, arrays, [sizes[letter] for letter in shape])
 
 

@@ -30,7 +30,7 @@ class Ranked:
         items: (k,).
         scores: (k,) what they were ranked by: relevance + novelty + diversity.
         novelty: (k,) what novelty gave.
-        diversity: (k,) what likeness to items above took away, 0 or less.
+        diversity: (k,) what similarity to items above took away, 0 or less.
     """
 
     items: Places
@@ -97,10 +97,10 @@ def rank(
 
 
 def _marginal(values: Floats, vectors: Floats, k: int, unit: float) -> tuple[Places, Floats]:
-    """Greedy: the best value less the likeness to the most alike item chosen before.
+    """Greedy: the best value less the similarity to the most alike item chosen before.
 
     Returns:
-        (k,) places, and (k,) what likeness took away from each.
+        (k,) places, and (k,) what similarity took away from each.
     """
     nearest = np.zeros(len(values), np.float32)
     open_ = values.astype(np.float32).copy()

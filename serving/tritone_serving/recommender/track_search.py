@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.question import check_k
+from tritone_serving.recommender._exceptions import InvalidRequestError
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.requests import check_k
 from tritone_serving.recommender.text_keys import key_of, same_text, words_of
-from tritone_serving.recommender.wording import shown
 
 FIELDS: Final = ("id", "title", "artist")
 MATCHES: Final = ("exact", "normalized", "prefix", "words", "near")
@@ -37,7 +37,7 @@ ItemIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchRequest:
     """A request for items by text.
 
     Attributes:
@@ -56,17 +56,17 @@ class Search:
         """Check the values.
 
         Raises:
-            QuestionError: a value is out of range.
+            InvalidRequestError: a value is out of range.
         """
         if self.field is not None and self.field not in FIELDS:
-            raise QuestionError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
+            raise InvalidRequestError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
         check_k(self.limit)
         if not 0 <= self.offset <= _LARGEST_OFFSET:
-            raise QuestionError(f"offset is {self.offset}; expected a whole number from 0 to {_LARGEST_OFFSET}")
+            raise InvalidRequestError(f"offset is {self.offset}; expected a whole number from 0 to {_LARGEST_OFFSET}")
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchHit:
     """One item that a search found.
 
     Attributes:
@@ -80,14 +80,14 @@ class Found:
 
 
 @dataclass(frozen=True)
-class SearchAnswer:
+class SearchResponse:
     """One page of what a search found.
 
     Attributes:
         total: how many items were found in all.
     """
 
-    found: tuple[Found, ...]
+    found: tuple[SearchHit, ...]
     total: int
 
 
@@ -108,34 +108,34 @@ class TrackSearch:
         """The fields that can be searched."""
         return tuple(self._columns)
 
-    def search(self, search: Search) -> SearchAnswer:
+    def search(self, search: SearchRequest) -> SearchResponse:
         """Return one page of the items that match, best match first.
 
         Equally good matches are ordered by field, then by popularity, which is the order of the items.
 
         Raises:
-            QuestionError: the query is blank, a value is out of range, or the artifact does not have the field.
+            InvalidRequestError: the query is blank, a value is out of range, or the artifact does not have the field.
         """
         search.check()
         words = words_of(search.query)
         if not words:
-            raise QuestionError("query is blank; expected a title, an artist or an id")
+            raise InvalidRequestError("query is blank; expected a title, an artist or an id")
         fields = self._fields_of(search)
         items, ranks = self._ranked(search.query, words, fields)
         if not len(items) and search.field is None and len(self._columns) == 1:
-            raise QuestionError(f"no item has this id, and {_NO_TITLES}")
+            raise InvalidRequestError(f"no item has this id, and {_NO_TITLES}")
         page = slice(search.offset, search.offset + search.limit)
         found = (
-            Found(self._ids[item], MATCHES[rank // len(FIELDS)], FIELDS[rank % len(FIELDS)])
+            SearchHit(self._ids[item], MATCHES[rank // len(FIELDS)], FIELDS[rank % len(FIELDS)])
             for item, rank in zip(items[page].tolist(), ranks[page].tolist(), strict=True)
         )
-        return SearchAnswer(tuple(found), len(items))
+        return SearchResponse(tuple(found), len(items))
 
-    def _fields_of(self, search: Search) -> list[str]:
+    def _fields_of(self, search: SearchRequest) -> list[str]:
         if search.field is None:
             return list(self._columns)
         if search.field not in self._columns:
-            raise QuestionError(f"the {search.field} of no item is known: {_NO_TITLES}")
+            raise InvalidRequestError(f"the {search.field} of no item is known: {_NO_TITLES}")
         return [search.field]
 
     def _ranked(self, query: str, words: list[str], fields: list[str]) -> tuple[ItemIndices, npt.NDArray[np.uint8]]:

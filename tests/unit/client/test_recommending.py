@@ -67,7 +67,7 @@ def test_the_answer_is_a_sequence(connect: Any) -> None:
     assert "ease" not in repr(tracks)
     plain = json.loads(json.dumps(tracks.to_dict()))
     assert plain["recommendations"][0]["reasons"][0] == {
-        "member": "ease",
+        "base_model": "ease",
         "because": "history",
         "id": "Jóga",
         "amount": 0.5,
@@ -82,7 +82,7 @@ def test_the_answer_is_a_sequence(connect: Any) -> None:
         "friends": [],
         "exclude": [],
         "mood": False,
-        "recording": False,
+        "audio": False,
     }
     again = pickle.loads(pickle.dumps(tracks))  # noqa: S301 - worker processes send results home like this
     assert type(again) is Recommendations
@@ -217,7 +217,7 @@ def test_a_recording_is_heard_as_embed_hears_it(
     audio = make_noise(seconds)
     ask = connect()
     tracks = ask("recommend", audio=audio)
-    assert tracks.source == "recording"
+    assert tracks.source == "audio"
     (request,) = model.asked()
     np.testing.assert_array_equal(request.inputs["embedding"], ask("embed", audio)[None])
     assert request.inputs["embedding"].shape == (1, 256)
@@ -420,7 +420,7 @@ def test_the_timeout_holds_for_recording_and_recommendation_together(
         {"unknown": texts(["{"])},
         {"unknown": texts(["[1]"])},
         {"reasons": texts(["no JSON"] * 10)},
-        {"reasons": texts(['[{"member": "ease"}]'] * 10)},
+        {"reasons": texts(['[{"base_model": "ease"}]'] * 10)},
         {"reasons": texts(["{}"] * 9)},
     ],
 )
@@ -447,10 +447,10 @@ def test_one_client_many_questions_at_once(model: FakeRecommender, as_async: Any
 
 
 def test_client_and_engine_agree() -> None:
-    engine = pytest.importorskip("tritone_serving.recommender.question")
+    engine = pytest.importorskip("tritone_serving.recommender.requests")
     assert engine.MOODS == constants.EMOTIONS
     assert engine.EMBEDDING_SIZE == constants.EMBEDDING_SIZE
     assert engine.MOST_ITEMS == constants.N_RECOMMENDED_MAX
     assert engine.MOST_HISTORY == constants.N_IDS_MAX
-    similar = pytest.importorskip("tritone_serving.recommender.similar")
+    similar = pytest.importorskip("tritone_serving.recommender.similarity")
     assert similar.WAYS == constants.WAYS_TO_BE_ALIKE

@@ -19,7 +19,7 @@ TRACKS = Recommendations(
     (Recommendation("t2", 1.5, "Hyperballad", "Björk", (REASON,)), Recommendation("t3", 1.0)),
     source="history",
     arm="a",
-    unknown=UnknownIds(history=("x",), recording=True),
+    unknown=UnknownIds(history=("x",), audio=True),
     model="recommender",
     model_version="3",
     request_id="r-1",

@@ -29,7 +29,7 @@ from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
 from tritone_export.ensembles import MOST_WINDOWS, pooling_configs
 from tritone_serving.canary import make_inputs
-from tritone_serving.recommender import Question, QuestionError, question
+from tritone_serving.recommender import InvalidRequestError, RecommendRequest, requests
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
 from tritone_training.registry import get_kind, kind_names
 
@@ -159,18 +159,18 @@ def test_what_the_sdk_sends_is_within_the_limits() -> None:
 
 def test_the_recommender_and_its_declaration_agree() -> None:
     tensors = MODELS["recommender"].tensors
-    assert tensors["k"].limits == Limits(minimum=1, maximum=question.MOST_ITEMS)
+    assert tensors["k"].limits == Limits(minimum=1, maximum=requests.MOST_ITEMS)
     embedding = tensors["embedding"].limits
     assert embedding is not None
-    assert embedding.maximum == question.LARGEST_EMBEDDING == constants.LARGEST_EMBEDDING
-    assert tensors["history"].axes[0].max_size == question.MOST_HISTORY == constants.N_IDS_MAX
-    assert tensors["history"].axes[0].max_total == question.MOST_IDS_IN_ALL
-    assert question.LONGEST_ID_BYTES == constants.N_ID_BYTES_MAX
-    assert question.MOST_EXPLAINED == constants.N_EXPLAINED_MAX
-    assert question.MOST_DIVERSE == constants.N_DIVERSE_MAX
-    assert question.MOST_FRIENDS == constants.N_FRIENDS_MAX
-    assert question.MOST_ITEMS == constants.N_RECOMMENDED_MAX
-    assert tensors["mood"].limits == Limits(words=("", *question.MOODS))
+    assert embedding.maximum == requests.LARGEST_EMBEDDING == constants.LARGEST_EMBEDDING
+    assert tensors["history"].axes[0].max_size == requests.MOST_HISTORY == constants.N_IDS_MAX
+    assert tensors["history"].axes[0].max_total == requests.MOST_IDS_IN_ALL
+    assert requests.LONGEST_ID_BYTES == constants.N_ID_BYTES_MAX
+    assert requests.MOST_EXPLAINED == constants.N_EXPLAINED_MAX
+    assert requests.MOST_DIVERSE == constants.N_DIVERSE_MAX
+    assert requests.MOST_FRIENDS == constants.N_FRIENDS_MAX
+    assert requests.MOST_ITEMS == constants.N_RECOMMENDED_MAX
+    assert tensors["mood"].limits == Limits(words=("", *requests.MOODS))
 
 
 # --- what we send ourselves ---------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_the_canarys_inputs_are_within_the_limits(backend: Any, name: str) -> No
             assert refusal(backend, model, reshaped(model, feed)) is None
         else:
             assert list(feed) == ["k"]
-            Question(k=int(feed["k"][0, 0])).check()
+            RecommendRequest(k=int(feed["k"][0, 0])).check()
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -337,8 +337,8 @@ def test_the_recommender_refuses_what_the_sdk_refuses(sdk: dict[str, Any], serve
     with pytest.raises(InvalidInputError) as client:
         RecommendOptions(**(fields | sdk)).inputs()
     assert client.value.argument in sdk
-    with pytest.raises(QuestionError):
-        Question(**served).check()
+    with pytest.raises(InvalidRequestError):
+        RecommendRequest(**served).check()
 
 
 def test_the_graph_that_pools_windows_has_limits_too() -> None:

@@ -158,7 +158,7 @@ def test_an_artifacts_arrays_lie_in_its_folder(tmp_path: Path, name: str) -> Non
         "format": artifact.FORMAT,
         "n_items": 1,
         "n_users": 1,
-        "members": {"popularity": {"kind": "popularity"}},
+        "base_models": {"popularity": {"kind": "popularity"}},
         "ensembles": {"a": {"warm_from": 1, "weights": weights}},
         "key_check": "0123abcd",
         "weighting": {"power": 0.25, "skip": 0.5},

@@ -12,20 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import Answer, Reason, Recommender, SearchAnswer, Similar, Unknown
+from tritone_serving.recommender import (
+    Reason,
+    Recommender,
+    RecommendResponse,
+    SearchResponse,
+    SimilarItem,
+    UnknownInputs,
+)
 
 Array = np.ndarray[Any, Any]
 
 # Values of `source` for answers other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"recording":false}'
-_KNOWN = Unknown()
+_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
+_KNOWN = UnknownInputs()
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One question's answer, as it goes out.
+    """One query's answer, as it goes out.
 
     Attributes:
         reasons: JSON by item, or empty for none.
@@ -43,7 +50,7 @@ class Row:
     total: int = 0
 
 
-def row_of(answer: Answer) -> Row:
+def row_of(answer: RecommendResponse) -> Row:
     """A recommendation's row."""
     return Row(
         answer.items,
@@ -55,13 +62,13 @@ def row_of(answer: Answer) -> Row:
     )
 
 
-def row_of_similar(found: Sequence[Similar]) -> Row:
+def row_of_similar(found: Sequence[SimilarItem]) -> Row:
     """The row of what is like an item."""
     scores = np.array([each.score for each in found], np.float32)
     return Row([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
 
 
-def row_of_search(answer: SearchAnswer) -> Row:
+def row_of_search(answer: SearchResponse) -> Row:
     """Return the row of a search; its scores are 0."""
     return Row(
         [each.item for each in answer.found],
@@ -114,8 +121,8 @@ def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[
     if texts is None:
         return lambda row: [b""] * len(row.items)
     encoded = [text.encode("utf-8") for text in texts]
-    place = recommender.resolver.item
-    return lambda row: [encoded[place(item)] for item in row.items]
+    index = recommender.resolver.item
+    return lambda row: [encoded[index(item)] for item in row.items]
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _reason(reason: Reason) -> dict[str, Any]:
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
-def _unknown(unknown: Unknown) -> bytes:
+def _unknown(unknown: UnknownInputs) -> bytes:
     return _NOTHING_UNKNOWN if unknown == _KNOWN else _json(vars(unknown))
 
 

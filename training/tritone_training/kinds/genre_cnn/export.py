@@ -1,4 +1,4 @@
-"""Networks of `genre_cnn`: new, from a checkpoint, or straight from a backbone without any training."""
+"""Export of `genre_cnn`: a trained checkpoint, or a pretrained backbone without any training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,
@@ -40,7 +40,7 @@ _GENRE_TAGS: Final = frozenset(
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
+    """Return what `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
 
     Raises:
         CheckpointError: neither is given, or both and they disagree.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import Log, columns_of, load_listening, load_log
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.build import load_info
-from tritone_training.kinds.recommender.judge import judge, people_of
-from tritone_training.kinds.recommender.scoring import open_recommender
+from tritone_training.kinds.recommender.evaluation import evaluate_ranking, evaluation_users
+from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.kinds.recommender.staging import check_together
 from tritone_training.progress import progress_bar
 
@@ -21,7 +21,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
     Raises:
         TrainingError: a fold is asked for.
-        DataError: nobody can be judged.
+        DataError: nobody can be evaluated.
         CheckpointError: the checkpoint cannot be used.
     """
     if request.fold is not None:
@@ -31,19 +31,19 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     key = request.listening.key if request.listening is not None else None
     recommender, taste = open_recommender(request.checkpoint, key)
     check_together(request.checkpoint, info, recommender.artifact.manifest)
-    people = people_of(recommender, log, held_out)
+    people = evaluation_users(recommender, log, held_out)
     with progress_bar("ranking", shown=request.progress) as on_progress:
-        figures = judge(recommender, taste, people, on_progress=on_progress)
-    figures = {
-        **figures,
+        metrics = evaluate_ranking(recommender, taste, people, on_progress=on_progress)
+    metrics = {
+        **metrics,
         "checkpoint": str(request.checkpoint),
         "data": log.source,
         "part": which,
         "cleaning": {"log": log.report, "held_out": held_out.report},
     }
     if request.report is not None:
-        figures["report"] = report.write(request.report, figures)
-    return figures
+        metrics["report"] = report.write(request.report, metrics)
+    return metrics
 
 
 def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
@@ -51,7 +51,7 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     if files is not None and files.test is not None:
         if files.interactions is None:
             raise TrainingError(
-                "--test FILE is judged beside the log that was learned from: give --interactions LOG, too"
+                "--test FILE is evaluated beside the log that was learned from: give --interactions LOG, too"
             )
         if request.split is not None:
             raise TrainingError("give --test or --split, not both")

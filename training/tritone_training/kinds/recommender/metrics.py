@@ -21,11 +21,14 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def top_items(scores: npt.NDArray[np.float32], heard: sparse.csr_matrix, k: int = CUTS[-1]) -> Ints:
-    """(B, k) the best unheard items of each row, -1 where there are fewer; `scores` (B, I) is not kept."""
+def top_items(scores: npt.NDArray[np.float32], consumed: sparse.csr_matrix, k: int = CUTS[-1]) -> Ints:
+    """Return the best k items of each row without those in `consumed`, (B, k); -1 where there are fewer.
+
+    The array `scores` (B, I) is overwritten.
+    """
     best = np.full((len(scores), k), -1, np.int64)
     for row in range(len(scores)):
-        scores[row, heard.indices[heard.indptr[row] : heard.indptr[row + 1]]] = -np.inf
+        scores[row, consumed.indices[consumed.indptr[row] : consumed.indptr[row + 1]]] = -np.inf
         found = top(scores[row], k)
         best[row, : len(found)] = found
     return best

@@ -1,4 +1,4 @@
-"""How much of what a user is told comes from the user's own tags: see `members.own` of the recommender.
+"""How much of what a user is told comes from the user's own tags: see `base_models.own` of the recommender.
 
 A tag says that its giver knows the item. Everybody else may learn from that; the giver's own scores must not, or a
 held-out listen that was tagged would be found by its own trace.
@@ -12,91 +12,97 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows
-from tritone_training.kinds.recommender.said import Said
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.side_info import SideInfo
 from tritone_training.kinds.recommender.tables import Ridge
-from tritone_training.kinds.recommender.world import World
 
 Floats = npt.NDArray[np.float64]
 _AT_ONCE = 256
 
 
-def ease_ratios(world: World, solved: Ridge, said: Said) -> Rows:
+def ease_ratios(dataset: InteractionDataset, solved: Ridge, side_info: SideInfo) -> Rows:
     """EASE: exactly, for each tagged item by itself.
 
     An item's weights are a regression on its listeners and words: without a user's tags only what is regressed
     changes, the inverse over all other items stays as it is.
     """
-    of_words = solved.spread[world.n_users :] if solved.spread is not None else solved.rows(said.rows)  # (W, I) R P
-    by_pair = _tags_of_pairs(world)
+    of_words = (
+        solved.spread[dataset.n_users :] if solved.spread is not None else solved.rows(side_info.rows)
+    )  # (W, I) R P
+    by_pair = _tags_of_pairs(dataset)
     ratios: list[Floats] = []
-    for start in range(0, world.n_users, _AT_ONCE):
-        rows = slice(start, min(start + _AT_ONCE, world.n_users))
-        weights = sparse.csr_matrix(world.weights[rows])
-        through, heard = solved.rows(weights), np.asarray(weights @ of_words.T, np.float64)  # (b, I), (b, W)
+    for start in range(0, dataset.n_users, _AT_ONCE):
+        rows = slice(start, min(start + _AT_ONCE, dataset.n_users))
+        weights = sparse.csr_matrix(dataset.weights[rows])
+        through, consumed = solved.rows(weights), np.asarray(weights @ of_words.T, np.float64)  # (b, I), (b, W)
         for local in range(weights.shape[0]):
             user = start + local
-            items = _row(world.tagged, user)
+            items = _row(dataset.tagged, user)
             if not len(items):
                 continue
             before = -through[local, items].astype(np.float64) / solved.diagonal[items]
             after = before.copy()
-            for place, item in enumerate(items.tolist()):
-                words, change = said.without(item, by_pair[user, item])
-                pull = heard[local, words] + before[place] * of_words[words, item]
-                after[place] += change @ pull
+            for index, item in enumerate(items.tolist()):
+                words, change = side_info.without(item, by_pair[user, item])
+                pull = consumed[local, words] + before[index] * of_words[words, item]
+                after[index] += change @ pull
             ratios.append(_ratio(after, before))
-    return _rows(world.tagged, ratios)
+    return _rows(dataset.tagged, ratios)
 
 
 def item_knn_ratios(
-    world: World, table: sparse.csr_matrix, tag_weight: float, listening: sparse.csr_matrix, shrink: float
+    dataset: InteractionDataset,
+    table: sparse.csr_matrix,
+    tag_weight: float,
+    listening: sparse.csr_matrix,
+    shrink: float,
 ) -> Rows:
     """Item-kNN: the user's own share of every overlap is subtracted."""
     lengths = np.sqrt(np.asarray(listening.multiply(listening).sum(0)).ravel())
     ratios: list[Floats] = []
-    for user in range(world.n_users):
-        items = _row(world.tagged, user)
+    for user in range(dataset.n_users):
+        items = _row(dataset.tagged, user)
         if not len(items):
             continue
-        heard, weights = _entries(world.weights, user)
-        strengths = table[heard][:, items].toarray().astype(np.float64)  # (h, t)
-        below = lengths[heard][:, None] * lengths[items] + shrink
+        consumed, weights = _entries(dataset.weights, user)
+        strengths = table[consumed][:, items].toarray().astype(np.float64)  # (h, t)
+        below = lengths[consumed][:, None] * lengths[items] + shrink
         own = tag_weight * ((weights * weights)[:, None] / below * (strengths != 0)).sum(0)
         before = weights @ strengths
         ratios.append(_ratio(before - own, before))
-    return _rows(world.tagged, ratios)
+    return _rows(dataset.tagged, ratios)
 
 
-def tag_ratios(world: World, idf: npt.NDArray[np.float32]) -> Rows:
+def tag_ratios(dataset: InteractionDataset, idf: npt.NDArray[np.float32]) -> Rows:
     """Likeness by tags: an item's tags without those that the user gave it."""
-    squares = np.asarray(world.tags.multiply(world.tags) @ (idf * idf)).ravel().astype(np.float64)
-    by_pair = _tags_of_pairs(world)
-    profiles = world.weights @ _unit(world.tags @ sparse.diags_array(idf))
+    squares = np.asarray(dataset.tags.multiply(dataset.tags) @ (idf * idf)).ravel().astype(np.float64)
+    by_pair = _tags_of_pairs(dataset)
+    profiles = dataset.weights @ _unit(dataset.tags @ sparse.diags_array(idf))
     ratios: list[Floats] = []
-    for user in range(world.n_users):
-        items = _row(world.tagged, user)
+    for user in range(dataset.n_users):
+        items = _row(dataset.tagged, user)
         if not len(items):
             continue
         wanted = np.asarray(profiles[[user]].todense(), np.float64).ravel()
         mine = np.ones(len(items))
-        for place, item in enumerate(items.tolist()):
-            tags, counts = _entries(world.tags, item)
+        for index, item in enumerate(items.tolist()):
+            tags, counts = _entries(dataset.tags, item)
             given = np.isin(tags, by_pair[user, item])
             pulls = wanted[tags] * idf[tags]
             before = float(counts @ pulls)
             left = counts - given
             square = squares[item] - float((idf[tags[given]] ** 2) @ (counts[given] ** 2 - left[given] ** 2))
             if before <= 0 or square <= 1e-9:
-                mine[place] = 0
+                mine[index] = 0
                 continue
-            mine[place] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
+            mine[index] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
         ratios.append(mine)
-    return _rows(world.tagged, ratios)
+    return _rows(dataset.tagged, ratios)
 
 
-def _tags_of_pairs(world: World) -> dict[tuple[int, int], list[int]]:
+def _tags_of_pairs(dataset: InteractionDataset) -> dict[tuple[int, int], list[int]]:
     found: dict[tuple[int, int], list[int]] = {}
-    for user, item, tag in zip(*(each.tolist() for each in world.given), strict=True):
+    for user, item, tag in zip(*(each.tolist() for each in dataset.given), strict=True):
         found.setdefault((user, item), []).append(tag)
     return found
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
@@ -18,7 +18,7 @@ _SIMULATED: Final = "simulated"
 
 
 class Served(torch.nn.Module):
-    """A graph in the place of the network, so that one judge judges both."""
+    """A graph in the place of the network, so that one evaluate judges both."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         DataError: the checkpoint learnt from a log that is not named.
     """
     from tritone_training.kinds.taste_vae.evaluate import (  # ranks by the recommender, which needs us
-        judge,
+        evaluate_ranking,
         listening_of,
     )
 
@@ -51,7 +51,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     listening = listening_of(request, info)
 
     def measure(run: Run) -> Mapping[str, float]:
-        metrics = judge(Served(run), listening, listening.part("valid"), info)
+        metrics = evaluate_ranking(Served(run), listening, listening.part("valid"), info)
         return {name: metrics[name] for name in ("ndcg@10", "n")}
 
     return HeldOut(listening.train.source, measure, _nothing)
