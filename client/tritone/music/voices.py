@@ -105,7 +105,7 @@ def voices_to_grid(voices: npt.NDArray[Any]) -> Frames:
 
 
 def _at_most_four(frames: Frames) -> tuple[list[_Candidates], int]:
-    """Return the notes of each step from the highest down, without inner ones beyond four, and how many were dropped."""
+    """Return at most four notes of each step, the highest first, and the number of inner notes that were dropped."""
     steps, columns = np.nonzero(frames[:, ::-1])  # the highest first
     columns = N_PITCHES - 1 - columns
     marks = frames[steps, columns].tolist()
