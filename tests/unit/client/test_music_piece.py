@@ -81,7 +81,7 @@ def test_sound_is_in_tune(pitch: int, heard_as: int, program: int) -> None:
     assert power[near].max() > 0.02 * power[30 * 8 :].max()
 
 
-def test_leading_silence_is_heard() -> None:
+def test_leading_silence_is_rendered() -> None:
     score = one_note(69)
     score.tracks[0].notes[0].time = 480
     samples = render(score)

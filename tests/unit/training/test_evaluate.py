@@ -129,7 +129,7 @@ def test_a_folder_that_is_no_checkpoint(kind: ModelKind, request_of: EvaluateReq
         kind.evaluate(replace(request_of, checkpoint=tmp_path))
 
 
-def test_recordings_that_cannot_be_judged_are_listed(
+def test_recordings_that_cannot_be_evaluated_are_listed(
     kind: ModelKind, request_of: EvaluateRequest, tmp_path: Path
 ) -> None:
     sounds.write(tmp_path / "hum" / "good.wav", sounds.hum(50))

@@ -15,8 +15,8 @@ from tritone.music.voices import HOLD, voices_to_grid
 from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_gan import KIND
 from tritone_training.kinds.music_gan.conditions import (
@@ -355,7 +355,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(checkpoint=trained, data=chorales, report=tmp_path / "report", progress=False)
     metrics = KIND.evaluate(request)
     assert (metrics["n_samples"], metrics["n_held_out"], metrics["split"]) == (1000, 12, "valid")
@@ -371,7 +371,7 @@ def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, 
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_vae_that_lies_beside_it_is_used(trained: Path, chorales: Path) -> None:
+def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> None:
     out = trained / "second"  # beside it lies trained/music_vae
     summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False))
     assert summary["music_vae"] == str(trained / "music_vae")

@@ -104,7 +104,7 @@ def test_one_frame_of_zeros_is_survived(exported: Exported) -> None:
     assert np.isfinite(nll).all()
 
 
-def test_the_wire_is_what_clients_and_backends_were_told() -> None:
+def test_the_declared_tensors_match_the_wire_contract() -> None:
     assert {tensor.name: len(tensor.axes) for tensor in KIND.declaration.inputs} == {
         "given": 2, "given_mode": 1, "meter": 1, "style": 0, "noise": 2, "temperature": 0, "top_k": 0, "top_p": 0,
     }  # fmt: skip

@@ -45,7 +45,7 @@ def test_attention_in_blocks_is_attention_in_a_window(n_frames: int, nearest: in
             torch.testing.assert_close(found[:, head, t], expected)
 
 
-def test_a_frame_is_judged_by_the_past_alone() -> None:
+def test_the_likelihood_of_a_frame_depends_on_the_past_alone() -> None:
     made, before = network(n_layers=2), whole(piece(30), (), onsets=True)
     changed = before.frames.copy()
     changed[20, 70] = 2
@@ -82,7 +82,7 @@ def test_a_stretch_in_the_middle_knows_the_frames_before_it_and_the_beat() -> No
 
 
 @pytest.mark.parametrize("what", ["meter", "style", "n_before"])
-def test_what_is_told_matters(what: str) -> None:
+def test_meter_and_style_change_the_likelihood(what: str) -> None:
     made = network()
     batch = collate([whole(piece(12), ("folk",), onsets=True)])
     other = {"meter": torch.tensor([[3, 0]]), "style": torch.tensor([0]), "n_before": torch.tensor([1])}[what]

@@ -11,8 +11,8 @@ import torch
 from tests.unit.training.music_transformer_pieces import chords
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, load_scores
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_transformer import KIND
 from tritone_training.kinds.music_transformer.config import PRESETS, build_config, network_arguments
@@ -131,13 +131,13 @@ def test_a_network_that_diverged_is_not_quoted(trained: Trained, data: Path) -> 
         ({"data": Path("nowhere.mat")}, "no such file"),
     ],
 )
-def test_what_cannot_be_trained_is_told(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
     request = TrainRequest(out=tmp_path, data=data, preset="tiny", progress=False)
     with pytest.raises(TrainingError, match=message):
         KIND.train(dataclasses.replace(request, **changes))
 
 
-def test_what_cannot_be_evaluated_is_told(trained: Trained, data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused(trained: Trained, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         KIND.evaluate(EvaluateRequest(trained.folder, data, split="test", progress=False))
     with pytest.raises(TrainingError):
@@ -161,7 +161,7 @@ def test_a_checkpoint_becomes_two_models(trained: Trained) -> None:
     assert whole.card["metrics"] == trained.summary["metrics"]
 
 
-def test_what_cannot_be_exported_is_told(trained: Trained, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         KIND.export(None, None)
     with pytest.raises(CheckpointError):

@@ -15,7 +15,6 @@ from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
 from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
 from tritone_training.bars.encoder import STEPS_PER_QUARTER
 from tritone_training.bars.spans import (
@@ -33,6 +32,7 @@ from tritone_training.bars.spans import (
 )
 from tritone_training.bars.tensors import N_LATENT
 from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_vae import KIND, dataset, decoder_example_inputs, train
 from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, stretched
@@ -171,7 +171,7 @@ def test_bars_are_the_scores_own(meter: tuple[int, int], firsts: list[int]) -> N
     assert [span[0, 0] - 2 + 21 for span in spans.voices] == firsts
 
 
-def test_what_has_no_two_bars_is_told() -> None:
+def test_what_has_no_two_bars_is_refused() -> None:
     waltz = piece("waltz", melody([60] * 30), meter=(12, 0))
     short = piece("short", melody([60] * 4))
     silent = piece("silent", np.zeros((32, 88), np.uint8))
@@ -503,7 +503,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_can_be_judged_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(
         checkpoint=trained, data=chorales, split="valid", report=tmp_path / "report", progress=False
     )

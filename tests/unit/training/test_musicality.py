@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from tritone.music.voices import grid_to_voices, voices_to_grid
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.musicality import (
     describe,
     duplicate_rate,
@@ -221,7 +221,7 @@ def test_copies_are_found_in_any_key() -> None:
     assert nearest_distances(silent, reference)[0] == 1
 
 
-def test_memorisation_beside_held_out_music() -> None:
+def test_memorisation_relative_to_held_out_music() -> None:
     held_out = np.linspace(0.2, 0.8, 101)
     par = memorisation(held_out, held_out)
     assert par["nearer_share"] == pytest.approx(0.5)

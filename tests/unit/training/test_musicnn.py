@@ -11,7 +11,7 @@ from tests.unit.training import sounds
 from torch import nn
 
 from tritone.constants import EMBEDDING_SIZE, WINDOW_SAMPLES
-from tritone_training._exceptions import PretrainedWeightsError
+from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.export import UntrainedNetwork
 from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures

@@ -334,7 +334,7 @@ def test_the_figures_are_means_over_all_frames_of_all_pieces() -> None:
     assert everything["accuracy"] == pytest.approx(3 * 41 / (88 * 44))
 
 
-def test_pieces_are_judged_as_if_each_stood_alone() -> None:
+def test_pieces_of_a_batch_are_evaluated_independently() -> None:
     network = small_network()
     pieces = [dataset.PieceNotes(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
     together = evaluate_network(network, pieces)
@@ -395,7 +395,7 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
     assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_portion"]) == (2, 65, 6)
 
 
-def test_evaluation_is_reproducible_and_by_portion(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:
+def test_evaluation_is_reproducible_and_by_split(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:
     out, summary = run
     ask = EvaluateRequest(checkpoint=out, data=mat, split="valid", progress=False)
     valid = KIND.evaluate(ask)
@@ -582,7 +582,7 @@ def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository
 
 @pytest.mark.real_data
 @pytest.mark.skipif(not (DATA / "JSB_Chorales.mat").is_file(), reason="../shared/data/polymusic is not here")
-def test_the_protocol_counts_every_frame_of_the_published_portion() -> None:
+def test_the_protocol_counts_every_frame_of_the_published_split() -> None:
     scores = load_scores(DATA / "JSB_Chorales.mat")
     frames_per_quarter = dataset.frames_per_quarter_of(scores)
     pieces = dataset.pieces_of(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)

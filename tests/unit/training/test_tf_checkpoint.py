@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.training import sounds
 
-from tritone_training._exceptions import PretrainedWeightsError
+from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.pretrained.weights import read_float_tensors
 
 DT_FLOAT, DT_INT64 = 1, 9

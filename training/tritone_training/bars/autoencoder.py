@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_training._exceptions import CheckpointError
 from tritone_training.bars.decoder import SpanDecoder
 from tritone_training.bars.encoder import SpanEncoder
 from tritone_training.bars.spans import (
     N_RELATIVE,
 )
 from tritone_training.bars.tensors import N_LATENT
+from tritone_training.exceptions import CheckpointError
 from tritone_training.musicality import ATTRIBUTES
 
 _BATCH: Final = 128

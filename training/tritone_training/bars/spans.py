@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tritone.music.grid import N_PITCHES
 from tritone.music.voices import FIRST_STRIKE, HOLD, N_VOICE_VALUES, REST, SPAN_FRAMES, grid_to_voices
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.exceptions import DataError
 
 REACH: Final = 43  # semitones below and above the level; notes farther off come nearer by octaves
 N_RELATIVE: Final = FIRST_STRIKE + 2 * REACH + 1  # values of a relative voice

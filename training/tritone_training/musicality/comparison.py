@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.musicality.spans import note_table
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.musicality.spans import Integers, is_sounding, note_table
 
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")

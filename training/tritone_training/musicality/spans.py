@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
 from tritone.music.voices import FIRST_STRIKE, HOLD
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 Frames = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]

@@ -26,8 +26,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training._exceptions import PretrainedWeightsError
 from tritone_training.catalogue.store import CACHE_VARIABLE, cache_folder
+from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.pretrained import musicnn
 
 _MAGIC = 0xDB4775248B80FB57

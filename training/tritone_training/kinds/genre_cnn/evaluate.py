@@ -16,11 +16,11 @@ import torch
 
 from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, Remark, printable
 from tritone_training.data.splits import assign_folds
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn import report
 from tritone_training.kinds.genre_cnn.metrics import (

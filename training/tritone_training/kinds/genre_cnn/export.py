@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,

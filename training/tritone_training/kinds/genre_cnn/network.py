@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.declaration import (
     KIND_NAME,

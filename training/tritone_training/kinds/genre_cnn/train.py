@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset

@@ -15,10 +15,10 @@ import torch
 
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.bars.autoencoder import decode, encode
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_gan import report
 from tritone_training.kinds.music_gan.dataset import draw_spans

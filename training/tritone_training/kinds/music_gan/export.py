@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_gan.declaration import DECLARATION, KIND_NAME
 from tritone_training.kinds.music_gan.network import load_network

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import to_absolute
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kinds.music_gan.conditions import (
     Conditions,
     KeyEstimate,

@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_gan.conditions import measure_conditions
 from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config, to_dict

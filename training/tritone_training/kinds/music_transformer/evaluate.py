@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_transformer import report
 from tritone_training.kinds.music_transformer.dataset import WholePieces

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
-from tritone_training._exceptions import CheckpointError
 from tritone_training.declaration import Declaration
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import (

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces

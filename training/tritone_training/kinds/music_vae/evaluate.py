@@ -16,10 +16,10 @@ import torch
 from tritone.music.grid import STRUCK
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import FIRST_STRIKE
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_relative
 from tritone_training.data.scores import load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_vae import report
 from tritone_training.kinds.music_vae.attributes import attribute_control

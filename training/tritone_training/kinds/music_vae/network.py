@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.tensors import N_LATENT
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kinds.music_vae.config import VaeConfig, to_dict
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.musicality import ATTRIBUTES

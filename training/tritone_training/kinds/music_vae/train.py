@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import TrainingError
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tritone.music.grid import N_PITCHES
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.exceptions import DataError
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
 from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, Features

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import N_PITCHES
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import report
 from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tritone_training._exceptions import CheckpointError
 from tritone_training.declaration import Declaration
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.network import (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.generation import choose_each, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME

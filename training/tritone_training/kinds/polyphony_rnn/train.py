@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
 from tritone_training.kinds.polyphony_rnn.dataset import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import Log, columns_of, load_listening, load_log
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.build import load_info

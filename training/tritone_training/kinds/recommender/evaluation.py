@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import Log, held_out_counts
+from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.metrics import beyond_accuracy, hits_of, means, per_user, top_items
 from tritone_training.kinds.recommender.offline import score_in_chunks
 

@@ -23,7 +23,7 @@ from tritone_serving.recommender import (
     TasteInputs,
     read_key,
 )
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.taste_vae.build import load_network
 
 ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
