@@ -27,9 +27,8 @@ from tritone_serving.recommender.base_models import Member, open_base_models
 from tritone_serving.recommender.base_models.taste import open_taste
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.messages import shown
-from tritone_serving.recommender.precomputed import PrecomputedRankings
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.ranking import Ranked, rank
+from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,

@@ -24,11 +24,10 @@ from tritone_training.data.interactions import Columns, load_listening, load_log
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig, build_config
-from tritone_training.kinds.recommender.evaluation import evaluate_ranking, evaluation_users
+from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.offline import open_recommender
-from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
-from tritone_training.kinds.recommender.side_info import side_info_of
+from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
 from tritone_training.kinds.recommender.tables import ease_table, graph_of, graph_table, item_knn_table, ridge
 from tritone_training.registry import get_kind
 

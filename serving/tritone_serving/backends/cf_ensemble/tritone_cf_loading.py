@@ -12,8 +12,8 @@ from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
 from tritone_serving.recommender.requests import MIN_FRIENDS
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"

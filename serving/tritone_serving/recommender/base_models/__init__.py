@@ -9,9 +9,8 @@ from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import Member, Part
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
-from tritone_serving.recommender.base_models.item_item import ItemItem
+from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
-from tritone_serving.recommender.base_models.popularity import Popularity
 
 # By the `kind` that the manifest gives a base model.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], Member]]] = {

@@ -18,14 +18,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender.base_models.item_based import Popularity
 from tritone_serving.recommender.base_models.neighbours import UserKnn
-from tritone_serving.recommender.base_models.popularity import Popularity
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
 from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
-from tritone_training.kinds.recommender.cold_items import HiddenItems
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.offline import AT_ONCE
@@ -34,6 +33,7 @@ from tritone_training.kinds.recommender.weight_fitting import (
     Candidates,
     Collector,
     EnsembleWeights,
+    HiddenItems,
     fit_cold_item_weights,
     fit_weights,
     problem_of,
