@@ -35,8 +35,8 @@ class Part:
     amounts: Floats
 
 
-class Member(Protocol):
-    """One way to score."""
+class LocalBaseModel(Protocol):
+    """A base model that scores in this process; see `RemoteBaseModel` for the other kind."""
 
     @property
     def name(self) -> str:
