@@ -56,8 +56,7 @@ if TYPE_CHECKING:
     )
     from tritone.music.grid import Grid
     from tritone.music.piece import Piece
-    from tritone.music.reading import to_grid
-    from tritone.music.writing import to_score
+    from tritone.music.scores import to_grid, to_score
     from tritone.operations.predict import Prediction
     from tritone.operations.sample import Conditions
     from tritone.operations.stream import AsyncPieceStream, PieceChunk, PieceStream
@@ -103,8 +102,8 @@ _LAZY = {
     "TrackPage": "results.recommendations",
     "Transport": "messages",
     "UnknownIds": "results.recommendations",
-    "to_grid": "music.reading",
-    "to_score": "music.writing",
+    "to_grid": "music.scores",
+    "to_score": "music.scores",
 }
 
 __all__ = [

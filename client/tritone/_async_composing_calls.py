@@ -8,7 +8,7 @@ from tritone._runs import AsyncRuns
 from tritone.constants import COMPOSE_MODEL, PREDICT_MODEL, STREAM_MODEL
 from tritone.messages import InferResponse
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, make_wish
 from tritone.operations.predict import Prediction, predict_flow
 from tritone.operations.stream import AsyncPieceStream, Growing, stream_flow

@@ -8,7 +8,7 @@ from tritone._runs import Runs
 from tritone.constants import LATENT_MODEL, SAMPLE_MODEL
 from tritone.music.noise import check_seed, fresh_seed
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import make_wish
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.sample import Conditions, sample_flow

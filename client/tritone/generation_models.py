@@ -17,7 +17,7 @@ from tritone.exceptions import InvalidInputError, RequestRejectedError, ServerEr
 from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.model_cache import Flow, check_version, is_old, on_live_versions
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_VOICES, SPAN_FRAMES
 from tritone.operations.whole_answers import whole_answer
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Role:
 _FRAMES: Final[Shape] = (None, N_PITCHES)
 _PER_FRAME: Final[Shape] = (None,)
 _SCALAR: Final[Shape] = (1,)
-_LANES: Final[Shape] = (SPAN_FRAMES, N_LANES)
+_VOICES: Final[Shape] = (SPAN_FRAMES, N_VOICES)
 _CHOICE: Final[Mapping[str, Shape]] = {"temperature": _SCALAR, "top_k": _SCALAR, "top_p": _SCALAR}
 _WRITING: Final[Mapping[str, Shape]] = {
     "given": _FRAMES,
@@ -66,11 +66,11 @@ SAMPLER: Final = Role(
 )
 COMPOSER: Final = Role("composes, harmonises and fills in", _WRITING, _WRITTEN)
 STREAMER: Final = Role("composes bar after bar", _WRITING, {**_WRITTEN, "first_frame": _SCALAR})
-ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _LANES}, {"mean": _PER_FRAME})
+ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _VOICES}, {"mean": _PER_FRAME})
 DECODER: Final = Role(
     "decodes two bars of four voices",
-    {"latent": _PER_FRAME, "attributes": (3,), "noise": _LANES, **_CHOICE},
-    {"lanes": _LANES},
+    {"latent": _PER_FRAME, "attributes": (3,), "noise": _VOICES, **_CHOICE},
+    {"lanes": _VOICES},
 )
 DREAMER: Final = Role(
     "makes two bars of four voices from noise",
@@ -80,10 +80,10 @@ DREAMER: Final = Role(
         "key": _SCALAR,
         "mode": _SCALAR,
         "density": _SCALAR,
-        "noise": _LANES,
+        "noise": _VOICES,
         **_CHOICE,
     },
-    {"lanes": _LANES},
+    {"lanes": _VOICES},
 )
 ROLES: Final = (STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, DREAMER)  # the first that fits counts
 

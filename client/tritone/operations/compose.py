@@ -27,7 +27,7 @@ from tritone.model_cache import Flow, check_model_name, next_request_id
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone.music.noise import check_seed, fresh_seed, uniform_noise
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.options import N_BARS_MAX, Choice, check_choice, check_count, check_tempo, scalar
 from tritone.operations.plan import GIVEN, Limits, Plan, Source, continued, filled_in, harmonized
 

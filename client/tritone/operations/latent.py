@@ -2,7 +2,7 @@
 
 A score is cut into spans of two bars; each span is a row of the batch, so a long score costs few requests.
 
-Shapes: S spans, W frames of a span (32), V lanes (4), Z latent dimensions, R rows of a request.
+Shapes: S spans, W frames of a span (32), V voices (4), Z latent dimensions, R rows of a request.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tritone.generation_models import DECODER, ENCODER, Writer, Writers, checked
 from tritone.messages import Array, InferRequest
 from tritone.model_cache import Flow, check_model_name, next_request_id
 from tritone.music.grid import Grid
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES, assign_lanes, lanes_to_grid
 from tritone.music.noise import uniform_noise
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
+from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES, assign_voices, voices_to_grid
 from tritone.operations.compose import Wish
 from tritone.operations.options import N_STEPS_MAX, check_count, is_number
 from tritone.operations.plan import Source
@@ -39,13 +39,13 @@ class Spans:
     """A score in spans.
 
     Attributes:
-        grid: the score, with what the lanes leave out among what was dropped.
-        lanes: (S, W, V).
+        grid: the score, with what the voices leave out among what was dropped.
+        voices: (S, W, V).
         n_before: silent frames before the score in the first span, so that spans begin with bars.
     """
 
     grid: Grid
-    lanes: npt.NDArray[np.int64]
+    voices: npt.NDArray[np.int64]
     n_before: int
 
 
@@ -72,23 +72,23 @@ def interpolate_flow(
     def attempt() -> Flow[tuple[Piece, ...]]:
         encoder, decoder = yield from _look_up(writers, models)
         spans = [to_spans(source.grid(encoder.frames_per_quarter)) for source in sources]
-        n_spans = min(len(each.lanes) for each in spans)
+        n_spans = min(len(each.voices) for each in spans)
         if steps * n_spans > N_BETWEEN_MAX:
             raise InvalidInputError(
                 f"{steps} pieces of {2 * n_spans} bars are too many for one call; at most {2 * N_BETWEEN_MAX:,} bars "
                 f"in all: take fewer steps or shorter pieces"
             )
-        from_a = yield from _encode(encoder, spans[0].lanes[:n_spans])
-        to_b = yield from _encode(encoder, spans[1].lanes[:n_spans])
+        from_a = yield from _encode(encoder, spans[0].voices[:n_spans])
+        to_b = yield from _encode(encoder, spans[1].voices[:n_spans])
         weights = np.linspace(0, 1, steps)
         latents = np.concatenate([slerp(from_a, to_b, float(weight)) for weight in weights])  # (steps * S, Z)
         # The same noise for all steps, so that the way between the pieces makes all the difference.
-        noise = np.tile(uniform_noise(wish.seed, n_spans, SPAN_FRAMES, N_LANES), (steps, 1, 1))
-        lanes, version = yield from decode(decoder, latents, np.zeros(len(ATTRIBUTES), np.float32), noise, wish)
+        noise = np.tile(uniform_noise(wish.seed, n_spans, SPAN_FRAMES, N_VOICES), (steps, 1, 1))
+        voices, version = yield from decode(decoder, latents, np.zeros(len(ATTRIBUTES), np.float32), noise, wish)
         tempi = [each.grid.tempo_qpm for each in spans]
         return tuple(
             _piece(
-                lanes[i * n_spans : (i + 1) * n_spans],
+                voices[i * n_spans : (i + 1) * n_spans],
                 _common(spans, n_spans, wish.tempo_qpm or float(np.interp(weight, (0, 1), tempi))),
                 wish,
                 model,
@@ -130,13 +130,13 @@ def to_spans(grid: Grid) -> Spans:
     n_before = index if 2 * length == SPAN_FRAMES else 0
     n_after = -(n_before + grid.n_frames) % SPAN_FRAMES
     frames = np.pad(grid.frames, ((n_before, n_after), (0, 0)))
-    lanes, n_left_out = [], 0
+    voices, n_left_out = [], 0
     for start in range(0, len(frames), SPAN_FRAMES):
-        span, n_dropped = assign_lanes(frames[start : start + SPAN_FRAMES])
-        lanes.append(span)
+        span, n_dropped = assign_voices(frames[start : start + SPAN_FRAMES])
+        voices.append(span)
         n_left_out += n_dropped
     dropped = {**grid.dropped, **({"beyond_four_voices": n_left_out} if n_left_out else {})}
-    return Spans(replace(grid, dropped=dropped), np.stack(lanes), n_before)
+    return Spans(replace(grid, dropped=dropped), np.stack(voices), n_before)
 
 
 def slerp(a: FloatArray, b: FloatArray, weight: float) -> FloatArray:
@@ -166,7 +166,7 @@ def slerp(a: FloatArray, b: FloatArray, weight: float) -> FloatArray:
 def decode(
     decoder: Writer, latents: FloatArray, attributes: FloatArray, noise: FloatArray, wish: Wish
 ) -> Flow[tuple[npt.NDArray[np.int64], str]]:
-    """Latents to lanes.
+    """Latents to voices.
 
     Args:
         decoder: a DECODER.
@@ -179,7 +179,7 @@ def decode(
         (R, W, V) and the version that answered.
     """
     rows = np.broadcast_to(attributes, (len(latents), len(ATTRIBUTES)))
-    lanes = []
+    voices = []
     version = ""
     for part in _parts(decoder, len(latents)):
         n_rows = part.stop - part.start
@@ -189,17 +189,17 @@ def decode(
             "noise": noise[part],
             **wish.choice.inputs(n_rows),
         }
-        answer, version = yield from ask_for_lanes(decoder, inputs, n_rows)
-        lanes.append(answer)
-    return np.concatenate(lanes), version
+        answer, version = yield from ask_for_voices(decoder, inputs, n_rows)
+        voices.append(answer)
+    return np.concatenate(voices), version
 
 
-def ask_for_lanes(known: Writer, inputs: Mapping[str, Array], n_rows: int) -> Flow[tuple[Array, str]]:
-    """One request to a model that answers lanes, (R, W, V), and the version that answered."""
+def ask_for_voices(known: Writer, inputs: Mapping[str, Array], n_rows: int) -> Flow[tuple[Array, str]]:
+    """One request to a model that answers voices, (R, W, V), and the version that answered."""
     request = InferRequest(known.name, next_request_id("lanes"), inputs, ("lanes",))
     response = yield from infer(known, request)
-    shape = (n_rows, SPAN_FRAMES, N_LANES)
-    return checked(response, "lanes", shape, largest=N_LANE_VALUES - 1), response.version
+    shape = (n_rows, SPAN_FRAMES, N_VOICES)
+    return checked(response, "lanes", shape, largest=N_VOICE_VALUES - 1), response.version
 
 
 def _look_up(writers: Writers, models: tuple[str, str]) -> Flow[tuple[Writer, Writer]]:
@@ -215,21 +215,21 @@ def _moved(writers: Writers, score: ScoreLike, attributes: FloatArray, wish: Wis
     def attempt() -> Flow[Piece]:
         encoder, decoder = yield from _look_up(writers, models)
         spans = to_spans(source.grid(encoder.frames_per_quarter))
-        means = yield from _encode(encoder, spans.lanes)
-        noise = uniform_noise(wish.seed, len(means), SPAN_FRAMES, N_LANES)
-        lanes, version = yield from decode(decoder, means, attributes, noise, wish)
+        means = yield from _encode(encoder, spans.voices)
+        noise = uniform_noise(wish.seed, len(means), SPAN_FRAMES, N_VOICES)
+        voices, version = yield from decode(decoder, means, attributes, noise, wish)
         like = spans if wish.tempo_qpm is None else _at_tempo(spans, wish.tempo_qpm)
-        return _piece(lanes, like, wish, model, version)
+        return _piece(voices, like, wish, model, version)
 
     return (yield from with_fresh_models(writers, models, attempt))
 
 
-def _encode(encoder: Writer, lanes: npt.NDArray[np.int64]) -> Flow[FloatArray]:
+def _encode(encoder: Writer, voices: npt.NDArray[np.int64]) -> Flow[FloatArray]:
     """(S, W, V) -> (S, Z), the means."""
     size = encoder.info.outputs["mean"][-1]
     means = []
-    for part in _parts(encoder, len(lanes)):
-        request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": lanes[part]}, ("mean",))
+    for part in _parts(encoder, len(voices)):
+        request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": voices[part]}, ("mean",))
         response = yield from infer(encoder, request)
         mean = response.outputs["mean"]
         means.append(checked(response, "mean", (part.stop - part.start, size if size > 0 else mean.shape[-1])))
@@ -247,13 +247,13 @@ def _at_tempo(spans: Spans, tempo_qpm: float) -> Spans:
 
 def _common(spans: list[Spans], n_spans: int, tempo_qpm: float) -> Spans:
     """What a piece between two others is like: as long as the shorter, with its beginning."""
-    shorter = min(spans, key=lambda each: (len(each.lanes), each.grid.n_frames))
-    return _at_tempo(replace(shorter, lanes=shorter.lanes[:n_spans]), tempo_qpm)
+    shorter = min(spans, key=lambda each: (len(each.voices), each.grid.n_frames))
+    return _at_tempo(replace(shorter, voices=shorter.voices[:n_spans]), tempo_qpm)
 
 
-def _piece(lanes: npt.NDArray[np.int64], like: Spans, wish: Wish, model: str, version: str) -> Piece:
+def _piece(voices: npt.NDArray[np.int64], like: Spans, wish: Wish, model: str, version: str) -> Piece:
     """(S, W, V) as a piece as long as the score that it comes from."""
-    frames = np.concatenate([lanes_to_grid(span) for span in lanes])
+    frames = np.concatenate([voices_to_grid(span) for span in voices])
     frames = frames[like.n_before : like.n_before + like.grid.n_frames]
     grid = replace(like.grid, frames=frames)
     return Piece(grid, seed=wish.seed, model=model, model_version=version)

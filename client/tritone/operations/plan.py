@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import MAX_FRAMES, N_PITCHES, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike, describe, to_grid
+from tritone.music.scores import ScoreLike, describe, to_grid
 from tritone.operations.options import check_range, frames_per_bar
 from tritone.operations.voices import first_chord, highest_voice, thinned
 

@@ -20,7 +20,7 @@ from tritone.messages import Array, InferRequest
 from tritone.model_cache import Flow, check_model_name, next_request_id
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, Grid
 from tritone.music.piece import nll_of
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import Wish, writing_inputs
 from tritone.operations.options import check_choice
 from tritone.operations.plan import GIVEN, Plan, Source

@@ -1,6 +1,6 @@
 """New spans of music from noise: the flow of `sample`, for the GAN and for the VAE.
 
-Shapes: n pieces, R rows of a request, W frames of a span (32), V lanes (4), G and Z latent dimensions.
+Shapes: n pieces, R rows of a request, W frames of a span (32), V voices (4), G and Z latent dimensions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tritone.exceptions import InvalidInputError
 from tritone.generation_models import DECODER, DREAMER, ENCODER, Writer, Writers, with_fresh_models
 from tritone.model_cache import Flow, check_model_name
 from tritone.music.grid import TEMPO_QPM, Grid
-from tritone.music.lanes import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone.music.noise import LARGEST_SEED, uniform_noise
 from tritone.music.piece import Piece
+from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
 from tritone.operations.compose import Wish
-from tritone.operations.latent import N_ROWS_MAX, ask_for_lanes, attribute_vector, decode, pair_of
+from tritone.operations.latent import N_ROWS_MAX, ask_for_voices, attribute_vector, decode, pair_of
 from tritone.operations.options import N_PIECES_MAX, check_choice, check_count, is_number, is_whole, scalar
 
 FloatArray = npt.NDArray[np.float32]
@@ -68,7 +68,7 @@ def sample_flow(
     names = pair_of(check_model_name(model))
     seeds = seeds_of(seed, n)
     # Every piece has noise of its own, so its own seed alone gives it again.
-    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_LANES) for each in seeds])
+    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_VOICES) for each in seeds])
 
     def attempt() -> Flow[tuple[Piece, ...]]:
         known = yield from writers.look_up(model, DREAMER, ENCODER, DECODER)
@@ -78,11 +78,11 @@ def sample_flow(
             _check_known(conditions, frozenset(ATTRIBUTES), model)
             attributes = attribute_vector((name, conditions[name]) for name in ATTRIBUTES if name in conditions)
             latents = _normal(_latent_noise(seeds, known.size_of("latent")))
-            lanes, version = yield from decode(known, latents, attributes, noise, wish)
+            voices, version = yield from decode(known, latents, attributes, noise, wish)
         else:
             _check_known(conditions, _FOR_DREAMERS, model)
-            lanes, version = yield from _dream(known, conditions, seeds, noise, wish)
-        return tuple(_piece(*each, wish, model, version) for each in zip(lanes, seeds, strict=True))
+            voices, version = yield from _dream(known, conditions, seeds, noise, wish)
+        return tuple(_piece(*each, wish, model, version) for each in zip(voices, seeds, strict=True))
 
     return (yield from with_fresh_models(writers, names, attempt))
 
@@ -116,7 +116,7 @@ def _dream(
     key, mode = key_number(conditions.get("key")), _mode_number(conditions.get("mode"))
     density, truncation = _density(conditions.get("density")), _truncation(conditions.get("truncation"))
     latent_noise = _latent_noise(seeds, known.size_of("latent_noise"))
-    lanes = []
+    voices = []
     version = ""
     n_at_once = min(known.info.max_batch_size, N_ROWS_MAX)
     for start in range(0, len(seeds), n_at_once):
@@ -131,9 +131,9 @@ def _dream(
             "noise": noise[part],
             **wish.choice.inputs(n_rows),
         }
-        answer, version = yield from ask_for_lanes(known, inputs, n_rows)
-        lanes.append(answer)
-    return np.concatenate(lanes), version
+        answer, version = yield from ask_for_voices(known, inputs, n_rows)
+        voices.append(answer)
+    return np.concatenate(voices), version
 
 
 def _latent_noise(seeds: tuple[int, ...], size: int) -> FloatArray:
@@ -186,7 +186,7 @@ def _truncation(truncation: float | None) -> float:
     return float(truncation)
 
 
-def _piece(lanes: npt.NDArray[np.int64], seed: int, wish: Wish, model: str, version: str) -> Piece:
+def _piece(voices: npt.NDArray[np.int64], seed: int, wish: Wish, model: str, version: str) -> Piece:
     tempo_qpm = TEMPO_QPM if wish.tempo_qpm is None else wish.tempo_qpm
-    grid = Grid(lanes_to_grid(lanes), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
+    grid = Grid(voices_to_grid(voices), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
     return Piece(grid, seed=seed, model=model, model_version=version)

@@ -19,7 +19,7 @@ from tritone.messages import InferResponse, StreamRequest
 from tritone.model_cache import Flow, check_model_name, next_request_id, on_live_versions
 from tritone.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, STRUCK, Frames, Grid
 from tritone.music.piece import Piece, nll_of
-from tritone.music.reading import ScoreLike
+from tritone.music.scores import ScoreLike
 from tritone.operations.compose import Wish, continuing, writing_inputs
 from tritone.operations.plan import GIVEN, Plan
 from tritone.results.json_result import INTEGER, NUMBER, JsonResult, array_of, json_result, optional

@@ -9,9 +9,9 @@ import numpy as np
 from tritone.constants import WINDOW_S
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target
-from tritone.music.extras import INSTALL
 from tritone.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES
-from tritone.music.plot import write_picture
+from tritone.music.plot import write_plot
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,12 +24,12 @@ N_LINES_MAX: Final = 8  # more lines than this nobody can tell apart
 
 def plot_timeline(result: Classification, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Classification.plot`."""
-    return write_picture(lambda: _timeline(result), target, kind)
+    return write_plot(lambda: _timeline(result), target, kind)
 
 
 def plot_prediction(prediction: Prediction, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Prediction.plot`."""
-    return write_picture(lambda: _expectations(prediction), target, kind)
+    return write_plot(lambda: _expectations(prediction), target, kind)
 
 
 def _canvas(width: float, height: float) -> Figure:

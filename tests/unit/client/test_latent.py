@@ -11,8 +11,8 @@ from tests.unit.client.test_composing import chords, melody
 from tests.unit.client.writers import FakeWriters, G
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone.music.lanes import lanes_to_grid
 from tritone.music.noise import uniform_noise
+from tritone.music.voices import voices_to_grid
 from tritone.operations.latent import slerp, to_spans
 from tritone.operations.sample import _normal, key_number, seeds_of
 
@@ -51,8 +51,8 @@ def test_spans_begin_with_bars(connect: Any, model: FakeWriters) -> None:
     upbeat = Grid(melody(3).frames[:36], meter=(16, 12))
     spans = to_spans(upbeat)
     assert spans.n_before == 12
-    assert spans.lanes.shape == (2, 32, 4)
-    assert not spans.lanes[0, :12].any()
+    assert spans.voices.shape == (2, 32, 4)
+    assert not spans.voices[0, :12].any()
     piece = connect()("reconstruct", upbeat)
     np.testing.assert_array_equal(piece.grid.frames > 0, upbeat.frames > 0)
     assert to_spans(waltz()).n_before == 0
@@ -330,9 +330,9 @@ def test_a_model_of_another_kind(connect: Any) -> None:
         connect()("sample", model="polyphony_rnn")
 
 
-@pytest.mark.parametrize("lanes", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
-def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, lanes: Any) -> None:
-    model.spoil = lambda name, outputs: outputs.update(lanes=lanes) if name.endswith("decoder") else None
+@pytest.mark.parametrize("voices", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
+def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, voices: Any) -> None:
+    model.spoil = lambda name, outputs: outputs.update(lanes=voices) if name.endswith("decoder") else None
     with pytest.raises(ServerError, match="lanes"):
         connect()("reconstruct", melody())
 
@@ -340,5 +340,5 @@ def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, lanes: 
 def test_spans_hold_what_the_score_holds() -> None:
     score = melody(5)
     spans = to_spans(score)
-    frames = np.concatenate([lanes_to_grid(span) for span in spans.lanes])[: score.n_frames]
+    frames = np.concatenate([voices_to_grid(span) for span in spans.voices])[: score.n_frames]
     np.testing.assert_array_equal(frames, score.frames)

@@ -500,7 +500,7 @@ def test_pieces_beside_a_canary_are_counted(start: Any) -> None:
 )
 def test_a_request_is_marked_as_a_canary_by_its_parameter(composer: Any, parameters: str, expected: bool) -> None:
     request = SimpleNamespace(parameters=lambda: parameters)
-    assert composer.health.is_canary(request) is expected
+    assert composer.marks.is_canary(request) is expected
 
 
 def test_an_answer_that_is_not_finite_is_an_error(composer: Any, session: Any) -> None:

@@ -19,8 +19,8 @@ from tests.unit.training.conftest import Trained
 from tritone_cli.console import print_listening_report
 from tritone_serving.recommender import RecommendRequest, open_artifact
 from tritone_serving.recommender.batch import weigh
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.interactions import Columns, load_listening, load_log
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig, build_config

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import Log, columns_of, held_out_counts, load_listening, load_log
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.build import load_info

@@ -23,8 +23,8 @@ from tritone_serving.recommender.base_models.neighbours import UserKnn
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
+from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.offline import AT_ONCE

@@ -26,7 +26,7 @@ from tritone_serving.recommender import (
 )
 from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.rows import Rows
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.taste_vae.build import load_network
 

@@ -26,8 +26,8 @@ from scipy import sparse
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
 from tritone_training.kinds.recommender.base_models import Parts, fit_base_models, manifest_of

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.kinds.taste_vae.dataset import Histories, collate

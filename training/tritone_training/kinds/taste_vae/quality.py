@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.kinds.taste_vae.evaluate import evaluate_network, listening_of
