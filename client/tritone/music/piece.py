@@ -60,6 +60,11 @@ class Piece(JsonResult):
         "nll": optional(array_of(optional(NUMBER))),
     }
 
+    def __repr__(self) -> str:
+        model = f", model={self.model!r}, model_version={self.model_version!r}" if self.model is not None else ""
+        grid = f"n_bars={self.grid.n_bars}, n_notes={self.grid.n_notes}, duration_s={self.grid.duration_s:.1f}"
+        return f"Piece({grid}, seed={self.seed}{model})"
+
     @cached_property
     def score(self) -> Any:
         """The piece as a `symusic.Score`, made when it is first asked for.
