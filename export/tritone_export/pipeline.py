@@ -29,8 +29,7 @@ from tritone_export.precision import Precision, Reduction, check_reducible
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.tuned import overridden
 from tritone_serving.recommender import KeyFileError, read_key
-from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender_keys import find_key, install_key, key_path
+from tritone_serving.recommender.pseudonyms import find_key, install_key, key_check, key_path
 from tritone_training.artifact_export import ArtifactExport
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from tritone_export.repository import versions
 from tritone_serving import RepositoryError
 from tritone_serving.recommender import artifact
 from tritone_serving.recommender._exceptions import ArtifactError
-from tritone_serving.recommender_keys import key_path
+from tritone_serving.recommender.pseudonyms import key_path
 from tritone_serving.repository.folders import servable_models
 
 ROOT = Path(__file__).parents[3]
