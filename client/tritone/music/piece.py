@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
-from tritone.music.plot import PICTURE_FORMATS, plot_piece
+from tritone.music.plot import PLOT_FORMATS, plot_piece
 from tritone.music.render import RENDER_RATE_HZ, render
 from tritone.music.scores import to_score
 from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
@@ -29,7 +29,7 @@ from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, arr
 MIDI_FORMATS: Final = ("mid", "midi")
 SOUND_FORMAT: Final = "wav"
 _EXPECTED: Final = "a score's name ends in .mid or .midi (notes) or .wav (sound), or in " + ", ".join(
-    f".{kind}" for kind in PICTURE_FORMATS
+    f".{kind}" for kind in PLOT_FORMATS
 )
 
 
@@ -39,11 +39,11 @@ class Piece(JsonResult):
 
     Attributes:
         grid: its notes on the time grid.
-        seed: gives this very piece again with the same model version and arguments; None if chance had no part.
-        model: the model's name; None if no model had a part.
-        model_version: which of its versions answered.
-        nll: (N,) float32, how unlikely the model finds what stands at each time step, in nats (negative
-            log-likelihood at temperature 1), NaN where it was not asked; None if the model does not say.
+        seed: reproduces the piece with the same model version and arguments; None if nothing was sampled.
+        model: the model's name; None if the piece was not made by a model.
+        model_version: the version of the model that was used.
+        nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
+            computed; None if the model does not return it.
     """
 
     grid: Grid
@@ -59,6 +59,11 @@ class Piece(JsonResult):
         **Grid.json_properties,
         "nll": optional(array_of(optional(NUMBER))),
     }
+
+    def __repr__(self) -> str:
+        model = f", model={self.model!r}, model_version={self.model_version!r}" if self.model is not None else ""
+        grid = f"n_bars={self.grid.n_bars}, n_notes={self.grid.n_notes}, duration_s={self.grid.duration_s:.1f}"
+        return f"Piece({grid}, seed={self.seed}{model})"
 
     @cached_property
     def score(self) -> Any:
@@ -79,7 +84,7 @@ class Piece(JsonResult):
     @overload
     def save(self, target: File, *, format: str) -> File: ...
     def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
-        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a picture (see `plot`).
+        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a plot (see `plot`).
 
         Args:
             target: a path, whose file is replaced in one step, or a binary file object, which is written at its
@@ -94,8 +99,8 @@ class Piece(JsonResult):
             InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
             MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
         """
-        kind = format_of(target, format, (*MIDI_FORMATS, SOUND_FORMAT, *PICTURE_FORMATS), _EXPECTED)
-        if kind in PICTURE_FORMATS:
+        kind = format_of(target, format, (*MIDI_FORMATS, SOUND_FORMAT, *PLOT_FORMATS), _EXPECTED)
+        if kind in PLOT_FORMATS:
             return plot_piece(self, target, kind)
         if kind == SOUND_FORMAT:
             return write_result(target, self.to_wav, "the sound")
@@ -151,7 +156,7 @@ class Piece(JsonResult):
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            InvalidInputError: the picture cannot be written there.
+            InvalidInputError: the plot cannot be written there.
         """
         return plot_piece(self, target, format)
 

@@ -1,4 +1,4 @@
-"""Four voices as voices: what the models of short spans read and write.
+"""Music as four voices: the form in which the models of short spans read and write it.
 
 ```python
 voices = grid_to_voices(frames)                # (N, 88) -> (N, 4)
@@ -25,14 +25,14 @@ HOLD: Final = 1
 FIRST_STRIKE: Final = 2  # strikes MIDI pitch 21; 89 strikes 108
 N_VOICE_VALUES: Final = FIRST_STRIKE + N_PITCHES
 SPAN_FRAMES: Final = 32  # two bars of 4/4 in sixteenths
-_CROSSING: Final = 1000.0  # dearer than any leaps: voices cross only where held notes leave no other way
+_CROSSING: Final = 1000.0  # costs more than any leaps: voices cross only where held notes leave no alternative
 
 Voices = npt.NDArray[np.int64]
 _Candidates = dict[int, int]  # column of the pitch -> HELD or STRUCK
 
 
 def grid_to_voices(frames: npt.NDArray[Any]) -> Voices:
-    """The voices of a grid; see `assign_voices`.
+    """Return the voices of a grid; see `assign_voices`.
 
     Args:
         frames: (N, 88), values 0..2.
@@ -44,7 +44,7 @@ def grid_to_voices(frames: npt.NDArray[Any]) -> Voices:
 
 
 def assign_voices(frames: npt.NDArray[Any]) -> tuple[Voices, int]:
-    """Give every note a voice, greedily in time and always the same for the same grid.
+    """Assign every note to a voice, greedily in time and deterministically.
 
     A note keeps its voice as long as it is held. New notes take free voices in the order of their pitches, those
     whose last notes were nearest. Where more than four notes would sound, the inner ones are left out from there
@@ -76,7 +76,7 @@ def assign_voices(frames: npt.NDArray[Any]) -> tuple[Voices, int]:
 
 
 def voices_to_grid(voices: npt.NDArray[Any]) -> Frames:
-    """What the voices sound together; a pitch in two voices is one note, struck again by whoever strikes it.
+    """Return the grid of voices; a pitch in two voices is one note, struck whenever either voice strikes it.
 
     Args:
         voices: (N, 4), values 0..89; a hold that follows a rest, or nothing, is a rest.
@@ -85,7 +85,7 @@ def voices_to_grid(voices: npt.NDArray[Any]) -> Frames:
         (N, 88) uint8 grid.
 
     Raises:
-        InvalidScoreError: the shape or a value is another.
+        InvalidScoreError: the shape or a value is invalid.
     """
     array = np.asarray(voices)
     if array.ndim != 2 or array.shape[1] != N_VOICES or array.dtype.kind not in "iu":
@@ -105,7 +105,7 @@ def voices_to_grid(voices: npt.NDArray[Any]) -> Frames:
 
 
 def _at_most_four(frames: Frames) -> tuple[list[_Candidates], int]:
-    """What sounds at each step, the highest first: the two highest and the two lowest of what is left over."""
+    """Return at most four notes of each step, the highest first, and the number of inner notes that were dropped."""
     steps, columns = np.nonzero(frames[:, ::-1])  # the highest first
     columns = N_PITCHES - 1 - columns
     marks = frames[steps, columns].tolist()
@@ -135,7 +135,7 @@ def _typical_pitches(kept: list[_Candidates]) -> list[float]:
 
 
 def _voices_for(new: list[int], held: dict[int, int], near: list[float]) -> tuple[int, ...]:
-    """The free voices of new notes, which come from the highest down."""
+    """Return the free voices for new notes, given from the highest down."""
     free = sorted(set(range(N_VOICES)) - set(held.values()))
 
     def cost(voices: tuple[int, ...]) -> float:

@@ -245,7 +245,7 @@ def _spans(n_batch: int, n: int, largest_fraction: float, device: torch.device) 
 
 
 def mix_pairs(features: Tensor, targets: Tensor, emotions: Tensor, *, alpha: float, in_power: bool) -> Batch:
-    """Mix each window with another of its batch, and their answers alike (Zhang et al. 2018, arXiv:1710.09412).
+    """Mix windows of a batch in pairs, and their targets likewise (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
         in_power: features are log10 power and are mixed as sounds are: their powers add.

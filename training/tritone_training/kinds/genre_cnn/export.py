@@ -29,7 +29,7 @@ from tritone_training.kinds.genre_cnn.network import (
 from tritone_training.pretrained.musicnn import N_PENULTIMATE
 from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
 
-# Tags that are genres: what an untrained export answers as `probabilities`.
+# Tags that are genres: an untrained export returns their activations as `probabilities`.
 _GENRE_TAGS: Final = frozenset(
     (
         "rock", "pop", "alternative", "indie", "electronic", "dance", "jazz", "metal", "soul", "folk", "punk", "blues",

@@ -103,7 +103,7 @@ class GenreModule(lightning.LightningModule):
                 tensor.copy_(theirs[name])
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Collect the answers of the averaged network."""
+        """Collect the predictions of the averaged network."""
         features, label, emotions = batch
         self.averaged.eval()
         logits, felt, _embedding = self.averaged.heads(features)

@@ -117,7 +117,7 @@ class GenreNetwork(nn.Module):
         frontend: (B, W) -> (B, T, D), frozen; may have `tags`, a slice of D that holds tag activations.
         body: (B, T, D) -> (B, E).
         n_labels: L.
-        with_emotions: whether the emotion head was trained; if not, it answers -1 everywhere.
+        with_emotions: whether the emotion head was trained; if not, it returns -1 everywhere.
     """
 
     def __init__(self, *, frontend: nn.Module, body: nn.Module, n_labels: int, with_emotions: bool) -> None:
@@ -132,10 +132,10 @@ class GenreNetwork(nn.Module):
         """(B, W) -> probabilities (B, L), emotions (B, 9), embedding (B, E)[, tags (B, n_tags)]."""
         features = self.frontend(audio)
         logits, emotions, embedding = self.heads(features)
-        answers = [torch.softmax(logits, dim=1), emotions, embedding]
+        outputs = [torch.softmax(logits, dim=1), emotions, embedding]
         if self.tag_slice is not None:
-            answers.append(features[:, 0, self.tag_slice])
-        return tuple(answers)
+            outputs.append(features[:, 0, self.tag_slice])
+        return tuple(outputs)
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> logits (B, L), emotions (B, 9), embedding (B, E) of length 1."""

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, Setting
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
@@ -50,9 +50,11 @@ class Batch(NamedTuple):
     counted: Tensor
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> SegmentInputs:
         """As the network takes it; a segment that begins with given frames counts them as its prompt."""
-        return Setting(self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before))
+        return SegmentInputs(
+            self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before)
+        )
 
 
 @dataclass(frozen=True, eq=False)

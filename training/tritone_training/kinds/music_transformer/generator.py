@@ -22,7 +22,7 @@ from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.generation import SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
@@ -85,7 +85,7 @@ class StreamingGenerator(nn.Module):
         """
         # An index, unlike a slice, tells the exporter that these are as many as `noise` says.
         span = torch.arange(noise.shape[1] + LOOK_AHEAD, device=noise.device)
-        setting = Setting(
+        setting = SegmentInputs(
             given=given[:, span],
             mode=given_mode[:, span],
             meter=meter,
@@ -157,7 +157,7 @@ def initial_state(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]
 
 def write(
     network: MusicTransformer,
-    setting: Setting,
+    setting: SegmentInputs,
     noise: Tensor,
     choice: SamplingFilter,
     state: LoopState,

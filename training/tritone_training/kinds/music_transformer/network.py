@@ -75,7 +75,7 @@ LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
 
 @dataclass(frozen=True)
-class Setting:
+class SegmentInputs:
     """The inputs for a segment of T frames, apart from the frames before it.
 
     Attributes:
@@ -102,7 +102,7 @@ class FramePlan:
     Attributes:
         context: (B, T, D).
         next_given: (B, T, 2P) notes of the next frame as far as it is given, 0 elsewhere.
-        past_prompt: (B, T) int64, as in `Setting`, behind each frame.
+        past_prompt: (B, T) int64, as in `SegmentInputs`, behind each frame.
     """
 
     context: Tensor
@@ -160,7 +160,7 @@ class MusicTransformer(nn.Module):
         """The layers over frames, in order."""
         return tuple(cast(DecoderLayer, layer) for layer in self.layers)
 
-    def plan(self, setting: Setting) -> FramePlan:
+    def plan(self, setting: SegmentInputs) -> FramePlan:
         """Compute what does not depend on the frames that will be generated in a segment."""
         n_frames = setting.mode.shape[1] - LOOK_AHEAD
         not_whole = (setting.mode != GIVEN).to(torch.int64)
@@ -183,7 +183,7 @@ class MusicTransformer(nn.Module):
             return multi_hot(given)
         return multi_hot((given > 0).to(given.dtype) * STRUCK_VALUE)
 
-    def _beat(self, setting: Setting, n_frames: int) -> Tensor:
+    def _beat(self, setting: SegmentInputs, n_frames: int) -> Tensor:
         """(B, T, D) where in its bar each frame is, and how long that bar; 0 where unknown."""
         length = setting.meter[:, :1].clamp_min(0)
         index = setting.meter[:, 1:].clamp_min(0) + setting.n_before[:, None]
@@ -213,7 +213,7 @@ class MusicTransformer(nn.Module):
         answer: Tensor = self.norm(x)
         return answer
 
-    def nll(self, shown: Tensor, tokens: Tensor, setting: Setting, counted: Tensor) -> Tensor:
+    def nll(self, shown: Tensor, tokens: Tensor, setting: SegmentInputs, counted: Tensor) -> Tensor:
         """Return the negative log-likelihood of frames (teacher forcing).
 
         Args:

@@ -62,7 +62,7 @@ def tokens_of(frames: Frames) -> Tokens:
     """Return the tokens of every frame.
 
     Args:
-        frames: (T, P) as `readable` answers.
+        frames: (T, P) as returned by `readable`.
 
     Returns:
         (T, K) tokens from the highest pitch down, an END, then PADDING; K is one more than the fullest frame's notes.
