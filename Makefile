@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast fuzz attack image-test manifests lint format serve bench rival soak chaos docs docs-serve audit clean
+.PHONY: help setup demo test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,33 +38,43 @@ demo: $(READY)  ## Train, export and serve small models, and call them: demo/ind
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest
+PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+OWN_TARGET = image or fuzz or soak or chaos
 
-test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
-	@$(PYTEST) $(ARGS)
+test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
+	@$(PYTEST) $(PARALLEL) -m 'not (quiet or $(OWN_TARGET))' $(ARGS); parallel=$$?; \
+	$(PYTEST) -m 'quiet and not ($(OWN_TARGET))' $(filter-out --cov%,$(ARGS)); alone=$$?; \
+	test $$parallel -eq 0 -o $$parallel -eq 5 && test $$alone -eq 0 -o $$alone -eq 5  # 5: there were no such tests
 
-test-fast: $(DEV_READY)  ## Run the tests that need no server and little time (2 minutes on 2 cores)
-	@$(PYTEST) -m 'not (triton or balancer or slow or image or fuzz or soak or chaos)' tests/unit tests/deploy $(ARGS)
+test-fast: $(DEV_READY)  ## Run the tests that need no server and little time
+	@$(PYTEST) $(PARALLEL) -m 'not (triton or balancer or slow or $(OWN_TARGET))' tests/unit tests/deploy $(ARGS)
 
 image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
 
 fuzz: $(DEV_READY)  ## Send 20,000 malformed requests to a server of tiny models: runs/fuzz.md (loopback; about 10 minutes)
 	@mkdir -p runs
-	@$(BIN)/python benchmarks/fuzz.py --report runs/fuzz.md $(ARGS)
+	@$(BIN)/python -m benchmarks.fuzz --report runs/fuzz.md $(ARGS)
 
 attack: $(DEV_READY)  ## Try to crash, fill or delay a server, alone and behind the balancer: runs/attack.md (loopback; about 5 minutes)
 	@mkdir -p runs
-	@$(BIN)/python benchmarks/attack.py --report runs/attack.md $(ARGS)
+	@$(BIN)/python -m benchmarks.attack --report runs/attack.md $(ARGS)
 
 manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's templates from docker/prometheus and deploy/kubernetes
 	@$(BIN)/python deploy/generate.py
+
+# Triton loads the modules of each of these folders as top-level modules.
+BACKENDS := serving/tritone_serving/backends
+TYPED_BACKENDS := onnxruntime composer
 
 lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tests .ci
+	@$(BIN)/mypy tests .ci docs/generate.py
+	@for backend in $(TYPED_BACKENDS); do \
+	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
 	@$(BIN)/python .ci/private_imports.py
 	@$(BIN)/python .ci/documents.py
 	@$(BIN)/hadolint docker/*.Dockerfile
@@ -81,24 +91,24 @@ serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 
 bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documentation's table (half an hour), then the SDK and the recommender
 	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS)
-	@$(BIN)/python benchmarks/classify_latency.py
-	@$(BIN)/python benchmarks/compose_latency.py
-	@$(BIN)/python benchmarks/cold_start.py
-	@$(BIN)/python benchmarks/recommend_load.py --rounds 200 --seconds 2
+	@$(BIN)/python -m benchmarks.latency_classify
+	@$(BIN)/python -m benchmarks.latency_compose
+	@$(BIN)/python -m benchmarks.latency_start
+	@$(BIN)/python -m benchmarks.load_recommend --rounds 200 --seconds 2
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
 audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
 	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
 
-rival: $(DEV_READY)  ## Measure Triton beside a hand-written FastAPI service of the same model
-	@$(BIN)/python benchmarks/rival_load.py $(ARGS)
+peer: $(DEV_READY)  ## Compare Triton with a hand-written FastAPI service of the same model
+	@$(BIN)/python -m benchmarks.load_peer $(ARGS)
 
 soak: $(DEV_READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
-	@$(BIN)/python benchmarks/soak.py --report runs/soak $(ARGS)
+	@$(BIN)/python -m benchmarks.soak --report runs/soak $(ARGS)
 
 chaos: $(DEV_READY)  ## Break servers, disks, clocks and the balancer under load; what clients saw (docs/benchmarks/faults.md)
-	@$(BIN)/python benchmarks/faults.py --report docs/benchmarks/faults.md $(ARGS)
+	@$(BIN)/python -m benchmarks.faults --report docs/benchmarks/faults.md $(ARGS)
 
 docs: $(DEV_READY)  ## Build the documentation into build/site; warnings are errors
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

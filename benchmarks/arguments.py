@@ -1,4 +1,4 @@
-"""Numbers on the command lines of the tools here, refused before minutes of measuring end in nothing."""
+"""Types for command-line arguments, which are checked before the measurement."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import math
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on.
+    """Parse a whole number, 1 or larger.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is something else.
     """
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or larger, got {text!r}")
     return value
 
 
 def amount(text: str) -> float:
-    """A number above 0, and not endless.
+    """Parse a finite number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is something else.
     """
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number above 0")
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
     return value

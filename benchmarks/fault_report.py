@@ -1,4 +1,4 @@
-"""Rows of faults as a table, and the page with its legend."""
+"""The table and the page of a fault injection run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page(rows: Sequence[Mapping[str, Any]], modes: Mapping[str, str]) -> str:
         [
             "# Faults under load",
             "",
-            "Written by `python benchmarks/faults.py --report docs/benchmarks/faults.md` (`make chaos`): four clients",
+            "Written by `python -m benchmarks.faults --report docs/benchmarks/faults.md` (`make chaos`): four clients",
             "call a small model with the tensors of `genre_cnn` and two instances without a pause, on one machine.",
             "",
             "- *lost*: calls that ended in an error",

@@ -1,17 +1,17 @@
-"""Breaks a service under load in every way that production does, and tells what its clients saw.
+"""Inject faults into a service under load and report what its clients observed.
 
-    make chaos     or   .venv/bin/python benchmarks/faults.py [FAULT ...] [--modes one two] [--report FILE] [--json]
+    make chaos     or   python -m benchmarks.faults [FAULT ...] [--modes one two] [--report FILE] [--json]
 
-A small model with `genre_cnn`'s tensors, two instances, behind `tritone serve` with its watchdog; four clients that
-never pause. Each fault is met twice:
-    one   one server, clients without retries: what the fault itself does
-    two   two replicas, clients with the SDK's own retries: no call may be lost, or the exit status is 1
-(of the balancer's faults both have two replicas behind it, and clients that have its address alone). Everything is
-on loopback; a full disk is one of a few MB that is mounted where nobody else sees it, a jumping clock is
-libfaketime's. What this machine lacks for a fault is said in its row. A few minutes for all.
+A small model with `genre_cnn`'s tensors and two instances is served by `tritone serve` with its supervisor to four
+clients that send requests without pause. Each fault is injected twice:
+    one   one server, clients without retries: the effect of the fault itself
+    two   two replicas, clients with the SDK's retries: no call may be lost, or the exit status is 1
+(Faults of the balancer have two replicas behind it in both modes, and clients that know only its address.) Everything
+is on loopback. A full disk is a mounted file system of a few MB that only the server sees; a jumping clock is
+libfaketime's. A fault that this machine cannot inject is reported as such. Takes a few minutes.
 
-Columns: requests; lost, those that ended in an error; the longest time in which no client got an answer; noticed,
-until the watchdog said so; serving again, until the broken one answered canaries for good.
+Columns: requests; lost, those that ended in an error; the longest time in which no client got a response; noticed, the
+time until the supervisor reported the fault; serving again, the time until the server answered all canaries again.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tests.deploy.balancing import HOSTS, free_ports
 from tests.deploy.name_server import NameServer
 from tests.integration.conftest import MODEL, make_repository
 
 from benchmarks.fault_clients import Clients, seen
-from benchmarks.fault_kinds import FAULTS, Fault, World, starter
+from benchmarks.fault_injection import FAULTS, Fault, FaultSetup, starter
 from benchmarks.fault_report import markdown, page
 from benchmarks.replica import Replica
 from tritone_serving.server import runtime_folder as runtime
@@ -152,7 +150,7 @@ class Watching:
 
 
 @contextlib.contextmanager
-def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[World]:
+def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[FaultSetup]:
     """Replicas, and what else a fault needs."""
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(folder / "disk")) if fault.small_disk else None
@@ -161,7 +159,7 @@ def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[World]:
         config.write_text(config.read_text().replace("count: 1", "count: 2"))
         repository = Path(shutil.copytree(folder / "original", (disk or folder) / "repository"))
         http, grpc, metrics = free_ports(3, "0.0.0.0")  # noqa: S104  - looked for on every address, bound on none
-        world = World(folder, repository, [], disk)
+        world = FaultSetup(folder, repository, [], disk)
         for number, host in enumerate(HOSTS if mode == "two" or fault.balanced else HOSTS[:1]):
             is_broken = number == 0
             replica = Replica(

@@ -1,11 +1,11 @@
-"""Sends many thousands of malformed HTTP and gRPC requests to a real server, and tells what became of them.
+"""Send thousands of malformed HTTP and gRPC requests to a real server and report the outcomes.
 
-    python benchmarks/fuzz.py [--requests 20000] [--seed 0] [--repository DIR] [--json] [--report FILE]
+    make fuzz   or   python -m benchmarks.fuzz [--requests 20000] [--seed 0] [--repository DIR] [--json] [--report FILE]
 
-Loopback only. The server runs under the watchdog, so that a restart is noticed. Exit 1 if anything came that should
-not: a crash, a hang, a failure (HTTP 5xx, gRPC INTERNAL) that is the client's fault alone, a wrong answer to who asked
-rightly. What Triton itself decides, and what it does not survive and is therefore not sent, is listed with its reason
-(benchmarks/fuzzing/judging.py).
+Loopback only. The server runs under its supervisor, so that restarts are noticed. The exit status is 1 after a crash, a
+hang, a server error (HTTP 5xx, gRPC INTERNAL) that the request caused, or a wrong response to a valid request. Outcomes
+that Triton itself decides, and requests that it does not survive and that are therefore not sent, are listed with their
+reasons (benchmarks/fuzzing/outcomes.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tests.integration.python_models import watched
 
 from benchmarks.arguments import count
-from benchmarks.fuzzing import served
+from benchmarks.fuzzing import servers
 from benchmarks.fuzzing.campaign import Result, run
 from benchmarks.fuzzing.options import ALL
 from tritone_serving import ServerOptions, TritonServer
@@ -43,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tritone-fuzz-") as folder:
         if options.repository is None:
             os.environ["XDG_STATE_HOME"] = f"{folder}/state"
-        repository = options.repository or served.make_repository(Path(folder), music=True)
+        repository = options.repository or servers.make_repository(Path(folder), music=True)
         result = fuzz(repository, n_requests=options.requests, first_seed=options.seed)
     text = json.dumps(figures(result), indent=2) if options.json else report(result)
     print(text)
@@ -56,7 +54,7 @@ def fuzz(repository: Path, *, n_requests: int, first_seed: int) -> Result:
     """Record canaries on a server without a cache, which then could answer for a model; fuzz another that has one."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     with TritonServer.start(ServerOptions(repository=repository, response_cache_bytes=0, **ports)) as plain:
-        canaries = served.record(plain, N_CANARIES)
+        canaries = servers.record(plain, N_CANARIES)
     with watched(repository) as dog:
         result = run(lambda: dog.server, canaries, n_requests=n_requests, first_seed=first_seed, on_round=_progress)
         result.troubles += [f"watchdog: {line}" for line in dog.said]

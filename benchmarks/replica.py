@@ -1,4 +1,4 @@
-"""One `tritone serve`, as a user starts it, that may have a shared memory and a clock of its own."""
+"""A `tritone serve` process, optionally with its own shared memory and clock."""
 
 from __future__ import annotations
 

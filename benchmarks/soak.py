@@ -1,13 +1,13 @@
-"""A soak: all models of a repository at once, Poisson arrivals at 70 % of what the server carries, for ten minutes.
+"""Soak test: Poisson arrivals on all models of a repository at 70 % of the server's throughput, for ten minutes.
 
-    make soak     or   .venv/bin/python benchmarks/soak.py [--repository DIR] [--minutes N] [--report DIR] [--json]
+    make soak     or   python -m benchmarks.soak [--repository DIR] [--minutes N] [--report DIR] [--json]
 
-Serves the repository, or small stand-ins where none is given and `model_repository` holds no version; finds what the
-server carries of the mix (a closed loop of 16 clients, half a minute; every model gets the same part of the machine's
-time); then sends at 70 % of that, whatever becomes of what was sent before, and counts latency from when a request
-was due. Inputs are drawn from each model's declaration, no two alike. Three bounds, and exit status 1 where one is
-missed: no failed request, memory of server and stubs growing under 2 % after a minute's warm-up, p99 of the last two
-minutes within 20 % of that of the first two. Only on loopback; the generator shares the machine with the server.
+Serves the repository, or small stand-ins if none is given and `model_repository` holds no version. Measures the
+throughput of the mix first (a closed loop of 16 clients for half a minute; each model gets an equal share of the
+machine's time), then sends requests at 70 % of it without waiting for responses; latency counts from the time at which
+a request was due. Inputs are drawn from each model's declaration and differ from each other. The exit status is 1 if a
+bound is missed: no failed request, memory of server and stubs growing under 2 % after a minute of warm-up, p99 of the
+last two minutes within 20 % of that of the first two. Loopback only; the generator shares the machine with the server.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import mix as mixing
+from benchmarks import soak_mix as mixing
 from benchmarks import soak_report as report
 from benchmarks.arguments import amount
 from tritone_serving import ServerOptions, TritonServer
@@ -64,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tritone-soak-") as folder:
         repository = arguments.repository or Path("model_repository")
         if arguments.repository is None and not (repository.is_dir() and filled_models(repository)):
-            from benchmarks.stand_ins import small_repository
+            from benchmarks.soak_mix import small_repository
 
             os.environ["XDG_STATE_HOME"] = f"{folder}/state"
             repository = small_repository(Path(folder))
@@ -83,7 +81,7 @@ def main() -> None:
 
 def soak(
     repository: Path, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], list[mixing.Sent], list[report.Memory]]:
+) -> tuple[dict[str, Any], list[mixing.SentRequest], list[report.Memory]]:
     """Serve, find the capacity, load, judge."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     options = ServerOptions(repository=repository, response_cache_bytes=arguments.cache_mb << 20, **ports)
@@ -108,7 +106,7 @@ def soak(
 
 async def _load(
     server: TritonServer, asked: Sequence[mixing.Asked], *, load: float, seconds: float, capacity_s: float
-) -> tuple[float, list[mixing.Sent], list[report.Memory]]:
+) -> tuple[float, list[mixing.SentRequest], list[report.Memory]]:
     memory: list[report.Memory] = []
     async with mixing.Client(server.grpc_url) as client:
         share = mixing.shares(await mixing.costs_s(client, asked))

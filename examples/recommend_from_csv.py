@@ -35,7 +35,7 @@ def main() -> None:
     for track in tracks:
         print(f"{track.score:6.3f}  {track.title or track.track_id}")
         for reason in track.reasons[:2]:
-            print(f"        {reason.amount:+.3f} by {reason.member}, because of {reason.because} {reason.id or ''}")
+            print(f"        {reason.amount:+.3f} by {reason.base_model}, because of {reason.because} {reason.id or ''}")
 
 
 if __name__ == "__main__":

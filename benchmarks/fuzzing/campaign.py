@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzzing import over_grpc, over_http
-from benchmarks.fuzzing.asks import valid_ask
-from benchmarks.fuzzing.judging import HANG, NOT_SENT, Guard, Outcome, Tally, fatal
 from benchmarks.fuzzing.options import CLASS_COUNTS
-from benchmarks.fuzzing.served import Bystander, Canaries, Processes, compare
+from benchmarks.fuzzing.outcomes import HANG, NOT_SENT, Guard, Outcome, OutcomeTally, fatal
+from benchmarks.fuzzing.requests import valid_request
+from benchmarks.fuzzing.servers import Bystander, Canaries, Processes, compare
 from tritone.endpoints import make_endpoint
 from tritone_serving import TritonServer
 from tritone_serving.calls import Calls
@@ -34,7 +34,7 @@ class Result:
         troubles: what is wrong with the server itself, by round.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: OutcomeTally = field(default_factory=OutcomeTally)
     troubles: list[str] = field(default_factory=list)
     n_canaries: int = 0
     n_bystander: int = 0
@@ -90,7 +90,7 @@ def run(
     return result
 
 
-def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, number: int) -> None:
+def _round(server: TritonServer, canaries: Canaries, tally: OutcomeTally, n: int, number: int) -> None:
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     targets: dict[str, Any] = {
         "http": over_http.HttpTarget(host, int(port)),
@@ -135,14 +135,14 @@ def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, numbe
     targets["grpc"].close()
 
 
-def send_classes(server: TritonServer, canaries: Canaries, tally: Tally, counts: Sequence[Any]) -> None:
-    """Ask for every output of every model with each count of classes: as JSON, binary data, a call and a stream."""
+def send_classes(server: TritonServer, canaries: Canaries, tally: OutcomeTally, counts: Sequence[Any]) -> None:
+    """Request every output of every model with each count of classes: as JSON, binary data, a call and a stream."""
     guard = Guard.of(server, canaries.configs)
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     http, rpc = over_http.HttpTarget(host, int(port)), over_grpc.GrpcTarget(server.grpc_url)
     rng = np.random.default_rng(0)
     for model, config in sorted(canaries.configs.items()):
-        valid = valid_ask(config, rng)
+        valid = valid_request(config, rng)
         for output in config.output:
             for count in counts:
                 ask = replace(valid, outputs=((output.name, {"classification": count}),))

@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from benchmarks.fuzzing.asks import ITEM_BYTES, MOST_BYTES, Ask, Tensor, fill, optional_tensors, valid_ask
 from benchmarks.fuzzing.options import CLASS_COUNTS, add_options
+from benchmarks.fuzzing.requests import (
+    ITEM_BYTES,
+    MOST_BYTES,
+    FuzzRequest,
+    RequestTensor,
+    fill,
+    optional_tensors,
+    valid_request,
+)
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-Mutation = Callable[[Draw, Ask, np.random.Generator], Ask]
+Mutation = Callable[[Draw, FuzzRequest, np.random.Generator], FuzzRequest]
 
 HUGE = (1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 32) + 1, 1 << 40, 1 << 62, (1 << 63) - 1)
 ODD_TYPES = ("", "FLOAT", "fp32", "FP32 ", "TYPE_FP32", "INVALID", "BF16", "FP8", "\x00", "BYTES" * 50)
@@ -53,11 +61,11 @@ ODD_FLOATS = (
 )
 
 
-def _place(draw: Draw, ask: Ask) -> int | None:
+def _place(draw: Draw, ask: FuzzRequest) -> int | None:
     return draw(st.integers(0, len(ask.tensors) - 1)) if ask.tensors else None
 
 
-def _resized(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+def _resized(tensor: RequestTensor, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
     """A shape with as much data as it says, where that can be."""
     n_items = int(np.prod([abs(size) for size in shape], dtype=object)) if shape else 1
     if n_items * ITEM_BYTES.get(tensor.datatype, 8) > MOST_BYTES or min(shape, default=0) < 0:
@@ -67,7 +75,7 @@ def _resized(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -
     return {"shape": shape, "data": fill(tensor.datatype, n_items, rng)}
 
 
-def _datatype(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _datatype(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     place = _place(draw, ask)
     if place is None:
         return ask
@@ -79,7 +87,7 @@ def _datatype(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, **changes)
 
 
-def _rank(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _rank(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     place = _place(draw, ask)
     if place is None:
         return ask
@@ -97,7 +105,7 @@ def _rank(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, **_resized(ask.tensors[place], tuple(shape), rng))
 
 
-def _size(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _size(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Another size, with the data that belongs to it: this reaches the backends."""
     place = _place(draw, ask)
     if place is None or not ask.tensors[place].shape:
@@ -108,7 +116,7 @@ def _size(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, **_resized(ask.tensors[place], tuple(shape), rng))
 
 
-def _batch(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _batch(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """More rows in all inputs, or in some."""
     rows = draw(st.sampled_from((2, 3, 17, 33, 65)))
     for place, tensor in enumerate(ask.tensors):
@@ -117,7 +125,7 @@ def _batch(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask
 
 
-def _dims(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _dims(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Sizes that no tensor has, with the data of before."""
     place = _place(draw, ask)
     if place is None or not ask.tensors[place].shape:
@@ -129,7 +137,7 @@ def _dims(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, shape=tuple(shape))
 
 
-def _bytes(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _bytes(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     place = _place(draw, ask)
     if place is None:
         return ask
@@ -140,7 +148,7 @@ def _bytes(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, data=spoiled)
 
 
-def _values(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _values(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Numbers of the right type that mean nothing: NaN, infinity, denormals, the least and the most."""
     place = _place(draw, ask)
     if place is None:
@@ -165,7 +173,7 @@ def _values(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, data=bytes(spoiled))
 
 
-def _noise(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _noise(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Any bits in every tensor."""
     for place, tensor in enumerate(ask.tensors):
         if draw(st.integers(0, 3)):
@@ -173,11 +181,11 @@ def _noise(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask
 
 
-def _text_places(ask: Ask) -> list[int]:
+def _text_places(ask: FuzzRequest) -> list[int]:
     return [place for place, tensor in enumerate(ask.tensors) if tensor.datatype == "BYTES"]
 
 
-def _lengths(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _lengths(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Text whose lengths lie."""
     places = _text_places(ask)
     if not places:
@@ -191,7 +199,7 @@ def _lengths(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, data=data)
 
 
-def _words(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _words(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Text that is none: not UTF-8, empty, very long, with what may not be in a line."""
     places = _text_places(ask)
     if not places:
@@ -214,7 +222,7 @@ def _words(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return ask.with_tensor(place, shape=shape, data=b"".join(struct.pack("<I", len(each)) + each for each in words))
 
 
-def _names(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _names(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     """Inputs left out, twice, renamed, or that nobody knows."""
     place = _place(draw, ask)
     if place is None:
@@ -229,15 +237,15 @@ def _names(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     elif how == "renamed":
         tensors[place] = replace(tensors[place], name=other)
     elif how == "unknown":
-        tensors.append(Tensor(other, "FP32", (1, 1), bytes(4)))
+        tensors.append(RequestTensor(other, "FP32", (1, 1), bytes(4)))
     elif how == "many":
-        tensors += [Tensor(f"x{number}", "INT8", (1,), b"\x00") for number in range(500)]
+        tensors += [RequestTensor(f"x{number}", "INT8", (1,), b"\x00") for number in range(500)]
     else:
         tensors = [] if how == "none" else tensors[::-1]
     return replace(ask, tensors=tuple(tensors))
 
 
-def _outputs(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _outputs(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     names = st.sampled_from(("mood", "", "\x00", "embedding", "scores", "frames", "item_ids", "o" * 5000, "../x", "é"))
     given = st.dictionaries(
         st.sampled_from(("classification", "binary_data", "shared_memory_region", "shared_memory_byte_size", "x")),
@@ -248,7 +256,7 @@ def _outputs(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return replace(ask, outputs=tuple(outputs))
 
 
-def _parameters(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _parameters(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     names = st.sampled_from(
         (
             *("priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"),
@@ -260,19 +268,19 @@ def _parameters(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
     return replace(ask, parameters=draw(st.dictionaries(names, values, min_size=1, max_size=4)))
 
 
-def _id(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _id(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     return replace(ask, id=draw(st.sampled_from(ODD_TEXT) | st.binary(min_size=1, max_size=8)))
 
 
-def _model(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _model(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     return replace(ask, model=draw(st.sampled_from(PATHS) | st.text(max_size=12)))
 
 
-def _version(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _version(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     return replace(ask, version=draw(st.sampled_from(VERSIONS) | st.integers(-(1 << 63), 1 << 63).map(str)))
 
 
-def _contents(draw: Draw, ask: Ask, rng: np.random.Generator) -> Ask:
+def _contents(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
     return replace(ask, contents=draw(st.sampled_from(("typed", "both", "fewer", "more"))))
 
 
@@ -302,11 +310,11 @@ SEVERAL = "several at once"
 
 
 @st.composite
-def spoiled_asks(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, Ask]:
+def spoiled_asks(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, FuzzRequest]:
     """What was done, and the request."""
     config = configs[draw(st.sampled_from(sorted(configs)))]
     rng = np.random.default_rng(draw(st.integers(0, (1 << 32) - 1)))
-    ask = valid_ask(config, rng)
+    ask = valid_request(config, rng)
     kind = draw(st.sampled_from((VALID, SEVERAL, SEVERAL, OPTIONS, OPTIONS, OPTIONS, CLASSES, *MUTATIONS)))
     if kind == VALID:
         return kind, ask

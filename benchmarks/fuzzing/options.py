@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from hypothesis import strategies as st
 
-from benchmarks.fuzzing.asks import Ask
+from benchmarks.fuzzing.requests import FuzzRequest
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -73,7 +73,7 @@ ALL: Final = frozenset(
 )
 
 
-def add_options(draw: Draw, ask: Ask, outputs: Iterable[str]) -> Ask:
+def add_options(draw: Draw, ask: FuzzRequest, outputs: Iterable[str]) -> FuzzRequest:
     """The same request with options of the request, of its inputs and of outputs that the model has."""
     some = st.sampled_from(VALUES)
     ask = replace(
@@ -103,7 +103,9 @@ def draw_metadata(draw: Draw) -> tuple[tuple[str, str | bytes], ...]:
     return tuple((name, value.encode() if name.endswith("-bin") else value) for name, value in values)
 
 
-def named(ask: Ask, headers: Mapping[str, str] | None = None, metadata: Iterable[tuple[str, Any]] = ()) -> Counter[str]:
+def named(
+    ask: FuzzRequest, headers: Mapping[str, str] | None = None, metadata: Iterable[tuple[str, Any]] = ()
+) -> Counter[str]:
     """The options that a request carries, by their names in `ALL`."""
     found: Counter[str] = Counter(f"request: {name}" for name in ask.parameters)
     found.update(f"input: {name}" for tensor in ask.tensors for name in tensor.parameters)

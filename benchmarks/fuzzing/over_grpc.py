@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from benchmarks.fuzzing.asks import Ask
-from benchmarks.fuzzing.judging import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Guard, Outcome, fatal, fatal_shapes
 from benchmarks.fuzzing.mutations import VALID, Draw, spoiled_asks
 from benchmarks.fuzzing.options import COMPRESSIONS, DEADLINES_S, draw_metadata, named
+from benchmarks.fuzzing.outcomes import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Guard, Outcome, fatal, fatal_shapes
+from benchmarks.fuzzing.requests import FuzzRequest
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
 OPEN_METHODS: Final = (
@@ -105,7 +105,7 @@ def _outcome(error: Any) -> Outcome:
     return Outcome(FAILED if lost or code in _FAILURES else REFUSED, code, said)
 
 
-def message(ask: Ask) -> Any:
+def message(ask: FuzzRequest) -> Any:
     """The protobuf message; what a protobuf cannot carry at all is put into words that it can."""
     text = ask.id if isinstance(ask.id, str) else ask.id.decode("latin-1")
     request = service_pb2.ModelInferRequest(

@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import strategies as st
 
-from benchmarks.fuzzing.asks import Ask
-from benchmarks.fuzzing.judging import (
+from benchmarks.fuzzing.mutations import PATHS, VALID, Draw, spoiled_asks
+from benchmarks.fuzzing.options import draw_headers, named
+from benchmarks.fuzzing.outcomes import (
     FAILED,
     HANG,
     HUNG_UP,
@@ -32,8 +33,7 @@ from benchmarks.fuzzing.judging import (
     fatal,
     fatal_json,
 )
-from benchmarks.fuzzing.mutations import PATHS, VALID, Draw, spoiled_asks
-from benchmarks.fuzzing.options import draw_headers, named
+from benchmarks.fuzzing.requests import FuzzRequest
 
 LIMIT_S: Final = 20.0
 MOST_JSON_ITEMS: Final = 2000
@@ -146,7 +146,7 @@ def _some(connection: socket.socket, deadline_s: float) -> bytes:
     return some
 
 
-def body_of(ask: Ask, *, as_json: bool) -> tuple[bytes, int]:
+def body_of(ask: FuzzRequest, *, as_json: bool) -> tuple[bytes, int]:
     """The body, and how much of it is JSON."""
     inputs: list[dict[str, Any]] = []
     binary = b""
@@ -197,7 +197,7 @@ def framed(
     return "\r\n".join(lines).encode("utf-8", "surrogatepass") + b"\r\n\r\n" + body
 
 
-def whole(ask: Ask, *, as_json: bool) -> Frame:
+def whole(ask: FuzzRequest, *, as_json: bool) -> Frame:
     """A request as it is, to where its model is."""
     body, n_json = body_of(ask, as_json=as_json)
     headers = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
@@ -235,7 +235,7 @@ def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter
     if category != VALID and draw(st.integers(0, 2)) == 0:
         more = draw_headers(draw)
         headers = {**headers, **more}
-        sent.update(named(Ask("", ()), more))
+        sent.update(named(FuzzRequest("", ()), more))
     sent.update(named(ask))
     category = f"{'JSON' if as_json else 'binary'}, {category}"
     must = OK if category.endswith(f" {VALID}") and not ask.decoupled else ""

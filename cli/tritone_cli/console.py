@@ -136,7 +136,7 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
 
 
 RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
-_MEMBERS_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a name, within 80 columns
+_BASE_MODEL_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a name, within 80 columns
 
 
 def print_warm_start(loaded: Mapping[str, Any]) -> None:
@@ -150,11 +150,13 @@ def print_warm_start(loaded: Mapping[str, Any]) -> None:
         say(f"  not taken over ({reason}): {', '.join(names[:4])}{more}")
 
 
-def print_members(members: Mapping[str, Mapping[str, float]]) -> None:
-    """Print an ensemble's members, the best first."""
-    rows = sorted(members.items(), key=lambda entry: -entry[1]["ndcg@10"])
-    shown = [{"member": name, **{key: each[key] for key in _MEMBERS_FIGURES if key in each}} for name, each in rows]
-    print_rows("members", shown)
+def print_base_models(base_models: Mapping[str, Mapping[str, float]]) -> None:
+    """Print an ensemble's base models, the best first."""
+    rows = sorted(base_models.items(), key=lambda entry: -entry[1]["ndcg@10"])
+    shown = [
+        {"base model": name, **{key: each[key] for key in _BASE_MODEL_FIGURES if key in each}} for name, each in rows
+    ]
+    print_rows("base models", shown)
 
 
 def print_ranking(metrics: Mapping[str, Any]) -> None:
@@ -163,12 +165,12 @@ def print_ranking(metrics: Mapping[str, Any]) -> None:
     say(f"{metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens")
     say("ensemble: " + ", ".join(f"{name} {figures[name]:.4f}" for name in RANKING_FIGURES))
     say(", ".join(f"{name}@10 {figures[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
-    print_members(metrics["members"])
-    shown = ("items_heard", "n_users", "ndcg@10", "recall@40")
+    print_base_models(metrics["base_models"])
+    shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
     print_rows("by history", [{name: row[name] for name in shown} for row in metrics["segments"]])
-    newcomers = metrics["cold_users"]["by_friends"]
-    if newcomers:
-        say(f"by friends alone: ndcg@10 {newcomers['ndcg@10']:.4f}, {newcomers['times_popularity']:.1f} x popularity")
+    by_friends = metrics["cold_users"]["by_friends"]
+    if by_friends:
+        say(f"by friends alone: ndcg@10 {by_friends['ndcg@10']:.4f}, {by_friends['times_popularity']:.1f} x popularity")
     if metrics["cold_items"]["recall@40"] is not None:
         say(f"items nobody in the log heard: recall@40 {metrics['cold_items']['recall@40']:.3f}")
     for path in metrics.get("report", ()):

@@ -19,7 +19,7 @@ _SOURCES: Final = {
     "user": "this user's listening history",
     "history": "the given history",
     "friends": "the friends' listening",
-    "recording": "the recording",
+    "audio": "the recording",
     "mood": "the mood",
     "popularity": "popularity, since nothing else is known",
 }
@@ -27,9 +27,9 @@ _BECAUSE: Final = {
     "history": "listened to",
     "friend": "friend",
     "friends_listening": "friends listened to",
-    "unheard": "no listens yet",
+    "cold_item": "no listens yet",
     "tag": "tag",
-    "recording": "sounds like the recording",
+    "audio": "sounds like the recording",
     "mood": "fits the mood",
     "listeners": "what others listen to",
     "popularity": "popular",
@@ -187,7 +187,7 @@ def _reasons(reasons: tuple[Reason, ...]) -> str:
     """Return the reasons for one score as text, grouped by base model and cause, the largest first."""
     found: dict[tuple[str, str], list[Reason]] = {}
     for reason in reasons:
-        found.setdefault((reason.because, reason.member), []).append(reason)
+        found.setdefault((reason.because, reason.base_model), []).append(reason)
     amounts = {key: sum(reason.amount for reason in each) for key, each in found.items()}
     ranked = sorted(found, key=lambda key: -abs(amounts[key]))
     shown = [f"{amounts[key]:+.3g} {_cause(key[0], found[key])} ({key[1]})" for key in ranked[:N_REASONS_SHOWN]]
@@ -208,7 +208,7 @@ def _unknown(unknown: UnknownIds) -> str:
     user = "the user (not in the log, or called without a valid service key or user token)"
     recording = "the recording (the model was trained without recordings, or with another genre_cnn than the server's)"
     mood = "the mood, since the model was trained without emotions"
-    parts = [user] * unknown.user + [recording] * unknown.recording + [mood] * unknown.mood
+    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""

@@ -181,7 +181,7 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     test = models[CLASSIFIER].info["metrics"]["test"]
     valid = models[RECOMMENDER].info["metrics"]["valid"]
-    popular = valid["members"]["popularity"]["ndcg@10"]
+    popular = valid["base_models"]["popularity"]["ndcg@10"]
     n_pieces = sum(len(each.pieces) for _, generated in sections for each in generated)
     return (
         (f"{test['accuracy']:.3f}", f"accuracy on {test['n']} recordings of held-out pieces"),

@@ -40,11 +40,11 @@ _BECAUSE: Final[Mapping[str, str]] = {
     "friend": "friends listen to it",
     "friends_listening": "the friends' listening",
     "tag": "its tags",
-    "recording": "sounds like the recording",
+    "audio": "sounds like the recording",
     "mood": "fits the mood",
     "listeners": "people with similar taste listen to it",
     "popularity": "popular",
-    "unheard": "no listens yet",
+    "cold_item": "no listens yet",
 }
 
 # The same colour in every plot; "ensemble" is the effect of re-ranking.
@@ -154,7 +154,7 @@ def _check(listener: SimulatedListener, answer: Recommendations) -> None:
 def _suggestion(recommended: Recommendation, catalogue: Catalogue, folder: Path) -> RecommendedPiece:
     members: dict[str, float] = {}
     for reason in recommended.reasons:
-        members[reason.member] = members.get(reason.member, 0.0) + reason.amount
+        members[reason.base_model] = members.get(reason.base_model, 0.0) + reason.amount
     track = catalogue[recommended.track_id]
     because = _because(recommended, catalogue)
     return RecommendedPiece(track, recommended.score, because, members, _sound(track, folder))
@@ -174,7 +174,7 @@ def _because(recommended: Recommendation, catalogue: Catalogue) -> tuple[str, ..
     """Return the largest reasons as text, each with its share of the score."""
     found: dict[str, dict[str, float]] = {}  # text -> name -> amount
     for reason in recommended.reasons:
-        own = _UNNAMED.get((reason.member, reason.because)) or _BECAUSE.get(reason.because, reason.because)
+        own = _UNNAMED.get((reason.base_model, reason.because)) or _BECAUSE.get(reason.because, reason.because)
         causes = found.setdefault(_NAMED.get(reason.because, own) if reason.id else own, {})
         name = catalogue[reason.id].title if reason.id and reason.because in _OF_PIECES else reason.id
         causes[name] = causes.get(name, 0.0) + reason.amount

@@ -28,21 +28,20 @@ from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import check_model_name, publish, versions
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
-from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_path
-from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
 # Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
-_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own")
+_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own_tags")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
 # What is of items and tags alone, however long it happens to be; so are the tables of members.
 _OF_NOBODY: Final = (
     *("items.*", "titles.*", "artists.*", "tags.*", "vectors", "listeners.rarity"),
-    *("*.shares", "*.held_back", "*.centre", "*.by_item.*", "*.by_tag.*"),
+    *("*.shares", "*.popularity_penalty", "*.centre", "*.by_item.*", "*.by_tag.*"),
 )
 
 
@@ -262,8 +261,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
     """An array of a name that says nothing, as long as there were users, may well be about them."""
-    members = [f"{name}.{part}" for name in artifact.manifest["members"] for part in ("starts", "columns", "values")]
-    of_nobody = (*_OF_NOBODY, *members)
+    tables = [f"{name}.{part}" for name in artifact.manifest["base_models"] for part in ("starts", "columns", "values")]
+    of_nobody = (*_OF_NOBODY, *tables)
     by_user = {artifact.n_users, artifact.n_users + 1} - {0, 1}
     suspects = sorted(
         name

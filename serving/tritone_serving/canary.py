@@ -29,7 +29,7 @@ from tritone_serving.security.callers import CANARY_PARAMETER
 
 # A request parameter that holds the server's health token: our backends answer such a request without running the
 # model. (`CANARY_PARAMETER` marks a request that they leave out of their own metrics.)
-HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_health.py
+HEALTH_PARAMETER: Final = "tritone_health_check"  # as in backends/onnxruntime/tritone_ort_marks.py
 FEW: Final = 16
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.deploy.balancing import haproxy_path
+from tests.support.benchmark_tools import run_tool
 
 from benchmarks.attack import table
-from benchmarks.attack_kinds import ATTACKS, DENORMALS, MB, ODD_FLOATS, Sent, _resized, packed_zeros
-from benchmarks.fuzzing.asks import Ask, Tensor
-from benchmarks.fuzzing.judging import HUNG_UP, OK, Outcome
+from benchmarks.attack_requests import ATTACKS, DENORMALS, MB, ODD_FLOATS, AttackResult, _resized, packed_zeros
+from benchmarks.fuzzing.outcomes import HUNG_UP, OK, Outcome
+from benchmarks.fuzzing.requests import FuzzRequest, RequestTensor
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "attack.py"
 ROW: dict[str, Any] = {
     "behind": "server", "attack": "one packed body", "sent": "1 x 611 kB", "answers": {"refused 415": 1}, "accepted": 0,
     "gap_s": 0.1, "p99_ms": 3.0, "ended": 0, "replicas": 0, "given_up": False, "memory_mb": [100, 120], "passed": True,
@@ -34,7 +31,9 @@ def test_packed_zeros_unpack_to_what_they_say(wbits: int, name: str) -> None:
 
 
 def test_a_resized_input_has_the_data_that_its_shape_needs() -> None:
-    ask = Ask("m", (Tensor("a", "UINT8", (1, 2, 88), bytes(176)), Tensor("b", "INT64", (1, 3), bytes(24))))
+    ask = FuzzRequest(
+        "m", (RequestTensor("a", "UINT8", (1, 2, 88), bytes(176)), RequestTensor("b", "INT64", (1, 3), bytes(24)))
+    )
     for name, n_bytes, shape in (("a", 88 * 200_000, (1, 200_000, 88)), ("b", 8 * 200_000, (1, 200_000))):
         changed = {tensor.name: tensor for tensor in _resized(ask, name, 200_000).tensors}[name]
         assert (len(changed.data), changed.shape) == (n_bytes, shape)
@@ -47,7 +46,7 @@ def test_odd_numbers_are_what_they_say() -> None:
 
 
 def test_answers_are_counted() -> None:
-    sent = Sent("x")
+    sent = AttackResult("x")
     for outcome in (Outcome(OK, "200"), Outcome(OK, "200"), Outcome(HUNG_UP)):
         sent.note(outcome)
     assert sent.answers == Counter({"ok 200": 2, "hung up": 1})
@@ -69,10 +68,7 @@ def test_a_table_says_what_failed() -> None:
 @pytest.mark.skipif(haproxy_path() is None, reason="no haproxy on this machine")
 def test_behind_the_balancer_no_attack_of_the_protocol_ends_a_server() -> None:
     names = [name for name in ATTACKS if name.startswith(("classes", "gzip", "deflate"))] + ["five"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *names, "--no-music", "--behind", "balancer", "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_tool("attack", *names, "--no-music", "--behind", "balancer", "--json")
     rows = json.loads(done.stdout)["rows"]
     assert len(rows) == len(names)
     assert [row for row in rows if not row["passed"]] == []

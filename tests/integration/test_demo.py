@@ -28,7 +28,7 @@ from tests.support import music_models
 
 from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient
-from tritone.music.reading import to_grid
+from tritone.music.scores import to_grid
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT
@@ -141,7 +141,7 @@ def tracks_of(answer: dict[str, Any]) -> list[str]:
 
 def test_every_listener_gets_recommendations_with_reasons(ran: Ran) -> None:
     recommended = ran.second["recommended"]
-    assert [each["source"] for each in recommended] == ["user", "history", "friends", "recording", "popularity"]
+    assert [each["source"] for each in recommended] == ["user", "history", "friends", "audio", "popularity"]
     for each in recommended:
         assert len(set(tracks_of(each))) == len(each["recommendations"]) == 8
         assert all(each["because"])
@@ -151,7 +151,7 @@ def test_every_listener_gets_recommendations_with_reasons(ran: Ran) -> None:
     assert any(reason["because"] == "history" for track in known["recommendations"] for reason in track["reasons"])
     assert not set(tracks_of(songs)) & set(songs["python"].split("'")), "what was just heard is not recommended"
     assert any("sounds like the recording" in words for words in recording["because"][0])
-    assert any(reason["member"] == "sound" for reason in recording["recommendations"][0]["reasons"])
+    assert any(reason["base_model"] == "sound" for reason in recording["recommendations"][0]["reasons"])
 
 
 def test_all_files_exist_and_have_the_format_of_their_suffix(ran: Ran) -> None:

@@ -19,8 +19,8 @@ from tritonclient.utils import InferenceServerException
 
 from tritone_export import check_repository
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.recommender import Question, Recommender
-from tritone_serving.recommender_keys import key_folder
+from tritone_serving.recommender import Recommender, RecommendRequest
+from tritone_serving.recommender.pseudonyms import key_folder
 
 pytestmark = pytest.mark.triton
 
@@ -83,7 +83,7 @@ def test_lint_finds_nothing(repository: Path) -> None:
         ("history", {"history": ["track-1", "track-4"]}),
         ("history", {"user_id": "nobody", "history": ["track-1", "track-4"], "weights": [5.0, 1.0]}),
         ("friends", {"friends": [models.user_id(8), models.user_id(9)]}),
-        ("recording", {"embedding": EMBEDDING}),
+        ("audio", {"embedding": EMBEDDING}),
         ("mood", {"mood": "tension"}),
         ("popularity", {"user_id": "nobody"}),
         ("popularity", {}),
@@ -105,8 +105,8 @@ def test_the_server_answers_as_the_library_does(served: TritonServer, twin: Reco
     given = {"history": ["track-9", "track-2", "track-9"], "weights": [1.0, 2.0, 3.0]}
     wanted = twin.answer(
         [
-            Question(user=KNOWN, k=7, diversity=0.5, novelty=0.2),
-            Question(skipped=["track-5"], exclude=["track-0"], k=7, **given),  # type: ignore[arg-type]
+            RecommendRequest(user=KNOWN, k=7, diversity=0.5, novelty=0.2),
+            RecommendRequest(skipped=["track-5"], exclude=["track-0"], k=7, **given),  # type: ignore[arg-type]
         ]
     )
     answers = [
@@ -137,7 +137,7 @@ def test_reasons_add_up_to_the_scores(client: Client) -> None:
     answer = client.ask(history=["track-1", "track-4"], explain=True, k=5, novelty=0.3)
     for score, reasons in zip(answer["scores"], answer["reasons"], strict=True):
         assert sum(reason["amount"] for reason in reasons) == pytest.approx(score, abs=1e-4)
-    assert {"ease", "taste_vae", "popularity"} <= {r["member"] for reasons in answer["reasons"] for r in reasons}
+    assert {"ease", "taste_vae", "popularity"} <= {r["base_model"] for reasons in answer["reasons"] for r in reasons}
     assert client.ask(k=2)["reasons"] == [[], []]
 
 
@@ -150,7 +150,7 @@ def test_unknown_ids_are_told(client: Client) -> None:
         "friends": ["y"],
         "exclude": ["w"],
         "mood": False,
-        "recording": False,
+        "audio": False,
     }
 
 
@@ -204,7 +204,7 @@ def test_a_wrong_question_harms_nobody_beside_it(served: TritonServer, twin: Rec
         else:
             history = [f"track-{item}" for item in range(place % 9 + 1)]
             asked.append(question(history=history, k=1 + place % 7))
-            wanted.append(Question(history=history, k=1 + place % 7))
+            wanted.append(RecommendRequest(history=history, k=1 + place % 7))
     before = metric(served, "calls_total", model="twin")
     answers = client.send_together(asked)
     expected = iter(twin.answer([each for each in wanted if each is not None]))
@@ -298,18 +298,18 @@ def genre_cards(repository: Path) -> Iterator[Any]:
 def test_a_recording_that_another_network_embedded_is_ignored_and_said(served: TritonServer, genre_cards: Any) -> None:
     client = Client(served, "twin")
     try:
-        assert client.ask(embedding=EMBEDDING, k=3)["source"] == "recording"
+        assert client.ask(embedding=EMBEDDING, k=3)["source"] == "audio"
         genre_cards(1, weights_sha256="cd" * 32)
         answer = client.ask(embedding=EMBEDDING, k=3)
         assert answer["source"] == "popularity"
-        assert answer["unknown"]["recording"] is True
+        assert answer["unknown"]["audio"] is True
         assert answer["item_ids"] == client.ask(k=3)["item_ids"]
         assert client.ask(embedding=EMBEDDING, history=["track-1"], k=3)["source"] == "history"
         with pytest.raises(InferenceServerException, match="nothing is known by sound: the genre_cnn of this server"):
             client.ask(embedding=EMBEDDING, by="sound")
         genre_cards(2, weights_sha256=EMBEDDED_BY)
         answer = client.ask(embedding=EMBEDDING, k=3)
-        assert (answer["source"], answer["unknown"]["recording"]) == ("recording", False)
+        assert (answer["source"], answer["unknown"]["audio"]) == ("audio", False)
     finally:
         client.close()
 
@@ -363,7 +363,7 @@ def test_without_taste_vae_the_others_answer(
     served: TritonServer, client: Client, repository: Path, key_file: Path
 ) -> None:
     alone = models.opened(repository / "recommender" / "1", key_file)
-    [want] = alone.answer([Question(history=["track-1", "track-4"], k=20)])
+    [want] = alone.answer([RecommendRequest(history=["track-1", "track-4"], k=20)])
     with_taste = client.ask(history=["track-1", "track-4"], k=20)
     assert tuple(with_taste["item_ids"]) != want.items  # type: ignore[union-attr]
     before = metric(served, "taste_fallbacks_total", model="recommender")
@@ -396,7 +396,7 @@ def test_both_arms_are_live_and_each_user_stays_in_one(served: TritonServer, twi
     assert 8 < arms.count("a") < 32
     assert set(arms) == {"a", "b"}
     assert [client.ask(user_id=user)["arm"] for user in users] == arms
-    assert arms == [answer.arm for answer in twin.answer([Question(user=user) for user in users])]  # type: ignore[union-attr]
+    assert arms == [answer.arm for answer in twin.answer([RecommendRequest(user=user) for user in users])]  # type: ignore[union-attr]
     for arm in "ab":
         assert metric(served, "answers_total", model="twin", arm=arm) - before[arm] == 2 * arms.count(arm)
     # The second arm was given a heavy hand for what is popular.
@@ -427,9 +427,9 @@ def test_metrics_tell_rungs_coverage_members_and_refusals(served: TritonServer, 
 
 def test_metrics_tell_what_each_member_takes(served: TritonServer, client: Client) -> None:
     client.ask(history=["track-1", "track-4"])
-    for member in ("ease", "popularity", "taste_vae"):
-        assert metric(served, "member_calls_total", model="recommender", member=member) > 0
-        assert metric(served, "member_seconds_total", model="recommender", member=member) > 0
+    for base_model in ("ease", "popularity", "taste_vae"):
+        assert metric(served, "base_model_calls_total", model="recommender", base_model=base_model) > 0
+        assert metric(served, "base_model_seconds_total", model="recommender", base_model=base_model) > 0
 
 
 def test_long_ids_are_refused_in_few_words(client: Client) -> None:

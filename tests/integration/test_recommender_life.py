@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tritone_cli.main import build_app
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.recommender import Question
+from tritone_serving.recommender import RecommendRequest
 
 pytestmark = pytest.mark.triton
 
@@ -62,7 +62,7 @@ def live(whole_repository: Path) -> Iterator[TritonServer]:
 # --- from sound to suggestion -------------------------------------------------------------------------------
 
 
-def hear(server: TritonServer, audio: Any, k: int = 5) -> Answers:
+def embed_recordings(server: TritonServer, audio: Any, k: int = 5) -> Answers:
     client = Client(server, "recording_recommender")
     try:
         return client.send({"audio": audio, "k": [[k]]})
@@ -75,8 +75,8 @@ def test_one_request_from_sound_to_suggestion(
     live: TritonServer, windows: Callable[[int], Any], n_windows: int, whole_repository: Path, key_file: Path
 ) -> None:
     audio = windows(n_windows)
-    answer = hear(live, audio)
-    assert (answer["source"], len(answer["item_ids"])) == ("recording", 5)
+    answer = embed_recordings(live, audio)
+    assert (answer["source"], len(answer["item_ids"])) == ("audio", 5)
     # The same in three steps.
     genre = Client(live, "genre_cnn")
     embeddings = genre._client.infer("genre_cnn", _audio(audio)).as_numpy("embedding")
@@ -91,16 +91,16 @@ def test_one_request_from_sound_to_suggestion(
 
 def test_the_same_recording_gets_the_same_recommendations(live: TritonServer, windows: Callable[[int], Any]) -> None:
     audio = windows(2)
-    assert hear(live, audio).rows == hear(live, audio).rows
+    assert embed_recordings(live, audio).rows == embed_recordings(live, audio).rows
 
 
 def test_sound_that_does_not_fit(live: TritonServer, windows: Callable[[int], Any]) -> None:
     with pytest.raises(InferenceServerException, match="batch-size must be <= 64 for 'genre_cnn'"):
-        hear(live, windows(65))
+        embed_recordings(live, windows(65))
     with pytest.raises(InferenceServerException, match=r"unexpected shape for input 'audio'.*\[-1,66150\]"):
-        hear(live, windows(2)[:, :100])
+        embed_recordings(live, windows(2)[:, :100])
     with pytest.raises(InferenceServerException, match="k is 0"):
-        hear(live, windows(1), k=0)
+        embed_recordings(live, windows(1), k=0)
 
 
 def _audio(audio: Any) -> Any:
@@ -118,7 +118,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     client = Client(live)
     gone, stays = USERS[11], USERS[12]
     audio = windows(1)
-    hear(live, audio)
+    embed_recordings(live, audio)
     assert client.ask(user_id=gone)["source"] == client.ask(user_id=stays)["source"] == "user"
     by_friend = client.ask(friends=[gone])
     assert by_friend["unknown"]["friends"] == []
@@ -149,7 +149,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     with pytest.raises(InferenceServerException, match="none of the ids is known"):
         client.ask(friends=[gone])
     assert client.ask(user_id=stays)["source"] == "user"
-    assert hear(live, audio)["source"] == "recording"
+    assert embed_recordings(live, audio)["source"] == "audio"
     client.close()
 
     versions = sorted(path.name for path in (whole_repository / "recommender").iterdir() if path.name.isdigit())
@@ -157,7 +157,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     card = json.loads((whole_repository / "recommender" / "2" / "model_card.json").read_text())
     assert (card["version"], card["n_forgotten"], card["personal_data"]["n_users"]) == (2, 1, models.N_USERS - 1)
     smaller = models.opened(whole_repository / "recommender" / "2", key_file)
-    known = [not answer.unknown.user for answer in smaller.answer([Question(user=user) for user in USERS])]  # type: ignore[union-attr]
+    known = [not answer.unknown.user for answer in smaller.answer([RecommendRequest(user=user) for user in USERS])]  # type: ignore[union-attr]
     assert known == [user != gone for user in USERS]
 
 
@@ -194,7 +194,7 @@ def test_no_raw_id_lies_anywhere(live: TritonServer, whole_repository: Path, che
 
 
 def test_the_key_is_for_its_owner_alone(whole_repository: Path) -> None:
-    from tritone_serving.recommender_keys import key_folder
+    from tritone_serving.recommender.pseudonyms import key_folder
 
     assert whole_repository not in key_folder().parents
     keys = list(key_folder().iterdir())

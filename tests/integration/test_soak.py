@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.benchmark_tools import run_tool
 from tritonclient.grpc import service_pb2
 
-from benchmarks.mix import Sent, arrivals, message_of, shares, varied
+from benchmarks.soak_mix import SentRequest, arrivals, message_of, shares, varied
 from benchmarks.soak_report import Memory, judge, p99_interval, spans
 
 SECONDS = 600.0
 KEPT = [True, True, True]
 
 
-def load(*, slower_from_s: float = 1e9, factor: float = 1.0, per_s: float = 20.0, seed: int = 0) -> list[Sent]:
+def load(*, slower_from_s: float = 1e9, factor: float = 1.0, per_s: float = 20.0, seed: int = 0) -> list[SentRequest]:
     """Two models, one ten times as slow; from a moment on all take `factor` times as long."""
     rng = np.random.default_rng(seed)
     due_s, which = arrivals(rng, [0.7, 0.3], per_s=per_s, seconds=SECONDS)
     base_s = rng.gamma(4, 1, len(due_s))
     return [
-        Sent(f"model{place}", due, float(base * (0.001, 0.01)[place] * (factor if due > slower_from_s else 1)))
+        SentRequest(f"model{place}", due, float(base * (0.001, 0.01)[place] * (factor if due > slower_from_s else 1)))
         for due, place, base in zip(due_s, which, base_s, strict=True)
     ]
 
@@ -39,7 +38,7 @@ def memory(growth: float = 0.0) -> list[Memory]:
     ]
 
 
-def verdicts(sent: list[Sent], looked: list[Memory]) -> list[bool]:
+def verdicts(sent: list[SentRequest], looked: list[Memory]) -> list[bool]:
     return list(judge(sent, looked, spans(SECONDS))["verdicts"].values())
 
 
@@ -139,11 +138,9 @@ def test_a_request_without_floats_stays_as_it_is() -> None:
 @pytest.mark.triton
 @pytest.mark.timeout(240)
 def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-    command = [sys.executable, script, "--minutes", "0.5", "--capacity-seconds", "5", "--json"]
-    # Elsewhere there is no model_repository, so small stand-ins are served.
-    done = subprocess.run([*command, "--report", tmp_path / "r"], cwd=tmp_path, capture_output=True, check=False)
-    assert done.stdout, done.stderr.decode()
+    arguments = ["--minutes", "0.5", "--capacity-seconds", "5", "--json", "--report", tmp_path / "r"]
+    done = run_tool("soak", *arguments, cwd=tmp_path)  # without a model_repository, it serves stand-ins
+    assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["n"] > 100
     assert found["n_failed"] == 0, found["errors"]
@@ -158,15 +155,14 @@ def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
     [
         ["soak", "--minutes", "nan"],
         ["soak", "--repository", "."],
-        ["cold_start", "--rounds", "0"],
-        ["classify_latency", "--rounds", "-1"],
-        ["rival_load", "--clients", "0"],
-        ["rival_load", "--seconds", "inf"],
+        ["latency_start", "--rounds", "0"],
+        ["latency_classify", "--rounds", "-1"],
+        ["load_peer", "--clients", "0"],
+        ["load_peer", "--seconds", "inf"],
     ],
 )
 def test_tools_refuse_what_measures_nothing(tmp_path: Path, words: list[str]) -> None:
-    tool = Path(__file__).parents[2] / "benchmarks" / f"{words[0]}.py"
-    done = subprocess.run([sys.executable, tool, *words[1:]], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = run_tool(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"{tool.name}: error: ")
+    assert done.stderr.splitlines()[-1].startswith(f"{words[0]}.py: error: ")

@@ -68,10 +68,10 @@ def make_artifact(
     arms: tuple[str, ...] = ("a",),
     seed: int = 0,
 ) -> Path:
-    """Write an artifact: popularity, an item-item member, `taste_vae` if asked for; arms differ in their weights.
+    """Write an artifact: popularity, an item-item base model, `taste_vae` if asked for; arms differ in their weights.
 
     Args:
-        n_listed: so many items are listed for each user in advance, by all members but `taste_vae`.
+        n_listed: so many items are listed for each user in advance, by all base models but `taste_vae`.
     """
     rng = np.random.default_rng(seed)
     key = make_key(key_file)
@@ -96,20 +96,20 @@ def make_artifact(
         **rows_arrays("ease", Rows.from_csr(_neighbours(rng, n_items, n_neighbours))),
         **_listeners(plays[order]),
         **rows_arrays(
-            "ease.own", Rows.from_csr(sparse.random(n_users, n_items, 0.02, format="csr", random_state=seed))
+            "ease.own_tags", Rows.from_csr(sparse.random(n_users, n_items, 0.02, format="csr", random_state=seed))
         ),
         "vectors": _unit(rng.standard_normal((n_items, 16))),
         "items.embeddings": _unit(rng.standard_normal((n_items, EMBEDDING_SIZE))),
         "items.moods": rng.uniform(0, 1, (n_items, len(MOODS))).astype(np.float32),
     }
-    members: dict[str, Any] = {
+    base_models: dict[str, Any] = {
         "popularity": {"kind": "popularity"},
         "ease": {"kind": "item_item", "damping": 0.5},
         "user_knn": {"kind": "user_knn", "metric": "cosine", "n_neighbours": 20, "sharpness": 1.0},
         "social": {"kind": "social", "base": 0.1},
     }
     if n_taste is not None:
-        members[TASTE_MODEL] = {"kind": "taste", "n_known": n_taste, "scale": 0.1, "fingerprint": "stand-in"}
+        base_models[TASTE_MODEL] = {"kind": "taste", "n_known": n_taste, "scale": 0.1, "fingerprint": "stand-in"}
     ensembles = {}
     for place, arm in enumerate(arms):
         heard = {"ease": 1.0, "user_knn": 0.2, "popularity": 0.05 + place}
@@ -120,7 +120,7 @@ def make_artifact(
     manifest = {
         "n_items": n_items,
         "n_users": n_users,
-        "members": members,
+        "base_models": base_models,
         "ensembles": ensembles,
         "ab": {"salt": "spring", "shares": dict.fromkeys(arms, 1.0)},
         "key_check": key_check(key),
@@ -202,10 +202,10 @@ def spoil_manifest(version: Path, **changes: Any) -> None:
 
 def _lists(recommender: Recommender, users: list[str], n: int) -> dict[str, Array]:
     """What each user is told, as training works it out."""
-    from tritone_training.kinds.recommender.listing import work_out
+    from tritone_training.kinds.recommender.offline import precompute_rankings
 
     world: Any = SimpleNamespace(users=users, n_users=len(users), n_items=len(recommender.item_ids))
-    return work_out(recommender, None, world, n, on_progress=lambda done, total: None)
+    return precompute_rankings(recommender, None, world, n, on_progress=lambda done, total: None)
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, n_neighbours: int) -> sparse.csr_matrix:
@@ -225,7 +225,7 @@ def _listeners(plays: sparse.csr_matrix) -> dict[str, Array]:
         **rows_arrays("listening", Rows.from_csr(heard)),
         **rows_arrays("listeners", Rows.from_csr(sparse.csr_matrix(keys.T))),
         "listeners.rarity": np.ones(plays.shape[1], np.float32),
-        "user_knn.held_back": np.ones(plays.shape[1], np.float32),
+        "user_knn.popularity_penalty": np.ones(plays.shape[1], np.float32),
         "user_knn.means": (np.asarray(keys.sum(axis=1)).ravel() / plays.shape[1]).astype(np.float32),
     }
 

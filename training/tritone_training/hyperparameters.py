@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tritone_training._exceptions import HyperparameterError, TrainingError
+from tritone_training.exceptions import HyperparameterError, TrainingError
 
 
 class Hyperparameters(BaseModel):

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from tritone import Classification, MusicClient, Prediction
 from tritone.constants import GENRE_MODEL
-from tritone_serving.embedding_weights import weights_digest
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.embedding_weights import weights_digest
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.local_transport import LocalTransport, NetworkModel, RecommenderModel
 from tritone_training.registry import get_kind
@@ -133,7 +133,7 @@ def _runs_alone(exportable: Exportable) -> bool:
 def _recommender(folder: Path, key: Path | None) -> RecommenderModel:
     from tritone_training.kinds.recommender.build import load_info
     from tritone_training.kinds.recommender.declaration import DECLARATION
-    from tritone_training.kinds.recommender.scoring import open_recommender
+    from tritone_training.kinds.recommender.offline import open_recommender
 
     recorded = load_info(folder).get("key")
     recommender, taste = open_recommender(folder, key or (Path(str(recorded)) if recorded else None))

@@ -75,10 +75,10 @@ def crossvalidate(
         return
     console.print_data_report(result["data"])
     console.print_rows("folds", result["folds"])
-    if "newcomers_ratio" in result:
+    if "cold_start_ratio" in result:
         figures = (f"{name} {result[name]:.4f} ± {result[name + '_std']:.4f}" for name in ("ndcg@10", "recall@40"))
         console.say(", ".join(figures) + f" (mean ± spread over {len(result['folds'])} seeds)")
-        console.say(f"newcomers with their history get {result['newcomers_ratio']:.0%} of trained users' NDCG@10")
+        console.say(f"users who were not in training reach {result['cold_start_ratio']:.0%} of trained users' NDCG@10")
         return
     console.say(
         f"accuracy {result['accuracy']:.3f} ± {result['accuracy_std']:.3f}, "

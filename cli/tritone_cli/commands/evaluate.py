@@ -60,7 +60,7 @@ def evaluate(
     metrics = training.get_kind(kind).evaluate(request)
     if as_json:
         console.print_json(metrics)
-    elif "members" in metrics:
+    elif "base_models" in metrics:
         console.print_ranking(metrics)
     elif "ndcg@10" in metrics:
         console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_FIGURES}])

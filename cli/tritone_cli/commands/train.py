@@ -101,8 +101,8 @@ def train(
     for name, values in summary["metrics"].items():
         figures = {key: value for key, value in values.items() if isinstance(value, float)}
         console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
-    if "members_valid" in summary:
-        console.print_members(summary["members_valid"])
+    if "base_models_valid" in summary:
+        console.print_base_models(summary["base_models_valid"])
     console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
     if "key" in summary:
         console.say(f"key: {summary['key']} (keep it, and apart from the model: it tells whose history is whose)")

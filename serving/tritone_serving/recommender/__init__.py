@@ -4,15 +4,23 @@ NumPy and SciPy are all it needs. Of its parent package it imports only itself, 
 standard library alone, so that a backend may load it where the rest of Tritone is not installed.
 """
 
-from tritone_serving.recommender._exceptions import ArtifactError, KeyFileError, QuestionError, RecommenderError
+from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.members.taste import TASTE, TasteInputs
+from tritone_serving.recommender.base_models.taste import TASTE, TasteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
-from tritone_serving.recommender.question import MOODS, SOURCES, Answer, Question, Reason, Source, Unknown
 from tritone_serving.recommender.recommender import Recommender
-from tritone_serving.recommender.scorer import AskTaste
-from tritone_serving.recommender.similar import Similar
-from tritone_serving.recommender.track_search import Found, Search, SearchAnswer
+from tritone_serving.recommender.requests import (
+    MOODS,
+    SOURCES,
+    Reason,
+    RecommendRequest,
+    RecommendResponse,
+    Source,
+    UnknownInputs,
+)
+from tritone_serving.recommender.scorer import RemoteScorer
+from tritone_serving.recommender.similarity import SimilarItem
+from tritone_serving.recommender.track_search import SearchHit, SearchRequest, SearchResponse
 from tritone_serving.security.callers import NOBODY, TRUSTED, Caller, CallerCheck
 
 __all__ = [
@@ -21,25 +29,25 @@ __all__ = [
     "SOURCES",
     "TASTE",
     "TRUSTED",
-    "Answer",
     "Artifact",
     "ArtifactError",
-    "AskTaste",
     "Caller",
     "CallerCheck",
-    "Found",
+    "InvalidRequestError",
     "KeyFileError",
-    "Question",
-    "QuestionError",
     "Reason",
+    "RecommendRequest",
+    "RecommendResponse",
     "Recommender",
     "RecommenderError",
-    "Search",
-    "SearchAnswer",
-    "Similar",
+    "RemoteScorer",
+    "SearchHit",
+    "SearchRequest",
+    "SearchResponse",
+    "SimilarItem",
     "Source",
     "TasteInputs",
-    "Unknown",
+    "UnknownInputs",
     "make_key",
     "open_artifact",
     "pseudonym",

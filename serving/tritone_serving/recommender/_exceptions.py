@@ -4,7 +4,7 @@
 RecommenderError
 ├── ArtifactError   the artifact is missing, damaged, or of another version
 ├── KeyFileError    the key for pseudonyms is missing or too short
-└── QuestionError   one question cannot be answered; the others of its call are
+└── InvalidRequestError   one request cannot be answered; the others of its call are
 ```
 
 They do not derive from the client's root: the backend runs where nothing but NumPy and SciPy is installed.
@@ -25,5 +25,5 @@ class KeyFileError(RecommenderError):
     """The key for pseudonyms is missing or too short."""
 
 
-class QuestionError(RecommenderError, ValueError):
-    """One question cannot be answered."""
+class InvalidRequestError(RecommenderError, ValueError):
+    """One request cannot be answered."""

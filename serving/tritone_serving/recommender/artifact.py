@@ -1,12 +1,12 @@
 """The artifact: a folder of arrays that are mapped into memory, and a manifest that says what they are.
 
 ```
-recommender.json         format, members, ensembles, weighting, privacy, data, metrics, embedding_model
+recommender.json         format, base_models, ensembles, weighting, privacy, data, metrics, embedding_model
 items.ids.npy            item ids as UTF-8, one after the other; items.ends.npy: where each ends
 users.npy                (U, 2) uint64: pseudonyms in ascending order
 history.*.npy            (U, I) rows: plays as they were logged
 friends.*.npy            (U, U) rows
-<member>.<array>.npy     what each member knows
+<base_model>.<array>.npy     what each base_model knows
 ```
 Items are ordered by how many people listen to them, most first; those known from tags alone come last. Nothing
 is pickled, and nothing is trusted: sizes are held against the manifest when the folder is opened.
@@ -25,12 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import ArtifactError
-from tritone_serving.recommender.arrays_check import check_arrays
-from tritone_serving.recommender.manifest_check import check_manifest
 from tritone_serving.recommender.private_files import make_private_folder, replacing_private
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.validation import check_arrays, check_manifest
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"
 EMBEDDINGS: Final = "items.embeddings"  # the array of a recommender that knows how its items sound
 # In the manifest: {"kind", "weights_sha256"} of the network whose embeddings these are; see that kind's model card.
@@ -188,7 +187,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise ArtifactError(f"{path}: is of format {found}, this version reads {FORMAT}; train and export again")
-    missing = {"n_items", "n_users", "members", "ensembles", "key_check", "arrays", "weighting"} - set(manifest)
+    missing = {"n_items", "n_users", "base_models", "ensembles", "key_check", "arrays", "weighting"} - set(manifest)
     if missing:
         raise ArtifactError(f"{path}: lacks {', '.join(sorted(missing))}; train and export again")
     try:

@@ -1,6 +1,6 @@
-"""Questions made into arrays: what every member scores.
+"""Questions made into arrays: what every base model scores.
 
-Shapes: B questions, I items, U stored users, L entries of all histories.
+Shapes: B requests, I items, U stored users, L entries of all histories.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.question import MOODS, Floats, Question, Unknown
+from tritone_serving.recommender.requests import MOODS, Floats, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Resolved questions.
+    """Resolved requests.
 
     Attributes:
         users: (B,) row of the stored user, -1 if unknown or not given.
         history: (B, I) rows, weighted as in training; what was skipped is below 0.
         heard: (B, I) rows of what was heard, skips and weights of 0 left out; the values mean nothing.
         friends: (B, U) rows of friends that are known, stored and given ones; the values are how close they are.
-        circle: (B, U) the same with the friends' friends.
+        social neighbourhood: (B, U) the same with the friends' friends.
         embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
         moods: (B,) place in `MOODS`, -1 without.
         unknown: ids that were passed over.
         borrowed: (B,) whether the history is what friends listen to, for want of one's own.
-        friend_ids: by question, stored user row -> the id by which the question named that friend.
+        friend_ids: by request, stored user row -> the id by which the request named that friend.
     """
 
     users: npt.NDArray[np.int64]
     history: Rows
-    heard: Rows
+    consumed: Rows
     friends: Rows
-    circle: Rows
+    social_neighbourhood: Rows
     embeddings: Floats | None
     moods: npt.NDArray[np.int64]
-    unknown: Sequence[Unknown]
+    unknown: Sequence[UnknownInputs]
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
     memo: dict[str, Floats] = field(default_factory=dict)
@@ -49,19 +49,19 @@ class Batch:
     def n(self) -> int:
         return len(self.users)
 
-    def only(self, question: int) -> Batch:
-        """One question as a batch of its own."""
-        row = np.array([question])
+    def only(self, request: int) -> Batch:
+        """One request as a batch of its own."""
+        row = np.array([request])
         return Batch(
             self.users[row],
             self.history.take(row),
-            self.heard.take(row),
+            self.consumed.take(row),
             self.friends.take(row),
-            self.circle.take(row),
+            self.social_neighbourhood.take(row),
             None if self.embeddings is None else self.embeddings[row],
             self.moods[row],
-            [self.unknown[question]],
-            [self.friend_ids[question]],
+            [self.unknown[request]],
+            [self.friend_ids[request]],
             self.borrowed[row],
         )
 
@@ -73,17 +73,17 @@ class Batch:
     @property
     def n_history(self) -> npt.NDArray[np.int64]:
         """(B,) how many known items each own history holds that were not skipped."""
-        return self.heard.counts
+        return self.consumed.counts
 
     @property
     def brought(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Member -> (B,) whether the question itself brings what that member goes by."""
+        """LocalBaseModel -> (B,) whether the request itself brings what that base model goes by."""
         none = np.zeros(self.n, np.bool_)
         return {"sound": none if self.embeddings is None else self.embeddings.any(1), "mood": self.moods >= 0}
 
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:
-    """Plays of one user to the weights that members see: `(plays / mean) ** power`, so a mean listen counts 1.
+    """Plays of one user to the weights that base models see: `(plays / mean) ** power`, so a mean listen counts 1.
 
     Args:
         plays: (n,) of one user, above 0.
@@ -100,7 +100,7 @@ def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) ->
 
 
 def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
-    """(B, 256) of length 1, or None if no question has one that can be used."""
+    """(B, 256) of length 1, or None if no request has one that can be used."""
     if all(embedding is None for embedding in embeddings):
         return None
     size = next(len(embedding) for embedding in embeddings if embedding is not None)
@@ -112,6 +112,6 @@ def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
     return rows
 
 
-def mood_rows(questions: Sequence[Question]) -> npt.NDArray[np.int64]:
+def mood_rows(requests: Sequence[RecommendRequest]) -> npt.NDArray[np.int64]:
     """(B,) place in `MOODS`, -1 without."""
-    return np.array([-1 if q.mood is None else MOODS.index(q.mood) for q in questions], np.int64)
+    return np.array([-1 if q.mood is None else MOODS.index(q.mood) for q in requests], np.int64)

@@ -1,6 +1,6 @@
-"""How much each member counts: other weights for long, short and no histories.
+"""How much each base model counts: other weights for long, short and no histories.
 
-Shapes: B questions, M members, I items.
+Shapes: B requests, M base models, I items.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from tritone_serving.recommender.rows import Floats
 SEGMENTS: Final = ("cold", "short", "warm")
 
 
-BIAS: Final = "bias"  # in a manifest's weights for unheard items: a constant
+BIAS: Final = "bias"  # in a manifest's weights for cold items: a constant
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What each member counts for each question.
+    """What each base model counts for each request.
 
     Attributes:
-        heard: (B, M) for items that somebody listens to.
-        unheard: (B, M) for items that nobody listens to yet: most members are silent about them, and the others
+        listened: (B, M) for items that somebody listens to.
+        cold: (B, M) for items that nobody listens to yet: most base models are silent about them, and the others
             would be outvoted.
-        bias: (B,) added to unheard items, so that the two kinds can be compared.
+        bias: (B,) added to cold items, so that the two kinds can be compared.
     """
 
-    heard: Floats
-    unheard: Floats
+    listened: Floats
+    cold: Floats
     bias: Floats
 
     @classmethod
-    def zeros(cls, n: int, n_members: int) -> Weights:
+    def zeros(cls, n: int, n_base_models: int) -> Weights:
         """Nobody counts."""
-        shape = (n, n_members)
+        shape = (n, n_base_models)
         return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n, np.float32))
 
     def put(self, rows: npt.NDArray[np.bool_], others: Weights) -> None:
-        """Take some questions' weights from others."""
-        for mine, theirs in ((self.heard, others.heard), (self.unheard, others.unheard), (self.bias, others.bias)):
+        """Take some requests' weights from others."""
+        for mine, theirs in ((self.listened, others.listened), (self.cold, others.cold), (self.bias, others.bias)):
             mine[rows] = theirs[rows]
 
     def of(self, row: int) -> Weights:
-        """One question's, as a batch of its own."""
+        """One request's, as a batch of its own."""
         one = slice(row, row + 1)
-        return Weights(self.heard[one], self.unheard[one], self.bias[one])
+        return Weights(self.listened[one], self.cold[one], self.bias[one])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,24 +59,24 @@ class Ensemble:
 
     Attributes:
         warm_from: own histories of at least so many items are warm, those of at least one item short.
-        weights: segment -> member -> weight; a member that is not named has none.
-        unheard: the same for items that nobody listens to yet, `bias` among them.
-        asked: segment -> member -> what it counts at least where a question brings what that member goes by, a
-            recording or a mood: no log teaches that.
+        weights: segment -> base model -> weight; a base model that is not named has none.
+        cold_items: the same for items that nobody listens to yet, `bias` among them.
+        minimum_weights: segment -> base model -> least weight for requests with that base model's input (a
+            recording or a mood); cannot be fitted, since listening logs do not hold such inputs.
     """
 
     warm_from: int
     weights: Mapping[str, Mapping[str, float]]
-    unheard: Mapping[str, Mapping[str, float]]
-    asked: Mapping[str, Mapping[str, float]]
+    cold_items: Mapping[str, Mapping[str, float]]
+    minimum_weights: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def from_manifest(cls, described: Mapping[str, Any]) -> Ensemble:
         return cls(
             int(described["warm_from"]),
             described["weights"],
-            described.get("unheard") or described["weights"],
-            described.get("asked") or {},
+            described.get("cold_items") or described["weights"],
+            described.get("minimum_weights") or {},
         )
 
     def segments(self, batch: Batch) -> npt.NDArray[np.int64]:
@@ -84,64 +84,66 @@ class Ensemble:
         n_history = batch.n_history
         return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
 
-    def weights_of(self, members: Sequence[str], batch: Batch) -> Weights:
-        """Weights by each question's segment, and by what it brings."""
+    def weights_of(self, base_models: Sequence[str], batch: Batch) -> Weights:
+        """Weights by each request's segment, and by what it brings."""
         segments = self.segments(batch)
-        heard, unheard = (
-            np.array([[table[s].get(name, 0.0) for name in members] for s in SEGMENTS], np.float32)
-            for table in (self.weights, self.unheard)
+        listened, cold = (
+            np.array([[table[s].get(name, 0.0) for name in base_models] for s in SEGMENTS], np.float32)
+            for table in (self.weights, self.cold_items)
         )
-        bias = np.array([self.unheard[s].get(BIAS, 0.0) for s in SEGMENTS], np.float32)
-        found = Weights(heard[segments], unheard[segments], bias[segments])
+        bias = np.array([self.cold_items[s].get(BIAS, 0.0) for s in SEGMENTS], np.float32)
+        found = Weights(listened[segments], cold[segments], bias[segments])
         for name, brought in batch.brought.items():
-            if name in members and brought.any():
-                least = np.array([self.asked.get(s, {}).get(name, 0.0) for s in SEGMENTS], np.float32)[segments]
-                for table in (found.heard, found.unheard):
-                    column = table[:, members.index(name)]
+            if name in base_models and brought.any():
+                least = np.array([self.minimum_weights.get(s, {}).get(name, 0.0) for s in SEGMENTS], np.float32)[
+                    segments
+                ]
+                for table in (found.listened, found.cold):
+                    column = table[:, base_models.index(name)]
                     np.maximum(column, least, out=column, where=brought)
         return found
 
 
-def loud(scores: Floats, scale: float) -> Floats:
-    """`log(1 + score / scale)`, 0 where a member has nothing good to say: the blend is nearly a product of members.
+def log_scaled(scores: Floats, scale: float) -> Floats:
+    """`log(1 + score / scale)`, 0 where a base model has nothing good to say: the blend is nearly a product.
 
     Args:
-        scale: the member's own unit, from training; 0 leaves its scores as they are.
+        scale: the base model's own unit, from training; 0 leaves its scores as they are.
     """
     if scale == 0:
         return scores
-    heard: Floats = scores * np.float32(1 / scale)
-    np.maximum(heard, 0, out=heard)
-    heard += np.float32(1)
-    return np.log(heard, out=heard)
+    logs: Floats = scores * np.float32(1 / scale)
+    np.maximum(logs, 0, out=logs)
+    logs += np.float32(1)
+    return np.log(logs, out=logs)
 
 
 class Blend:
-    """A weighted sum of members' scores, added up as they come."""
+    """A weighted sum of base models' scores, added up as they come."""
 
-    def __init__(self, weights: Weights, n_heard: int, n_items: int) -> None:
+    def __init__(self, weights: Weights, n_listened: int, n_items: int) -> None:
         """Begin with nothing.
 
         Args:
-            n_heard: the first items of that number are those that somebody listens to.
+            n_listened: the first items of that number are those that somebody listens to.
         """
         self._weights = weights
-        self._n_heard = n_heard
+        self._n_listened = n_listened
         self._total = np.zeros((len(weights.bias), n_items), np.float32)
 
-    def add(self, member: int, scores: Floats) -> None:
-        """Add a member's.
+    def add(self, base_model: int, scores: Floats) -> None:
+        """Add a base model's.
 
         Args:
-            member: its place in the weights.
-            scores: (B, I), as `loud` made them.
+            base model: its place in the weights.
+            scores: (B, I), as `log_scaled` made them.
         """
-        heard, unheard = slice(self._n_heard), slice(self._n_heard, None)
-        for part, table in ((heard, self._weights.heard), (unheard, self._weights.unheard)):
-            if table[:, member].any():
-                self._total[:, part] += table[:, member, None] * scores[:, part]
+        listened, cold = slice(self._n_listened), slice(self._n_listened, None)
+        for part, table in ((listened, self._weights.listened), (cold, self._weights.cold)):
+            if table[:, base_model].any():
+                self._total[:, part] += table[:, base_model, None] * scores[:, part]
 
     def total(self) -> Floats:
         """(B, I)."""
-        self._total[:, self._n_heard :] += self._weights.bias[:, None]
+        self._total[:, self._n_listened :] += self._weights.bias[:, None]
         return self._total

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
+from tritone_serving.recommender.base_models.content import Tags
+from tritone_serving.recommender.base_models.taste import RemoteBaseModel, whole_taste
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.ensemble import loud
-from tritone_serving.recommender.members.base import Member, Part
-from tritone_serving.recommender.members.content import Tags
-from tritone_serving.recommender.members.taste import Taste, whole_taste
-from tritone_serving.recommender.question import Floats, Reason
+from tritone_serving.recommender.ensemble import log_scaled
 from tritone_serving.recommender.ranking import Ranked
+from tritone_serving.recommender.requests import Floats, Reason
 from tritone_serving.recommender.scorer import Scored
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
-_MOST_NAMED: Final = 20  # causes of one member for one item, the strongest; the others are summed up
+_MOST_NAMED: Final = 20  # causes of one base model for one item, the strongest; the others are summed up
 
 _MOST_AT_ONCE: Final = 4 << 20  # summands: some 100 MB with all that is made of them
 
@@ -35,7 +35,7 @@ def reasons_of(
     scored: Scored,
     is_trusted: bool,
 ) -> tuple[tuple[Reason, ...], ...]:
-    """Reasons for one question's answer, by item, the weightiest first.
+    """Reasons for one request's answer, by item, the weightiest first.
 
     A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
     without names. It names an item that friends listen to only if at least `min_friends` of them do.
@@ -47,22 +47,26 @@ def reasons_of(
     """
     found: list[list[Reason]] = [[] for _ in ranked.items]
     scorer, weights = recommender.scorer, scored.weights.of(row)
-    known = ranked.items < scorer.n_heard
+    known = ranked.items < scorer.n_listened
     shared = _Shared(recommender, batch, row) if batch.borrowed[row] else None
-    for column, (name, member_scores) in enumerate(scored.members.items()):
-        counts = np.where(known, weights.heard[0, column], weights.unheard[0, column]).astype(np.float64)
+    for column, (name, member_scores) in enumerate(scored.base_models.items()):
+        counts = np.where(known, weights.listened[0, column], weights.cold[0, column]).astype(np.float64)
         if not counts.any():
             continue
-        member = scorer.members[name]
+        base_model = scorer.base_models[name]
         for some in _slices(len(ranked.items), int(batch.history.counts[row])):
             items = ranked.items[some]
             raw = member_scores[row, items]
-            parts = [whole_taste(raw)] if isinstance(member, Taste) else list(member.parts(batch, row, items))
-            for part in _shared(parts, loud(raw, scorer.scales[name]) * counts[some]):
+            parts = (
+                [whole_taste(raw)]
+                if isinstance(base_model, RemoteBaseModel)
+                else list(base_model.parts(batch, row, items))
+            )
+            for part in _shared(parts, log_scaled(raw, scorer.scales[name]) * counts[some]):
                 because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
                 causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
                 if shared is not None:
-                    causes = shared.names(part, causes, member)
+                    causes = shared.names(part, causes, base_model)
                 is_hidden = part.because == "friend" and not is_trusted
                 shown = _without_few(part, found[some], recommender.min_friends) if is_hidden else part
                 texts = recommender.texts_of if part.because == "history" else _no_texts
@@ -70,12 +74,12 @@ def reasons_of(
     extras = {
         "novelty": ranked.novelty,
         "diversity": ranked.diversity,
-        "unheard": np.where(known, 0, weights.bias[0]),
+        "cold_item": np.where(known, 0, weights.bias[0]),
     }
-    for place, reasons in enumerate(found):
+    for index, reasons in enumerate(found):
         for because, amounts in extras.items():
-            if amounts[place]:
-                reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[place])))
+            if amounts[index]:
+                reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[index])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
 
 
@@ -87,13 +91,13 @@ class _Shared:
         self._listening = recommender.resolver.listening_of(batch.friends.row(row)[0].astype(np.int64))
         self._n_items = len(recommender.item_ids)
 
-    def names(self, part: Part, names: list[str], member: Member) -> list[str]:
+    def names(self, part: Part, names: list[str], base_model: LocalBaseModel | RemoteBaseModel) -> list[str]:
         """Return the names of a part's causes, empty where too few friends share the cause."""
         if part.because == "history":
             counts = np.bincount(self._listening.columns, minlength=self._n_items)
-        elif part.because == "tag" and isinstance(member, Tags):
-            heard = self._listening.to_csr(self._n_items)
-            tagged = heard.astype(np.bool_) @ member.by_item.to_csr(member.by_tag.n_rows).astype(np.bool_)
+        elif part.because == "tag" and isinstance(base_model, Tags):
+            consumed = self._listening.to_csr(self._n_items)
+            tagged = consumed.astype(np.bool_) @ base_model.by_item.to_csr(base_model.by_tag.n_rows).astype(np.bool_)
             counts = np.asarray(tagged.getnnz(axis=0))
         else:
             return names
@@ -118,12 +122,12 @@ def _slices(n_items: int, n_history: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
-def _shared(parts: Sequence[Part], heard: Floats) -> list[Part]:
-    """Divide what the ensemble heard of a member (n,) among its causes, in proportion to their amounts."""
-    total = np.zeros(len(heard))
+def _shared(parts: Sequence[Part], contributions: Floats) -> list[Part]:
+    """Divide what the ensemble heard of a base model (n,) among its causes, in proportion to their amounts."""
+    total = np.zeros(len(contributions))
     for part in parts:
         total += part.amounts.astype(np.float64).sum(1)
-    factors = np.divide(heard, total, out=np.zeros(len(total)), where=np.abs(total) > _NOTHING)
+    factors = np.divide(contributions, total, out=np.zeros(len(total)), where=np.abs(total) > _NOTHING)
     return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
 
 

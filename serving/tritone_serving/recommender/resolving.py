@@ -1,6 +1,6 @@
 """Ids to places in the artifact: users by their pseudonyms, items by name; what is unknown is reported.
 
-Shapes: B questions, I items, U stored users.
+Shapes: B requests, I items, U stored users.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender._exceptions import QuestionError
+from tritone_serving.recommender._exceptions import InvalidRequestError
 from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
 from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
-from tritone_serving.recommender.circle import Circle
+from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import pseudonym
-from tritone_serving.recommender.question import MIN_FRIENDS, Floats, Question, Unknown
+from tritone_serving.recommender.requests import MIN_FRIENDS, Floats, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.wording import shown
+from tritone_serving.recommender.social import SocialNeighbourhood
 
 _NOBODY: Final = -1
 _MOST_BORROWED: Final = 200  # items of friends
@@ -29,14 +29,14 @@ _MOST_BORROWED: Final = 200  # items of friends
 
 @dataclass(frozen=True, eq=False)
 class _Resolved:
-    """One question's ids as places."""
+    """One request's ids as places."""
 
     user: int
     history: npt.NDArray[np.int64]
     weights: Floats
-    heard: npt.NDArray[np.int64]
+    consumed: npt.NDArray[np.int64]
     friends: npt.NDArray[np.int64]
-    unknown: Unknown
+    unknown: UnknownInputs
     friend_ids: Mapping[int, str]
 
 
@@ -51,11 +51,11 @@ class Resolver:
         """
         self._key = key
         self._min_friends = min_friends
-        self._items = {name: place for place, name in enumerate(artifact.texts("items"))}
+        self._items = {name: index for index, name in enumerate(artifact.texts("items"))}
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
-        self._circle = Circle.open(self._friends, artifact.manifest.get("circle") or {})
+        self._circle = SocialNeighbourhood.open(self._friends, artifact.manifest.get("social_neighbourhood") or {})
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._has_moods = "items.moods" in artifact.arrays
         self._has_embeddings = EMBEDDINGS in artifact.arrays
@@ -79,23 +79,23 @@ class Resolver:
     def _row_of(self, raw: str) -> int:
         digest = pseudonym(self._key, raw)
         high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        place = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
-        while place < len(self._users) and int(self._users[place, 0]) == high:
-            if int(self._users[place, 1]) == low:
-                return place
-            place += 1
+        index = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
+        while index < len(self._users) and int(self._users[index, 0]) == high:
+            if int(self._users[index, 1]) == low:
+                return index
+            index += 1
         return _NOBODY
 
-    def user_of(self, question: Question) -> int:
-        """Return the row of a question's user; -1 if unknown, or if the caller may not use that user's data.
+    def user_of(self, request: RecommendRequest) -> int:
+        """Return the row of a request's user; -1 if unknown, or if the caller may not use that user's data.
 
         In the latter case the id is not looked up, so responses and their timing do not depend on whether it is stored.
         """
-        caller = question.caller
-        if question.user is None or not caller.may_use(question.user):
+        caller = request.caller
+        if request.user is None or not caller.may_use(request.user):
             return _NOBODY
         # A user token is for one spelling; in artifacts of earlier versions another one may be another user.
-        return self.user(question.user if caller.is_trusted or caller.user is None else caller.user)
+        return self.user(request.user if caller.is_trusted or caller.user is None else caller.user)
 
     def n_stored(self, user: int) -> int:
         """How many items a stored user has heard."""
@@ -110,38 +110,40 @@ class Resolver:
         """Places of the known ones, and the names of the others."""
         known, unknown = [], []
         for name in names:
-            place = self.item(name)
-            if place is None:
+            index = self.item(name)
+            if index is None:
                 unknown.append(name)
             else:
-                known.append(place)
+                known.append(index)
         return known, tuple(dict.fromkeys(unknown))
 
-    def batch(self, questions: Sequence[Question]) -> tuple[Batch, dict[int, QuestionError]]:
-        """Resolve questions together.
+    def batch(self, requests: Sequence[RecommendRequest]) -> tuple[Batch, dict[int, InvalidRequestError]]:
+        """Resolve requests together.
 
         Returns:
             the batch of those that can be answered, in order, and what is wrong with the others by their place.
         """
         resolved: list[_Resolved] = []
-        kept: list[Question] = []
-        errors: dict[int, QuestionError] = {}
-        for place, question in enumerate(questions):
+        kept: list[RecommendRequest] = []
+        errors: dict[int, InvalidRequestError] = {}
+        for index, request in enumerate(requests):
             try:
-                question.check()
-                resolved.append(self._resolve(question))
-                kept.append(question)
-            except QuestionError as error:
-                errors[place] = error
-        friends, circle = self.around([each.friends for each in resolved], [each.user for each in resolved])
+                request.check()
+                resolved.append(self._resolve(request))
+                kept.append(request)
+            except InvalidRequestError as error:
+                errors[index] = error
+        friends, social_neighbourhood = self.around(
+            [each.friends for each in resolved], [each.user for each in resolved]
+        )
         history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
         history, borrowed = self.borrow(history, friends)
         batch = Batch(
             users=np.array([each.user for each in resolved], np.int64),
             history=history,
-            heard=_ones([each.heard for each in resolved]),
+            consumed=_ones([each.consumed for each in resolved]),
             friends=friends,
-            circle=circle,
+            social_neighbourhood=social_neighbourhood,
             embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
             moods=mood_rows(kept),
             unknown=[each.unknown for each in resolved],
@@ -182,9 +184,9 @@ class Resolver:
             if wanting:
                 people, closeness = friends.row(row)
                 theirs = self._listening.take(people.astype(np.int64))
-                items, place = np.unique(theirs.columns, return_inverse=True)
+                items, index = np.unique(theirs.columns, return_inverse=True)
                 shared = theirs.values * np.repeat(closeness, theirs.counts)
-                weights = np.bincount(place, shared, len(items)).astype(np.float32)
+                weights = np.bincount(index, shared, len(items)).astype(np.float32)
                 if len(items) > _MOST_BORROWED:
                     best = np.sort(np.argpartition(-weights, _MOST_BORROWED - 1)[:_MOST_BORROWED])
                     items, weights = items[best], weights[best]
@@ -203,94 +205,94 @@ class Resolver:
         counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
         return counts
 
-    def _can_compare(self, question: Question) -> bool:
-        """Return whether a question brings a recording that can be compared with the items."""
-        return question.embedding is not None and question.embedding_fits and self._has_embeddings
+    def _can_compare(self, request: RecommendRequest) -> bool:
+        """Return whether a request brings a recording that can be compared with the items."""
+        return request.embedding is not None and request.embedding_fits and self._has_embeddings
 
-    def _resolve(self, question: Question) -> _Resolved:
-        user = self.user_of(question)
-        heard, plays, unknown_history = self._plays(question, user)
-        skipped, unknown_skipped = self.items(question.skipped)
-        friends, friend_ids, unknown_friends = self._friends_of(question, user)
-        _, unknown_exclude = self.items(question.exclude)
-        unknown = Unknown(
-            user=question.user is not None and user == _NOBODY,
+    def _resolve(self, request: RecommendRequest) -> _Resolved:
+        user = self.user_of(request)
+        consumed, plays, unknown_history = self._plays(request, user)
+        skipped, unknown_skipped = self.items(request.skipped)
+        friends, friend_ids, unknown_friends = self._friends_of(request, user)
+        _, unknown_exclude = self.items(request.exclude)
+        unknown = UnknownInputs(
+            user=request.user is not None and user == _NOBODY,
             history=unknown_history,
             skipped=unknown_skipped,
             friends=unknown_friends,
             exclude=unknown_exclude,
-            mood=question.mood is not None and not self._has_moods,
-            recording=question.embedding is not None and not self._can_compare(question),
+            mood=request.mood is not None and not self._has_moods,
+            audio=request.embedding is not None and not self._can_compare(request),
         )
-        by_mood = question.mood is not None and self._has_moods
-        known = bool(len(heard) or skipped or len(friends) or question.embedding is not None or by_mood)
+        by_mood = request.mood is not None and self._has_moods
+        known = bool(len(consumed) or skipped or len(friends) or request.embedding is not None or by_mood)
         if not known and user == _NOBODY and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
             some = ", ".join(map(shown, named[:3])) + " ..." * (len(named) > 3)
-            raise QuestionError(
+            raise InvalidRequestError(
                 f"none of the ids is known ({some}), and nothing else is given; leave them out for what is popular"
             )
         if not known and user == _NOBODY and unknown.mood:
-            raise QuestionError(
+            raise InvalidRequestError(
                 "nothing is known by mood: this recommender was trained without recordings, or with a genre_cnn that "
                 "was trained without emotions, and nothing else is given"
             )
         if skipped:
-            stays = ~np.isin(heard, skipped)
-            heard, plays = heard[stays], plays[stays]
-        history, weights = heard, weigh(plays, self._weighting)
+            stays = ~np.isin(consumed, skipped)
+            consumed, plays = consumed[stays], plays[stays]
+        history, weights = consumed, weigh(plays, self._weighting)
         if skipped:
             aside = np.unique(np.array(skipped, np.int64))
             minus = np.full(len(aside), -float(self._weighting["skip"]), np.float32)
-            history, weights = np.concatenate([heard, aside]), np.concatenate([weights, minus])
+            history, weights = np.concatenate([consumed, aside]), np.concatenate([weights, minus])
             order = np.argsort(history, kind="stable")
             history, weights = history[order], weights[order]
         return _Resolved(
             user=user,
             history=history,
             weights=weights,
-            heard=heard,
+            consumed=consumed,
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
         )
 
     def _plays(
-        self, question: Question, user: int
+        self, request: RecommendRequest, user: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], tuple[str, ...]]:
         """Stored and given plays: items in ascending order, how often each was played, and what is unknown."""
         stored, plays = np.zeros(0, np.int64), np.zeros(0, np.float64)
         if user != _NOBODY:
             columns, values = self._history.row(user)
             stored, plays = columns.astype(np.int64), values.astype(np.float64)
-        if not len(question.history):
+        if not len(request.history):
             return stored, plays, ()
-        found = map(self.item, question.history)
-        places = [_NOBODY if index is None else index for index in found]
-        unknown = [name for name, place in zip(question.history, places, strict=True) if place == _NOBODY]
-        given = np.array(places, np.int64)
-        weights = np.ones(len(given)) if question.weights is None else np.asarray(question.weights, np.float64)
+        found = map(self.item, request.history)
+        indices = [_NOBODY if index is None else index for index in found]
+        unknown = [name for name, index in zip(request.history, indices, strict=True) if index == _NOBODY]
+        given = np.array(indices, np.int64)
+        weights = np.ones(len(given)) if request.weights is None else np.asarray(request.weights, np.float64)
         counts = (given != _NOBODY) & (weights > 0)
-        items, place = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
-        total = np.bincount(place, np.concatenate([plays, weights[counts]]), len(items))
+        items, index = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
+        total = np.bincount(index, np.concatenate([plays, weights[counts]]), len(items))
         return items.astype(np.int64), total.astype(np.float64), tuple(dict.fromkeys(unknown))
 
     def _friends_of(
-        self, question: Question, user: int
+        self, request: RecommendRequest, user: int
     ) -> tuple[npt.NDArray[np.int64], dict[int, str], tuple[str, ...]]:
-        """Stored and given friends: rows, the names that the question used, and who is unknown."""
+        """Stored and given friends: rows, the names that the request used, and who is unknown."""
         rows: set[int] = set()
         if user != _NOBODY:
             rows.update(self._friends.row(user)[0].tolist())
-        if not question.caller.is_trusted:
+        if not request.caller.is_trusted:
             # Friends in the request are ids of users whose data this caller may not use. And recommendations based on
             # the listening of one or two stored friends would disclose it.
             if len(rows) < self._min_friends:
                 rows = set()
-            return np.array(sorted(rows), np.int64), {}, tuple(dict.fromkeys(question.friends))
+            return np.array(sorted(rows), np.int64), {}, tuple(dict.fromkeys(request.friends))
         names: dict[int, str] = {}
         unknown: list[str] = []
-        for name in dict.fromkeys(question.friends):
+        for name in dict.fromkeys(request.friends):
             row = self.user(name)
             if row == _NOBODY:
                 unknown.append(name)

@@ -105,21 +105,21 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
     is_sound = least >= 0 and largest < n_columns
     result = np.zeros((left.n_rows, n_columns), np.float32)
     for row in range(left.n_rows):
-        places, weights = left.row(row)
-        if not len(places):
+        indices, weights = left.row(row)
+        if not len(indices):
             continue
         known = table
         if not is_sound or len(table.columns) > _MOST_COUNTED:
-            known, places = table.take(places), np.arange(len(places), dtype=np.int32)
+            known, indices = table.take(indices), np.arange(len(indices), dtype=np.int32)
             if known.span[0] < 0 or known.span[1] >= n_columns:  # the loop below would write there
                 raise IndexError(f"columns {known.span[0]} to {known.span[1]} of a table with {n_columns}")
-        starts, ends = known.starts[places], known.starts[places + 1]
+        starts, ends = known.starts[indices], known.starts[indices + 1]
         order = np.argsort(starts)[::-1]
         # The table's rows as columns of a matrix (n_columns, places), from the last to the first. Each ends where the
         # next begins, so between two of them lies one of weight 0 that ends before it begins: nothing is copied.
-        bounds = np.empty(2 * len(places) + 1, np.int32)
+        bounds = np.empty(2 * len(indices) + 1, np.int32)
         bounds[:-1:2], bounds[1::2], bounds[-1] = starts[order], ends[order], 0
-        heights = np.zeros(2 * len(places), np.float32)
+        heights = np.zeros(2 * len(indices), np.float32)
         heights[::2] = weights[order]
         _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
     return result
@@ -129,8 +129,8 @@ def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:
     """`[s0, s0+1, ... s0+c0-1, s1, ...]`."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    places: npt.NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return places
+    indices: npt.NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return indices
 
 
 def scatter(rows: Integers, columns: Integers, values: npt.NDArray[np.floating[Any]], shape: tuple[int, int]) -> Floats:

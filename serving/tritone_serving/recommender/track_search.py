@@ -1,5 +1,9 @@
 """Search for items by id, title or artist.
 
+Texts are compared by keys without case, accents, blanks, punctuation and Unicode form. Signs that distinguish words in
+a script stay, such as the vowel signs of Devanagari and the voicing marks of Japanese. Ids are compared by
+`ids.normalize_id` instead.
+
 Keys of all texts are sorted once, so that exact and prefix matches take two binary searches. Words are found by
 scanning the code points of all keys, and similar spellings by an index of character bigrams. With 100,000 titles a
 search takes milliseconds.
@@ -8,19 +12,72 @@ Shapes: I items.
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import QuestionError
-from tritone_serving.recommender.question import check_k
-from tritone_serving.recommender.text_keys import key_of, same_text, words_of
-from tritone_serving.recommender.wording import shown
+from tritone_serving.ids import normalize_id
+from tritone_serving.recommender._exceptions import InvalidRequestError
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.requests import check_k
+
+# Latin letters that Unicode does not decompose.
+_LETTERS: Final = {"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "\u0131": "i"}
+# Accents of Latin, Greek and Cyrillic; points of Hebrew; vowel marks of Arabic, which are usually not written.
+_ACCENTS: Final = ((0x300, 0x36F), (0x483, 0x487), (0x591, 0x5C7), (0x610, 0x61A), (0x64B, 0x65F), (0x670, 0x670))
+_APOSTROPHES: Final = "'\u2018\u2019\u02bc`\u00b4\uff07"
+_SEPARATORS: Final = "PSZ"  # categories of Unicode: punctuation, symbols, blanks
+
+
+def words_of(text: str) -> list[str]:
+    """Return the keys of a text's words, in order.
+
+    A text of punctuation or symbols alone, such as the title "???", is one word. Blank text has no words.
+    """
+    folded = "".join(map(_folded, unicodedata.normalize("NFKD", text.casefold())))
+    words = unicodedata.normalize("NFC", folded).split()
+    if words:
+        return words
+    only = "".join(each for each in text if not each.isspace() and unicodedata.category(each) not in ("Cf", "Cc"))
+    return [unicodedata.normalize("NFC", only)] if only else []
+
+
+def key_of(text: str) -> str:
+    """Return the key of a whole text, without blanks; empty for blank text."""
+    return "".join(words_of(text))
+
+
+def same_text(one: str, other: str) -> bool:
+    """Return whether two texts are equal apart from their Unicode form and blanks around them."""
+    return normalize_id(one) == normalize_id(other)
+
+
+@lru_cache(maxsize=4_096)
+def _folded(character: str) -> str:
+    """Return what a character contributes to a key: itself, a blank, or nothing."""
+    if character in _APOSTROPHES:
+        return ""
+    code = ord(character)
+    if any(first <= code <= last for first, last in _ACCENTS):
+        return ""
+    category = unicodedata.category(character)
+    if category[0] in _SEPARATORS or category == "Cc":
+        return " "
+    if category in ("Cf", "Cs", "Cn", "Co"):
+        return ""
+    return (
+        "".join(map(_folded, character.casefold()))
+        if character != character.casefold()
+        else _LETTERS.get(character, character)
+    )
+
 
 FIELDS: Final = ("id", "title", "artist")
 MATCHES: Final = ("exact", "normalized", "prefix", "words", "near")
@@ -37,7 +94,7 @@ ItemIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchRequest:
     """A request for items by text.
 
     Attributes:
@@ -56,17 +113,17 @@ class Search:
         """Check the values.
 
         Raises:
-            QuestionError: a value is out of range.
+            InvalidRequestError: a value is out of range.
         """
         if self.field is not None and self.field not in FIELDS:
-            raise QuestionError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
+            raise InvalidRequestError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
         check_k(self.limit)
         if not 0 <= self.offset <= _LARGEST_OFFSET:
-            raise QuestionError(f"offset is {self.offset}; expected a whole number from 0 to {_LARGEST_OFFSET}")
+            raise InvalidRequestError(f"offset is {self.offset}; expected a whole number from 0 to {_LARGEST_OFFSET}")
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchHit:
     """One item that a search found.
 
     Attributes:
@@ -80,14 +137,14 @@ class Found:
 
 
 @dataclass(frozen=True)
-class SearchAnswer:
+class SearchResponse:
     """One page of what a search found.
 
     Attributes:
         total: how many items were found in all.
     """
 
-    found: tuple[Found, ...]
+    found: tuple[SearchHit, ...]
     total: int
 
 
@@ -108,34 +165,34 @@ class TrackSearch:
         """The fields that can be searched."""
         return tuple(self._columns)
 
-    def search(self, search: Search) -> SearchAnswer:
+    def search(self, search: SearchRequest) -> SearchResponse:
         """Return one page of the items that match, best match first.
 
         Equally good matches are ordered by field, then by popularity, which is the order of the items.
 
         Raises:
-            QuestionError: the query is blank, a value is out of range, or the artifact does not have the field.
+            InvalidRequestError: the query is blank, a value is out of range, or the artifact does not have the field.
         """
         search.check()
         words = words_of(search.query)
         if not words:
-            raise QuestionError("query is blank; expected a title, an artist or an id")
+            raise InvalidRequestError("query is blank; expected a title, an artist or an id")
         fields = self._fields_of(search)
         items, ranks = self._ranked(search.query, words, fields)
         if not len(items) and search.field is None and len(self._columns) == 1:
-            raise QuestionError(f"no item has this id, and {_NO_TITLES}")
+            raise InvalidRequestError(f"no item has this id, and {_NO_TITLES}")
         page = slice(search.offset, search.offset + search.limit)
         found = (
-            Found(self._ids[item], MATCHES[rank // len(FIELDS)], FIELDS[rank % len(FIELDS)])
+            SearchHit(self._ids[item], MATCHES[rank // len(FIELDS)], FIELDS[rank % len(FIELDS)])
             for item, rank in zip(items[page].tolist(), ranks[page].tolist(), strict=True)
         )
-        return SearchAnswer(tuple(found), len(items))
+        return SearchResponse(tuple(found), len(items))
 
-    def _fields_of(self, search: Search) -> list[str]:
+    def _fields_of(self, search: SearchRequest) -> list[str]:
         if search.field is None:
             return list(self._columns)
         if search.field not in self._columns:
-            raise QuestionError(f"the {search.field} of no item is known: {_NO_TITLES}")
+            raise InvalidRequestError(f"the {search.field} of no item is known: {_NO_TITLES}")
         return [search.field]
 
     def _ranked(self, query: str, words: list[str], fields: list[str]) -> tuple[ItemIndices, npt.NDArray[np.uint8]]:

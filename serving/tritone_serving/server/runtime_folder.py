@@ -24,7 +24,7 @@ OUR_BACKENDS: Final = Path(__file__).parents[1] / "backends"
 # Names a file that is made when the server is asked to stop; a backend that streams looks for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
-# A secret shared by this launcher and its backends; see backends/onnxruntime/tritone_ort_health.py.
+# A secret shared by this launcher and its backends; see backends/onnxruntime/tritone_ort_marks.py.
 HEALTH_TOKEN_VARIABLE: Final = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - a name
 _PREFIX: Final = "tritone-"
 

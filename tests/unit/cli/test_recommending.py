@@ -49,9 +49,9 @@ def test_reasons(run_tritone: Any, model: FakeRecommender) -> None:
     assert "based on popularity" in ended.stderr
     assert "because" in ended.stderr
     assert "+0.5 listened to Björk: Jóga (2022 remaster) (ease); +0.5 popular (popularity)" in ended.stderr
-    many = [{"member": "m", "because": "tag", "id": f"t{n}", "amount": 0.25} for n in range(4)]
-    many.append({"member": "m", "because": "stars", "id": "", "amount": -0.5})
-    many += [{"member": n, "because": "stars", "id": "", "amount": 0.125} for n in ("n", "o")]
+    many = [{"base_model": "m", "because": "tag", "id": f"t{n}", "amount": 0.25} for n in range(4)]
+    many.append({"base_model": "m", "because": "stars", "id": "", "amount": -0.5})
+    many += [{"base_model": n, "because": "stars", "id": "", "amount": 0.125} for n in ("n", "o")]
     model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(many))
     ended = run_tritone("recommend", "--explain", "-n", 2)
     assert "+1 tag t0, t1 and 2 more (m); -0.5 stars (m); +0.125 stars (n); +0.125 by 1 more" in ended.stderr
@@ -230,7 +230,7 @@ def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeRecommen
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recommend", "--n", "0"], "n is 0; expected a whole number from 1 to 10000"),
+        (["recommend", "--n", "0"], "expected a whole number from 1 to 10000"),
         (["recommend", "--n", "-1"], "n is -1"),
         (["recommend", "--n", "1000000000"], "n is 1000000000"),
         (["recommend", "--user", ""], "user_id is empty"),

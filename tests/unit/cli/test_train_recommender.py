@@ -30,7 +30,7 @@ def test_training_draws_its_report(run_tritone: Callable[..., Any], words: list[
     )  # fmt: skip
     assert ended.status == 0, ended.stderr
     summary = json.loads(ended.stdout)
-    assert {Path(path).name for path in summary["report"]} >= {"members.png", "figures.csv", "report.md"}
+    assert {Path(path).name for path in summary["report"]} >= {"base_models.png", "metrics.csv", "report.md"}
     assert all(Path(path).is_file() for path in summary["report"])
     assert "valid: " in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
@@ -65,9 +65,9 @@ def test_the_members_fit_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[
     figures = dict.fromkeys(console.RANKING_FIGURES, 0.12345)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "people", Console(stderr=True, width=80))
-        console.print_members(dict.fromkeys(("taste_vae", "popularity"), figures))
+        console.print_base_models(dict.fromkeys(("taste_vae", "popularity"), figures))
     lines = capsys.readouterr().err.splitlines()
     header = next(line for line in lines if "ndcg@10" in line)
-    assert all(name in header for name in ("member", "recall@40", "hit rate@10"))
+    assert all(name in header for name in ("base model", "recall@40", "hit rate@10"))
     assert any("taste_vae" in line for line in lines)
     assert max(map(len, lines)) <= 80

@@ -1,4 +1,4 @@
-"""A recommender and the model that hears recordings, in memory: answers by rules that a test can compute itself.
+"""A recommender and the model that embeds recordings, in memory: answers by rules that a test can compute itself.
 
 Shapes: N windows.
 """
@@ -114,7 +114,7 @@ class FakeRecommender:
         known = {name: [each for each in given.get(name, ()) if each not in unknown[name]] for name in LISTS}
         user = given.get("user_id") in USERS
         sources = {"user": user, **{name: known[name] for name in ("history", "friends")}}
-        sources |= {"recording": "embedding" in given, "mood": "mood" in given, "popularity": True}
+        sources |= {"audio": "embedding" in given, "mood": "mood" in given, "popularity": True}
         source = next(name for name, holds in sources.items() if holds)
         out = {*known["skipped"], *known["exclude"]} | set(
             known["history"] if given.get("filter_listened", True) else ()
@@ -134,14 +134,14 @@ def _artist(item: str) -> str:
 
 def _found(query: str, field: str | None, limit: int, offset: int) -> dict[str, Any]:
     """The answer to a search, by the code that serves, which needs more than the light client has."""
-    from tritone_serving.recommender import QuestionError, Search
+    from tritone_serving.recommender import InvalidRequestError, SearchRequest
     from tritone_serving.recommender.track_search import TrackSearch
 
     titles, artists = [_title(item) for item in ITEMS], [_artist(item) for item in ITEMS]
     try:
         searched = TrackSearch({"id": ITEMS, "title": titles, "artist": artists})
-        answer = searched.search(Search(query, field, limit, offset))
-    except QuestionError as error:
+        answer = searched.search(SearchRequest(query, field, limit, offset))
+    except InvalidRequestError as error:
         raise RequestRejectedError(f"the server answered: {error}") from error
     items = [each.item for each in answer.found]
     return {
@@ -177,14 +177,14 @@ def _answer(items: list[str], source: str, unknown: dict[str, Any]) -> dict[str,
         json.dumps(
             [
                 {
-                    "member": "ease",
+                    "base_model": "ease",
                     "because": "history",
                     "id": "Jóga",
                     "amount": 0.5,
                     "title": "Jóga (2022 remaster)",
                     "artist": "Björk",
                 },
-                {"member": "popularity", "because": "popularity", "id": "", "amount": score - 0.5},
+                {"base_model": "popularity", "because": "popularity", "id": "", "amount": score - 0.5},
             ]
         )
         for score in scores.tolist()

@@ -80,7 +80,7 @@ def everybody(listening: ListeningData) -> tuple[SimulatedListener, ...]:
 
 
 def test_every_source_has_a_listener(everybody: tuple[SimulatedListener, ...]) -> None:
-    assert [each.source for each in everybody] == ["user", "history", "friends", "recording", "popularity"]
+    assert [each.source for each in everybody] == ["user", "history", "friends", "audio", "popularity"]
     assert len({each.name for each in everybody}) == len(everybody)
 
 
@@ -185,7 +185,7 @@ def test_reasons_as_text(tmp_path: Path) -> None:
         ("friend", "d", "100% friends: d"),
         ("friend", "", "100% friends listen to it"),
         ("friends_listening", "bach/0", "100% friends listened to Piece $ bach/0"),
-        ("recording", "", "100% sounds like the recording"),
+        ("audio", "", "100% sounds like the recording"),
         ("tag", "slow", "100% tagged slow"),
         ("stars", "", "100% stars"),
     ],

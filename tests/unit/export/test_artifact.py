@@ -30,11 +30,18 @@ from tritone_export import (
     forget_user,
 )
 from tritone_export.ensembles import POOLING_MODEL, pooling_graph
-from tritone_serving.recommender import Answer, Question, Recommender, open_artifact, read_key, write_artifact
+from tritone_serving.recommender import (
+    Recommender,
+    RecommendRequest,
+    RecommendResponse,
+    open_artifact,
+    read_key,
+    write_artifact,
+)
 from tritone_serving.recommender.artifact import rows_arrays
-from tritone_serving.recommender.members import open_members
+from tritone_serving.recommender.base_models import open_base_models
+from tritone_serving.recommender.pseudonyms import find_key, key_folder, key_path
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender_keys import find_key, key_folder, key_path
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +84,13 @@ def findings(repository: Path) -> list[str]:
 
 def users_known(version: Path, key_file: Path) -> list[int]:
     answers = models.opened(version, key_file).answer(
-        [Question(user=models.user_id(number)) for number in range(models.N_USERS)]
+        [RecommendRequest(user=models.user_id(number)) for number in range(models.N_USERS)]
     )
     return [number for number, answer in enumerate(answers) if not answer.unknown.user]  # type: ignore[union-attr]
 
 
-def without_whom(recommender: Recommender, asked: list[Question], row: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Members' scores if the user of a row had never listened; for those that look at what others listen to."""
+def without_whom(recommender: Recommender, asked: list[RecommendRequest], row: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Base models' scores if the user of a row had never listened; for those that look at what others listen to."""
     arrays = dict(recommender.artifact.arrays)
     for name in ("listening", "listeners"):
         table = (
@@ -96,9 +103,9 @@ def without_whom(recommender: Recommender, asked: list[Question], row: int) -> d
         csr = table.tocsr()
         csr.eliminate_zeros()
         arrays.update(rows_arrays(name, Rows.from_csr(csr)))
-    members = open_members(replace(recommender.artifact, arrays=arrays))
+    base_models = open_base_models(replace(recommender.artifact, arrays=arrays))
     batch, _ = recommender.resolver.batch(asked)
-    return {name: member.score(batch) for name, member in members.items() if name != "social"}
+    return {name: base_model.score(batch) for name, base_model in base_models.items() if name != "social"}
 
 
 # --- publishing ---------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ def test_pooling_is_the_mean_direction() -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda v: models.spoil_manifest(v, format=99), "is of format 99, this version reads 1"),
+        (lambda v: models.spoil_manifest(v, format=99), "is of format 99, this version reads 2"),
         (lambda v: (v / "vectors.npy").unlink(), "vectors.npy: is missing, though recommender.json names it"),
         (lambda v: (v / "recommender.json").unlink(), "version 1 holds no recommender.json"),
         (lambda v: (v / "model_card.json").unlink(), "nothing says what personal data this version holds"),
@@ -285,7 +292,8 @@ def test_lint_warns_of_a_key_that_others_can_read(repository: Path) -> None:
 def test_a_user_is_gone_and_everybody_else_is_there(repository: Path, key_file: Path) -> None:
     before = models.opened(repository / "recommender" / "1", key_file)
     asked = [
-        Question(user=models.user_id(number), k=5, friends=[models.user_id(2)]) for number in range(models.N_USERS)
+        RecommendRequest(user=models.user_id(number), k=5, friends=[models.user_id(2)])
+        for number in range(models.N_USERS)
     ]
     place = before.resolver.user(models.user_id(17))
     wanted = without_whom(before, asked, place)
@@ -388,13 +396,13 @@ def test_answers_that_were_worked_out_go_with_their_user(tmp_path: Path) -> None
     assert json.loads((checkpoint / "checkpoint.json").read_text())["n_users"] == len(others)
     after = Recommender.open(checkpoint / "artifact", key=key)
     for recommender, source in ((before, "user"), (after, "popularity")):
-        [answer] = recommender.answer([Question(user=gone, k=5)])
-        assert isinstance(answer, Answer)
+        [answer] = recommender.answer([RecommendRequest(user=gone, k=5)])
+        assert isinstance(answer, RecommendResponse)
         assert answer.source == source
-    asked = [Question(user=name, k=5) for name in others]
+    asked = [RecommendRequest(user=name, k=5) for name in others]
     for was, now in zip(before.answer(asked), after.answer(asked), strict=True):
-        assert isinstance(was, Answer)
-        assert isinstance(now, Answer)
+        assert isinstance(was, RecommendResponse)
+        assert isinstance(now, RecommendResponse)
         assert was.items == now.items
 
 

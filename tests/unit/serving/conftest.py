@@ -19,15 +19,13 @@ BACKENDS = Path(tritone_serving.__file__).parent / "backends"
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Any]:
     """The backend's modules, imported as Triton's stub does: by their own names, from their folder."""
-    yield from _imported(
-        "tritone_ort", ("batching", "contract", "cores", "health", "limits", "session", "warmup"), "onnxruntime"
-    )
+    yield from _imported("tritone_ort", ("batching", "contract", "cores", "limits", "marks", "session"), "onnxruntime")
 
 
 @pytest.fixture(scope="session")
 def composer(backend: Any) -> Iterator[Any]:
     """The modules of the `composer` backend, and those that it takes from its neighbour."""
-    parts = ("engine", "graph", "metrics", "options", "piece")
+    parts = ("engine", "graph", "metrics", "piece")
     for found in _imported("tritone_composer", parts, "composer", "onnxruntime"):
         yield SimpleNamespace(**vars(found), **vars(backend))
 
@@ -35,7 +33,7 @@ def composer(backend: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def cf_ensemble() -> Iterator[Any]:
     """The modules of the `cf_ensemble` backend."""
-    yield from _imported("tritone_cf", ("alike", "answers", "loading", "metrics", "questions", "taste"), "cf_ensemble")
+    yield from _imported("tritone_cf", ("answers", "loading", "metrics", "questions", "taste"), "cf_ensemble")
 
 
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import NOBODY, Question, QuestionError, Search, Similar, TasteInputs
+from tritone_serving.recommender import (
+    NOBODY,
+    InvalidRequestError,
+    RecommendRequest,
+    SearchRequest,
+    SimilarItem,
+    TasteInputs,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -39,10 +46,10 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
         "diversity": np.array([[0.5]], np.float32),
         "novelty": np.array([[0.25]], np.float32),
     }
-    [question] = cf_ensemble.questions.read_questions(tensors)
+    [question] = cf_ensemble.questions.read_requests(tensors)
     assert question.weights.tolist() == [1, 2]
     assert vars(question) == vars(
-        Question(
+        RecommendRequest(
             user="Zoë",
             history=["a", "b"],
             weights=question.weights,
@@ -61,8 +68,8 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
 
 
 def test_what_is_left_out_has_the_librarys_defaults(cf_ensemble: Any) -> None:
-    [question] = cf_ensemble.questions.read_questions({"user_id": texts([b""])})
-    assert vars(question) == vars(Question(caller=NOBODY))
+    [question] = cf_ensemble.questions.read_requests({"user_id": texts([b""])})
+    assert vars(question) == vars(RecommendRequest(caller=NOBODY))
 
 
 def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
@@ -70,15 +77,15 @@ def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
         "history": texts([b"a", b"", b"b"], [b"", b"", b""]),
         "weights": np.array([[1, 9, 2], [9, 9, 9]], np.float32),
     }
-    first, second = cf_ensemble.questions.read_questions(tensors)
+    first, second = cf_ensemble.questions.read_requests(tensors)
     assert (first.history, first.weights.tolist()) == (["a", "b"], [1, 2])
     assert (second.history, second.weights.tolist()) == ([], [])
 
 
 def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
-    likeness = cf_ensemble.questions.Likeness
-    read = cf_ensemble.questions.read_questions
-    assert read({"similar_to": texts([b"a"])}) == [likeness("a", None, "both", 10)]
+    similarity = cf_ensemble.questions.SimilarRequest
+    read = cf_ensemble.questions.read_requests
+    assert read({"similar_to": texts([b"a"])}) == [similarity("a", None, "both", 10)]
     [by_sound] = read({"by": texts([b"sound"]), "embedding": np.ones((1, 256), np.float32)})
     assert (by_sound.item, by_sound.by, by_sound.embedding.shape) == (None, "sound", (256,))
 
@@ -95,8 +102,8 @@ def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
     ],
 )
 def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: str) -> None:
-    with pytest.raises(QuestionError, match=says):
-        cf_ensemble.questions.read_questions(tensors)
+    with pytest.raises(InvalidRequestError, match=says):
+        cf_ensemble.questions.read_requests(tensors)
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -110,9 +117,9 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
         "offset": np.array([[1], [0]], np.int32),
         "k": np.array([[3], [2]], np.int32),
     }
-    search, question = cf_ensemble.questions.read_questions(tensors)
-    assert search == Search("Örtchen", "artist", 3, 1)
-    assert isinstance(question, Question)
+    search, question = cf_ensemble.questions.read_requests(tensors)
+    assert search == SearchRequest("Örtchen", "artist", 3, 1)
+    assert isinstance(question, RecommendRequest)
     rows = [cf_ensemble.answers.row_of_search(recommender.search(search))]
     rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.answer([question])]
     made = cf_ensemble.answers.Tensors(recommender)
@@ -125,8 +132,8 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
 
 def test_the_total_of_all_rows_bounds_searches_too(cf_ensemble: Any) -> None:
     tensors = {"query": texts(*[[b"a"]] * 64), "k": np.full((64, 1), 10_000, np.int32)}
-    with pytest.raises(QuestionError, match="expected at most 100,000; send fewer rows"):
-        cf_ensemble.questions.read_questions(tensors)
+    with pytest.raises(InvalidRequestError, match="expected at most 100,000; send fewer rows"):
+        cf_ensemble.questions.read_requests(tensors)
 
 
 def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf_ensemble: Any) -> None:
@@ -136,7 +143,7 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
         asked.append(True)
         return False
 
-    read = cf_ensemble.questions.read_questions
+    read = cf_ensemble.questions.read_requests
     assert read({"k": np.array([[1]], np.int32)}, embeddings_fit=fits)[0].embedding_fits
     assert not asked
     embedding = {"embedding": np.ones((1, 256), np.float32)}
@@ -147,10 +154,10 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
     tensors = cf_ensemble.answers.Tensors(recommender)
-    [answer] = recommender.answer([Question(k=3, explain=True, friends=["?", models.user_id(1)])])
+    [answer] = recommender.answer([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
     rows = [
         cf_ensemble.answers.row_of(answer),
-        cf_ensemble.answers.row_of_similar([Similar("track-5", 0.5)]),
+        cf_ensemble.answers.row_of_similar([SimilarItem("track-5", 0.5)]),
     ]
     assert tensors.make("item_ids", rows).tolist()[1] == [b"track-5", b"", b""]
     assert tensors.make("scores", rows).tolist()[1] == [0.5, 0, 0]
@@ -158,9 +165,9 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
     assert tensors.make("source", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
-        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"recording":false}'
+        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false}'
     ]
-    assert all(text.startswith(b'[{"member":') for text in tensors.make("reasons", rows)[0])
+    assert all(text.startswith(b'[{"base_model":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]
 
 
@@ -204,7 +211,7 @@ def nothing() -> None:
 def test_the_others_score_while_taste_is_asked(cf_ensemble: Any) -> None:
     triton = FakeTriton(np.ones((2, 4), np.float32))
     triton.release.clear()
-    taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
     # The answer comes only after the others: had they to wait for it, it would never come.
     assert taste.ask(INPUTS, triton.release.set).shape == (2, 4)
     assert triton.asked[0]["model_name"] == "taste_vae"
@@ -216,7 +223,7 @@ def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
         raise ZeroDivisionError
 
     for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
-        taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+        taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
         with pytest.raises(ZeroDivisionError):
             taste.ask(INPUTS, fail)
         taste.close()
@@ -232,7 +239,7 @@ def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
     ],
 )
 def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: FakeTriton, says: str) -> None:
-    taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
     with pytest.raises(cf_ensemble.taste.TasteError, match=says):
         taste.ask(INPUTS, nothing)
     taste.close()
@@ -240,7 +247,7 @@ def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: F
 
 def test_after_a_failure_taste_is_left_alone_for_a_while(cf_ensemble: Any) -> None:
     now = [100.0]
-    taste = cf_ensemble.taste.Taste(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
+    taste = cf_ensemble.taste.RemoteModel(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
     assert not taste.is_paused
     taste.pause()
     assert taste.is_paused

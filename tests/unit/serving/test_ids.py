@@ -11,7 +11,7 @@ from tests.support import recommender_artifacts as models
 
 from tritone_export import forget_in_checkpoint
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender import Question, Recommender, make_key, open_artifact, write_artifact
+from tritone_serving.recommender import Recommender, RecommendRequest, make_key, open_artifact, write_artifact
 from tritone_serving.recommender.artifact import text_arrays
 from tritone_serving.recommender.pseudonyms import pseudonyms
 from tritone_serving.recommender.resolving import Resolver
@@ -74,7 +74,7 @@ def test_a_request_finds_its_ids_in_every_form(recommender: Recommender, name: s
     assert resolver.item(name) == 0
     assert resolver.items([name, "unknown"]) == ([0], ("unknown",))
     assert resolver.user(name) == resolver.user(NFC) >= 0
-    (answer,) = recommender.answer([Question(user=name, history=[name], skipped=[name], exclude=[name], k=5)])
+    (answer,) = recommender.answer([RecommendRequest(user=name, history=[name], skipped=[name], exclude=[name], k=5)])
     assert not isinstance(answer, Exception)
     assert not answer.unknown.user
     assert answer.unknown.history == answer.unknown.skipped == answer.unknown.exclude == ()
@@ -83,8 +83,8 @@ def test_a_request_finds_its_ids_in_every_form(recommender: Recommender, name: s
 
 def test_a_token_is_for_its_user_in_every_form(recommender: Recommender) -> None:
     resolver = recommender.resolver
-    assert resolver.user_of(Question(user=f"{NFC} ", caller=Caller(user=NFD))) == resolver.user(NFC)
-    assert resolver.user_of(Question(user=NFC, caller=Caller(user="x"))) == -1
+    assert resolver.user_of(RecommendRequest(user=f"{NFC} ", caller=Caller(user=NFD))) == resolver.user(NFC)
+    assert resolver.user_of(RecommendRequest(user=NFC, caller=Caller(user="x"))) == -1
 
 
 def test_stored_ids_that_were_not_normalized_are_found_as_they_are(recommender: Recommender) -> None:
@@ -92,7 +92,7 @@ def test_stored_ids_that_were_not_normalized_are_found_as_they_are(recommender: 
     assert resolver.user("x ") >= 0
     assert resolver.user("x") == -1
     # The token of another user, whose id differs by a blank alone, does not reach the stored one.
-    assert resolver.user_of(Question(user="x ", caller=Caller(user="x"))) == -1
+    assert resolver.user_of(RecommendRequest(user="x ", caller=Caller(user="x"))) == -1
 
 
 def test_forget_finds_a_user_in_every_form(tmp_path: Path) -> None:

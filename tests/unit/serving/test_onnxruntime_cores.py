@@ -17,10 +17,10 @@ from tritone_serving.server import runtime_folder as runtime
 COMPUTE = """
 import sys
 sys.path.append(sys.argv[1])
-from tritone_ort_cores import Crowd
-crowd = Crowd(sys.argv[2])
+from tritone_ort_cores import RunningInstances
+instances = RunningInstances(sys.argv[2])
 for line in sys.stdin:
-    print(int(crowd.enter()) if line == "enter\\n" else crowd.leave() or "left", flush=True)
+    print(int(instances.enter()) if line == "enter\\n" else instances.leave() or "left", flush=True)
 """
 
 
@@ -60,41 +60,41 @@ class Session:
 
 
 def test_requests_are_answered_where_there_are_no_locks(backend: Any, tmp_path: Path) -> None:
-    crowd = backend.cores.Crowd(str(tmp_path / "running"))
-    shared = backend.cores.SharedCores(crowd, alone=Session("alone"), crowded=Session("crowded"))
-    crowd.close()
-    assert [shared.run([], {}) for _ in range(5)] == 5 * [["crowded"]]
+    instances = backend.cores.RunningInstances(str(tmp_path / "running"))
+    shared = backend.cores.CoreSharingSession(instances, all_cores=Session("all"), shared=Session("shared"))
+    instances.close()
+    assert [shared.run([], {}) for _ in range(5)] == 5 * [["shared"]]
 
 
 def test_another_process_is_seen_while_it_computes_and_when_it_dies(backend: Any, tmp_path: Path) -> None:
-    crowd = backend.cores.Crowd(str(tmp_path / "running"))
+    instances = backend.cores.RunningInstances(str(tmp_path / "running"))
     with instance(tmp_path / "running") as other:
-        assert not crowd.enter()
+        assert not instances.enter()
         assert other.tell("enter") == "1"
-        assert crowd.enter()
-        crowd.leave()
+        assert instances.enter()
+        instances.leave()
         assert other.tell("leave") == "left"
         assert other.tell("enter") == "0"  # the locks of this process are gone
         other.process.kill()
         other.process.wait()
-        assert not crowd.enter()
-    crowd.close()
+        assert not instances.enter()
+    instances.close()
 
 
 def test_all_cores_are_taken_when_nobody_has_computed_lately(backend: Any, tmp_path: Path) -> None:
-    crowd = backend.cores.Crowd(str(tmp_path / "running"))
-    cores = backend.cores.SharedCores(crowd, alone=Session("alone"), crowded=Session("crowded"))
+    instances = backend.cores.RunningInstances(str(tmp_path / "running"))
+    cores = backend.cores.CoreSharingSession(instances, all_cores=Session("all"), shared=Session("shared"))
     n_calm = backend.cores.N_CALM
     with instance(tmp_path / "running") as other:
-        assert cores.run([], {}) == ["alone"]
+        assert cores.run([], {}) == ["all"]
         other.tell("enter")
-        assert cores.run([], {}) == ["crowded"]
+        assert cores.run([], {}) == ["shared"]
         other.tell("leave")
-        assert [cores.run([], {})[0] for _ in range(n_calm)] == ["crowded"] * (n_calm - 1) + ["alone"]
+        assert [cores.run([], {})[0] for _ in range(n_calm)] == ["shared"] * (n_calm - 1) + ["all"]
         with pytest.raises(RuntimeError, match="bad"):
             cores.run([], {"bad": 1})
         assert other.tell("enter") == "0"  # a run that failed is over, too
-    crowd.close()
+    instances.close()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_instances_part_of_the_cores(
     config: dict[str, Any] = {"instance_group": [{"count": n_instances, "kind": "KIND_CPU"}, {"kind": "KIND_GPU"}]}
     if asked is not None:
         config["parameters"] = {"intra_op_thread_count": {"string_value": asked}}
-    assert backend.cores.threads_in_a_crowd(config, n_cores=n_cores) == expected
+    assert backend.cores.shared_thread_count(config, n_cores=n_cores) == expected
 
 
 def test_launcher_and_backend_name_the_same_variable(backend: Any) -> None:

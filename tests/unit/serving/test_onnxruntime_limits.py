@@ -264,15 +264,15 @@ def test_an_output_that_is_not_finite_fails_its_own_request(backend: Any) -> Non
 
 
 def test_warm_up_requests_are_recognised_by_their_number_and_zeros(backend: Any) -> None:
-    warm_up = backend.warmup.WarmUp({"model_warmup": [{"batch_size": 2, "count": 0}, {"batch_size": 1, "count": 2}]})
+    warm_up = backend.marks.WarmUp({"model_warmup": [{"batch_size": 2, "count": 0}, {"batch_size": 1, "count": 2}]})
     assert [warm_up.consume(Request(1, 2, 0)) for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_a_callers_request_does_not_pass_as_warm_up(backend: Any) -> None:
-    warm_up = backend.warmup.WarmUp({"model_warmup": [{"batch_size": 1}]})
+    warm_up = backend.marks.WarmUp({"model_warmup": [{"batch_size": 1}]})
     assert not warm_up.consume(Request(1, 2, -1))
     assert not warm_up.consume(Request(1, 2, 0))  # the warm-up is over
-    assert not backend.warmup.WarmUp({}).consume(Request(1, 2, 0))
+    assert not backend.marks.WarmUp({}).consume(Request(1, 2, 0))
 
 
 # --- denormal numbers ---------------------------------------------------------------------------------------

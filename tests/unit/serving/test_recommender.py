@@ -14,19 +14,19 @@ from tests.support import recommender_models
 
 from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import (
-    Answer,
     ArtifactError,
+    InvalidRequestError,
     KeyFileError,
-    Question,
-    QuestionError,
     Recommender,
+    RecommendRequest,
+    RecommendResponse,
     TasteInputs,
     make_key,
     read_key,
     reasons,
 )
-from tritone_serving.recommender.arms import arm_of
-from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, loud
+from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, log_scaled
+from tritone_serving.recommender.scorer import arm_of
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def recommender(folder: Path, key: bytes) -> Recommender:
 
 @pytest.fixture(scope="module")
 def alike(folder: Path, key: bytes, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    """The same members, each of them counting 1 whatever was learned."""
+    """The same base models, each of them counting 1 whatever was learned."""
     copy = tmp_path_factory.mktemp("alike") / "artifact"
     shutil.copytree(folder, copy)
     manifest = json.loads((copy / "recommender.json").read_text())
-    weights = dict.fromkeys(SEGMENTS, dict.fromkeys(manifest["members"], 1.0))
+    weights = dict.fromkeys(SEGMENTS, dict.fromkeys(manifest["base_models"], 1.0))
     manifest["ensembles"]["a"] = {"warm_from": 10, "weights": weights}
     (copy / "recommender.json").write_text(json.dumps(manifest))
     return Recommender.open(copy, key=key)
@@ -61,9 +61,9 @@ def users() -> list[str]:
     return list(recommender_models.world().log.users)
 
 
-def ask(recommender: Recommender, question: Question) -> Answer:
+def ask(recommender: Recommender, question: RecommendRequest) -> RecommendResponse:
     [answer] = recommender.answer([question])
-    assert isinstance(answer, Answer), answer
+    assert isinstance(answer, RecommendResponse), answer
     return answer
 
 
@@ -84,10 +84,10 @@ uniform_taste.n_known = 0
 def test_everyone_gets_an_answer_by_the_best_that_is_known(recommender: Recommender, users: list[str]) -> None:
     songs = recommender.item_ids[3:6]
     sources = {
-        "user": Question(user=users[0]),
-        "history": Question(history=songs),
-        "friends": Question(friends=users[:3]),
-        "popularity": Question(),
+        "user": RecommendRequest(user=users[0]),
+        "history": RecommendRequest(history=songs),
+        "friends": RecommendRequest(friends=users[:3]),
+        "popularity": RecommendRequest(),
     }
     for source, question in sources.items():
         answer = ask(recommender, question)
@@ -100,36 +100,36 @@ def test_everyone_gets_an_answer_by_the_best_that_is_known(recommender: Recommen
 def test_a_newcomer_of_known_taste_is_told_something_else_than_what_is_popular(
     recommender: Recommender, users: list[str]
 ) -> None:
-    popular = ask(recommender, Question()).items
-    assert ask(recommender, Question(history=recommender.item_ids[40:43])).items != popular
-    assert ask(recommender, Question(friends=users[:2])).items != popular
+    popular = ask(recommender, RecommendRequest()).items
+    assert ask(recommender, RecommendRequest(history=recommender.item_ids[40:43])).items != popular
+    assert ask(recommender, RecommendRequest(friends=users[:2])).items != popular
 
 
 def test_an_unknown_user_is_told_so_and_gets_what_is_popular(recommender: Recommender) -> None:
-    answer = ask(recommender, Question(user="nobody of that name"))
+    answer = ask(recommender, RecommendRequest(user="nobody of that name"))
     assert answer.unknown.user
     assert answer.source == "popularity"
-    assert answer.items == ask(recommender, Question()).items
+    assert answer.items == ask(recommender, RecommendRequest()).items
 
 
 def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommender, users: list[str]) -> None:
     log = recommender_models.world().log
     everything = len(recommender.item_ids)
-    answer = ask(recommender, Question(user=users[4], k=everything, exclude=["piece/7"], skipped=["piece/9"]))
+    answer = ask(recommender, RecommendRequest(user=users[4], k=everything, exclude=["piece/7"], skipped=["piece/9"]))
     stored = recommender.resolver.n_stored(recommender.resolver.user(users[4]))
     assert not {"piece/7", "piece/9"} & set(answer.items)
     assert everything - stored - 2 <= len(answer.items) <= everything - stored
     heard = {log.items[item] for item in log.item[log.user == 4]}
-    again = ask(recommender, Question(user=users[4], k=everything, filter_listened=False))
+    again = ask(recommender, RecommendRequest(user=users[4], k=everything, filter_listened=False))
     assert len(again.items) == everything
     assert heard & set(again.items)
 
 
 def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
     history = alike.item_ids[:4]
-    plain = ask(alike, Question(history=history, k=80))
+    plain = ask(alike, RecommendRequest(history=history, k=80))
     [like] = alike.similar(plain.items[0], by="listening", n=1)
-    skipped = ask(alike, Question(history=history, skipped=[like.item], k=80))
+    skipped = ask(alike, RecommendRequest(history=history, skipped=[like.item], k=80))
     score = dict(zip(plain.items, plain.scores, strict=True))
     after = dict(zip(skipped.items, skipped.scores, strict=True))
     assert like.item not in after
@@ -138,73 +138,73 @@ def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
 
 
 def test_what_a_request_brings_adds_to_what_is_stored(recommender: Recommender, users: list[str]) -> None:
-    stored = ask(recommender, Question(user=users[2]))
-    more = ask(recommender, Question(user=users[2], history=[stored.items[0]]))
+    stored = ask(recommender, RecommendRequest(user=users[2]))
+    more = ask(recommender, RecommendRequest(user=users[2], history=[stored.items[0]]))
     assert stored.items[0] not in more.items
-    assert more.heard == stored.heard + 1
+    assert more.n_consumed == stored.n_consumed + 1
     assert more.source == "user"
 
 
 def test_duplicates_are_summed(recommender: Recommender) -> None:
     first, second = recommender.item_ids[10:12]
-    twice = ask(recommender, Question(history=[first, second, first], k=20))
-    weighted = ask(recommender, Question(history=[first, second], weights=[2.0, 1.0], k=20))
+    twice = ask(recommender, RecommendRequest(history=[first, second, first], k=20))
+    weighted = ask(recommender, RecommendRequest(history=[first, second], weights=[2.0, 1.0], k=20))
     assert twice.items == weighted.items
     np.testing.assert_allclose(twice.scores, weighted.scores, rtol=1e-5)
 
 
 def test_weights_matter_and_a_weight_of_zero_is_no_listening(recommender: Recommender) -> None:
     first, second = recommender.item_ids[10], recommender.item_ids[60]
-    alone = ask(recommender, Question(history=[first], k=20))
-    with_zero = ask(recommender, Question(history=[first, second], weights=[3.0, 0.0], k=20))
+    alone = ask(recommender, RecommendRequest(history=[first], k=20))
+    with_zero = ask(recommender, RecommendRequest(history=[first, second], weights=[3.0, 0.0], k=20))
     assert alone.items == with_zero.items
-    balanced = ask(recommender, Question(history=[first, second], weights=[1.0, 90.0], k=20))
+    balanced = ask(recommender, RecommendRequest(history=[first, second], weights=[1.0, 90.0], k=20))
     assert balanced.items != with_zero.items
 
 
 def test_questions_of_one_call_get_what_they_would_get_alone(recommender: Recommender, users: list[str]) -> None:
     questions = [
-        Question(user=users[1], diversity=0.2),
-        Question(history=recommender.item_ids[:3], k=4),
-        Question(k=0),
-        Question(friends=users[5:8], explain=True),
-        Question(history=["no such thing"]),
-        Question(),
+        RecommendRequest(user=users[1], diversity=0.2),
+        RecommendRequest(history=recommender.item_ids[:3], k=4),
+        RecommendRequest(k=0),
+        RecommendRequest(friends=users[5:8], explain=True),
+        RecommendRequest(history=["no such thing"]),
+        RecommendRequest(),
     ]
     together = recommender.answer(questions)
     for question, answer in zip(questions, together, strict=True):
         [alone] = recommender.answer([question])
         assert type(alone) is type(answer)
-        if isinstance(answer, Answer):
-            assert isinstance(alone, Answer)
+        if isinstance(answer, RecommendResponse):
+            assert isinstance(alone, RecommendResponse)
             assert answer.items == alone.items
             np.testing.assert_allclose(answer.scores, alone.scores, rtol=1e-4, atol=1e-6)
 
 
 def test_listed_answers_are_those_that_would_be_scored(recommender: Recommender, users: list[str]) -> None:
     recommender_models.checkpoint()
-    from tritone_training.kinds.recommender.scoring import taste_of
+    from tritone_training.kinds.recommender.offline import taste_of
 
     taste = taste_of(recommender_models.checkpoint())
     for user in users[:20]:
-        [listed] = recommender.answer([Question(user=user, exclude=["piece/3"])])
-        [scored] = recommender.answer([Question(user=user, exclude=["piece/3"], explain=True)], taste=taste)
-        assert isinstance(listed, Answer)
-        assert isinstance(scored, Answer)
+        [listed] = recommender.answer([RecommendRequest(user=user, exclude=["piece/3"])])
+        [scored] = recommender.answer([RecommendRequest(user=user, exclude=["piece/3"], explain=True)], taste=taste)
+        assert isinstance(listed, RecommendResponse)
+        assert isinstance(scored, RecommendResponse)
         assert not listed.reasons
         np.testing.assert_allclose(listed.scores, scored.scores, rtol=1e-3, atol=1e-4)
-        assert listed.heard == scored.heard
+        assert listed.n_consumed == scored.n_consumed
 
 
 def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
-    assert len(ask(recommender, Question(k=10_000)).items) == len(recommender.item_ids)
+    assert len(ask(recommender, RecommendRequest(k=10_000)).items) == len(recommender.item_ids)
 
 
 # --- taste_vae ----------------------------------------------------------------------------------
 
 
 def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
-    taste = alike.scorer.members["taste_vae"]
+    taste = alike.scorer.base_models["taste_vae"]
     uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
     seen: list[TasteInputs] = []
 
@@ -213,7 +213,11 @@ def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> N
         return uniform_taste(inputs, meanwhile)
 
     ids = alike.item_ids
-    questions = [Question(history=[ids[1], ids[2], ids[3]], explain=True), Question(history=[ids[9]]), Question()]
+    questions = [
+        RecommendRequest(history=[ids[1], ids[2], ids[3]], explain=True),
+        RecommendRequest(history=[ids[9]]),
+        RecommendRequest(),
+    ]
     with_taste = alike.answer(questions, taste=spy)
     [inputs] = seen
     assert inputs.items.dtype == np.int64
@@ -221,11 +225,11 @@ def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> N
     assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
     without = alike.answer(questions)
     first = with_taste[0]
-    assert isinstance(first, Answer)
+    assert isinstance(first, RecommendResponse)
     assert ids[5] in first.items[:3]
-    assert any(reason.member == "taste_vae" for reason in first.reasons[first.items.index(ids[5])])
-    assert isinstance(without[2], Answer)
-    assert isinstance(with_taste[2], Answer)
+    assert any(reason.base_model == "taste_vae" for reason in first.reasons[first.items.index(ids[5])])
+    assert isinstance(without[2], RecommendResponse)
+    assert isinstance(with_taste[2], RecommendResponse)
     assert without[2].items == with_taste[2].items
 
 
@@ -233,21 +237,23 @@ def test_taste_is_not_asked_about_people_without_history(recommender: Recommende
     def never(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         raise AssertionError("asked")
 
-    assert isinstance(recommender.answer([Question()], taste=never)[0], Answer)
+    assert isinstance(recommender.answer([RecommendRequest()], taste=never)[0], RecommendResponse)
 
 
 def test_members_times_are_told(folder: Path, key: bytes) -> None:
     told: list[tuple[str, float]] = []
-    recommender = Recommender.open(folder, key=key, on_member=lambda name, seconds: told.append((name, seconds)))
-    ask(recommender, Question(history=recommender.item_ids[:2]))
-    assert {name for name, _ in told} == set(recommender.scorer.members) - {"taste_vae"}
+    recommender = Recommender.open(folder, key=key, on_base_model=lambda name, seconds: told.append((name, seconds)))
+    ask(recommender, RecommendRequest(history=recommender.item_ids[:2]))
+    assert {name for name, _ in told} == set(recommender.scorer.base_models) - {"taste_vae"}
     assert all(0 < seconds < 5 for _, seconds in told)
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike: Recommender, first: bool) -> None:
-    questions = [Question(history=[alike.item_ids[1], alike.item_ids[2]]), Question()]
-    told = np.random.default_rng(0).standard_normal((2, alike.scorer.members["taste_vae"].n_known)).astype(np.float32)
+    questions = [RecommendRequest(history=[alike.item_ids[1], alike.item_ids[2]]), RecommendRequest()]
+    told = (
+        np.random.default_rng(0).standard_normal((2, alike.scorer.base_models["taste_vae"].n_known)).astype(np.float32)
+    )
 
     def ask_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
         if first:
@@ -258,16 +264,16 @@ def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike:
         thread.join()
         return told
 
-    members, total, batch = alike.score(questions, taste=ask_taste)
-    assert list(members)[-1] == "taste_vae"
+    base_models, total, batch = alike.score(questions, taste=ask_taste)
+    assert list(base_models)[-1] == "taste_vae"
     weights = alike.scorer.score(questions, batch, ask_taste).weights
-    n_heard = alike.scorer.n_heard
+    n_listened = alike.scorer.n_listened
     wanted = np.zeros(total.shape)
-    for column, (name, raw) in enumerate(members.items()):
-        heard = loud(np.array(raw), alike.scorer.scales[name])
-        wanted[:, :n_heard] += weights.heard[:, column, None] * heard[:, :n_heard]
-        wanted[:, n_heard:] += weights.unheard[:, column, None] * heard[:, n_heard:]
-    wanted[:, n_heard:] += weights.bias[:, None]
+    for column, (name, raw) in enumerate(base_models.items()):
+        heard = log_scaled(np.array(raw), alike.scorer.scales[name])
+        wanted[:, :n_listened] += weights.listened[:, column, None] * heard[:, :n_listened]
+        wanted[:, n_listened:] += weights.cold[:, column, None] * heard[:, n_listened:]
+    wanted[:, n_listened:] += weights.bias[:, None]
     np.testing.assert_allclose(total, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -277,13 +283,13 @@ def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike:
 @pytest.mark.parametrize("extra", [{}, {"diversity": 0.5}, {"novelty": 0.7}, {"diversity": 0.3, "novelty": 0.3}])
 def test_reasons_add_up_to_the_score(recommender: Recommender, users: list[str], extra: dict[str, float]) -> None:
     questions = [
-        Question(user=users[0], explain=True, **extra),
-        Question(history=recommender.item_ids[5:9], skipped=[recommender.item_ids[0]], explain=True, **extra),
-        Question(friends=users[:4], explain=True, **extra),
-        Question(explain=True, **extra),
+        RecommendRequest(user=users[0], explain=True, **extra),
+        RecommendRequest(history=recommender.item_ids[5:9], skipped=[recommender.item_ids[0]], explain=True, **extra),
+        RecommendRequest(friends=users[:4], explain=True, **extra),
+        RecommendRequest(explain=True, **extra),
     ]
     for answer in recommender.answer(questions):
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, RecommendResponse)
         assert len(answer.reasons) == len(answer.items)
         sums = [sum(reason.amount for reason in reasons) for reasons in answer.reasons]
         np.testing.assert_allclose(sums, answer.scores, atol=1e-4 * max(1.0, float(np.abs(answer.scores).max())))
@@ -293,20 +299,20 @@ def test_reasons_name_what_the_question_named_and_no_stored_person(recommender: 
     history = list(recommender.item_ids[5:8])
     [by_history, by_friends, stored] = recommender.answer(
         [
-            Question(history=history, explain=True),
-            Question(friends=users[:3], explain=True),
-            Question(user=users[0], explain=True),
+            RecommendRequest(history=history, explain=True),
+            RecommendRequest(friends=users[:3], explain=True),
+            RecommendRequest(user=users[0], explain=True),
         ]
     )
-    assert isinstance(by_history, Answer)
+    assert isinstance(by_history, RecommendResponse)
     named = {r.id for reasons in by_history.reasons for r in reasons if r.because == "history" and r.id}
     assert named
     assert named <= set(history)
-    assert isinstance(by_friends, Answer)
+    assert isinstance(by_friends, RecommendResponse)
     friends = {r.id for reasons in by_friends.reasons for r in reasons if r.because == "friend" and r.id}
     assert friends
     assert friends <= set(users[:3])
-    assert isinstance(stored, Answer)
+    assert isinstance(stored, RecommendResponse)
     text = repr(stored.reasons)
     assert not any(user in text for user in users)
 
@@ -321,7 +327,9 @@ def test_diversity_makes_a_list_less_alike(recommender: Recommender, users: list
     def alike(diversity: float) -> float:
         found = []
         for user in users[:15]:
-            rows = vectors[[places[item] for item in ask(recommender, Question(user=user, diversity=diversity)).items]]
+            rows = vectors[
+                [places[item] for item in ask(recommender, RecommendRequest(user=user, diversity=diversity)).items]
+            ]
             found.append(float((rows @ rows.T).sum() - len(rows)))
         return float(np.mean(found))
 
@@ -332,7 +340,7 @@ def test_novelty_prefers_the_little_known(recommender: Recommender, users: list[
     places = {item: place for place, item in enumerate(recommender.item_ids)}  # best known first
 
     def obscurity(novelty: float) -> float:
-        answers = [ask(recommender, Question(user=user, novelty=novelty)) for user in users[:15]]
+        answers = [ask(recommender, RecommendRequest(user=user, novelty=novelty)) for user in users[:15]]
         return float(np.mean([places[item] for answer in answers for item in answer.items]))
 
     assert obscurity(1.0) > obscurity(0.5) > obscurity(0.0)
@@ -361,7 +369,7 @@ def test_similar_by_listening(recommender: Recommender) -> None:
     ],
 )
 def test_similar_refuses(recommender: Recommender, call: dict[str, object], says: str) -> None:
-    with pytest.raises(QuestionError, match=says):
+    with pytest.raises(InvalidRequestError, match=says):
         recommender.similar(**call)  # type: ignore[arg-type]
 
 
@@ -371,45 +379,45 @@ def test_similar_refuses(recommender: Recommender, call: dict[str, object], says
 @pytest.mark.parametrize(
     ("question", "says"),
     [
-        (Question(k=0), "k is 0; expected a whole number from 1 to 10000"),
-        (Question(k=-1), "k is -1"),
-        (Question(k=10**9), "k is 1000000000"),
-        (Question(history=["piece/1"], weights=[float("nan")]), r"weights\[0\] is nan"),
-        (Question(history=["piece/1", "piece/2"], weights=[1, -2]), r"weights\[1\] is -2"),
-        (Question(history=["piece/1"], weights=[float("inf")]), r"weights\[0\] is inf"),
-        (Question(history=["piece/1"], weights=[1.0, 2.0]), "weights holds 2 numbers, history 1 ids"),
-        (Question(mood="grumpy"), "mood is 'grumpy'; expected one of amazement"),
-        (Question(embedding=np.ones(255, np.float32)), r"embedding has shape \(255,\); expected \(256,\)"),
-        (Question(embedding=np.zeros(256, np.float32)), "embedding holds only zeros"),
+        (RecommendRequest(k=0), "k is 0; expected a whole number from 1 to 10000"),
+        (RecommendRequest(k=-1), "k is -1"),
+        (RecommendRequest(k=10**9), "k is 1000000000"),
+        (RecommendRequest(history=["piece/1"], weights=[float("nan")]), r"weights\[0\] is nan"),
+        (RecommendRequest(history=["piece/1", "piece/2"], weights=[1, -2]), r"weights\[1\] is -2"),
+        (RecommendRequest(history=["piece/1"], weights=[float("inf")]), r"weights\[0\] is inf"),
+        (RecommendRequest(history=["piece/1"], weights=[1.0, 2.0]), "weights holds 2 numbers, history 1 ids"),
+        (RecommendRequest(mood="grumpy"), "mood is 'grumpy'; expected one of amazement"),
+        (RecommendRequest(embedding=np.ones(255, np.float32)), r"embedding has shape \(255,\); expected \(256,\)"),
+        (RecommendRequest(embedding=np.zeros(256, np.float32)), "embedding holds only zeros"),
         (
-            Question(embedding=np.full(256, np.nan, np.float32)),
+            RecommendRequest(embedding=np.full(256, np.nan, np.float32)),
             "embedding\\[0\\] is nan; expected a number from -1000000 to 1000000",
         ),
-        (Question(diversity=1.5), "diversity is 1.5; expected a number from 0 to 1"),
-        (Question(novelty=float("nan")), "novelty is nan"),
-        (Question(history=["piece/1"] * 100_001), "history holds more than 100,000 ids"),
-        (Question(history=["no", "such"]), "none of the ids is known"),
-        (Question(friends=["no such friend"]), "none of the ids is known"),
+        (RecommendRequest(diversity=1.5), "diversity is 1.5; expected a number from 0 to 1"),
+        (RecommendRequest(novelty=float("nan")), "novelty is nan"),
+        (RecommendRequest(history=["piece/1"] * 100_001), "history holds more than 100,000 ids"),
+        (RecommendRequest(history=["no", "such"]), "none of the ids is known"),
+        (RecommendRequest(friends=["no such friend"]), "none of the ids is known"),
     ],
 )
 def test_bad_questions_are_told_and_the_others_get_their_answers(
-    recommender: Recommender, question: Question, says: str
+    recommender: Recommender, question: RecommendRequest, says: str
 ) -> None:
-    wrong, right = recommender.answer([question, Question()])
-    assert isinstance(wrong, QuestionError)
-    with pytest.raises(QuestionError, match=says):
+    wrong, right = recommender.answer([question, RecommendRequest()])
+    assert isinstance(wrong, InvalidRequestError)
+    with pytest.raises(InvalidRequestError, match=says):
         raise wrong
-    assert isinstance(right, Answer)
+    assert isinstance(right, RecommendResponse)
 
 
 def test_a_history_of_100_000_items_is_answered(recommender: Recommender) -> None:
-    answer = ask(recommender, Question(history=list(recommender.item_ids[:50]) * 2_000))
+    answer = ask(recommender, RecommendRequest(history=list(recommender.item_ids[:50]) * 2_000))
     assert answer.source == "history"
-    assert answer.heard == 50
+    assert answer.n_consumed == 50
 
 
 def test_unknown_ids_are_passed_over_and_reported(recommender: Recommender, users: list[str]) -> None:
-    question = Question(
+    question = RecommendRequest(
         user=users[0], history=["x", "piece/1", "x"], skipped=["y"], friends=["stranger"], exclude=["z"]
     )
     unknown = ask(recommender, question).unknown
@@ -420,8 +428,8 @@ def test_unknown_ids_are_passed_over_and_reported(recommender: Recommender, user
 
 def test_ids_that_are_no_text_are_unknown(recommender: Recommender) -> None:
     odd = b"\xff\xfe".decode("utf-8", "surrogateescape")
-    assert ask(recommender, Question(user=odd)).unknown.user
-    assert ask(recommender, Question(history=[odd, "piece/1"])).unknown.history == (odd,)
+    assert ask(recommender, RecommendRequest(user=odd)).unknown.user
+    assert ask(recommender, RecommendRequest(history=[odd, "piece/1"])).unknown.history == (odd,)
 
 
 # --- artifacts and keys -------------------------------------------------------------------------
@@ -438,9 +446,10 @@ def edit(folder: Path, **changes: object) -> None:
 
 def test_an_artifact_of_another_version_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
     other = copy(folder, tmp_path)
-    edit(other, format=99)
-    with pytest.raises(ArtifactError, match="is of format 99, this version reads 1"):
-        Recommender.open(other, key=key)
+    for earlier_or_later in (1, 99):
+        edit(other, format=earlier_or_later)
+        with pytest.raises(ArtifactError, match=f"format {earlier_or_later}.*train and export again"):
+            Recommender.open(other, key=key)
 
 
 def test_a_damaged_artifact_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
@@ -467,8 +476,8 @@ def test_a_damaged_artifact_is_refused(folder: Path, key: bytes, tmp_path: Path)
 
 def test_an_unknown_member_is_refused(folder: Path, key: bytes, tmp_path: Path) -> None:
     other = copy(folder, tmp_path)
-    edit(other, members={"oracle": {"kind": "oracle"}})
-    with pytest.raises(ArtifactError, match="member 'oracle' is of kind 'oracle'; known are popularity"):
+    edit(other, base_models={"oracle": {"kind": "oracle"}})
+    with pytest.raises(ArtifactError, match="base model 'oracle' is of kind 'oracle'; known are popularity"):
         Recommender.open(other, key=key)
 
 
@@ -515,37 +524,42 @@ def test_sound_and_mood_count_as_asked_only_where_they_are_given(
     monkeypatch.setattr(recommender.resolver, "_has_embeddings", True)
     song = recommender.item_ids[3:4]
     heard = np.ones(EMBEDDING_SIZE, np.float32)
-    questions = [Question(), Question(embedding=heard), Question(embedding=heard, history=song), Question(mood="power")]
-    batch, errors = recommender.resolver.batch([*questions, Question(history=song)])
+    questions = [
+        RecommendRequest(),
+        RecommendRequest(embedding=heard),
+        RecommendRequest(embedding=heard, history=song),
+        RecommendRequest(mood="power"),
+    ]
+    batch, errors = recommender.resolver.batch([*questions, RecommendRequest(history=song)])
     assert not errors
     learned = {segment: {"sound": 0.1, "mood": 0.0, "ease": 1.0} for segment in SEGMENTS}
     asked = {"cold": {"sound": 2.0, "mood": 0.5}, "short": {"sound": 0.05}}
-    ensemble = Ensemble.from_manifest({"warm_from": 5, "weights": learned, "asked": asked})
+    ensemble = Ensemble.from_manifest({"warm_from": 5, "weights": learned, "minimum_weights": asked})
     weights = ensemble.weights_of(("mood", "ease", "sound"), batch)
     expected = [[0, 1, 0.1], [0, 1, 2], [0, 1, 0.1], [0.5, 1, 0.1], [0, 1, 0.1]]
-    np.testing.assert_allclose(weights.heard, expected, atol=1e-6)
-    np.testing.assert_allclose(weights.unheard, expected, atol=1e-6)
+    np.testing.assert_allclose(weights.listened, expected, atol=1e-6)
+    np.testing.assert_allclose(weights.cold, expected, atol=1e-6)
     plain = Ensemble.from_manifest({"warm_from": 5, "weights": learned}).weights_of(("mood", "ease", "sound"), batch)
-    np.testing.assert_allclose(plain.heard, [[0, 1, 0.1]] * 5, atol=1e-6)
+    np.testing.assert_allclose(plain.listened, [[0, 1, 0.1]] * 5, atol=1e-6)
 
 
 def test_two_ensembles_answer_differently(folder: Path, key: bytes, users: list[str], tmp_path: Path) -> None:
     other = copy(folder, tmp_path)
     edit(other, ab={"salt": "s", "shares": {"a": 0.5, "b": 0.5}})
     recommender = Recommender.open(other, key=key)
-    answers = [ask(recommender, Question(user=user, explain=True)) for user in users[:40]]
+    answers = [ask(recommender, RecommendRequest(user=user, explain=True)) for user in users[:40]]
     assert {answer.arm for answer in answers} == {"a", "b"}
-    [first] = recommender.answer([Question(user=users[0], explain=True)], arm="a")
-    [second] = recommender.answer([Question(user=users[0], explain=True)], arm="b")
-    assert isinstance(first, Answer)
-    assert isinstance(second, Answer)
+    [first] = recommender.answer([RecommendRequest(user=users[0], explain=True)], arm="a")
+    [second] = recommender.answer([RecommendRequest(user=users[0], explain=True)], arm="b")
+    assert isinstance(first, RecommendResponse)
+    assert isinstance(second, RecommendResponse)
     assert not np.array_equal(first.scores, second.scores)
 
 
 def test_reasons_are_the_same_however_few_items_are_explained_at_once(
     alike: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    question = Question(history=alike.item_ids[:12], k=30, explain=True, novelty=0.2)
+    question = RecommendRequest(history=alike.item_ids[:12], k=30, explain=True, novelty=0.2)
     at_once = ask(alike, question).reasons
     slices: list[int] = []
 
@@ -559,8 +573,10 @@ def test_reasons_are_the_same_however_few_items_are_explained_at_once(
     few = ask(alike, question).reasons
     assert set(slices) == {10}
     for one, other in zip(at_once, few, strict=True):
-        wanted = {(each.member, each.because, each.id): each.amount for each in one}
-        assert {(each.member, each.because, each.id): each.amount for each in other} == pytest.approx(wanted, abs=1e-6)
+        wanted = {(each.base_model, each.because, each.id): each.amount for each in one}
+        assert {(each.base_model, each.because, each.id): each.amount for each in other} == pytest.approx(
+            wanted, abs=1e-6
+        )
 
 
 # --- moods --------------------------------------------------------------------------------------
@@ -569,10 +585,10 @@ def test_reasons_are_the_same_however_few_items_are_explained_at_once(
 def test_a_mood_without_trained_emotions_is_told(recommender: Recommender) -> None:
     assert "items.moods" not in recommender.artifact.arrays
     song = [recommender.item_ids[0]]
-    with_song = ask(recommender, Question(history=song, mood="power"))
+    with_song = ask(recommender, RecommendRequest(history=song, mood="power"))
     assert with_song.unknown.mood
-    assert with_song.items == ask(recommender, Question(history=song)).items
-    [refused] = recommender.answer([Question(mood="power")])
-    assert isinstance(refused, QuestionError)
+    assert with_song.items == ask(recommender, RecommendRequest(history=song)).items
+    [refused] = recommender.answer([RecommendRequest(mood="power")])
+    assert isinstance(refused, InvalidRequestError)
     assert str(refused).startswith("nothing is known by mood: ")
-    assert not ask(recommender, Question(history=song)).unknown.mood
+    assert not ask(recommender, RecommendRequest(history=song)).unknown.mood

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import Answer, Question, QuestionError, Recommender, resolving
-from tritone_serving.recommender.members.taste import _heaviest
-from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
-from tritone_serving.recommender.wording import cut, shown
+from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, resolving
+from tritone_serving.recommender.base_models.taste import _heaviest
+from tritone_serving.recommender.messages import cut, shown
+from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
 
 LONG = "\U0001f3b6" * 20_000
 
@@ -28,22 +28,24 @@ def test_a_friend_is_looked_up_once(recommender: Recommender, monkeypatch: pytes
     real = resolving.pseudonym
     monkeypatch.setattr(resolving, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
     friends = [models.user_id(1), models.user_id(2), "stranger"] * 1_000
-    [answer] = recommender.answer([Question(friends=friends)])
-    assert isinstance(answer, Answer)
+    [answer] = recommender.answer([RecommendRequest(friends=friends)])
+    assert isinstance(answer, RecommendResponse)
     assert answer.unknown.friends == ("stranger",)
     assert sorted(hashed) == sorted(set(friends))
 
 
 def test_a_thousand_friends_are_enough(recommender: Recommender) -> None:
     friends = [f"friend {number}" for number in range(999)] + [models.user_id(1)]
-    right, wrong = recommender.answer([Question(friends=friends * 2), Question(friends=[*friends, "another"])])
-    assert isinstance(right, Answer)
+    right, wrong = recommender.answer(
+        [RecommendRequest(friends=friends * 2), RecommendRequest(friends=[*friends, "another"])]
+    )
+    assert isinstance(right, RecommendResponse)
     assert str(wrong) == "friends holds 1,001 different ids; expected at most 1,000"
 
 
 @pytest.mark.parametrize("asked", [{"history": 100}, {"history": 100, "user": 1}, {"friends": 50}])
 def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Recommender, asked: dict[str, Any]) -> None:
-    question = Question(
+    question = RecommendRequest(
         user=models.user_id(asked["user"]) if "user" in asked else None,
         history=recommender.item_ids[: asked.get("history", 0)],
         friends=[models.user_id(number) for number in range(asked.get("friends", 0))],
@@ -52,11 +54,11 @@ def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Reco
         filter_listened=False,
     )
     [answer] = recommender.answer([question])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, RecommendResponse)
     most = 0
     for score, reasons in zip(answer.scores, answer.reasons, strict=True):
         assert sum(reason.amount for reason in reasons) == pytest.approx(score, abs=1e-4 * np.abs(answer.scores).max())
-        named = Counter(reason.member for reason in reasons if reason.id)
+        named = Counter(reason.base_model for reason in reasons if reason.id)
         most = max(most, *named.values())
     assert most == 20
 
@@ -64,20 +66,20 @@ def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Reco
 @pytest.mark.parametrize(
     "question",
     [
-        Question(history=[LONG, LONG + "x", LONG + "y", LONG + "z"]),
-        Question(friends=[LONG]),
-        Question(mood=LONG),
+        RecommendRequest(history=[LONG, LONG + "x", LONG + "y", LONG + "z"]),
+        RecommendRequest(friends=[LONG]),
+        RecommendRequest(mood=LONG),
     ],
 )
-def test_errors_hold_no_more_of_an_id_than_a_header_can(recommender: Recommender, question: Question) -> None:
+def test_errors_hold_no_more_of_an_id_than_a_header_can(recommender: Recommender, question: RecommendRequest) -> None:
     [wrong] = recommender.answer([question])
-    assert isinstance(wrong, QuestionError)
+    assert isinstance(wrong, InvalidRequestError)
     assert len(str(wrong)) < 1_000
 
 
 @pytest.mark.parametrize("asked", [{"item": LONG}, {"item": models.item_id(1), "by": LONG}])
 def test_so_it_is_with_likeness(recommender: Recommender, asked: dict[str, str]) -> None:
-    with pytest.raises(QuestionError) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         recommender.similar(**asked)
     assert len(str(caught.value)) < 1_000
 
@@ -103,40 +105,42 @@ def test_what_is_cut_is_seen_to_be() -> None:
     ],
 )
 def test_a_costly_or_invalid_request_is_refused(changed: dict[str, Any], says: str) -> None:
-    with pytest.raises(QuestionError) as caught:
-        Question(**changed).check()
+    with pytest.raises(InvalidRequestError) as caught:
+        RecommendRequest(**changed).check()
     assert str(caught.value).startswith(says)
 
 
 def test_requests_at_the_limits_are_answered() -> None:
-    Question(k=200, explain=True).check()
-    Question(k=1_000, diversity=1.0).check()
-    Question(k=10_000, novelty=1.0).check()
+    RecommendRequest(k=200, explain=True).check()
+    RecommendRequest(k=1_000, diversity=1.0).check()
+    RecommendRequest(k=10_000, novelty=1.0).check()
 
 
 def test_an_embedding_that_is_not_finite_has_nothing_similar(recommender: Recommender) -> None:
     for value in (np.nan, np.inf, 0.0):
-        with pytest.raises(QuestionError, match="embedding"):
+        with pytest.raises(InvalidRequestError, match="embedding"):
             recommender.similar(embedding=np.full(256, value, np.float32), by="sound")
-    with pytest.raises(QuestionError, match="k is 0; expected a whole number from 1 to 10000"):
+    with pytest.raises(InvalidRequestError, match="k is 0; expected a whole number from 1 to 10000"):
         recommender.similar(models.item_id(1), n=0)
 
 
 def test_the_lists_of_all_rows_are_bounded_before_they_are_read() -> None:
     check_lists(64, {"history": 1_562})
-    with pytest.raises(QuestionError, match="history has 64 rows of 1,563 ids; expected at most 100,000 ids in one"):
+    with pytest.raises(
+        InvalidRequestError, match="history has 64 rows of 1,563 ids; expected at most 100,000 ids in one"
+    ):
         check_lists(64, {"skipped": 3, "history": 1_563})
-    with pytest.raises(QuestionError, match="friends holds more than 100,000 ids"):
+    with pytest.raises(InvalidRequestError, match="friends holds more than 100,000 ids"):
         check_lists(1, {"friends": 100_001})
 
 
 def test_the_answers_of_all_rows_are_bounded() -> None:
     check_answers([(1_562, False)] * 64)
     with pytest.raises(
-        QuestionError, match="the 64 rows of the request ask for 640,000 items; expected at most 100,000"
+        InvalidRequestError, match="the 64 rows of the request ask for 640,000 items; expected at most 100,000"
     ):
         check_answers([(10_000, False)] * 64)
-    with pytest.raises(QuestionError, match="ask for 2,200 items with reasons; expected at most 2,000"):
+    with pytest.raises(InvalidRequestError, match="ask for 2,200 items with reasons; expected at most 2,000"):
         check_answers([(200, True)] * 11)
 
 
@@ -160,7 +164,7 @@ def test_a_long_history_is_cut_to_its_heaviest_items_for_the_network() -> None:
     ],
 )
 def test_ids_that_are_too_long_are_refused(lists: dict[str, list[bytes]], part: str) -> None:
-    with pytest.raises(QuestionError, match=part):
+    with pytest.raises(InvalidRequestError, match=part):
         check_id_lengths(lists)
 
 

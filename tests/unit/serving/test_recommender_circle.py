@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tritone_serving.recommender.circle import Circle
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.social import SocialNeighbourhood
 
 # 0 knows 1 and 2; 1 and 2 know 3; 3 knows 4.
 PAIRS = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)]
 
 
-def circle(**described: float) -> Circle:
+def circle(**described: float) -> SocialNeighbourhood:
     graph = np.zeros((5, 5), np.float32)
     for a, b in PAIRS:
         graph[a, b] = graph[b, a] = 1
-    return Circle.open(Rows.from_csr(sparse.csr_matrix(graph)), described)
+    return SocialNeighbourhood.open(Rows.from_csr(sparse.csr_matrix(graph)), described)
 
 
 def around(direct: list[int], but: int = -1, **described: float) -> dict[int, float]:
@@ -55,7 +55,7 @@ def test_the_closest_are_kept() -> None:
     graph = sparse.lil_matrix((n, n), dtype=np.float32)
     graph[0, 1:] = 1
     graph[1:, 0] = 1
-    wide = Circle.open(Rows.from_csr(sparse.csr_matrix(graph)), {"second": 0.1, "damping": 0.25})
+    wide = SocialNeighbourhood.open(Rows.from_csr(sparse.csr_matrix(graph)), {"second": 0.1, "damping": 0.25})
     people, closeness = wide.around(np.array([0]), but=-1)
     assert len(people) == 300
     assert closeness[people.tolist().index(0)] == closeness.max()

@@ -34,7 +34,7 @@ def refused(artifact: Path, whole: Path, says: str) -> None:
     assert "export again" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["n_items", "n_users", "members", "ensembles", "key_check", "arrays", "weighting"])
+@pytest.mark.parametrize("name", ["n_items", "n_users", "base_models", "ensembles", "key_check", "arrays", "weighting"])
 @pytest.mark.parametrize("value", [None, [], -1, 1.5])
 def test_entries_of_other_types(artifact: Path, whole: Path, name: str, value: object) -> None:
     models.spoil_manifest(artifact, **{name: value})
@@ -50,15 +50,15 @@ def test_entries_of_other_types(artifact: Path, whole: Path, name: str, value: o
         (lambda m: m["arrays"].update(users={"shape": [60, 2]}), "expected its shape and dtype"),
         (lambda m: m["arrays"].pop("users"), "lacks users.npy"),
         (lambda m: m["arrays"].pop("history.columns"), "history lacks one of its"),
-        (lambda m: m["members"].update(ease=None), "member 'ease' is None"),
-        (lambda m: m["members"]["ease"].update(scale=float("nan")), "has the scale nan"),
-        (lambda m: m["members"]["ease"].update(damping=None), "member 'ease' lacks or misnames"),
-        (lambda m: m["members"]["taste_vae"].pop("n_known"), "has n_known None; expected 0 to 120"),
+        (lambda m: m["base_models"].update(ease=None), "base model 'ease' is None"),
+        (lambda m: m["base_models"]["ease"].update(scale=float("nan")), "has the scale nan"),
+        (lambda m: m["base_models"]["ease"].update(damping=None), "base model 'ease' lacks or misnames"),
+        (lambda m: m["base_models"]["taste_vae"].pop("n_known"), "has n_known None; expected 0 to 120"),
         (lambda m: m["ensembles"]["a"]["weights"].pop("warm"), "needs warm_from and weights for cold, short, warm"),
         (lambda m: m["ensembles"]["a"]["weights"]["warm"].update(ease=float("nan")), "expected finite numbers"),
-        (lambda m: m["ensembles"]["a"].update(unheard={"warm": {}}), "unheard is"),
-        (lambda m: m.update(circle=[1]), "circle is .1."),
-        (lambda m: m.update(circle={"damping": None}), "expected damping from 0"),
+        (lambda m: m["ensembles"]["a"].update(cold_items={"warm": {}}), "cold_items is"),
+        (lambda m: m.update(social_neighbourhood=[1]), "social_neighbourhood is .1."),
+        (lambda m: m.update(social_neighbourhood={"damping": None}), "expected damping from 0"),
         (lambda m: m.update(ab={"salt": "", "shares": {"a": 0}}), "not all 0"),
         (lambda m: m.update(ab={"salt": "", "shares": {"zz": 1}}), "shares name the arms zz"),
         (lambda m: m.update(ab={"salt": "", "shares": {"a": -1}}), "expected a number from 0"),
@@ -85,7 +85,7 @@ def test_manifests_that_make_no_sense(
         ("listeners.columns", 60, "listeners names columns"),
         ("lists.a.columns", 10**9, "lists.a names columns"),
         ("ease.columns", 10**9, "ease names columns"),
-        ("ease.own.columns", -1, "ease.own names columns"),
+        ("ease.own_tags.columns", -1, "ease.own_tags names columns"),
         ("history.starts", 10**9, "history.starts does not divide"),
         ("items.ends", 0, "items.ends does not divide"),
         ("titles.ends", 10**9, "titles.ends does not divide"),

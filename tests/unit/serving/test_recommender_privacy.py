@@ -15,12 +15,12 @@ from tests.support import recommender_artifacts as models
 from tritone_serving.recommender import (
     NOBODY,
     TRUSTED,
-    Answer,
     Caller,
-    Question,
-    QuestionError,
+    InvalidRequestError,
     Reason,
     Recommender,
+    RecommendRequest,
+    RecommendResponse,
     open_artifact,
     read_key,
     write_artifact,
@@ -64,15 +64,15 @@ def social(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Recommen
     return models.opened(folder, key_file)
 
 
-def answered(recommender: Recommender, **given: Any) -> Answer:
-    [answer] = recommender.answer([Question(**given)])
-    assert isinstance(answer, Answer), answer
+def answered(recommender: Recommender, **given: Any) -> RecommendResponse:
+    [answer] = recommender.answer([RecommendRequest(**given)])
+    assert isinstance(answer, RecommendResponse), answer
     return answer
 
 
-def plain(answer: Answer | QuestionError) -> Any:
+def plain(answer: RecommendResponse | InvalidRequestError) -> Any:
     """An answer as comparable values."""
-    if isinstance(answer, QuestionError):
+    if isinstance(answer, InvalidRequestError):
         return str(answer)
     return {**dataclasses.asdict(answer), "scores": answer.scores.tolist()}
 
@@ -101,7 +101,8 @@ def test_a_stored_user_looks_like_an_unknown_user(
     recommender: Recommender, given: dict[str, Any], caller: Caller
 ) -> None:
     known, unknown = (
-        plain(recommender.answer([Question(user=user, caller=caller, **given)])[0]) for user in (VICTIM, STRANGER)
+        plain(recommender.answer([RecommendRequest(user=user, caller=caller, **given)])[0])
+        for user in (VICTIM, STRANGER)
     )
     assert known == unknown
     if isinstance(known, dict):
@@ -115,7 +116,7 @@ def test_friends_are_named_by_trusted_callers_alone(
     recommender: Recommender, caller: Caller, beside: dict[str, Any]
 ) -> None:
     answers = [
-        plain(recommender.answer([Question(friends=[friend], explain=True, caller=caller, **beside)])[0])
+        plain(recommender.answer([RecommendRequest(friends=[friend], explain=True, caller=caller, **beside)])[0])
         for friend in (VICTIM, STRANGER)
     ]
     texts = [repr(answer).replace(friend, "ID") for answer, friend in zip(answers, (VICTIM, STRANGER), strict=True)]
@@ -129,9 +130,9 @@ def test_no_id_of_an_unauthorised_caller_is_looked_up(
     looked_up: list[str] = []
     user = Resolver.user
     monkeypatch.setattr(Resolver, "user", lambda self, raw: looked_up.append(raw) or user(self, raw))
-    recommender.answer([Question(user=VICTIM, caller=NOBODY, **given)])
+    recommender.answer([RecommendRequest(user=VICTIM, caller=NOBODY, **given)])
     assert looked_up == []
-    recommender.answer([Question(user=VICTIM, caller=Caller(user=VICTIM), **given)])
+    recommender.answer([RecommendRequest(user=VICTIM, caller=Caller(user=VICTIM), **given)])
     assert set(looked_up) <= {VICTIM}
 
 
@@ -144,8 +145,13 @@ def test_the_authorised_are_answered(recommender: Recommender, caller: Caller) -
 
 def test_one_row_does_not_authorise_another(recommender: Recommender) -> None:
     own = Caller(user=OTHER)
-    answers = recommender.answer([Question(user=user, caller=own) for user in (OTHER, VICTIM, OTHER, STRANGER)])
-    assert [answer.unknown.user for answer in answers if isinstance(answer, Answer)] == [False, True, False, True]
+    answers = recommender.answer([RecommendRequest(user=user, caller=own) for user in (OTHER, VICTIM, OTHER, STRANGER)])
+    assert [answer.unknown.user for answer in answers if isinstance(answer, RecommendResponse)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     assert plain(answers[1]) == plain(answers[3])
 
 
@@ -160,11 +166,11 @@ def test_the_arm_of_a_test_depends_on_the_id_alone(recommender: Recommender) -> 
 def test_few_friends_do_not_influence_the_response_to_a_token(social: Recommender, number: int, n_friends: int) -> None:
     user = models.user_id(number)
     for given in ({}, {"explain": True}, {"k": models.N_ITEMS}):
-        question = Question(user=user, caller=Caller(user=user), **given)  # type: ignore[arg-type]
+        question = RecommendRequest(user=user, caller=Caller(user=user), **given)  # type: ignore[arg-type]
         batch, _ = social.resolver.batch([question])
         assert len(batch.friends.row(0)[0]) == (n_friends if n_friends >= 3 else 0)
-        assert len(batch.circle.row(0)[0]) >= (3 if n_friends >= 3 else 0)
-    by_operator, _ = social.resolver.batch([Question(user=user)])
+        assert len(batch.social_neighbourhood.row(0)[0]) >= (3 if n_friends >= 3 else 0)
+    by_operator, _ = social.resolver.batch([RecommendRequest(user=user)])
     assert len(by_operator.friends.row(0)[0]) == n_friends
 
 
@@ -187,11 +193,11 @@ def listening(recommender: Recommender, users: Sequence[str]) -> np.ndarray[Any,
     return np.bincount(recommender.resolver.listening_of(rows).columns, minlength=models.N_ITEMS)
 
 
-def named(answer: Answer, because: str) -> set[str]:
+def named(answer: RecommendResponse, because: str) -> set[str]:
     return {r.id for reasons in answer.reasons for r in reasons if r.because == because and r.id}
 
 
-def check_sums(answer: Answer) -> None:
+def check_sums(answer: RecommendResponse) -> None:
     sums = [sum(reason.amount for reason in reasons) for reasons in answer.reasons]
     np.testing.assert_allclose(sums, answer.scores, atol=1e-4 * max(1.0, float(np.abs(answer.scores).max())))
 
@@ -225,7 +231,7 @@ def test_with_a_token_items_of_few_friends_are_not_attributed_to_friends(social:
     answer = answered(
         social, user=user, caller=Caller(user=user), explain=True, k=models.N_ITEMS, filter_listened=False
     )
-    around = social.resolver.batch([Question(user=user)])[0].circle.row(0)[0].astype(np.int64)
+    around = social.resolver.batch([RecommendRequest(user=user)])[0].social_neighbourhood.row(0)[0].astype(np.int64)
     counts = np.bincount(social.resolver.listening_of(around).columns, minlength=models.N_ITEMS)
     told = {
         item
@@ -265,10 +271,12 @@ def test_one_similar_user_is_not_used_as_a_neighbour(tmp_path: Path, key_file: P
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("format", "arrays")}
     write_artifact(folder, manifest, arrays)
     recommender = models.opened(folder, key_file)
-    members, _, _ = recommender.score([Question(history=[models.item_id(rare)]), Question(history=["track-0"])])
-    assert not members["user_knn"][0].any()
-    assert members["user_knn"][1].any()
-    with pytest.raises(QuestionError, match="nothing is known by listening"):
+    base_models, _, _ = recommender.score(
+        [RecommendRequest(history=[models.item_id(rare)]), RecommendRequest(history=["track-0"])]
+    )
+    assert not base_models["user_knn"][0].any()
+    assert base_models["user_knn"][1].any()
+    with pytest.raises(InvalidRequestError, match="nothing is known by listening"):
         recommender.similar(models.item_id(rare), by="listening")
     assert recommender.similar(models.item_id(rare), by="both")
     assert recommender.similar("track-0", by="listening")

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import Answer, Question, memory, rows
+from tritone_serving.recommender import RecommendRequest, RecommendResponse, memory, rows
 from tritone_serving.recommender.artifact import open_artifact
 from tritone_serving.recommender.pseudonyms import read_key
 from tritone_serving.recommender.ranking import top
@@ -74,7 +74,7 @@ def test_stored_and_given_plays_are_added_by_item(tmp_path: Path) -> None:
     stored = dict(zip(*(each.tolist() for each in resolver._history.row(user)), strict=True))
     known = next(iter(stored))
     history = [models.item_id(known), "nobody knows it", models.item_id(119), models.item_id(known), "nor this"]
-    question = Question(user=models.user_id(3), history=history, weights=[1, 1, 2.5, 4, 1])
+    question = RecommendRequest(user=models.user_id(3), history=history, weights=[1, 1, 2.5, 4, 1])
     items, plays, unknown = resolver._plays(question, user)
     wanted = {**stored, known: stored[known] + 5, 119: stored.get(119, 0) + 2.5}
     assert dict(zip(items.tolist(), plays.tolist(), strict=True)) == wanted
@@ -87,10 +87,10 @@ def test_the_stand_in_has_lists_if_asked(tmp_path: Path) -> None:
     plain = models.make_artifact(tmp_path / "plain", tmp_path / "key")
     assert "lists.a.starts" in open_artifact(listed).arrays
     for number in range(5):
-        question = Question(user=models.user_id(number))
+        question = RecommendRequest(user=models.user_id(number))
         [one], [other] = (models.opened(each, tmp_path / "key").answer([question]) for each in (listed, plain))
-        assert isinstance(one, Answer)
-        assert isinstance(other, Answer)
+        assert isinstance(one, RecommendResponse)
+        assert isinstance(other, RecommendResponse)
         assert one.items == other.items
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 

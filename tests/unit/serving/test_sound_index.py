@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_serving.recommender import Similar
-from tritone_serving.sound_index import FILENAME, LEAST_ITEMS, build_index, open_index
+from tritone_serving.recommender import SimilarItem
+from tritone_serving.recommender.sound_index import FILENAME, LEAST_ITEMS, build_index, open_index
 
 N_ITEMS = LEAST_ITEMS + 1_000
 
@@ -56,7 +56,7 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
 ) -> None:
     asked = []
 
-    def similar(item: str | None, **given: Any) -> list[Similar]:
+    def similar(item: str | None, **given: Any) -> list[SimilarItem]:
         asked.append((item, given["by"]))
         return []
 
@@ -66,21 +66,21 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         item_ids=[str(place) for place in range(N_ITEMS)],
         similar=similar,
     )
-    alike = cf_ensemble.alike.Alike(recommender)
-    likeness = cf_ensemble.questions.Likeness
-    found = alike.similar(likeness("3", None, "sound", 5))
+    alike = cf_ensemble.answers.Alike(recommender)
+    similarity = cf_ensemble.questions.SimilarRequest
+    found = alike.similar(similarity("3", None, "sound", 5))
     cosines = sounds @ sounds[3]
     cosines[3] = -1
     assert [each.item for each in found] == [str(place) for place in np.argsort(-cosines)[:5]]
-    assert alike.similar(likeness(None, sounds[8], "sound", 1))[0].item == "8"
+    assert alike.similar(similarity(None, sounds[8], "sound", 1))[0].item == "8"
     assert asked == []
     for question in (
-        likeness("3", None, "both", 5),
-        likeness("3", None, "sound", 5_000),
-        likeness("unknown", None, "sound", 5),
-        likeness(str(N_ITEMS - 1), None, "sound", 5),
-        likeness(None, None, "sound", 5),
-        likeness(None, np.full(256, np.nan, np.float32), "sound", 5),
+        similarity("3", None, "both", 5),
+        similarity("3", None, "sound", 5_000),
+        similarity("unknown", None, "sound", 5),
+        similarity(str(N_ITEMS - 1), None, "sound", 5),
+        similarity(None, None, "sound", 5),
+        similarity(None, np.full(256, np.nan, np.float32), "sound", 5),
     ):
         alike.similar(question)
     assert len(asked) == 6

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tritone_serving.recommender import QuestionError, Search
-from tritone_serving.recommender.text_keys import key_of, same_text, words_of
-from tritone_serving.recommender.track_search import TrackSearch
+from tritone_serving.recommender import InvalidRequestError, SearchRequest
+from tritone_serving.recommender.track_search import TrackSearch, key_of, same_text, words_of
 
 # id, title, artist; the best known first
 TRACKS = (
@@ -39,7 +38,7 @@ def search() -> TrackSearch:
 
 
 def found(search: TrackSearch, query: str, **options: object) -> list[tuple[str, str, str]]:
-    answer = search.search(Search(query, **options))  # type: ignore[arg-type]
+    answer = search.search(SearchRequest(query, **options))  # type: ignore[arg-type]
     assert answer.total >= len(answer.found)
     return [(each.item, each.match, each.field) for each in answer.found]
 
@@ -98,7 +97,7 @@ def test_pages(search: TrackSearch) -> None:
     many = TrackSearch({"id": [f"s{n}" for n in range(250)], "title": titles, "artist": ["Bach"] * 250})
     items: list[str] = []
     for offset in range(0, 300, 100):
-        answer = many.search(Search("bach", "artist", 100, offset))
+        answer = many.search(SearchRequest("bach", "artist", 100, offset))
         assert answer.total == 250
         items += [each.item for each in answer.found]
     assert items == [f"s{n}" for n in range(250)]
@@ -114,13 +113,18 @@ def test_similar_spelling_is_suggested_only_if_nothing_else_matches(search: Trac
 
 @pytest.mark.parametrize("query", ["", " ", "\u00a0\u200b", "\n\t", "\u200d"])
 def test_blank_queries_are_refused(search: TrackSearch, query: str) -> None:
-    with pytest.raises(QuestionError, match="query is blank"):
-        search.search(Search(query))
+    with pytest.raises(InvalidRequestError, match="query is blank"):
+        search.search(SearchRequest(query))
 
 
 def test_values_out_of_range_are_refused(search: TrackSearch) -> None:
-    for wrong in (Search("a", "album"), Search("a", limit=0), Search("a", limit=10_001), Search("a", offset=-1)):
-        with pytest.raises(QuestionError, match="expected"):
+    for wrong in (
+        SearchRequest("a", "album"),
+        SearchRequest("a", limit=0),
+        SearchRequest("a", limit=10_001),
+        SearchRequest("a", offset=-1),
+    ):
+        with pytest.raises(InvalidRequestError, match="expected"):
             search.search(wrong)
 
 
@@ -132,18 +136,20 @@ def without(fields: Sequence[str]) -> TrackSearch:
 def test_without_titles_ids_are_found_and_the_lack_is_said() -> None:
     ids = without(["id"])
     assert found(ids, "T3")[0] == ("t3", "normalized", "id")
-    with pytest.raises(QuestionError, match="no item has this id, and this recommender was trained without titles"):
-        ids.search(Search("Hyperballad"))
-    with pytest.raises(QuestionError, match=r"the title of no item is known: .*train it with --metadata"):
-        ids.search(Search("Hyperballad", "title"))
+    with pytest.raises(
+        InvalidRequestError, match="no item has this id, and this recommender was trained without titles"
+    ):
+        ids.search(SearchRequest("Hyperballad"))
+    with pytest.raises(InvalidRequestError, match=r"the title of no item is known: .*train it with --metadata"):
+        ids.search(SearchRequest("Hyperballad", "title"))
     assert found(without(["id", "title"]), "hurt")[0][0] == "t6"
-    assert TrackSearch({"id": [], "title": [], "artist": []}).search(Search("a")).total == 0
+    assert TrackSearch({"id": [], "title": [], "artist": []}).search(SearchRequest("a")).total == 0
 
 
 def test_a_query_longer_than_all_texts_together_finds_nothing() -> None:
     small = TrackSearch({"id": ["a"], "title": ["bb"], "artist": [""]})
-    assert small.search(Search("b" * 500)).total == 0
-    assert small.search(Search(" ".join(f"word{n}" for n in range(400)))).total == 0
+    assert small.search(SearchRequest("b" * 500)).total == 0
+    assert small.search(SearchRequest(" ".join(f"word{n}" for n in range(400)))).total == 0
 
 
 def test_keys() -> None:

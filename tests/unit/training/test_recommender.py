@@ -17,20 +17,19 @@ from tests.unit.training import sounds
 from tests.unit.training.conftest import Trained
 
 from tritone_cli.console import print_listening_report
-from tritone_serving.recommender import Question, open_artifact
+from tritone_serving.recommender import RecommendRequest, open_artifact
 from tritone_serving.recommender.batch import weigh
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.data.interactions import Columns, load_listening, load_log
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS
-from tritone_training.kinds.recommender.judge import judge, people_of
-from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
-from tritone_training.kinds.recommender.said import said_of
-from tritone_training.kinds.recommender.scoring import open_recommender
+from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
+from tritone_training.kinds.recommender.offline import open_recommender
+from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
 from tritone_training.kinds.recommender.tables import ease_table, graph_of, graph_table, item_knn_table, ridge
-from tritone_training.kinds.recommender.world import World, build_world
 from tritone_training.registry import get_kind
 
 KIND = get_kind("recommender")
@@ -116,7 +115,7 @@ def test_plays_are_weighed_relative_to_the_user() -> None:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> InteractionDataset:
     from tritone_training.data.interactions import load_listening
 
     listening = load_listening(TrainRequest(out=Path(), listening=recommender_models.files(), progress=False))
@@ -129,24 +128,24 @@ def world() -> World:
         items=[*listening.tags.items, *(item for _, item, _ in more)],
         tags=[*listening.tags.tags, *(tag for _, _, tag in more)],
     )
-    made = build_world(replace(listening, tags=tags), from_preset(PRESETS, "tiny", {}), b"k" * 16)
+    made = build_dataset(replace(listening, tags=tags), from_preset(PRESETS, "tiny", {}), b"k" * 16)
     assert made.tagged.nnz > 80
     return made
 
 
-def without_tags_of(world: World, user: int) -> sparse.csr_matrix:
+def without_tags_of(world: InteractionDataset, user: int) -> sparse.csr_matrix:
     """Listening as if one user had tagged nothing."""
     tagged = world.tagged.tolil()
     tagged[user] = 0
     return sparse.csr_matrix(world.weights + tagged.tocsr() * np.float32(0.5))
 
 
-def some_taggers(world: World) -> list[int]:
+def some_taggers(world: InteractionDataset) -> list[int]:
     return np.flatnonzero(np.diff(world.tagged.indptr))[:8].tolist()
 
 
-def test_ease_without_own_tags_equals_a_regression_without_them(world: World) -> None:
-    said = said_of(world, 3.0)
+def test_ease_without_own_tags_equals_a_regression_without_them(world: InteractionDataset) -> None:
+    said = side_info_of(world, 3.0)
     both = sparse.csr_matrix(sparse.vstack([world.weights, said.rows]))
     ratios = ease_ratios(world, ridge(both, 20.0), said)
     full = ease_by_definition(both, 20.0)
@@ -172,18 +171,18 @@ def test_ease_without_own_tags_equals_a_regression_without_them(world: World) ->
     assert n_changed > 5
 
 
-def test_ease_reaches_items_that_nobody_listens_to_by_what_is_said_of_them(world: World) -> None:
-    unheard = np.flatnonzero(world.plays.getnnz(axis=0) == 0)
-    assert len(unheard)
-    said = said_of(world, 3.0)
+def test_ease_reaches_items_that_nobody_listens_to_by_what_is_said_of_them(world: InteractionDataset) -> None:
+    cold = np.flatnonzero(world.plays.getnnz(axis=0) == 0)
+    assert len(cold)
+    said = side_info_of(world, 3.0)
     solved = ridge(sparse.csr_matrix(sparse.vstack([world.weights, said.rows])), 20.0)
-    with_words = ease_table(solved, 50, quiet)[:, unheard]
+    with_words = ease_table(solved, 50, quiet)[:, cold]
     assert np.abs(with_words.toarray()).max() > 1e-3
-    alone = ease_table(ridge(world.weights, 20.0), 50, quiet)[:, unheard]
+    alone = ease_table(ridge(world.weights, 20.0), 50, quiet)[:, cold]
     assert np.abs(alone.toarray()).max() < 1e-6
 
 
-def test_item_knn_without_own_tags_is_less_by_the_own_overlap(world: World) -> None:
+def test_item_knn_without_own_tags_is_less_by_the_own_overlap(world: InteractionDataset) -> None:
     listening = world.listening(0.5)
     table = item_knn_table(listening, 2.0, world.n_items, quiet)
     ratios = item_knn_ratios(world, table, 0.5, listening, 2.0)
@@ -198,7 +197,7 @@ def test_item_knn_without_own_tags_is_less_by_the_own_overlap(world: World) -> N
         np.testing.assert_allclose(values * before[items], weights @ overlap[:, items], rtol=1e-3, atol=1e-4)
 
 
-def test_tags_without_own_tags_equals_counting_without_them(world: World) -> None:
+def test_tags_without_own_tags_equals_counting_without_them(world: InteractionDataset) -> None:
     counts = np.bincount(world.tags.indices, minlength=len(world.tag_names))
     idf = np.log(world.n_items / np.maximum(counts, 1)).astype(np.float32)
     ratios = tag_ratios(world, idf)
@@ -236,45 +235,45 @@ def figures() -> dict[str, Any]:
 
 
 def test_the_ensemble_is_worth_its_members(figures: dict[str, object]) -> None:
-    members = figures["members"]
+    base_models = figures["base_models"]
     ensemble = figures["ensemble"]
-    assert isinstance(members, dict)
+    assert isinstance(base_models, dict)
     assert isinstance(ensemble, dict)
-    assert set(members) == {"popularity", "item_knn", "ease", "graph", "user_knn", "social", "tags", "taste_vae"}
-    for each in (*members.values(), ensemble):
+    assert set(base_models) == {"popularity", "item_knn", "ease", "graph", "user_knn", "social", "tags", "taste_vae"}
+    for each in (*base_models.values(), ensemble):
         for name in ("recall", "precision", "f1", "ndcg", "map", "hit_rate", "mrr"):
             for k in (10, 20, 40):
                 assert 0 <= each[f"{name}@{k}"] <= 1
         assert 0 < each["coverage@10"] <= 1
-    assert ensemble["ndcg@10"] > 1.3 * members["popularity"]["ndcg@10"]
-    assert ensemble["ndcg@10"] >= 0.9 * max(each["ndcg@10"] for each in members.values())
+    assert ensemble["ndcg@10"] > 1.3 * base_models["popularity"]["ndcg@10"]
+    assert ensemble["ndcg@10"] >= 0.9 * max(each["ndcg@10"] for each in base_models.values())
 
 
 def test_figures_by_segment_and_for_newcomers(figures: dict[str, object]) -> None:
     segments = figures["segments"]
     assert isinstance(segments, list)
     assert sum(row["n_users"] for row in segments) == figures["n_users"]
-    newcomers = figures["cold_users"]
-    assert isinstance(newcomers, dict)
-    assert newcomers["by_friends"]["times_popularity"] > 1
+    cold_start = figures["cold_users"]
+    assert isinstance(cold_start, dict)
+    assert cold_start["by_friends"]["times_popularity"] > 1
     report = figures["report"]
     assert isinstance(report, list)
     assert all(Path(path).stat().st_size > 5_000 for path in report if path.endswith(".png"))
     assert {Path(path).name for path in report} == {
-        "members.png", "segments.png", "weights.png", "beyond_accuracy.png", "figures.csv", "report.md",
+        "base_models.png", "segments.png", "weights.png", "beyond_accuracy.png", "metrics.csv", "report.md",
     }  # fmt: skip
 
 
 def test_the_reports_tables_hold_the_figures(figures: dict[str, Any]) -> None:
     folder = recommender_models.folder() / "report"
-    with (folder / "figures.csv").open(newline="", encoding="utf-8") as file:
-        rows = {(row["who"], row["items_heard"]): row for row in csv.DictReader(file)}
-    assert len(rows) == (len(figures["members"]) + 1) * (len(figures["segments"]) + 1)
-    for name, each in {**figures["members"], "ensemble": figures["ensemble"]}.items():
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = {(row["who"], row["n_items_listened"]): row for row in csv.DictReader(file)}
+    assert len(rows) == (len(figures["base_models"]) + 1) * (len(figures["segments"]) + 1)
+    for name, each in {**figures["base_models"], "ensemble": figures["ensemble"]}.items():
         assert float(rows[name, "all"]["recall@40"]) == pytest.approx(each["recall@40"], abs=1e-6)
     last = figures["segments"][-1]
-    assert float(rows["ease", last["items_heard"]]["ndcg@10"]) == pytest.approx(
-        last["members"]["ease"]["ndcg@10"], abs=1e-6
+    assert float(rows["ease", last["n_items_listened"]]["ndcg@10"]) == pytest.approx(
+        last["base_models"]["ease"]["ndcg@10"], abs=1e-6
     )
     text = (folder / "report.md").read_text(encoding="utf-8")
     best = figures["ensemble"]
@@ -284,8 +283,8 @@ def test_the_reports_tables_hold_the_figures(figures: dict[str, Any]) -> None:
 
 
 def test_members_by_segment_add_up_to_members(figures: dict[str, Any]) -> None:
-    for name, each in figures["members"].items():
-        total = sum(row["n_users"] * row["members"][name]["ndcg@10"] for row in figures["segments"])
+    for name, each in figures["base_models"].items():
+        total = sum(row["n_users"] * row["base_models"][name]["ndcg@10"] for row in figures["segments"])
         assert total / figures["n_users"] == pytest.approx(each["ndcg@10"])
 
 
@@ -307,19 +306,21 @@ def test_users_who_were_not_trained_on_are_judged_by_their_history(tmp_path: Pat
     log = load_log(files.interactions, Columns(user="who", item="what", plays="n"))
     renamed = replace(log, users=[f"new {name}" for name in log.users])
     train, held_out = renamed.take(np.arange(len(log)) % 5 != 0), renamed.take(np.arange(len(log)) % 5 == 0)
-    people = people_of(recommender, train, held_out)
-    figures = judge(recommender, taste, people, on_progress=lambda done, total: None)
+    people = evaluation_users(recommender, train, held_out)
+    figures = evaluate_ranking(recommender, taste, people, on_progress=lambda done, total: None)
     assert figures["n_users_known"] == 0
     assert figures["cold_users"]["by_history"]["n"] == figures["n_users"]
-    assert figures["ensemble"]["ndcg@10"] > figures["members"]["popularity"]["ndcg@10"]
+    assert figures["ensemble"]["ndcg@10"] > figures["base_models"]["popularity"]["ndcg@10"]
 
 
 def test_a_stored_history_and_the_same_history_given_agree(tmp_path: Path) -> None:
     recommender, _ = open_recommender(recommender_models.checkpoint())
     log = recommender_models.world().log
-    stored = recommender.resolver.batch([Question(user=log.users[3])])[0]
+    stored = recommender.resolver.batch([RecommendRequest(user=log.users[3])])[0]
     items, plays = recommender.artifact.rows("history").row(int(stored.users[0]))
-    given = recommender.resolver.batch([Question(history=[recommender.item_ids[i] for i in items], weights=plays)])[0]
+    given = recommender.resolver.batch(
+        [RecommendRequest(history=[recommender.item_ids[i] for i in items], weights=plays)]
+    )[0]
     np.testing.assert_array_equal(stored.history.columns, given.history.columns)
     np.testing.assert_allclose(stored.history.values, given.history.values, rtol=1e-5)
 
@@ -410,7 +411,7 @@ def test_all_that_is_left_says_who_heard_the_items(trained: Trained, tmp_path: P
 
 def test_a_network_needs_recordings(tmp_path: Path) -> None:
     listening = replace(recommender_models.files(), genre_checkpoint=tmp_path)
-    with pytest.raises(DataError, match="--genre-checkpoint hears recordings: give --recordings"):
+    with pytest.raises(DataError, match="--genre-checkpoint embeds recordings: give --recordings"):
         KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
 
 
@@ -421,8 +422,8 @@ def test_what_cannot_be_solved_is_refused(wrong: str, tmp_path: Path, monkeypatc
             raise np.linalg.LinAlgError("the Gram matrix is singular")
         return sparse.csr_matrix(np.full((recommender_models.N_ITEMS,) * 2, np.nan, np.float32))
 
-    monkeypatch.setattr("tritone_training.kinds.recommender.fit.ease_table", ease)
-    says = {"nan": "ease: what was fitted holds numbers that are not finite", "singular": "raise ease_l2 or graph_l2"}
+    monkeypatch.setattr("tritone_training.kinds.recommender.base_models.ease_table", ease)
+    says = {"nan": "ease: .* not finite", "singular": "raise ease_l2 or graph_l2"}
     request = TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files())
     with pytest.raises(TrainingError, match=says[wrong]):
         KIND.train(request)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import Question
-from tritone_training._exceptions import CheckpointError
+from tritone_serving.recommender import RecommendRequest
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.ab import with_arms
 
 WEIGHTS = {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}
@@ -50,7 +50,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
     assert set(arms.card["ensembles"]) == {"a", "b"}
     version = unpacked(arms, tmp_path / "version")
     recommender = models.opened(version, tmp_path / "key")
-    answers = recommender.answer([Question(user=f"u{number}") for number in range(400)])
+    answers = recommender.answer([RecommendRequest(user=f"u{number}") for number in range(400)])
     drawn = [answer.arm for answer in answers]  # type: ignore[union-attr]
     assert 260 < drawn.count("b") < 340
     assert drawn.count("a") + drawn.count("b") == 400
@@ -68,7 +68,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
         ({"ensembles": {"b": {"weights": WEIGHTS}}}, "arm 'b' needs warm_from"),
         (
             {"ensembles": {"b": {"warm_from": 3, "weights": {**WEIGHTS, "warm": {"oracle": 1}}}}},
-            "weighs oracle, and there are no such members; there are: popularity, ease",
+            "weighs oracle, and there are no such base models; there are: popularity, ease",
         ),
         ({"ensembles": {"b": {"warm_from": 3, "weights": {**WEIGHTS, "warm": {"ease": True}}}}}, "finite numbers"),
         ({"ensembles": []}, r"ensembles is \[\]; expected an object of arms"),
@@ -76,22 +76,22 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
         ({"ensembles": "abc"}, "ensembles is 'abc'; expected an object of arms"),
         ({"ensembles": {"": TEST["ensembles"]["b"]}}, "an arm is named ''; expected 1 to 64 printable"),
         ({"ensembles": {"\ud800": TEST["ensembles"]["b"]}}, r"an arm is named '\\ud800'; expected 1 to 64 printable"),
-        (arm(weights={**WEIGHTS, "warm": None}), "has the weights None for warm; expected an object of members"),
-        (arm(weights={**WEIGHTS, "warm": []}), r"has the weights \[\] for warm; expected an object of members"),
+        (arm(weights={**WEIGHTS, "warm": None}), "has the weights None for warm; expected an object of base models"),
+        (arm(weights={**WEIGHTS, "warm": []}), r"has the weights \[\] for warm; expected an object of base models"),
         (arm(weights={**WEIGHTS, "warm": {"ease": 1e7}}), "expected finite numbers, at most 1e\\+06"),
         (arm(weights={**WEIGHTS, "warm": {"ease": 10**400}}), "expected finite numbers, at most 1e\\+06"),
-        (arm(weights={**WEIGHTS, "warm": {"bias": 1}}), "weighs bias, and there are no such members"),
+        (arm(weights={**WEIGHTS, "warm": {"bias": 1}}), "weighs bias, and there are no such base models"),
         ({"ensembles": {"{x}": {"warm_from": 1, "weights": {**WEIGHTS, "warm": 1}}}}, "arm '{x}' has the weights 1"),
         (arm(warm_from=True), "warm_from is True, expected 0 to 1000000"),
         (arm(warm_from=10**30), "expected 0 to 1000000"),
-        (arm(unheard="x"), "unheard is 'x'"),
-        (arm(unheard=None), "unheard is None"),
-        (arm(unheard={"warm": {}}), "unheard is {'warm': {}}"),
-        (arm(unheard={**WEIGHTS, "warm": {"oracle": 1}}), "weighs oracle"),
-        (arm(asked=[1]), r"asked is \[1\]"),
-        (arm(asked={"hot": {}}), "has asked for .'hot'.; expected cold, short, warm"),
-        (arm(asked={"warm": {"sound": "loud"}}), "weighs sound, and there are no such members"),
-        (arm(unherd={}), "holds .'unherd'.; expected asked, how, unheard"),
+        (arm(cold_items="x"), "cold_items is 'x'"),
+        (arm(cold_items=None), "cold_items is None"),
+        (arm(cold_items={"warm": {}}), "cold_items is {'warm': {}}"),
+        (arm(cold_items={**WEIGHTS, "warm": {"oracle": 1}}), "weighs oracle"),
+        (arm(minimum_weights=[1]), r"minimum_weights is \[1\]"),
+        (arm(minimum_weights={"hot": {}}), "has minimum_weights for .'hot'.; expected cold, short, warm"),
+        (arm(minimum_weights={"warm": {"sound": "loud"}}), "weighs sound, and there are no such base models"),
+        (arm(unherd={}), "holds .'unherd'.; expected cold_items, how, minimum_weights"),
         (arm(how="\ud800"), "how is .*; expected text"),
         ({"shares": {"a": 1e308, "b": 1e308}}, "expected a number above 0 to 1e\\+06"),
         ({"shares": {"a": 10**400}}, "expected a number above 0"),
@@ -124,7 +124,7 @@ def test_an_arm_that_is_another_one_loses_what_was_worked_out_for_it(tmp_path: P
     assert not list(version.glob("lists.a.*"))
     recommender = models.opened(version, tmp_path / "key")
     plain, explained = recommender.answer(
-        [Question(user=models.user_id(1)), Question(user=models.user_id(1), explain=True)]
+        [RecommendRequest(user=models.user_id(1)), RecommendRequest(user=models.user_id(1), explain=True)]
     )
     assert plain.items == explained.items  # type: ignore[union-attr]
     beside = {**TEST, "shares": {"a": 1, "b": 1}}

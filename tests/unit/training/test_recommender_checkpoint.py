@@ -13,8 +13,8 @@ import pytest
 from tests.support import recommender_models
 
 from tritone_export import forget_in_checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import train
 from tritone_training.registry import get_kind
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("step", ["_train_taste", "choose", "work_out"])
+@pytest.mark.parametrize("step", ["_train_taste", "select_ensemble", "precompute_rankings"])
 def test_an_interrupted_training_leaves_the_old_checkpoint_whole(
     run: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +62,7 @@ def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -
     assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "logs", "recommender.key"}
     assert (run / "recommender.key").read_bytes() == key
     assert not (run / "artifact" / "social.values.npy").exists()
-    assert "taste_vae" not in json.loads((run / "checkpoint.json").read_text())["members"]
+    assert "taste_vae" not in json.loads((run / "checkpoint.json").read_text())["base_models"]
     assert KIND.export(run, None).companions == ()
 
 

@@ -1,4 +1,4 @@
-"""Members of large logs: the sparse way against the dense one, and what is drawn or left out."""
+"""Base models of large logs: the sparse way against the dense one, and what is drawn or left out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tritone_serving.recommender import Answer, Question, Recommender, write_artifact
-from tritone_serving.recommender.members.neighbours import Social, UserKnn
+from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse, write_artifact
+from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
 from tritone_training.hyperparameters import from_preset
-from tritone_training.kinds.recommender import fit, neighbourhoods
+from tritone_training.kinds.recommender import base_models, neighbourhoods
+from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
-from tritone_training.kinds.recommender.fit import fit_members, manifest_of
+from tritone_training.kinds.recommender.interaction_dataset import dataset_of_matrix
 from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, solve
 from tritone_training.kinds.recommender.tables import (
     ease_table,
@@ -25,7 +26,6 @@ from tritone_training.kinds.recommender.tables import (
     item_vectors_drawn,
     ridge,
 )
-from tritone_training.kinds.recommender.world import world_of_matrix
 
 KEY = b"a key of a test, long enough"
 N_USERS, N_ITEMS = 90, 40
@@ -44,7 +44,7 @@ def listening() -> sparse.csr_matrix:
     return matrix
 
 
-# --- members among neighbours -------------------------------------------------------------------
+# --- base models among neighbours -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("most_entries", [40_000_000, 100])  # in one block, and in many
@@ -124,16 +124,16 @@ def test_drawn_factors_lie_as_the_exact_ones() -> None:
 
 def fitted(folder: Path, plays: sparse.csr_matrix, **changes: Any) -> Recommender:
     config = from_preset(PRESETS, "tiny", {"n_neighbours": N_ITEMS, **changes})
-    world = world_of_matrix(plays, config, KEY)
+    world = dataset_of_matrix(plays, config, KEY)
     steps: list[str] = []
 
     def on_step(name: str) -> Any:
         steps.append(name)
         return quiet
 
-    parts = fit_members(world, config, metadata={}, on_step=on_step)
+    parts = fit_base_models(world, config, metadata={}, on_step=on_step)
     assert steps[0] == "item-kNN"
-    weights = {segment: dict.fromkeys(parts.members, 1.0) for segment in ("warm", "short", "cold")}
+    weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
     manifest = {**manifest_of(parts, world, config, KEY), "ensembles": {"a": {"warm_from": 3, "weights": weights}}}
     write_artifact(folder, manifest, parts.arrays)
     return Recommender.open(folder, key=KEY)
@@ -142,15 +142,15 @@ def fitted(folder: Path, plays: sparse.csr_matrix, **changes: Any) -> Recommende
 def test_beyond_the_limit_the_answers_are_the_same_where_neighbours_are_all(
     listening: sparse.csr_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "MOST_DUAL_USERS", 10)
+    monkeypatch.setattr(base_models, "MOST_DUAL_USERS", 10)
     dense = fitted(tmp_path / "dense", listening)
     near = fitted(tmp_path / "near", listening, ease_most_items=N_ITEMS - 1)
-    assert "among" not in dense.artifact.manifest["members"]["ease"]
-    assert near.artifact.manifest["members"]["ease"]["among"] == N_ITEMS
+    assert "among" not in dense.artifact.manifest["base_models"]["ease"]
+    assert near.artifact.manifest["base_models"]["ease"]["among"] == N_ITEMS
     for user in ("user-0", "user-41"):
-        [one], [other] = dense.answer([Question(user=user)]), near.answer([Question(user=user)])
-        assert isinstance(one, Answer)
-        assert isinstance(other, Answer)
+        [one], [other] = dense.answer([RecommendRequest(user=user)]), near.answer([RecommendRequest(user=user)])
+        assert isinstance(one, RecommendResponse)
+        assert isinstance(other, RecommendResponse)
         assert one.items == other.items
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
 
@@ -158,19 +158,21 @@ def test_beyond_the_limit_the_answers_are_the_same_where_neighbours_are_all(
 def test_only_people_who_were_drawn_are_neighbours(listening: sparse.csr_matrix, tmp_path: Path) -> None:
     n_drawn = 20
     whole, drawn = fitted(tmp_path / "all", listening), fitted(tmp_path / "drawn", listening, user_knn_people=n_drawn)
-    every, some = whole.scorer.members["user_knn"], drawn.scorer.members["user_knn"]
+    every, some = whole.scorer.base_models["user_knn"], drawn.scorer.base_models["user_knn"]
     assert isinstance(every, UserKnn)
     assert isinstance(some, UserKnn)
     people = some.listeners.people
     assert len(people) == n_drawn
-    questions = [Question(user=f"user-{number}") for number in range(40)] + [Question(history=["item-1", "item-2"])]
+    questions = [RecommendRequest(user=f"user-{number}") for number in range(40)] + [
+        RecommendRequest(history=["item-1", "item-2"])
+    ]
     batch, _ = whole.resolver.batch(questions)
     others, _ = drawn.resolver.batch(questions)
-    likeness = some.listeners.likeness(others)
-    np.testing.assert_allclose(likeness, every.listeners.likeness(batch)[:, people], atol=1e-6)
+    similarity = some.listeners.similarity(others)
+    np.testing.assert_allclose(similarity, every.listeners.similarity(batch)[:, people], atol=1e-6)
     itself = [place for place, user in enumerate(batch.users.tolist()) if user in people]
     assert itself
-    assert all(likeness[place, np.searchsorted(people, batch.users[place])] == 0 for place in itself)
+    assert all(similarity[place, np.searchsorted(people, batch.users[place])] == 0 for place in itself)
     scores = some.score(others)
     for row in (0, len(questions) - 1):  # its reasons add up, by the same people
         items = np.argsort(-scores[row])[:5]
@@ -181,11 +183,11 @@ def test_only_people_who_were_drawn_are_neighbours(listening: sparse.csr_matrix,
 def test_friends_count_by_their_taste_whether_drawn_or_not(listening: sparse.csr_matrix, tmp_path: Path) -> None:
     recommender = fitted(tmp_path / "drawn", listening, user_knn_people=20)
     whole = fitted(tmp_path / "all", listening)
-    question = Question(user="user-3", friends=[f"user-{number}" for number in range(10, 40)])
+    question = RecommendRequest(user="user-3", friends=[f"user-{number}" for number in range(10, 40)])
     found = []
     for each in (recommender, whole):
         batch, _ = each.resolver.batch([question])
-        described = {"base": 0.02, **each.artifact.manifest["members"]["user_knn"]}
+        described = {"base": 0.02, **each.artifact.manifest["base_models"]["user_knn"]}
         found.append(Social.open(each.artifact, "social", described).score(batch))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     assert found[0].any()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_serving.recommender import Question, Recommender, read_key
+from tritone_serving.recommender import Recommender, RecommendRequest, read_key
 from tritone_training.kind import ListeningFiles, TrainRequest
-from tritone_training.kinds.recommender.scoring import open_recommender
+from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.registry import get_kind
 
 GENRES = ("jazz", "metal", "polka", "choral")
@@ -61,7 +61,7 @@ def train(folder: Path, *, is_tagged: bool) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("unheard"), is_tagged=True)
+    return train(tmp_path_factory.mktemp("cold"), is_tagged=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def recommender(run: Path) -> Recommender:
 
 
 def scores_of(recommender: Recommender, **given: Any) -> dict[str, float]:
-    [answer] = recommender.answer([Question(k=len(recommender.item_ids), **given)])
+    [answer] = recommender.answer([RecommendRequest(k=len(recommender.item_ids), **given)])
     assert not isinstance(answer, Exception)
     return dict(zip(answer.items, answer.scores.tolist(), strict=True))
 
@@ -104,7 +104,7 @@ def test_without_any_knowledge_new_items_come_last(recommender: Recommender) -> 
 
 
 def test_the_reasons_for_a_new_item_are_its_tags(recommender: Recommender) -> None:
-    [answer] = recommender.answer([Question(history=["polka-1", "polka-2"], k=60, explain=True)])
+    [answer] = recommender.answer([RecommendRequest(history=["polka-1", "polka-2"], k=60, explain=True)])
     assert not isinstance(answer, Exception)
     place = next(place for place, item in enumerate(answer.items) if item.startswith("new-polka"))
     tags = {reason.id: reason.amount for reason in answer.reasons[place] if reason.because == "tag"}
@@ -114,12 +114,12 @@ def test_the_reasons_for_a_new_item_are_its_tags(recommender: Recommender) -> No
 
 def test_the_checkpoint_says_what_the_weights_were_learned_from(run: Path) -> None:
     info = json.loads((run / "checkpoint.json").read_text())
-    said = info["metrics"]["valid"]["unheard_items"]
+    said = info["metrics"]["valid"]["cold_items"]
     assert set(said) == {"warm", "short", "cold"}
     assert said["warm"].endswith("held-out listens to items that were hidden")
-    unheard = info["ensembles"]["a"]["unheard"]
-    assert unheard["warm"]["tags"] > 0
-    assert unheard["short"]["tags"] > 0
+    cold = info["ensembles"]["a"]["cold_items"]
+    assert cold["warm"]["tags"] > 0
+    assert cold["short"]["tags"] > 0
 
 
 def test_without_content_nothing_changes(tmp_path: Path) -> None:
@@ -131,4 +131,4 @@ def test_without_content_nothing_changes(tmp_path: Path) -> None:
     assert len(new) == len(GENRES)
     assert len(set(new)) == 1
     info = json.loads((run / "checkpoint.json").read_text())
-    assert all("hidden" not in said for said in info["metrics"]["valid"]["unheard_items"].values())
+    assert all("hidden" not in said for said in info["metrics"]["valid"]["cold_items"].values())

@@ -321,7 +321,7 @@ def test_a_recommender_keeps_what_was_trained(
 
     with monkeypatch.context() as patch:
         if when == "taste_vae trained":
-            patch.setattr(train_module, "choose", killed)
+            patch.setattr(train_module, "select_ensemble", killed)
         else:
             interrupt_after(2)
         with pytest.raises(InterruptedTraining):
@@ -353,7 +353,7 @@ def test_an_unfinished_recommender_is_not_resumed_with_another_log(
         raise InterruptedTraining
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "choose", killed)
+        patch.setattr(train_module, "select_ensemble", killed)
         with pytest.raises(InterruptedTraining):
             get_kind("recommender").train(request)
     log.write_text(log.read_text() + "u0,i19,3\nu0,i18,3\nu0,i17,3\n")

@@ -1,6 +1,6 @@
 """Triton's `cf_ensemble` backend: recommends from an artifact that lies in the version folder.
 
-All questions of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
+All queries of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
 into a log: errors go only to the sender of a request. Stored data of a user is used only for callers who may use it;
 see `tritone_serving.security.callers`.
 
@@ -26,18 +26,24 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
-from tritone_cf_alike import Alike
-from tritone_cf_answers import SEARCH, SIMILAR, Row, Tensors, row_of, row_of_search, row_of_similar
+from tritone_cf_answers import SEARCH, SIMILAR, Alike, Row, Tensors, row_of, row_of_search, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
-from tritone_cf_questions import Asked, Likeness, read_questions
+from tritone_cf_questions import Asked, SimilarRequest, read_requests
 from tritone_cf_taste import TasteError
-from tritone_ort_health import is_health_check
+from tritone_ort_marks import is_health_check
 
-from tritone_serving.embedding_weights import EmbeddingWeights
-from tritone_serving.recommender import Answer, Caller, CallerCheck, Question, QuestionError, Search
+from tritone_serving.recommender import (
+    Caller,
+    CallerCheck,
+    InvalidRequestError,
+    RecommendRequest,
+    RecommendResponse,
+    SearchRequest,
+)
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
-from tritone_serving.recommender.wording import cut
+from tritone_serving.recommender.embedding_weights import EmbeddingWeights
+from tritone_serving.recommender.messages import cut
 from tritone_serving.security.callers import RequestParameters, read_parameters
 
 # `tritone serve` gives each server a folder of its own, which goes when the server does.
@@ -57,7 +63,7 @@ class TritonPythonModel:
         )
         try:
             self._recommender = load(
-                Path(args["model_repository"]) / args["model_version"], config, on_member=self._member_took
+                Path(args["model_repository"]) / args["model_version"], config, on_base_model=self._member_took
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
@@ -73,7 +79,7 @@ class TritonPythonModel:
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
-        self._recommender.answer([Question(history=self._recommender.item_ids[:2])])
+        self._recommender.answer([RecommendRequest(history=self._recommender.item_ids[:2])])
         _ = self._recommender.track_search  # built at load, so that the first search is not slower
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -89,7 +95,7 @@ class TritonPythonModel:
             self._reporter = None
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer R requests, each row of each a question; all are scored together."""
+        """Answer R requests, each row of each a query; all are scored together."""
         checks = [is_health_check(request) for request in requests]
         if not any(checks):
             return self._execute(requests)
@@ -107,16 +113,16 @@ class TritonPythonModel:
         # Requests marked as canaries are answered like any other, but metrics count only traffic.
         is_traffic = [not each.is_canary for each in parameters]
         self._is_counting = any(is_traffic)
-        asked = [question for questions in read if not isinstance(questions, QuestionError) for question in questions]
+        asked = [query for queries in read if not isinstance(queries, InvalidRequestError) for query in queries]
         answered = iter(self._answer(asked))
         responses = []
-        for request, questions, is_counted in zip(requests, read, is_traffic, strict=True):
+        for request, queries, is_counted in zip(requests, read, is_traffic, strict=True):
             self._is_counting = is_counted
-            if isinstance(questions, QuestionError):
+            if isinstance(queries, InvalidRequestError):
                 self._count("refused_total")
-                responses.append(_refusal(questions))
+                responses.append(_refusal(queries))
             else:
-                responses.append(self._response(request, [next(answered) for _ in questions]))
+                responses.append(self._response(request, [next(answered) for _ in queries]))
         self._is_counting = any(is_traffic)
         self._count("calls_total")
         self._count("seconds_total", time.perf_counter() - began_s)
@@ -129,50 +135,50 @@ class TritonPythonModel:
         if self._taste is not None:
             self._taste.close()
 
-    def _read(self, request: Any, caller: Caller) -> list[Asked] | QuestionError:
+    def _read(self, request: Any, caller: Caller) -> list[Asked] | InvalidRequestError:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return read_questions(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
-        except QuestionError as error:
+            return read_requests(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
+        except InvalidRequestError as error:
             return error
         except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
-            return QuestionError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
+            return InvalidRequestError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
     def _answer(self, asked: list[Asked]) -> list[Row | Exception]:
-        questions = [question for question in asked if isinstance(question, Question)]
+        queries = [query for query in asked if isinstance(query, RecommendRequest)]
         try:
-            recommended = iter(self._recommend(questions))
+            recommended = iter(self._recommend(queries))
         except Exception:
-            recommended = iter(self._one_by_one(questions))
+            recommended = iter(self._one_by_one(queries))
         rows: list[Row | Exception] = []
-        for question in asked:
-            if isinstance(question, Question):
+        for query in asked:
+            if isinstance(query, RecommendRequest):
                 answer = next(recommended)
-                rows.append(row_of(answer) if isinstance(answer, Answer) else answer)
+                rows.append(row_of(answer) if isinstance(answer, RecommendResponse) else answer)
             else:
-                rows.append(self._looked_up(question))
+                rows.append(self._looked_up(query))
         return rows
 
-    def _recommend(self, questions: list[Question]) -> list[Answer | QuestionError]:
-        if not questions:
+    def _recommend(self, queries: list[RecommendRequest]) -> list[RecommendResponse | InvalidRequestError]:
+        if not queries:
             return []
         taste = self._taste
         if taste is not None and not taste.is_paused:
             try:
-                return self._recommender.answer(questions, taste=taste.ask)
+                return self._recommender.answer(queries, taste=taste.ask)
             except TasteError as error:
                 taste.pause()
                 pb_utils.Logger.log_warn(f"cf_ensemble: answers without {taste.model} for a while: {error}")
         if taste is not None:
             self._count("taste_fallbacks_total")
-        return self._recommender.answer(questions)
+        return self._recommender.answer(queries)
 
-    def _one_by_one(self, questions: list[Question]) -> list[Answer | Exception]:
-        """Find the question that a fault of ours is about, so that the others get their answers."""
-        answers: list[Answer | Exception] = []
-        for question in questions:
+    def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
+        """Find the query that a fault of ours is about, so that the others get their answers."""
+        answers: list[RecommendResponse | Exception] = []
+        for query in queries:
             try:
-                answers += self._recommender.answer([question])
+                answers += self._recommender.answer([query])
             except Exception as error:
                 # Its text may hold ids, which belong into no log.
                 where = traceback.extract_tb(error.__traceback__)[-1]
@@ -180,12 +186,12 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _looked_up(self, question: Likeness | Search) -> Row | QuestionError:
+    def _looked_up(self, query: SimilarRequest | SearchRequest) -> Row | InvalidRequestError:
         try:
-            if isinstance(question, Search):
-                return row_of_search(self._recommender.search(question))
-            return row_of_similar(self._alike.similar(question))
-        except QuestionError as error:
+            if isinstance(query, SearchRequest):
+                return row_of_search(self._recommender.search(query))
+            return row_of_similar(self._alike.similar(query))
+        except InvalidRequestError as error:
             return error
 
     def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
@@ -195,23 +201,23 @@ class TritonPythonModel:
                 self._count("answers_total", source=answer.source, arm=answer.arm)
                 if self._is_counting and answer.source not in (SIMILAR, SEARCH):
                     self._coverage.add(answer.arm, answer.items)
-        for place, answer in enumerate(answers):
+        for index, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 self._count("refused_total")
-                if not isinstance(answer, QuestionError):
+                if not isinstance(answer, InvalidRequestError):
                     pb_utils.Logger.log_error(
-                        f"cf_ensemble: [request id: {request.request_id()}] failed at row {place}"
+                        f"cf_ensemble: [request id: {request.request_id()}] failed at row {index}"
                     )
-                return _refusal(answer, f"row {place}: " if len(answers) > 1 else "")
+                return _refusal(answer, f"row {index}: " if len(answers) > 1 else "")
             rows.append(answer)
         wanted = request.requested_output_names() or self._outputs
         return pb_utils.InferenceResponse(
             output_tensors=[pb_utils.Tensor(name, self._tensors.make(name, rows)) for name in wanted]
         )
 
-    def _member_took(self, member: str, seconds: float) -> None:
-        self._count("member_seconds_total", seconds, member=member)
-        self._count("member_calls_total", member=member)
+    def _member_took(self, base_model: str, seconds: float) -> None:
+        self._count("base_model_seconds_total", seconds, base_model=base_model)
+        self._count("base_model_calls_total", base_model=base_model)
 
     def _count(self, name: str, amount: float = 1, **labels: str) -> None:
         if self._is_counting:
@@ -227,7 +233,7 @@ def _parameters(request: Any) -> RequestParameters:
 
 
 def _refusal(error: Exception, row: str = "") -> Any:
-    if isinstance(error, QuestionError):
+    if isinstance(error, InvalidRequestError):
         text, code = f"{row}{error}", pb_utils.TritonError.INVALID_ARG
     else:
         text = f"{row}the recommender failed ({type(error).__name__}); see the server's log"

@@ -1,6 +1,6 @@
-"""Answers as tensors.
+"""Responses as tensors, and similar items by the sound index of the version if it has one.
 
-Shapes: B rows of a request, k items of the longest answer.
+Shapes: B rows of a request, k items of the longest response.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tritone_cf_questions import SimilarRequest
 
-from tritone_serving.recommender import Answer, Reason, Recommender, SearchAnswer, Similar, Unknown
+from tritone_serving.recommender import (
+    InvalidRequestError,
+    Reason,
+    Recommender,
+    RecommendResponse,
+    SearchResponse,
+    SimilarItem,
+    UnknownInputs,
+)
+from tritone_serving.recommender.sound_index import MOST_ANSWERS, open_index
 
 Array = np.ndarray[Any, Any]
 
 # Values of `source` for answers other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"recording":false}'
-_KNOWN = Unknown()
+_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
+_KNOWN = UnknownInputs()
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One question's answer, as it goes out.
+    """One query's answer, as it goes out.
 
     Attributes:
         reasons: JSON by item, or empty for none.
@@ -43,7 +53,7 @@ class Row:
     total: int = 0
 
 
-def row_of(answer: Answer) -> Row:
+def row_of(answer: RecommendResponse) -> Row:
     """A recommendation's row."""
     return Row(
         answer.items,
@@ -55,13 +65,13 @@ def row_of(answer: Answer) -> Row:
     )
 
 
-def row_of_similar(found: Sequence[Similar]) -> Row:
+def row_of_similar(found: Sequence[SimilarItem]) -> Row:
     """The row of what is like an item."""
     scores = np.array([each.score for each in found], np.float32)
     return Row([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
 
 
-def row_of_search(answer: SearchAnswer) -> Row:
+def row_of_search(answer: SearchResponse) -> Row:
     """Return the row of a search; its scores are 0."""
     return Row(
         [each.item for each in answer.found],
@@ -114,8 +124,8 @@ def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[
     if texts is None:
         return lambda row: [b""] * len(row.items)
     encoded = [text.encode("utf-8") for text in texts]
-    place = recommender.resolver.item
-    return lambda row: [encoded[place(item)] for item in row.items]
+    index = recommender.resolver.item
+    return lambda row: [encoded[index(item)] for item in row.items]
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
@@ -123,9 +133,55 @@ def _reason(reason: Reason) -> dict[str, Any]:
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
-def _unknown(unknown: Unknown) -> bytes:
+def _unknown(unknown: UnknownInputs) -> bytes:
     return _NOTHING_UNKNOWN if unknown == _KNOWN else _json(vars(unknown))
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+_SIZE = 256
+
+
+class Alike:
+    """Answers one model's queries about similarity."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+        self._index = open_index(recommender.artifact.folder)
+
+    def similar(self, query: SimilarRequest) -> list[SimilarItem]:
+        """Best first.
+
+        Raises:
+            InvalidRequestError: as `Recommender.similar`.
+        """
+        if query.embedding is not None and not query.embedding_fits:
+            raise InvalidRequestError(
+                "nothing is known by sound: the genre_cnn of this server is not the one that embedded the "
+                "recommender's items; publish the two that belong together"
+            )
+        found = self._by_index(query)
+        if found is None:  # so it is with all that is asked wrongly, too
+            found = self._recommender.similar(query.item, embedding=query.embedding, by=query.by, n=query.k)
+        return found
+
+    def _by_index(self, query: SimilarRequest) -> list[SimilarItem] | None:
+        """None where the index has no say."""
+        if self._index is None or query.by != "sound" or not 1 <= query.k <= MOST_ANSWERS:
+            return None
+        if (query.item is None) == (query.embedding is None):
+            return None
+        index, wanted = None, query.embedding
+        if query.item is not None:
+            index = self._recommender.resolver.item(query.item)
+            if index is None:
+                return None
+            wanted = self._recommender.artifact.arrays["items.embeddings"][index]
+        length = float(np.linalg.norm(wanted))
+        if wanted.shape != (_SIZE,) or not np.isfinite(length) or length == 0:
+            return None
+        indices, cosines = self._index.search(wanted, query.k + (index is not None))
+        kept = [(each, score) for each, score in zip(indices.tolist(), cosines.tolist(), strict=True) if each != index]
+        return [SimilarItem(self._recommender.item_ids[each], score) for each, score in kept[: query.k]]

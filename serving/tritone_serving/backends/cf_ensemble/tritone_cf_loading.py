@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tritone_cf_taste import Taste
+from tritone_cf_taste import RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
-from tritone_serving.recommender.question import MIN_FRIENDS
-from tritone_serving.recommender.wording import shown
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
+from tritone_serving.recommender.requests import MIN_FRIENDS
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
@@ -25,13 +25,13 @@ class LoadError(Exception):
     """The model cannot be served; the text says why and is meant for people."""
 
 
-def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, float], None]) -> Recommender:
+def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, float], None]) -> Recommender:
     """Open the artifact with the key that belongs to it.
 
     Args:
         folder: the version's.
         config: the model's, as Triton hands it to a backend.
-        on_member: told how many seconds each member took.
+        on_base_model: told how many seconds each base model took.
 
     Raises:
         LoadError: the artifact or its key is missing, damaged, or does not fit.
@@ -52,19 +52,22 @@ def load(folder: Path, config: dict[str, Any], *, on_member: Callable[[str, floa
                 "copies it to tritone/recommender-keys under XDG_STATE_HOME (~/.local/state)"
             )
         return Recommender.open(
-            folder, key=read_key(path), on_member=on_member, min_friends=_min_friends(_parameter(config, MIN_PARAMETER))
+            folder,
+            key=read_key(path),
+            on_base_model=on_base_model,
+            min_friends=_min_friends(_parameter(config, MIN_PARAMETER)),
         )
     except (RecommenderError, ValueError) as error:
         raise LoadError(str(error)) from error
 
 
-def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> Taste | None:
-    """What asks `taste_vae`, if the artifact has that member."""
-    members = recommender.artifact.manifest["members"].values()
-    n_known = next((int(each["n_known"]) for each in members if each.get("kind") == "taste"), None)
+def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
+    """What asks `taste_vae`, if the artifact has that base model."""
+    base_models = recommender.artifact.manifest["base_models"].values()
+    n_known = next((int(each["n_known"]) for each in base_models if each.get("kind") == "taste"), None)
     if n_known is None:
         return None
-    return Taste(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
+    return RemoteModel(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
 
 
 def _min_friends(text: str) -> int:

@@ -1,7 +1,7 @@
 """The backend's own metrics, at Triton's metrics endpoint.
 
 What is counted is kept here and told to the server's process a few times a second, from a thread of its own: each
-telling is a message that takes as long as a member's scoring.
+telling is a message that takes as long as a base model's scoring.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COUNTERS: Mapping[str, str] = {
     "refused_total": "Questions that could not be answered",
     "calls_total": "Execute calls; answers_total over this is how many are scored together",
     "seconds_total": "Time in execute calls",
-    "member_seconds_total": "Time that a member took to score, of taste_vae to be waited for",
-    "member_calls_total": "How often a member scored",
+    "base_model_seconds_total": "Time that a base model took to score, of taste_vae to be waited for",
+    "base_model_calls_total": "How often a base model scored",
     "taste_fallbacks_total": "Execute calls that were answered without taste_vae because it failed",
 }
 COVERAGE = "catalogue_coverage"
@@ -78,9 +78,9 @@ class Coverage:
     def add(self, arm: str, items: Iterable[str]) -> None:
         """These were recommended."""
         row = self._seen[self._arms[arm]]
-        places = [self._place_of(item) for item in items]
-        if not row[places].all():
-            row[places] = True
+        indices = [self._place_of(item) for item in items]
+        if not row[indices].all():
+            row[indices] = True
             self._is_new = True
 
     def take(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Reads requests: tensors become questions, one for each row.
+"""Reads requests: tensors become queries, one for each row.
 
 Shapes: B rows of a request, L ids of the longest list.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import NOBODY, Caller, Question, QuestionError, Search
-from tritone_serving.recommender.question import check_answers, check_id_lengths, check_lists
+from tritone_serving.recommender import NOBODY, Caller, InvalidRequestError, RecommendRequest, SearchRequest
+from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
 
 Array = np.ndarray[Any, Any]
 
@@ -21,11 +21,11 @@ _LISTS = ("history", "skipped", "friends", "exclude")
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """The question what is like an item or a recording; `by` is as in `Recommender.similar`.
+class SimilarRequest:
+    """The query what is like an item or a recording; `by` is as in `Recommender.similar`.
 
     Attributes:
-        embedding_fits: as `Question.embedding_fits`.
+        embedding_fits: as `RecommendRequest.embedding_fits`.
     """
 
     item: str | None
@@ -35,13 +35,13 @@ class Likeness:
     embedding_fits: bool = True
 
 
-Asked = Question | Likeness | Search
+Asked = RecommendRequest | SimilarRequest | SearchRequest
 
 
-def read_questions(
+def read_requests(
     tensors: dict[str, Array], caller: Caller = NOBODY, *, embeddings_fit: Callable[[], bool] = lambda: True
 ) -> list[Asked]:
-    """One question for each row.
+    """One query for each row.
 
     Lists of different lengths are filled up with empty ids, which are passed over with their weights.
 
@@ -53,11 +53,13 @@ def read_questions(
             the request has an embedding.
 
     Raises:
-        QuestionError: text that is not UTF-8, or rows that do not fit one another.
+        InvalidRequestError: text that is not UTF-8, or rows that do not fit one another.
     """
     sizes = {array.shape[0] for array in tensors.values()}
     if len(sizes) > 1:
-        raise QuestionError(f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }")
+        raise InvalidRequestError(
+            f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }"
+        )
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
     names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
@@ -69,17 +71,17 @@ def read_questions(
     for row in range(n_rows):
         try:
             asked.append(_question(tensors, row, caller, fits))
-        except QuestionError as error:
-            raise QuestionError(f"row {row}: {error}") from None
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"row {row}: {error}") from None
     check_answers([_n_items(each) for each in asked])
     return asked
 
 
 def _n_items(asked: Asked) -> tuple[int, bool]:
     """Return how many items are wanted, and whether with reasons."""
-    if isinstance(asked, Search):
+    if isinstance(asked, SearchRequest):
         return asked.limit, False
-    return asked.k, isinstance(asked, Question) and asked.explain
+    return asked.k, isinstance(asked, RecommendRequest) and asked.explain
 
 
 def _question(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -> Asked:
@@ -89,16 +91,16 @@ def _question(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
     query, field = _text(tensors, "query", row), _text(tensors, "query_field", row)
     if query is not None or field is not None:
-        return Search(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
+        return SearchRequest(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
     if similar_to is not None or by is not None:
-        return Likeness(similar_to, embedding, by or "both", k, fits)
+        return SimilarRequest(similar_to, embedding, by or "both", k, fits)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
     if "weights" in tensors:
         given["weights"] = _weights(tensors["weights"][row], tensors.get("history"), row)
     for name, kind in (("filter_listened", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
-    return Question(
+    return RecommendRequest(
         user=_text(tensors, "user_id", row),
         embedding=embedding,
         mood=_text(tensors, "mood", row),
@@ -117,7 +119,7 @@ def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:
     try:
         text: str = array[row, 0].decode("utf-8")
     except UnicodeDecodeError:
-        raise QuestionError(f"{name} holds bytes that are not UTF-8 text") from None
+        raise InvalidRequestError(f"{name} holds bytes that are not UTF-8 text") from None
     return text
 
 
@@ -126,13 +128,13 @@ def _texts(values: Array, name: str) -> list[str]:
     try:
         return [value.decode("utf-8") for value in values.tolist() if value]
     except UnicodeDecodeError as error:
-        place = values.tolist().index(error.object)
-        raise QuestionError(f"{name}[{place}] holds bytes that are not UTF-8 text") from None
+        index = values.tolist().index(error.object)
+        raise InvalidRequestError(f"{name}[{index}] holds bytes that are not UTF-8 text") from None
 
 
 def _weights(weights: Array, history: Array | None, row: int) -> Array:
     """Weights of the ids that are not empty."""
     ids = [] if history is None else history[row].tolist()
     if len(ids) != len(weights):
-        raise QuestionError(f"weights holds {len(weights):,} numbers, history {len(ids):,} ids")
+        raise InvalidRequestError(f"weights holds {len(weights):,} numbers, history {len(ids):,} ids")
     return weights if all(ids) else weights[[bool(each) for each in ids]]

@@ -1,6 +1,6 @@
-"""Asks the model `taste_vae` of the same server, while the other members score.
+"""Asks the model `taste_vae` of the same server, while the other base models score.
 
-Shapes: B questions, L items of the longest history, T items that the network knows.
+Shapes: B queries, L items of the longest history, T items that the network knows.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class TasteError(Exception):
     """`taste_vae` did not answer as it should."""
 
 
-class Taste:
-    """Asks through Triton's business logic scripting; the other members score meanwhile, in a thread.
+class RemoteModel:
+    """Asks through Triton's business logic scripting; the other base models score meanwhile, in a thread.
 
-    They go into the thread and not the question: whoever asks waits without holding Python's lock, so they begin at
+    They go into the thread and not the query: whoever asks waits without holding Python's lock, so they begin at
     once, and nothing stands between the answer and who waits for it. The other way round, half a millisecond passes
-    on a busy host before the question is out, and five at worst.
+    on a busy host before the query is out, and five at worst.
 
     Attributes:
         model: the model's name on this server.
@@ -40,7 +40,7 @@ class Taste:
         self._n_known = n_known
         self._clock = clock
         self._paused_until_s = 0.0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="members")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="base_models")
 
     @property
     def is_paused(self) -> bool:

@@ -1,12 +1,12 @@
-"""Triton's `composer` backend: streams a long piece bar by bar from a graph that writes a few frames at a time.
+"""Triton backend `composer`: streams a long piece bar by bar from a graph that generates a few frames at a time.
 
-A request is one piece. Its answers come while it is being written, the first after a few frames, then one for
-each bar; when the client cancels or goes away, the writing stops. Pieces that are under way together advance
-together, in one run of the graph (tritone_composer_engine).
+A request is one piece. Its responses are sent while it is generated: the first after a few frames, then one for each
+bar. Generation stops when the client cancels or disconnects. Pieces of several requests advance together, in one run
+of the graph (tritone_composer_engine).
 
-Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names, so
-nothing here may import from a package of ours. What opens ONNX files and reads requests is the same as in the
-`onnxruntime` backend, and is taken from its folder.
+Triton's stub loads this file as a top-level module named `model`, and the modules in this folder by their own names, so
+nothing here may import from a package of this project. ONNX files are opened and requests read by modules of the
+`onnxruntime` backend's folder.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# The folder that Triton knows is a link; beside the real one lies the other backend.
+# The folder that Triton knows is a link; the other backend is next to the target of the link.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import Engine, Reason
 from tritone_composer_graph import ChunkGraph
 from tritone_composer_metrics import Counters, make_counters
-from tritone_composer_options import read_options
-from tritone_composer_piece import FIRST_FRAME, Piece
+from tritone_composer_piece import FIRST_FRAME, Piece, read_options
 from tritone_ort_batching import Failed, read_request
-from tritone_ort_health import is_canary, is_health_check
+from tritone_ort_marks import is_canary, is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
 
 Array = np.ndarray[Any, Any]
 
-# `tritone serve` makes this file when it stops the server: Triton itself tells a backend only after the last piece
-# has ended. (pb_utils.is_model_ready would say it, but crashes the stub of 2.51 when the answer is an error.)
+# `tritone serve` creates this file when it stops the server: Triton itself notifies a backend only after the last piece
+# has ended. (pb_utils.is_model_ready would show it, but crashes the stub of 2.51 if the response is an error.)
 _STOP_FILE = Path(os.environ["TRITONE_STOP_FILE"]) if "TRITONE_STOP_FILE" in os.environ else None
 
 # Names in pb_utils.TritonError, which the stub fills in only after it has imported this file.
@@ -50,10 +49,10 @@ _CODES = {
 
 
 class TritonPythonModel:
-    """One instance of a model; Triton calls it from one thread, and the engine answers from its own."""
+    """One instance of a model; Triton calls it from one thread, and the engine responds from another."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session, hold the config against it, run it once, and start the engine's thread."""
+        """Open the session, check the config against it, run it once, and start the engine's thread."""
         config = json.loads(args["model_config"])
         folder = f"{args['model_repository']}/{args['model_version']}"
         try:
@@ -81,7 +80,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Hand each request to the engine, or refuse it; never waits for a run."""
+        """Pass each request to the engine, or refuse it; never waits for a run."""
         for request in requests:
             if is_health_check(request):
                 request.get_response_sender().send(
@@ -100,17 +99,17 @@ class TritonPythonModel:
                 sender.end(Reason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
 
     def finalize(self) -> None:
-        """End all pieces that are under way, and free the session."""
+        """End all unfinished pieces, and free the session."""
         self._engine.close()
         del self._engine
         del self._graph
 
 
 class Sender:
-    """Answers one request, through Triton.
+    """Sends the responses to one request through Triton.
 
     Attributes:
-        wanted: the outputs that the request asks for.
+        wanted: names of the requested outputs.
     """
 
     def __init__(self, sender: Any, counters: Counters) -> None:
@@ -119,7 +118,7 @@ class Sender:
         self.wanted: tuple[str, ...] = ()
 
     def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
-        """Send frames that follow those sent before; each output has the batch axis."""
+        """Send the next frames; each output has the batch axis."""
         arrays = {**outputs, FIRST_FRAME: np.array([first_frame], np.int64)}
         tensors = [pb_utils.Tensor(name, arrays[name]) for name in self.wanted]
         self._sender.send(
@@ -128,7 +127,7 @@ class Sender:
         )
 
     def end(self, reason: Reason, text: str) -> None:
-        """Say why there is no (further) answer."""
+        """Send the error that ends the responses."""
         if reason is not Reason.CANCELLED:
             self._counters.add_refused()
         self._sender.send(
@@ -137,5 +136,5 @@ class Sender:
         )
 
     def is_cancelled(self) -> bool:
-        """Whether the client cancelled or went away."""
+        """Return whether the client cancelled the request or disconnected."""
         return bool(self._sender.is_cancelled())

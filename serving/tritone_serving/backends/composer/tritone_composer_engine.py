@@ -1,7 +1,7 @@
-"""Writes all pieces that are under way, a few frames at a time, from a thread of its own.
+"""Generate all requested pieces in one thread, a few frames at a time.
 
-Pieces advance together: one run of the graph writes the next frames of each, so eight listeners cost little
-more than one. A piece joins between two runs and leaves between two runs.
+Pieces advance together: one run of the graph generates the next frames of each, so eight streams cost little more than
+one. Pieces join and leave between two runs.
 
 Shapes: B pieces of a run, n frames.
 """
@@ -17,15 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from tritone_composer_graph import ChunkGraph, State
 from tritone_composer_metrics import Counters
-from tritone_composer_options import Options
-from tritone_composer_piece import Piece
+from tritone_composer_piece import Options, Piece
 from tritone_ort_batching import Failed, Refused
 
 Array = np.ndarray[Any, Any]
 
-POLL_S = 0.05  # how often a piece's client is asked for; asking is a message to the server's process
-FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and what a frame holds where one begins
-GRACE_S = 2.0  # what pieces under way get to finish in when the server stops
+POLL_S = 0.05  # how often a piece is checked for cancellation, which is a message to the server's process
+FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and the value of an onset
+GRACE_S = 2.0  # time for unfinished pieces when the server stops
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
 
@@ -41,20 +40,20 @@ class Reason(enum.Enum):
 
 
 class Answers(Protocol):
-    """Takes a piece's answers to its client."""
+    """Sends the responses of a piece to its client."""
 
     def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
-        """Send frames (1, n, ...) that follow those sent before."""
+        """Send the next frames (1, n, ...)."""
 
     def end(self, reason: Reason, text: str) -> None:
-        """Say why there is no (further) answer."""
+        """Send the error that ends the responses."""
 
     def is_cancelled(self) -> bool:
-        """Whether the client cancelled or went away."""
+        """Return whether the client cancelled the request or disconnected."""
 
 
 class _Stream:
-    """A piece under way: `at` frames are written, those from `sent` on not yet sent."""
+    """An unfinished piece: `at` frames are generated, of which the first `sent` are sent."""
 
     def __init__(
         self, piece: Piece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
@@ -82,7 +81,7 @@ class _Stream:
 
 
 class Engine:
-    """Starts its thread at once; `close` ends it."""
+    """Generates pieces in a thread, which starts at once and which `close` ends."""
 
     def __init__(
         self,
@@ -93,14 +92,14 @@ class Engine:
         is_stopping: Callable[[], bool] = lambda: False,
         warn: Callable[[str], Any] = print,
     ) -> None:
-        """Start.
+        """Start the thread.
 
         Args:
-            graph: writes the frames.
+            graph: generates the frames.
             options: limits.
-            counters: are told what is done.
-            is_stopping: whether the server is about to end.
-            warn: takes what an operator should know.
+            counters: count what is done.
+            is_stopping: returns whether the server is about to end.
+            warn: called with messages for the operator.
         """
         self._graph = graph
         self._options = options
@@ -108,10 +107,10 @@ class Engine:
         self._is_stopping = is_stopping
         self._stop_s: float | None = None
         self._warn = warn
-        self._frame_s = 0.0  # what a frame took in the last run
-        self._streams: list[_Stream] = []  # the engine's thread alone; who waits longest comes first
-        self._newcomers: list[_Stream] = []
-        self._n_active = 0  # newcomers included
+        self._frame_s = 0.0  # duration of a frame in the last run
+        self._streams: list[_Stream] = []  # of the engine's thread; the longest waiting comes first
+        self._added: list[_Stream] = []
+        self._n_active = 0  # including those that were added since the last run
         self._n_counted = 0
         self._is_closing = False
         self._changed = threading.Condition()
@@ -119,7 +118,7 @@ class Engine:
         self._thread.start()
 
     def add(self, piece: Piece, answers: Answers, *, is_canary: bool = False) -> None:
-        """Begin a piece; refuses it if too many are under way. Does not wait.
+        """Begin a piece, or refuse it if there are too many; does not wait.
 
         Args:
             is_canary: the piece is a health check and counts in no metric.
@@ -130,7 +129,7 @@ class Engine:
             closing, busy = self._is_closing, self._n_active >= self._options.max_streams
             if not closing and not busy:
                 self._n_active += 1
-                self._newcomers.append(stream)
+                self._added.append(stream)
                 self._changed.notify()
                 return
         if closing:
@@ -150,27 +149,27 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._streams or self._newcomers or self._is_closing)
-                self._streams[:0] = self._newcomers
-                self._newcomers.clear()
+                self._changed.wait_for(lambda: self._streams or self._added or self._is_closing)
+                self._streams[:0] = self._added
+                self._added.clear()
                 closing = self._is_closing
             self._count_active()
             if closing:
                 self._end_all(Reason.CLOSING, CLOSING)
                 return
             try:
-                self._weed()
+                self._remove_ended()
                 if self._streams:
                     self._step()
             except Exception as error:  # a fault of ours must not leave clients waiting for ever
                 self._warn(f"composer: {type(error).__name__}: {error}")
                 self._end_all(Reason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
 
-    def _weed(self) -> None:
-        """Let go of pieces that nobody waits for any more, or that took too long."""
+    def _remove_ended(self) -> None:
+        """Remove pieces that were cancelled or took too long."""
         now_s = time.monotonic()
-        # Triton stops, as it unloads a model, only when the last request has ended, however long that takes. An
-        # unloaded model may take its time, and writes its pieces to their ends; a server that stops may not.
+        # When Triton stops, or unloads a model, it waits for the last request without a limit. An unloaded model
+        # finishes its pieces; a server that stops must not.
         if self._is_stopping():
             self._stop_s = self._stop_s or now_s + GRACE_S
             if now_s >= self._stop_s:
@@ -187,10 +186,10 @@ class Engine:
                     self._end(stream, Reason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s")
 
     def _step(self) -> None:
-        """Write the next frames of those who wait longest, together."""
+        """Generate the next frames of the pieces that have waited longest, together."""
         first = self._streams[0]
         group = [stream for stream in self._streams if stream.shape == first.shape][: self._options.max_batch_streams]
-        # As long as a run may take, and not beyond anybody's next answer: it is waited for.
+        # Limited by the target duration and by the next response that is due.
         n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
         n_frames = max(1, min(n_wanted, *(stream.cut - stream.at for stream in group)))
         begun_s = time.perf_counter()
@@ -206,7 +205,7 @@ class Engine:
                 self._answer(stream)
 
     def _advance(self, group: list[_Stream], n_frames: int) -> list[_Stream]:
-        """Advance a group; answers who was. If the joint run fails, each runs alone: only what is wrong ends."""
+        """Advance a group and return its pieces; if the joint run fails, each runs alone, and only invalid ones end."""
         try:
             outputs, state = self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
         except Failed as error:
@@ -222,7 +221,7 @@ class Engine:
         return group
 
     def _answer(self, stream: _Stream) -> None:
-        """Send what is written; the piece leaves if that was its end."""
+        """Send the generated frames, and remove the piece if it is finished."""
         if stream.piece.ends_bar(stream.at) and not stream.is_canary:
             self._counters.add_bar()
         names = stream.written[0]
@@ -236,7 +235,7 @@ class Engine:
             self._forget(stream)
         try:
             stream.answers.send(outputs, first_frame, last=stream.is_done)
-        except Exception as error:  # Triton's own; the others must not suffer from it
+        except Exception as error:  # Triton's own errors must not affect other pieces
             self._warn(f"composer: an answer could not be sent: {error}")
             if not stream.is_done:
                 self._forget(stream)
@@ -273,7 +272,7 @@ def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:
 
 
 def _joined_state(group: list[_Stream]) -> State:
-    """The states of a group: as the last run left them if that was the same group, else gathered."""
+    """Return the states of a group: those of the last run if it had the same group, else gathered."""
     state = group[0].state
     n_rows = len(next(iter(state.values())))
     if n_rows == len(group) and all(stream.state is state and stream.row == row for row, stream in enumerate(group)):

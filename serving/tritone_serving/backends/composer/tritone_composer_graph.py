@@ -1,7 +1,7 @@
-"""The graph that writes a few frames of several pieces: what it takes, answers and carries on.
+"""The graph that generates a few frames of several pieces, and its state between runs.
 
-Beside the inputs of config.pbtxt it takes states (`state_x`), all zeros at a piece's beginning, and answers
-what they are after its frames (`next_state_x`).
+Besides the inputs of config.pbtxt it takes states (`state_x`), all zeros at the beginning of a piece, and returns the
+states after its frames (`next_state_x`).
 
 Shapes: B pieces of a run, n frames.
 """
@@ -12,8 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from tritone_composer_options import Options
-from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Piece
+from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Options, Piece
 from tritone_ort_batching import Failed, run_failed
 from tritone_ort_contract import TYPES, Spec, read_contract
 from tritone_ort_limits import non_finite
@@ -27,14 +26,14 @@ NEXT = "next_"
 
 
 class ChunkGraph:
-    """A session, held against its config.
+    """A session that has been checked against its config.
 
     Attributes:
-        contract: what requests are held against.
-        states: what is carried from run to run; a free axis begins at length 0.
+        contract: the checks of requests.
+        states: tensors that are passed from run to run; a variable axis begins at length 0.
 
     Raises:
-        SessionError: config and file do not belong together; all that differs, in one message.
+        SessionError: config and file differ; the message lists all differences.
     """
 
     def __init__(self, session: Any, config: dict[str, Any], path: str) -> None:
@@ -45,7 +44,7 @@ class ChunkGraph:
         carried = {spec.name for spec in self.states}
         if FIRST_FRAME not in {tensor["name"] for tensor in config["output"]}:
             raise SessionError(f"the config lacks output {FIRST_FRAME} (TYPE_INT64, dims [1], reshape {{}})")
-        # The backend counts this output by itself; the rest is held against the file as any model's would be.
+        # The backend computes this output by itself; the others are checked against the file as for any model.
         wire = SimpleNamespace(
             get_inputs=lambda: [node for name, node in takes.items() if name not in carried],
             get_outputs=lambda: [
@@ -64,11 +63,11 @@ class ChunkGraph:
         self._outputs = tuple(name for name in self.contract.outputs if name != FIRST_FRAME)
 
     def first_state(self) -> State:
-        """The state of one piece before its first frame: zeros."""
+        """Return the state of one piece before its first frame: zeros."""
         return {spec.name: np.zeros([1, *(size or 0 for size in spec.dims[1:])], spec.dtype) for spec in self.states}
 
     def advance(self, feed: dict[str, Array], state: State) -> tuple[dict[str, Array], State]:
-        """Write n frames of B pieces.
+        """Generate n frames of B pieces.
 
         Args:
             feed: arrays by input name, the batch as first axis.
@@ -78,7 +77,7 @@ class ChunkGraph:
             outputs (B, n, ...) by name, and the pieces' next state.
 
         Raises:
-            Failed: the graph did not, or answered something else.
+            Failed: the run failed, or an output has another shape.
         """
         n_rows, n_frames = feed[NOISE].shape[:2]
         names = [*self._outputs, *(NEXT + name for name in state)]
@@ -100,10 +99,10 @@ class ChunkGraph:
         return outputs, {name: answered[NEXT + name] for name in state}
 
     def warm_up(self, options: Options) -> None:
-        """Write a few frames, as long as nobody waits: the first run of a session is slow.
+        """Generate a few frames before the first request, because the first run of a session is slow.
 
         Raises:
-            Failed: the graph cannot even do this.
+            Failed: the run failed.
         """
         n_frames = options.first_answer_frames
         feed: dict[str, Array] = {}

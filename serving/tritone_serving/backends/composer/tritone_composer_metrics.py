@@ -1,4 +1,4 @@
-"""The backend's own metrics, at Triton's metrics endpoint."""
+"""Metrics of the backend, which Triton publishes with its own."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Any
 
 
 class Counters:
-    """What the engine counts; this one forgets it."""
+    """Counters of the engine; this class ignores every count."""
 
     def add_frames(self, n_frames: int) -> None:
-        """A run wrote so many frames, over all pieces in it."""
+        """Count a run of the graph and its frames, over all pieces in it."""
 
     def add_notes(self, n_notes: int) -> None:
-        """So many notes were struck in what was sent."""
+        """Count the onsets of notes in the frames that were sent."""
 
     def add_bar(self) -> None:
-        """A piece reached the end of a bar, or its own."""
+        """Count the end of a bar, or of a piece."""
 
     def add_cancelled(self) -> None:
-        """A piece was given up because its client cancelled or went away."""
+        """Count a piece whose client cancelled or disconnected."""
 
     def add_refused(self) -> None:
-        """A piece ended with an error that is told to its client."""
+        """Count a piece that ended with an error."""
 
     def set_active(self, n_streams: int) -> None:
-        """So many pieces are under way."""
+        """Set the number of unfinished pieces."""
 
 
 class TritonCounters(Counters):
-    """Counts in Triton; each call is a message to the server's process."""
+    """Counters in Triton; each call is a message to the server's process."""
 
     def __init__(self, pb_utils: Any, labels: dict[str, str]) -> None:
         family = pb_utils.MetricFamily
@@ -40,12 +40,12 @@ class TritonCounters(Counters):
 
         self._families: list[Any] = []
         self._runs = metric("runs_total", "Runs of the graph", family.COUNTER)
-        self._frames = metric("frames_total", "Frames written, over all pieces", family.COUNTER)
-        self._notes = metric("notes_total", "Notes struck, over all pieces", family.COUNTER)
+        self._frames = metric("frames_total", "Frames generated, over all pieces", family.COUNTER)
+        self._notes = metric("notes_total", "Onsets of notes, over all pieces", family.COUNTER)
         self._bars = metric("bars_total", "Bars completed, over all pieces", family.COUNTER)
-        self._cancelled = metric("cancelled_total", "Pieces given up as nobody listened any more", family.COUNTER)
+        self._cancelled = metric("cancelled_total", "Pieces whose client cancelled or disconnected", family.COUNTER)
         self._refused = metric("refused_total", "Pieces that ended with an error", family.COUNTER)
-        self._active = metric("active_streams", "Pieces under way", family.GAUGE)
+        self._active = metric("active_streams", "Unfinished pieces", family.GAUGE)
         self._active.set(0)
 
     def add_frames(self, n_frames: int) -> None:
@@ -75,7 +75,7 @@ class TritonCounters(Counters):
 
 
 def make_counters(pb_utils: Any, labels: dict[str, str]) -> Counters:
-    """Counters of a model; on a server without metrics, such as count nothing."""
+    """Return the counters of a model; on a server without metrics they count nothing."""
     try:
         return TritonCounters(pb_utils, labels)
     except pb_utils.TritonModelException as error:

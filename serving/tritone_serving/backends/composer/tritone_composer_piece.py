@@ -1,16 +1,17 @@
-"""One piece that a client asked for: its inputs, checked and cut along time.
+"""Options of the backend, and the checked inputs of one requested piece, cut along time.
 
 Shapes: N frames of the piece, n of a chunk, L lookahead frames.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from tritone_composer_options import Options
 from tritone_ort_batching import Failed
 from tritone_ort_limits import meter_problem
+from tritone_ort_session import SessionError
 
 Array = np.ndarray[Any, Any]
 
@@ -18,6 +19,56 @@ NOISE = "noise"
 GIVEN = ("given", "given_mode")  # these are also looked ahead at
 METER = "meter"
 FIRST_FRAME = "first_frame"
+LARGEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Whole numbers from the config's `parameters`, under the same names; each has a default.
+
+    Attributes:
+        frames_per_bar: length of a bar if a request's meter is unknown.
+        lookahead_frames: number of given frames that the graph reads beyond those that it generates.
+        max_frames: largest length of a piece.
+        max_streams: largest number of pieces at the same time; further requests are refused as busy.
+        max_batch_streams: largest number of pieces in one run of the graph.
+        first_answer_frames: length of the first response, if the first bar is not shorter.
+        step_milliseconds: target duration of one run; longer runs are fewer, but notice a cancellation later.
+        stream_timeout_seconds: time limit for a whole piece.
+    """
+
+    frames_per_bar: int = 16
+    lookahead_frames: int = 0
+    max_frames: int = 16_384
+    max_streams: int = 64
+    max_batch_streams: int = 16
+    first_answer_frames: int = 4
+    step_milliseconds: int = 40
+    stream_timeout_seconds: int = 600
+
+
+def read_options(config: dict[str, Any]) -> Options:
+    """Read the options from a model's config, as Triton passes it to a backend.
+
+    Raises:
+        SessionError: a parameter is out of range, or the config is not one for streaming.
+    """
+    if not (config.get("model_transaction_policy") or {}).get("decoupled"):
+        raise SessionError("backend composer streams; add model_transaction_policy { decoupled: true } to the config")
+    if config["max_batch_size"] != 1:
+        raise SessionError(
+            f"max_batch_size is {config['max_batch_size']}; backend composer wants 1: "
+            "a request is one piece, and pieces are joined inside"
+        )
+    given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    values = {}
+    for field in fields(Options):
+        text = given.get(field.name, str(field.default))
+        least = 0 if field.name == "lookahead_frames" else 1
+        if not (text.isdecimal() and least <= int(text) <= LARGEST):
+            raise SessionError(f"parameter {field.name} is {text!r}; expected a whole number from {least} to {LARGEST}")
+        values[field.name] = int(text)
+    return Options(**values)
 
 
 class Piece:
@@ -27,7 +78,7 @@ class Piece:
         n_frames: N.
 
     Raises:
-        Failed: a value that no piece can have.
+        Failed: a value is invalid.
     """
 
     def __init__(self, feed: dict[str, Array], options: Options) -> None:
@@ -44,7 +95,7 @@ class Piece:
         self._n_bar = n_bar or options.frames_per_bar
         self._index = index
         self._n_first = options.first_answer_frames
-        # Copies: the request's own memory is Triton's again when execute() returns.
+        # Copies, because the request's memory belongs to Triton again when execute() returns.
         self._whole = {name: array.copy() for name, array in feed.items() if name not in (*GIVEN, NOISE)}
         # Beyond its end a piece is silent and free.
         self._framed = {name: _padded(feed[name], options.lookahead_frames) for name in GIVEN}
@@ -52,20 +103,20 @@ class Piece:
         self._n_ahead = options.lookahead_frames
 
     def chunk(self, start: int, n_frames: int) -> dict[str, Array]:
-        """The inputs for n frames: (1, n, ...) of noise, (1, n + L, ...) of what is given."""
+        """Return the inputs for n frames: noise (1, n, ...) and given frames (1, n + L, ...)."""
         stop = start + n_frames
         framed = {name: array[:, start : stop + self._n_ahead] for name, array in self._framed.items()}
         return {**self._whole, **framed, NOISE: self._noise[:, start:stop]}
 
     def next_cut(self, at: int) -> int:
-        """The frame before which the answer ends that begins with frame `at`."""
+        """Return the end of the response that begins with frame `at`."""
         line = at + self._n_bar - (self._index + at) % self._n_bar
         if at == 0:
             line = min(line, self._n_first)
         return min(line, self.n_frames)
 
     def ends_bar(self, at: int) -> bool:
-        """Whether a bar, or the piece, ends before frame `at`."""
+        """Return whether a bar, or the piece, ends before frame `at`."""
         return at == self.n_frames or (self._index + at) % self._n_bar == 0
 
 

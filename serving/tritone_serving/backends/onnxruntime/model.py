@@ -1,8 +1,8 @@
-"""Triton's `onnxruntime` backend, in Python: runs a model's ONNX file with pip's onnxruntime.
+"""Triton backend `onnxruntime`, in Python: runs a model's ONNX file with pip's onnxruntime.
 
-It answers to the name and reads the parameters of NVIDIA's native backend, so that one repository serves
-here and there. Triton's stub loads this file as a top-level module named `model`, and its siblings by
-their own names, so nothing here may import from a package of ours.
+It has the name and reads the parameters of NVIDIA's native backend, so that the same repository works with both.
+Triton's stub loads this file as a top-level module named `model`, and the modules in this folder by their own names, so
+nothing here may import from a package of this project.
 
 Shapes: R requests of one execute call, B rows of a joint run.
 """
@@ -17,10 +17,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tritone_ort_batching import Failed, JointRun, Ready, Refused, group_requests, read_request
 from tritone_ort_contract import Contract, read_contract
-from tritone_ort_cores import FILE_VARIABLE, Crowd, SharedCores, threads_in_a_crowd
-from tritone_ort_health import is_health_check
+from tritone_ort_cores import FILE_VARIABLE, CoreSharingSession, RunningInstances, shared_thread_count
+from tritone_ort_marks import WarmUp, is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
-from tritone_ort_warmup import WarmUp
 
 
 class TritonPythonModel:
@@ -28,7 +27,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:
-        """Fill in the inputs and outputs that config.pbtxt leaves out, from the ONNX file."""
+        """Add the inputs and outputs that config.pbtxt leaves out, from the ONNX file."""
         known = config.as_dict()
         if known["input"] and known["output"]:
             return config  # without reading the file: a start waits for this
@@ -41,7 +40,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session and hold the config against it."""
+        """Open the session and check the config against it."""
         config = json.loads(args["model_config"])
         folder = f"{args['model_repository']}/{args['model_version']}"
         kind, device_id = args["model_instance_kind"], int(args["model_instance_device_id"])
@@ -49,20 +48,20 @@ class TritonPythonModel:
             path = model_file(folder, config)
             session = open_session(path, config, instance_kind=kind, device_id=device_id, warn=pb_utils.Logger.log_warn)
             self._contract: Contract = read_contract(config, session, path)
-            self._crowd = _crowd() if kind == "CPU" else None
-            if self._crowd is not None:
-                n_threads = threads_in_a_crowd(config, n_cores=len(os.sched_getaffinity(0)))
-                crowded = session
+            self._instances = _running_instances() if kind == "CPU" else None
+            if self._instances is not None:
+                n_threads = shared_thread_count(config, n_cores=len(os.sched_getaffinity(0)))
+                shared = session
                 if n_threads is not None:
-                    crowded = open_session(path, config, instance_kind=kind, device_id=device_id, n_threads=n_threads)
-                session = SharedCores(self._crowd, alone=session, crowded=crowded)
+                    shared = open_session(path, config, instance_kind=kind, device_id=device_id, n_threads=n_threads)
+                session = CoreSharingSession(self._instances, all_cores=session, shared=shared)
         except SessionError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._joint = JointRun(session, self._contract)
         self._warm_up = WarmUp(config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer R requests with as few runs as their shapes allow; each gets its own answer or error."""
+        """Respond to R requests with as few runs as their shapes allow; each gets its own response or error."""
         answers: list[Any] = [None] * len(requests)
         ready: list[Ready] = []
         for index, request in enumerate(requests):
@@ -94,19 +93,19 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Free the session, and with it the memory of a GPU, before the process ends."""
         del self._joint
-        if self._crowd is not None:
-            self._crowd.close()
+        if self._instances is not None:
+            self._instances.close()
 
 
-def _crowd() -> Crowd | None:
-    """The server's other instances, where its launcher gave them a file to meet in."""
+def _running_instances() -> RunningInstances | None:
+    """Return the running instances of the server; None if its launcher has not set up the common file."""
     path = os.environ.get(FILE_VARIABLE)
     if not path:
         return None
     try:
-        return Crowd(path)
+        return RunningInstances(path)
     except OSError as error:
-        pb_utils.Logger.log_warn(f"onnxruntime: {path}: {error}; instances do not see each other")
+        pb_utils.Logger.log_warn(f"onnxruntime: {path}: {error}; instances do not share the cores")
         return None
 
 
@@ -115,5 +114,5 @@ def _refusal(error: Failed, code: int) -> Any:
 
 
 def _sendable(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    # Text goes out as bytes; all else is copied once, into shared memory, from where it lies.
+    # Text is sent as bytes; everything else is copied once, into shared memory.
     return value.astype(np.object_) if value.dtype.kind in "US" else value

@@ -1,4 +1,4 @@
-"""Joins the requests of one execute call into one run, and splits the answers back.
+"""Join the requests of one execute call into one run, and split the outputs.
 
 Shapes: R requests of a group, B = the sum of their batch sizes.
 """
@@ -16,23 +16,23 @@ Array = np.ndarray[Any, Any]
 Outcome = "dict[str, Array] | Failed"
 
 
-class Failed(Exception):  # noqa: N818  - an answer to one request, raised or handed on
-    """One request cannot be answered; the text goes to its sender."""
+class Failed(Exception):  # noqa: N818  - the response to one request, raised or returned
+    """One request failed; the message is sent to its client."""
 
 
 class Refused(Failed):
-    """The request is at fault: the model answers others."""
+    """One request is invalid: the model can run other requests."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A request that fits the model.
+    """A request that has passed the checks.
 
     Attributes:
-        index: its place in the execute call.
-        feed: arrays by input name. The stub copied them out of shared memory before it called us, and has to:
-            there they start at any byte, and onnxruntime wants floats aligned. So nothing is copied here again.
-        wanted: the outputs that it asks for.
+        index: its position in the execute call.
+        feed: arrays by input name. The stub has copied them from shared memory, where they are not aligned as
+            onnxruntime requires, so they need no further copy.
+        wanted: names of the requested outputs.
         n_rows: its batch size; 1 for a model without batching.
         is_warm_up: whether it is a warm-up request, whose outputs are not checked.
     """
@@ -45,7 +45,7 @@ class Ready:
 
 
 def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bool = False) -> Ready:
-    """Take a request apart and hold it against the model.
+    """Read a request and check it against the model.
 
     Triton has checked names, types and shapes against the config before; this catches what a config
     cannot say, so that one request does not spoil a joint run.
@@ -54,7 +54,7 @@ def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bo
         is_warm_up: whether it is a warm-up request, of which only sizes are checked: its zeros are outside some limits.
 
     Raises:
-        Failed: what does not fit.
+        Failed: the request is invalid.
     """
     given = {tensor.name(): tensor for tensor in request.inputs()}
     feed: dict[str, Array] = {}
@@ -78,7 +78,7 @@ def read_request(index: int, request: Any, contract: Contract, *, is_warm_up: bo
 
 
 def group_requests(ready: list[Ready], contract: Contract) -> list[list[Ready]]:
-    """Group requests that can run together: the same inputs with the same shapes behind the batch axis.
+    """Group requests that can run together: the same inputs with the same shapes after the batch axis.
 
     No group exceeds the largest number of rows times size that the model's limits allow in one run.
     """
@@ -111,7 +111,7 @@ def _parts(group: list[Ready], totals: dict[str, tuple[int, int]]) -> list[list[
 
 
 class JointRun:
-    """Runs groups of requests on one session; keeps the memory that it joins inputs in."""
+    """Runs groups of requests on one session, and reuses the memory in which it joins inputs."""
 
     def __init__(self, session: Any, contract: Contract) -> None:
         self._session = session
@@ -120,9 +120,9 @@ class JointRun:
         self._buffers: dict[str, Array] = {}
 
     def run(self, group: list[Ready]) -> list[Any]:
-        """Answer a group: for each request its outputs by name, or a `Failed`.
+        """Return the outputs by name of each request of a group, or a `Failed`.
 
-        If the joint run fails, each request runs by itself, so that only what is wrong fails.
+        If the joint run fails, each request runs alone, so that only invalid requests fail.
         """
         if len(group) == 1:
             return [self._alone(group[0])]
@@ -130,7 +130,7 @@ class JointRun:
         n_rows = sum(member.n_rows for member in group)
         try:
             values = self._session.run(wanted, self._joined(group, n_rows))
-        except Exception:  # onnxruntime's exceptions have no common root; who is to blame shows below
+        except Exception:  # onnxruntime's exceptions have no common root; the runs below show which request failed
             return [self._alone(member) for member in group]
         if any(value.ndim == 0 or value.shape[0] != n_rows for value in values):
             # An output without the batch as its first axis cannot be split.
@@ -170,9 +170,9 @@ class JointRun:
         return outputs
 
     def _answers_others(self, error: Exception) -> bool:
-        """Whether a failed run was its request's fault: the model answers the smallest request that there is.
+        """Return whether a failed run was due to its request: the model can run the smallest possible request.
 
-        What was short of memory tells nothing about the request.
+        A lack of memory is not due to the request.
         """
         if not type(error).__module__.startswith("onnxruntime") or "allocat" in str(error):
             return False
@@ -202,7 +202,7 @@ class JointRun:
 
 
 def run_failed(error: Exception, what: str, *, is_refused: bool) -> Failed:
-    """What a run of a model raised, in words for the sender, who is to blame or not."""
+    """Return the error for the client of a failed run; `is_refused` if the request is invalid."""
     said = " ".join(str(error).split())
     return (
         Refused(f"this {what} does not fit the model: {said}")

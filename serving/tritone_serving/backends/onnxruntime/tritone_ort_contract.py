@@ -1,4 +1,4 @@
-"""What a model takes and answers: config.pbtxt and the ONNX file must say the same."""
+"""Inputs and outputs of a model, on which config.pbtxt and the ONNX file must agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from tritone_ort_limits import Limits, read_limits
 from tritone_ort_session import SessionError
 
-# ONNX's name of an element type -> Triton's, and the NumPy type that carries it.
+# ONNX Runtime's name of an element type -> Triton's name, and the NumPy type.
 TYPES: dict[str, tuple[str, Any]] = {
     "tensor(bool)": ("TYPE_BOOL", np.bool_),
     "tensor(uint8)": ("TYPE_UINT8", np.uint8),
@@ -29,7 +29,7 @@ TYPES: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """One tensor; `dims` is the whole shape as the backend sees it, None where it may differ."""
+    """One tensor; `dims` is its whole shape in the backend, None for variable sizes."""
 
     name: str
     dtype: Any
@@ -39,7 +39,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Contract:
-    """What requests are held against.
+    """The checks of a model's requests.
 
     Attributes:
         batched: every tensor's first axis is the batch, and requests may be joined along it.
@@ -53,10 +53,10 @@ class Contract:
 
 
 def read_contract(config: dict[str, Any], session: Any, path: str) -> Contract:
-    """Hold the config's tensors against the ONNX file's.
+    """Compare the config's tensors with the ONNX file's.
 
     Raises:
-        SessionError: all that differs, in one message.
+        SessionError: they differ; the message lists all differences.
     """
     batched = config["max_batch_size"] > 0
     problems: list[str] = []
@@ -83,7 +83,7 @@ def read_contract(config: dict[str, Any], session: Any, path: str) -> Contract:
 
 
 def complete_config(config: Any, session: Any) -> Any:
-    """Add the ONNX file's inputs and outputs to a config that names none."""
+    """Add the ONNX file's inputs and outputs to a config without any."""
     known = config.as_dict()
     for kind, nodes, add in (
         ("input", session.get_inputs(), config.add_input),
@@ -102,7 +102,7 @@ def complete_config(config: Any, session: Any) -> Any:
 def _compared(
     kind: str, tensor: dict[str, Any], node: Any, *, there_are: list[str], batched: bool, problems: list[str]
 ) -> tuple[int | None, ...]:
-    """Compare one tensor and note what differs; answers the shape that requests are held against."""
+    """Compare one tensor, append the differences to `problems`, and return the shape that requests must have."""
     name = tensor["name"]
     if node is None:
         problems.append(f"the model has no {kind} {name} (it has {', '.join(there_are)})")

@@ -1,11 +1,11 @@
-"""Shares the cores among the instances of a server: all of them for who computes alone, an equal part in a crowd.
+"""Share the CPU cores among the instances of a server's models.
 
-Two sessions of one thread each carry a fifth more on two cores than two of two threads, which take the cores from
-each other; but somebody who asks alone waits for one thread twice as long. So an instance that may use all cores has
-both kinds of session, and looks whether another instance computes before each run.
+A session with one thread for each of two instances carries a fifth more on two cores than sessions with two threads,
+which take the cores from each other; but a request that runs alone then takes twice as long. So an instance that may
+use all cores has both kinds of session, and checks before each run whether another instance is running.
 
-Instances are processes. Each holds a lock on a byte of one file while it computes, which the kernel takes back when a
-process dies, and one call tells whether anybody else holds any.
+Instances are processes. Each holds a lock on one byte of a common file while it runs; the kernel releases the lock if
+the process dies, and one call shows whether another process holds any.
 """
 
 from __future__ import annotations
@@ -16,69 +16,69 @@ import os
 import struct
 from typing import Any
 
-N_CALM = 3  # looks without anybody else before all cores are taken: in a crowd, too, others pause between two runs
+N_CALM = 3  # checks without another running instance before all cores are used: busy instances pause between runs, too
 FILE_VARIABLE = "TRITONE_RUNNING_FILE"  # set by the launcher; without it every session is as its config says
 _FLOCK = "hhqqi"  # l_type, l_whence, l_start, l_len, l_pid
 
 
-class Crowd:
-    """Who computes at this moment, of all instances that have opened the same file."""
+class RunningInstances:
+    """The instances that are running at this moment, of all that have opened the same file."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._place = os.getpid()
+        self._offset = os.getpid()
 
     def enter(self) -> bool:
-        """Be seen to compute; answers whether somebody else is."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._place)
+        """Mark this instance as running, and return whether another one is."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._offset)
         anyone = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         found = struct.unpack(_FLOCK, fcntl.fcntl(self._file, fcntl.F_GETLK, anyone))
         return bool(found[0] != fcntl.F_UNLCK)
 
     def leave(self) -> None:
-        """Be seen no more."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._place)
+        """Mark this instance as not running."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._offset)
 
     def close(self) -> None:
-        """Close the file; locks of this process go with it."""
+        """Close the file, which releases this process's locks."""
         os.close(self._file)
 
 
-class SharedCores:
-    """Runs like a session: `alone` when nobody else has computed lately, `crowded` otherwise."""
+class CoreSharingSession:
+    """A session that uses all cores if no other instance has run lately, and its share of them otherwise."""
 
-    def __init__(self, crowd: Crowd, *, alone: Any, crowded: Any) -> None:
-        self._crowd = crowd
-        self._alone = alone
-        self._crowded = crowded
+    def __init__(self, instances: RunningInstances, *, all_cores: Any, shared: Any) -> None:
+        self._instances = instances
+        self._all_cores = all_cores
+        self._shared = shared
         self._n_calm = N_CALM
 
     def run(self, wanted: list[str], feed: dict[str, Any]) -> Any:
-        """As onnxruntime's `InferenceSession.run`."""
+        """Run the model, as onnxruntime's `InferenceSession.run`."""
         try:
-            somebody = self._crowd.enter()
-        except OSError:  # a file system without locks, or no more of them: no reason to refuse a request
-            somebody = True
-        self._n_calm = 0 if somebody else self._n_calm + 1
-        session = self._alone if self._n_calm >= N_CALM else self._crowded
+            is_shared = self._instances.enter()
+        except OSError:  # a file system without locks, or too many locks: no reason to refuse a request
+            is_shared = True
+        self._n_calm = 0 if is_shared else self._n_calm + 1
+        session = self._all_cores if self._n_calm >= N_CALM else self._shared
         try:
             return session.run(wanted, feed)
         finally:
             with contextlib.suppress(OSError):
-                self._crowd.leave()
+                self._instances.leave()
 
 
-def threads_in_a_crowd(config: dict[str, Any], *, n_cores: int) -> int | None:
-    """An instance's part of the cores; None where its sessions need not differ.
+def shared_thread_count(config: dict[str, Any], *, n_cores: int) -> int | None:
+    """Return the number of threads of an instance that shares the cores; None if it needs no second session.
 
     Args:
-        config: the model's, as Triton hands it to a backend.
+        config: the model's configuration, as Triton passes it to a backend.
     """
     n_instances = sum(
         int(group.get("count", 1))
         for group in config.get("instance_group", ())
         if group.get("kind", "KIND_CPU") == "KIND_CPU"
     )
-    asked = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "0")
-    part = max(1, n_cores // max(1, n_instances))
-    return part if asked == "0" and part < n_cores else None
+    configured = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "0")
+    share = max(1, n_cores // max(1, n_instances))
+    return share if configured == "0" and share < n_cores else None

@@ -1,7 +1,7 @@
 """Opens an ONNX Runtime session with the options of NVIDIA's native backend.
 
 The names and values are those of github.com/triton-inference-server/onnxruntime_backend; what has no
-counterpart here (TensorRT, OpenVINO, sessions shared between instances) is said in the log and passed over.
+counterpart here (TensorRT, OpenVINO, sessions shared between instances) is logged and ignored.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CPU = "CPUExecutionProvider"
 
 
 class SessionError(Exception):
-    """The model cannot be served; the text says why and is meant for people."""
+    """Raised when a model cannot be served; the message is for its operator."""
 
 
 def model_file(folder: str, config: dict[str, Any]) -> str:
-    """Where a version's ONNX file lies.
+    """Return the path of a version's ONNX file.
 
     Raises:
-        SessionError: there is none, or the config names one outside the version's folder.
+        SessionError: it does not exist, or is outside the version's folder.
     """
     name = Path(config.get("default_model_filename") or "model.onnx")
     if name.is_absolute() or ".." in name.parts:
@@ -53,11 +53,11 @@ def open_session(
 
     Args:
         path: the ONNX file.
-        config: the model's config as Triton hands it to a backend.
+        config: the model's config as Triton passes it to a backend.
         instance_kind: `CPU` or `GPU`, as the instance group says.
         device_id: which GPU.
-        n_threads: within an operator, instead of what the config says.
-        warn: takes what the config asks for and is not done.
+        n_threads: threads within an operator, instead of the config's number.
+        warn: called with each setting of the config that is ignored.
 
     Raises:
         SessionError: the file or an option is not valid, or the GPU cannot be used.
@@ -78,21 +78,21 @@ def open_session(
         providers.insert(0, (CUDA, cuda_options(config, parameters, device_id)))
     for name in _accelerators(config):
         if name != "cuda":
-            warn(f"execution accelerator {name} is not there in this backend; serving without it")
+            warn(f"execution accelerator {name} is not available in this backend; serving without it")
     if parameters.get("share_session_between_instances", "false").lower() in ("true", "1"):
-        warn("share_session_between_instances: each instance here is a process with a session of its own")
+        warn("share_session_between_instances is ignored: each instance is a process with its own session")
     try:
         session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common root
         raise SessionError(f"onnxruntime cannot load {path}: {_reason(error)}") from error
     if instance_kind == "GPU" and CUDA not in session.get_providers():
-        # onnxruntime falls back to the CPU by itself, and a model would be served slowly and in silence.
+        # onnxruntime falls back to the CPU without an error, and the model would be slow.
         raise SessionError(f"onnxruntime could not use GPU {device_id} for {path}; its log lines say why")
     return session
 
 
 def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]) -> Any:
-    """Translate the config into onnxruntime's options."""
+    """Return onnxruntime's options for a config."""
     options = ort.SessionOptions()
     level = int((config.get("optimization", {}).get("graph") or {}).get("level", 0))
     if level not in GRAPH_LEVELS:
@@ -116,12 +116,12 @@ def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]
     for key, value in parameters.items():
         if key.startswith("session."):  # onnxruntime's own names pass through, as in the native backend
             options.add_session_config_entry(key, value)
-    options.log_severity_level = 3  # errors: warnings about the graph say nothing to who operates the server
+    options.log_severity_level = 3  # errors only: warnings about the graph do not help an operator
     return options
 
 
 def cuda_options(config: dict[str, Any], parameters: dict[str, str], device_id: int) -> dict[str, str]:
-    """Options of the CUDA provider: ours, then the deprecated parameters, then the accelerator's."""
+    """Return the options of the CUDA provider: ours, then the deprecated parameters, then the accelerator's."""
     options = {
         "device_id": str(device_id),
         # The native default, EXHAUSTIVE, benchmarks every algorithm for every new batch size.
@@ -147,7 +147,7 @@ def cuda_options(config: dict[str, Any], parameters: dict[str, str], device_id: 
 
 
 def _accelerators(config: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Execution accelerators of the config: parameters by name."""
+    """Return the config's execution accelerators: parameters by name."""
     groups = config.get("optimization", {}).get("execution_accelerators") or {}
     listed = [*groups.get("gpu_execution_accelerator", ()), *groups.get("cpu_execution_accelerator", ())]
     return {accelerator["name"]: dict(accelerator.get("parameters") or {}) for accelerator in listed}
@@ -168,7 +168,7 @@ def _flag(parameters: dict[str, str], key: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What onnxruntime says, without its own prefix «[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : »."""
+    """Return onnxruntime's message without its prefix «[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : »."""
     parts = str(error).split(" : ", 3)
     text = parts[3] if len(parts) == 4 and parts[0].endswith("[ONNXRuntimeError]") else str(error)
     text = re.sub(r"^Load model from .*? failed: ?", "", text)  # the caller has named the file

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender.arms_check import KEYS, check_ensembles, check_shares
-from tritone_serving.recommender.wording import shown
-from tritone_training._exceptions import CheckpointError
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.declaration import MANIFEST_FILENAME
 
 _KEYS: Final = {"salt", "shares", "ensembles"}
@@ -42,7 +42,7 @@ def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
     given = wanted.get("ensembles", {})
     try:
         if given != {}:
-            check_ensembles(given, manifest["members"])
+            check_ensembles(given, manifest["base_models"])
         for arm, described in given.items():
             _check_keys(arm, described)
         ensembles = {**manifest["ensembles"], **given}

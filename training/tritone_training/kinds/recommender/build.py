@@ -13,13 +13,12 @@ import numpy.typing as npt
 from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
-from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender_keys import KEY_VARIABLE
-from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
-from tritone_serving.sound_index import build_index
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
+from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.recommender.sound_index import build_index
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.declaration import DECLARATION
 from tritone_training.kinds.recommender.staging import check_together
@@ -30,7 +29,7 @@ KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # What the manifest says that belongs on the card, for people and auditors.
-_SHOWN: Final = ("personal_data", "members", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
+_SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
@@ -97,7 +96,7 @@ def from_artifact(
 
 
 def _how(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figures are worth, as training said."""
+    """What the metrics are worth, as training said."""
     metrics = info.get("metrics")
     return {"how": metrics["how"]} if isinstance(metrics, Mapping) and "how" in metrics else {}
 
@@ -120,7 +119,7 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
     held = ["listening histories (which items, how often)"]
     if len(artifact.arrays["friends.columns"]):
         held.append("who is whose friend")
-    if any(name.endswith(".own.starts") for name in artifact.arrays):
+    if any(name.endswith(".own_tags.starts") for name in artifact.arrays):
         held.append("which items they gave tags to")
     return {
         "n_users": artifact.n_users,

@@ -11,8 +11,8 @@ import numpy as np
 from tritone_training.data.interactions import ListeningData, split_log
 from tritone_training.data.interactions.listening import without_pairs
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.judge import judge, people_of
-from tritone_training.kinds.recommender.scoring import open_recommender
+from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
+from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.kinds.recommender.train import Prepared, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
@@ -21,9 +21,9 @@ _SHOWN: Final = ("ndcg@10", "recall@10", "recall@40", "ndcg@40")
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Train and judge once per seed; answers mean and spread of the ensemble's figures on held-out listens.
+    """Train and evaluate once per seed; answers mean and spread of the ensemble's metrics on held-out listens.
 
-    `newcomers` is what users get who were taken out of training altogether and come with their history, beside
+    `cold_start` is what users get who were taken out of training altogether and come with their history, beside
     users who were trained on.
     """
     config = configure(request)
@@ -35,7 +35,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     return {
         **{name: float(np.mean([fold[name] for fold in folds])) for name in _SHOWN},
         **{f"{name}_std": float(np.std([fold[name] for fold in folds])) for name in _SHOWN},
-        "newcomers_ratio": float(np.mean([fold["newcomers_ratio"] for fold in folds])),
+        "cold_start_ratio": float(np.mean([fold["cold_start_ratio"] for fold in folds])),
         "folds": folds,
         "data": prepared.listening.report,
         "out": str(request.out),
@@ -51,27 +51,29 @@ def _fold(request: TrainRequest, prepared: Prepared, config: Any) -> dict[str, A
     inside = rest.take(~np.isin(rest.user, out))
     tags = without_pairs(listening.tags, [held_out])
     own = {listening.train.users[user] for user in out.tolist()}
-    kept = [place for place, user in enumerate(tags.users) if user not in own]
+    kept = [index for index, user in enumerate(tags.users) if user not in own]
     tags = replace(
         tags,
-        items=[tags.items[place] for place in kept],
-        tags=[tags.tags[place] for place in kept],
-        users=[tags.users[place] for place in kept],
+        items=[tags.items[index] for index in kept],
+        tags=[tags.tags[index] for index in kept],
+        users=[tags.users[index] for index in kept],
     )
     fold = ListeningData(inside, listening.valid, None, listening.friends, tags, listening.metadata, listening.report)
     train_prepared(request, config, Prepared(fold, prepared.sounds))
     recommender, taste = open_recommender(request.out, request.listening.key if request.listening else None)
     with progress_bar(f"judging seed {request.seed}", shown=request.progress) as on_progress:
-        figures = judge(recommender, taste, people_of(recommender, rest, held_out), on_progress=on_progress)
-        newcomers = figures["cold_users"]["by_history"]
-        trained = judge(
+        metrics = evaluate_ranking(
+            recommender, taste, evaluation_users(recommender, rest, held_out), on_progress=on_progress
+        )
+        cold_start = metrics["cold_users"]["by_history"]
+        trained = evaluate_ranking(
             recommender,
             taste,
-            people_of(recommender, rest, held_out.take(~np.isin(held_out.user, out))),
+            evaluation_users(recommender, rest, held_out.take(~np.isin(held_out.user, out))),
             on_progress=on_progress,
         )["ensemble"]
     return {
         **{name: trained[name] for name in _SHOWN},
-        "newcomers_ndcg@10": newcomers["ndcg@10"],
-        "newcomers_ratio": newcomers["ndcg@10"] / max(trained["ndcg@10"], 1e-9),
+        "cold_start_ndcg@10": cold_start["ndcg@10"],
+        "cold_start_ratio": cold_start["ndcg@10"] / max(trained["ndcg@10"], 1e-9),
     }

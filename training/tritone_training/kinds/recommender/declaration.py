@@ -78,15 +78,15 @@ K: Final = _one(
     Limits(minimum=1, maximum=N_RECOMMENDED_MAX),
 )
 EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not come")
-FILTER_HEARD: Final = _one("filter_listened", "BOOL", "leave out what was heard; true if left out")
+FILTER_LISTENED: Final = _one("filter_listened", "BOOL", "leave out what was heard; true if left out")
 DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out", _SHARE)
 NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out", _SHARE)
 EXPLAIN: Final = _one("explain", "BOOL", "answer reasons; false if left out")
-SIMILAR_TO: Final = _one("similar_to", "BYTES", "an item's id: the question is what is like it")
+SIMILAR_TO: Final = _one("similar_to", "BYTES", "an item's id: the request is what is like it")
 BY: Final = _one(
     "by",
     "BYTES",
-    "listening, sound or both: the question is what is like `similar_to` or `embedding`",
+    "listening, sound or both: the request is what is like `similar_to` or `embedding`",
     Limits(words=("", *WAYS_TO_BE_ALIKE)),
 )
 
@@ -102,17 +102,17 @@ OFFSET: Final = _one(
 )
 
 ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; where rows differ in length, empty ids fill up")
-SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of likeness the cosine")
+SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of similarity the cosine")
 TITLES: Final = _answer("titles", "BYTES", "of each item, empty where unknown")
 ARTISTS: Final = _answer("artists", "BYTES", "of each item, empty where unknown")
 REASONS: Final = _answer(
     "reasons",
     "BYTES",
-    'JSON for each item: [{"member", "because", "id", "amount", "title", "artist"}, ...], whose amounts add up to the '
-    "score, with title and artist where `id` is an item that has them; empty without `explain`",
+    'JSON for each item: [{"base_model", "because", "id", "amount", "title", "artist"}, ...]; the amounts add up to '
+    "the score; title and artist are given where `id` is an item that has them; empty without `explain`",
 )
-RUNG: Final = Tensor(
-    "source", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, recording, mood, popularity"
+SOURCE: Final = Tensor(
+    "source", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, audio, mood, popularity"
 )
 ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "which ensemble of an A/B test answered")
 UNKNOWN: Final = Tensor(
@@ -120,7 +120,7 @@ UNKNOWN: Final = Tensor(
     "BYTES",
     (Axis("one", 1),),
     'JSON of what could not be used: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
-    '"exclude": [...], "mood": bool, "recording": bool}',
+    '"exclude": [...], "mood": bool, "audio": bool}',
 )
 
 MATCH: Final = _answer(
@@ -142,7 +142,7 @@ DECLARATION: Final = Declaration(
         MOOD,
         K,
         EXCLUDE,
-        FILTER_HEARD,
+        FILTER_LISTENED,
         DIVERSITY,
         NOVELTY,
         EXPLAIN,
@@ -152,7 +152,7 @@ DECLARATION: Final = Declaration(
         QUERY_FIELD,
         OFFSET,
     ),
-    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, RUNG, ARM, UNKNOWN, MATCH, MATCH_FIELD, TOTAL),
+    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, SOURCE, ARM, UNKNOWN, MATCH, MATCH_FIELD, TOTAL),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
@@ -172,7 +172,7 @@ _ROW: Final = Axis("row", 1)
 
 
 def _row(tensor: Tensor) -> Tensor:
-    """A tensor of one question, its batch axis written out."""
+    """A tensor of one request, its batch axis written out."""
     return Tensor(tensor.name, tensor.dtype, (_ROW, *tensor.axes), tensor.description)
 
 
@@ -189,14 +189,14 @@ RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
         ),
         _row(K),
     ),
-    outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)),
+    outputs=tuple(_row(tensor) for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, SOURCE, ARM)),
     steps=(
         Step(GENRE_MODEL, {"audio": "audio"}, {"embedding": "window_embeddings"}),
         Step(POOLING_MODEL, {"embeddings": "window_embeddings"}, {"embedding": "recording_embedding"}),
         Step(
             "recommender",
             {"embedding": "recording_embedding", "k": "k"},
-            {tensor.name: tensor.name for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, RUNG, ARM)},
+            {tensor.name: tensor.name for tensor in (ITEM_IDS, SCORES, TITLES, ARTISTS, SOURCE, ARM)},
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Item-item members of catalogues whose dense matrices no memory holds: each item is solved among its own neighbours.
+"""Item-item base models for large catalogues: each item is solved among its nearest neighbours only.
 
 The Gram matrix is passed over once, in sparse blocks; of each item the `m` items of the highest cosine are kept with
 their exact entries. Item-kNN's table is the best of these, and so what the dense way finds. EASE and the graph filter
@@ -94,16 +94,16 @@ def neighbourhoods(matrix: sparse.csr_matrix, n: int, shrink: float, on_progress
     return found
 
 
-def _blocks(turned: sparse.csr_matrix, n_heard: Ints) -> Iterator[slice]:
+def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
     """Spans of items whose rows of the Gram matrix fit into memory together.
 
     Args:
         turned: (I, U).
-        n_heard: (U,) how many items each user listens to.
+        n_listened: (U,) how many items each user listens to.
     """
     n_items = turned.shape[0]
-    heard = sparse.csr_matrix((np.ones(turned.nnz, np.float32), turned.indices, turned.indptr), shape=turned.shape)
-    widths = np.minimum(heard @ n_heard.astype(np.float64), n_items)  # at most so many entries a row
+    consumed = sparse.csr_matrix((np.ones(turned.nnz, np.float32), turned.indices, turned.indptr), shape=turned.shape)
+    widths = np.minimum(consumed @ n_listened.astype(np.float64), n_items)  # at most so many entries a row
     start, total = 0, 0.0
     for item, width in enumerate(widths.tolist()):
         if item > start and total + width > _MOST_ENTRIES:
@@ -130,30 +130,30 @@ class Solved:
 def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> Solved:
     """EASE's column of each item, `(G + l2)^-1 g` among its n neighbours."""
     n = min(n, near.items.shape[1])
-    place = np.full(near.n_items, -1, np.int16)  # of an item among the target's neighbours
+    index = np.full(near.n_items, -1, np.int16)  # of an item among the target's neighbours
     weights = np.zeros((near.n_items, n), np.float32)
     inverses = np.zeros(near.n_items, np.float32)
     for start in range(0, near.n_items, _SOLVED_AT_ONCE):
         block = slice(start, min(start + _SOLVED_AT_ONCE, near.n_items))
         wanted = near.overlaps[block, :n]
-        grams = np.stack([_gram(near, item, n, l2, place) for item in range(block.start, block.stop)])
+        grams = np.stack([_gram(near, item, n, l2, index) for item in range(block.start, block.stop)])
         weights[block] = _positive(grams, wanted)
         inverses[block] = 1 / (near.squares[block] + np.float32(l2) - (weights[block] * wanted).sum(1))
         on_progress(block.stop, near.n_items)
     return Solved(weights, inverses)
 
 
-def _gram(near: Neighbourhoods, item: int, n: int, l2: float, place: npt.NDArray[np.int16]) -> Floats:
+def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:
     """(n, n) the Gram matrix of an item's neighbours and the ridge; places that are only filled up stand alone."""
     among = near.items[item, :n]
     among = among[: int(np.count_nonzero(near.overlaps[item, :n]))]
     gram = np.zeros((n, n), np.float32)
-    place[among] = np.arange(len(among), dtype=np.int16)
-    columns = place[near.items[among]]
-    places = np.flatnonzero(columns.ravel() >= 0)
-    rows = places // near.items.shape[1]
-    gram[rows, columns.ravel()[places]] = near.overlaps[among].ravel()[places]
-    place[among] = -1
+    index[among] = np.arange(len(among), dtype=np.int16)
+    columns = index[near.items[among]]
+    indices = np.flatnonzero(columns.ravel() >= 0)
+    rows = indices // near.items.shape[1]
+    gram[rows, columns.ravel()[indices]] = near.overlaps[among].ravel()[indices]
+    index[among] = -1
     np.maximum(gram, gram.T, out=gram)  # each overlap is known to the one, the other or both
     diagonal = np.ones(n, np.float32)
     diagonal[: len(among)] = near.squares[among] + np.float32(l2)

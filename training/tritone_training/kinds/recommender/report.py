@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: members beside the ensemble, by history, weights, and beyond accuracy."""
+"""Pictures and tables of an evaluation: base models beside the ensemble, by history, weights, and beyond accuracy."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _BEYOND: Final = {
 _SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history"}
 
 
-def write(folder: Path, figures: Mapping[str, Any]) -> list[str]:
+def write(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
     """Write the report's pictures and tables; answers their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _draw_members(folder / "members.png", figures),
-        _draw_segments(folder / "segments.png", figures),
-        _draw_weights(folder / "weights.png", figures),
-        _draw_beyond(folder / "beyond_accuracy.png", figures),
-        _write_csv(folder / "figures.csv", figures),
-        _write_markdown(folder / "report.md", figures),
+        _draw_members(folder / "base_models.png", metrics),
+        _draw_segments(folder / "segments.png", metrics),
+        _draw_weights(folder / "weights.png", metrics),
+        _draw_beyond(folder / "beyond_accuracy.png", metrics),
+        _write_csv(folder / "metrics.csv", metrics),
+        _write_markdown(folder / "report.md", metrics),
     ]
 
 
-def _all(figures: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """The ensemble last, after its members from the worst to the best."""
-    ranked = sorted(figures["members"].items(), key=lambda entry: entry[1]["ndcg@10"])
-    return {**dict(ranked), "ensemble": figures["ensemble"]}
+def _all(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The ensemble last, after its base models from the worst to the best."""
+    ranked = sorted(metrics["base_models"].items(), key=lambda entry: entry[1]["ndcg@10"])
+    return {**dict(ranked), "ensemble": metrics["ensemble"]}
 
 
 def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}") -> None:
@@ -55,8 +55,8 @@ def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_members(path: Path, figures: Mapping[str, Any]) -> str:
-    rows = _all(figures)
+def _draw_members(path: Path, metrics: Mapping[str, Any]) -> str:
+    rows = _all(metrics)
     with saved_figure(path, (10, 0.36 * len(rows) + 1), 1, 2) as axes:
         for axis, metric in zip(axes[0], ("ndcg@10", "recall@40"), strict=True):
             _bars(axis, {name: each[metric] for name, each in rows.items()}, metric)
@@ -64,24 +64,24 @@ def _draw_members(path: Path, figures: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _draw_segments(path: Path, figures: Mapping[str, Any]) -> str:
+def _draw_segments(path: Path, metrics: Mapping[str, Any]) -> str:
     """Everybody's NDCG@10 by length of history: whose part of the catalogue of listeners is whose."""
-    rows = figures["segments"]
-    names = list(reversed(_all(figures)))
+    rows = metrics["segments"]
+    names = list(reversed(_all(metrics)))
     values = np.array(
-        [[(row if name == "ensemble" else row["members"][name])["ndcg@10"] for row in rows] for name in names]
+        [[(row if name == "ensemble" else row["base_models"][name])["ndcg@10"] for row in rows] for name in names]
     )
-    columns = [f"{row['items_heard']}\n(users: {row['n_users']})" for row in rows]
+    columns = [f"{row['n_items_listened']}\n(users: {row['n_users']})" for row in rows]
     with saved_figure(path, (2.2 + 1.2 * len(rows), 0.36 * len(names) + 1.6), 1, 1) as axes:
         _draw_table(axes[0][0], values, names, columns)
         axes[0][0].set_title("ndcg@10 by items in the history", fontsize=10)
     return str(path)
 
 
-def _draw_weights(path: Path, figures: Mapping[str, Any]) -> str:
-    """What each member counts in each ensemble; 0 where the ensemble does without it."""
-    ensembles = figures["ensembles"]
-    names = list(reversed([name for name in _all(figures) if name != "ensemble"]))
+def _draw_weights(path: Path, metrics: Mapping[str, Any]) -> str:
+    """What each base model counts in each ensemble; 0 where the ensemble does without it."""
+    ensembles = metrics["ensembles"]
+    names = list(reversed([name for name in _all(metrics) if name != "ensemble"]))
     with saved_figure(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
         for axis, (arm, described) in zip(axes[0], ensembles.items(), strict=True):
             tables = [described["weights"][segment] for segment in SEGMENTS]
@@ -100,9 +100,9 @@ def _draw_table(axis: Axes, values: np.ndarray[Any, Any], rows: Sequence[str], c
     axis.set_yticks(range(len(rows)), rows)
 
 
-def _draw_beyond(path: Path, figures: Mapping[str, Any]) -> str:
-    rows = _all(figures)
-    shown = {metric: label for metric, label in _BEYOND.items() if metric in figures["ensemble"]}
+def _draw_beyond(path: Path, metrics: Mapping[str, Any]) -> str:
+    rows = _all(metrics)
+    shown = {metric: label for metric, label in _BEYOND.items() if metric in metrics["ensemble"]}
     with saved_figure(path, (4.2 * len(shown) + 1, 0.36 * len(rows) + 1), 1, len(shown)) as axes:
         for number, (metric, label) in enumerate(shown.items()):
             _bars(axes[0][number], {name: each[metric] for name, each in rows.items()}, label, "{:.2f}")
@@ -111,46 +111,49 @@ def _draw_beyond(path: Path, figures: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _write_csv(path: Path, figures: Mapping[str, Any]) -> str:
-    """A row for each member, for all and by history, with every figure there is."""
+def _write_csv(path: Path, metrics: Mapping[str, Any]) -> str:
+    """A row for each base model, for all and by history, with every figure there is."""
     rows: list[tuple[str, str, int, Mapping[str, Any]]] = []
-    for name, each in reversed(_all(figures).items()):
-        rows.append((name, "all", figures["n_users"], each))
-        for segment in figures["segments"]:
-            own = segment if name == "ensemble" else segment["members"][name]
-            rows.append((name, segment["items_heard"], segment["n_users"], own))
-    metrics = list(figures["ensemble"])
+    for name, each in reversed(_all(metrics).items()):
+        rows.append((name, "all", metrics["n_users"], each))
+        for segment in metrics["segments"]:
+            own = segment if name == "ensemble" else segment["base_models"][name]
+            rows.append((name, segment["n_items_listened"], segment["n_users"], own))
+    columns = list(metrics["ensemble"])
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["who", "items_heard", "n_users", *metrics])
-        for name, heard, n_users, own in rows:
-            values = (own.get(metric) for metric in metrics)
-            writer.writerow([name, heard, n_users, *("" if value is None else f"{value:.6f}" for value in values)])
+        writer.writerow(["who", "n_items_listened", "n_users", *columns])
+        for name, consumed, n_users, own in rows:
+            values = (own.get(column) for column in columns)
+            writer.writerow([name, consumed, n_users, *("" if value is None else f"{value:.6f}" for value in values)])
     return str(path)
 
 
-def _write_markdown(path: Path, figures: Mapping[str, Any]) -> str:
-    everybody = dict(reversed(_all(figures).items()))
+def _write_markdown(path: Path, metrics: Mapping[str, Any]) -> str:
+    everybody = dict(reversed(_all(metrics).items()))
     lines = [
         "# What the recommender is worth",
         "",
-        f"{figures['data']}; {figures['part']}: {figures['n_users']} users, {figures['n_held_out']} held-out listens, "
-        f"{figures['n_items']} items. All items are ranked, but for those that a user's log holds.",
+        f"{metrics['data']}; {metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens, "
+        f"{metrics['n_items']} items. All items are ranked, but for those that a user's log holds.",
         "",
         *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in everybody.items()]),
         "",
-        "![members](members.png)",
+        "![base models](base models.png)",
         "",
         "## By history",
         "",
         *_table(
             ("items heard", "users", "ndcg@10", "recall@40"),
-            [(row["items_heard"], row["n_users"], row["ndcg@10"], row["recall@40"]) for row in figures["segments"]],
+            [
+                (row["n_items_listened"], row["n_users"], row["ndcg@10"], row["recall@40"])
+                for row in metrics["segments"]
+            ],
         ),
         "",
         "![by history](segments.png)",
         "",
-        "## What each member counts",
+        "## What each base model counts",
         "",
         "![weights](weights.png)",
         "",

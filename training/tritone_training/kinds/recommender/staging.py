@@ -5,7 +5,7 @@ is a rename on any file system. A crash between two renames can still leave part
 checkpoint.json and the artifact's manifest both hold an id of the fit, and a checkpoint whose parts differ is refused.
 
 An interrupted training can be resumed: `taste_vae` continues after its last complete epoch, or is kept if it was
-finished. The other members are fitted again. They have closed forms, so the result is the same, and their
+finished. The other base models are fitted again. They have closed forms, so the result is the same, and their
 intermediate results would be listening histories outside of a checkpoint.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.checkpoint import UNFINISHED
+from tritone_training.exceptions import CheckpointError, TrainingError
 
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
 _STAGED: Final = f"{UNFINISHED}/recommender"

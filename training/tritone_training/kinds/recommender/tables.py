@@ -1,4 +1,4 @@
-"""Item-item members by EASE, cosine and a graph filter: for each item, the items that speak most for it.
+"""Item-item base models by EASE, cosine and a graph filter: for each item, the items that speak most for it.
 
 EASE (Steck 2019, arXiv:1905.03375) inverts the items' Gram matrix. With fewer users than items the same inverse
 comes from the users' much smaller one (Woodbury), which is what makes it cheap here.
@@ -141,7 +141,7 @@ def graph_table(graph: Graph, l2: float, n: int, on_progress: OnProgress) -> spa
             filtered = np.asarray((graph.edges.T @ solved.spread[:, targets]).T, np.float32)
         return np.asarray(filtered * roots[targets, None] * back, np.float32)
 
-    return strongest(block, graph.edges.shape[1], n, on_progress, heard=roots)
+    return strongest(block, graph.edges.shape[1], n, on_progress, consumed=roots)
 
 
 def item_vectors(graph: Graph, size: int) -> Floats:
@@ -175,7 +175,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def strongest(
-    block: Callable[[slice], Floats], n_items: int, n: int, on_progress: OnProgress, heard: Floats | None = None
+    block: Callable[[slice], Floats], n_items: int, n: int, on_progress: OnProgress, consumed: Floats | None = None
 ) -> sparse.csr_matrix:
     """Keep, for each item, the n items that speak most for or against it.
 
@@ -195,13 +195,13 @@ def strongest(
         end = min(start + _BLOCK, n_items)
         values = block(slice(start, end))
         values[np.arange(end - start), np.arange(start, end)] = 0
-        weight = np.abs(values) if heard is None else np.abs(values) * heard
+        weight = np.abs(values) if consumed is None else np.abs(values) * consumed
         best = np.argpartition(-weight, n - 1, axis=1)[:, :n]
         kept = np.take_along_axis(values, best, 1)
-        rows, places = np.nonzero(kept)
+        rows, indices = np.nonzero(kept)
         targets.append(rows + start)
-        sources.append(best[rows, places])
-        strengths.append(kept[rows, places])
+        sources.append(best[rows, indices])
+        strengths.append(kept[rows, indices])
         on_progress(end, n_items)
     table = sparse.csr_matrix(
         (np.concatenate(strengths), (np.concatenate(sources), np.concatenate(targets))), shape=(n_items, n_items)

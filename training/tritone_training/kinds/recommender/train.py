@@ -1,4 +1,4 @@
-"""Fitting of the whole ensemble: members on the training part, their weights on the validation part.
+"""Fitting of the whole ensemble: base models on the training part, their weights on the validation part.
 
 ```
 runs/recommender/
@@ -26,18 +26,17 @@ from scipy import sparse
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.choosing import NOTHING_LEARNED, choose
+from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
+from tritone_training.kinds.recommender.base_models import Parts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
-from tritone_training.kinds.recommender.fit import Parts, fit_members, manifest_of
-from tritone_training.kinds.recommender.listing import work_out
-from tritone_training.kinds.recommender.scoring import ARTIFACT, KEY, open_recommender
-from tritone_training.kinds.recommender.sound import Sounds, add_sounds, hear
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
+from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
+from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
-from tritone_training.kinds.recommender.world import World, build_world
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
 from tritone_training.kinds.taste_vae.words import words_matrix
@@ -51,7 +50,7 @@ class Prepared:
     """What is read once for all folds and trials."""
 
     listening: ListeningData
-    sounds: Sounds | None
+    sounds: RecordingEmbeddings | None
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
@@ -63,10 +62,10 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 def prepare(request: TrainRequest) -> Prepared:
     """Read the log and hear the recordings."""
-    listening, sounds = load_listening(request), hear(request)
+    listening, sounds = load_listening(request), embed_recordings(request)
     if sounds is not None:
-        heard = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
-        parts = {**listening.report["parts"], "recordings": heard}
+        consumed = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
+        parts = {**listening.report["parts"], "recordings": consumed}
         listening = replace(listening, report={**listening.report, "parts": parts})
     return Prepared(listening, sounds)
 
@@ -109,20 +108,20 @@ def _fit(
 ) -> dict[str, Any]:
     began_s = time.monotonic()
     listening = prepared.listening
-    world = build_world(listening, config, key, prepared.sounds.items if prepared.sounds else ())
+    dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
     with ExitStack() as bars:
 
         def on_step(name: str) -> Callable[[int, int], None]:
             bars.close()
             return bars.enter_context(progress_bar(name, shown=request.progress))
 
-        parts = fit_members(world, config, metadata=listening.metadata, on_step=on_step)
+        parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
-        add_sounds(parts, world, prepared.sounds)
-    taste = _train_taste(request, config, listening, world, parts) if config.taste else None
+        add_sounds(parts, dataset, prepared.sounds)
+    taste = _train_taste(request, config, listening, dataset, parts) if config.taste else None
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
-        **manifest_of(parts, world, config, key),
+        **manifest_of(parts, dataset, config, key),
         FIT: new_fit(),
         "data": listening.report,
         **embedding_model,
@@ -132,10 +131,12 @@ def _fit(
     write_artifact(folder, manifest, parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
     with progress_bar("learning the ensemble's weights", shown=request.progress) as on_progress:
-        chosen = choose(recommender, ask, listening, world, config, seed=request.seed, on_progress=on_progress)
-    parts.members["user_knn"]["metric"] = chosen.metric
+        chosen = select_ensemble(
+            recommender, ask, listening, dataset, config, seed=request.seed, on_progress=on_progress
+        )
+    parts.base_models["user_knn"]["metric"] = chosen.metric
     for name, scale in chosen.scales.items():
-        parts.members[name]["scale"] = scale
+        parts.base_models[name]["scale"] = scale
     manifest = {
         **manifest,
         "ensembles": chosen.ensembles,
@@ -145,10 +146,12 @@ def _fit(
     if not _is_finite(manifest):
         raise TrainingError("the learned weights are not finite numbers; set the hyper-parameters less extremely")
     write_artifact(folder, manifest, parts.arrays)
-    if config.n_listed and world.n_users <= config.most_listed_users:
+    if config.n_listed and dataset.n_users <= config.most_listed_users:
         recommender, ask = open_recommender(request.out, key_path)
         with progress_bar("listing", shown=request.progress) as on_progress:
-            parts.arrays.update(work_out(recommender, ask, world, config.n_listed, on_progress=on_progress))
+            parts.arrays.update(
+                precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress)
+            )
         write_artifact(folder, manifest, parts.arrays)
     seconds = time.monotonic() - began_s
     info = {
@@ -162,9 +165,9 @@ def _fit(
         "preset": request.preset,
         "config": config.to_dict(),
         "seconds": round(seconds, 1),
-        "n_users": world.n_users,
-        "n_items": world.n_items,
-        "members": list(parts.members),
+        "n_users": dataset.n_users,
+        "n_items": dataset.n_items,
+        "base_models": list(parts.base_models),
         **embedding_model,
         **({} if request.listening is None or request.listening.key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
@@ -175,9 +178,9 @@ def _fit(
     }
     checkpoint.update_info(request.out, info)
     return {
-        **{name: info[name] for name in ("n_users", "n_items", "members", "ensembles", "seconds", "data")},
+        **{name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "data")},
         "metrics": {"valid": chosen.metrics["ensemble"]},
-        "members_valid": chosen.metrics["members"],
+        "base_models_valid": chosen.metrics["base_models"],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
 
@@ -189,22 +192,26 @@ def _is_finite(value: Any) -> bool:
 
 
 def _train_taste(
-    request: TrainRequest, config: RecommenderConfig, listening: ListeningData, world: World, parts: Parts
+    request: TrainRequest,
+    config: RecommenderConfig,
+    listening: ListeningData,
+    dataset: InteractionDataset,
+    parts: Parts,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
         overrides["max_epochs"] = config.taste_epochs
     taste_config = from_preset(TASTE_PRESETS, config.taste_preset, overrides)
     # By id: the order of pseudonyms changes with the key, and the same seed is to train the same.
-    order = np.argsort(np.array(world.users))
-    users = {world.users[row]: place for place, row in enumerate(order.tolist())}
-    items = {name: place for place, name in enumerate(world.items)}
-    n_heard = int((world.plays.getnnz(axis=0) > 0).sum())
+    order = np.argsort(np.array(dataset.users))
+    users = {dataset.users[row]: index for index, row in enumerate(order.tolist())}
+    items = {name: index for index, name in enumerate(dataset.items)}
+    n_listened = int((dataset.plays.getnnz(axis=0) > 0).sum())
     data = TasteData(
-        sparse.csr_matrix(world.plays[order][:, :n_heard]),
-        sparse.csr_matrix(listening.valid.matrix(users, items)[:, :n_heard]),
-        world.items[:n_heard],
-        words_matrix(listening, world.items[:n_heard]),
+        sparse.csr_matrix(dataset.plays[order][:, :n_listened]),
+        sparse.csr_matrix(listening.valid.matrix(users, items)[:, :n_listened]),
+        dataset.items[:n_listened],
+        words_matrix(listening, dataset.items[:n_listened]),
     )
     folder = request.out / TASTE
     if request.resume and (folder / checkpoint.INFO).is_file():  # it was finished before the interruption
@@ -218,7 +225,7 @@ def _train_taste(
             report=listening.report,
         )
     trained = checkpoint.load(folder, kind=TASTE)
-    parts.members[TASTE] = {
+    parts.base_models[TASTE] = {
         "kind": "taste",
         "n_known": len(trained.info["items"]),
         "fingerprint": str(trained.info["weights_sha256"])[:16],

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, HyperparameterError
+from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.declaration import DECLARATION, N_ITEMS
@@ -73,7 +73,7 @@ def example_inputs(n_batch: int, seed: int, *, n_items: int = 8) -> dict[str, np
     random = np.random.default_rng(seed)
     items, weights = np.zeros((n_batch, 24), np.int64), np.zeros((n_batch, 24), np.float32)
     for row in range(n_batch):
-        n_heard = int(random.integers(1, min(24, n_items) + 1))
-        items[row, :n_heard] = random.choice(n_items, n_heard, replace=False)
-        weights[row, :n_heard] = random.uniform(0.3, 3, n_heard)
+        n_listened = int(random.integers(1, min(24, n_items) + 1))
+        items[row, :n_listened] = random.choice(n_items, n_listened, replace=False)
+        weights[row, :n_listened] = random.uniform(0.3, 3, n_listened)
     return {"items": items, "weights": weights}

@@ -1,11 +1,11 @@
-"""`taste_vae` is cross-validated as a member of the recommender."""
+"""`taste_vae` is cross-validated as a base model of the recommender."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae.build import KIND_NAME
 
@@ -17,6 +17,6 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
         TrainingError: always.
     """
     raise TrainingError(
-        f"{KIND_NAME} is judged beside the other members: use `tritone crossvalidate recommender`, or "
+        f"{KIND_NAME} is evaluated beside the other base models: use `tritone crossvalidate recommender`, or "
         f"`tritone train {KIND_NAME} --seed N` for several seeds"
     )

@@ -77,7 +77,7 @@ class Batches(Dataset[Batch]):
 def collate(entries: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     """Pad to the longest."""
 
-    def pad(place: int, value: float) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence([e[place] for e in entries], batch_first=True, padding_value=value)
+    def pad(index: int, value: float) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence([e[index] for e in entries], batch_first=True, padding_value=value)
 
     return Batch(pad(0, 0), pad(1, 0), pad(2, -1))

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.recommender.metrics import hits_of, means, per_user, top_items
 from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
 from tritone_training.kinds.taste_vae.train import weigh_rows
+from tritone_training.metrics.ranking import hits_of, means, per_user, top_items
 
 _AT_ONCE = 256
 
@@ -31,7 +31,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     network, info = load_network(request.checkpoint)
     listening = listening_of(request, info)
     part = request.split or ("test" if listening.test is not None else "valid")
-    metrics = judge(network, listening, listening.part(part), info)
+    metrics = evaluate_network(network, listening, listening.part(part), info)
     return {**metrics, "checkpoint": str(request.checkpoint), "data": listening.train.source}
 
 
@@ -42,7 +42,9 @@ def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> Listening
     )
 
 
-def judge(network: torch.nn.Module, listening: ListeningData, held_out: Log, info: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate_network(
+    network: torch.nn.Module, listening: ListeningData, held_out: Log, info: Mapping[str, Any]
+) -> dict[str, Any]:
     """Rank all items that the network knows.
 
     Args:
@@ -54,9 +56,9 @@ def judge(network: torch.nn.Module, listening: ListeningData, held_out: Log, inf
     Raises:
         DataError: the log shares no item with the checkpoint.
     """
-    places = {name: place for place, name in enumerate(info["items"])}
-    users = {name: place for place, name in enumerate(listening.train.users)}
-    plays, wanted = listening.train.matrix(users, places), held_out.matrix(users, places)
+    indices = {name: index for index, name in enumerate(info["items"])}
+    users = {name: index for index, name in enumerate(listening.train.users)}
+    plays, wanted = listening.train.matrix(users, indices), held_out.matrix(users, indices)
     if not plays.nnz or not wanted.nnz:
         raise DataError(f"{listening.train.source}: shares no listens with what the checkpoint learnt from")
     weights = weigh_rows(plays, float(info["config"]["power"]))
@@ -66,17 +68,17 @@ def judge(network: torch.nn.Module, listening: ListeningData, held_out: Log, inf
         rows = slice(start, start + _AT_ONCE)
         scores = _score(network, sparse.csr_matrix(weights[rows]))
         found.append(hits_of(top_items(scores, sparse.csr_matrix(plays[rows])), sparse.csr_matrix(wanted[rows])))
-    judged = n_held_out > 0
-    return {**means(per_user(np.concatenate(found)[judged], n_held_out[judged])), "n": int(judged.sum())}
+    evaluated = n_held_out > 0
+    return {**means(per_user(np.concatenate(found)[evaluated], n_held_out[evaluated])), "n": int(evaluated.sum())}
 
 
 def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(B, T) for rows of weights; rows without history are scored as nobody."""
     scores = np.zeros(weights.shape, np.float32)
-    heard = np.flatnonzero(np.diff(weights.indptr))
+    consumed = np.flatnonzero(np.diff(weights.indptr))
     histories = Histories(weights)
-    if len(heard):
+    if len(consumed):
         batch = collate([histories[i] for i in range(len(histories))])
         with torch.inference_mode():
-            scores[heard] = network(batch.items, batch.weights)[0].numpy()
+            scores[consumed] = network(batch.items, batch.weights)[0].numpy()
     return scores

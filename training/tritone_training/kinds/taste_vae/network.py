@@ -28,8 +28,8 @@ class TasteNetwork(nn.Module):
 
     def forward(self, items: Tensor, weights: Tensor) -> tuple[Tensor]:
         """Log-probabilities but for a constant, (B, T), by the mean code: items (B, L) int64, weights (B, L)."""
-        heard = torch.bmm(weights.unsqueeze(1), self.embedding(items)).squeeze(1)  # (B, D)
-        return (functional.normalize(heard, dim=1) @ self.directions.T,)
+        consumed = torch.bmm(weights.unsqueeze(1), self.embedding(items)).squeeze(1)  # (B, D)
+        return (functional.normalize(consumed, dim=1) @ self.directions.T,)
 
 
 class TasteLearner(nn.Module):
@@ -63,7 +63,7 @@ class TasteLearner(nn.Module):
         """(T, D)."""
         if not len(self.get_buffer("word")):
             return self.items
-        said = functional.embedding_bag(
+        side_info = functional.embedding_bag(
             self.get_buffer("word"),
             self.words,
             self.get_buffer("starts"),
@@ -71,13 +71,13 @@ class TasteLearner(nn.Module):
             per_sample_weights=self.get_buffer("amounts"),
             include_last_offset=True,
         )
-        return self.items + said
+        return self.items + side_info
 
     def code(self, vectors: Tensor, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, D) of a history's code; the mean's length is the root of D."""
         say = weights * self.get_buffer("say")[items]
-        heard = torch.bmm(say.unsqueeze(1), functional.embedding(items, vectors)).squeeze(1)
-        direction = functional.normalize(heard, dim=1)
+        consumed = torch.bmm(say.unsqueeze(1), functional.embedding(items, vectors)).squeeze(1)
+        direction = functional.normalize(consumed, dim=1)
         return direction * direction.shape[1] ** 0.5, self.log_variance(direction).clamp(-10, 3)
 
     def logits(self, vectors: Tensor, code: Tensor) -> Tensor:

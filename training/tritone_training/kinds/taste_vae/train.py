@@ -1,4 +1,4 @@
-"""Training of `taste_vae`, alone or as a member of the recommender."""
+"""Training of `taste_vae`, alone or as a base model of the recommender."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import build
@@ -77,12 +77,12 @@ def train_listening(request: TrainRequest, config: TasteConfig, listening: Liste
     """Fit on the training part of a log; the validation part decides which epoch is kept."""
     popularity = np.bincount(listening.train.item, minlength=len(listening.train.items))
     order = np.lexsort((np.arange(len(popularity)), -popularity))
-    items = [listening.train.items[place] for place in order.tolist() if popularity[place]]
-    places = {name: place for place, name in enumerate(items)}
-    users = {name: place for place, name in enumerate(listening.train.users)}
+    items = [listening.train.items[index] for index in order.tolist() if popularity[index]]
+    indices = {name: index for index, name in enumerate(items)}
+    users = {name: index for index, name in enumerate(listening.train.users)}
     data = TasteData(
-        listening.train.matrix(users, places),
-        listening.valid.matrix(users, places),
+        listening.train.matrix(users, indices),
+        listening.valid.matrix(users, indices),
         items,
         words_matrix(listening, items),
     )

@@ -21,21 +21,21 @@ LEAST_ITEMS: Final = 3  # that a word is said of, or it says nothing about other
 
 def words_matrix(listening: ListeningData, items: Sequence[str]) -> sparse.csr_matrix:
     """(T, W) `log(1 + how often) x rarity`, each row of length 1 or 0."""
-    places = {name: place for place, name in enumerate(items)}
+    indices = {name: index for index, name in enumerate(items)}
     log = listening.train
-    heard = {
+    consumed = {
         (log.users[u], log.items[i]) for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)
     }  # fmt: skip
-    said: Counter[tuple[int, str]] = Counter()
+    side_info: Counter[tuple[int, str]] = Counter()
     for item, tag, user in zip(listening.tags.items, listening.tags.tags, listening.tags.users, strict=True):
-        if item in places and (not user or (user, item) in heard):
-            said[places[item], tag] += 1
+        if item in indices and (not user or (user, item) in consumed):
+            side_info[indices[item], tag] += 1
     for item, row in listening.metadata.items():
-        if item in places:
-            said.update((places[item], word) for word in words_of(row))
-    spread = Counter(word for _, word in said)
-    columns = {word: place for place, word in enumerate(sorted(w for w, n in spread.items() if n >= LEAST_ITEMS))}
-    entries = [(item, columns[word], n) for (item, word), n in said.items() if word in columns]
+        if item in indices:
+            side_info.update((indices[item], word) for word in words_of(row))
+    spread = Counter(word for _, word in side_info)
+    columns = {word: index for index, word in enumerate(sorted(w for w, n in spread.items() if n >= LEAST_ITEMS))}
+    entries = [(item, columns[word], n) for (item, word), n in side_info.items() if word in columns]
     counts = sparse.csr_matrix(
         (
             np.log1p(np.array([n for _, _, n in entries], np.float32)),

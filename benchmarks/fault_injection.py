@@ -1,0 +1,241 @@
+"""The faults: how each is injected, and repaired where the service does not repair it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.deploy.balancing import Balancer, haproxy_path, start_haproxy
+from tests.integration.conftest import MODEL
+
+from benchmarks.fault_clients import shortened
+from benchmarks.replica import Replica, libfaketime, may_mount
+from tritone_serving import AdminApiError
+from tritone_serving.supervision.processes import family, stubs_of
+
+HOLD_S = 5.0  # how long what is stopped or full stays so
+HOUR_S = 3600
+
+
+@dataclass
+class FaultSetup:
+    """What a fault breaks.
+
+    Attributes:
+        replicas: the first is the one that is broken; they serve one repository.
+        disk: a small disk, on which the repository and the first replica's log lie where the fault asks for it.
+        balance: starts the balancer, again too.
+    """
+
+    folder: Path
+    repository: Path
+    replicas: list[Replica]
+    disk: Path | None = None
+    balancer: Balancer | None = None
+    balance: Callable[[], Balancer] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> Replica:
+        return self.replicas[0]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault.
+
+    Attributes:
+        act: breaks, and returns when nothing is broken by it any more; what heals itself is not waited for.
+        own_shm, own_clock, small_disk, balanced: what its world has to have.
+        long_clips: clients send large requests, too.
+    """
+
+    name: str
+    act: Callable[[FaultSetup], None]
+    own_shm: bool = False
+    own_clock: bool = False
+    small_disk: bool = False
+    balanced: bool = False
+    long_clips: bool = False
+
+    def missing(self) -> str:
+        """What this machine lacks to try it; empty if nothing."""
+        if (self.own_shm or self.small_disk) and not may_mount():
+            return "this user may not mount a disk to fill (root may)"
+        if self.own_clock and libfaketime() is None:
+            return "libfaketime is not here (pip install libfaketime)"
+        if self.balanced and haproxy_path() is None:
+            return "HAProxy is not here (Debian: apt install haproxy)"
+        return ""
+
+
+def _kill_stubs(n: int) -> Callable[[FaultSetup], None]:
+    def act(world: FaultSetup) -> None:
+        for stub in stubs_of(world.broken.server_pid)[:n]:
+            os.kill(stub.pid, signal.SIGKILL)
+
+    return act
+
+
+def _stop_stub(world: FaultSetup) -> None:
+    _stopped(stubs_of(world.broken.server_pid)[0].pid)
+
+
+def _stop_server(world: FaultSetup) -> None:
+    _stopped(world.broken.server_pid)
+
+
+def _stopped(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(HOLD_S)
+    with contextlib.suppress(ProcessLookupError):  # the watchdog has ended it
+        os.kill(pid, signal.SIGCONT)
+
+
+def _kill_server(world: FaultSetup) -> None:
+    os.kill(world.broken.server_pid, signal.SIGKILL)
+
+
+def _kill_replica(world: FaultSetup) -> None:
+    world.broken.kill()
+    time.sleep(HOLD_S)
+    world.broken.start()
+
+
+def _fill_shm(world: FaultSetup) -> None:
+    _filled(world.broken.shared_memory)
+
+
+def _fill_disk(world: FaultSetup) -> None:
+    """The disk of the log and of the repository; meanwhile requests that are logged, and a publication."""
+    if world.disk is None:
+        raise RuntimeError("this world has no small disk")
+
+    def publish() -> None:
+        world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=False))}")
+
+    _filled(world.disk, publish)
+
+
+def _filled(disk: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
+    path = disk / "filling"
+    begun_s = time.monotonic()
+    try:
+        with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        meanwhile()
+        time.sleep(max(0.0, HOLD_S - (time.monotonic() - begun_s)))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _jump_clock(world: FaultSetup) -> None:
+    clock = world.broken.clock
+    if clock is None:
+        raise RuntimeError("this world's server has no clock of its own")
+    for seconds in (HOUR_S, -HOUR_S, 0):
+        _set_clock(clock, seconds)
+        time.sleep(HOLD_S / 2)
+
+
+def _set_clock(clock: Path, seconds: int) -> None:
+    new = clock.with_suffix(".new")
+    new.write_text(f"{seconds:+d}")
+    new.replace(clock)
+
+
+def _load_damaged(world: FaultSetup) -> None:
+    """A damaged version lies in the repository, put there by hand, and every replica is told to load it."""
+    version = world.repository / MODEL / "2"
+    version.mkdir()
+    whole = (world.repository / MODEL / "1" / "model.onnx").read_bytes()
+    (version / "model.onnx").write_bytes(whole[: len(whole) // 2])
+    for replica in world.replicas:
+        try:
+            replica.admin().load(MODEL)
+            world.notes.append("loaded")
+        except AdminApiError as error:
+            world.notes.append(f"load: {shortened(str(error))}")
+    time.sleep(HOLD_S / 2)
+    shutil.rmtree(version)
+
+
+def _publish_damaged(world: FaultSetup) -> None:
+    world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=True))}")
+
+
+def _exported(world: FaultSetup, *, spoilt: bool) -> Path:
+    """A repository with a new version, as another machine exports it."""
+    folder = world.folder / f"exported{len(world.notes)}"
+    shutil.copytree(world.folder / "original", folder)
+    if spoilt:
+        path = folder / MODEL / "1" / "model.onnx"
+        path.write_bytes(path.read_bytes()[:1000])
+    return folder
+
+
+def _publish(world: FaultSetup, exported: Path) -> str:
+    replica = world.broken
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tritone_cli", "publish", MODEL, "--from", str(exported), "--max-slowdown", "20",
+            "--repository", str(world.repository), "--server", f"{replica.http_url},{replica.grpc_url}",
+            "--admin-token-file", str(replica.token_path),
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return f"exit {done.returncode}, {shortened(done.stderr or done.stdout)}"
+
+
+def _roll_out(world: FaultSetup) -> None:
+    shutil.copytree(world.repository / MODEL / "1", world.repository / MODEL / "2")
+    for replica in world.replicas:
+        replica.admin().load(MODEL)
+        time.sleep(HOLD_S)
+
+
+def _reload_balancer(world: FaultSetup) -> None:
+    if world.balancer is not None:
+        world.balancer.process.send_signal(signal.SIGUSR2)
+
+
+def _restart_balancer(world: FaultSetup) -> None:
+    if world.balancer is None or world.balance is None:
+        raise RuntimeError("this world has no balancer")
+    for pid in family(world.balancer.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    world.balancer.process.wait()
+    world.balancer = world.balance()
+
+
+def starter(names: str, ports: tuple[int, int], log: Path, listen: dict[str, int] | None) -> Balancer:
+    """Start a balancer that lets one address load it."""
+    return start_haproxy(names, ports, log, ports=listen, TRITONE_MAX_REQUESTS_10S="1000000")
+
+
+FAULTS = {
+    "stub": Fault("kill -9 of one of two stubs", _kill_stubs(1)),
+    "stubs": Fault("kill -9 of both stubs", _kill_stubs(2)),
+    "stub-stop": Fault("SIGSTOP of one of two stubs for 5 s", _stop_stub),
+    "server": Fault("kill -9 of the server", _kill_server),
+    "server-stop": Fault("SIGSTOP of the server for 5 s", _stop_server),
+    "replica": Fault("kill -9 of server and watchdog, back after 5 s", _kill_replica),
+    "shm-full": Fault("/dev/shm full for 5 s", _fill_shm, own_shm=True, long_clips=True),
+    "disk-full": Fault("disk of repository and log full for 5 s", _fill_disk, small_disk=True),
+    "clock": Fault("clock jumps: an hour on, two back, one on", _jump_clock, own_clock=True),
+    "bad-load": Fault("damaged new version, loaded by hand", _load_damaged),
+    "bad-publish": Fault("damaged new version, published", _publish_damaged),
+    "rollout": Fault("new version, loaded by one replica after another, 5 s apart", _roll_out),
+    "balancer-rollout": Fault("new version behind the load balancer, 5 s apart", _roll_out, balanced=True),
+    "balancer-reload": Fault("load balancer reloaded", _reload_balancer, balanced=True),
+    "balancer-kill": Fault("kill -9 of the load balancer, started again at once", _restart_balancer, balanced=True),
+}

@@ -1,0 +1,235 @@
+"""Measure how fitting and scoring scale with users and items, on simulated listening: time, memory, and a plot.
+
+```
+python -m benchmarks.scale_recommender                           # four small sizes, minutes
+python -m benchmarks.scale_recommender --sizes all --out docs/benchmarks     # up to 1,000,000 users x 200,000 items
+```
+Each size runs in a process of its own, so that its peak memory is its own. The listening is simulated: item popularity
+falls like 1 / rank ** 0.8, and users belong to taste groups. `taste_vae` and validation are left out; what grows with
+the log is fitted: the item-item models, user-kNN, popularity. Recommendations are computed for stored users, one after
+the other in this process, without a server and without precomputed lists. Values with `cpu` are CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+# users, items, plays
+SIZES = {
+    "2k": (2_000, 17_000, 100_000),
+    "8k": (8_000, 20_000, 400_000),
+    "50k": (50_000, 30_000, 2_500_000),
+    "200k": (200_000, 80_000, 10_000_000),
+    "1M": (1_000_000, 200_000, 50_000_000),
+}
+SMALL = ("2k", "8k", "50k", "200k")
+N_TASTES = 50
+N_WARM_UP = 50
+N_QUESTIONS = 1_000
+KEY = b"a key for simulated listeners"
+RESULT = "recommender-scale.json"
+
+
+def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.csr_matrix:
+    """(U, I) plays, built in blocks of users so that nothing larger than the result is ever in memory."""
+    rng = np.random.default_rng(seed)
+    fame = 1 / np.arange(1, n_items + 1) ** 0.8
+    group = rng.integers(0, N_TASTES, n_items)  # whose item it is
+    own = [np.flatnonzero(group == taste) for taste in range(N_TASTES)]
+    curves = [np.cumsum(fame[items]) / fame[items].sum() for items in own]
+    everyone = np.cumsum(fame) / fame.sum()
+    each = n_plays // n_users
+    starts, columns = [0], []
+    block = 20_000
+    for start in range(0, n_users, block):
+        n = min(block, n_users - start)
+        draws = np.searchsorted(everyone, rng.random((n, each))).astype(np.int32)
+        taste = rng.integers(0, N_TASTES, n)
+        for number in range(N_TASTES):
+            mine = np.flatnonzero(taste == number)
+            places = np.searchsorted(curves[number], rng.random((len(mine), each * 7 // 10)))
+            draws[mine, : each * 7 // 10] = own[number][places]
+        draws.sort(axis=1)
+        kept = np.ones(draws.shape, np.bool_)
+        kept[:, 1:] = draws[:, 1:] != draws[:, :-1]
+        columns.append(draws[kept])
+        starts.extend((starts[-1] + np.cumsum(kept.sum(1))).tolist())
+    indices = np.concatenate(columns)
+    plays = rng.integers(1, 100, len(indices)).astype(np.float32)
+    return sparse.csr_matrix((plays, indices, np.array(starts)), shape=(n_users, n_items))
+
+
+def measure(name: str, keep: Path | None) -> dict[str, Any]:
+    """Fit one size, write the artifact, answer stored users; this process's own figures."""
+    from tritone_serving.recommender import write_artifact
+    from tritone_training.hyperparameters import from_preset
+    from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
+    from tritone_training.kinds.recommender.config import PRESETS
+    from tritone_training.kinds.recommender.interaction_dataset import dataset_of_matrix
+
+    n_users, n_items, n_plays = SIZES[name]
+    plays = simulate(n_users, n_items, n_plays)
+    simulated_mb = peak_mb()
+    config = from_preset(PRESETS, "default", {"n_neighbours": 100})
+    began_s, worked_s = time.perf_counter(), time.process_time()
+    world = dataset_of_matrix(plays, config, KEY)
+    steps: dict[str, float] = {}
+    current = [("world", worked_s)]
+
+    def on_step(step: str) -> Any:
+        now_s = time.process_time()
+        steps[current[0][0]] = now_s - current[0][1]
+        current[0] = (step, now_s)
+        return lambda done, total: None
+
+    parts = fit_base_models(world, config, metadata={}, on_step=on_step)
+    on_step("end")
+    fit_s, fit_cpu_s = time.perf_counter() - began_s, time.process_time() - worked_s
+    weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
+    for base_model, described in parts.base_models.items():
+        described["scale"] = 0.0 if base_model == "popularity" else 0.01
+    manifest = {**manifest_of(parts, world, config, KEY), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
+    with tempfile.TemporaryDirectory() as folder:
+        began_s = time.perf_counter()
+        write_artifact(Path(folder), manifest, parts.arrays)
+        write_s = time.perf_counter() - began_s
+        disk_mb = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
+        base_models = list(parts.base_models)
+        del parts, world, plays
+        fit_mb = peak_mb()
+        answering = answer(Path(folder))
+        if keep is not None:
+            shutil.copytree(folder, keep / name)
+    return {
+        "size": name,
+        "n_users": n_users,
+        "n_items": n_items,
+        "n_plays": n_plays,
+        "base_models": base_models,
+        "steps_cpu_s": {step: round(seconds, 1) for step, seconds in steps.items()},
+        "fit_s": round(fit_s, 1),
+        "fit_cpu_s": round(fit_cpu_s, 1),
+        "write_s": round(write_s, 1),
+        "peak_mb": round(fit_mb),
+        "simulation_mb": round(simulated_mb),
+        "artifact_mb": round(disk_mb),
+        **answering,
+    }
+
+
+def answer(folder: Path) -> dict[str, float]:
+    """Ask an artifact of `measure` about stored users, one after the other; milliseconds."""
+    from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse
+    from tritone_serving.recommender.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the backend does
+    recommender = Recommender.open(folder, key=KEY)
+    users = np.linspace(0, recommender.artifact.n_users - 1, N_WARM_UP + N_QUESTIONS).astype(int)
+    taken_ms, worked_ms = [], []
+    for user in np.random.default_rng(0).permutation(users).tolist():
+        began_s, worked_s = time.perf_counter(), time.thread_time()
+        [found] = recommender.answer([RecommendRequest(user=f"user-{user}")])
+        taken_ms.append((time.perf_counter() - began_s) * 1e3)
+        worked_ms.append((time.thread_time() - worked_s) * 1e3)
+        assert isinstance(found, RecommendResponse)
+        assert len(found.items) == 10
+    taken_ms, worked_ms = taken_ms[N_WARM_UP:], worked_ms[N_WARM_UP:]
+    return {
+        "answer_p50_ms": round(float(np.percentile(taken_ms, 50)), 2),
+        "answer_p99_ms": round(float(np.percentile(taken_ms, 99)), 2),
+        "answer_cpu_p99_ms": round(float(np.percentile(worked_ms, 99)), 2),
+    }
+
+
+def peak_mb() -> float:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time, memory and answers against the number of plays."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8))
+    plays = [row["n_plays"] for row in rows]
+    axes[0].plot(plays, [row["fit_s"] for row in rows], marker="o", label="fit")
+    axes[0].plot(plays, [row["fit_cpu_s"] for row in rows], marker="o", label="fit, processor time")
+    axes[0].set_ylabel("s")
+    axes[0].legend()
+    axes[1].plot(plays, [row["peak_mb"] / 1024 for row in rows], marker="o", label="largest memory")
+    axes[1].plot(plays, [row["artifact_mb"] / 1024 for row in rows], marker="o", label="artifact")
+    axes[1].axhline(16, color="grey", linestyle=":")
+    axes[1].set_ylabel("GB")
+    axes[1].legend()
+    for figure_name in ("answer_p50_ms", "answer_p99_ms", "answer_cpu_p99_ms"):
+        axes[2].plot(plays, [row[figure_name] for row in rows], marker="o", label=figure_name)
+    axes[2].axhline(20, color="grey", linestyle=":")
+    axes[2].set_ylabel("ms an answer, alone")
+    axes[2].legend()
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("plays (simulated)")
+    for row in rows:
+        axes[0].annotate(row["size"], (row["n_plays"], row["fit_s"]), fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run each size in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default=",".join(SMALL), help=f"of {', '.join(SIZES)}, with commas, or all")
+    parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; other sizes in it stay")
+    parser.add_argument("--keep", type=Path, help="folder for the artifacts, which are removed otherwise")
+    parser.add_argument("--answers", type=Path, help="only ask an artifact that was kept")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.answers:
+        print(json.dumps(answer(options.answers)))
+        return
+    if options.one:
+        print(json.dumps(measure(options.one, options.keep)))
+        return
+    names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
+    rows = _measured_before(options.out) if options.out else {}
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.scale_recommender", "--one", name]
+        if options.keep:
+            command += ["--keep", str(options.keep)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
+            continue
+        print(ended.stdout.splitlines()[-1], flush=True)
+        rows[name] = json.loads(ended.stdout.splitlines()[-1])
+        if options.out:  # after each, for the largest take long
+            in_order = [rows[size] for size in SIZES if size in rows]
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / RESULT).write_text(json.dumps(in_order, indent=2) + "\n")
+            draw(in_order, (options.out / RESULT).with_suffix(".png"))
+
+
+def _measured_before(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sizes that are not measured anew stay in the plot."""
+    path = folder / RESULT
+    return {row["size"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+
+
+if __name__ == "__main__":
+    main()

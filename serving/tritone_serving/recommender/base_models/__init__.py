@@ -1,0 +1,50 @@
+"""The ensemble's base models: each knows one way to score every item for a batch of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tritone_serving.recommender._exceptions import ArtifactError
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
+from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
+from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
+from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
+
+# By the `kind` that the manifest gives a base model.
+_KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {
+    "popularity": Popularity.open,
+    "item_item": ItemItem.open,
+    "user_knn": UserKnn.open,
+    "social": Social.open,
+    "tags": Tags.open,
+    "sound": Sound.open,
+    "mood": Mood.open,
+}
+
+__all__ = ["LocalBaseModel", "Part", "open_base_models"]
+
+
+def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:
+    """Every base model of an artifact, by name.
+
+    Raises:
+        ArtifactError: of a kind that this version does not know, or its arrays are missing.
+    """
+    base_models: dict[str, LocalBaseModel] = {}
+    for name, described in artifact.manifest["base_models"].items():
+        kind = described.get("kind")
+        if kind == "taste":  # asked of another model
+            continue
+        if kind not in _KINDS:
+            raise ArtifactError(
+                f"{artifact.folder}: base model {name!r} is of kind {kind!r}; known are {', '.join(_KINDS)}"
+            )
+        try:
+            base_models[name] = _KINDS[kind](artifact, name, described)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ArtifactError(
+                f"{artifact.folder}: base model {name!r} lacks or misnames {error}; train and export again"
+            ) from error
+    return base_models

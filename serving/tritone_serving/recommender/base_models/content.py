@@ -1,0 +1,146 @@
+"""What items are said to be, and how they sound: tags, words of their metadata, embeddings, moods.
+
+Shapes: B requests, I items, G tags, n items of interest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import OwnTags, Part, whole
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.rows import Floats, Rows, product
+
+
+@dataclass(frozen=True, eq=False)
+class Tags:
+    """Cosine between an item's tags and the tags of a history. Reaches items that nobody has listened to.
+
+    Attributes:
+        by_item: (I, G) each item of length 1.
+        by_tag: (G, I) the same by tag.
+        n_profile: so many of a history's weightiest tags are used.
+    """
+
+    name: str
+    by_item: Rows
+    by_tag: Rows
+    n_profile: int
+    own: OwnTags
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Tags:
+        own = OwnTags.open(artifact, name)
+        rows = artifact.rows(f"{name}.by_item"), artifact.rows(f"{name}.by_tag")
+        return cls(name, *rows, int(described["n_profile"]), own)
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.has_history
+
+    def score(self, batch: Batch) -> Floats:
+        scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
+        self.own.apply(scores, batch)
+        return scores
+
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        tags, amounts = self._profiles(batch.only(request)).row(0)
+        strengths = np.zeros((len(items), len(tags)), np.float32)
+        for row, item in zip(strengths, items.tolist(), strict=True):
+            known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
+            row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
+        strengths *= amounts * self.own.of(batch, request, items)[:, None]
+        return [Part("tag", tags.astype(np.int64), strengths)]
+
+    def _profiles(self, batch: Batch) -> Rows:
+        """(B, G) each request's weightiest tags; each profile of length 1."""
+        whole = product(batch.history, self.by_item, self.by_tag.n_rows)
+        columns, values = [], []
+        for row in whole:
+            best = np.flatnonzero(row)
+            if len(best) > self.n_profile:
+                best = best[np.argpartition(-np.abs(row[best]), self.n_profile - 1)[: self.n_profile]]
+            amounts = row[best]
+            columns.append(best)
+            values.append(amounts / max(float(np.sqrt((amounts * amounts).sum())), 1e-9))
+        return Rows.from_lists(columns, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """Cosine between an item's embedding and a recording's, or the mean of a history's.
+
+    Attributes:
+        embeddings: (I, 256) of length 1, zeros where no recording is known.
+        centre: (256,) mean of all: what every recording has in common says nothing.
+    """
+
+    name: str
+    embeddings: Floats
+    centre: Floats
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Sound:
+        return cls(name, artifact.arrays["items.embeddings"], np.asarray(artifact.arrays[f"{name}.centre"]))
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        given = np.zeros(batch.n, np.bool_) if batch.embeddings is None else batch.embeddings.any(1)
+        return given | batch.has_history
+
+    def score(self, batch: Batch) -> Floats:
+        scores: Floats = self._wanted(batch) @ self.embeddings.T
+        return scores
+
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        one = batch.only(request)
+        because = "audio" if one.embeddings is not None and one.embeddings.any() else "history"
+        return [whole(because, self.score(one)[0, items])]
+
+    def _wanted(self, batch: Batch) -> Floats:
+        """(B, 256) of length 1, or 0: a given recording, else the history's mean."""
+        wanted = np.zeros((batch.n, self.embeddings.shape[1]), np.float32)
+        for request, row in enumerate(wanted):
+            if batch.embeddings is not None and batch.embeddings[request].any():
+                row[:] = batch.embeddings[request] - self.centre
+            else:
+                items, weights = batch.history.row(request)
+                sounds = self.embeddings[items]
+                consumed = sounds.any(1)
+                row[:] = weights[consumed] @ (sounds[consumed] - self.centre)
+            length = float(np.linalg.norm(row))
+            if length:
+                np.divide(row, length, out=row)
+        return wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Mood:
+    """How much listeners feel an emotion at an item, beside other items.
+
+    Attributes:
+        moods: (I, 9) standard deviations from the mean of all items.
+    """
+
+    name: str
+    moods: Floats
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Mood:
+        return cls(name, artifact.arrays["items.moods"])
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.moods >= 0
+
+    def score(self, batch: Batch) -> Floats:
+        scores = np.zeros((batch.n, len(self.moods)), np.float32)
+        given = np.flatnonzero(batch.moods >= 0)
+        scores[given] = self.moods[:, batch.moods[given]].T
+        return scores
+
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        return [whole("mood", self.score(batch.only(request))[0, items])]

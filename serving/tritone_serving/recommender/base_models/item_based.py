@@ -1,0 +1,89 @@
+"""Base models that do not compare users: popularity, and item-item tables (EASE, item-kNN, graph filter).
+
+Shapes: B requests, I items, n items of interest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import OwnTags, Part, whole
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.rows import Floats, Rows, product
+
+
+@dataclass(frozen=True, eq=False)
+class Popularity:
+    """Log of how many people listen to an item, 1 for the best known one.
+
+    Attributes:
+        shares: (I,).
+    """
+
+    name: str
+    shares: Floats
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Popularity:
+        return cls(name, artifact.arrays[f"{name}.shares"])
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return np.ones(batch.n, np.bool_)
+
+    def score(self, batch: Batch) -> Floats:
+        return np.broadcast_to(self.shares, (batch.n, len(self.shares)))
+
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        return [whole("popularity", self.shares[items])]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemItem:
+    """score = (sum of weight x strength) / (number of history items) ** `damping`.
+
+    Attributes:
+        table: (I, I) from a heard item to those that it speaks for.
+        damping: keeps the scale of long and short histories alike.
+    """
+
+    name: str
+    table: Rows
+    damping: float
+    own: OwnTags
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> ItemItem:
+        return cls(name, artifact.rows(name), float(described["damping"]), OwnTags.open(artifact, name))
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.has_history
+
+    def score(self, batch: Batch) -> Floats:
+        history = batch.history
+        weights = history.values * np.repeat(self._scale(history), history.counts)
+        scores = product(Rows(history.starts, history.columns, weights), self.table, self.table.n_rows)
+        self.own.apply(scores, batch)
+        return scores
+
+    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+        columns, values = batch.history.row(request)
+        scale = float(self._scale(batch.history)[request])
+        amounts = np.zeros((len(items), len(columns)), np.float32)
+        for cause, (column, value) in enumerate(zip(columns.tolist(), values.tolist(), strict=True)):
+            targets, strengths = self.table.row(column)
+            index = np.minimum(np.searchsorted(targets, items), max(len(targets) - 1, 0))
+            if len(targets):
+                amounts[:, cause] = np.where(targets[index] == items, strengths[index], 0) * value * scale
+        amounts *= self.own.of(batch, request, items)[:, None]
+        return [Part("history", columns.astype(np.int64), amounts)]
+
+    def _scale(self, history: Rows) -> Floats:
+        """(B,)."""
+        n_items = np.maximum(history.counts, 1)
+        return (n_items.astype(np.float32) ** -self.damping).astype(np.float32)

@@ -1,0 +1,110 @@
+"""`taste_vae`, the base model that another Triton model computes: its inputs, and its output as scores of all items.
+
+Shapes: B requests, L items of the longest history, T items that it knows, I all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import Part, whole
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.rows import Floats
+
+TASTE: Final = "taste_vae"
+# A longer history is cut to its items with the largest weights: the network accepts 131,072 entries in a request, and a
+# request may have 64 rows.
+MOST_ASKED: Final = 2_048
+
+
+@dataclass(frozen=True, eq=False)
+class TasteInputs:
+    """`taste_vae`'s input tensors.
+
+    Attributes:
+        items: (B, L) int64 places of history items among the first T; padding is 0 with weight 0.
+        weights: (B, L) float32.
+    """
+
+    items: npt.NDArray[np.int64]
+    weights: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteBaseModel:
+    """A base model that another model computes: it has no `score`, since its network is called with `ask`.
+
+    score = the probability that the network gives each item, times the number of items that it knows.
+
+    Attributes:
+        n_known: T; the network knows the first T items, the others have score 0.
+        fingerprint: of the network that belongs to this artifact.
+    """
+
+    name: str
+    n_known: int
+    n_items: int
+    fingerprint: str
+
+    def inputs(self, batch: Batch) -> TasteInputs:
+        """Return the inputs of the network for a batch; rows without history are all padding."""
+        keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
+        keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_ASKED)
+        rows = batch.history.row_numbers()[keep]
+        counts = np.bincount(rows, minlength=batch.n)
+        longest = max(1, int(counts.max(initial=0)))
+        items, weights = np.zeros((batch.n, longest), np.int64), np.zeros((batch.n, longest), np.float32)
+        index = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items[rows, index] = batch.history.columns[keep]
+        weights[rows, index] = batch.history.values[keep]
+        return TasteInputs(items, weights)
+
+    def ask(
+        self, batch: Batch, taste: Callable[[TasteInputs, Callable[[], None]], Floats], meanwhile: Callable[[], None]
+    ) -> Floats:
+        """Return scores (B, I) of the remote network.
+
+        Args:
+            taste: calls the network with its inputs, and calls `meanwhile` once while it waits.
+            meanwhile: scores the local base models.
+        """
+        answered = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
+        scores = np.zeros((batch.n, self.n_items), np.float32)
+        likely = np.exp(answered - answered.max(1, keepdims=True))
+        scores[:, : self.n_known] = likely * (self.n_known / likely.sum(1, keepdims=True))
+        scores[~self.knows(batch)] = 0
+        return scores
+
+    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        return batch.has_history
+
+
+def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.NDArray[np.bool_]:
+    """Return which entries are among the `most` largest weights of their row; `rows` is in ascending order."""
+    kept = np.ones(len(rows), np.bool_)
+    counts = np.bincount(rows) if len(rows) else np.zeros(0, np.int64)
+    for row in np.flatnonzero(counts > most).tolist():
+        start = int(np.searchsorted(rows, row))
+        stop = start + int(counts[row])
+        kept[start + np.argsort(-weights[start:stop], kind="stable")[most:]] = False
+    return kept
+
+
+def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
+    """The base models of an artifact that another model scores for."""
+    return {
+        name: RemoteBaseModel(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
+        for name, each in artifact.manifest["base_models"].items()
+        if each.get("kind") == "taste"
+    }
+
+
+def whole_taste(scores: Floats) -> Part:
+    """A network's scores cannot be divided among the items of a history."""
+    return whole("history", scores)

@@ -1,0 +1,279 @@
+"""What a recommender is asked and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender._exceptions import InvalidRequestError
+from tritone_serving.recommender.messages import shown
+from tritone_serving.security.callers import TRUSTED, Caller
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+# Emotions by GEMS-9, in the order of `genre_cnn`'s output.
+MOODS: Final = (
+    "amazement",
+    "solemnity",
+    "tenderness",
+    "nostalgia",
+    "calmness",
+    "power",
+    "joyful_activation",
+    "tension",
+    "sadness",
+)
+EMBEDDING_SIZE: Final = 256
+MOST_ITEMS: Final = 10_000  # that one answer holds
+# With reasons. Measured on one core with 20,000 items: 14 ms for 200 items of a history of 50, 0.35 s of one of 19,000.
+MOST_EXPLAINED: Final = 200
+MOST_DIVERSE: Final = 1_000  # with diversity, whose work grows with the square of the number
+MOST_HISTORY: Final = 100_000  # that one request holds, duplicates included
+# Of all rows of a request together.
+MOST_IDS_IN_ALL: Final = 100_000  # in each list
+MOST_ID_BYTES_IN_ALL: Final = 8 << 20  # of all lists; unknown ids come back in the response
+MOST_ITEMS_IN_ALL: Final = 100_000
+MOST_EXPLAINED_IN_ALL: Final = 2_000
+LARGEST_EMBEDDING: Final = 1e6  # of each number
+LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
+MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
+MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
+
+Source = Literal["user", "history", "friends", "audio", "mood", "popularity"]
+SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mood", "popularity")
+
+
+@dataclass(frozen=True, eq=False)
+class RecommendRequest:
+    """Whom to recommend to. Everything may be left out; what is given is used together.
+
+    Attributes:
+        user: raw id; its stored history and friends are used if the artifact knows it.
+        history: item ids, duplicates are summed.
+        weights: how much each item of `history` was listened to, in the unit of the log (plays); all 1 if None.
+        skipped: item ids that were turned away: never recommended, and evidence against what is like them.
+        friends: raw user ids, at most 1000 different ones.
+        embedding: (256,) of a recording by `genre_cnn`, any length but 0.
+        mood: one of `MOODS`.
+        k: how many items are wanted, 1 to 10,000 (1,000 with diversity, 200 with reasons); fewer come only where the
+            catalogue has no more.
+        exclude: item ids that must not come.
+        filter_listened: leave out what the user has heard (stored history and `history`).
+        diversity: 0..1, how unlike one another the items should be.
+        novelty: 0..1, how much little-known items are preferred.
+        explain: answer reasons.
+        embedding_fits: whether `embedding` is from the network that embedded the artifact's items; if not, it is
+            ignored and reported as unknown.
+        caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
+    """
+
+    user: str | None = None
+    history: Sequence[str] = ()
+    weights: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None
+    skipped: Sequence[str] = ()
+    friends: Sequence[str] = ()
+    embedding: Floats | None = None
+    mood: str | None = None
+    k: int = 10
+    exclude: Sequence[str] = ()
+    filter_listened: bool = True
+    diversity: float = 0.0
+    novelty: float = 0.0
+    explain: bool = False
+    embedding_fits: bool = True
+    caller: Caller = TRUSTED
+
+    def check(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            InvalidRequestError: says which field, what it holds and what was expected.
+        """
+        check_k(self.k)
+        for most, wish in ((MOST_EXPLAINED, "explain"), (MOST_DIVERSE, "diversity")):
+            # NaN is refused below.
+            if self.k > most and getattr(self, wish):
+                raise InvalidRequestError(f"k is {self.k}; expected a whole number from 1 to {most} with {wish}")
+        for name in ("diversity", "novelty"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:  # false for NaN
+                raise InvalidRequestError(f"{name} is {np.float32(value)!s}; expected a number from 0 to 1")
+        for name in ("history", "skipped", "friends", "exclude"):
+            if len(getattr(self, name)) > MOST_HISTORY:
+                raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
+        if len(self.friends) > MOST_FRIENDS and (n_friends := len(set(self.friends))) > MOST_FRIENDS:
+            raise InvalidRequestError(f"friends holds {n_friends:,} different ids; expected at most {MOST_FRIENDS:,}")
+        if self.mood is not None and self.mood not in MOODS:
+            raise InvalidRequestError(f"mood is {shown(self.mood)}; expected one of {', '.join(MOODS)}")
+        self._check_weights()
+        if self.embedding is not None:
+            check_embedding(self.embedding)
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.history):
+            raise InvalidRequestError(f"weights holds {len(self.weights):,} numbers, history {len(self.history):,} ids")
+        weights = np.asarray(self.weights, np.float64)
+        wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if len(wrong):
+            raise InvalidRequestError(
+                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (use skipped "
+                f"for items that were rejected)"
+            )
+
+
+def check_embedding(embedding: npt.ArrayLike) -> None:
+    """Check the embedding of a recording.
+
+    Raises:
+        InvalidRequestError: it has another shape, holds NaN, infinity or too large a number, or only zeros.
+    """
+    values = np.asarray(embedding)
+    if values.shape != (EMBEDDING_SIZE,):
+        raise InvalidRequestError(f"embedding has shape {values.shape}; expected ({EMBEDDING_SIZE},)")
+    wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # also true for NaN
+    if len(wrong):
+        most = f"{LARGEST_EMBEDDING:.0f}"
+        raise InvalidRequestError(
+            f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}"
+        )
+    if not values.any():
+        raise InvalidRequestError("embedding holds only zeros; expected the embedding of a recording")
+
+
+def check_k(k: int) -> None:
+    """Check the number of requested items.
+
+    Raises:
+        InvalidRequestError: it is out of range.
+    """
+    if isinstance(k, bool) or not 1 <= k <= MOST_ITEMS:
+        raise InvalidRequestError(f"k is {k}; expected a whole number from 1 to {MOST_ITEMS}")
+
+
+def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
+    """Check the total number of ids in the rows of a request, before any of them is decoded.
+
+    Args:
+        n_rows: number of rows.
+        lengths: length of a row by list input, padding included.
+
+    Raises:
+        InvalidRequestError: a list is too long.
+    """
+    for name, length in lengths.items():
+        if length > MOST_HISTORY:
+            raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
+        if n_rows * length > MOST_IDS_IN_ALL:
+            raise InvalidRequestError(
+                f"{name} has {n_rows} rows of {length:,} ids; expected at most {MOST_IDS_IN_ALL:,} ids in one request; "
+                f"send fewer rows at a time"
+            )
+
+
+def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
+    """Check how long the ids of a request are, before any of them is decoded.
+
+    Args:
+        lists: ids in UTF-8 of all rows, by input name.
+
+    Raises:
+        InvalidRequestError: one is too long, or all together are.
+    """
+    total = 0
+    for name, ids in lists.items():
+        longest = max(map(len, ids), default=0)
+        if longest > LONGEST_ID_BYTES:
+            raise InvalidRequestError(f"{name} holds an id of {longest:,} bytes; expected at most {LONGEST_ID_BYTES:,}")
+        total += sum(map(len, ids))
+    if total > MOST_ID_BYTES_IN_ALL:
+        raise InvalidRequestError(
+            f"the request's ids have {total:,} bytes; expected at most {MOST_ID_BYTES_IN_ALL:,} in one request"
+        )
+
+
+def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
+    """Check the total number of items that the rows of a request ask for.
+
+    Args:
+        wanted: (k, whether with reasons) of each row.
+
+    Raises:
+        InvalidRequestError: there are too many.
+    """
+    for most, what, n_items in (
+        (MOST_ITEMS_IN_ALL, "items", sum(k for k, _ in wanted)),
+        (MOST_EXPLAINED_IN_ALL, "items with reasons", sum(k for k, explain in wanted if explain)),
+    ):
+        if n_items > most:
+            raise InvalidRequestError(
+                f"the {len(wanted)} rows of the request ask for {n_items:,} {what}; expected at most {most:,}; send "
+                f"fewer rows at a time"
+            )
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One summand of one item's score.
+
+    Attributes:
+        base model: who says it.
+        because: what of the request it rests on: `history`, `friend`, `tag`, `audio`, `mood`;
+            `friends_listening`: an item that friends listen to and that stood in for a history; `popularity`: what
+            everybody listens to; `cold_item`: a constant of items that nobody listens to yet; `diversity` and
+            `novelty`: what re-ranking took away or gave.
+        id: item id, friend's id as the request gave it, tag; empty where there is none to name.
+        amount: of the score.
+        title: of the item that `id` names, empty if it names no item or the title is not known.
+        artist: as `title`.
+    """
+
+    base_model: str
+    because: str
+    id: str
+    amount: float
+    title: str = ""
+    artist: str = ""
+
+
+@dataclass(frozen=True)
+class UnknownInputs:
+    """The parts of a request that cannot be used: unknown ids, a mood, or a recording."""
+
+    user: bool = False
+    history: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    friends: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    mood: bool = False
+    audio: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RecommendResponse:
+    """Recommendations.
+
+    Attributes:
+        items: ids, best first.
+        scores: (k,) in the order of `items`, never rising.
+        source: the best that was known of whom was asked for.
+        reasons: by item, in the order of `items`; each item's amounts add up to its score (to 1e-4 of the largest).
+            Empty unless asked for.
+        unknown: ids that were passed over.
+        arm: which ensemble of an A/B test answered.
+        n_consumed: number of items that were left out because the user has listened to them.
+    """
+
+    items: tuple[str, ...]
+    scores: Floats
+    source: Source
+    reasons: tuple[tuple[Reason, ...], ...]
+    unknown: UnknownInputs
+    arm: str
+    n_consumed: int = 0

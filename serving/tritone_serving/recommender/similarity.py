@@ -1,0 +1,97 @@
+"""Items that are alike: by who listens to them, by how they sound, or by both.
+
+Shapes: I items, D size of a vector by listening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender._exceptions import InvalidRequestError
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.ranking import top
+from tritone_serving.recommender.requests import MIN_FRIENDS, Floats, check_embedding, check_k
+
+WAYS: Final = ("listening", "sound", "both")
+
+
+@dataclass(frozen=True)
+class SimilarItem:
+    """An item that is like another.
+
+    Attributes:
+        score: cosine, -1..1; with `both` the mean of the two where both are known.
+    """
+
+    item: str
+    score: float
+
+
+def similar_items(
+    artifact: Artifact,
+    item: int | None,
+    embedding: npt.NDArray[np.floating[Any]] | None,
+    *,
+    by: str,
+    n: int,
+    n_listeners: Callable[[], npt.NDArray[np.int64]],
+) -> list[tuple[int, float]]:
+    """(item, cosine) of the n most alike, best first.
+
+    Similarity by listening is not available for an item with fewer than `MIN_FRIENDS` listeners, because it would
+    disclose what else these people listen to.
+
+    Args:
+        n_listeners: returns the number of listeners of each item, (I,).
+
+    Raises:
+        InvalidRequestError: as `Recommender.similar`.
+    """
+    if by not in WAYS:
+        raise InvalidRequestError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
+    check_k(n)
+    if embedding is not None:
+        check_embedding(embedding)
+    if (item is None) == (embedding is None):
+        raise InvalidRequestError("give an item or an embedding, and not both")
+    ways = [way for way in (_by_listening, _by_sound) if by in ("both", way.__name__.removeprefix("_by_"))]
+    if item is not None and _by_listening in ways and n_listeners()[item] < MIN_FRIENDS:
+        ways.remove(_by_listening)
+    found = [scores for way in ways if (scores := way(artifact, item, embedding)) is not None]
+    if not found:
+        raise InvalidRequestError(f"nothing is known by {by} about what is asked for; try another `by`")
+    scores = np.mean(found, axis=0).astype(np.float32)
+    if item is not None:
+        scores[item] = -np.inf
+    best = top(scores, n)
+    return [(int(each), float(scores[each])) for each in best]
+
+
+def _by_listening(
+    artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating[Any]] | None
+) -> Floats | None:
+    vectors = artifact.arrays.get("vectors")
+    if vectors is None or item is None or not vectors[item].any():
+        return None
+    return np.asarray(vectors, np.float32) @ np.asarray(vectors[item], np.float32)
+
+
+def _by_sound(artifact: Artifact, item: int | None, embedding: npt.NDArray[np.floating[Any]] | None) -> Floats | None:
+    sounds = artifact.arrays.get("items.embeddings")
+    if sounds is None:
+        return None
+    if embedding is None:
+        wanted = np.asarray(sounds[item], np.float32)
+    else:
+        wanted = np.asarray(embedding, np.float32)
+    length = float(np.linalg.norm(wanted))
+    if not np.isfinite(length) or length == 0:
+        return None
+    cosines: Floats = sounds @ (wanted / length)
+    return cosines

@@ -1,0 +1,153 @@
+"""How items sound: embeddings and emotions of their recordings by a trained `genre_cnn`.
+
+Shapes: I items, W windows of a recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone import InvalidAudioError
+from tritone.constants import EMBEDDING_SIZE, EMOTIONS
+from tritone_serving.ids import normalize_id
+from tritone_serving.recommender.artifact import EMBEDDINGS
+from tritone_training.data.interactions import files_of
+from tritone_training.data.loading import visible_files
+from tritone_training.data.recordings import Recording
+from tritone_training.exceptions import DataError
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.base_models import Parts
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.progress import progress_bar
+
+Floats = npt.NDArray[np.float32]
+_WINDOWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingEmbeddings:
+    """What a network heard.
+
+    Attributes:
+        items: ids.
+        embeddings: (n, 256) of length 1.
+        emotions: (n, 9), or None if the network was not trained on them.
+        problems: files that could not be heard, with the reason.
+        embedding_model: which network it was: its kind, and the digest of its weights as on its own card.
+    """
+
+    items: Sequence[str]
+    embeddings: Floats
+    emotions: Floats | None
+    problems: Sequence[str]
+    embedding_model: Mapping[str, str]
+
+
+def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
+    """Embed the recordings that a request names; None if it names none.
+
+    Raises:
+        DataError: there is no network to hear them with, or nothing that it could hear, or not one file can be heard.
+    """
+    given = request.listening
+    if given is None or (given.recordings is None and given.genre_checkpoint is None):
+        return None
+    if given.genre_checkpoint is None:
+        raise DataError(
+            "--recordings need a network that embeds them: give --genre-checkpoint, what `train genre_cnn` wrote"
+        )
+    if given.recordings is not None:
+        recordings = [
+            (
+                normalize_id(file.relative_to(given.recordings).with_suffix("").as_posix()),
+                Recording.of_file(file.stem, "", file),
+            )
+            for file in visible_files(given.recordings)
+        ]
+    elif files_of(request) is None:
+        recordings = _catalogue(request.progress)
+    else:
+        raise DataError("--genre-checkpoint embeds recordings: give --recordings too, or leave it out")
+    return _hear(recordings, given.genre_checkpoint, request.progress)
+
+
+def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
+    from tritone_training.data.embedded import embedded_recordings
+
+    found = embedded_recordings(n_variants=1, progress=progress).recordings
+    return [(recording.name.partition("#")[0], recording) for recording in found]
+
+
+def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
+    network, embedding_model = _network(checkpoint)
+    items, embeddings, emotions, problems = [], [], [], []
+    consumed: set[str] = set()
+    with progress_bar("hearing recordings", shown=progress) as on_progress:
+        for number, (item, recording) in enumerate(recordings, start=1):
+            if item in consumed:
+                problems.append(f"{recording.path}: is a second recording of {item!r}; the first is used")
+                continue
+            consumed.add(item)
+            try:
+                embedding, felt = network(recording)
+            except InvalidAudioError as error:
+                problems.append(str(error))
+            else:
+                items.append(item)
+                embeddings.append(embedding)
+                emotions.append(felt)
+            on_progress(number, len(recordings))
+    if not items:
+        raise DataError(
+            f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1])
+        )
+    felt_by_all = np.stack(emotions)
+    emotions_heard = felt_by_all if (felt_by_all >= 0).all() else None
+    return RecordingEmbeddings(items, np.stack(embeddings), emotions_heard, problems, embedding_model)
+
+
+def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
+    from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
+    from tritone_training.kinds.genre_cnn.export import exportable
+
+    made = exportable(checkpoint, None)
+    names = [tensor.name for tensor in made.declaration.outputs]
+
+    def run(recording: Recording) -> tuple[Floats, Floats]:
+        parts: list[dict[str, torch.Tensor]] = []
+        windows = recording.windows()
+        with torch.inference_mode():
+            while batch := [window.samples for window in islice(windows, _WINDOWS_AT_ONCE)]:
+                answers = made.network(torch.from_numpy(np.stack(batch)))
+                parts.append(dict(zip(names, answers, strict=True)))
+        embedding, felt = (
+            np.asarray(torch.cat([part[name] for part in parts]).mean(0).numpy(), np.float32)
+            for name in ("embedding", "emotions")
+        )
+        return embedding / max(float(np.linalg.norm(embedding)), 1e-9), felt
+
+    return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
+
+
+def add_sounds(parts: Parts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:
+    """Base models `sound` and `mood`: rows of items that were not heard are 0."""
+    indices = {name: index for index, name in enumerate(dataset.items)}
+    rows = np.array([indices[item] for item in sounds.items], np.int64)
+    embeddings = np.zeros((dataset.n_items, EMBEDDING_SIZE), np.float32)
+    embeddings[rows] = sounds.embeddings
+    parts.arrays[EMBEDDINGS] = embeddings
+    parts.arrays["sound.centre"] = sounds.embeddings.mean(0)
+    parts.base_models["sound"] = {"kind": "sound"}
+    if sounds.emotions is not None:
+        moods = np.zeros((dataset.n_items, len(EMOTIONS)), np.float32)
+        spread = np.maximum(sounds.emotions.std(0), 1e-6)
+        moods[rows] = (sounds.emotions - sounds.emotions.mean(0)) / spread
+        parts.arrays["items.moods"] = moods
+        parts.base_models["mood"] = {"kind": "mood"}

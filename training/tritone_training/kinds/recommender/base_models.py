@@ -1,0 +1,233 @@
+"""Every base model fitted on the training part: arrays and manifest entries of the artifact, no weights yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender.artifact import rows_arrays, text_arrays
+from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.rows import Rows
+from tritone_training.exceptions import TrainingError
+from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
+from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
+from tritone_training.kinds.recommender.tables import (
+    MOST_DUAL_USERS,
+    ease_table,
+    graph_of,
+    graph_table,
+    item_knn_table,
+    item_vectors,
+    item_vectors_drawn,
+    ridge,
+)
+
+OnStep = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass
+class Parts:
+    """An artifact in the making.
+
+    Attributes:
+        arrays: name -> array.
+        base models: the manifest's entries.
+    """
+
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    base_models: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def fit_base_models(
+    dataset: InteractionDataset,
+    config: RecommenderConfig,
+    *,
+    metadata: Mapping[str, Mapping[str, str]],
+    on_step: OnStep,
+) -> Parts:
+    """Fit all base models but `taste_vae` and those that need sound.
+
+    Raises:
+        TrainingError: hyper-parameters are so extreme that something is not finite, or cannot be solved.
+    """
+    parts = Parts()
+    _base(parts, dataset, metadata)
+    _popularity(parts, dataset)
+    listening = dataset.listening(config.tag_weight)
+    large = dataset.n_items > config.ease_most_items and dataset.n_users > MOST_DUAL_USERS
+    items = _items_among_neighbours if large else _items_among_all
+    try:
+        items(parts, dataset, listening, config, on_step)
+    except np.linalg.LinAlgError as error:
+        raise TrainingError(
+            f"the item-item base models cannot be solved ({error}); raise ease_l2 or graph_l2"
+        ) from error
+    _people(parts, dataset, listening, config)
+    _tags(parts, dataset, config)
+    _check_finite(parts)
+    return parts
+
+
+def _check_finite(parts: Parts) -> None:
+    for name, array in parts.arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            base_model = name.partition(".")[0]
+            raise TrainingError(f"{base_model}: fitted values are not finite; choose less extreme hyper-parameters")
+
+
+def _items_among_all(
+    parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+) -> None:
+    tagged = dataset.tagged.nnz > 0
+    table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
+    _item_item(parts, "item_knn", table, config)
+    if tagged:
+        own = item_knn_ratios(dataset, table, config.tag_weight, listening, config.item_knn_shrink)
+        parts.arrays.update(rows_arrays("item_knn.own_tags", own))
+    side_info = side_info_of(dataset, config.ease_tags)
+    solved = ridge(sparse.csr_matrix(sparse.vstack([dataset.weights, side_info.rows])), config.ease_l2)
+    _item_item(parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")), config)
+    if tagged:
+        parts.arrays.update(rows_arrays("ease.own_tags", ease_ratios(dataset, solved, side_info)))
+    del solved, side_info
+    graph = graph_of(dataset.weights)
+    table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
+    _item_item(parts, "graph", table, config)
+    parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
+
+
+def _items_among_neighbours(
+    parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+) -> None:
+    """The same base models where the items' dense matrices would be too large.
+
+    EASE learns from listening alone here: what one user's tags did to it could not be taken back.
+    """
+    n = config.n_neighbours
+    near = neighbourhoods(listening, n, config.item_knn_shrink, on_step("item-kNN"))
+    table = near.table(n, near.cosines)
+    _item_item(parts, "item_knn", table, config)
+    if dataset.tagged.nnz > 0:
+        own = item_knn_ratios(dataset, table, config.tag_weight, listening, config.item_knn_shrink)
+        parts.arrays.update(rows_arrays("item_knn.own_tags", own))
+        near = neighbourhoods(dataset.weights, n, config.item_knn_shrink, on_step("EASE's neighbours"))
+    _item_item(parts, "ease", ease_near(near, n, config.ease_l2, on_step("EASE")), config)
+    parts.base_models["ease"]["among"] = n
+    del near, table
+    graph = graph_of(dataset.weights)
+    near = neighbourhoods(graph.edges, n, 0.0, on_step("graph's neighbours"))
+    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"))
+    _item_item(parts, "graph", table, config)
+    parts.base_models["graph"]["among"] = n
+    del near, table
+    on_step("vectors")
+    parts.arrays["vectors"] = item_vectors_drawn(graph, config.n_factors)
+
+
+def manifest_of(parts: Parts, dataset: InteractionDataset, config: RecommenderConfig, key: bytes) -> dict[str, Any]:
+    """What recommender.json says before the ensemble's weights are known."""
+    return {
+        "n_items": dataset.n_items,
+        "n_users": dataset.n_users,
+        "base_models": parts.base_models,
+        "social_neighbourhood": {"damping": config.friends_damping, "second": config.friends_second},
+        "weighting": {"power": config.power, "skip": config.skip},
+        "key_check": key_check(key),
+        "personal_data": (
+            "per user, under a keyed pseudonym: items and how often they were played, which friends are users too, "
+            "which items the user tagged; the key is not in this folder"
+        ),
+    }
+
+
+def _base(parts: Parts, dataset: InteractionDataset, metadata: Mapping[str, Mapping[str, str]]) -> None:
+    parts.arrays["users"] = dataset.pseudonyms
+    parts.arrays.update(text_arrays("items", dataset.items))
+    parts.arrays.update(rows_arrays("history", Rows.from_csr(dataset.plays)))
+    parts.arrays.update(rows_arrays("friends", Rows.from_csr(dataset.friends)))
+    for name, column in (("titles", "title"), ("artists", "artist")):
+        texts = [metadata.get(item, {}).get(column, "") for item in dataset.items]
+        if any(texts):
+            parts.arrays.update(text_arrays(name, texts))
+
+
+def _popularity(parts: Parts, dataset: InteractionDataset) -> None:
+    counts = np.diff(sparse.csc_matrix(dataset.plays).indptr)
+    shares = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
+    parts.arrays["popularity.shares"] = shares.astype(np.float32)
+    parts.base_models["popularity"] = {"kind": "popularity"}
+
+
+def _item_item(parts: Parts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:
+    parts.arrays.update(rows_arrays(name, Rows.from_csr(table)))
+    parts.base_models[name] = {"kind": "item_item", "damping": config.damping}
+
+
+def _people(parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig) -> None:
+    counts = np.bincount(listening.indices, minlength=dataset.n_items)
+    rarity = np.log((dataset.n_users + 1) / (counts + 1)).astype(np.float32)
+    keys = _likeness_keys(listening, rarity)
+    parts.arrays["user_knn.means"] = (np.asarray(keys.sum(1)).ravel() / dataset.n_items).astype(np.float32)
+    parts.arrays.update(rows_arrays("listening", Rows.from_csr(listening)))
+    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(_drawn(keys, config.user_knn_people).T)))
+    parts.arrays["listeners.rarity"] = rarity
+    popularity_penalty = np.maximum(counts, 1).astype(np.float64) ** -config.user_knn_damping
+    parts.arrays["user_knn.popularity_penalty"] = popularity_penalty.astype(np.float32)
+    parts.base_models["user_knn"] = {
+        "kind": "user_knn",
+        "metric": "cosine",
+        "n_neighbours": config.user_knn_neighbours,
+        "sharpness": config.user_knn_sharpness,
+        **_drawn_people(dataset, config),
+    }
+    if dataset.friends.nnz:
+        parts.base_models["social"] = {"kind": "social", "base": config.social_base, **_drawn_people(dataset, config)}
+
+
+def _likeness_keys(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]) -> sparse.csr_matrix:
+    """(U, I) listening weighted by rarity, each user of length 1."""
+    keys = listening.astype(np.float32, copy=True)
+    keys.data *= rarity[keys.indices]
+    lengths = np.sqrt(np.asarray(keys.multiply(keys).sum(1)).ravel())
+    keys.data *= np.repeat(1 / np.maximum(lengths, 1e-9), np.diff(keys.indptr)).astype(np.float32)
+    return keys
+
+
+def _drawn_people(dataset: InteractionDataset, config: RecommenderConfig) -> dict[str, int]:
+    """How many people were drawn, where not all may be neighbours."""
+    return {"drawn": config.user_knn_people} if dataset.n_users > config.user_knn_people else {}
+
+
+def _drawn(keys: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """The rows of n people drawn at random, the others empty: whoever asks is compared with these alone."""
+    if keys.shape[0] <= n:
+        return keys
+    chosen = np.zeros(keys.shape[0], np.bool_)
+    chosen[np.random.default_rng(0).permutation(keys.shape[0])[:n]] = True
+    counts = np.where(chosen, np.diff(keys.indptr), 0)
+    stays = np.repeat(chosen, np.diff(keys.indptr))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_matrix((keys.data[stays], keys.indices[stays], starts), shape=keys.shape)
+
+
+def _tags(parts: Parts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
+    if not dataset.tags.nnz:
+        return
+    counts = np.bincount(dataset.tags.indices, minlength=len(dataset.tag_names))
+    idf = np.log(dataset.n_items / np.maximum(counts, 1)).astype(np.float32)
+    weighted = sparse.csr_matrix(dataset.tags @ sparse.diags_array(idf))
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
+    unit = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ weighted, dtype=np.float32)
+    parts.arrays.update(rows_arrays("tags.by_item", Rows.from_csr(unit)))
+    parts.arrays.update(rows_arrays("tags.by_tag", Rows.from_csr(sparse.csr_matrix(unit.T))))
+    parts.arrays.update(text_arrays("tags", dataset.tag_names))
+    parts.base_models["tags"] = {"kind": "tags", "n_profile": config.n_profile_tags}
+    if dataset.tagged.nnz:
+        parts.arrays.update(rows_arrays("tags.own_tags", tag_ratios(dataset, idf)))

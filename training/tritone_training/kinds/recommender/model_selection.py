@@ -1,0 +1,296 @@
+"""What validation decides: the measure of similarity of user-kNN, and how much each base model counts for whom.
+
+Weights for short histories and for none are learned from the same listeners with most of their history hidden. Weights
+for items that nobody listens to are learned from the held-out listens to such items if there are enough; else from a
+fifth of the other items, whose scores are taken from their tags and sound alone, as if nobody listened to them.
+Shapes: B users, I items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender.base_models.item_based import Popularity
+from tritone_serving.recommender.base_models.neighbours import UserKnn
+from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
+from tritone_serving.recommender.rows import Rows
+from tritone_training.data.interactions import ListeningData, held_out_counts
+from tritone_training.exceptions import DataError
+from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.offline import AT_ONCE
+from tritone_training.kinds.recommender.weight_fitting import (
+    MAY_BE_NEGATIVE,
+    Candidates,
+    Collector,
+    EnsembleWeights,
+    HiddenItems,
+    fit_cold_item_weights,
+    fit_weights,
+    problem_of,
+    ranking_metrics,
+    scales_of,
+)
+
+METRICS: Final = ("cosine", "pearson", "euclidean")
+_LONGEST_SHORT: Final = 5
+_METRIC_USERS: Final = 500
+_LEAST_SHOWN: Final = 30  # held-out listens to cold items; fewer are too few to learn weights from
+# Base models that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
+_ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
+NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedEnsemble:
+    """What validation decided.
+
+    Attributes:
+        metrics: `ensemble` and `base_models` -> name -> figure on the validation part.
+        how: what these metrics are worth.
+    """
+
+    metric: str
+    scales: Mapping[str, float]
+    ensembles: Mapping[str, Mapping[str, Any]]
+    metrics: dict[str, Any]
+    how: str
+
+
+def select_ensemble(
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    listening: ListeningData,
+    dataset: InteractionDataset,
+    config: RecommenderConfig,
+    *,
+    seed: int,
+    on_progress: OnProgress,
+) -> SelectedEnsemble:
+    """Learn from the listeners who have held-out listens.
+
+    Raises:
+        DataError: there are none.
+    """
+    rng = np.random.default_rng(seed)
+    counts = held_out_counts(listening.valid, dataset.users)
+    users = np.flatnonzero(counts)
+    if not len(users):
+        raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
+    # By id: the order of pseudonyms changes with the key, and the same seed is to draw the same.
+    users = users[np.argsort(np.array(dataset.users)[users])]
+    if len(users) > config.most_validation_users:
+        users = users[np.sort(rng.choice(len(users), config.most_validation_users, replace=False))]
+    indices = {name: index for index, name in enumerate(dataset.items)}
+    wanted = listening.valid.matrix({dataset.users[user]: row for row, user in enumerate(users.tolist())}, indices)
+    consumed = sparse.csr_matrix(dataset.plays[users])
+    requests = [RecommendRequest(user=dataset.users[user]) for user in users.tolist()]
+    batches = [recommender.resolver.batch(requests[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
+    metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], consumed, wanted, counts[users])
+    base_models = recommender.scorer.base_models
+    if "user_knn" in base_models:
+        base_models = {**base_models, "user_knn": _with_metric(base_models["user_knn"], metric)}
+    recommender = Recommender(recommender.artifact, recommender.resolver, base_models)
+    total, done = 3 * len(batches), 0
+    hidden = HiddenItems.draw(recommender, seed)
+
+    def collect(change: Callable[[Batch], Batch]) -> tuple[Candidates, Candidates | None]:
+        nonlocal done
+        collector = Collector(consumed, wanted, counts[users], _is_cold(recommender))
+        of_hidden = None if hidden is None else hidden.collector(consumed, wanted, counts[users])
+        for number, batch in enumerate(batches):
+            rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
+            scores = recommender.scorer.score_base_models(change(batch), taste)
+            collector.add(rows, scores)
+            if hidden is not None and of_hidden is not None:
+                of_hidden.add(rows, hidden.scores(scores))
+            done += 1
+            on_progress(done, total)
+        return collector.finish(), None if of_hidden is None else of_hidden.finish()
+
+    warm, of_hidden = collect(lambda batch: batch)
+    scales = scales_of(warm)
+    learned = {"warm": fit_weights(warm, tuple(warm.features), scales)}
+    metrics = _metrics(warm, learned["warm"], scales)
+    crossed = _cross_fitted(warm, scales)
+    least = _least_known(recommender)
+    cold = {"warm": _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
+    del warm, of_hidden
+    for segment, change, may_be_negative in (
+        ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
+        # Users without any history get popular items, so the weight of popularity must be above 0.
+        ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
+    ):
+        candidates, of_hidden = collect(change)
+        learned[segment] = fit_weights(candidates, tuple(candidates.features), scales, may_be_negative)
+        cold[segment] = _cold_item_weights(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
+        del candidates, of_hidden
+    weights = {segment: dict(each.listened) for segment, each in learned.items()}
+    weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
+    minimum = {
+        segment: {
+            name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.base_models
+        }
+        for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
+    }
+    even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
+    return SelectedEnsemble(
+        metric,
+        {name: scales.get(name, 0.0) for name in recommender.scorer.base_models},
+        {
+            "a": {
+                "warm_from": config.warm_from,
+                "weights": weights,
+                "cold_items": {segment: found for segment, (found, _) in cold.items()},
+                "minimum_weights": minimum,
+                "how": "learned on validation",
+            },
+            "b": {
+                "warm_from": config.warm_from,
+                "weights": even,
+                "minimum_weights": minimum,
+                "how": "every base model alike, for comparison",
+            },
+        },
+        {
+            **metrics,
+            "cross_fitted": crossed,
+            "n": len(users),
+            "cold_items": {segment: how for segment, (_, how) in cold.items()},
+        },
+        "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
+        "listeners and judges on the other",
+    )
+
+
+def _is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
+    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_listened
+
+
+def _least_known(recommender: Recommender) -> float:
+    """Return the popularity of the least known item that somebody listens to."""
+    popularity = recommender.scorer.base_models.get("popularity")
+    n_listened = recommender.scorer.n_listened
+    return float(popularity.shares[:n_listened].min()) if isinstance(popularity, Popularity) and n_listened else 0.0
+
+
+def _cold_item_weights(
+    learned: EnsembleWeights,
+    candidates: Candidates,
+    of_hidden: Candidates | None,
+    hidden: HiddenItems | None,
+    scales: Mapping[str, float],
+    *,
+    least_known: float,
+) -> tuple[dict[str, float], str]:
+    """Return the weights for cold items, and what they were learned from.
+
+    Hidden items have as many listeners as others, which new items do not: a bias learned from them would put every new
+    item before items that many listen to. It is therefore at most what the least known item gets for its popularity, so
+    that only content puts a new item before others.
+    """
+    n_shown = int((candidates.wanted & candidates.cold).sum())
+    orders = any(weight > 0 for name, weight in learned.cold.items() if name != BIAS)
+    if hidden is None or of_hidden is None or (n_shown >= _LEAST_SHOWN and orders):
+        return dict(learned.cold), f"{n_shown} held-out listens to cold items"
+    found = fit_cold_item_weights(of_hidden, hidden.content, learned.listened, scales)
+    if found is None:
+        return dict(learned.cold), f"{n_shown} held-out listens to cold items"
+    most = math.floor(learned.listened.get("popularity", 0.0) * least_known * 1e4) / 1e4  # weights have four digits
+    found[BIAS] = min(found[BIAS], most)
+    n_hidden = int((of_hidden.wanted & of_hidden.cold).sum())
+    return {**dict.fromkeys(learned.cold, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
+
+
+def _metric(
+    recommender: Recommender,
+    batches: Sequence[Batch],
+    consumed: sparse.csr_matrix,
+    wanted: sparse.csr_matrix,
+    counts: npt.NDArray[np.int64],
+) -> str:
+    """The measure of similarity with the best NDCG@10 + recall@40 / 2."""
+    base_model = recommender.scorer.base_models.get("user_knn")
+    if base_model is None:
+        return METRICS[0]
+    n = sum(batch.n for batch in batches)
+    found = {}
+    for metric in METRICS:
+        collector = Collector(consumed[:n], wanted[:n], counts[:n], _is_cold(recommender))
+        for number, batch in enumerate(batches):
+            rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
+            collector.add(rows, {"user_knn": _with_metric(base_model, metric).score(batch)})
+        candidates = collector.finish()
+        metrics = ranking_metrics(candidates, candidates.features["user_knn"])
+        found[metric] = metrics["ndcg@10"] + metrics["recall@40"] / 2
+    return max(found, key=lambda name: found[name])
+
+
+def _with_metric(base_model: Any, metric: str) -> UserKnn:
+    if not isinstance(base_model, UserKnn):
+        raise TypeError(f"user_knn is a {type(base_model).__name__}")
+    return replace(base_model, metric=metric)
+
+
+def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Histories cut to one to five items at random."""
+    columns, values = [], []
+    for row in range(batch.n):
+        items, weights = batch.history.row(row)
+        n = min(int(rng.integers(1, _LONGEST_SHORT + 1)), len(items))
+        kept = np.sort(rng.permutation(len(items))[:n])
+        columns.append(items[kept])
+        values.append(weights[kept])
+    rows = Rows.from_lists(columns, values)
+    return replace(batch, history=rows, consumed=rows, memo={})
+
+
+def _without_history(batch: Batch, recommender: Recommender) -> Batch:
+    """Nothing but friends."""
+    nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
+    history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
+    return replace(batch, history=history, consumed=nothing, borrowed=borrowed, memo={})
+
+
+def _metrics(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[str, float]) -> dict[str, Any]:
+    problem = problem_of(candidates, tuple(candidates.features), scales)
+    weights = {key: (learned.cold if key[1] else learned.listened).get(key[0], 0.0) for key in problem.columns}
+    return {
+        "ensemble": ranking_metrics(candidates, problem.total(weights)),
+        "base_models": {name: ranking_metrics(candidates, scores) for name, scores in candidates.features.items()},
+    }
+
+
+def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[str, float]:
+    """Weights learned on even users evaluated on odd ones, and the other way round."""
+    found = []
+    n_users = len(candidates.n_held_out)
+    for side in (0, 1):
+        fit, rest = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        if not fit.wanted.any() or not (rest.n_held_out > 0).any():
+            return {}
+        found.append(_metrics(rest, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+
+
+def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
+    kept = users[candidates.users]
+    return Candidates(
+        candidates.users[kept],
+        candidates.items[kept],
+        candidates.wanted[kept],
+        candidates.cold[kept],
+        {name: each[kept] for name, each in candidates.features.items()},
+        candidates.tops,
+        np.where(users, candidates.n_held_out, 0),
+    )

@@ -1,0 +1,100 @@
+"""Open a checkpoint and score with the code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
+
+Also computes the rankings of stored users that an artifact contains.
+Shapes: B requests, I items, T items that `taste_vae` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tritone_serving.recommender import (
+    TASTE,
+    ArtifactError,
+    KeyFileError,
+    Recommender,
+    RecommendRequest,
+    RemoteScorer,
+    TasteInputs,
+    read_key,
+)
+from tritone_serving.recommender.artifact import rows_arrays
+from tritone_serving.recommender.rows import Rows
+from tritone_training.exceptions import CheckpointError
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.taste_vae.build import load_network
+
+ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
+KEY: Final = "recommender.key"
+AT_ONCE: Final = 64
+Floats = npt.NDArray[np.float32]
+
+
+def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, RemoteScorer | None]:
+    """A checkpoint's recommender, and what asks its `taste_vae`.
+
+    Raises:
+        CheckpointError: the artifact, its key or its network cannot be used.
+    """
+    try:
+        recommender = Recommender.open(folder / ARTIFACT, key=read_key(key or folder / KEY))
+    except (ArtifactError, KeyFileError) as error:
+        raise CheckpointError(str(error)) from error
+    return recommender, taste_of(folder) if TASTE in recommender.scorer.base_models else None
+
+
+def taste_of(folder: Path) -> RemoteScorer:
+    """Ask the checkpoint's own network, in this process."""
+    network, _ = load_network(folder / TASTE)
+
+    def ask(inputs: TasteInputs, meanwhile: Callable[[], None]) -> Floats:
+        meanwhile()
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
+        return np.asarray(scores.numpy(), np.float32)
+
+    return ask
+
+
+def score_in_chunks(
+    recommender: Recommender, taste: RemoteScorer | None, requests: Sequence[RecommendRequest]
+) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
+    """(which requests, base model -> (B, I), the ensemble's (B, I)), a chunk at a time."""
+    for start in range(0, len(requests), AT_ONCE):
+        rows = slice(start, min(start + AT_ONCE, len(requests)))
+        base_models, ensemble, _ = recommender.score(requests[rows], taste=taste)
+        yield rows, {name: np.array(scores) for name, scores in base_models.items()}, ensemble
+
+
+def precompute_rankings(
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    dataset: InteractionDataset,
+    n: int,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays `lists.<arm>.*` of the arms that anybody gets."""
+    indices = {name: index for index, name in enumerate(recommender.item_ids)}
+    n = min(n, dataset.n_items)
+    arms: dict[str, tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]] = {}
+    for start in range(0, dataset.n_users, AT_ONCE):
+        requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
+        for arm in recommender.scorer.arms:
+            columns, values = arms.setdefault(arm, ([], []))
+            for answer in recommender.answer(requests, taste=taste, arm=arm):
+                if isinstance(answer, Exception):
+                    raise answer
+                columns.append(np.array([indices[item] for item in answer.items], np.int64))
+                values.append(answer.scores)
+        on_progress(min(start + AT_ONCE, dataset.n_users), dataset.n_users)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for arm, (columns, values) in arms.items():
+        arrays.update(rows_arrays(f"lists.{arm}", Rows.from_lists(columns, values)))
+    return arrays
