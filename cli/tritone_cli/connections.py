@@ -214,12 +214,15 @@ def read_secret(file: Path, option: str) -> str:
     """Return the content of a file with a key or token.
 
     Raises:
-        typer.BadParameter: the file cannot be read.
+        typer.BadParameter: the file cannot be read, or is empty.
     """
     try:
-        return file.read_text(encoding="utf-8").strip()
+        secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read ({error})", param_hint=option) from error
+    if not secret:
+        raise typer.BadParameter(f"{file}: expected a key or token, got an empty file", param_hint=option)
+    return secret
 
 
 def client_file(server: str, variable: str) -> str | None:
