@@ -18,7 +18,7 @@ import soundfile
 from tests.unit.client.conftest import FakeModel
 
 from tritone import InferRequest, InvalidInputError, MusicClient
-from tritone.model_cache import check_model_name as check_in_client
+from tritone.flows import check_model_name as check_in_client
 from tritone_cli.main import build_app
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
