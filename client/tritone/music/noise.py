@@ -56,11 +56,11 @@ def check_seed(seed: int) -> int:
     """
     expected = "expected a whole number from 0 to 2**63 - 1 (9223372036854775807)"
     if isinstance(seed, bool | np.bool_):
-        raise InvalidInputError(f"the seed is {seed!r}; {expected}")
+        raise InvalidInputError(f"the seed is {seed!r}; {expected}", argument="seed")
     try:
         number = operator.index(seed)
     except TypeError as error:
-        raise InvalidInputError(f"the seed is {seed!r}; {expected}") from error
+        raise InvalidInputError(f"the seed is {seed!r}; {expected}", argument="seed") from error
     if not 0 <= number <= LARGEST_SEED:
-        raise InvalidInputError(f"the seed is {number}; {expected}")
+        raise InvalidInputError(f"the seed is {number}; {expected}", argument="seed")
     return number

@@ -17,8 +17,7 @@ from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
-from tritone_training.kinds.recommender.own_tags import ease_ratios, item_knn_ratios, tag_ratios
-from tritone_training.kinds.recommender.side_info import side_info_of
+from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
 from tritone_training.kinds.recommender.tables import (
     MOST_DUAL_USERS,
     ease_table,

@@ -34,8 +34,7 @@ from tritone_training.kinds.recommender.base_models import Parts, fit_base_model
 from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
-from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender
-from tritone_training.kinds.recommender.precompute import precompute_rankings
+from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
