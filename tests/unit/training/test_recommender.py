@@ -158,7 +158,7 @@ def test_ease_without_own_tags_equals_a_regression_without_them(world: Interacti
             tags = world.tags.tolil()
             for tag in mine:
                 tags[item, tag] -= 1
-            left = np.log1p(tags.tocsr()[[item]].toarray()[0][said.places >= 0]) * said.rarity
+            left = np.log1p(tags.tocsr()[[item]].toarray()[0][said.indices >= 0]) * said.rarity
             without = both.toarray()
             without[world.n_users :, item] = 3.0 * left / max(np.linalg.norm(left), 1e-9)
             before = weights @ full[:, item]

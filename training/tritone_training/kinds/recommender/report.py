@@ -139,7 +139,7 @@ def _write_markdown(path: Path, metrics: Mapping[str, Any]) -> str:
         "",
         *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in everybody.items()]),
         "",
-        "![base models](base models.png)",
+        "![base models](base_models.png)",
         "",
         "## By history",
         "",
