@@ -51,7 +51,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedModel:
     """A model that has passed everything, and is not written yet.
 
     Attributes:
@@ -80,7 +80,7 @@ def prepare_model(
     quality: Quality | None = None,
     reduction: Reduction | None = None,
     on_step: Callable[[str], None] = lambda step: None,
-) -> Prepared:
+) -> PreparedModel:
     """Convert, check against PyTorch, and reduce; see `export_model`.
 
     Args:
@@ -138,7 +138,7 @@ def prepare_model(
         name=name,
         filenames=filenames_of(declaration, for_gpu=filenames.get("fp16"), for_cpu=filenames.get("int8")),
     )
-    return Prepared(
+    return PreparedModel(
         exportable=exportable,
         kind=kind,
         name=name,
@@ -152,7 +152,7 @@ def prepare_model(
 
 
 def write_model(
-    prepared: Prepared,
+    prepared: PreparedModel,
     repository: Path,
     *,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
