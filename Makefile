@@ -38,13 +38,17 @@ demo: $(READY)  ## Train, export and serve small models, and call them: demo/ind
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest
+PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+OWN_TARGET = image or fuzz or soak or chaos
 
-test: $(DEV_READY)  ## Run all tests, including those that need a real Triton (8 minutes on 2 cores)
-	@$(PYTEST) $(ARGS)
+test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
+	@$(PYTEST) $(PARALLEL) -m 'not (quiet or $(OWN_TARGET))' $(ARGS); parallel=$$?; \
+	$(PYTEST) -m 'quiet and not ($(OWN_TARGET))' $(filter-out --cov%,$(ARGS)); alone=$$?; \
+	test $$parallel -eq 0 -o $$parallel -eq 5 && test $$alone -eq 0 -o $$alone -eq 5  # 5: there were no such tests
 
-test-fast: $(DEV_READY)  ## Run the tests that need no server and little time (2 minutes on 2 cores)
-	@$(PYTEST) -m 'not (triton or balancer or slow or image or fuzz or soak or chaos)' tests/unit tests/deploy $(ARGS)
+test-fast: $(DEV_READY)  ## Run the tests that need no server and little time
+	@$(PYTEST) $(PARALLEL) -m 'not (triton or balancer or slow or $(OWN_TARGET))' tests/unit tests/deploy $(ARGS)
 
 image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
@@ -68,7 +72,7 @@ lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart 
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tests .ci
+	@$(BIN)/mypy tests .ci docs/generate.py
 	@for backend in $(TYPED_BACKENDS); do \
 	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
 	@$(BIN)/python .ci/private_imports.py

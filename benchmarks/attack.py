@@ -31,7 +31,7 @@ import numpy as np
 from tests.deploy.balancing import HOSTS, ROOT, free_ports, haproxy_path, start_haproxy
 from tests.deploy.name_server import NameServer
 
-from benchmarks.attack_requests import ATTACKS, Attack, Sent, Target
+from benchmarks.attack_requests import ATTACKS, Attack, AttackResult, AttackTarget
 from benchmarks.fuzzing import servers
 from benchmarks.fuzzing.requests import valid_inputs
 from benchmarks.replica import Replica
@@ -51,7 +51,7 @@ _PAGE_MB: Final = 4096 / 1e6
 
 
 @dataclass
-class World:
+class AttackSetup:
     """The target of an attack: one server, or a load balancer with servers behind it.
 
     Attributes:
@@ -169,7 +169,7 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def attacked(world: World, attack: Attack) -> dict[str, Any]:
+def attacked(world: AttackSetup, attack: Attack) -> dict[str, Any]:
     """Run one attack and return its row: the outcome for the servers and for the canary."""
     with Calls(make_endpoint(world.grpc_url)) as calls:
         models = calls.models(timeout_s=30)
@@ -187,14 +187,14 @@ def attacked(world: World, attack: Attack) -> dict[str, Any]:
         last[:] = world.pids()
         return is_back
 
-    target = Target(host, int(port), world.grpc_url, configs, is_alive, recover)
+    target = AttackTarget(host, int(port), world.grpc_url, configs, is_alive, recover)
     bystander = configs[attack.bystander]
     with Canary(world.grpc_url, bystander) as grpc, Canary(world.http_url, bystander) as http, _Ends(world) as ends:
         begun_s = time.monotonic()
         try:
             sent = attack.act(target)
         except KeyError as error:  # a model that this repository does not have
-            sent = Sent(f"not sent: there is no model {error}")
+            sent = AttackResult(f"not sent: there is no model {error}")
         is_back = world.recover()
         time.sleep(SETTLE_S)
         ended_s = time.monotonic()
@@ -224,7 +224,7 @@ def attacked(world: World, attack: Attack) -> dict[str, Any]:
 class _Ends:
     """Counts how often servers end, and how many of them do."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: AttackSetup) -> None:
         self.n = 0
         self._world, self._ended = world, set[int]()
         self._last = world.pids()
@@ -257,10 +257,10 @@ class _Ends:
         self._last = now
 
 
-def _worlds(options: argparse.Namespace, folder: Path) -> Iterator[World]:
+def _worlds(options: argparse.Namespace, folder: Path) -> Iterator[AttackSetup]:
     if options.server:
         http_url, _, grpc_url = options.server.partition(",")
-        yield World("a server given", http_url, grpc_url)
+        yield AttackSetup("a server given", http_url, grpc_url)
         return
     if options.repository is None:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"
@@ -271,7 +271,7 @@ def _worlds(options: argparse.Namespace, folder: Path) -> Iterator[World]:
         http, grpc, metrics = free_ports(3)
         replica = Replica(repository, folder / "alone", host=HOSTS[0], ports=(http, grpc, metrics))
         try:
-            yield World("server", replica.http_url, replica.grpc_url, [replica])
+            yield AttackSetup("server", replica.http_url, replica.grpc_url, [replica])
         finally:
             replica.stop()
     if "balancer" in options.behind and haproxy_path() is not None:
@@ -288,7 +288,7 @@ def _worlds(options: argparse.Namespace, folder: Path) -> Iterator[World]:
                 TRITONE_MAX_REQUESTS_10S="1000000",
             )  # fmt: skip
             stack.callback(balancer.stop)
-            yield World("balancer, 2 replicas", balancer.http, balancer.grpc, replicas)
+            yield AttackSetup("balancer, 2 replicas", balancer.http, balancer.grpc, replicas)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

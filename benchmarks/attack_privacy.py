@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.support import recommender_artifacts as models
 
-from benchmarks.attack_privacy_probes import N_TIMED, Target, run_all
+from benchmarks.attack_privacy_probes import N_TIMED, ProbeTarget, run_all
 from tritone_serving import ServerOptions, TritonServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -58,11 +58,11 @@ def main() -> None:
 
 
 @contextmanager
-def target(arguments: argparse.Namespace) -> Iterator[Target]:
+def target(arguments: argparse.Namespace) -> Iterator[ProbeTarget]:
     """Yield the target, which is served for the attack unless it runs already."""
     if arguments.server:
         key = own_key(arguments.service_key_file)
-        yield Target(arguments.server, f"http://{arguments.http}", arguments.victim, arguments.other, key)
+        yield ProbeTarget(arguments.server, f"http://{arguments.http}", arguments.victim, arguments.other, key)
         return
     with tempfile.TemporaryDirectory(prefix="tritone-attack-") as temporary:
         folder = Path(temporary)
@@ -84,7 +84,7 @@ def target(arguments: argparse.Namespace) -> Iterator[Target]:
         )
         with TritonServer.start(options) as server:
             key = own_key(arguments.service_key_file)
-            yield Target(server.grpc_url, server.http_url, victim, other, key, repository=repository, log=log)
+            yield ProbeTarget(server.grpc_url, server.http_url, victim, other, key, repository=repository, log=log)
 
 
 def own_key(named: Path | None) -> str | None:

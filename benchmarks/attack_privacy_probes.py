@@ -34,7 +34,7 @@ _TRITON = {"int32": "INT32", "bool": "BOOL", "object": "BYTES"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class PrivacyFinding:
     """The result of one probe.
 
     Attributes:
@@ -48,7 +48,7 @@ class Finding:
 
 
 @dataclass
-class Target:
+class ProbeTarget:
     """A server and the ids of the probed users.
 
     Attributes:
@@ -110,12 +110,12 @@ def token(key: str, claims: Mapping[str, Any], *, header: Mapping[str, Any] | No
     return ".".join([*parts, _encoded(signature)])
 
 
-def valid_token(target: Target, user: str) -> str:
+def valid_token(target: ProbeTarget, user: str) -> str:
     """Return a token as the operator's backend mints it; signed with a placeholder if there is no key."""
     return token(target.key or "no-key", {"sub": user, "exp": int(time.time()) + 300})
 
 
-def bad_credentials(target: Target) -> Iterator[tuple[str, dict[str, str]]]:
+def bad_credentials(target: ProbeTarget) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield headers that must not give access to the victim's data, by name."""
     now, key, victim = int(time.time()), target.key or "no-key", target.victim
     claims = {"sub": victim, "exp": now + 300}
@@ -166,12 +166,12 @@ def bad_credentials(target: Target) -> Iterator[tuple[str, dict[str, str]]]:
 # --- probes -------------------------------------------------------------------------------------------------
 
 
-def membership(target: Target) -> Finding:
+def membership(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether the output `unknown` discloses that a user is stored."""
     return _compared(target, "membership by user_id", lambda who: target.ask(user_id=who))
 
 
-def history(target: Target) -> Finding:
+def history(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether two requests, with and without `filter_listened`, disclose a history."""
 
     def difference(who: str) -> dict[str, Any]:
@@ -179,20 +179,20 @@ def history(target: Target) -> Finding:
         return {"heard": sorted(set(whole["item_ids"]) - set(rest["item_ids"]))}
 
     found = difference(target.victim)["heard"]
-    return Finding("history by filter_listened on and off", f"{len(found)} items read" if found else "")
+    return PrivacyFinding("history by filter_listened on and off", f"{len(found)} items read" if found else "")
 
 
-def reasons(target: Target) -> Finding:
+def reasons(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether reasons name items that a user listens to."""
     return _compared(target, "user_id with explain", lambda who: target.ask(user_id=who, explain=True, k=50))
 
 
-def friend_reasons(target: Target) -> Finding:
+def friend_reasons(target: ProbeTarget) -> PrivacyFinding:
     """Probe with the victim as the only friend: recommendations and reasons could disclose the listening."""
     return _compared(target, "friends=[victim] with explain", lambda who: target.ask(friends=[who], explain=True, k=50))
 
 
-def friend_beside_history(target: Target) -> Finding:
+def friend_beside_history(target: ProbeTarget) -> PrivacyFinding:
     """Probe with the victim as a friend and a history, where an unknown friend causes no error."""
     items = target.ask(k=2)["item_ids"]
     return _compared(
@@ -200,7 +200,7 @@ def friend_beside_history(target: Target) -> Finding:
     )
 
 
-def friendship(target: Target) -> Finding:
+def friendship(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether two users are friends: listing one could change the response to the other."""
     headers = {TOKEN_HEADER: valid_token(target, target.other)}
     return _compared(
@@ -210,13 +210,13 @@ def friendship(target: Target) -> Finding:
     )
 
 
-def credentials(target: Target) -> Iterator[Finding]:
+def credentials(target: ProbeTarget) -> Iterator[PrivacyFinding]:
     """Probe with invalid credentials."""
     for name, headers in bad_credentials(target):
         yield _compared(target, name, lambda who, headers=headers: target.ask(headers, user_id=who, k=20))  # type: ignore[misc]
 
 
-def smuggling(target: Target) -> Iterator[Finding]:
+def smuggling(target: ProbeTarget) -> Iterator[PrivacyFinding]:
     """Probe with credentials in request parameters, repeated headers, other capitalisation and streams."""
     wrong = "x" * 43
     for name, parameters in {
@@ -249,7 +249,7 @@ def smuggling(target: Target) -> Iterator[Finding]:
     yield _compared(target, "gRPC stream", lambda who: _over_stream(target, who))
 
 
-def rows(target: Target) -> Finding:
+def rows(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether an authorised row authorises the next one."""
     headers = {TOKEN_HEADER: valid_token(target, target.other)}
 
@@ -260,10 +260,10 @@ def rows(target: Target) -> Finding:
     return _compared(target, "row next to an authorised row", second)
 
 
-def cache(target: Target) -> Finding:
+def cache(target: ProbeTarget) -> PrivacyFinding:
     """Probe whether equal requests of an authorised and another caller get each other's response."""
     if target.key is None:
-        return Finding("response cache")
+        return PrivacyFinding("response cache")
     headers = {KEY_HEADER: target.key}
     first = target.ask(user_id=target.victim, k=20)
     known = target.ask(headers, user_id=target.victim, k=20)
@@ -271,10 +271,10 @@ def cache(target: Target) -> Finding:
     leak = "an authorised answer came from the cache" if again != first else ""
     if known == first:
         leak = "an answer without authorisation was given to an authorised caller, or the victim is not stored"
-    return Finding("response cache", leak)
+    return PrivacyFinding("response cache", leak)
 
 
-def timing(target: Target, n: int = N_TIMED) -> Finding:
+def timing(target: ProbeTarget, n: int = N_TIMED) -> PrivacyFinding:
     """Report the median times of known and unknown ids and a rank test of their difference, without a verdict.
 
     In random order: in turns, each of two ids would meet the same one of a model's two instances every time.
@@ -293,41 +293,41 @@ def timing(target: Target, n: int = N_TIMED) -> Finding:
         f"median {1e3 * statistics.median(known):.3f} ms known, {1e3 * statistics.median(unknown):.3f} ms unknown, "
         f"rank test z {rank_z(known, unknown):+.2f}, n {n} each"
     )
-    return Finding("timing of known and unknown ids", note=note)
+    return PrivacyFinding("timing of known and unknown ids", note=note)
 
 
-def file_modes(target: Target) -> Finding:
+def file_modes(target: ProbeTarget) -> PrivacyFinding:
     """Find files with histories that other users of the machine may read."""
     if target.repository is None:
-        return Finding("files open to others", note="not on this machine")
+        return PrivacyFinding("files open to others", note="not on this machine")
     open_to_others = [
         path
         for manifest in target.repository.rglob("recommender.json")
         for path in (manifest.parent, *manifest.parent.rglob("*"))
         if path.stat().st_mode & 0o077
     ]
-    return Finding("files open to others", f"{len(open_to_others)} files and folders" if open_to_others else "")
+    return PrivacyFinding("files open to others", f"{len(open_to_others)} files and folders" if open_to_others else "")
 
 
-def logged(target: Target) -> Finding:
+def logged(target: ProbeTarget) -> PrivacyFinding:
     """Find ids or secrets in the server's log."""
     if target.log is None:
-        return Finding("ids and secrets in the log", note="not on this machine")
+        return PrivacyFinding("ids and secrets in the log", note="not on this machine")
     text = target.log.read_text(encoding="utf-8", errors="replace")
     secrets = {"victim's id": target.victim, "other's id": target.other, "service key": target.key or "\0"}
     found = [name for name, value in secrets.items() if value in text]
-    return Finding("ids and secrets in the log", ", ".join(found))
+    return PrivacyFinding("ids and secrets in the log", ", ".join(found))
 
 
-def control(target: Target) -> Finding:
+def control(target: ProbeTarget) -> PrivacyFinding:
     """Check that the victim is known with the service key; otherwise the probes prove nothing."""
     headers = {} if target.key is None else {KEY_HEADER: target.key}
     answer = target.ask(headers, user_id=target.victim)
     is_known = answer.get("unknown", {}).get("user") is False
-    return Finding("control: the operator is answered", "" if is_known else "no: the probes prove nothing")
+    return PrivacyFinding("control: the operator is answered", "" if is_known else "no: the probes prove nothing")
 
 
-def run_all(target: Target, *, n_timed: int = N_TIMED) -> list[Finding]:
+def run_all(target: ProbeTarget, *, n_timed: int = N_TIMED) -> list[PrivacyFinding]:
     """Run every probe, the log last."""
     single = (membership, history, reasons, friend_reasons, friend_beside_history, friendship, rows, cache, file_modes)
     found = [control(target), *(probe(target) for probe in single)]
@@ -347,11 +347,11 @@ def rank_z(first: Sequence[float], second: Sequence[float]) -> float:
 # --- how --------------------------------------------------------------------------------------------------
 
 
-def _compared(target: Target, probe: str, ask: Callable[[str], dict[str, Any]]) -> Finding:
+def _compared(target: ProbeTarget, probe: str, ask: Callable[[str], dict[str, Any]]) -> PrivacyFinding:
     victim, stranger = target.victim, target.stranger()
     one, other = _without(ask(victim), victim), _without(ask(stranger), stranger)
     parts = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    return Finding(probe, f"differs in {', '.join(parts)}" if parts else "")
+    return PrivacyFinding(probe, f"differs in {', '.join(parts)}" if parts else "")
 
 
 def _without(answer: Mapping[str, Any], who: str) -> dict[str, Any]:
@@ -389,7 +389,7 @@ def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _over_http(target: Target, who: str, headers: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _over_http(target: ProbeTarget, who: str, headers: Sequence[tuple[str, str]]) -> dict[str, Any]:
     body = json.dumps(
         {
             "inputs": [
@@ -413,7 +413,7 @@ def _over_http(target: Target, who: str, headers: Sequence[tuple[str, str]]) -> 
     return {"status": answered.status, "error": parsed.get("error"), **outputs}
 
 
-def _over_stream(target: Target, who: str) -> dict[str, Any]:
+def _over_stream(target: ProbeTarget, who: str) -> dict[str, Any]:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with triton.InferenceServerClient(target.grpc_url) as client:
         client.start_stream(lambda result, error: answers.put((result, error)))

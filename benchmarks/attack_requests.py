@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.fuzzing import over_grpc, over_http
 from benchmarks.fuzzing.outcomes import NOT_SENT, Outcome
-from benchmarks.fuzzing.requests import FuzzRequest, Tensor, valid_request
+from benchmarks.fuzzing.requests import FuzzRequest, RequestTensor, valid_request
 
 MB: Final = 1 << 20
 CLASS_COUNTS: Final = (1, 2, 10**6, -1)
@@ -25,7 +25,7 @@ DENORMALS: Final = {"1e-40": 1e-40}  # within every range: a valid request, whic
 
 
 @dataclass(frozen=True)
-class Target:
+class AttackTarget:
     """The addresses of the target.
 
     Attributes:
@@ -69,7 +69,7 @@ class Target:
 
 
 @dataclass
-class Sent:
+class AttackResult:
     """The requests of an attack and their outcomes.
 
     Attributes:
@@ -98,12 +98,12 @@ class Attack:
     """
 
     name: str
-    act: Callable[[Target], Sent]
+    act: Callable[[AttackTarget], AttackResult]
     bystander: str = "genre_cnn"
     wants_refusal: bool = True
 
 
-def _text_outputs(target: Target) -> list[tuple[str, str]]:
+def _text_outputs(target: AttackTarget) -> list[tuple[str, str]]:
     return [
         (model, output.name)
         for model, config in sorted(target.configs.items())
@@ -112,17 +112,17 @@ def _text_outputs(target: Target) -> list[tuple[str, str]]:
     ]
 
 
-def _classes(way: str) -> Callable[[Target], Sent]:
-    ways: dict[str, Callable[[Target, FuzzRequest], Outcome]] = {
+def _classes(way: str) -> Callable[[AttackTarget], AttackResult]:
+    ways: dict[str, Callable[[AttackTarget, FuzzRequest], Outcome]] = {
         "HTTP, JSON": lambda target, ask: target.http(ask, as_json=True),
         "HTTP, binary data": lambda target, ask: target.http(ask),
         "gRPC": lambda target, ask: target.grpc(ask),
         "gRPC, stream": lambda target, ask: target.grpc(ask, is_stream=True),
     }
 
-    def act(target: Target) -> Sent:
+    def act(target: AttackTarget) -> AttackResult:
         pairs = [(model, output, count) for model, output in _text_outputs(target) for count in CLASS_COUNTS]
-        sent = Sent(f"{len(pairs)} pairs of BYTES output and class count")
+        sent = AttackResult(f"{len(pairs)} pairs of BYTES output and class count")
         for n_sent, (model, output, count) in enumerate(pairs, 1):
             ask = replace(target.ask(model), outputs=((output, {"classification": count}),))
             if "JSON" in way and sum(len(tensor.data) for tensor in ask.tensors) > over_http.MOST_JSON_ITEMS:
@@ -137,10 +137,10 @@ def _classes(way: str) -> Callable[[Target], Sent]:
     return act
 
 
-def _five_deaths(target: Target) -> Sent:
+def _five_deaths(target: AttackTarget) -> AttackResult:
     """Send the same fatal request five times, each as soon as a server answers again."""
     (model, output), *_ = _text_outputs(target)
-    sent = Sent("classes of a BYTES output, five times, each once the server is back")
+    sent = AttackResult("classes of a BYTES output, five times, each once the server is back")
     for _ in range(5):
         sent.note(target.grpc(replace(target.ask(model), outputs=((output, {"classification": 1}),))))
         if not target.is_alive():
@@ -158,10 +158,10 @@ def packed_zeros(n_bytes: int, *, wbits: int) -> bytes:
     return b"".join(packer.compress(block) for _ in range(n_bytes // len(block))) + packer.flush()
 
 
-def _packed(kind: str, n_bytes: int, n_times: int) -> Callable[[Target], Sent]:
-    def act(target: Target) -> Sent:
+def _packed(kind: str, n_bytes: int, n_times: int) -> Callable[[AttackTarget], AttackResult]:
+    def act(target: AttackTarget) -> AttackResult:
         body = packed_zeros(n_bytes, wbits=31 if kind == "gzip" else 15)
-        sent = Sent(f"{n_times} x {len(body) // 1000} kB of {kind}, {n_bytes // MB} MB unpacked")
+        sent = AttackResult(f"{n_times} x {len(body) // 1000} kB of {kind}, {n_bytes // MB} MB unpacked")
         headers = {"Content-Encoding": kind}
         with concurrent.futures.ThreadPoolExecutor(n_times) as pool:
             for outcome in pool.map(lambda _: target.post("/v2/models/genre_cnn/infer", body, headers), range(n_times)):
@@ -171,11 +171,11 @@ def _packed(kind: str, n_bytes: int, n_times: int) -> Callable[[Target], Sent]:
     return act
 
 
-def _packed_messages(target: Target) -> Sent:
+def _packed_messages(target: AttackTarget) -> AttackResult:
     """Send several smaller messages: compressing a large one would delay this process's canary."""
     n_bytes, n_times = 64 * MB, 4
-    ask = FuzzRequest("genre_cnn", (Tensor("audio", "FP32", (1, n_bytes // 4), bytes(n_bytes)),))
-    sent = Sent(f"{n_times} gRPC messages of gzip, {n_bytes // MB} MB unpacked")
+    ask = FuzzRequest("genre_cnn", (RequestTensor("audio", "FP32", (1, n_bytes // 4), bytes(n_bytes)),))
+    sent = AttackResult(f"{n_times} gRPC messages of gzip, {n_bytes // MB} MB unpacked")
     for _ in range(n_times):
         sent.note(target.grpc(ask, compression=grpc.Compression.Gzip))
     return sent
@@ -193,9 +193,9 @@ def _resized(ask: FuzzRequest, name: str, n: int) -> FuzzRequest:
     return ask
 
 
-def _long(model: str, *names: str) -> Callable[[Target], Sent]:
-    def act(target: Target) -> Sent:
-        sent = Sent(f"{LONG:,} along {', '.join(names)}")
+def _long(model: str, *names: str) -> Callable[[AttackTarget], AttackResult]:
+    def act(target: AttackTarget) -> AttackResult:
+        sent = AttackResult(f"{LONG:,} along {', '.join(names)}")
         ask = target.ask(model)
         for name in names:
             ask = _resized(ask, name, LONG)
@@ -205,11 +205,11 @@ def _long(model: str, *names: str) -> Callable[[Target], Sent]:
     return act
 
 
-def _floats(values: Mapping[str, float], *, batch: int = 1) -> Callable[[Target], Sent]:
+def _floats(values: Mapping[str, float], *, batch: int = 1) -> Callable[[AttackTarget], AttackResult]:
     """Fill each floating-point input of each model with one value."""
 
-    def act(target: Target) -> Sent:
-        sent, n_sent = Sent(""), 0
+    def act(target: AttackTarget) -> AttackResult:
+        sent, n_sent = AttackResult(""), 0
         for model, config in sorted(target.configs.items()):
             ask = target.ask(model)
             for place, tensor in enumerate(ask.tensors):
@@ -236,8 +236,8 @@ OUT_OF_RANGE: Final = {
 }  # fmt: skip
 
 
-def _out_of_range(target: Target) -> Sent:
-    sent, n_sent = Sent(""), 0
+def _out_of_range(target: AttackTarget) -> AttackResult:
+    sent, n_sent = AttackResult(""), 0
     for model, config in sorted(target.configs.items()):
         ask = target.ask(model)
         for place, tensor in enumerate(ask.tensors):
@@ -251,8 +251,8 @@ def _out_of_range(target: Target) -> Sent:
     return sent
 
 
-def _unequal(target: Target) -> Sent:
-    sent, n_sent = Sent(""), 0
+def _unequal(target: AttackTarget) -> AttackResult:
+    sent, n_sent = AttackResult(""), 0
     for model, name in (("taste_vae", "weights"), ("music_transformer", "given_mode"), ("composer", "noise")):
         if model in target.configs:
             ask = target.ask(model)
@@ -264,14 +264,14 @@ def _unequal(target: Target) -> Sent:
     return sent
 
 
-def _explain(target: Target) -> Sent:
+def _explain(target: AttackTarget) -> AttackResult:
     history = b"".join(len(word).to_bytes(4, "little") + word for word in (b"track-1", b"track-4"))
     tensors = (
-        Tensor("history", "BYTES", (1, 2), history),
-        Tensor("k", "INT32", (1, 1), (10_000).to_bytes(4, "little")),
-        Tensor("explain", "BOOL", (1, 1), b"\x01"),
+        RequestTensor("history", "BYTES", (1, 2), history),
+        RequestTensor("k", "INT32", (1, 1), (10_000).to_bytes(4, "little")),
+        RequestTensor("explain", "BOOL", (1, 1), b"\x01"),
     )
-    sent = Sent("k = 10,000 with reasons")
+    sent = AttackResult("k = 10,000 with reasons")
     sent.note(target.grpc(FuzzRequest("recommender", tensors)))
     return sent
 

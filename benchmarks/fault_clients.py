@@ -24,7 +24,7 @@ PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
-class Call:
+class TimedCall:
     """One call and its end, in seconds on the monotonic clock; `error` is empty if it was answered."""
 
     begun_s: float
@@ -36,7 +36,7 @@ class Clients:
     """Threads that classify, each with the SDK; a call is the same whoever answers it, so it may be repeated."""
 
     def __init__(self, addresses: Sequence[str], *, retries: int | None, long_clips: bool = False) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[TimedCall] = []
         self._addresses, self._retries, self._long_clips = list(addresses), retries, long_clips
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,), daemon=True) for n in range(N_CLIENTS)]
@@ -65,11 +65,11 @@ class Clients:
                     music.classify((sound, RATE_HZ))
                 except TritoneError as error:
                     said = f"{type(error).__name__}: {error}"
-                self.calls.append(Call(begun_s, time.monotonic(), said))
+                self.calls.append(TimedCall(begun_s, time.monotonic(), said))
                 time.sleep(PAUSE_S)
 
 
-def seen(calls: Sequence[Call], fault_s: float) -> dict[str, Any]:
+def seen(calls: Sequence[TimedCall], fault_s: float) -> dict[str, Any]:
     """What clients saw of a fault that began at `fault_s`: the longest time in which none of them got an answer."""
     lost = [call for call in calls if call.error]
     answered = sorted(call.ended_s for call in calls if not call.error and call.ended_s > fault_s)

@@ -18,7 +18,7 @@ from tests.integration.conftest import MODEL
 
 from benchmarks.fault_clients import shortened
 from benchmarks.replica import Replica, libfaketime, may_mount
-from tritone_serving._exceptions import AdminApiError
+from tritone_serving import AdminApiError
 from tritone_serving.supervision.processes import family, stubs_of
 
 HOLD_S = 5.0  # how long what is stopped or full stays so
@@ -26,7 +26,7 @@ HOUR_S = 3600
 
 
 @dataclass
-class World:
+class FaultSetup:
     """What a fault breaks.
 
     Attributes:
@@ -59,7 +59,7 @@ class Fault:
     """
 
     name: str
-    act: Callable[[World], None]
+    act: Callable[[FaultSetup], None]
     own_shm: bool = False
     own_clock: bool = False
     small_disk: bool = False
@@ -77,19 +77,19 @@ class Fault:
         return ""
 
 
-def _kill_stubs(n: int) -> Callable[[World], None]:
-    def act(world: World) -> None:
+def _kill_stubs(n: int) -> Callable[[FaultSetup], None]:
+    def act(world: FaultSetup) -> None:
         for stub in stubs_of(world.broken.server_pid)[:n]:
             os.kill(stub.pid, signal.SIGKILL)
 
     return act
 
 
-def _stop_stub(world: World) -> None:
+def _stop_stub(world: FaultSetup) -> None:
     _stopped(stubs_of(world.broken.server_pid)[0].pid)
 
 
-def _stop_server(world: World) -> None:
+def _stop_server(world: FaultSetup) -> None:
     _stopped(world.broken.server_pid)
 
 
@@ -100,21 +100,21 @@ def _stopped(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def _kill_server(world: World) -> None:
+def _kill_server(world: FaultSetup) -> None:
     os.kill(world.broken.server_pid, signal.SIGKILL)
 
 
-def _kill_replica(world: World) -> None:
+def _kill_replica(world: FaultSetup) -> None:
     world.broken.kill()
     time.sleep(HOLD_S)
     world.broken.start()
 
 
-def _fill_shm(world: World) -> None:
+def _fill_shm(world: FaultSetup) -> None:
     _filled(world.broken.shared_memory)
 
 
-def _fill_disk(world: World) -> None:
+def _fill_disk(world: FaultSetup) -> None:
     """The disk of the log and of the repository; meanwhile requests that are logged, and a publication."""
     if world.disk is None:
         raise RuntimeError("this world has no small disk")
@@ -138,7 +138,7 @@ def _filled(disk: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _jump_clock(world: World) -> None:
+def _jump_clock(world: FaultSetup) -> None:
     clock = world.broken.clock
     if clock is None:
         raise RuntimeError("this world's server has no clock of its own")
@@ -153,7 +153,7 @@ def _set_clock(clock: Path, seconds: int) -> None:
     new.replace(clock)
 
 
-def _load_damaged(world: World) -> None:
+def _load_damaged(world: FaultSetup) -> None:
     """A damaged version lies in the repository, put there by hand, and every replica is told to load it."""
     version = world.repository / MODEL / "2"
     version.mkdir()
@@ -169,11 +169,11 @@ def _load_damaged(world: World) -> None:
     shutil.rmtree(version)
 
 
-def _publish_damaged(world: World) -> None:
+def _publish_damaged(world: FaultSetup) -> None:
     world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=True))}")
 
 
-def _exported(world: World, *, spoilt: bool) -> Path:
+def _exported(world: FaultSetup, *, spoilt: bool) -> Path:
     """A repository with a new version, as another machine exports it."""
     folder = world.folder / f"exported{len(world.notes)}"
     shutil.copytree(world.folder / "original", folder)
@@ -183,7 +183,7 @@ def _exported(world: World, *, spoilt: bool) -> Path:
     return folder
 
 
-def _publish(world: World, exported: Path) -> str:
+def _publish(world: FaultSetup, exported: Path) -> str:
     replica = world.broken
     done = subprocess.run(
         [
@@ -196,19 +196,19 @@ def _publish(world: World, exported: Path) -> str:
     return f"exit {done.returncode}, {shortened(done.stderr or done.stdout)}"
 
 
-def _roll_out(world: World) -> None:
+def _roll_out(world: FaultSetup) -> None:
     shutil.copytree(world.repository / MODEL / "1", world.repository / MODEL / "2")
     for replica in world.replicas:
         replica.admin().load(MODEL)
         time.sleep(HOLD_S)
 
 
-def _reload_balancer(world: World) -> None:
+def _reload_balancer(world: FaultSetup) -> None:
     if world.balancer is not None:
         world.balancer.process.send_signal(signal.SIGUSR2)
 
 
-def _restart_balancer(world: World) -> None:
+def _restart_balancer(world: FaultSetup) -> None:
     if world.balancer is None or world.balance is None:
         raise RuntimeError("this world has no balancer")
     for pid in family(world.balancer.process.pid):

@@ -35,7 +35,7 @@ from tests.deploy.name_server import NameServer
 from tests.integration.conftest import MODEL, make_repository
 
 from benchmarks.fault_clients import Clients, seen
-from benchmarks.fault_injection import FAULTS, Fault, World, starter
+from benchmarks.fault_injection import FAULTS, Fault, FaultSetup, starter
 from benchmarks.fault_report import markdown, page
 from benchmarks.replica import Replica
 from tritone_serving.server import runtime_folder as runtime
@@ -150,7 +150,7 @@ class Watching:
 
 
 @contextlib.contextmanager
-def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[World]:
+def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[FaultSetup]:
     """Replicas, and what else a fault needs."""
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(folder / "disk")) if fault.small_disk else None
@@ -159,7 +159,7 @@ def world_for(fault: Fault, mode: str, folder: Path) -> Iterator[World]:
         config.write_text(config.read_text().replace("count: 1", "count: 2"))
         repository = Path(shutil.copytree(folder / "original", (disk or folder) / "repository"))
         http, grpc, metrics = free_ports(3, "0.0.0.0")  # noqa: S104  - looked for on every address, bound on none
-        world = World(folder, repository, [], disk)
+        world = FaultSetup(folder, repository, [], disk)
         for number, host in enumerate(HOSTS if mode == "two" or fault.balanced else HOSTS[:1]):
             is_broken = number == 0
             replica = Replica(

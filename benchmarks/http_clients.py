@@ -15,7 +15,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Load:
+class HttpLoad:
     """What a closed loop found.
 
     Attributes:
@@ -62,7 +62,7 @@ def ask(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
     return int(head.split(b" ", 2)[1]), bytes(received[end + 4 :])
 
 
-def closed_loop(port: int, requests: Sequence[bytes], *, n_clients: int, seconds: float) -> Load:
+def closed_loop(port: int, requests: Sequence[bytes], *, n_clients: int, seconds: float) -> HttpLoad:
     """Clients that each wait for their answer before they ask again."""
     times: list[list[float]] = [[] for _ in range(n_clients)]
     failed = [0] * n_clients
@@ -97,7 +97,7 @@ def closed_loop(port: int, requests: Sequence[bytes], *, n_clients: int, seconds
         thread.join()
     took_s = time.perf_counter() - began_s
     everything = np.array([each for some in times for each in some] or [np.nan])
-    return Load(
+    return HttpLoad(
         per_s=sum(map(len, times)) / took_s,
         p50_ms=1e3 * float(np.quantile(everything, 0.5)),
         p99_ms=1e3 * float(np.quantile(everything, 0.99)),

@@ -28,7 +28,7 @@ import numpy as np
 import tritonclient.http as triton
 
 from benchmarks.arguments import amount, count
-from benchmarks.http_clients import Load, ask, closed_loop, connect, request_bytes
+from benchmarks.http_clients import HttpLoad, ask, closed_loop, connect, request_bytes
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.repository.folders import newest_version
 from tritone_serving.server.ports import claim_ports
@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             check_same(ports, asked, name)
         clients: dict[str, Any] = {}
         for n_clients in arguments.clients:
-            rounds: dict[str, list[Load]] = {name: [] for name in ports}
+            rounds: dict[str, list[HttpLoad]] = {name: [] for name in ports}
             for index in range(arguments.rounds + 1):
                 for name in ports if index % 2 else reversed(ports):
                     found = closed_loop(ports[name], asked[name], n_clients=n_clients, seconds=arguments.seconds)
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"model": MODEL, "rounds": arguments.rounds, "seconds": arguments.seconds, "clients": clients}
 
 
-def compared(rounds: dict[str, list[Load]]) -> dict[str, Any]:
+def compared(rounds: dict[str, list[HttpLoad]]) -> dict[str, Any]:
     """Medians of all; ratios of turns side by side, None where the rounds do not agree."""
     sides = {
         name: {key: statistics.median(asdict(load)[key] for load in loads) for key in ("per_s", "p50_ms", "p99_ms")}

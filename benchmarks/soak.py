@@ -81,7 +81,7 @@ def main() -> None:
 
 def soak(
     repository: Path, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], list[mixing.Sent], list[report.Memory]]:
+) -> tuple[dict[str, Any], list[mixing.SentRequest], list[report.Memory]]:
     """Serve, find the capacity, load, judge."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     options = ServerOptions(repository=repository, response_cache_bytes=arguments.cache_mb << 20, **ports)
@@ -106,7 +106,7 @@ def soak(
 
 async def _load(
     server: TritonServer, asked: Sequence[mixing.Asked], *, load: float, seconds: float, capacity_s: float
-) -> tuple[float, list[mixing.Sent], list[report.Memory]]:
+) -> tuple[float, list[mixing.SentRequest], list[report.Memory]]:
     memory: list[report.Memory] = []
     async with mixing.Client(server.grpc_url) as client:
         share = mixing.shares(await mixing.costs_s(client, asked))

@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass
-class Sent:
+class SentRequest:
     """What became of one request.
 
     Attributes:
@@ -195,14 +195,14 @@ async def closed_loop(
 
 async def open_loop(
     client: Client, mix: Sequence[Asked], share: Mapping[str, float], *, per_s: float, seconds: float, seed: int = 5
-) -> list[Sent]:
+) -> list[SentRequest]:
     """Send at Poisson arrivals whatever becomes of what was sent before; in the order of the arrivals."""
     random = np.random.default_rng(seed)
     due_s, which = arrivals(random, [share[asked.model] for asked in mix], per_s=per_s, seconds=seconds)
-    sent = [Sent(mix[place].model, due) for due, place in zip(due_s, which, strict=True)]
+    sent = [SentRequest(mix[place].model, due) for due, place in zip(due_s, which, strict=True)]
     begun_s = time.perf_counter()
 
-    async def send(each: Sent, asked: Asked) -> None:
+    async def send(each: SentRequest, asked: Asked) -> None:
         each.late_s = time.perf_counter() - begun_s - each.due_s
         each.error = await client.ask(asked)
         each.latency_s = time.perf_counter() - begun_s - each.due_s

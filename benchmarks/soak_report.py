@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak_mix import Sent
+from benchmarks.soak_mix import SentRequest
 
 MOST_GROWTH = 0.02
 MOST_SLOWDOWN = 1.2
@@ -35,7 +35,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Spans:
+class SoakPeriods:
     """What is compared, in seconds of the load: latencies of both ends, memory after warm-up with that at the end.
 
     Attributes:
@@ -50,12 +50,12 @@ class Spans:
     memory_s: float
 
 
-def spans(whole_s: float) -> Spans:
+def spans(whole_s: float) -> SoakPeriods:
     """Two minutes at each end and a minute of warm-up; of a short load, a fifth and a tenth."""
-    return Spans(whole_s, min(60.0, whole_s / 5), min(120.0, whole_s / 5), min(30.0, whole_s / 10))
+    return SoakPeriods(whole_s, min(60.0, whole_s / 5), min(120.0, whole_s / 5), min(30.0, whole_s / 10))
 
 
-def judge(sent: Sequence[Sent], memory: Sequence[Memory], span: Spans) -> dict[str, Any]:
+def judge(sent: Sequence[SentRequest], memory: Sequence[Memory], span: SoakPeriods) -> dict[str, Any]:
     """All that was found, with a verdict for each bound.
 
     Raises:
@@ -91,7 +91,7 @@ def judge(sent: Sequence[Sent], memory: Sequence[Memory], span: Spans) -> dict[s
     }
 
 
-def _ends(sent: Sequence[Sent], span: Spans) -> tuple[dict[str, Any], dict[str, Any]]:
+def _ends(sent: Sequence[SentRequest], span: SoakPeriods) -> tuple[dict[str, Any], dict[str, Any]]:
     ends: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for each in sent:
         if each.error:
@@ -163,7 +163,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(sent: Sequence[Sent], memory: Sequence[Memory], path: Path) -> None:
+def draw(sent: Sequence[SentRequest], memory: Sequence[Memory], path: Path) -> None:
     """Latency of each model (p50 and p99 of each 15 s) and memory, against time."""
     import matplotlib as mpl
 

@@ -101,8 +101,9 @@ def _import_exceptions(package: str) -> None:
 
 
 def _children(error: type) -> list[type]:
+    subclasses: list[type] = error.__subclasses__()
     return sorted(
-        (each for each in error.__subclasses__() if each.__module__.partition(".")[0] in PACKAGES),
+        (each for each in subclasses if each.__module__.partition(".")[0] in PACKAGES),
         key=lambda each: (PACKAGES.index(each.__module__.partition(".")[0]), each.__name__),
     )
 
@@ -164,7 +165,7 @@ def _parameter(param: Any, context: Any) -> str:
         text += " **Required.**"
     elif default not in (None, False, True, (), [], "") and not callable(default):
         text += f" Default: `{getattr(default, 'value', default)}`."
-    if getattr(param, "envvar", None):
+    if getattr(param, "envvar", None) and str(param.envvar) not in text:
         text += f" Environment: `{param.envvar}`."
     return f"| {', '.join(f'`{name}`' for name in names)} | {f'`{_cell(value)}`' if value else ''} | {text.strip()} |"
 
@@ -277,13 +278,27 @@ def configuration_page() -> str:
 
 
 def _fields(config: Any) -> list[str]:
-    described = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(config) or "", re.M))
+    if hasattr(config, "model_fields"):
+        described = {name: _described(field) for name, field in config.model_fields.items()}
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in config.model_fields.items()}
+    else:
+        described = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(config) or "", re.M))
+        defaults = {name: getattr(config, name, None) for name in config.__annotations__}
     rows = []
-    for name, annotation in config.__annotations__.items():
-        default = getattr(config, name, None)
+    for name, default in defaults.items():
+        annotation = config.__annotations__[name]
         kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        rows.append(f"| `{name}` | `{_cell(kind)}` | `{default!r}` | {_cell(described.get(name, ''))} |")
+        text = _cell(described.get(name, ""))
+        rows.append(f"| `{name}` | `{_cell(kind)}` | `{default!r}` | {text[:1].upper()}{text[1:]} |")
     return rows
+
+
+def _described(field: Any) -> str:
+    """Return a pydantic field's description and bounds."""
+    signs = {"Ge": "≥ {0.ge}", "Gt": "> {0.gt}", "Le": "≤ {0.le}", "Lt": "< {0.lt}"}
+    bounds = [signs[type(each).__name__].format(each) for each in field.metadata if type(each).__name__ in signs]
+    text = (field.description or "").rstrip(".")
+    return ". ".join(part for part in (text, ", ".join(bounds)) if part) + "."
 
 
 # --- documents of the repository -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def isolated_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 # With few workers, a file that takes a minute must not be the last one to start.
-LONGEST_FILES = ("integration/test_demo.py", "integration/test_watchdog.py", "contract/test_kinds.py")
+LONGEST_FILES = ("integration/test_demo.py", "integration/test_documents.py", "contract/test_kinds.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzzing import over_grpc, over_http
 from benchmarks.fuzzing.options import CLASS_COUNTS
-from benchmarks.fuzzing.outcomes import HANG, NOT_SENT, Guard, Outcome, Tally, fatal
+from benchmarks.fuzzing.outcomes import HANG, NOT_SENT, Guard, Outcome, OutcomeTally, fatal
 from benchmarks.fuzzing.requests import valid_request
 from benchmarks.fuzzing.servers import Bystander, Canaries, Processes, compare
 from tritone.endpoints import make_endpoint
@@ -34,7 +34,7 @@ class Result:
         troubles: what is wrong with the server itself, by round.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: OutcomeTally = field(default_factory=OutcomeTally)
     troubles: list[str] = field(default_factory=list)
     n_canaries: int = 0
     n_bystander: int = 0
@@ -90,7 +90,7 @@ def run(
     return result
 
 
-def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, number: int) -> None:
+def _round(server: TritonServer, canaries: Canaries, tally: OutcomeTally, n: int, number: int) -> None:
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     targets: dict[str, Any] = {
         "http": over_http.HttpTarget(host, int(port)),
@@ -135,7 +135,7 @@ def _round(server: TritonServer, canaries: Canaries, tally: Tally, n: int, numbe
     targets["grpc"].close()
 
 
-def send_classes(server: TritonServer, canaries: Canaries, tally: Tally, counts: Sequence[Any]) -> None:
+def send_classes(server: TritonServer, canaries: Canaries, tally: OutcomeTally, counts: Sequence[Any]) -> None:
     """Request every output of every model with each count of classes: as JSON, binary data, a call and a stream."""
     guard = Guard.of(server, canaries.configs)
     host, _, port = server.http_url.removeprefix("http://").partition(":")

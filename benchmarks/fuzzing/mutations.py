@@ -19,7 +19,7 @@ from benchmarks.fuzzing.requests import (
     ITEM_BYTES,
     MOST_BYTES,
     FuzzRequest,
-    Tensor,
+    RequestTensor,
     fill,
     optional_tensors,
     valid_request,
@@ -65,7 +65,7 @@ def _place(draw: Draw, ask: FuzzRequest) -> int | None:
     return draw(st.integers(0, len(ask.tensors) - 1)) if ask.tensors else None
 
 
-def _resized(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+def _resized(tensor: RequestTensor, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
     """A shape with as much data as it says, where that can be."""
     n_items = int(np.prod([abs(size) for size in shape], dtype=object)) if shape else 1
     if n_items * ITEM_BYTES.get(tensor.datatype, 8) > MOST_BYTES or min(shape, default=0) < 0:
@@ -237,9 +237,9 @@ def _names(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzReques
     elif how == "renamed":
         tensors[place] = replace(tensors[place], name=other)
     elif how == "unknown":
-        tensors.append(Tensor(other, "FP32", (1, 1), bytes(4)))
+        tensors.append(RequestTensor(other, "FP32", (1, 1), bytes(4)))
     elif how == "many":
-        tensors += [Tensor(f"x{number}", "INT8", (1,), b"\x00") for number in range(500)]
+        tensors += [RequestTensor(f"x{number}", "INT8", (1,), b"\x00") for number in range(500)]
     else:
         tensors = [] if how == "none" else tensors[::-1]
     return replace(ask, tensors=tuple(tensors))

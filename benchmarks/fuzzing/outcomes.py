@@ -62,7 +62,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FuzzFinding:
     """What should not have come."""
 
     transport: str
@@ -72,14 +72,14 @@ class Finding:
 
 
 @dataclass
-class Tally:
+class OutcomeTally:
     """Outcomes by what was done to a request."""
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     not_sent: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FuzzFinding] = field(default_factory=list)
     options: Counter[str] = field(default_factory=Counter)  # those that were sent, as `options.ALL` names them
 
     @property
@@ -99,7 +99,7 @@ class Tally:
         if why is not None and must != OK:
             self.known[f"{transport} {outcome.code}: {why}"] += 1
         elif (must and outcome.kind != must) or outcome.kind in (FAILED, HANG):
-            self.findings.append(Finding(transport, category, outcome, request))
+            self.findings.append(FuzzFinding(transport, category, outcome, request))
 
     def table(self) -> str:
         """Markdown: mutations down, outcomes across."""

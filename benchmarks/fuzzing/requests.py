@@ -24,7 +24,7 @@ WORDS = (b"track-1", b"track-4", b"piece/3", b"tension", b"nobody", b"\xc3\x96rt
 
 
 @dataclass(frozen=True)
-class Tensor:
+class RequestTensor:
     """One input as it goes over the wire; `shape` need not fit `data`, nor `data` the `datatype`."""
 
     name: str
@@ -49,7 +49,7 @@ class FuzzRequest:
     """
 
     model: str
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[RequestTensor, ...]
     decoupled: bool = False
     version: str = ""
     id: str | bytes = ""
@@ -96,13 +96,13 @@ def valid_inputs(config: Any, rng: np.random.Generator) -> dict[str, Array]:
 def valid_request(config: Any, rng: np.random.Generator) -> FuzzRequest:
     """A request that the model has to answer; of its optional inputs, any that hold numbers or known words."""
     tensors = [
-        Tensor(name, np_to_triton_dtype(array.dtype), array.shape, packed(array))
+        RequestTensor(name, np_to_triton_dtype(array.dtype), array.shape, packed(array))
         for name, array in valid_inputs(config, rng).items()
     ]
     return FuzzRequest(config.name, tuple(tensors), decoupled=config.model_transaction_policy.decoupled)
 
 
-def optional_tensors(config: Any, rng: np.random.Generator) -> list[Tensor]:
+def optional_tensors(config: Any, rng: np.random.Generator) -> list[RequestTensor]:
     """One of each optional input, with one row and what may be any; a model need not take them together."""
     tensors = []
     for each in config.input:
@@ -111,7 +111,7 @@ def optional_tensors(config: Any, rng: np.random.Generator) -> list[Tensor]:
         shape = (1, *(int(rng.integers(0, 4)) if size == -1 else size for size in each.dims))
         number = each.data_type
         datatype = _DATATYPES[number] if number < len(_DATATYPES) else "FP32"
-        tensors.append(Tensor(each.name, datatype, shape, fill(datatype, math.prod(shape), rng)))
+        tensors.append(RequestTensor(each.name, datatype, shape, fill(datatype, math.prod(shape), rng)))
     return tensors
 
 

@@ -166,7 +166,7 @@ def print_ranking(metrics: Mapping[str, Any]) -> None:
     say("ensemble: " + ", ".join(f"{name} {figures[name]:.4f}" for name in RANKING_FIGURES))
     say(", ".join(f"{name}@10 {figures[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
     print_base_models(metrics["base_models"])
-    shown = ("items_heard", "n_users", "ndcg@10", "recall@40")
+    shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
     print_rows("by history", [{name: row[name] for name in shown} for row in metrics["segments"]])
     by_friends = metrics["cold_users"]["by_friends"]
     if by_friends:

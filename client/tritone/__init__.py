@@ -56,12 +56,12 @@ if TYPE_CHECKING:
     )
     from tritone.music.grid import Grid
     from tritone.music.piece import Piece
-    from tritone.music.reading import to_grid
-    from tritone.music.writing import to_score
-    from tritone.operations.predict import Prediction
+    from tritone.music.scores import to_grid, to_score
     from tritone.operations.sample import Conditions
-    from tritone.operations.stream import AsyncPieceStream, PieceChunk, PieceStream
+    from tritone.operations.stream import AsyncPieceStream, PieceStream
     from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.piece_chunk import PieceChunk
+    from tritone.results.prediction import Prediction
     from tritone.results.recommendations import (
         Reason,
         Recommendation,
@@ -87,9 +87,9 @@ _LAZY = {
     "ModelResponse": "messages",
     "MusicClient": "client",
     "Piece": "music.piece",
-    "PieceChunk": "operations.stream",
+    "PieceChunk": "results.piece_chunk",
     "PieceStream": "operations.stream",
-    "Prediction": "operations.predict",
+    "Prediction": "results.prediction",
     "ReadyRequest": "messages",
     "ReadyResponse": "messages",
     "Reason": "results.recommendations",
@@ -103,8 +103,8 @@ _LAZY = {
     "TrackPage": "results.recommendations",
     "Transport": "messages",
     "UnknownIds": "results.recommendations",
-    "to_grid": "music.reading",
-    "to_score": "music.writing",
+    "to_grid": "music.scores",
+    "to_score": "music.scores",
 }
 
 __all__ = [

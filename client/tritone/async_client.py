@@ -1,32 +1,45 @@
-"""The client for asyncio.
-
-```python
-async with AsyncMusicClient("localhost:8001") as music:
-    results = await asyncio.gather(*(music.classify(path) for path in paths))
-```
-"""
+"""The client for asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, Unpack
 
-from tritone._async_composing_calls import AsyncComposingCalls
-from tritone._async_latent_calls import AsyncLatentCalls
-from tritone._async_recommending_calls import AsyncRecommendingCalls
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
+from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
-from tritone.messages import AsyncTransport, InferResponse, Request, Response, StreamRequest, after_losses
-from tritone.model_cache import Flow, after
+from tritone.flows import Flow, Pause, ready_flow
+from tritone.messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
+from tritone.music.noise import check_seed, fresh_seed
+from tritone.music.piece import Piece
+from tritone.music.scores import ScoreLike
+from tritone.operations.classify import classify_flow, embed_flow
+from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
+from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.options import SamplingParams
+from tritone.operations.predict import predict_flow
+from tritone.operations.recommend import (
+    Id,
+    Ids,
+    RecommendOptions,
+    Weights,
+    find_tracks_flow,
+    recommend_flow,
+    similar_flow,
+)
+from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
-from tritone.retry import Deadline, Pause
+from tritone.results.prediction import Prediction
+from tritone.results.recommendations import Recommendations, TrackPage
+from tritone.retry import Deadline, pause_s, restarted_flow
 from tritone.tracing import call_span
 from tritone.transports import make_async_balanced_transport
 
@@ -39,10 +52,15 @@ class _Done(Generic[T]):
     result: T
 
 
-class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingCalls, BaseClient[AsyncTransport]):
-    """Asks the music models of a server, or of several that serve the same, from one event loop.
+class AsyncMusicClient(BaseClient[AsyncTransport]):
+    """A client as `MusicClient` for one event loop; its methods are documented there.
 
-    Keeps its connections open. Recordings and scores are read in asyncio's worker threads, so the loop stays free.
+    Recordings and scores are read in the worker threads of asyncio, so that the event loop stays free.
+
+    ```python
+    async with AsyncMusicClient("localhost:8001") as music:
+        results = await asyncio.gather(*(music.classify(path) for path in paths))
+    ```
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -55,23 +73,272 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Classification:
-        """Name a recording's genre, emotions and tags, and embed it; see `MusicClient.classify`."""
-        return await self._run(self._classify(audio, top, model), self._deadline(timeout_s))
+        """Classify a recording by genre, emotions and tags, and embed it; see `MusicClient.classify`."""
+        flow = classify_flow(self._models, audio, model=self._genre_model if model is None else model, top=top)
+        return await self._run(flow, self._deadline(timeout_s))
 
     async def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
-        """Embed a recording as (256,) float32, L2-normalised; see `MusicClient.embed`."""
-        return await self._run(self._embed(audio, model), self._deadline(timeout_s))
+        """Embed a recording; recordings that sound alike have similar embeddings; see `MusicClient.embed`."""
+        flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def compose(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        model: str = COMPOSE_MODEL,
+        style: str | None = None,
+        meter: tuple[int, int] | None = None,
+        tempo_qpm: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Compose a piece from scratch, or continue a prompt; see `MusicClient.compose`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    def stream_compose(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        model: str = STREAM_MODEL,
+        style: str | None = None,
+        meter: tuple[int, int] | None = None,
+        tempo_qpm: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncPieceStream:
+        """Compose as `compose` does, and return the piece bar by bar; see `MusicClient.stream_compose`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+
+        async def begin() -> tuple[StreamAccumulator, AsyncIterator[InferResponse]]:
+            flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+            deadline = self._deadline(timeout_s)
+            request, accumulator = await self._run(flow, deadline)
+            return accumulator, self._stream(request, accumulator.request, deadline.timeout_s)
+
+        return AsyncPieceStream(sampling.seed, begin)
+
+    async def harmonize(
+        self,
+        melody: ScoreLike,
+        *,
+        seed: int | None = None,
+        highest: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        model: str = COMPOSE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Compose other voices for a melody; see `MusicClient.harmonize`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def infill(
+        self,
+        score: ScoreLike,
+        *,
+        bars: tuple[int, int],
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        model: str = COMPOSE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Replace some bars of a score by new ones that fit their surroundings; see `MusicClient.infill`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def predict(
+        self, score: ScoreLike, *, model: str = PREDICT_MODEL, timeout_s: float | None = None
+    ) -> Prediction:
+        """Return how probable a model finds each time step of a score; see `MusicClient.predict`."""
+        return await self._run(predict_flow(self._models, score=score, model=model), self._deadline(timeout_s))
+
+    async def reconstruct(
+        self,
+        score: ScoreLike,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Encode a score into the latent space of a model and decode it again; see `MusicClient.reconstruct`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def interpolate(
+        self,
+        a: ScoreLike,
+        b: ScoreLike,
+        *,
+        steps: int = 5,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> tuple[Piece, ...]:
+        """Return pieces between two scores; see `MusicClient.interpolate`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def vary(
+        self,
+        score: ScoreLike,
+        *,
+        attribute: str,
+        amount: float,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Return a variation of a score with more or less of a musical attribute; see `MusicClient.vary`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def sample(
+        self,
+        model: str = SAMPLE_MODEL,
+        n: int = 4,
+        seed: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        **conditions: Unpack[Conditions],
+    ) -> tuple[Piece, ...]:
+        """Generate new pieces of two bars from noise; see `MusicClient.sample`."""
+        first = fresh_seed() if seed is None else check_seed(seed)
+        flow = sample_flow(self._models, model=model, n=n, seed=first, conditions=dict(conditions))
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def recommend(
+        self,
+        user_id: Id | None = None,
+        *,
+        history: Ids | None = None,
+        weights: Weights | None = None,
+        skipped: Ids | None = None,
+        friends: Ids | None = None,
+        audio: Audio | None = None,
+        mood: str | None = None,
+        n: int = 10,
+        exclude: Ids | None = None,
+        filter_listened: bool = True,
+        diversity: float = 0.0,
+        novelty: float = 0.0,
+        explain: bool | int = False,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Recommend tracks; see `MusicClient.recommend`."""
+        options = RecommendOptions(
+            user_id=user_id,
+            history=history,
+            weights=weights,
+            skipped=skipped,
+            friends=friends,
+            mood=mood,
+            n=n,
+            exclude=exclude,
+            filter_listened=filter_listened,
+            diversity=diversity,
+            novelty=novelty,
+            explain=explain,
+        )
+        flow = recommend_flow(
+            self._models,
+            options,
+            audio=audio,
+            genre_model=self._genre_model,
+            model=model,
+            credentials=self._credentials,
+            user_token=user_token,
+        )
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def similar(
+        self,
+        track_id: Id | None = None,
+        *,
+        audio: Audio | None = None,
+        by: str = "both",
+        n: int = 10,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Return tracks that are similar to a track or a recording; see `MusicClient.similar`."""
+        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def find_tracks(
+        self,
+        query: Id,
+        *,
+        by: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> TrackPage:
+        """Search for tracks by title, artist or id; see `MusicClient.find_tracks`."""
+        flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
 
     async def server_ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server is up and all its models are loaded; see `MusicClient.server_ready`."""
-        return await self._run(self._ready(None), self._deadline(timeout_s))
+        """Return whether the server is up and all its models are loaded; see `MusicClient.server_ready`."""
+        return await self._run(ready_flow(None), self._deadline(timeout_s))
 
     async def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
-        """Whether the server has this model ready; see `MusicClient.model_ready`."""
-        return await self._run(self._ready(model), self._deadline(timeout_s))
+        """Return whether a model is ready; see `MusicClient.model_ready`."""
+        return await self._run(ready_flow(model), self._deadline(timeout_s))
 
     async def close(self) -> None:
-        """Let go of all connections; the client cannot be used any more. May be called more than once."""
+        """Close all connections; the client cannot be used afterwards. May be called more than once."""
         self._closed = True
         await self._transport.close()
 
@@ -87,69 +354,66 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
         return make_async_balanced_transport(endpoints)
 
     async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+        """Send the requests of a flow and return its result."""
         self._check_loop()
         with call_span(flow):
             step: Request | Pause | _Done[T] = await _advanced(next, flow)
             while not isinstance(step, _Done):
                 try:
-                    response = await self._answer(step, deadline)
+                    response = await self._respond(step, deadline)
                 except ClientError as error:
-                    failure = error  # Python forgets `error` where the clause ends
+                    failure = error  # Python deletes `error` at the end of the clause
                     step = await _advanced(flow.throw, failure)
                 else:
                     step = await _advanced(flow.send, response)
             return step.result
 
-    async def _answer(self, request: Request | Pause, deadline: Deadline) -> Response | None:
-        if isinstance(request, Pause):
-            await asyncio.sleep(request.delay_s(deadline.left_s()))
+    async def _respond(self, step: Request | Pause, deadline: Deadline) -> Response | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(pause_s(step, deadline.left_s()))
             return None
-        request = self._prioritized(request)
-        failures: list[ClientError] = []
+        attempts = self._attempts(step)
         while True:
             try:
-                return await self._transport.handle(request, timeout_s=deadline.check(request))
+                return await self._transport.handle(attempts.request, timeout_s=deadline.check(attempts.request))
             except ClientError as error:
-                failures.append(error)
-                delay_s = self._delay_s(request, failures, deadline)
-            request = after_losses(request, sum(error.n_lost for error in failures))
+                delay_s = attempts.delay_s(error, deadline)
             await asyncio.sleep(delay_s)
 
     async def _stream(
-        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+        self, request: StreamRequest, make_request: Callable[[], Flow[StreamRequest]], timeout_s: float
     ) -> AsyncGenerator[InferResponse, None]:
-        """Answers as they come; before the first one, `again` makes the request anew where its version is gone."""
-        begun = Deadline(timeout_s)
-        for n_begun in itertools.count(1):
-            async with aclosing(self._stream_of(request, timeout_s)) as responses:
-                n_answers = 0
+        """Yield the responses to a stream; before the first one, a request whose model version is gone is replaced."""
+        start_deadline = Deadline(timeout_s)
+        for n_starts in itertools.count(1):
+            has_begun = False
+            async with aclosing(self._stream_attempts(request, timeout_s)) as responses:
                 try:
                     async for response in responses:
-                        n_answers += 1
+                        has_begun = True
                         yield response
                     return
                 except VersionChangedError as error:
-                    if n_answers:
+                    if has_begun:
                         raise
-                    pause = Pause(n_begun, error)
-            request = await self._run(after(pause, again()), begun)
+                    pause = Pause(n_starts, error)
+            request = await self._run(restarted_flow(pause, make_request()), start_deadline)
 
-    async def _stream_of(self, request: StreamRequest, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
-        """Answers as they come; only before the first one may the request be sent again."""
-        failures: list[ClientError] = []
+    async def _stream_attempts(self, request: StreamRequest, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        """Yield the responses to a stream; before the first one, the request may be sent again."""
+        attempts = self._attempts(request)
         while True:
             deadline = Deadline(timeout_s)
-            async with aclosing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
-                n_answers = 0
+            has_begun = False
+            async with aclosing(self._transport.stream(attempts.request, timeout_s=timeout_s)) as responses:
                 try:
                     async for response in responses:
-                        n_answers += 1
+                        has_begun = True
                         yield response
                     return
                 except ClientError as error:
-                    failures.append(error)
-                    delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
-            request = after_losses(request, sum(error.n_lost for error in failures))
+                    self._stream_failed(request, error, has_begun=has_begun)
+                    delay_s = attempts.delay_s(error, deadline)
             await asyncio.sleep(delay_s)
 
     def _check_loop(self) -> None:
@@ -158,18 +422,17 @@ class AsyncMusicClient(AsyncComposingCalls, AsyncLatentCalls, AsyncRecommendingC
             self._loop = loop
         elif self._loop is not loop:
             raise ClientError(
-                "this AsyncMusicClient belongs to another event loop, where its connections are; "
-                "make one inside each asyncio.run()"
+                "this AsyncMusicClient has its connections in another event loop; create one inside each asyncio.run()"
             )
 
 
 async def _advanced(step: Callable[[A], Request | Pause], value: A) -> Request | Pause | _Done[T]:
-    """Run a flow to its next request, in a worker thread because that is where recordings are decoded."""
+    """Run a flow to its next request, in a worker thread because it may decode a recording."""
 
     def run() -> Request | Pause | _Done[T]:
         try:
             return step(value)
-        except StopIteration as end:  # a future cannot carry this one
+        except StopIteration as end:  # a future cannot carry this exception
             return _Done(end.value)
 
     return await asyncio.to_thread(run)

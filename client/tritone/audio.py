@@ -1,7 +1,7 @@
-"""Recordings in, windows out: decoding, mixing down, resampling and cutting, in bounded memory.
+"""Read recordings as windows: decoding, mixing down, resampling and cutting, in bounded memory.
 
-Training, evaluation and the SDK all cut recordings with `iter_windows`, so a model is asked exactly
-what it was trained on.
+Training, evaluation and the SDK all cut recordings with `iter_windows`, so that a model sees at inference what it was
+trained on.
 
 ```python
 for window in iter_windows("song.ogg"):
@@ -124,7 +124,7 @@ def _noting(name: str, on_note: OnNote | None) -> OnNote:
 
 
 class _Check:
-    """Judges a recording block by block."""
+    """Checks a recording block by block."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,56 +1,33 @@
-"""What `MusicClient` and `AsyncMusicClient` share: options, their checks and flows; no input or output."""
+"""Constructor options, copying and pickling of both clients."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar
 
-from tritone.audio import Audio, FloatArray
 from tritone.constants import GENRE_MODEL, PRIORITIES, Priority
 from tritone.credentials import Credentials
 from tritone.endpoints import DEFAULT_URL, Endpoint, make_endpoints
-from tritone.exceptions import (
-    ClientError,
-    InvalidInputError,
-    NotCopiedError,
-    RequestTimeoutError,
-    ServerBusyError,
-    ServerError,
-)
-from tritone.generation_models import Writers
-from tritone.messages import (
-    AsyncTransport,
-    InferRequest,
-    ReadyRequest,
-    ReadyResponse,
-    Request,
-    RequestT,
-    StreamRequest,
-    Transport,
-)
-from tritone.model_cache import Catalogue, Flow, check_model_name
-from tritone.operations.classify import classify_flow, embed_flow
-from tritone.results.classification import Classification
-from tritone.retry import Deadline, retry_delay_s, timed_out, was_lost_too_often
+from tritone.exceptions import ClientError, InvalidInputError, NotCopiedError, ServerBusyError, ServerError
+from tritone.flows import check_model_name
+from tritone.messages import AsyncTransport, InferRequest, RequestT, StreamRequest, Transport
+from tritone.model_cache import ModelCache
+from tritone.retry import DEFAULT_RETRIES, Attempts, Deadline
 
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
 CLIENT = TypeVar("CLIENT", bound="BaseClient[Any]")
 DEFAULT_TIMEOUT_S: Final = 60.0
-DEFAULT_RETRIES: Final = 2
-LONGEST_TIMEOUT_S: Final = 30 * 86_400  # clocks of sockets and of gRPC overflow far beyond
+LONGEST_TIMEOUT_S: Final = 30 * 86_400  # the clocks of sockets and gRPC overflow far beyond
 
 _SECRETS: Final = ("api_key", "headers", "service_key", "user_token")  # constructor arguments
 
-_logger = logging.getLogger("tritone")
-
 
 class BaseClient(Generic[TRANSPORT]):
-    """Options and flows; see `__init__` for the options."""
+    """The common part of `MusicClient` and `AsyncMusicClient`."""
 
     def __init__(
         self,
@@ -69,34 +46,35 @@ class BaseClient(Generic[TRANSPORT]):
         priority: Priority = "interactive",
         transport: TRANSPORT | None = None,
     ) -> None:
-        """Make a client; nothing is sent before the first call.
+        """Create a client; nothing is sent before the first call.
 
         Args:
-            url: `host:port` (gRPC), `grpc://`, `grpcs://`, `http://` or `https://`; without a port,
-                Triton's own (8001, 8000), with TLS 443. Several, as a list or with commas between them, for servers
-                that serve the same models: calls are shared among them, one that cannot be reached is left alone
-                for a while, and what may be repeated goes to another at once, within the call's time.
-            timeout_s: for a whole call, with all its requests and retries.
+            url: address of the server: `host:port` (gRPC), `grpc://`, `grpcs://`, `http://` or `https://`. The default
+                ports are those of Triton (8001, 8000), with TLS 443. Several servers with the same models are given as
+                a list or separated by commas: calls are distributed among them, a server that cannot be reached is
+                avoided for a while, and its requests go to another one.
+            timeout_s: time limit of a call, with all its requests and retries, in seconds.
             retries: how often a request is sent again after the connection failed or the server was busy. A request
                 whose connection was lost after it had been sent completely is repeated at most once, on any server, so
-                that a request that crashes servers does not reach all of them.
+                that a request that crashes servers does not reach all of them; see `tritone.retry`.
             api_key: sent as `authorization: Bearer ...`.
-            headers: more headers (gRPC: metadata) for every request.
-            ca_file: PEM with the authorities to trust instead of the system's.
-            client_cert_file: PEM with the client's certificate, for servers that ask for one.
-            client_key_file: PEM with its key.
-            service_key: the key of the server's operator, which lets `recommend` use the stored data of all users. None
-                sends this user's own key if the server runs on this machine as this user (see `tritone serve`); an
-                empty string sends none.
+            headers: additional headers (gRPC: metadata) of every request.
+            ca_file: PEM file with the certificate authorities to trust instead of those of the system.
+            client_cert_file: PEM file with the certificate of the client, for servers that require one.
+            client_key_file: PEM file with the key of that certificate.
+            service_key: the key of the operator of the server, which lets `recommend` use the stored data of all
+                users. With None, this user's own key is sent if the server runs on this machine as this user (see
+                `tritone serve`); an empty string sends none.
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
-            genre_model: what `classify` and `embed` ask unless told otherwise, and `recommend` and `similar` about
-                a recording.
-            priority: "batch" queues requests behind the interactive ones of all clients, for background work. Does not
-                affect `stream_compose`. See also `with_priority`.
-            transport: carries the requests instead of one made for `url`; it is closed with the client.
+            genre_model: the default model of `classify` and `embed`, also used by `recommend` and `similar` to embed
+                recordings.
+            priority: "batch" queues requests behind the interactive ones of all clients, for background work. It does
+                not affect `stream_compose`. See also `with_priority`.
+            transport: sends the requests instead of a transport for `url`; closed with the client. See
+                `tritone.testing` for one that needs no server.
 
         Raises:
-            InvalidInputError: says which option is wrong.
+            InvalidInputError: an option is invalid.
         """
         self._arguments: dict[str, Any] = {
             "url": url,
@@ -122,7 +100,9 @@ class BaseClient(Generic[TRANSPORT]):
             client_key_file=client_key_file,
         )
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
-            raise InvalidInputError(f"retries is {retries!r}; expected a whole number from 0 to 100")
+            raise InvalidInputError(
+                f"invalid retries: expected a whole number from 0 to 100, got {retries!r}", argument="retries"
+            )
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
@@ -131,21 +111,19 @@ class BaseClient(Generic[TRANSPORT]):
         self._credentials = Credentials(
             service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
         )
-        self._catalogue = Catalogue()
-        self._writers = Writers()
+        self._models = ModelCache()
         self._closed = False
         self._transport: TRANSPORT = self._make_transport(endpoints) if transport is None else transport
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
-        urls = ",".join(endpoint.url for endpoint in self._endpoints)
-        return f"{type(self).__name__}({urls!r}, timeout_s={self._timeout_s:g}{state})"
+        return f"{type(self).__name__}({self._urls!r}, timeout_s={self._timeout_s:g}{state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the constructor's arguments: the copy connects by itself, in the process that unpickles it.
+        """Pickle the constructor arguments: the copy opens its own connections in the process that unpickles it.
 
         Raises:
-            ProcessBoundError: the client has keys or tokens, which must not end up in pickles, or is closed.
+            ProcessBoundError: the client is closed, or has keys or tokens, which must not end up in pickles.
         """
         secrets = [name for name in _SECRETS if self._arguments[name]]
         if secrets:
@@ -156,7 +134,7 @@ class BaseClient(Generic[TRANSPORT]):
         return _make, (type(self), self._open_arguments())
 
     def __copy__(self) -> Self:
-        """Return a client with the same arguments, secrets included, and connections of its own."""
+        """Return a client with the same arguments, secrets included, and its own connections."""
         return _make(type(self), self._open_arguments())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -164,116 +142,72 @@ class BaseClient(Generic[TRANSPORT]):
         arguments = self._open_arguments()
         return _make(type(self), {**arguments, "transport": copy.deepcopy(arguments["transport"], memo)})
 
-    def _open_arguments(self) -> dict[str, Any]:
-        if self._closed:
-            raise NotCopiedError("a closed client cannot be copied or pickled; create a new one")
-        return self._arguments
-
     def with_priority(self, priority: Priority) -> Self:
-        """Return a client that shares this one's connections and whose requests have another priority.
+        """Return a client with another priority that shares the connections of this one.
 
-        Closing either closes the connections.
+        Closing either client closes the connections.
 
         Raises:
-            InvalidInputError: there is no such priority.
+            InvalidInputError: the priority is unknown.
         """
         checked = _checked_priority(priority)
-        other = object.__new__(type(self))  # `copy.copy` would open connections of its own
+        other = object.__new__(type(self))  # `copy.copy` would open other connections
         other.__dict__.update(self.__dict__)
         other._arguments = {**self._arguments, "priority": priority}
         other._priority = checked
         return other
 
-    def _prioritized(self, request: RequestT) -> RequestT:
-        """Return the request with this client's priority."""
-        if isinstance(request, InferRequest) and self._priority != PRIORITIES["interactive"]:
-            return replace(request, priority=self._priority)
-        return request
+    @property
+    def _urls(self) -> str:
+        return ",".join(endpoint.url for endpoint in self._endpoints)
+
+    def _open_arguments(self) -> dict[str, Any]:
+        if self._closed:
+            raise NotCopiedError("a closed client cannot be copied or pickled; create a new one")
+        return self._arguments
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
         raise NotImplementedError
 
-    def _classify(self, audio: Audio, top: int | None, model: str | None) -> Flow[Classification]:
-        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
-            raise InvalidInputError(f"top is {top!r}; expected a whole number, 1 or more, or None for all labels")
-        name = check_model_name(self._genre_model if model is None else model)
-        return classify_flow(self._catalogue, audio, model=name, top=top)
-
-    def _embed(self, audio: Audio, model: str | None) -> Flow[FloatArray]:
-        name = check_model_name(self._genre_model if model is None else model)
-        return embed_flow(self._catalogue, audio, model=name)
-
-    def _ready(self, model: str | None) -> Flow[bool]:
-        return _ready_flow(None if model is None else check_model_name(model))
-
     def _deadline(self, timeout_s: float | None) -> Deadline:
         if self._closed:
-            raise ClientError("this client is closed; make a new one")
+            raise ClientError("this client is closed; create a new one")
         return Deadline(self._timeout_s if timeout_s is None else _checked_timeout(timeout_s))
 
-    def _delay_s(self, request: Request, failures: Sequence[ClientError], deadline: Deadline) -> float:
-        """How long to wait before sending again; raises the last of `failures` if that is not to be."""
-        error = failures[-1]
-        if isinstance(error, RequestTimeoutError):  # the transport knew only what was left of the call's time
-            raise timed_out(request, deadline.timeout_s) from error
-        delay_s = retry_delay_s(request, failures, retries=self._retries, left_s=deadline.left_s())
-        if delay_s is None:
-            if was_lost_too_often(request, failures):
-                raise _lost_again(error, failures) from error
-            raise error
-        _logger.warning(
-            "%s to %s failed (attempt %d of %d): %s; retrying in %.2f s",
-            type(request).__name__,
-            ",".join(endpoint.url for endpoint in self._endpoints),
-            len(failures),
-            self._retries + 1,
-            error,
-            delay_s,
-        )
-        return delay_s
+    def _attempts(self, request: RequestT) -> Attempts[RequestT]:
+        return Attempts(self._prioritized(request), retries=self._retries, servers=self._urls)
 
-    def _stream_delay_s(
-        self, request: StreamRequest, failures: Sequence[ClientError], n_answers: int, deadline: Deadline
-    ) -> float:
-        """As `_delay_s`, for a stream: once it has begun, what failed stays failed."""
-        error = failures[-1]
+    def _prioritized(self, request: RequestT) -> RequestT:
+        if isinstance(request, InferRequest) and self._priority != PRIORITIES["interactive"]:
+            return replace(request, priority=self._priority)
+        return request
+
+    def _stream_failed(self, request: StreamRequest, error: ClientError, *, has_begun: bool) -> None:
+        """Forget a model that may have changed; raise the error if responses have arrived, as it is then final."""
         if isinstance(error, ServerError) and not isinstance(error, ServerBusyError):
-            self._writers.forget(request.model)  # it may have been replaced by one with other tensors
-        if n_answers:
+            self._models.forget(request.model)
+        if has_begun:
             raise error
-        return self._delay_s(request, failures, deadline)
 
 
 def _make(kind: type[CLIENT], arguments: dict[str, Any]) -> CLIENT:
     return kind(**arguments)
 
 
-def _lost_again(error: ClientError, failures: Sequence[ClientError]) -> ClientError:
-    n_lost = sum(each.n_lost for each in failures)
-    return type(error)(
-        f"{error}; the connection was lost {n_lost} times after the request had been sent, so it is not sent again; "
-        f"check the servers' logs for crashes caused by the request",
-        model=error.model,
-        status=error.status,
-        request_id=error.request_id,
-        n_lost=n_lost,
-    )
-
-
-def _ready_flow(model: str | None) -> Flow[bool]:
-    return cast(ReadyResponse, (yield ReadyRequest(model))).ready
-
-
 def _checked_priority(priority: Priority) -> int:
     if not isinstance(priority, str) or priority not in PRIORITIES:
-        raise InvalidInputError(f"priority is {priority!r}; expected one of: {', '.join(PRIORITIES)}")
+        raise InvalidInputError(
+            f"unknown priority: expected one of {', '.join(PRIORITIES)}, got {priority!r}", argument="priority"
+        )
     return PRIORITIES[priority]
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not number or not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
         raise InvalidInputError(
-            f"timeout_s is {timeout_s!r}; expected a number of seconds above 0, at most {LONGEST_TIMEOUT_S} (30 days)"
+            f"invalid timeout_s: expected a number of seconds above 0 and at most {LONGEST_TIMEOUT_S} (30 days), got "
+            f"{timeout_s!r}",
+            argument="timeout_s",
         )
     return float(timeout_s)

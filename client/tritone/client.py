@@ -1,12 +1,4 @@
-"""The client for threads.
-
-```python
-with MusicClient("localhost:8001") as music:
-    print(music.classify("song.mp3").label)
-    music.compose(bars=8).save("tune.mid")
-    print(music.recommend(history=["a song", "another"]).track_ids)
-```
-"""
+"""The client for threads."""
 
 from __future__ import annotations
 
@@ -15,30 +7,72 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
-from tritone._composing_calls import ComposingCalls
-from tritone._latent_calls import LatentCalls
-from tritone._recommending_calls import RecommendingCalls
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
+from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
-from tritone.messages import InferResponse, Request, Response, StreamRequest, Transport, after_losses
-from tritone.model_cache import Flow, after
+from tritone.flows import Flow, Pause, ready_flow
+from tritone.messages import InferResponse, Request, Response, StreamRequest, Transport
+from tritone.music.noise import check_seed, fresh_seed
+from tritone.music.piece import Piece
+from tritone.music.scores import ScoreLike
+from tritone.operations.classify import classify_flow, embed_flow
+from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
+from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.options import SamplingParams
+from tritone.operations.predict import predict_flow
+from tritone.operations.recommend import (
+    Id,
+    Ids,
+    RecommendOptions,
+    Weights,
+    find_tracks_flow,
+    recommend_flow,
+    similar_flow,
+)
+from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
-from tritone.retry import Deadline, Pause
+from tritone.results.prediction import Prediction
+from tritone.results.recommendations import Recommendations, TrackPage
+from tritone.retry import Deadline, pause_s, restarted_flow
 from tritone.tracing import call_span
 from tritone.transports import make_balanced_transport
 
 T = TypeVar("T")
 
 
-class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Transport]):
-    """Asks the music models of a server, or of several that serve the same.
+class MusicClient(BaseClient[Transport]):
+    """A client for the music models of one server, or of several with the same models.
 
-    May be shared by threads, and keeps its connections open. After a fork, the child connects by itself; a copy and a
-    pickle do too, and a client with secrets cannot be pickled (see docs/how-to/connections.md).
+    It keeps its connections open and may be shared by threads. After a fork, the child opens its own connections;
+    copies and pickles do too. A client with secrets cannot be pickled (see
+    docs/how-to/connections.md).
+
+    Recordings are passed as a path, the bytes of a file, a binary file object (read from its start and left open), or
+    `(samples, rate_hz)`. Scores are passed as a path, the bytes of a MIDI file, a binary file object, a
+    `symusic.Score`, a `Grid` or a `Piece`. Users and tracks are passed by their ids in the listening log, as text, its
+    UTF-8 bytes, or integers. Every generated piece has the seed that reproduces it with the same arguments and model
+    version.
+
+    ```python
+    with MusicClient("localhost:8001") as music:
+        print(music.classify("song.mp3").label)
+        music.compose(bars=8).save("tune.mid")
+        print(music.recommend(history=["a song", "another"]).track_ids)
+    ```
+
+    Raises:
+        InvalidAudioError: a recording cannot be used.
+        InvalidScoreError: a score cannot be read, or holds no notes.
+        InvalidInputError: another argument is invalid.
+        MissingExtraError: a score is MIDI and symusic is not installed.
+        ConnectionFailedError: the server cannot be reached, or ended during the call.
+        RequestTimeoutError: the call took longer than `timeout_s`.
+        ServerError: the server responded with an error; see its subclasses.
     """
 
     def classify(
@@ -49,29 +83,22 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Classification:
-        """Name a recording's genre, emotions and tags, and embed it.
+        """Classify a recording by genre, emotions and tags, and embed it.
 
-        Long recordings are streamed: memory stays the same whatever their length.
+        Long recordings are streamed, so memory does not grow with their length.
 
         Args:
-            audio: a path, the bytes of a file, a binary file object (read from its beginning, left open), or
-                `(samples, rate_hz)` with samples of shape (S,) or (S, C), floats in -1..1 or any integer
-                type at its full scale. Any rate, at least 0.5 s, not silent.
-            top: how many labels `probabilities` keeps; all if None.
-            model: which model to ask, the client's `genre_model` if None.
-            timeout_s: for this call, the client's if None.
-
-        Raises:
-            InvalidAudioError: if the recording cannot be used.
-            InvalidInputError: if another argument cannot be used.
-            ConnectionFailedError: if the server cannot be reached or went away.
-            RequestTimeoutError: if the whole took longer than `timeout_s`.
-            ServerError: if the server answered with an error; see its subclasses.
+            audio: a recording of at least 0.5 s at any rate, not silent. Samples have shape (S,) or (S, C) and are
+                floats in -1..1 or integers of any type at its full scale.
+            top: number of labels in `probabilities`; all if None.
+            model: name of the model; the `genre_model` of the client if None.
+            timeout_s: time limit of the call in seconds; that of the client if None.
         """
-        return self._run(self._classify(audio, top, model), self._deadline(timeout_s))
+        flow = classify_flow(self._models, audio, model=self._genre_model if model is None else model, top=top)
+        return self._run(flow, self._deadline(timeout_s))
 
     def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
-        """Embed a recording: near in this space is alike to the ear.
+        """Embed a recording; recordings that sound alike have similar embeddings.
 
         Args:
             audio: as for `classify`.
@@ -80,32 +107,428 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
 
         Returns:
             (256,) float32, L2-normalised.
+        """
+        flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def compose(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        model: str = COMPOSE_MODEL,
+        style: str | None = None,
+        meter: tuple[int, int] | None = None,
+        tempo_qpm: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Compose a piece from scratch, or continue a prompt.
+
+        An unfinished last bar of the prompt is completed first and does not count as a new bar. The model reads the
+        last 512 time steps of a longer prompt (32 bars of 4/4), and the outer notes of chords of more notes than it
+        supports (8). The piece contains the whole prompt; `grid.dropped` counts what the model did not read.
+
+        Args:
+            prompt: the score to continue; None to compose from scratch.
+            bars: number of new bars, 1 to 256.
+            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random.
+            top_k: sample only from the k most probable candidates; None for no limit.
+            top_p: sample only from the most probable candidates that together have this probability; None for no limit.
+            seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
+            model: `music_transformer`, or `polyphony_rnn`, which has no repeated notes and no styles. The whole piece,
+                prompt included, is quantised to the time steps of the model.
+            style: a style of the training music; any if None.
+            meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
+            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, or 120, if None.
+            timeout_s: as for `classify`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def stream_compose(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        model: str = STREAM_MODEL,
+        style: str | None = None,
+        meter: tuple[int, int] | None = None,
+        tempo_qpm: float | None = None,
+        timeout_s: float | None = None,
+    ) -> PieceStream:
+        """Compose as `compose` does, and return the piece bar by bar; the same seed gives the same notes.
+
+        The first chunk is about a beat long, so that playback can start soon; the second completes the bar, and all
+        others are single bars. Needs gRPC.
+
+        Args:
+            model: a model that streams.
+            timeout_s: longest wait for each chunk in seconds; the `timeout_s` of the client if None.
+            prompt, bars, temperature, top_k, top_p, seed, style, meter, tempo_qpm: as for `compose`.
+
+        Returns:
+            an iterator over the chunks; leaving its `with` block stops the generation.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        deadline = self._deadline(timeout_s)
+        request, accumulator = self._run(flow, deadline)
+        return PieceStream(accumulator, self._stream(request, accumulator.request, deadline.timeout_s))
+
+    def harmonize(
+        self,
+        melody: ScoreLike,
+        *,
+        seed: int | None = None,
+        highest: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        model: str = COMPOSE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Compose other voices for a melody.
+
+        Args:
+            melody: a score with one voice: notes must not overlap on the grid of sixteenths.
+            highest: use the highest note of each time step if the score has chords, instead of refusing it.
+            tempo_qpm: that of the melody if None.
+            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def infill(
+        self,
+        score: ScoreLike,
+        *,
+        bars: tuple[int, int],
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        model: str = COMPOSE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Replace some bars of a score by new ones that fit their surroundings.
+
+        Notes that go on into the bars may end at their start, and notes that go on after them are struck again. The
+        model reads at most 256 time steps before and after the bars.
+
+        Args:
+            score: the surroundings; its notes in the replaced bars have no influence.
+            bars: half-open range of the bars to replace, counted from 0; an upbeat is bar 0.
+            tempo_qpm: that of the score if None.
+            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def predict(self, score: ScoreLike, *, model: str = PREDICT_MODEL, timeout_s: float | None = None) -> Prediction:
+        """Return how probable a model finds each time step of a score, and what it expects next.
+
+        Args:
+            score: up to 16,384 time steps (34 minutes at 120 quarter notes per minute), or the limit of the model.
+            model: `polyphony_rnn`, or `music_transformer`, which has the likelihood of whole frames but no
+                probabilities of single pitches.
+            timeout_s: as for `classify`.
+        """
+        return self._run(predict_flow(self._models, score=score, model=model), self._deadline(timeout_s))
+
+    def reconstruct(
+        self,
+        score: ScoreLike,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Encode a score into the latent space of a model and decode it again.
+
+        The score is cut into spans of two 4/4 bars (32 sixteenths), which are encoded and decoded independently. Of
+        chords of more than four notes the inner ones are left out; `grid.dropped` counts them as `beyond_four_voices`.
+
+        Args:
+            score: any score; the models are trained on 4/4.
+            top_k: as for `compose`; the default of 1, the most probable notes, stays closest to the score.
+            tempo_qpm: that of the score if None.
+            model: name of the encoder; the decoder is the one that was exported with it.
+            seed, temperature, top_p, timeout_s: as for `compose`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def interpolate(
+        self,
+        a: ScoreLike,
+        b: ScoreLike,
+        *,
+        steps: int = 5,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> tuple[Piece, ...]:
+        """Return pieces between two scores by spherical interpolation in the latent space.
+
+        Args:
+            a: the first score.
+            b: the last score. Of the longer score, only as much is used as the shorter one has.
+            steps: number of pieces, both ends included (reconstructed as by `reconstruct`), 2 to 64.
+            top_k: as for `reconstruct`.
+            tempo_qpm: of all pieces; interpolated between the scores if None.
+            model: as for `reconstruct`.
+            seed, temperature, top_p, timeout_s: as for `compose`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def vary(
+        self,
+        score: ScoreLike,
+        *,
+        attribute: str,
+        amount: float,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 1,
+        top_p: float | None = None,
+        tempo_qpm: float | None = None,
+        model: str = LATENT_MODEL,
+        timeout_s: float | None = None,
+    ) -> Piece:
+        """Return a variation of a score with more or less of a musical attribute.
+
+        Args:
+            score: as for `reconstruct`.
+            attribute: `note_density`, `pitch_range` or `rhythmic_complexity`.
+            amount: change in standard deviations of the training music, -10 to 10; with 0 the result is that of
+                `reconstruct`.
+            top_k: as for `reconstruct`.
+            tempo_qpm: that of the score if None.
+            model: as for `reconstruct`.
+            seed, temperature, top_p, timeout_s: as for `compose`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+        )
+        flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def sample(
+        self,
+        model: str = SAMPLE_MODEL,
+        n: int = 4,
+        seed: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        **conditions: Unpack[Conditions],
+    ) -> tuple[Piece, ...]:
+        """Generate new pieces of two bars from noise.
+
+        Args:
+            model: `music_gan` or `music_vae`.
+            n: number of pieces, 1 to 1,000.
+            seed: of the first piece; those of the others are derived from it. Each seed reproduces its piece with n=1.
+            timeout_s: as for `classify`.
+            conditions: properties of the pieces; see `Conditions`. Models refuse conditions that they do not support.
+        """
+        first = fresh_seed() if seed is None else check_seed(seed)
+        flow = sample_flow(self._models, model=model, n=n, seed=first, conditions=dict(conditions))
+        return self._run(flow, self._deadline(timeout_s))
+
+    def recommend(
+        self,
+        user_id: Id | None = None,
+        *,
+        history: Ids | None = None,
+        weights: Weights | None = None,
+        skipped: Ids | None = None,
+        friends: Ids | None = None,
+        audio: Audio | None = None,
+        mood: str | None = None,
+        n: int = 10,
+        exclude: Ids | None = None,
+        filter_listened: bool = True,
+        diversity: float = 0.0,
+        novelty: float = 0.0,
+        explain: bool | int = False,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Recommend tracks.
+
+        All arguments are optional and are used together, so that everyone gets recommendations: known users, new users
+        with a few tracks, friends, a recording or a mood, and anonymous users (popular tracks). Unknown ids are ignored
+        and listed in `unknown` of the result, as are users whose stored data the caller may not use: the `service_key`
+        of the client gives access to all users, a user token to one.
+
+        Args:
+            user_id: a user of the listening log, whose stored history is used.
+            history: ids of tracks that the user has listened to, up to 100,000; duplicates add up.
+            weights: how often each track of the history was played, 0 or more; 1 each if None.
+            skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
+            friends: ids of users, at most 1,000 different ones.
+            audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
+            mood: one of the nine emotions, such as `calmness`; see `tritone.constants.EMOTIONS`.
+            n: number of tracks, 1 to 10,000 (1,000 with diversity, 200 with explain); fewer are returned only if the
+                model knows no more.
+            exclude: ids of tracks to leave out.
+            filter_listened: leave out tracks that the user has listened to.
+            diversity: 0 to 1, how different from each other the tracks should be.
+            novelty: 0 to 1, how much less popular tracks are preferred.
+            explain: return the reasons of each track, which add up to its score; a number limits them to the largest.
+            model: name of the model.
+            user_token: used for this call instead of the `user_token` or `service_key` of the client.
+            timeout_s: as for `classify`.
 
         Raises:
-            ClientError: as `classify`.
+            NothingKnownError: only ids of tracks or friends are given, and none of them is known.
         """
-        return self._run(self._embed(audio, model), self._deadline(timeout_s))
+        options = RecommendOptions(
+            user_id=user_id,
+            history=history,
+            weights=weights,
+            skipped=skipped,
+            friends=friends,
+            mood=mood,
+            n=n,
+            exclude=exclude,
+            filter_listened=filter_listened,
+            diversity=diversity,
+            novelty=novelty,
+            explain=explain,
+        )
+        flow = recommend_flow(
+            self._models,
+            options,
+            audio=audio,
+            genre_model=self._genre_model,
+            model=model,
+            credentials=self._credentials,
+            user_token=user_token,
+        )
+        return self._run(flow, self._deadline(timeout_s))
+
+    def similar(
+        self,
+        track_id: Id | None = None,
+        *,
+        audio: Audio | None = None,
+        by: str = "both",
+        n: int = 10,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Return tracks that are similar to a track or a recording.
+
+        Args:
+            track_id: a track; it is not part of the result.
+            audio: a recording instead of a track, as for `recommend`.
+            by: `listening` (played by the same people), `sound`, or `both` (as far as either is known).
+            n: number of tracks, 1 to 10,000.
+            model: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Returns:
+            tracks whose scores are cosine similarities, -1 to 1, without reasons.
+
+        Raises:
+            NothingKnownError: the model does not know the track, or not in this respect.
+        """
+        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def find_tracks(
+        self,
+        query: Id,
+        *,
+        by: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> TrackPage:
+        """Search for tracks by title, artist or id, to get the ids that `recommend` and `similar` take.
+
+        Exact matches come first, then matches apart from case, accents, blanks and punctuation, then prefixes, then
+        tracks with all words of the query. If nothing matches, tracks of similar spelling are returned. Equally good
+        matches are ordered by field (id, title, artist), then by popularity.
+
+        Args:
+            query: a title, an artist, an id, or words of artist and title together; at most 4,096 bytes in UTF-8.
+            by: `id`, `title` or `artist`; all of them if None.
+            limit: number of tracks on the page, 1 to 10,000.
+            offset: number of found tracks to skip.
+            model: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Returns:
+            a page of tracks with the total number found; empty if nothing is similar.
+
+        Raises:
+            RequestRejectedError: the model has no titles or artists.
+        """
+        flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return self._run(flow, self._deadline(timeout_s))
 
     def server_ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server is up and all its models are loaded.
+        """Return whether the server is up and all its models are loaded.
 
         Raises:
-            ConnectionFailedError: if it cannot be reached.
-            RequestTimeoutError: if it does not answer.
+            ConnectionFailedError: the server cannot be reached.
+            RequestTimeoutError: the server does not answer.
         """
-        return self._run(self._ready(None), self._deadline(timeout_s))
+        return self._run(ready_flow(None), self._deadline(timeout_s))
 
     def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
-        """Whether the server has this model ready; False also if it has never heard of it.
+        """Return whether a model is ready; False also if the server does not have it.
 
         Raises:
-            ConnectionFailedError: if the server cannot be reached.
-            RequestTimeoutError: if it does not answer.
+            ConnectionFailedError: the server cannot be reached.
+            RequestTimeoutError: the server does not answer.
         """
-        return self._run(self._ready(model), self._deadline(timeout_s))
+        return self._run(ready_flow(model), self._deadline(timeout_s))
 
     def close(self) -> None:
-        """Let go of all connections; the client cannot be used any more. May be called more than once."""
+        """Close all connections; the client cannot be used afterwards. May be called more than once."""
         self._closed = True
         self._transport.close()
 
@@ -121,68 +544,65 @@ class MusicClient(ComposingCalls, LatentCalls, RecommendingCalls, BaseClient[Tra
         return make_balanced_transport(endpoints)
 
     def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+        """Send the requests of a flow and return its result."""
         with call_span(flow):
             try:
-                request = next(flow)
+                step = next(flow)
                 while True:
                     try:
-                        response = self._answer(request, deadline)
+                        response = self._respond(step, deadline)
                     except ClientError as error:
-                        request = flow.throw(error)
+                        step = flow.throw(error)
                     else:
-                        request = flow.send(response)
+                        step = flow.send(response)
             except StopIteration as end:
                 result: T = end.value
                 return result
 
-    def _answer(self, request: Request | Pause, deadline: Deadline) -> Response | None:
-        if isinstance(request, Pause):
-            time.sleep(request.delay_s(deadline.left_s()))
+    def _respond(self, step: Request | Pause, deadline: Deadline) -> Response | None:
+        if isinstance(step, Pause):
+            time.sleep(pause_s(step, deadline.left_s()))
             return None
-        request = self._prioritized(request)
-        failures: list[ClientError] = []
+        attempts = self._attempts(step)
         while True:
             try:
-                return self._transport.handle(request, timeout_s=deadline.check(request))
+                return self._transport.handle(attempts.request, timeout_s=deadline.check(attempts.request))
             except ClientError as error:
-                failures.append(error)
-                delay_s = self._delay_s(request, failures, deadline)
-            request = after_losses(request, sum(error.n_lost for error in failures))
+                delay_s = attempts.delay_s(error, deadline)
             time.sleep(delay_s)
 
     def _stream(
-        self, request: StreamRequest, again: Callable[[], Flow[StreamRequest]], timeout_s: float
+        self, request: StreamRequest, make_request: Callable[[], Flow[StreamRequest]], timeout_s: float
     ) -> Generator[InferResponse, None, None]:
-        """Answers as they come; before the first one, `again` makes the request anew where its version is gone."""
-        begun = Deadline(timeout_s)
-        for n_begun in itertools.count(1):
-            with closing(self._stream_of(request, timeout_s)) as responses:
-                n_answers = 0
+        """Yield the responses to a stream; before the first one, a request whose model version is gone is replaced."""
+        start_deadline = Deadline(timeout_s)
+        for n_starts in itertools.count(1):
+            has_begun = False
+            with closing(self._stream_attempts(request, timeout_s)) as responses:
                 try:
                     for response in responses:
-                        n_answers += 1
+                        has_begun = True
                         yield response
                     return
                 except VersionChangedError as error:
-                    if n_answers:
+                    if has_begun:
                         raise
-                    pause = Pause(n_begun, error)
-            request = self._run(after(pause, again()), begun)
+                    pause = Pause(n_starts, error)
+            request = self._run(restarted_flow(pause, make_request()), start_deadline)
 
-    def _stream_of(self, request: StreamRequest, timeout_s: float) -> Generator[InferResponse, None, None]:
-        """Answers as they come; only before the first one may the request be sent again."""
-        failures: list[ClientError] = []
+    def _stream_attempts(self, request: StreamRequest, timeout_s: float) -> Generator[InferResponse, None, None]:
+        """Yield the responses to a stream; before the first one, the request may be sent again."""
+        attempts = self._attempts(request)
         while True:
             deadline = Deadline(timeout_s)
-            with closing(self._transport.stream(request, timeout_s=timeout_s)) as responses:
-                n_answers = 0
+            has_begun = False
+            with closing(self._transport.stream(attempts.request, timeout_s=timeout_s)) as responses:
                 try:
                     for response in responses:
-                        n_answers += 1
+                        has_begun = True
                         yield response
                     return
                 except ClientError as error:
-                    failures.append(error)
-                    delay_s = self._stream_delay_s(request, failures, n_answers, deadline)
-            request = after_losses(request, sum(error.n_lost for error in failures))
+                    self._stream_failed(request, error, has_begun=has_begun)
+                    delay_s = attempts.delay_s(error, deadline)
             time.sleep(delay_s)

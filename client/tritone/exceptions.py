@@ -61,7 +61,17 @@ class ClientError(TritoneError):
 
 
 class InvalidInputError(ClientError, ValueError):
-    """What was passed in cannot be used."""
+    """Raised when an argument is invalid.
+
+    Attributes:
+        argument: name of the argument, if the error is about a single one.
+    """
+
+    def __init__(
+        self, message: str, *, argument: str | None = None, model: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message, model=model, request_id=request_id)
+        self.argument = argument
 
 
 class InvalidAudioError(InvalidInputError):

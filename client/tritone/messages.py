@@ -1,15 +1,7 @@
-"""What the client asks and what a transport answers, free of any protocol.
+"""Requests and responses, independent of the protocol, and the interface of transports.
 
-A transport turns one `Request` into one `Response` or raises a `ClientError`; it neither retries nor
-remembers. Anything with a fitting `handle` will do, so unit tests need no server:
-
-```python
-class Recorded:
-    def handle(self, request: Request, *, timeout_s: float) -> Response: ...
-    def close(self) -> None: ...
-
-client = MusicClient(transport=Recorded())
-```
+A transport turns one `Request` into one `Response` or raises a `ClientError`; it neither retries nor keeps state about
+models. Any object with these methods will do; `tritone.testing.MockTransport` is one for tests.
 """
 
 from __future__ import annotations
@@ -28,7 +20,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ReadyRequest:
-    """Can the server, or this model of it, answer?"""
+    """Ask whether the server, or one of its models, is ready."""
 
     model: str | None = None
     idempotent: bool = True
@@ -36,14 +28,14 @@ class ReadyRequest:
 
 @dataclass(frozen=True)
 class ReadyResponse:
-    """Answers a `ReadyRequest`."""
+    """The response to a `ReadyRequest`."""
 
     ready: bool
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What does this model take and answer?"""
+    """Ask for the metadata and the configuration of a model."""
 
     model: str
     idempotent: bool = True
@@ -51,14 +43,14 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """Answers a `ModelRequest`.
+    """The response to a `ModelRequest`.
 
     Attributes:
-        versions: those that are ready, as the server lists them.
+        versions: the versions that are ready, in the order of the server.
         inputs: shape by tensor name, the batch axis included, -1 where it varies.
         outputs: as `inputs`.
         max_batch_size: 0 if the model does not batch.
-        parameters: of its configuration, all as text.
+        parameters: `parameters` of its config.pbtxt, as text.
     """
 
     model: str
@@ -75,11 +67,8 @@ class InferRequest:
 
     Attributes:
         inputs: C-contiguous arrays by tensor name; text is `bytes` in an array of type object.
-        outputs: names of the outputs that are wanted.
-        n_classes: above 0, ask for the outputs' classes instead of their numbers (Triton's classification
-            extension, the only way to a label file): each output is then an array of
-            `value:index:label` strings of shape (n_batch, at most n_classes).
-        version: the only one that may answer; the server's latest if None.
+        outputs: names of the requested outputs.
+        version: of the model; the latest one of the server if None.
         n_lost: how often its connection was already lost after sending; see `ClientError.n_lost`.
         priority: in the queue of a model with priorities, see `constants.PRIORITIES`; 0 for the model's default.
         headers: sent in addition to those of the endpoint, names in lower case; not shown in `repr`, since they hold
@@ -90,7 +79,6 @@ class InferRequest:
     request_id: str
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
-    n_classes: int = 0
     idempotent: bool = True
     version: str | None = None
     n_lost: int = 0
@@ -100,7 +88,7 @@ class InferRequest:
 
 @dataclass(frozen=True, eq=False)
 class InferResponse:
-    """Answers an `InferRequest`.
+    """The response to an `InferRequest`.
 
     Attributes:
         version: of the model that ran.
@@ -115,11 +103,11 @@ class InferResponse:
 
 @dataclass(frozen=True, eq=False)
 class StreamRequest:
-    """Run a model that gives many answers to one request (a decoupled one).
+    """Run a model that sends many responses to one request (a decoupled model).
 
     Attributes:
         inputs: as of `InferRequest`.
-        outputs: as of `InferRequest`; each answer has all of them.
+        outputs: as of `InferRequest`; each response has all of them.
         version: as of `InferRequest`.
         n_lost: as of `InferRequest`.
     """
@@ -139,45 +127,45 @@ Response: TypeAlias = ReadyResponse | ModelResponse | InferResponse
 
 
 class Transport(Protocol):
-    """Carries requests to a server and may be used by many threads at once."""
+    """Sends requests to a server; may be used by many threads at once."""
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
-        """Answer one request many times, the next within `timeout_s` seconds; closing stops the server's work.
+        """Yield the responses to one request, each within `timeout_s` seconds; closing stops the work of the server.
 
         Raises:
             ClientError: of the fitting kind; nothing else.
         """
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
-        """Answer one request within `timeout_s` seconds.
+        """Return the response to one request within `timeout_s` seconds.
 
         Raises:
             ClientError: of the fitting kind; nothing else.
         """
 
     def close(self) -> None:
-        """Let go of all connections; may be called more than once."""
+        """Close all connections; may be called more than once."""
 
 
 class AsyncTransport(Protocol):
-    """Carries requests to a server from one event loop."""
+    """Sends requests to a server from one event loop."""
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
-        """Answer one request many times, the next within `timeout_s` seconds; closing stops the server's work.
+        """Yield the responses to one request, each within `timeout_s` seconds; closing stops the work of the server.
 
         Raises:
             ClientError: of the fitting kind; nothing else.
         """
 
     async def handle(self, request: Request, *, timeout_s: float) -> Response:
-        """Answer one request within `timeout_s` seconds.
+        """Return the response to one request within `timeout_s` seconds.
 
         Raises:
             ClientError: of the fitting kind; nothing else.
         """
 
     async def close(self) -> None:
-        """Let go of all connections; may be called more than once."""
+        """Close all connections; may be called more than once."""
 
 
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -199,7 +187,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 def dtype_name(array: Array) -> str:
-    """KServe's name for an array's type.
+    """Return KServe's name for the type of an array.
 
     Raises:
         InvalidInputError: if the protocol has none.
@@ -213,18 +201,18 @@ def dtype_name(array: Array) -> str:
 
 
 def latest_version(versions: Sequence[str]) -> str | None:
-    """The version that Triton asks by default: the highest number; None if there is none."""
+    """Return the version that Triton uses by default, the highest number; None without versions."""
     numbers = [int(version) for version in versions if version.isdecimal()]
     return str(max(numbers)) if numbers else None
 
 
 def model_of(request: Request) -> str | None:
-    """The model that a request is about."""
+    """Return the name of the model of a request."""
     return request.model
 
 
 def id_of(request: Request) -> str | None:
-    """The id that a request carries."""
+    """Return the id of a request, if it has one."""
     return request.request_id if isinstance(request, InferRequest | StreamRequest) else None
 
 
@@ -240,23 +228,19 @@ def after_losses(request: RequestT, n_lost: int) -> RequestT:
     return request
 
 
-class MissingOutputError(ServerError):
-    """The answer lacks an output that was asked for."""
-
-
-def missing_output(request: Request, name: str) -> MissingOutputError:
-    """The error for an answer without one of the outputs that were asked for."""
-    return MissingOutputError(
-        f"model {model_of(request)!r} answered without {name!r}, which was asked for",
+def missing_output(request: Request, name: str) -> ServerError:
+    """Return the error for a response without a requested output."""
+    return ServerError(
+        f"the response of model {model_of(request)!r} lacks the requested output {name!r}",
         model=model_of(request),
         request_id=id_of(request),
     )
 
 
-def nonsense(request: Request, what: str) -> ServerError:
-    """The error for an answer that is none."""
+def malformed(request: Request, what: str) -> ServerError:
+    """Return the error for a malformed response."""
     return ServerError(
-        f"the server's answer makes no sense: {what}; is it a Triton (KServe v2) server?",
+        f"malformed response: {what}; is it a Triton (KServe v2) server?",
         model=model_of(request),
         request_id=id_of(request),
     )

@@ -1,235 +1,318 @@
-"""What a client remembers about the models it has asked: tensors, batch size, version and class names.
+"""The metadata of models that a client has used: tensors, batch size, version, class names and other parameters.
 
-The names come through Triton's classification extension, the only way to a label file, with a request of
-their own; both are fetched once for each version that answers.
+One request (`ModelRequest`) fetches the metadata and the configuration of a model. The parameters of its config.pbtxt
+hold the static facts, such as the class names of its outputs (`labels`), its `styles` or its grid
+(`frames_per_quarter`).
 
-Shapes: N windows, W samples of a window.
+Shapes: N frames, W samples of a window, Z and G latent dimensions.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-import secrets
+import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
-from tritone.constants import EMOTIONS, SAMPLE_RATE_HZ
-from tritone.exceptions import InvalidInputError, ServerBusyError, ServerError, VersionChangedError
-from tritone.messages import (
-    Array,
-    InferRequest,
-    InferResponse,
-    ModelRequest,
-    ModelResponse,
-    Request,
-    Response,
-    latest_version,
-)
-from tritone.processes import PerProcess
-from tritone.retry import Pause
+from tritone.constants import EMOTIONS
+from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
+from tritone.flows import Flow
+from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
+from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
+from tritone.music.voices import N_VOICES, SPAN_FRAMES
 
-T = TypeVar("T")
-# A flow yields requests, is sent their responses (or thrown their errors), and returns the result. It does
-# no input or output towards the server, so the synchronous and the asynchronous client run the same one.
-Flow: TypeAlias = Generator[Request | Pause, Response | None, T]
+Shape = tuple[int | None, ...]  # without the batch axis; None where it differs between calls or versions
 
-AUDIO_INPUT: Final = "audio"
-LABELLED: Final = ("probabilities", "emotions", "tags")  # outputs whose last axis has names
-N_CLASSES_MAX: Final = 100_000  # "all of them": Triton answers with as many as there are
-# A server may keep an old version beside the new one, and a fleet have replicas of both for hours: nobody is refused
-# there, but everybody should come to ask for the new one.
-REMEMBERED_FOR_S: Final = 30.0
+# A server may keep an old version next to the new one, and a fleet may serve both for hours without refusing either;
+# after this time the metadata is fetched again, so that clients move to the new version.
+CACHED_FOR_S: Final = 30.0
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
-_MODEL_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """A version of a model.
+class Role:
+    """The inputs and outputs of a kind of model.
 
     Attributes:
-        version: None until an answer said it.
-        labels: names by output, or None if nobody has asked for them yet.
-        since_s: on the monotonic clock.
+        does: what such a model does, for messages.
+    """
+
+    does: str
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+    def fits(self, info: ModelResponse) -> bool:
+        """Return whether a model has exactly these inputs and at least these outputs."""
+        return (
+            info.max_batch_size > 0
+            and info.inputs.keys() == self.inputs.keys()
+            and self.outputs.keys() <= info.outputs.keys()
+            and all(_agree(shape, info.inputs[name]) for name, shape in self.inputs.items())
+            and all(_agree(shape, info.outputs[name]) for name, shape in self.outputs.items())
+        )
+
+
+_FRAMES: Final[Shape] = (None, N_PITCHES)
+_PER_FRAME: Final[Shape] = (None,)
+_SCALAR: Final[Shape] = (1,)
+_VOICES: Final[Shape] = (SPAN_FRAMES, N_VOICES)
+_SAMPLING: Final[Mapping[str, Shape]] = {"temperature": _SCALAR, "top_k": _SCALAR, "top_p": _SCALAR}
+_COMPOSER_INPUTS: Final[Mapping[str, Shape]] = {
+    "given": _FRAMES,
+    "given_mode": _PER_FRAME,
+    "meter": (2,),
+    "style": _SCALAR,
+    "noise": (None, None),
+    **_SAMPLING,
+}
+_COMPOSER_OUTPUTS: Final[Mapping[str, Shape]] = {"frames": _FRAMES, "nll": _PER_FRAME}
+
+CLASSIFIER: Final = Role(
+    "classifies recordings",
+    {"audio": (None,)},
+    {"probabilities": (None,), "emotions": (None,), "embedding": (None,)},
+)
+SCORER: Final = Role(
+    "predicts frames of music", {"frames": _FRAMES}, {"nll": _PER_FRAME, "probabilities": (None, N_PITCHES)}
+)
+SAMPLER: Final = Role(
+    "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
+)
+COMPOSER: Final = Role("composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS)
+STREAMER: Final = Role("streams compositions", _COMPOSER_INPUTS, {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR})
+ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _VOICES}, {"mean": _PER_FRAME})
+DECODER: Final = Role(
+    "decodes two bars of four voices",
+    {"latent": _PER_FRAME, "attributes": (3,), "noise": _VOICES, **_SAMPLING},
+    {"lanes": _VOICES},
+)
+GENERATOR: Final = Role(
+    "generates two bars of four voices from noise",
+    {
+        "latent_noise": _PER_FRAME,
+        "truncation": _SCALAR,
+        "key": _SCALAR,
+        "mode": _SCALAR,
+        "density": _SCALAR,
+        "noise": _VOICES,
+        **_SAMPLING,
+    },
+    {"lanes": _VOICES},
+)
+ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR)  # the first that fits
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One version of a model.
+
+    Attributes:
+        version: None if the server does not name it.
+        since_s: when the metadata was fetched, on the monotonic clock.
     """
 
     info: ModelResponse
+    role: Role
     version: str | None
-    labels: Mapping[str, tuple[str, ...]] | None = None
     since_s: float = field(default_factory=time.monotonic)
 
     @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.info.model
+
+    @property
     def n_windows_max(self) -> int:
-        """How many windows one request may carry."""
+        """The largest number of windows in one request (classifiers)."""
         return min(self.info.max_batch_size, N_WINDOWS_MAX)
 
     @property
     def window_samples(self) -> int:
-        """W."""
-        return self.info.inputs[AUDIO_INPUT][1]
+        """W, the size of a window in samples (classifiers)."""
+        return self.info.inputs["audio"][1]
 
+    @property
+    def frames_per_quarter(self) -> int:
+        """The resolution of the grid that the model reads and writes."""
+        return self._number("frames_per_quarter", FRAMES_PER_QUARTER)
 
-class Catalogue:
-    """The models that one client knows; safe to share, since entries are only ever replaced whole."""
+    @property
+    def n_frames_max(self) -> int:
+        """The largest number of frames in one request."""
+        return min(self._number("max_frames", MAX_FRAMES), MAX_FRAMES)
 
-    def __init__(self) -> None:
-        self._models: dict[str, Remembered] = {}
+    @property
+    def n_notes_max(self) -> int:
+        """The largest number of simultaneous notes."""
+        return self._number("max_notes", 8 if "given" in self.role.inputs else N_PITCHES)
 
-    def look_up(self, model: str, *, labels: bool) -> Flow[Remembered]:
-        """What is known about a model, asked from the server where nothing is.
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The names of the styles; the first one stands for any style."""
+        return _names(self._json("styles")) or ()
+
+    def labels(self, output: str, n_labels: int) -> tuple[str, ...]:
+        """Return the class names of an output.
+
+        Models without class names get the nine emotions for an output `emotions` of that size, else numbers.
+
+        Args:
+            n_labels: size of the last axis of the output.
 
         Raises:
-            VersionChangedError: if its version is gone between the questions.
-            ServerError: if the model is not one that listens to recordings.
+            VersionChangedError: the model has another number of names, because it was replaced under the same version
+                number.
+        """
+        labels = self._json("labels")
+        names = _names(labels.get(output)) if isinstance(labels, Mapping) else None
+        if names is None:
+            is_emotions = output == "emotions" and n_labels == len(EMOTIONS)
+            return EMOTIONS if is_emotions else tuple(str(index) for index in range(n_labels))
+        if len(names) != n_labels:
+            raise VersionChangedError(
+                f"model {self.name!r} does not fit its configuration: expected {len(names)} values of {output!r}, as "
+                f"it names so many classes, got {n_labels}",
+                model=self.name,
+            )
+        return names
+
+    def style_index(self, style: str | None) -> int:
+        """Return the number of a style.
+
+        Raises:
+            InvalidInputError: the model has no such style.
+        """
+        if style is None:
+            return 0
+        if style not in self.styles:
+            known = ", ".join(self.styles) or "None, as the model has no styles"
+            raise InvalidInputError(
+                f"unknown style for model {self.name!r}: expected {known}, got {style!r}",
+                model=self.name,
+                argument="style",
+            )
+        return self.styles.index(style)
+
+    def size_of(self, tensor: str) -> int:
+        """Return the size of the last axis of an input or output.
+
+        Raises:
+            ServerError: the model does not fix it.
+        """
+        size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
+        if size < 1:
+            raise ServerError(f"model {self.name!r} does not declare the size of {tensor!r}", model=self.name)
+        return size
+
+    def _number(self, name: str, default: int) -> int:
+        text = self.info.parameters.get(name, "")
+        return int(text) if text.isdecimal() and int(text) > 0 else default
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads(self.info.parameters.get(name, "null"))
+        except (ValueError, RecursionError):
+            return None
+
+
+class ModelCache:
+    """The models that a client has used; may be shared by threads, as entries are only replaced as a whole."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, CachedModel] = {}
+
+    def look_up(self, model: str, *roles: Role) -> Flow[CachedModel]:
+        """Return a model from the cache, or from the server if it is missing or old.
+
+        Raises:
+            ServerError: the model has none of the roles.
         """
         known = self._models.get(model)
-        if known is None or is_old(known.since_s):
+        if known is None or known.role not in roles or time.monotonic() - known.since_s > CACHED_FOR_S:
             info = cast(ModelResponse, (yield ModelRequest(model)))
-            _check_listens(info)
-            version = latest_version(info.versions)
-            labels_known = known.labels if known is not None and known.version == version else None
-            known = Remembered(info, version, labels_known)
-            self._models[model] = known
-        if labels and known.labels is None:
-            known = yield from self._with_labels(known)
+            role = next((role for role in ROLES if role.fits(info)), None)
+            if role is None or role not in roles:
+                raise _unfit(info, role, roles)
+            known = CachedModel(info, role, latest_version(info.versions))
             self._models[model] = known
         return known
 
-    def forget(self, model: str) -> None:
-        """Ask anew at the next call."""
-        self._models.pop(model, None)
-
-    def _with_labels(self, known: Remembered) -> Flow[Remembered]:
-        named = tuple(name for name in LABELLED if name in known.info.outputs)
-        request = InferRequest(
-            model=known.info.model,
-            request_id=next_request_id("labels"),
-            inputs={AUDIO_INPUT: _test_tone(known.window_samples)},
-            outputs=named,
-            n_classes=N_CLASSES_MAX,
-            version=known.version,
-        )
-        response = cast(InferResponse, (yield request))
-        check_version(known.version, response)
-        labels = {name: _labels(name, response.outputs[name], known.info.model) for name in named}
-        return replace(known, labels=labels, version=response.version)
+    def forget(self, *models: str) -> None:
+        """Remove models, so that the next call fetches their metadata again."""
+        for model in models:
+            self._models.pop(model, None)
 
 
-def on_live_versions(forget: Callable[[], None], attempt: Callable[[], Flow[T]]) -> Flow[T]:
-    """Run a flow, and run it again as long as the versions that it goes by turn out to be gone, and there is time.
-
-    A flow asks for the version that it knows, so that servers with another one refuse. What is known may be old, a
-    version may go live in the middle, and during a roll-out the replicas behind one address differ for a while.
-
-    Args:
-        forget: drops what is remembered about the flow's models, which may have other tensors or labels by now.
-        attempt: makes the flow, from the look-up on.
+def infer(known: CachedModel, request: InferRequest) -> Flow[InferResponse]:
+    """Run the cached version of a model.
 
     Raises:
-        VersionChangedError: versions kept changing until the call's time was up.
-        ServerError: any other, at once.
+        VersionChangedError: another version answered.
     """
-    for n_begun in itertools.count(1):
-        try:
-            return (yield from attempt())
-        except ServerError as error:
-            if not isinstance(error, ServerBusyError):
-                forget()
-            if not isinstance(error, VersionChangedError):
-                raise
-            changed = error
-        yield Pause(n_begun, changed)
-    raise AssertionError("unreachable: it returns or raises")
-
-
-def is_old(since_s: float) -> bool:
-    """Whether what has been remembered since then is to be asked for again."""
-    return time.monotonic() - since_s > REMEMBERED_FOR_S
-
-
-def after(pause: Pause, flow: Flow[T]) -> Flow[T]:
-    """A flow that begins later."""
-    yield pause
-    return (yield from flow)
-
-
-def check_version(known: str | None, response: InferResponse) -> None:
-    """Hold a response's version against the one that is remembered, if any is.
-
-    Raises:
-        VersionChangedError: if they differ.
-    """
-    if known is not None and response.version != known:
+    response = cast(InferResponse, (yield replace(request, version=known.version)))
+    if known.version is not None and response.version != known.version:
         raise VersionChangedError(
-            f"model {response.model!r} changed from version {known} to {response.version} during "
-            f"the call, and again whenever it was repeated; call again when the roll-out is over",
+            f"model {response.model!r} changed from version {known.version} to {response.version} during the call, and "
+            f"again whenever it was repeated; call again when the roll-out is over",
             model=response.model,
             request_id=response.request_id,
         )
+    return response
 
 
-def check_model_name(model: str) -> str:
-    """Let only names pass that mean the same in a path, in a file name and in a log.
+def checked_output(response: InferResponse, output: str, shape: Shape, largest: int | None = None) -> Array:
+    """Return an output after checking its shape and values.
+
+    Args:
+        shape: with the batch axis; None where any size will do.
+        largest: of whole numbers from 0; None where any finite number will do.
 
     Raises:
-        InvalidInputError: if it is not one.
+        ServerError: shape or values are not as expected.
     """
-    if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model):
-        raise InvalidInputError(
-            f"{model!r} cannot be a model's name; expected letters, digits, '_', '-' and '.', as in genre_cnn"
+    array = response.outputs[output]
+    problem = None
+    fits = array.ndim == len(shape) and all(
+        size in (None, found) for size, found in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        problem = f"expected shape {shape}, got {array.shape}".replace("None", "any")
+    elif largest is None and not np.isfinite(array).all():
+        problem = "expected finite numbers, got NaN or infinity"
+    elif largest is not None and array.size and not (array.min() >= 0 and array.max() <= largest):
+        problem = f"expected values from 0 to {largest}, got {array.min()} to {array.max()}"
+    if problem is not None:
+        raise ServerError(
+            f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
+            model=response.model,
+            request_id=response.request_id,
         )
-    return model
+    return array
 
 
-def _new_ids() -> tuple[str, itertools.count[int]]:
-    """Return a random prefix and a counter for the ids of one process."""
-    return secrets.token_hex(4), itertools.count(1)
+def _names(value: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, list) and value else None
 
 
-_ids = PerProcess(_new_ids)  # a forked child would otherwise go on with its parent's prefix and counter
-
-
-def next_request_id(what: str) -> str:
-    """Return an id that no other request has, short enough to read in a server's log."""
-    prefix, counter = _ids.get()
-    return f"{what}-{prefix}-{next(counter)}"
-
-
-def _check_listens(info: ModelResponse) -> None:
-    shape = info.inputs.get(AUDIO_INPUT, ())
-    missing = [name for name in ("probabilities", "emotions", "embedding") if name not in info.outputs]
-    if len(info.inputs) == 1 and len(shape) == 2 and shape[1] > 0 and info.max_batch_size > 0 and not missing:
-        return
-    raise ServerError(
-        f"model {info.model!r} does not listen to recordings: it takes {dict(info.inputs)} and answers "
-        f"{dict(info.outputs)}, at most {info.max_batch_size} at a time; expected one input 'audio' of shape "
-        f"(-1, window at {SAMPLE_RATE_HZ} Hz) with batching, and outputs probabilities, emotions, embedding",
-        model=info.model,
+def _agree(expected: Shape, found: tuple[int, ...]) -> bool:
+    """Compare shapes; `found` includes the batch axis, and -1 where a size is free."""
+    return len(found) == len(expected) + 1 and all(
+        wanted is None or wanted == size for wanted, size in zip(expected, found[1:], strict=True)
     )
 
 
-def _test_tone(n_samples: int) -> Array:
-    """(1, W) of a quiet 440 Hz: silence would be an odd thing to ask a network about."""
-    times_s = np.arange(n_samples) / SAMPLE_RATE_HZ
-    tone: Array = (0.1 * np.sin(2 * np.pi * 440 * times_s)).astype(np.float32)[None]
-    return tone
-
-
-def _labels(output: str, answer: Array, model: str) -> tuple[str, ...]:
-    """`value:index:label` strings, by falling value -> labels by index."""
-    by_index: dict[int, str] = {}
-    for text in answer.ravel():
-        _, index, *label = str(text).split(":", 2)  # a label may hold colons itself
-        by_index[int(index)] = label[0] if label else ""
-    if sorted(by_index) != list(range(len(by_index))):
-        raise ServerError(f"model {model!r} names the classes {sorted(by_index)} of {output!r}", model=model)
-    if any(by_index.values()):
-        return tuple(by_index[index] or str(index) for index in range(len(by_index)))
-    if output == "emotions" and len(by_index) == len(EMOTIONS):
-        return EMOTIONS
-    return tuple(str(index) for index in range(len(by_index)))  # the model has no label file
+def _unfit(info: ModelResponse, found: Role | None, wanted: tuple[Role, ...]) -> ServerError:
+    does = (
+        f"one that {found.does}"
+        if found
+        else f"inputs {dict(info.inputs)}, outputs {dict(info.outputs)} and batches of at most {info.max_batch_size}"
+    )
+    hint = "use stream_compose" if found is STREAMER else "check the name, and that the same release exported it"
+    expected = " or ".join(role.does for role in wanted)
+    return ServerError(
+        f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",
+        model=info.model,
+    )

@@ -104,7 +104,7 @@ def listeners(
             "Cold-start user with a recording",
             f"{recording.track.title} ({recording.track.composer}), which genre_cnn classifies as "
             f"{recording.answer.label}. Similar recordings are recommended.",
-            "recording",
+            "audio",
             {"audio": recording.path},
         ),
         SimulatedListener(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_serving import embedding_weights
+from tritone_serving.recommender import embedding_weights
 
 if TYPE_CHECKING:
     import onnx

@@ -61,7 +61,12 @@ _GRAPH_OPTIMIZATION_LEVEL: Final = 0
 
 
 def build_config(
-    declaration: Declaration, *, name: str | None = None, profile: Profile = "cpu", filename: str | None = None
+    declaration: Declaration,
+    *,
+    name: str | None = None,
+    profile: Profile = "cpu",
+    filename: str | None = None,
+    label_files: Mapping[str, Sequence[str]] | None = None,
 ) -> ModelConfig:
     """Build the whole configuration of one profile.
 
@@ -70,6 +75,7 @@ def build_config(
         profile: `gpu` places the model on a GPU, if the declaration gives it any.
         name: the model's folder, if it differs from the declaration's name.
         filename: what this profile serves of a version, if it differs from the declaration's.
+        label_files: label file -> class names, for the parameter `labels`.
 
     Returns:
         an `inference.ModelConfig` message.
@@ -92,7 +98,9 @@ def build_config(
         _add_dynamic_batching(config, serving, profile)
     _add_instance_group(config, serving.instances, profile)
     _add_optimization(config)
-    _add_parameters(config, declaration, profile)
+    from tritone_training.declaration import labels_parameter
+
+    _add_parameters(config, declaration, profile, labels_parameter(declaration, label_files or {}))
     _add_model_warmup(config, declaration)
     if serving.response_cache:
         config.response_cache.enable = True
@@ -165,16 +173,27 @@ def config_text(config: ModelConfig) -> str:
 
 
 def config_files(
-    declaration: Declaration, *, name: str | None = None, filenames: Mapping[Profile, str] | None = None
+    declaration: Declaration,
+    *,
+    name: str | None = None,
+    filenames: Mapping[Profile, str] | None = None,
+    label_files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
     """Both configuration files: path inside the model's folder -> text.
 
     Args:
         filenames: what a profile serves of a version, where it differs from the declaration's.
+        label_files: as for `build_config`.
     """
     return {
         path: config_text(
-            build_config(declaration, name=name, profile=profile, filename=(filenames or {}).get(profile))
+            build_config(
+                declaration,
+                name=name,
+                profile=profile,
+                filename=(filenames or {}).get(profile),
+                label_files=label_files,
+            )
         )
         for path, profile in CONFIG_FILES.items()
     }
@@ -299,12 +318,12 @@ def _add_optimization(config: ModelConfig) -> None:
         config.optimization.graph.level = _GRAPH_OPTIMIZATION_LEVEL
 
 
-def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Profile) -> None:
+def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Profile, labels: Mapping[str, str]) -> None:
     instances = declaration.serving.instances
     # On a GPU a pool of spinning CPU threads per instance would only take cores from the server.
     n_threads = 1 if _on_gpu(instances, profile) else instances.n_intra_op_threads
     # The native backend looks up the names that it knows and ignores all others.
-    parameters = dict(declaration.parameters)
+    parameters = {**declaration.parameters, **labels}
     parameters[LIMITS_PARAMETER] = limits_text(declaration.inputs)
     if declaration.filename == MODEL_FILENAME:
         parameters["intra_op_thread_count"] = str(n_threads)

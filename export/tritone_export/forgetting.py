@@ -28,11 +28,10 @@ from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import check_model_name, publish, versions
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
-from tritone_serving.recommender.pseudonyms import key_check
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key, key_path
-from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
 # Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.

@@ -137,6 +137,7 @@ def prepare_model(
         declaration,
         name=name,
         filenames=filenames_of(declaration, for_gpu=filenames.get("fp16"), for_cpu=filenames.get("int8")),
+        label_files=exportable.label_files,
     )
     return PreparedModel(
         exportable=exportable,
@@ -231,6 +232,15 @@ def label_text(file: str, labels: Sequence[str]) -> str:
     if repeated:
         raise LabelError(f"{file}: names {', '.join(repeated)} more than once; each class needs a name of its own")
     return "".join(f"{label}\n" for label in labels)
+
+
+def read_label_files(declaration: Declaration, model_folder: Path) -> dict[str, tuple[str, ...]]:
+    """Read the label files that a model has in a repository: file name -> class names."""
+    found = {}
+    for tensor in declaration.outputs:
+        if tensor.label_file and (path := model_folder / tensor.label_file).is_file():
+            found[tensor.label_file] = tuple(path.read_text(encoding="utf-8").splitlines())
+    return found
 
 
 def check_labels(declaration: Declaration, label_files: Mapping[str, Sequence[str]], widths: Mapping[str, int]) -> None:

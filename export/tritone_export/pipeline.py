@@ -23,14 +23,13 @@ from tritone_export._exceptions import ExportError, PrecisionError
 from tritone_export.card import CARD_FILENAME, build_artifact_card, card_bytes
 from tritone_export.config import config_files
 from tritone_export.ensembles import publish_ensemble, write_ensemble_configs
-from tritone_export.models import ExportResult, prepare_model, write_model
+from tritone_export.models import ExportResult, prepare_model, read_label_files, write_model
 from tritone_export.parity import Arrays
 from tritone_export.precision import Precision, Reduction, check_reducible
 from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
 from tritone_export.tuned import overridden
 from tritone_serving.recommender import KeyFileError, read_key
-from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender_keys import find_key, install_key, key_path
+from tritone_serving.recommender.pseudonyms import find_key, install_key, key_check, key_path
 from tritone_training.artifact_export import ArtifactExport
 
 if TYPE_CHECKING:
@@ -277,7 +276,10 @@ def write_configs(declaration: Declaration, repository: Path, *, name: str | Non
 
 def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str, bytes]:
     """A declaration's configs, with what `tritone optimize` found for this repository's machine."""
-    files = {file: text.encode() for file, text in config_files(declaration, name=name).items()}
+    label_files = read_label_files(declaration, repository / name)
+    files = {
+        file: text.encode() for file, text in config_files(declaration, name=name, label_files=label_files).items()
+    }
     return overridden(files, repository / name)
 
 

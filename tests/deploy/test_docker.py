@@ -23,7 +23,6 @@ from packaging.utils import canonicalize_name
 from tests.deploy.rendering import ROOT
 
 from tritone.credentials import default_key_file
-from tritone.model_cache import LABELLED
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -204,13 +203,13 @@ def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:
 
 
 def test_classification_is_let_through_for_outputs_of_numbers_alone() -> None:
-    """Of an output of type BYTES it ends Triton 2.51; the SDK needs it for the outputs that have label files."""
+    """Of an output of type BYTES it ends Triton 2.51; clients may use it for outputs with label files."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     allowed = compose("compose.yaml")["balancer"]["environment"]["TRITONE_CLASSIFICATION_OUTPUTS"]
     names = re.fullmatch(r"\$\{TRITONE_CLASSIFICATION_OUTPUTS:-(.*)\}", allowed)[1].split()  # type: ignore[index]
-    assert names == list(LABELLED)
+    assert names == ["probabilities", "emotions", "tags"]
     assert f'"{" ".join(names)}"' in (DOCKER / "inspect_requests.lua").read_text()
     assert f"value: {' '.join(names)}}}" in (ROOT / "deploy/kubernetes/base/balancer.yaml").read_text()
     n_texts = 0

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from tests.deploy.balancing import Balancer, wait_until
 from tests.deploy.rendering import KUBERNETES, ROOT
+from tests.integration.conftest import make_repository
+from tests.integration.test_response_cache import write_model
 
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.server.command import LATENCY_QUANTILES
+from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 from tritone_serving.supervision.metrics import SupervisorMetrics
 
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
@@ -71,9 +74,11 @@ def test_the_dashboard_shows_what_matters() -> None:
 
 
 @pytest.mark.triton
-def test_tritons_metrics_exist(repository: Path) -> None:
-    # With a response cache, which one of the models uses; Triton has no percentiles of whole requests for that model.
-    options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
+def test_tritons_metrics_exist(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path)
+    write_model(repository / "double")  # the one that uses the response cache, whose metrics are not there without it
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    options = ServerOptions(repository=repository, response_cache_bytes=RESPONSE_CACHE_BYTES, stop_timeout_s=1, **ports)
     with TritonServer.start(options) as server:
         # Triton opens this port after the one by which it is found to be ready.
         assert wait_until(lambda: bool(told(server.metrics_url)), 10)

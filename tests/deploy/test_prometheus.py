@@ -24,8 +24,8 @@ from tritone_serving.supervision.metrics import SupervisorMetrics
 pytestmark = [pytest.mark.balancer, pytest.mark.triton]
 
 CONFIGURATION = ROOT / "docker/prometheus"
-# Nothing to draw without a recommender, a request that failed, or a GPU.
-NOT_HERE = ("tritone_recommender_", "nv_inference_request_failure", "nv_gpu_")
+# Nothing to draw without a recommender, a request that failed, a response cache, or a GPU.
+NOT_HERE = ("tritone_recommender_", "nv_inference_request_failure", "nv_cache_", "nv_gpu_")
 BOARD = ROOT / "docker/grafana/dashboards/tritone.json"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ dynamic_batching {{
   default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: 5000000 max_queue_size: 256 }}
 }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
+parameters {{ key: "labels" value: {{ string_value: '{labels}' }} }}
 """
+LABELS = ("classical", "electronic", "pop", "rock")
 
 
 def make_network() -> Any:
@@ -92,9 +95,20 @@ def make_repository(path: Path, *, name: str = MODEL, delay_us: int = 500) -> Pa
     version = path / name / "1"
     version.mkdir(parents=True)
     onnx.save(make_network(), str(version / "model.onnx"))
-    (path / name / "config.pbtxt").write_text(CONFIG.format(name=name, delay_us=delay_us))
-    (path / name / "labels.txt").write_text("classical\nelectronic\npop\nrock\n")
+    (path / name / "config.pbtxt").write_text(CONFIG.format(name=name, delay_us=delay_us, labels=labels_json(LABELS)))
+    (path / name / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     return path
+
+
+def labels_json(labels: Sequence[str]) -> str:
+    return json.dumps({"probabilities": list(labels)})
+
+
+def relabel(folder: Path, labels: Sequence[str]) -> None:
+    """Give a model other class names, as the export of another version does."""
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace(labels_json(LABELS), labels_json(labels)))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from tests.deploy.balancing import haproxy_path
 from tests.support.benchmark_tools import run_tool
 
 from benchmarks.attack import table
-from benchmarks.attack_requests import ATTACKS, DENORMALS, MB, ODD_FLOATS, Sent, _resized, packed_zeros
+from benchmarks.attack_requests import ATTACKS, DENORMALS, MB, ODD_FLOATS, AttackResult, _resized, packed_zeros
 from benchmarks.fuzzing.outcomes import HUNG_UP, OK, Outcome
-from benchmarks.fuzzing.requests import FuzzRequest, Tensor
+from benchmarks.fuzzing.requests import FuzzRequest, RequestTensor
 
 ROW: dict[str, Any] = {
     "behind": "server", "attack": "one packed body", "sent": "1 x 611 kB", "answers": {"refused 415": 1}, "accepted": 0,
@@ -31,7 +31,9 @@ def test_packed_zeros_unpack_to_what_they_say(wbits: int, name: str) -> None:
 
 
 def test_a_resized_input_has_the_data_that_its_shape_needs() -> None:
-    ask = FuzzRequest("m", (Tensor("a", "UINT8", (1, 2, 88), bytes(176)), Tensor("b", "INT64", (1, 3), bytes(24))))
+    ask = FuzzRequest(
+        "m", (RequestTensor("a", "UINT8", (1, 2, 88), bytes(176)), RequestTensor("b", "INT64", (1, 3), bytes(24)))
+    )
     for name, n_bytes, shape in (("a", 88 * 200_000, (1, 200_000, 88)), ("b", 8 * 200_000, (1, 200_000))):
         changed = {tensor.name: tensor for tensor in _resized(ask, name, 200_000).tensors}[name]
         assert (len(changed.data), changed.shape) == (n_bytes, shape)
@@ -44,7 +46,7 @@ def test_odd_numbers_are_what_they_say() -> None:
 
 
 def test_answers_are_counted() -> None:
-    sent = Sent("x")
+    sent = AttackResult("x")
     for outcome in (Outcome(OK, "200"), Outcome(OK, "200"), Outcome(HUNG_UP)):
         sent.note(outcome)
     assert sent.answers == Counter({"ok 200": 2, "hung up": 1})

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
-from tests.integration.python_models import wait_until
 from tritonclient.utils import InferenceServerException
 
 from tritone_serving import ServerOptions, TritonServer
@@ -195,15 +194,3 @@ def test_instances_run_side_by_side(
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda _: infer(server.grpc_url, windows(2)), range(12)))
         assert all(answer["probabilities"].shape == (2, 4) for answer in answers)
-
-
-def test_a_repeated_request_is_answered_from_the_cache(server: TritonServer, windows: Windows) -> None:
-    audio = windows(1)
-    _, executed_before = counts(server.grpc_url)
-    first = infer(server.grpc_url, audio)
-    executed = executed_before + 1
-    assert wait_until(lambda: counts(server.grpc_url)[1] == executed, 5) < 5  # a run is counted after its response
-    again = infer(server.grpc_url, audio)
-    assert counts(server.grpc_url)[1] == executed
-    for name in OUTPUTS:
-        np.testing.assert_array_equal(first[name], again[name])

@@ -28,7 +28,7 @@ from tests.support import music_models
 
 from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient
-from tritone.music.reading import to_grid
+from tritone.music.scores import to_grid
 from tritone_serving import ServerOptions, TritonServer
 from tritone_training.catalogue import load_catalogue
 from tritone_training.catalogue.build import FORMAT

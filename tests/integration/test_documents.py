@@ -170,6 +170,7 @@ ARGUMENTS = {
     "compose_and_stream.py": "--bars 2 --server SERVER",
     "recommend_from_csv.py": "data/plays.csv --metadata data/songs.csv --history reel-1 --preset tiny",
     "train_export_publish.py": "data/music --repository models --preset tiny",
+    "testing_without_a_server.py": "",
     "train_and_predict.py": "",
     "async_client.py": "song.wav --n 4 --server SERVER",
     "deploy/two_replicas.py": "genre_repository song.wav --seconds 0.5",

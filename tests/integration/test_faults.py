@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.support.benchmark_tools import run_tool
 
-from benchmarks.fault_clients import Call, seen, shortened
+from benchmarks.fault_clients import TimedCall, seen, shortened
 from benchmarks.fault_injection import FAULTS
 from benchmarks.fault_report import markdown, page
 
@@ -21,7 +21,14 @@ ROW: dict[str, Any] = {
 
 
 def test_the_longest_gap_is_between_answers_of_any_client() -> None:
-    calls = [Call(0, 9.5), Call(9, 10.5), Call(9.9, 11.0), Call(10.5, 14.0), Call(11.0, 11.5, "gone"), Call(14, 14.2)]
+    calls = [
+        TimedCall(0, 9.5),
+        TimedCall(9, 10.5),
+        TimedCall(9.9, 11.0),
+        TimedCall(10.5, 14.0),
+        TimedCall(11.0, 11.5, "gone"),
+        TimedCall(14, 14.2),
+    ]
     found = seen(calls, fault_s=10.0)
     assert found["requests"] == 6
     assert found["lost"] == 1
@@ -30,9 +37,9 @@ def test_the_longest_gap_is_between_answers_of_any_client() -> None:
 
 
 def test_a_service_that_never_comes_back_is_a_gap_to_the_end() -> None:
-    calls = [Call(0, 1), Call(2, 3), Call(3, 20, "gone")]
+    calls = [TimedCall(0, 1), TimedCall(2, 3), TimedCall(3, 20, "gone")]
     assert seen(calls, fault_s=2.5)["longest_gap_s"] == pytest.approx(17.0)
-    assert seen([Call(0, 1), Call(1, 20, "gone")], fault_s=2.0)["longest_gap_s"] == pytest.approx(18.0)
+    assert seen([TimedCall(0, 1), TimedCall(1, 20, "gone")], fault_s=2.0)["longest_gap_s"] == pytest.approx(18.0)
 
 
 def test_what_was_said_fits_a_cell() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.benchmark_tools import run_tool
 
 from benchmarks.fuzzing import campaign, outcomes, over_grpc, over_http, servers
-from benchmarks.fuzzing.requests import FuzzRequest, Tensor
+from benchmarks.fuzzing.requests import FuzzRequest, RequestTensor
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.server import triton_server as server_module
 from tritone_serving.supervision.processes import stubs_of
@@ -38,13 +38,13 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
         yield Fuzzed(server, servers.record(server, 2))
 
 
-def numbers(name: str, array: Any) -> Tensor:
+def numbers(name: str, array: Any) -> RequestTensor:
     values = np.asarray(array)
     datatype = {"int64": "INT64", "float32": "FP32", "int32": "INT32", "uint8": "UINT8"}[values.dtype.name]
-    return Tensor(name, datatype, values.shape, values.tobytes())
+    return RequestTensor(name, datatype, values.shape, values.tobytes())
 
 
-def floats(name: str, *rows: list[float]) -> Tensor:
+def floats(name: str, *rows: list[float]) -> RequestTensor:
     return numbers(name, np.array(rows, np.float32))
 
 
@@ -91,7 +91,7 @@ def test_a_few_hundred_malformed_requests(fuzzed: Fuzzed) -> None:
 
 def test_what_breaks_the_server_is_not_sent() -> None:
     def asked(*shape: int) -> FuzzRequest:
-        return FuzzRequest("taste_vae", (Tensor("items", "INT64", shape, b""),))
+        return FuzzRequest("taste_vae", (RequestTensor("items", "INT64", shape, b""),))
 
     assert outcomes.fatal(asked(1, 1 << 61)) == outcomes.OVERFLOW
     assert outcomes.fatal(asked(1 << 32, 1 << 32)) == outcomes.OVERFLOW
@@ -129,7 +129,7 @@ def test_a_death_and_a_wrong_answer_are_noticed(fuzzed: Fuzzed) -> None:
 
 
 def test_a_tally_tells_what_should_not_be() -> None:
-    tally = outcomes.Tally()
+    tally = outcomes.OutcomeTally()
     tally.add("grpc", "values", outcomes.Outcome(outcomes.FAILED, "INTERNAL", "the model failed"), "request")
     tally.add(
         "http", "JSON cut", outcomes.Outcome(outcomes.FAILED, "500", "failed to parse the request JSON buffer"), ""
@@ -148,9 +148,12 @@ def test_a_tally_tells_what_should_not_be() -> None:
 
 
 FATAL = {
-    outcomes.OVERFLOW: (Tensor("items", "INT64", (1, 1 << 61), b""), Tensor("weights", "FP32", (1, 1 << 62), b"")),
-    outcomes.MEMORY: (Tensor("items", "INT64", (1, 1 << 50), bytes(8)), floats("weights", [1.0])),
-    outcomes.NO_ROWS: (Tensor("items", "INT64", (0, 0), b""), Tensor("weights", "FP32", (0, 0), b"")),
+    outcomes.OVERFLOW: (
+        RequestTensor("items", "INT64", (1, 1 << 61), b""),
+        RequestTensor("weights", "FP32", (1, 1 << 62), b""),
+    ),
+    outcomes.MEMORY: (RequestTensor("items", "INT64", (1, 1 << 50), bytes(8)), floats("weights", [1.0])),
+    outcomes.NO_ROWS: (RequestTensor("items", "INT64", (0, 0), b""), RequestTensor("weights", "FP32", (0, 0), b"")),
 }
 
 

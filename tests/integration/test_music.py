@@ -221,7 +221,7 @@ def test_harmonize(url: str, tune: Path) -> None:
 
 
 def _melody(tune: Path) -> Grid:
-    from tritone.operations.voices import highest_voice
+    from tritone.operations.plan import highest_voice
 
     grid = to_grid(tune)
     return Grid(highest_voice(grid.frames), meter=grid.meter)
@@ -296,7 +296,7 @@ def test_any_midi_file(music: MusicClient, tmp_path: Path) -> None:
     path = tmp_path / "band.mid"
     score.dump_midi(path)
     piece = music.compose(prompt=path, bars=1, seed=1)
-    assert {"drums", "out_of_range", "tempo_changes", "unheard_notes"} <= set(piece.grid.dropped)
+    assert {"drums", "out_of_range", "tempo_changes", "unread_notes"} <= set(piece.grid.dropped)
     assert music.reconstruct(path).grid.dropped["beyond_four_voices"] > 0
     assert music.predict(path).n_frames > 0
     for name in ("x.mid", "x.wav"):

@@ -48,8 +48,8 @@ def served(repository: Path) -> Iterator[TritonServer]:
 
 
 @pytest.fixture(scope="module")
-def target(served: TritonServer, repository: Path) -> probes.Target:
-    return probes.Target(
+def target(served: TritonServer, repository: Path) -> probes.ProbeTarget:
+    return probes.ProbeTarget(
         served.grpc_url,
         served.http_url,
         VICTIM,
@@ -71,7 +71,7 @@ def user_known(server: TritonServer, headers: dict[str, str], user: str = VICTIM
 # --- the attack -------------------------------------------------------------------------------------------------
 
 
-def test_no_probe_discloses_anything(target: probes.Target) -> None:
+def test_no_probe_discloses_anything(target: probes.ProbeTarget) -> None:
     found = probes.run_all(target, n_timed=20)
     assert len(found) > 50
     assert [finding for finding in found if finding.leak] == []
@@ -80,7 +80,7 @@ def test_no_probe_discloses_anything(target: probes.Target) -> None:
 def test_the_probes_find_data_if_callers_are_trusted(repository: Path) -> None:
     """With --trust-callers the same probes find data, which shows that they work."""
     with started(repository, trust_callers=True) as server:
-        open_target = probes.Target(server.grpc_url, server.http_url, VICTIM, OTHER, service_key())
+        open_target = probes.ProbeTarget(server.grpc_url, server.http_url, VICTIM, OTHER, service_key())
         leaking = (
             *(probes.membership, probes.history, probes.reasons, probes.friend_reasons),
             *(probes.friend_beside_history, probes.rows),

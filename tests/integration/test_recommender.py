@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from tritone_export import check_repository
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_serving.recommender_keys import key_folder
+from tritone_serving.recommender.pseudonyms import key_folder
 
 pytestmark = pytest.mark.triton
 

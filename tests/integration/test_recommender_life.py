@@ -194,7 +194,7 @@ def test_no_raw_id_lies_anywhere(live: TritonServer, whole_repository: Path, che
 
 
 def test_the_key_is_for_its_owner_alone(whole_repository: Path) -> None:
-    from tritone_serving.recommender_keys import key_folder
+    from tritone_serving.recommender.pseudonyms import key_folder
 
     assert whole_repository not in key_folder().parents
     keys = list(key_folder().iterdir())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integration.conftest import relabel
 
 from tritone import AsyncMusicClient, MusicClient, TritoneError
 from tritone_serving import TritonServer
@@ -35,7 +36,7 @@ def switch(server: TritonServer, repository: Path) -> None:
     """Load version 2 with labels of its own in place of version 1."""
     folder = repository / MODEL
     shutil.copytree(folder / "1", folder / "2")
-    (folder / "labels.txt").write_text("a\nb\nc\nd\n")
+    relabel(folder, "abcd")
     server.load_model(MODEL)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tests.integration.conftest import relabel
 
 from tritone import (
     AccessDeniedError,
@@ -309,7 +310,7 @@ def test_a_version_that_goes_live_is_noticed(tmp_path: Path, make_model_reposito
         folder = repository / "genre_cnn"
         (folder / "2").mkdir()
         (folder / "2" / "model.onnx").write_bytes((folder / "1" / "model.onnx").read_bytes())
-        (folder / "labels.txt").write_text("a\nb\nc\nd:e\n")
+        relabel(folder, ["a", "b", "c", "d:e"])
         server.load_model("genre_cnn")
         for music in clients:
             result = music.classify(clip(100))

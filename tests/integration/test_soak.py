@@ -12,20 +12,20 @@ import pytest
 from tests.support.benchmark_tools import run_tool
 from tritonclient.grpc import service_pb2
 
-from benchmarks.soak_mix import Sent, arrivals, message_of, shares, varied
+from benchmarks.soak_mix import SentRequest, arrivals, message_of, shares, varied
 from benchmarks.soak_report import Memory, judge, p99_interval, spans
 
 SECONDS = 600.0
 KEPT = [True, True, True]
 
 
-def load(*, slower_from_s: float = 1e9, factor: float = 1.0, per_s: float = 20.0, seed: int = 0) -> list[Sent]:
+def load(*, slower_from_s: float = 1e9, factor: float = 1.0, per_s: float = 20.0, seed: int = 0) -> list[SentRequest]:
     """Two models, one ten times as slow; from a moment on all take `factor` times as long."""
     rng = np.random.default_rng(seed)
     due_s, which = arrivals(rng, [0.7, 0.3], per_s=per_s, seconds=SECONDS)
     base_s = rng.gamma(4, 1, len(due_s))
     return [
-        Sent(f"model{place}", due, float(base * (0.001, 0.01)[place] * (factor if due > slower_from_s else 1)))
+        SentRequest(f"model{place}", due, float(base * (0.001, 0.01)[place] * (factor if due > slower_from_s else 1)))
         for due, place, base in zip(due_s, which, base_s, strict=True)
     ]
 
@@ -38,7 +38,7 @@ def memory(growth: float = 0.0) -> list[Memory]:
     ]
 
 
-def verdicts(sent: list[Sent], looked: list[Memory]) -> list[bool]:
+def verdicts(sent: list[SentRequest], looked: list[Memory]) -> list[bool]:
     return list(judge(sent, looked, spans(SECONDS))["verdicts"].values())
 
 

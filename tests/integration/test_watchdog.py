@@ -23,7 +23,7 @@ from tritone_serving.supervision import watchdog
 from tritone_serving.supervision.metrics import SupervisorMetrics
 from tritone_serving.supervision.processes import stubs_of
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.quiet]
 
 NOTICED_S = 2.0
 HANG_NOTICED_S = 13.0  # a model of a foreign backend is asked every ten seconds only, since each check runs it

@@ -1,6 +1,6 @@
 """What the command line and scripts use of the training package."""
 
-from tritone_training._exceptions import CheckpointError, DataError, TrainingError, UnknownKindError
+from tritone_training.exceptions import CheckpointError, DataError, TrainingError, UnknownKindError
 from tritone_training.kind import EvaluateRequest, ListeningFiles, ModelKind, TrainRequest
 from tritone_training.registry import get_kind, kind_names
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 
 from tritone.atomic import replacing
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 
 FORMAT: Final = 1
 INFO: Final = "checkpoint.json"

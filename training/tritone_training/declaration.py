@@ -5,11 +5,13 @@ ONNX export, config.pbtxt, parity, lint and the contract tests all read this and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 DType = Literal["FP32", "FP16", "INT64", "INT32", "UINT8", "BOOL", "BYTES"]
+LABELS_PARAMETER: Final = "labels"  # of config.pbtxt: class names by output, as JSON
 BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
 
 
@@ -197,3 +199,18 @@ class EnsembleDeclaration:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
+
+
+def labels_parameter(declaration: Declaration, label_files: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the parameter with the class names of all outputs; empty if there are none.
+
+    Args:
+        declaration: names the label file of each output.
+        label_files: file name -> class names.
+    """
+    labels = {
+        tensor.name: list(label_files[tensor.label_file])
+        for tensor in declaration.outputs
+        if tensor.label_file and tensor.label_file in label_files
+    }
+    return {LABELS_PARAMETER: json.dumps(labels, sort_keys=True)} if labels else {}

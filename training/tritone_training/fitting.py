@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from tritone_training._exceptions import TrainingError
 from tritone_training.checkpoint import UNFINISHED
 from tritone_training.data.recordings import printable
 from tritone_training.epoch_progress import epoch_progress
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.mlflow_logging import epoch_logger
 from tritone_training.runs import differences

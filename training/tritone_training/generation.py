@@ -1,12 +1,10 @@
-"""Choosing notes by inverse transform sampling: all randomness is an input, so equal noise gives equal notes.
+"""Sampling inside exported graphs, and loops that export as one ONNX node.
 
-Shapes: B batch, V choices.
+All randomness is an input (inverse transform sampling), so that equal noise gives equal notes. Loops have two forms:
+plain Python for training and tests, one ONNX node each when exported. torch's own loops compile their body when they
+run eagerly, which takes seconds; the plain ones compute the same.
 
-Loops in two forms: plain Python for training and tests, one ONNX node each when exported.
-
-torch's own loops compile their body when they run eagerly, which takes seconds; the plain ones compute the same.
-
-Shapes: B batch, N steps.
+Shapes: B batch, V choices, N steps.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near wha
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplingFilter:
     """How to choose, made ready outside the loop that chooses: an ONNX loop repeats whatever stands inside.
 
     Attributes:
@@ -36,7 +34,7 @@ class Choice:
     reach: Tensor
 
     @classmethod
-    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> Choice:
+    def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> SamplingFilter:
         """Prepare.
 
         Args:
@@ -54,7 +52,7 @@ class Choice:
         return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
 
 
-def choose(logits: Tensor, noise: Tensor, choice: Choice) -> Tensor:
+def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
     """Choose one of V for each row.
 
     The running sum goes in the order of the vocabulary, not of the probabilities: two choices that are almost

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training._exceptions import TrainingError
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
+from tritone_training.exceptions import TrainingError
 from tritone_training.quality import Quality
 
 if TYPE_CHECKING:

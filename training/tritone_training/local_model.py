@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from tritone import Classification, MusicClient, Prediction
 from tritone.constants import GENRE_MODEL
-from tritone_serving.embedding_weights import weights_digest
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.embedding_weights import weights_digest
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.local_transport import LocalTransport, NetworkModel, RecommenderModel
 from tritone_training.registry import get_kind

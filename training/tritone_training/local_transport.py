@@ -34,7 +34,7 @@ from tritone import (
     StreamRequest,
 )
 from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, RemoteScorer, SearchRequest
-from tritone_training.declaration import Axis, Declaration, Tensor
+from tritone_training.declaration import Axis, Declaration, Tensor, labels_parameter
 from tritone_training.kind import Exportable
 
 _VERSION: Final = "1"
@@ -49,6 +49,7 @@ _NOTHING_KNOWN: Final = re.compile(r"none of the ids is known|item .* is not kno
 
 class _Model(Protocol):
     declaration: Declaration
+    parameters: Mapping[str, str]
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
         """Return the wanted outputs by name."""
@@ -71,7 +72,7 @@ class LocalTransport:
             return ReadyResponse(request.model is None or request.model in self._models)
         model = self._find(request)
         if isinstance(request, ModelRequest):
-            return _describe(model.declaration)
+            return _describe(model)
         if isinstance(request, StreamRequest):
             raise self._no_stream(request)
         return InferResponse(model.declaration.name, _VERSION, request.request_id, model.infer(request))
@@ -113,7 +114,10 @@ class NetworkModel:
     def __init__(self, exportable: Exportable) -> None:
         self.declaration = exportable.declaration
         self._network = exportable.network
-        self._labels = exportable.label_files
+        self.parameters: Mapping[str, str] = {
+            **exportable.declaration.parameters,
+            **labels_parameter(exportable.declaration, exportable.label_files),
+        }
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
         """Run the network.
@@ -130,19 +134,7 @@ class NetworkModel:
         answers = answer if isinstance(answer, tuple | list) else (answer,)
         found = {t.name: a.numpy() for t, a in zip(self.declaration.outputs, answers, strict=True)}
         outputs = {t.name: t for t in self.declaration.outputs}
-        if request.n_classes:
-            return {name: self._classes(outputs[name], found[name], request.n_classes) for name in request.outputs}
         return {name: found[name] if outputs[name].axes else found[name][:, None] for name in request.outputs}
-
-    def _classes(self, tensor: Tensor, values: Any, n_classes: int) -> Any:
-        """(B, L) -> (B, at most n_classes) of `value:index:label`, by descending value, as Triton writes them."""
-        labels = self._labels.get(tensor.label_file or "", ())
-        order = np.argsort(-values, axis=1, kind="stable")[:, :n_classes]
-        rows = [
-            [f"{row[index]}:{index}" + (f":{labels[index]}" if labels else "") for index in places.tolist()]
-            for row, places in zip(values, order, strict=True)
-        ]
-        return np.array(rows, np.object_)
 
 
 class RecommenderModel:
@@ -150,6 +142,7 @@ class RecommenderModel:
 
     def __init__(self, declaration: Declaration, recommender: Recommender, taste: RemoteScorer | None) -> None:
         self.declaration = declaration
+        self.parameters = declaration.parameters
         self._recommender = recommender
         self._taste = taste
         self._questions, self._answers = _backend("tritone_cf_questions"), _backend("tritone_cf_answers")
@@ -205,7 +198,9 @@ def _axes(tensor: Tensor) -> tuple[Axis, ...]:
     return tensor.axes or (Axis("value", 1),)
 
 
-def _describe(declaration: Declaration) -> ModelResponse:
+def _describe(model: _Model) -> ModelResponse:
+    declaration = model.declaration
+
     def shapes(tensors: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
         return {t.name: (-1, *(-1 if axis.size is None else axis.size for axis in _axes(t))) for t in tensors}
 
@@ -215,5 +210,5 @@ def _describe(declaration: Declaration) -> ModelResponse:
         inputs=shapes(declaration.inputs),
         outputs=shapes(declaration.outputs),
         max_batch_size=declaration.serving.batching.max_batch_size,
-        parameters=declaration.parameters,
+        parameters=model.parameters,
     )

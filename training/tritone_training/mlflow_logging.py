@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone_training import checkpoint, training_logs
-from tritone_training._exceptions import MissingExtraError, TrainingError
+from tritone_training.exceptions import MissingExtraError, TrainingError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
     from tritone_training.kind import EvaluateRequest

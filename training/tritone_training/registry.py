@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Final
 
-from tritone_training._exceptions import UnknownKindError
+from tritone_training.exceptions import UnknownKindError
 from tritone_training.kind import ModelKind
 
 _MODULES: Final = {

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tritone import TritoneError
 from tritone.atomic import replacing
 from tritone_training import checkpoint, training_logs
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     from tritone_training.kind import ModelKind, TrainRequest

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tritone.atomic import replacing
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 from tritone_training.training_logs import write_metrics
 
 Row = dict[str, float]

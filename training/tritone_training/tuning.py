@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tritone_training._exceptions import DataError, TrainingError
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.runs import differences, discard_state
 

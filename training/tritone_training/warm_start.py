@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 
 

@@ -1,32 +1,96 @@
-"""Any recording as blocks of mono samples at 22,050 Hz; libsndfile's and soxr's errors end here.
+"""Decode any recording to blocks of mono samples at 22,050 Hz; translate the errors of libsndfile and soxr.
 
 Shapes: S samples, C channels.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+import platform
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias, cast
+from typing import BinaryIO, Final, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
+from tritone.audio_files.byte_sources import SplicedFile
+from tritone.audio_files.containers import MISSING_S, Fail, Note, Part, audio_parts, not_audio
 from tritone.audio_files.formats import READABLE, UNKNOWN
-from tritone.audio_files.mixing import Mixer
-from tritone.audio_files.parts import MISSING_S, Fail, Note, Part, audio_parts, not_audio
-from tritone.audio_files.quiet_decoder import quiet_decoder
-from tritone.audio_files.sample_arrays import RATES_HZ, checked_samples, sample_blocks
-from tritone.audio_files.spliced_file import SplicedFile
+from tritone.audio_files.samples import RATES_HZ, Mixer, checked_samples, sample_blocks
 from tritone.constants import SAMPLE_RATE_HZ
 from tritone.exceptions import InvalidAudioError
+
+_LOCK: Final = threading.Lock()
+
+
+class _Streams(NamedTuple):
+    variable: ctypes.c_void_p
+    original: int | None
+    null_stream: int
+
+
+class _Depth:
+    """Number of threads that are within `quiet_decoder`."""
+
+    n = 0
+
+
+@cache
+def _streams() -> _Streams | None:
+    """Return the C library's variable `stderr`, its value, and a stream to /dev/null; None where that is impossible."""
+    if platform.libc_ver()[0] != "glibc":  # in other C libraries `stderr` may be a constant
+        return None
+    c_library = ctypes.CDLL(None)
+    c_library.fopen.restype = ctypes.c_void_p
+    null_stream = c_library.fopen(b"/dev/null", b"we")
+    variable = ctypes.c_void_p.in_dll(c_library, "stderr")
+    return _Streams(variable, variable.value, null_stream) if null_stream else None
+
+
+@contextmanager
+def quiet_decoder() -> Iterator[None]:
+    """Discard what C code prints to `stderr` within the block; several threads may be in such blocks at once.
+
+    mpg123, the MP3 decoder inside libsndfile, prints warnings with `fprintf(stderr, ...)`, and libsndfile has no way to
+    turn that off (https://github.com/libsndfile/libsndfile/issues/958). Redirecting file descriptor 2 would take the
+    output of all other threads and of processes started meanwhile. The C library's `stderr` is a variable: for the
+    duration of the block it points to a stream that writes to /dev/null, which affects only C code that prints then.
+    """
+    with _LOCK:
+        streams = _streams()
+        _Depth.n += 1
+        if streams is not None:
+            streams.variable.value = streams.null_stream
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _Depth.n -= 1
+            if streams is not None and _Depth.n == 0:
+                streams.variable.value = streams.original
+
+
+def _restore_in_child() -> None:
+    """Restore `stderr` after a fork: the threads that would restore it do not exist in the child."""
+    streams = _streams()
+    _Depth.n = 0
+    if streams is not None:
+        streams.variable.value = streams.original
+    _LOCK.release()
+
+
+os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_restore_in_child)
+
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from tritone.audio_files.file_bytes import FileBytes
-from tritone.audio_files.joined_files import check_count
-from tritone.audio_files.spliced_file import Segment
+from tritone.audio_files.byte_sources import FileBytes, Segment, check_count
 
 SEARCH_BYTES: Final = 1 << 24  # where the first frame must begin; cover images take megabytes
 _N_CHAIN: Final = 4  # consecutive frames of one kind that prove MPEG audio

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tritone.audio_files.file_bytes import FileBytes
-from tritone.audio_files.joined_files import check_count
-from tritone.audio_files.spliced_file import Segment
+from tritone.audio_files.byte_sources import FileBytes, Segment, check_count
 
 _CAPTURE: Final = re.compile(rb"OggS\0")
 _HEADER_BYTES: Final = 27

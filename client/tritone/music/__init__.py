@@ -1,10 +1,10 @@
-"""Written music: scores in, time grids for models, scores, sound and pictures out.
+"""Written music: scores as time grids for models, and pieces as scores, sound and plots.
 
 ```python
-grid = to_grid("tune.mid")                   # what a model reads, and what of the file it does not hold
+grid = to_grid("tune.mid")                   # the input of models; `grid.dropped` counts what it lacks
 piece = Piece(grid)
 piece.save("tune.wav")
 ```
 
-NumPy is all that importing these modules needs; symusic, the SoundFont and matplotlib are looked for when used.
+Importing these modules needs NumPy alone; symusic, the SoundFont and matplotlib are imported when they are used.
 """

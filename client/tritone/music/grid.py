@@ -1,4 +1,4 @@
-"""The form in which every music model reads and writes scores: a row a time step, a column a pitch.
+"""The time grid in which every music model reads and writes scores: one row per time step, one column per pitch.
 
 ```python
 grid = Grid(frames)                          # frames: (N, 88), values below
@@ -34,7 +34,7 @@ FRAMES_PER_QUARTER_RANGE: Final = range(1, 97)
 # 34 minutes of sixteenths at 120 quarters a minute. A model's own limit may be lower.
 MAX_FRAMES: Final = 16_384
 TEMPO_QPM: Final = 120.0  # MIDI's own default
-TEMPO_RANGE_QPM: Final = (4.0, 1000.0)  # MIDI cannot write slower ones, nobody can play faster ones
+TEMPO_RANGE_QPM: Final = (4.0, 1000.0)  # MIDI cannot represent slower ones, nobody can play faster ones
 UNKNOWN_METER: Final = (0, 0)
 COMMON_TIME: Final = (4, 4)  # MIDI's own default
 _DENOMINATORS: Final = (4, 8, 16, 32, 64)  # of derived time signatures, the simplest first
@@ -201,7 +201,7 @@ def simplest_signature(n_frames: int, frames_per_quarter: int, least: int = 4) -
 
 
 def with_strikes(frames: npt.NDArray[Any]) -> Frames:
-    """Mark as struck what is held on from nothing; so 0/1 frames become a grid in which repeated notes are one.
+    """Mark as struck what is held after silence; 0/1 frames become a grid in which repeated notes are one.
 
     Args:
         frames: (N, 88), values 0..2.
@@ -217,7 +217,7 @@ def with_strikes(frames: npt.NDArray[Any]) -> Frames:
 
 
 def notes_of(grid: Grid) -> tuple[IntArray, IntArray, IntArray]:
-    """The notes of a grid: a struck note lasts until its pitch is struck again or silent.
+    """Return the notes of a grid: a struck note lasts until its pitch is struck again or silent.
 
     Shapes: K notes.
 
@@ -278,7 +278,7 @@ def _checked_frames(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def too_long(name: str, n_frames: int) -> InvalidScoreError:
-    """The error for a score of too many time steps."""
+    """Return the error for a score with too many time steps."""
     return InvalidScoreError(
         f"{name}: lasts {n_frames:,} time steps; at most {MAX_FRAMES:,} can be read "
         f"({MAX_FRAMES // 16:,} bars of 4/4 in sixteenths): cut it, or choose fewer frames_per_quarter",

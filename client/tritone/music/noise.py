@@ -1,7 +1,7 @@
-"""Uniform noise that a seed fixes for good: the models draw their notes with it.
+"""Reproducible uniform noise, from which the models sample notes.
 
 Only the raw words of a counter-based generator are used, never NumPy's distributions, whose values may change
-between its releases; so a seed gives the same notes wherever and whenever it is used.
+between its releases; so that a seed gives the same notes on every host and with every NumPy.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): Philox 4x64-10.
 """
@@ -23,7 +23,7 @@ _N_BITS: Final = 24  # of a float32's significand: every value is exact, and 1.0
 
 
 def uniform_noise(seed: int, *shape: int, stream: int = 0) -> npt.NDArray[np.float32]:
-    """Noise for one input of a model, row by row, so that a longer array begins with the shorter one.
+    """Return noise for one input of a model; a longer array begins with the shorter one.
 
     Args:
         seed: 0 to 2**63 - 1.
@@ -44,23 +44,23 @@ def uniform_noise(seed: int, *shape: int, stream: int = 0) -> npt.NDArray[np.flo
 
 
 def fresh_seed() -> int:
-    """A seed that nobody has used, for calls that bring none; it goes into the result."""
+    """Return a random seed, for calls without one; it is stored in the result."""
     return secrets.randbelow(LARGEST_SEED + 1)
 
 
 def check_seed(seed: int) -> int:
-    """The seed as a plain int.
+    """Return the seed as a plain int.
 
     Raises:
         InvalidInputError: it is not a whole number from 0 to 2**63 - 1.
     """
     expected = "expected a whole number from 0 to 2**63 - 1 (9223372036854775807)"
     if isinstance(seed, bool | np.bool_):
-        raise InvalidInputError(f"the seed is {seed!r}; {expected}")
+        raise InvalidInputError(f"the seed is {seed!r}; {expected}", argument="seed")
     try:
         number = operator.index(seed)
     except TypeError as error:
-        raise InvalidInputError(f"the seed is {seed!r}; {expected}") from error
+        raise InvalidInputError(f"the seed is {seed!r}; {expected}", argument="seed") from error
     if not 0 <= number <= LARGEST_SEED:
-        raise InvalidInputError(f"the seed is {number}; {expected}")
+        raise InvalidInputError(f"the seed is {number}; {expected}", argument="seed")
     return number

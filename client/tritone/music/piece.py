@@ -1,4 +1,4 @@
-"""Music that a model wrote or changed, with what it takes to write it again.
+"""A piece of music: its notes, where they come from, and files made of it.
 
 ```python
 piece = music.compose(bars=8, seed=7)
@@ -8,19 +8,29 @@ piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Final, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone.files import File, PathLike
+from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
+from tritone.music.plot import PLOT_FORMATS, plot_piece
+from tritone.music.render import RENDER_RATE_HZ, render
+from tritone.music.scores import to_score
 from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
+
+MIDI_FORMATS: Final = ("mid", "midi")
+SOUND_FORMAT: Final = "wav"
+_EXPECTED: Final = "a score's name ends in .mid or .midi (notes) or .wav (sound), or in " + ", ".join(
+    f".{kind}" for kind in PLOT_FORMATS
+)
 
 
 @json_result
@@ -29,11 +39,11 @@ class Piece(JsonResult):
 
     Attributes:
         grid: its notes on the time grid.
-        seed: gives this very piece again with the same model version and arguments; None if chance had no part.
-        model: the model's name; None if no model had a part.
-        model_version: which of its versions answered.
-        nll: (N,) float32, how unlikely the model finds what stands at each time step, in nats (negative
-            log-likelihood at temperature 1), NaN where it was not asked; None if the model does not say.
+        seed: reproduces the piece with the same model version and arguments; None if nothing was sampled.
+        model: the model's name; None if the piece was not made by a model.
+        model_version: the version of the model that was used.
+        nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
+            computed; None if the model does not return it.
     """
 
     grid: Grid
@@ -50,6 +60,11 @@ class Piece(JsonResult):
         "nll": optional(array_of(optional(NUMBER))),
     }
 
+    def __repr__(self) -> str:
+        model = f", model={self.model!r}, model_version={self.model_version!r}" if self.model is not None else ""
+        grid = f"n_bars={self.grid.n_bars}, n_notes={self.grid.n_notes}, duration_s={self.grid.duration_s:.1f}"
+        return f"Piece({grid}, seed={self.seed}{model})"
+
     @cached_property
     def score(self) -> Any:
         """The piece as a `symusic.Score`, made when it is first asked for.
@@ -57,8 +72,6 @@ class Piece(JsonResult):
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        from tritone.music.writing import to_score
-
         return to_score(self.grid)
 
     @property
@@ -71,7 +84,7 @@ class Piece(JsonResult):
     @overload
     def save(self, target: File, *, format: str) -> File: ...
     def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
-        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a picture (see `plot`).
+        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a plot (see `plot`).
 
         Args:
             target: a path, whose file is replaced in one step, or a binary file object, which is written at its
@@ -86,9 +99,12 @@ class Piece(JsonResult):
             InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
             MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
         """
-        from tritone.music.saving import save
-
-        return save(self, target, format)
+        kind = format_of(target, format, (*MIDI_FORMATS, SOUND_FORMAT, *PLOT_FORMATS), _EXPECTED)
+        if kind in PLOT_FORMATS:
+            return plot_piece(self, target, kind)
+        if kind == SOUND_FORMAT:
+            return write_result(target, self.to_wav, "the sound")
+        return write_result(target, self.to_midi, "the score")
 
     @overload
     async def asave(self, target: PathLike, *, format: str | None = None) -> Path: ...
@@ -109,9 +125,7 @@ class Piece(JsonResult):
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        from tritone.music.saving import midi_bytes
-
-        return midi_bytes(self)
+        return bytes(self.score.dumps_midi())
 
     def to_wav(self) -> bytes:
         """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).
@@ -120,9 +134,11 @@ class Piece(JsonResult):
             InvalidScoreError: the piece has no notes, or lasts longer than an hour.
             MissingExtraError: symusic or the SoundFont is not installed.
         """
-        from tritone.music.saving import wav_bytes
+        import soundfile
 
-        return wav_bytes(self)
+        file = io.BytesIO()
+        soundfile.write(file, render(self.score), RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
+        return file.getvalue()
 
     @overload
     def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...
@@ -140,10 +156,8 @@ class Piece(JsonResult):
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            InvalidInputError: the picture cannot be written there.
+            InvalidInputError: the plot cannot be written there.
         """
-        from tritone.music.plot import plot_piece
-
         return plot_piece(self, target, format)
 
     def to_dict(self) -> dict[str, Any]:

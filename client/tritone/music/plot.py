@@ -10,33 +10,33 @@ import numpy as np
 
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target, format_of, write_result
-from tritone.music.extras import INSTALL
 from tritone.music.grid import notes_of
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tritone.music.piece import Piece
 
-PICTURE_FORMATS: Final = ("png", "svg", "pdf")
+PLOT_FORMATS: Final = ("png", "svg", "pdf")
 _MARGIN: Final = 3  # pitches above and below the piece's own
 _GAP: Final = 0.08  # of a step, so that repeated notes are seen as two
 _MAX_BAR_LABELS: Final = 24
 
 
 def plot_piece(piece: Piece, target: Target, kind: str | None) -> Any:
-    """Draw and write the picture; see `Piece.plot`."""
-    return write_picture(lambda: _drawn(piece), target, kind)
+    """Draw and write the plot; see `Piece.plot`."""
+    return write_plot(lambda: draw_piece(piece), target, kind)
 
 
-def write_picture(draw: Callable[[], Figure], target: Target, kind: str | None) -> Any:
+def write_plot(draw: Callable[[], Figure], target: Target, kind: str | None) -> Any:
     """Write a figure to a path or a binary file object.
 
     Raises:
-        InvalidInputError: the format is unknown, or the picture cannot be written.
+        InvalidInputError: the format is unknown, or the plot cannot be written.
     """
-    suffixes = ", ".join(f".{kind}" for kind in PICTURE_FORMATS)
-    format_name = format_of(target, kind, PICTURE_FORMATS, f"a picture's name ends in one of {suffixes}")
+    suffixes = ", ".join(f".{kind}" for kind in PLOT_FORMATS)
+    format_name = format_of(target, kind, PLOT_FORMATS, f"a picture's name ends in one of {suffixes}")
 
     def content() -> bytes:
         file = io.BytesIO()
@@ -46,7 +46,12 @@ def write_picture(draw: Callable[[], Figure], target: Target, kind: str | None) 
     return write_result(target, content, "the picture")
 
 
-def _drawn(piece: Piece) -> Figure:
+def draw_piece(piece: Piece) -> Figure:
+    """Return the piano roll as a matplotlib figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.collections import PatchCollection

@@ -1,4 +1,4 @@
-"""Scores to sound: symusic's synthesizer with the General MIDI SoundFont that pretty_midi ships.
+"""Render scores as sound, with the synthesizer of symusic and the General MIDI SoundFont of pretty_midi.
 
 ```python
 samples = render(piece.score)                # (S,) float32, mono
@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.exceptions import InvalidScoreError, MissingExtraError
-from tritone.music.extras import INSTALL, require_symusic
+from tritone.music.scores import INSTALL, require_symusic
 
 # symusic 0.5.9 plays most programs of this SoundFont at wrong pitches: its piano is 2 to 5 times too high,
 # by another factor from key to key (https://github.com/Yikai-Liao/symusic/issues/55 is of the same kind).
-# These are in tune and audible on every key of KEYS, which a test holds them to; all carry a chorale as
-# well as a reel.
+# These are in tune and audible on every key of KEYS, which a test checks; all suit a chorale as well as a reel.
 PROGRAMS: Final = (10, 44, 56, 64, 68, 73)  # music box, tremolo strings, trumpet, soprano sax, oboe, flute
-PLAIN_PROGRAM: Final = 73  # stands for any program that is not in tune, the piano among them
+PLAIN_PROGRAM: Final = 73  # replaces every program that is out of tune, such as the piano
 KEYS: Final = (36, 87)  # notes outside are moved by octaves
 PEAK: Final = 0.9
 RENDER_RATE_HZ: Final = 44_100
@@ -85,7 +84,7 @@ def render(score: Any, *, rate_hz: int = RENDER_RATE_HZ) -> FloatArray:
 
 
 def sounding_notes(score: Any) -> tuple[Notes, list[int]]:
-    """All pitched notes of a `symusic.Score`, and the program in tune for each voice.
+    """Return all pitched notes of a `symusic.Score`, and for each voice a program that is in tune.
 
     Raises:
         InvalidScoreError: there are none.
@@ -116,7 +115,7 @@ def fold_into_keys(notes: Notes) -> None:
 
 
 def synthesize(notes: Notes, programs: list[int], n_samples: int, rate_hz: int, *, gain: float = 1.0) -> FloatArray:
-    """Play notes, the voices on their programs.
+    """Return the sound of notes, each voice played with its program.
 
     Returns:
         (n_samples,) float32, faded out at the end, peak at most 0.9 times the gain.
@@ -147,7 +146,7 @@ def synthesize(notes: Notes, programs: list[int], n_samples: int, rate_hz: int, 
     return samples if peak == 0.0 else samples * np.float32(PEAK * gain / peak)
 
 
-_per_thread = threading.local()  # a synthesizer is not made for two threads, and a lock would not survive a fork
+_per_thread = threading.local()  # a synthesizer is not thread-safe, and a lock would not survive a fork
 
 
 def _synthesizer(rate_hz: int) -> Any:
@@ -159,7 +158,7 @@ def _synthesizer(rate_hz: int) -> Any:
 
 @lru_cache(maxsize=1)
 def find_soundfont() -> Path:
-    """pretty_midi's SoundFont, found without importing that package (which warns on import).
+    """Return the path of pretty_midi's SoundFont, without importing that package (which warns on import).
 
     Raises:
         MissingExtraError: it is not installed.

@@ -1,6 +1,6 @@
-"""From a recording to requests, and from their responses to a result: the flows of `classify` and `embed`.
+"""Classification and embedding of recordings.
 
-Shapes: N windows, W samples of a window, L labels.
+Shapes: N windows, W samples of a window, L labels, E embedding size.
 """
 
 from __future__ import annotations
@@ -14,105 +14,97 @@ import numpy.typing as npt
 
 from tritone.audio import Audio, FloatArray, Window, iter_windows
 from tritone.constants import EMOTION_NOT_TRAINED
-from tritone.exceptions import RequestTimeoutError, ServerError, VersionChangedError
+from tritone.exceptions import InvalidInputError, RequestTimeoutError, ServerError
+from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import Array, InferRequest, InferResponse
-from tritone.model_cache import (
-    AUDIO_INPUT,
-    LABELLED,
-    Catalogue,
-    Flow,
-    Remembered,
-    check_version,
-    next_request_id,
-    on_live_versions,
-)
-from tritone.operations.whole_answers import whole_answer
+from tritone.model_cache import CLASSIFIER, CachedModel, ModelCache, checked_output, infer
+from tritone.operations.options import is_whole
 from tritone.results.classification import Classification, TimelineWindow
+from tritone.retry import on_live_versions
 
 
 @dataclass
-class _Heard:
-    """What the requests for one recording have brought so far."""
+class _Answers:
+    """The responses for the windows of one recording."""
 
     starts_s: list[float] = field(default_factory=list)
     duration_s: float = 0.0
-    answers: list[InferResponse] = field(default_factory=list)
+    responses: list[InferResponse] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     decode_s: float = 0.0
     request_s: float = 0.0
 
     def output(self, name: str) -> FloatArray:
-        """(N, ...) of one output, all windows in order."""
-        return np.concatenate([answer.outputs[name] for answer in self.answers])
+        """Return one output for all windows, (N, ...)."""
+        return np.concatenate([response.outputs[name] for response in self.responses])
 
 
-def classify_flow(catalogue: Catalogue, audio: Audio, *, model: str, top: int | None) -> Flow[Classification]:
-    """The flow of `MusicClient.classify`."""
+def classify_flow(cache: ModelCache, audio: Audio, *, model: str, top: int | None) -> Flow[Classification]:
+    """Classify a recording; see `MusicClient.classify`."""
+    check_model_name(model)
+    if top is not None and (not is_whole(top) or top < 1):
+        raise InvalidInputError(
+            f"invalid top: expected a whole number, 1 or more, or None for all labels, got {top!r}", argument="top"
+        )
 
-    def attempt() -> Flow[Classification]:
-        known = yield from catalogue.look_up(model, labels=True)
-        heard = yield from _listen(known, audio, _outputs(known))
-        return _classification(known, heard, top)
+    def start() -> Flow[Classification]:
+        known = yield from cache.look_up(model, CLASSIFIER)
+        outputs = tuple(
+            name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
+        )
+        answers = yield from _infer_windows(known, audio, outputs)
+        return _classification(known, answers, top)
 
-    return (yield from on_live_versions(lambda: catalogue.forget(model), attempt))
-
-
-def embed_flow(catalogue: Catalogue, audio: Audio, *, model: str) -> Flow[FloatArray]:
-    """The flow of `MusicClient.embed`."""
-
-    def attempt() -> Flow[FloatArray]:
-        known = yield from catalogue.look_up(model, labels=False)
-        heard = yield from _listen(known, audio, _outputs(known))
-        return _mean_direction(heard.output("embedding"))
-
-    return (yield from on_live_versions(lambda: catalogue.forget(model), attempt))
+    return (yield from on_live_versions(cache, (model,), start))
 
 
-def _outputs(known: Remembered) -> tuple[str, ...]:
-    """What every question about a recording asks for.
+def embed_flow(cache: ModelCache, audio: Audio, *, model: str) -> Flow[FloatArray]:
+    """Embed a recording; see `MusicClient.embed`."""
+    check_model_name(model)
 
-    Triton's response cache knows answers by the inputs alone: after a question for the embedding only, it would give
-    `classify` an answer without probabilities, and the question would have to be put twice (`whole_answer`).
-    """
-    return tuple(name for name in known.info.outputs if name in (*LABELLED, "embedding"))
+    def start() -> Flow[FloatArray]:
+        known = yield from cache.look_up(model, CLASSIFIER)
+        answers = yield from _infer_windows(known, audio, ("embedding",))
+        return _mean_direction(answers.output("embedding"))
+
+    return (yield from on_live_versions(cache, (model,), start))
 
 
-def _listen(known: Remembered, audio: Audio, outputs: tuple[str, ...]) -> Flow[_Heard]:
-    heard = _Heard()
-    chunks = _chunks(audio, known, heard.notes)
+def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[_Answers]:
+    answers = _Answers()
+    batches = _batches(audio, known, answers.notes)
     while True:
         began_s = time.perf_counter()
-        chunk = next(chunks, None)
-        heard.decode_s += time.perf_counter() - began_s
-        if chunk is None:
-            return heard
-        windows, batch = chunk
-        inputs = {AUDIO_INPUT: batch}
-        request = InferRequest(known.info.model, next_request_id("listen"), inputs, outputs, version=known.version)
+        batch = next(batches, None)
+        answers.decode_s += time.perf_counter() - began_s
+        if batch is None:
+            return answers
+        windows, samples = batch
+        request = InferRequest(known.name, next_request_id("classify"), {"audio": samples}, outputs)
         began_s = time.perf_counter()
         try:
-            response = yield from whole_answer(request, known.info.max_batch_size)
+            response = yield from infer(known, request)
         except RequestTimeoutError as error:
-            if heard.duration_s:
-                error.add_note(f"{heard.duration_s:.0f} s of the recording had been answered")
+            if answers.duration_s:
+                error.add_note(f"the first {answers.duration_s:.0f} s of the recording had been answered")
             raise
-        heard.request_s += time.perf_counter() - began_s
-        check_version(known.version, response)
-        _check_numbers(response, outputs, len(windows))
-        heard.answers.append(response)
-        heard.starts_s += [window.start_s for window in windows]
-        heard.duration_s = windows[-1].start_s + windows[-1].covers_s
+        answers.request_s += time.perf_counter() - began_s
+        for name in outputs:
+            checked_output(response, name, (len(windows), None))
+        answers.responses.append(response)
+        answers.starts_s += [window.start_s for window in windows]
+        answers.duration_s = windows[-1].start_s + windows[-1].covers_s
 
 
-def _chunks(audio: Audio, known: Remembered, notes: list[str]) -> Iterator[tuple[list[Window], FloatArray]]:
-    """Windows by the requestful, with the (N, W) array to send; at most one such array is alive here."""
+def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tuple[list[Window], FloatArray]]:
+    """Yield the windows of each request and the (N, W) array to send; holds one such array at a time."""
     windows: list[Window] = []
     for window in iter_windows(audio, on_note=notes.append):
         if window.samples.size != known.window_samples:
             raise ServerError(
-                f"model {known.info.model!r} wants windows of {known.window_samples} samples, this client "
-                f"cuts {window.samples.size}; client and model are of different releases",
-                model=known.info.model,
+                f"model {known.name!r} is of another release than this client: expected windows of "
+                f"{window.samples.size} samples, got {known.window_samples}",
+                model=known.name,
             )
         windows.append(window)
         if len(windows) == known.n_windows_max:
@@ -122,61 +114,44 @@ def _chunks(audio: Audio, known: Remembered, notes: list[str]) -> Iterator[tuple
         yield windows, np.stack([window.samples for window in windows])
 
 
-def _check_numbers(response: InferResponse, outputs: tuple[str, ...], n_windows: int) -> None:
-    for name in outputs:
-        array = response.outputs[name]
-        finite = bool(np.isfinite(array).all())
-        if array.ndim != 2 or len(array) != n_windows or not finite:
-            raise ServerError(
-                f"model {response.model!r} version {response.version} answered {name!r} of shape "
-                f"{array.shape}{'' if finite else ' with values that are not finite'}; "
-                f"expected ({n_windows}, ...) finite numbers",
-                model=response.model,
-                request_id=response.request_id,
-            )
-
-
-def _classification(known: Remembered, heard: _Heard, top: int | None) -> Classification:
-    labels = known.labels or {}
-    for name, names in labels.items():
-        if heard.output(name).shape[1] != len(names):
-            # The same version number, loaded again with other contents.
-            n_values = heard.output(name).shape[1]
-            raise VersionChangedError(
-                f"model {known.info.model!r} answers {n_values} {name} but names {len(names)}",
-                model=known.info.model,
-            )
-    probabilities = heard.output("probabilities")
-    emotions = heard.output("emotions")
-    by_label = _ranked(labels["probabilities"], probabilities)
+def _classification(known: CachedModel, answers: _Answers, top: int | None) -> Classification:
+    probabilities = answers.output("probabilities")
+    emotions = answers.output("emotions")
+    labels = known.labels("probabilities", probabilities.shape[1])
+    emotion_names = known.labels("emotions", emotions.shape[1])
+    tags = None
+    if "tags" in known.info.outputs:
+        activations = answers.output("tags")
+        tags = _ranked(known.labels("tags", activations.shape[1]), activations)
+    by_label = _ranked(labels, probabilities)
     return Classification(
         label=next(iter(by_label)),
         probabilities=dict(list(by_label.items())[:top]),
-        emotions=None if np.all(emotions <= EMOTION_NOT_TRAINED) else _ranked(labels["emotions"], emotions),
-        tags=_ranked(labels["tags"], heard.output("tags")) if "tags" in labels else None,
+        emotions=None if np.all(emotions <= EMOTION_NOT_TRAINED) else _ranked(emotion_names, emotions),
+        tags=tags,
         timeline=tuple(
-            TimelineWindow(start_s, dict(zip(labels["probabilities"], row, strict=True)))
-            for start_s, row in zip(heard.starts_s, probabilities.tolist(), strict=True)
+            TimelineWindow(start_s, dict(zip(labels, row, strict=True)))
+            for start_s, row in zip(answers.starts_s, probabilities.tolist(), strict=True)
         ),
-        embedding=_mean_direction(heard.output("embedding")),
-        model=known.info.model,
-        model_version=heard.answers[-1].version,
-        duration_s=heard.duration_s,
-        request_ids=tuple(answer.request_id for answer in heard.answers),
-        decode_s=heard.decode_s,
-        request_s=heard.request_s,
-        notes=tuple(heard.notes),
+        embedding=_mean_direction(answers.output("embedding")),
+        model=known.name,
+        model_version=answers.responses[-1].version,
+        duration_s=answers.duration_s,
+        request_ids=tuple(response.request_id for response in answers.responses),
+        decode_s=answers.decode_s,
+        request_s=answers.request_s,
+        notes=tuple(answers.notes),
     )
 
 
 def _ranked(names: tuple[str, ...], values: Array) -> dict[str, float]:
-    """(N, L) -> means over the windows by name, the largest first."""
+    """(N, L) -> means over the windows by name, largest first."""
     means: npt.NDArray[np.float64] = values.mean(axis=0, dtype=np.float64)
     return {names[index]: float(means[index]) for index in np.argsort(-means, kind="stable")}
 
 
 def _mean_direction(embeddings: Array) -> FloatArray:
-    """(N, E) unit vectors -> (E,), the unit vector of their mean."""
+    """(N, E) unit vectors -> (E,), the unit vector in the direction of their mean."""
     mean = embeddings.mean(axis=0, dtype=np.float64)
     length = float(np.linalg.norm(mean))
     direction: FloatArray = (mean / length if length > 0 else mean).astype(np.float32)

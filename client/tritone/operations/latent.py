@@ -1,8 +1,8 @@
-"""Music through a latent space: the flows of `reconstruct`, `interpolate` and `vary`.
+"""Operations in the latent space of a VAE: reconstruction, interpolation and variation.
 
-A score is cut into spans of two bars; each span is a row of the batch, so a long score costs few requests.
+A score is cut into spans of two bars; each span is one row of a batch, so a long score takes few requests.
 
-Shapes: S spans, W frames of a span (32), V lanes (4), Z latent dimensions, R rows of a request.
+Shapes: S spans, W frames of a span (32), V voices (4), Z latent dimensions, R rows of a request.
 """
 
 from __future__ import annotations
@@ -16,127 +16,132 @@ import numpy.typing as npt
 
 from tritone.constants import ATTRIBUTES, LARGEST_AMOUNT
 from tritone.exceptions import InvalidInputError
-from tritone.generation_models import DECODER, ENCODER, Writer, Writers, checked, infer, with_fresh_models
+from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import Array, InferRequest
-from tritone.model_cache import Flow, check_model_name, next_request_id
+from tritone.model_cache import DECODER, ENCODER, CachedModel, ModelCache, checked_output, infer
 from tritone.music.grid import Grid
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES, assign_lanes, lanes_to_grid
 from tritone.music.noise import uniform_noise
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike
-from tritone.operations.compose import Wish
-from tritone.operations.options import N_STEPS_MAX, check_count, is_number
-from tritone.operations.plan import Source
+from tritone.music.scores import ScoreLike
+from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES, assign_voices, voices_to_grid
+from tritone.operations.options import SamplingParams, check_count, is_number
+from tritone.operations.plan import ScoreSource
+from tritone.retry import with_fresh_models
 
 DECODER_SUFFIX: Final = "_decoder"  # see the kind's companions
-N_ROWS_MAX: Final = 64  # of one request, whatever the model takes: others wait behind it
-N_BETWEEN_MAX: Final = 2_048  # spans of all pieces between two others: two hours of music
+N_STEPS_MAX: Final = 64
+N_ROWS_MAX: Final = 64  # of one request, whatever the model allows: other requests wait behind it
+N_BETWEEN_MAX: Final = 2_048  # spans of all pieces of an interpolation: two hours of music
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """A score in spans.
+    """A score, cut into spans.
 
     Attributes:
-        grid: the score, with what the lanes leave out among what was dropped.
-        lanes: (S, W, V).
-        n_before: silent frames before the score in the first span, so that spans begin with bars.
+        grid: the score; `dropped` also counts the notes beyond four voices.
+        voices: (S, W, V).
+        n_before: silent frames before the score in the first span, which align the spans with bars.
     """
 
     grid: Grid
-    lanes: npt.NDArray[np.int64]
+    voices: npt.NDArray[np.int64]
     n_before: int
 
 
-def reconstruct_flow(writers: Writers, *, score: ScoreLike, wish: Wish, model: str) -> Flow[Piece]:
-    """The flow of `MusicClient.reconstruct`."""
-    return (yield from _moved(writers, score, np.zeros(len(ATTRIBUTES), np.float32), wish, model))
+def reconstruct_flow(cache: ModelCache, *, score: ScoreLike, sampling: SamplingParams, model: str) -> Flow[Piece]:
+    """Encode and decode a score; see `MusicClient.reconstruct`."""
+    return (yield from _moved(cache, score, np.zeros(len(ATTRIBUTES), np.float32), sampling, model))
 
 
 def vary_flow(
-    writers: Writers, *, score: ScoreLike, attribute: str, amount: float, wish: Wish, model: str
+    cache: ModelCache, *, score: ScoreLike, attribute: str, amount: float, sampling: SamplingParams, model: str
 ) -> Flow[Piece]:
-    """The flow of `MusicClient.vary`."""
-    return (yield from _moved(writers, score, attribute_vector([(attribute, amount)]), wish, model))
+    """Move a score along an attribute; see `MusicClient.vary`."""
+    return (yield from _moved(cache, score, attribute_vector([(attribute, amount)]), sampling, model))
 
 
 def interpolate_flow(
-    writers: Writers, *, a: ScoreLike, b: ScoreLike, steps: int, wish: Wish, model: str
+    cache: ModelCache, *, a: ScoreLike, b: ScoreLike, steps: int, sampling: SamplingParams, model: str
 ) -> Flow[tuple[Piece, ...]]:
-    """The flow of `MusicClient.interpolate`."""
+    """Interpolate between two scores; see `MusicClient.interpolate`."""
     check_count("steps", steps, least=2, most=N_STEPS_MAX)
     models = pair_of(model)
-    sources = Source(a), Source(b)
+    sources = ScoreSource(a), ScoreSource(b)
 
-    def attempt() -> Flow[tuple[Piece, ...]]:
-        encoder, decoder = yield from _look_up(writers, models)
+    def start() -> Flow[tuple[Piece, ...]]:
+        encoder, decoder = yield from _look_up(cache, models)
         spans = [to_spans(source.grid(encoder.frames_per_quarter)) for source in sources]
-        n_spans = min(len(each.lanes) for each in spans)
+        n_spans = min(len(each.voices) for each in spans)
         if steps * n_spans > N_BETWEEN_MAX:
             raise InvalidInputError(
-                f"{steps} pieces of {2 * n_spans} bars are too many for one call; at most {2 * N_BETWEEN_MAX:,} bars "
-                f"in all: take fewer steps or shorter pieces"
+                f"too much music for one call: expected at most {2 * N_BETWEEN_MAX:,} bars in all, got {steps} pieces "
+                f"of "
+                f"{2 * n_spans} bars; take fewer steps or shorter pieces"
             )
-        from_a = yield from _encode(encoder, spans[0].lanes[:n_spans])
-        to_b = yield from _encode(encoder, spans[1].lanes[:n_spans])
+        from_a = yield from _encode(encoder, spans[0].voices[:n_spans])
+        to_b = yield from _encode(encoder, spans[1].voices[:n_spans])
         weights = np.linspace(0, 1, steps)
         latents = np.concatenate([slerp(from_a, to_b, float(weight)) for weight in weights])  # (steps * S, Z)
-        # The same noise for all steps, so that the way between the pieces makes all the difference.
-        noise = np.tile(uniform_noise(wish.seed, n_spans, SPAN_FRAMES, N_LANES), (steps, 1, 1))
-        lanes, version = yield from decode(decoder, latents, np.zeros(len(ATTRIBUTES), np.float32), noise, wish)
+        # The same noise for all steps, so that the pieces differ only by their latent vectors.
+        noise = np.tile(uniform_noise(sampling.seed, n_spans, SPAN_FRAMES, N_VOICES), (steps, 1, 1))
+        voices, version = yield from decode(decoder, latents, np.zeros(len(ATTRIBUTES), np.float32), noise, sampling)
         tempi = [each.grid.tempo_qpm for each in spans]
         return tuple(
             _piece(
-                lanes[i * n_spans : (i + 1) * n_spans],
-                _common(spans, n_spans, wish.tempo_qpm or float(np.interp(weight, (0, 1), tempi))),
-                wish,
+                voices[i * n_spans : (i + 1) * n_spans],
+                _common(spans, n_spans, sampling.tempo_qpm or float(np.interp(weight, (0, 1), tempi))),
+                sampling,
                 model,
                 version,
             )
             for i, weight in enumerate(weights)
         )
 
-    return (yield from with_fresh_models(writers, models, attempt))
+    return (yield from with_fresh_models(cache, models, start))
 
 
 def pair_of(model: str) -> tuple[str, str]:
-    """Names of the encoder and of the decoder that was exported with it."""
+    """Return the names of an encoder and of the decoder that was exported with it."""
     return check_model_name(model), model + DECODER_SUFFIX
 
 
 def attribute_vector(amounts: Iterable[tuple[str, float]]) -> FloatArray:
-    """(3,) how far to move along each attribute, in standard deviations.
+    """Return (3,), the distance to move along each attribute in standard deviations.
 
     Raises:
-        InvalidInputError: no such attribute, or no such amount.
+        InvalidInputError: an attribute is unknown or an amount invalid.
     """
     vector = np.zeros(len(ATTRIBUTES), np.float32)
     for attribute, amount in amounts:
         if attribute not in ATTRIBUTES:
-            raise InvalidInputError(f"attribute is {attribute!r}; expected one of {', '.join(ATTRIBUTES)}")
+            raise InvalidInputError(
+                f"unknown attribute: expected one of {', '.join(ATTRIBUTES)}, got {attribute!r}", argument="attribute"
+            )
         if not is_number(amount) or abs(amount) > LARGEST_AMOUNT:
             raise InvalidInputError(
-                f"the amount of {attribute} is {amount!r}; expected a number from {-LARGEST_AMOUNT:g} to "
-                f"{LARGEST_AMOUNT:g} (standard deviations of the training music)"
+                f"invalid amount of {attribute}: expected a number from {-LARGEST_AMOUNT:g} to {LARGEST_AMOUNT:g} "
+                f"(standard deviations of the training music), got {amount!r}",
+                argument="amount",
             )
         vector[ATTRIBUTES.index(attribute)] = amount
     return vector
 
 
 def to_spans(grid: Grid) -> Spans:
-    """Cut a score into spans; in 4/4 they begin with bars, else with its first frame."""
+    """Cut a score into spans, which start with bars in 4/4, else with the first frame."""
     length, index = grid.meter
     n_before = index if 2 * length == SPAN_FRAMES else 0
     n_after = -(n_before + grid.n_frames) % SPAN_FRAMES
     frames = np.pad(grid.frames, ((n_before, n_after), (0, 0)))
-    lanes, n_left_out = [], 0
+    voices, n_left_out = [], 0
     for start in range(0, len(frames), SPAN_FRAMES):
-        span, n_dropped = assign_lanes(frames[start : start + SPAN_FRAMES])
-        lanes.append(span)
+        span, n_dropped = assign_voices(frames[start : start + SPAN_FRAMES])
+        voices.append(span)
         n_left_out += n_dropped
     dropped = {**grid.dropped, **({"beyond_four_voices": n_left_out} if n_left_out else {})}
-    return Spans(replace(grid, dropped=dropped), np.stack(lanes), n_before)
+    return Spans(replace(grid, dropped=dropped), np.stack(voices), n_before)
 
 
 def slerp(a: FloatArray, b: FloatArray, weight: float) -> FloatArray:
@@ -148,7 +153,7 @@ def slerp(a: FloatArray, b: FloatArray, weight: float) -> FloatArray:
         weight: 0 is `a`, 1 is `b`.
 
     Returns:
-        (S, Z); on a straight line where the vectors point the same or the opposite way, or are zero.
+        (S, Z); linear where the vectors are parallel or zero.
     """
     first, second = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
@@ -164,22 +169,21 @@ def slerp(a: FloatArray, b: FloatArray, weight: float) -> FloatArray:
 
 
 def decode(
-    decoder: Writer, latents: FloatArray, attributes: FloatArray, noise: FloatArray, wish: Wish
+    decoder: CachedModel, latents: FloatArray, attributes: FloatArray, noise: FloatArray, sampling: SamplingParams
 ) -> Flow[tuple[npt.NDArray[np.int64], str]]:
-    """Latents to lanes.
+    """Decode latent vectors.
 
     Args:
-        decoder: a DECODER.
+        decoder: a model with the role DECODER.
         latents: (R, Z).
         attributes: (3,) or (R, 3).
         noise: (R, W, V).
-        wish: how to choose.
 
     Returns:
-        (R, W, V) and the version that answered.
+        (R, W, V), and the model version.
     """
     rows = np.broadcast_to(attributes, (len(latents), len(ATTRIBUTES)))
-    lanes = []
+    voices = []
     version = ""
     for part in _parts(decoder, len(latents)):
         n_rows = part.stop - part.start
@@ -187,56 +191,58 @@ def decode(
             "latent": latents[part],
             "attributes": np.ascontiguousarray(rows[part]),
             "noise": noise[part],
-            **wish.choice.inputs(n_rows),
+            **sampling.inputs(n_rows),
         }
-        answer, version = yield from ask_for_lanes(decoder, inputs, n_rows)
-        lanes.append(answer)
-    return np.concatenate(lanes), version
+        answer, version = yield from infer_voices(decoder, inputs, n_rows)
+        voices.append(answer)
+    return np.concatenate(voices), version
 
 
-def ask_for_lanes(known: Writer, inputs: Mapping[str, Array], n_rows: int) -> Flow[tuple[Array, str]]:
-    """One request to a model that answers lanes, (R, W, V), and the version that answered."""
+def infer_voices(known: CachedModel, inputs: Mapping[str, Array], n_rows: int) -> Flow[tuple[Array, str]]:
+    """Run a model with the output `lanes`; return (R, W, V) and the model version."""
     request = InferRequest(known.name, next_request_id("lanes"), inputs, ("lanes",))
     response = yield from infer(known, request)
-    shape = (n_rows, SPAN_FRAMES, N_LANES)
-    return checked(response, "lanes", shape, largest=N_LANE_VALUES - 1), response.version
+    shape = (n_rows, SPAN_FRAMES, N_VOICES)
+    return checked_output(response, "lanes", shape, largest=N_VOICE_VALUES - 1), response.version
 
 
-def _look_up(writers: Writers, models: tuple[str, str]) -> Flow[tuple[Writer, Writer]]:
-    encoder = yield from writers.look_up(models[0], ENCODER)
-    decoder = yield from writers.look_up(models[1], DECODER)
+def _look_up(cache: ModelCache, models: tuple[str, str]) -> Flow[tuple[CachedModel, CachedModel]]:
+    encoder = yield from cache.look_up(models[0], ENCODER)
+    decoder = yield from cache.look_up(models[1], DECODER)
     return encoder, decoder
 
 
-def _moved(writers: Writers, score: ScoreLike, attributes: FloatArray, wish: Wish, model: str) -> Flow[Piece]:
+def _moved(
+    cache: ModelCache, score: ScoreLike, attributes: FloatArray, sampling: SamplingParams, model: str
+) -> Flow[Piece]:
     models = pair_of(model)
-    source = Source(score)
+    source = ScoreSource(score)
 
-    def attempt() -> Flow[Piece]:
-        encoder, decoder = yield from _look_up(writers, models)
+    def start() -> Flow[Piece]:
+        encoder, decoder = yield from _look_up(cache, models)
         spans = to_spans(source.grid(encoder.frames_per_quarter))
-        means = yield from _encode(encoder, spans.lanes)
-        noise = uniform_noise(wish.seed, len(means), SPAN_FRAMES, N_LANES)
-        lanes, version = yield from decode(decoder, means, attributes, noise, wish)
-        like = spans if wish.tempo_qpm is None else _at_tempo(spans, wish.tempo_qpm)
-        return _piece(lanes, like, wish, model, version)
+        means = yield from _encode(encoder, spans.voices)
+        noise = uniform_noise(sampling.seed, len(means), SPAN_FRAMES, N_VOICES)
+        voices, version = yield from decode(decoder, means, attributes, noise, sampling)
+        like = spans if sampling.tempo_qpm is None else _at_tempo(spans, sampling.tempo_qpm)
+        return _piece(voices, like, sampling, model, version)
 
-    return (yield from with_fresh_models(writers, models, attempt))
+    return (yield from with_fresh_models(cache, models, start))
 
 
-def _encode(encoder: Writer, lanes: npt.NDArray[np.int64]) -> Flow[FloatArray]:
+def _encode(encoder: CachedModel, voices: npt.NDArray[np.int64]) -> Flow[FloatArray]:
     """(S, W, V) -> (S, Z), the means."""
     size = encoder.info.outputs["mean"][-1]
     means = []
-    for part in _parts(encoder, len(lanes)):
-        request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": lanes[part]}, ("mean",))
+    for part in _parts(encoder, len(voices)):
+        request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": voices[part]}, ("mean",))
         response = yield from infer(encoder, request)
         mean = response.outputs["mean"]
-        means.append(checked(response, "mean", (part.stop - part.start, size if size > 0 else mean.shape[-1])))
+        means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else mean.shape[-1])))
     return np.concatenate(means)
 
 
-def _parts(known: Writer, n_rows: int) -> list[slice]:
+def _parts(known: CachedModel, n_rows: int) -> list[slice]:
     n_at_once = min(known.info.max_batch_size, N_ROWS_MAX)
     return [slice(start, min(start + n_at_once, n_rows)) for start in range(0, n_rows, n_at_once)]
 
@@ -246,14 +252,14 @@ def _at_tempo(spans: Spans, tempo_qpm: float) -> Spans:
 
 
 def _common(spans: list[Spans], n_spans: int, tempo_qpm: float) -> Spans:
-    """What a piece between two others is like: as long as the shorter, with its beginning."""
-    shorter = min(spans, key=lambda each: (len(each.lanes), each.grid.n_frames))
-    return _at_tempo(replace(shorter, lanes=shorter.lanes[:n_spans]), tempo_qpm)
+    """Return the shorter of two scores, whose length and upbeat the pieces between them get."""
+    shorter = min(spans, key=lambda each: (len(each.voices), each.grid.n_frames))
+    return _at_tempo(replace(shorter, voices=shorter.voices[:n_spans]), tempo_qpm)
 
 
-def _piece(lanes: npt.NDArray[np.int64], like: Spans, wish: Wish, model: str, version: str) -> Piece:
-    """(S, W, V) as a piece as long as the score that it comes from."""
-    frames = np.concatenate([lanes_to_grid(span) for span in lanes])
+def _piece(voices: npt.NDArray[np.int64], like: Spans, sampling: SamplingParams, model: str, version: str) -> Piece:
+    """Return (S, W, V) as a piece with the length and upbeat of a score."""
+    frames = np.concatenate([voices_to_grid(span) for span in voices])
     frames = frames[like.n_before : like.n_before + like.grid.n_frames]
     grid = replace(like.grid, frames=frames)
-    return Piece(grid, seed=wish.seed, model=model, model_version=version)
+    return Piece(grid, seed=sampling.seed, model=model, model_version=version)

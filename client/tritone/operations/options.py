@@ -1,35 +1,86 @@
-"""What a caller may ask of a model that writes music, and the checks of it."""
+"""Options that several operations share, and their checks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
 from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
+from tritone.music.noise import check_seed, fresh_seed
 
-N_BARS_MAX: Final = 256  # about eight minutes of 4/4 at 120 quarters a minute
-N_PIECES_MAX: Final = 1_000
-N_STEPS_MAX: Final = 64
 TEMPI_QPM: Final = (10.0, 1_000.0)
-EVERY_CHOICE: Final = 2**31 - 1  # more choices than any model has
+TOP_K_ALL: Final = 2**31 - 1  # no model has that many candidates
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a model chooses among what it finds likely."""
+class SamplingParams:
+    """How a generative model samples, and in which style and tempo.
+
+    Attributes:
+        top_k: `TOP_K_ALL` for no limit.
+        top_p: 1 for no limit.
+        style: one of the styles of the model; None for any.
+        tempo_qpm: quarter notes per minute of the result; None for the default of the operation.
+    """
 
     temperature: float
     top_k: int
     top_p: float
+    seed: int
+    style: str | None = None
+    tempo_qpm: float | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+    ) -> Self:
+        """Check the options of a caller and draw a seed if there is none.
+
+        Raises:
+            InvalidInputError: an option is invalid.
+        """
+        if not is_number(temperature) or not LEAST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
+            raise InvalidInputError(
+                f"invalid temperature: expected a number from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE:g}, got "
+                f"{temperature!r}; use top_k=1 to always take the most likely candidate",
+                argument="temperature",
+            )
+        if top_k is not None and (not is_whole(top_k) or top_k < 1):
+            raise InvalidInputError(
+                f"invalid top_k: expected a whole number, 1 or more, or None, got {top_k!r}", argument="top_k"
+            )
+        if top_p is not None and (not is_number(top_p) or not 0 < top_p <= 1):
+            raise InvalidInputError(
+                f"invalid top_p: expected a number above 0 and at most 1, or None, got {top_p!r}", argument="top_p"
+            )
+        if style is not None and not isinstance(style, str):
+            raise InvalidInputError(
+                f"invalid style: expected the name of a style, or None for any, got {style!r}", argument="style"
+            )
+        return cls(
+            temperature=float(temperature),
+            top_k=TOP_K_ALL if top_k is None else min(int(top_k), TOP_K_ALL),
+            top_p=1.0 if top_p is None else max(float(top_p), float(np.finfo(np.float32).tiny)),
+            seed=fresh_seed() if seed is None else check_seed(seed),
+            style=style,
+            tempo_qpm=_checked_tempo(tempo_qpm),
+        )
 
     def inputs(self, n_batch: int) -> Mapping[str, Array]:
-        """The three inputs that all writing models have, each (n_batch, 1)."""
+        """Return the three inputs that all generative models have, each (n_batch, 1)."""
         return {
             "temperature": scalar(self.temperature, n_batch, np.float32),
             "top_k": scalar(self.top_k, n_batch, np.int64),
@@ -38,108 +89,45 @@ class Choice:
 
 
 def scalar(value: float, n_batch: int, dtype: type[np.generic]) -> Array:
-    """One number for each of a batch, as Triton wants it on the wire: (n_batch, 1)."""
+    """Return a number for each row of a batch, (n_batch, 1)."""
     return np.full((n_batch, 1), value, dtype)
 
 
-def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> Choice:
-    """Check how to choose.
-
-    Raises:
-        InvalidInputError: says which value cannot be.
-    """
-    if not is_number(temperature) or not LEAST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
-        raise InvalidInputError(
-            f"temperature is {temperature!r}; expected a number from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE:g} "
-            f"(below 1 the likely gets likelier; top_k=1 always takes the likeliest)"
-        )
-    if top_k is not None and (not is_whole(top_k) or top_k < 1):
-        raise InvalidInputError(f"top_k is {top_k!r}; expected a whole number, 1 or more, or None for all choices")
-    if top_p is not None and (not is_number(top_p) or not 0 < top_p <= 1):
-        raise InvalidInputError(
-            f"top_p is {top_p!r}; expected a number above 0, at most 1 (which, like None, leaves nothing out)"
-        )
-    return Choice(
-        temperature=float(temperature),
-        top_k=EVERY_CHOICE if top_k is None else min(int(top_k), EVERY_CHOICE),
-        top_p=1.0 if top_p is None else max(float(top_p), float(np.finfo(np.float32).tiny)),
-    )
-
-
 def check_count(name: str, value: int, *, least: int, most: int) -> int:
-    """Check a number of things.
+    """Return a whole number within its bounds.
 
     Raises:
-        InvalidInputError: names it and its bounds.
+        InvalidInputError: it is something else.
     """
     if not is_whole(value) or not least <= value <= most:
-        raise InvalidInputError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+        raise InvalidInputError(
+            f"invalid {name}: expected a whole number from {least} to {most}, got {value!r}",
+            argument=name.partition("[")[0],
+        )
     return int(value)
 
 
-def check_range(bars: tuple[int, int], n_bars: int) -> tuple[int, int]:
-    """Check a half-open range of bars, counted from 0.
-
-    Raises:
-        InvalidInputError: says what the score has.
-    """
-    expected = (
-        f"expected (start, end) with 0 <= start < end <= {n_bars}, the number of bars of the score; "
-        f"bars are counted from 0 and the end is not included"
-    )
-    pair = isinstance(bars, tuple | list) and len(bars) == 2 and all(is_whole(bar) for bar in bars)
-    if not pair or not 0 <= bars[0] < bars[1] <= n_bars:
-        raise InvalidInputError(f"bars is {bars!r}; {expected}")
-    if bars[1] - bars[0] > N_BARS_MAX:
-        raise InvalidInputError(f"bars is {bars!r}; one call writes at most {N_BARS_MAX} bars")
-    return int(bars[0]), int(bars[1])
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number and not a bool."""
+    is_plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    try:
+        return is_plain and math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
-def check_tempo(tempo_qpm: float | None) -> float | None:
-    """Check a tempo in quarters a minute.
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer and not a bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
-    Raises:
-        InvalidInputError: it is not one.
-    """
+
+def _checked_tempo(tempo_qpm: float | None) -> float | None:
     if tempo_qpm is None:
         return None
     low, high = TEMPI_QPM
     if not is_number(tempo_qpm) or not low <= tempo_qpm <= high:
         raise InvalidInputError(
-            f"tempo_qpm is {tempo_qpm!r}; expected quarter notes a minute, {low:g} to {high:g}, or None"
+            f"invalid tempo_qpm: expected {low:g} to {high:g} quarter notes per minute, or None, got {tempo_qpm!r}",
+            argument="tempo_qpm",
         )
     return float(tempo_qpm)
-
-
-def frames_per_bar(meter: tuple[int, int] | None, frames_per_quarter: int) -> int | None:
-    """A time signature, as in (3, 4), as frames.
-
-    Raises:
-        InvalidInputError: no such signature, or one that does not fit the grid.
-    """
-    if meter is None:
-        return None
-    pair = isinstance(meter, tuple | list) and len(meter) == 2 and all(is_whole(number) for number in meter)
-    if not pair or not 1 <= meter[0] <= 32 or meter[1] not in (1, 2, 4, 8, 16, 32):
-        raise InvalidInputError(f"meter is {meter!r}; expected a time signature such as (4, 4), (3, 4) or (6, 8)")
-    n_frames, rest = divmod(4 * frames_per_quarter * int(meter[0]), int(meter[1]))
-    if rest or not n_frames:
-        raise InvalidInputError(
-            f"meter is {meter[0]}/{meter[1]}, whose bar is no whole number of the model's steps "
-            f"({frames_per_quarter} to a quarter note)"
-        )
-    return n_frames
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and not a truth value."""
-    plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    try:
-        return plain and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the largest of the others
-        return False
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, and not a truth value."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,6 +1,6 @@
-"""What a model that composes is given: a piece with frames to keep, to harmonise and to write.
+"""The input of models that compose: a piece with frames to keep, to harmonize and to write.
 
-Shapes: T frames of the whole piece, N of the part that the model hears, P of a prompt.
+Shapes: T frames of the whole piece, N of the excerpt that the model reads, P of a prompt.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.exceptions import InvalidInputError, InvalidScoreError
-from tritone.music.grid import MAX_FRAMES, N_PITCHES, UNKNOWN_METER, Frames, Grid, with_strikes
+from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
-from tritone.music.reading import ScoreLike, describe, to_grid
-from tritone.operations.options import check_range, frames_per_bar
-from tritone.operations.voices import first_chord, highest_voice, thinned
+from tritone.music.scores import ScoreLike, describe, to_grid
+from tritone.operations.options import is_whole
 
 FREE: Final = 0  # the model writes this frame
-GIVEN: Final = 1  # this frame stands as it is
-MELODY: Final = 2  # this frame's highest voice stands, the model writes the others
-# Of a longer prompt the end is heard, of a longer score what lies around the bars to fill in: a model looks back
-# over some hundred steps, and every step that it is given costs as much as one that it writes.
-N_HEARD_MAX: Final = 512
+GIVEN: Final = 1  # this frame is kept
+MELODY: Final = 2  # the highest voice of this frame is kept, the model writes the others
+# The model reads the end of a longer prompt, or the surroundings of the bars to infill: it looks back over some hundred
+# steps, and a step that it reads costs as much as one that it writes.
+N_READ_MAX: Final = 512
+N_BARS_MAX: Final = 256  # about eight minutes of 4/4 at 120 quarters per minute
 
 
-class Source:
-    """A caller's score, which may be a stream and is therefore read once."""
+class ScoreSource:
+    """The score of a caller, read once because it may be a stream."""
 
     def __init__(self, score: ScoreLike) -> None:
         self._name = describe(score)
         self._score = score
 
     def grid(self, frames_per_quarter: int) -> Grid:
-        """The score on a model's grid.
+        """Return the score on the grid of a model.
 
         Raises:
             InvalidScoreError: it cannot be read, or holds no notes.
@@ -46,8 +46,8 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Limits:
-    """What a model takes."""
+class ModelLimits:
+    """The limits of a model."""
 
     n_frames: int
     n_notes: int
@@ -55,54 +55,54 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A piece that is to be written or filled in.
+class CompositionPlan:
+    """A piece to be written or infilled.
 
     Attributes:
-        grid: the whole piece, (T, 88); silent where it is to be written.
+        grid: the whole piece, (T, 88); silent in the frames to write.
         mode: (T,) FREE, GIVEN or MELODY.
-        heard: the frames that the model is given.
-        given: (N, 88), what it hears there.
+        excerpt: the frames that the model reads or writes.
+        given: (N, 88), the frames of the excerpt as the model reads them.
     """
 
     grid: Grid
     mode: npt.NDArray[np.uint8]
-    heard: slice
+    excerpt: slice
     given: Frames = field(repr=False)
 
     @property
-    def n_heard(self) -> int:
+    def n_frames(self) -> int:
         """N."""
         return len(self.given)
 
     @property
     def given_mode(self) -> npt.NDArray[np.uint8]:
         """(N,)."""
-        return self.mode[self.heard]
+        return self.mode[self.excerpt]
 
     @property
     def meter(self) -> tuple[int, int]:
-        """Of the part that the model hears."""
+        """The meter of the excerpt, as in `Grid.meter`."""
         length, index = self.grid.meter
-        return (length, (index + self.heard.start) % length) if length else UNKNOWN_METER
+        return (length, (index + self.excerpt.start) % length) if length else UNKNOWN_METER
 
     def piece(self, frames: Frames, nll: npt.NDArray[np.float32] | None, **about: Any) -> Piece:
-        """The whole piece, with a model's answer in the places that were its to write.
+        """Return the whole piece with the frames that a model wrote.
 
         Args:
-            frames: (n, 88), the first n of the N frames; what comes after them is left out.
-            nll: (n,), or None if the model does not say.
+            frames: (n, 88), the first n of the N frames; the piece ends after them.
+            nll: (n,), or None if the model has no such output.
             about: seed, model and version.
         """
-        stop = self.heard.start + len(frames)
+        stop = self.excerpt.start + len(frames)
         whole = self.grid.frames.copy()
-        written = self.mode[self.heard.start : stop] != GIVEN
-        whole[self.heard.start : stop][written] = frames[written]
-        if stop < self.heard.stop:
+        written = self.mode[self.excerpt.start : stop] != GIVEN
+        whole[self.excerpt.start : stop][written] = frames[written]
+        if stop < self.excerpt.stop:
             whole = whole[:stop]
         if nll is not None:
             spread = np.full(len(whole), np.nan, np.float32)
-            spread[self.heard.start : stop] = nll
+            spread[self.excerpt.start : stop] = nll
             nll = spread
         return Piece(replace(self.grid, frames=whole), nll=nll, **about)
 
@@ -110,85 +110,89 @@ class Plan:
 def continued(
     prompt: Grid | None,
     bars: int,
-    limits: Limits,
+    limits: ModelLimits,
     *,
     meter: tuple[int, int] | None,
     tempo_qpm: float | None,
-) -> Plan:
-    """So many bars more, after the bar that the prompt leaves unfinished is finished.
+) -> CompositionPlan:
+    """CompositionPlan a number of new bars after a prompt; its unfinished bar is finished first.
 
     Raises:
-        InvalidInputError: more than the model or a grid can hold.
+        InvalidInputError: the piece exceeds the limits of the model or of a grid.
     """
-    start = _as_asked(prompt, limits, meter, tempo_qpm)
+    start = _start(prompt, limits, meter, tempo_qpm)
     length, index = start.meter
     n_prompt = 0 if prompt is None else start.n_frames
     n_new = -(index + n_prompt) % length + bars * length
-    n_before = min(n_prompt, N_HEARD_MAX, limits.n_frames - n_new)
+    n_before = min(n_prompt, N_READ_MAX, limits.n_frames - n_new)
     if n_before < min(n_prompt, length) or n_prompt + n_new > MAX_FRAMES:
         raise InvalidInputError(
-            f"bars is {bars}, which takes {n_new:,} time steps after the prompt's {n_prompt:,}; the model holds "
-            f"{limits.n_frames:,} at once, a bar of the prompt among them, and a piece at most {MAX_FRAMES:,}: ask "
-            f"for fewer bars, or give the prompt's last bars only"
+            f"the piece is too long: expected at most {limits.n_frames:,} time steps for the new bars and one bar of "
+            f"the "
+            f"prompt, and {MAX_FRAMES:,} in all, got {n_new:,} new ones after {n_prompt:,}; write fewer bars, or pass "
+            f"only the last bars of the prompt"
         )
     frames = np.concatenate([start.frames[:n_prompt], np.zeros((n_new, N_PITCHES), np.uint8)])
     mode = np.repeat(np.array([GIVEN, FREE], np.uint8), [n_prompt, n_new])
     return _plan(replace(start, frames=frames), mode, slice(n_prompt - n_before, len(frames)), limits)
 
 
-def harmonized(melody: Grid, limits: Limits, *, highest: bool, tempo_qpm: float | None) -> Plan:
-    """Other voices under a melody.
+def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: float | None) -> CompositionPlan:
+    """CompositionPlan other voices for a melody.
 
     Raises:
         InvalidInputError: the melody has chords, or is longer than the model takes.
     """
-    grid = _as_asked(melody, limits, None, tempo_qpm)
+    grid = _start(melody, limits, None, tempo_qpm)
     chord = first_chord(grid.frames)
     if highest:
         grid = replace(grid, frames=highest_voice(grid.frames))
     elif chord is not None:
         raise InvalidInputError(
-            f"the melody has {int((grid.frames[chord] > 0).sum())} notes at once {place(grid, chord)}; expected one "
-            f"voice: pass highest=True (--highest) to harmonise the highest, or give that voice alone"
+            f"the melody has chords: expected one voice, got {int((grid.frames[chord] > 0).sum())} notes at once "
+            f"{position(grid, chord)}; pass highest=True (--highest) to harmonize the highest voice"
         )
     if grid.n_frames > limits.n_frames:
         raise InvalidInputError(
-            f"the melody has {grid.n_frames:,} time steps; the model takes at most {limits.n_frames:,}: cut it"
+            f"the melody is too long: expected at most {limits.n_frames:,} time steps, got {grid.n_frames:,}; shorten "
+            f"it"
         )
     return _plan(grid, np.full(grid.n_frames, MELODY, np.uint8), slice(0, grid.n_frames), limits)
 
 
-def filled_in(score: Grid, bars: tuple[int, int], limits: Limits, *, tempo_qpm: float | None) -> Plan:
-    """Some bars written anew, as they fit to what is before and after them.
+def filled_in(score: Grid, bars: tuple[int, int], limits: ModelLimits, *, tempo_qpm: float | None) -> CompositionPlan:
+    """CompositionPlan new content for some bars of a score.
 
     Raises:
-        InvalidInputError: there are no such bars.
+        InvalidInputError: the score has no such bars.
     """
-    grid = _as_asked(score, limits, None, tempo_qpm)
-    first, last = check_range(bars, grid.n_bars)
+    grid = _start(score, limits, None, tempo_qpm)
+    first, last = check_bars(bars, grid.n_bars)
     hole = slice(grid.bars[first].start, grid.bars[last - 1].stop)
     n_hole = hole.stop - hole.start
     if n_hole > limits.n_frames:
         raise InvalidInputError(
-            f"bars is {bars!r}, which are {n_hole:,} time steps; the model writes at most {limits.n_frames:,} at once"
+            f"too many bars: expected at most {limits.n_frames:,} time steps, got {n_hole:,} in {bars!r}; infill fewer "
+            f"bars",
+            argument="bars",
         )
     frames = grid.frames.copy()
     frames[hole] = 0
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     mode[hole] = FREE
-    n_around = min(N_HEARD_MAX, limits.n_frames - n_hole) // 2
-    heard = slice(max(0, hole.start - n_around), min(grid.n_frames, hole.stop + n_around))
-    return _plan(replace(grid, frames=frames), mode, heard, limits)
+    n_around = min(N_READ_MAX, limits.n_frames - n_hole) // 2
+    excerpt = slice(max(0, hole.start - n_around), min(grid.n_frames, hole.stop + n_around))
+    return _plan(replace(grid, frames=frames), mode, excerpt, limits)
 
 
-def place(grid: Grid, frame: int) -> str:
-    """A time step for people."""
+def position(grid: Grid, frame: int) -> str:
+    """Return a time step in words."""
     bar = next(number for number, steps in enumerate(grid.bars) if frame < steps.stop)
     return f"in bar {bar} (counted from 0), at time step {frame}"
 
 
-def _as_asked(grid: Grid | None, limits: Limits, meter: tuple[int, int] | None, tempo_qpm: float | None) -> Grid:
-    """With meter and tempo as the caller says, else as the score says, else 4/4 at 120."""
+def _start(grid: Grid | None, limits: ModelLimits, meter: tuple[int, int] | None, tempo_qpm: float | None) -> Grid:
+    """Return the grid with the meter and tempo of the caller, else of the score, else 4/4 at 120."""
     asked = frames_per_bar(meter, limits.frames_per_quarter)
     if grid is None:
         grid = Grid(np.zeros((1, N_PITCHES), np.uint8), limits.frames_per_quarter)
@@ -206,9 +210,110 @@ def _as_asked(grid: Grid | None, limits: Limits, meter: tuple[int, int] | None, 
     )
 
 
-def _plan(grid: Grid, mode: npt.NDArray[np.uint8], heard: slice, limits: Limits) -> Plan:
-    """What the model cannot hear is counted with what else the score lost on its way."""
-    given, n_gone = thinned(with_strikes(grid.frames[heard]), limits.n_notes)
-    unheard = {"unheard_notes": n_gone, "unheard_steps": grid.n_frames - len(given)}
-    dropped = {**grid.dropped, **{reason: n for reason, n in unheard.items() if n}}
-    return Plan(replace(grid, dropped=dropped), mode, heard, given)
+def _plan(grid: Grid, mode: npt.NDArray[np.uint8], excerpt: slice, limits: ModelLimits) -> CompositionPlan:
+    """Make a plan; notes and steps that the model does not read are added to the counts in `grid.dropped`."""
+    given, n_gone = thinned(with_strikes(grid.frames[excerpt]), limits.n_notes)
+    unread = {"unread_notes": n_gone, "unread_steps": grid.n_frames - len(given)}
+    dropped = {**grid.dropped, **{reason: n for reason, n in unread.items() if n}}
+    return CompositionPlan(replace(grid, dropped=dropped), mode, excerpt, given)
+
+
+def first_chord(frames: Frames) -> int | None:
+    """Return the index of the first of (N, 88) frames with more than one note; None without such a frame."""
+    chords = np.flatnonzero((frames > 0).sum(axis=1) > 1)
+    return int(chords[0]) if chords.size else None
+
+
+def highest_voice(frames: Frames) -> Frames:
+    """Return (N, 88) with only the highest note of each frame.
+
+    Where a higher note ends above a lower one that goes on, the lower one is struck again.
+    """
+    sounding = frames > 0
+    n_pitches = frames.shape[1]
+    some = sounding.any(axis=1)
+    top = n_pitches - 1 - sounding[:, ::-1].argmax(axis=1)  # (N,)
+    rows = np.arange(len(frames))
+    same_as_before = np.zeros(len(frames), bool)
+    same_as_before[1:] = (top[1:] == top[:-1]) & some[:-1]
+    held = (frames[rows, top] == HELD) & same_as_before
+    voice = np.zeros_like(frames)
+    voice[rows[some], top[some]] = np.where(held, HELD, STRUCK)[some]
+    return voice
+
+
+def thinned(frames: Frames, n_most: int) -> tuple[Frames, int]:
+    """Remove whole notes until at most `n_most` sound at once; inner notes first, to keep melody and bass.
+
+    Returns:
+        (N, 88), and the number of removed notes.
+    """
+    thin = frames.copy()
+    n_gone = 0
+    for frame in np.flatnonzero((frames > 0).sum(axis=1) > n_most):
+        pitches = np.flatnonzero(thin[frame])  # notes that left an earlier frame are gone here too
+        n_over = len(pitches) - n_most
+        if n_over <= 0:
+            continue
+        first = (len(pitches) - n_over + 1) // 2
+        for pitch in pitches[first : first + n_over]:
+            _remove_note(thin, int(frame), int(pitch))
+        n_gone += n_over
+    return thin, n_gone
+
+
+def _remove_note(frames: Frames, frame: int, pitch: int) -> None:
+    """Remove the note that sounds at `frame` from its start to its end, in place."""
+    line = frames[:, pitch]
+    start = frame
+    while start and line[start] == HELD and line[start - 1]:
+        start -= 1
+    stop = frame + 1
+    while stop < len(line) and line[stop] == HELD:
+        stop += 1
+    line[start:stop] = 0
+
+
+def check_bars(bars: tuple[int, int], n_bars: int) -> tuple[int, int]:
+    """Return a half-open range of bars, counted from 0.
+
+    Raises:
+        InvalidInputError: the score has no such bars, or they are too many.
+    """
+    expected = (
+        f"expected (start, end) with 0 <= start < end <= {n_bars}, the number of bars of the score; "
+        f"bars are counted from 0 and the end is not included"
+    )
+    pair = isinstance(bars, tuple | list) and len(bars) == 2 and all(is_whole(bar) for bar in bars)
+    if not pair or not 0 <= bars[0] < bars[1] <= n_bars:
+        raise InvalidInputError(f"invalid bars: {expected}, got {bars!r}", argument="bars")
+    if bars[1] - bars[0] > N_BARS_MAX:
+        raise InvalidInputError(
+            f"too many bars: expected at most {N_BARS_MAX} in one call, got {bars!r}", argument="bars"
+        )
+    return int(bars[0]), int(bars[1])
+
+
+def frames_per_bar(meter: tuple[int, int] | None, frames_per_quarter: int) -> int | None:
+    """Return the length of a bar of a time signature such as (3, 4), in frames.
+
+    Raises:
+        InvalidInputError: the time signature is invalid or does not fit the grid.
+    """
+    if meter is None:
+        return None
+    pair = isinstance(meter, tuple | list) and len(meter) == 2 and all(is_whole(number) for number in meter)
+    if not pair or not 1 <= meter[0] <= 32 or meter[1] not in (1, 2, 4, 8, 16, 32):
+        raise InvalidInputError(
+            f"invalid meter: expected a time signature such as (4, 4), (3, 4) or (6, 8), got {meter!r}",
+            argument="meter",
+        )
+    n_frames, rest = divmod(4 * frames_per_quarter * int(meter[0]), int(meter[1]))
+    if rest or not n_frames:
+        raise InvalidInputError(
+            f"invalid meter: expected bars of a whole number of time steps ({frames_per_quarter} per quarter note), "
+            f"got "
+            f"{meter[0]}/{meter[1]}",
+            argument="meter",
+        )
+    return n_frames

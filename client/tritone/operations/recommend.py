@@ -1,37 +1,131 @@
-"""The flows of `recommend`, `similar` and `find_tracks`.
+"""Recommendations, similar tracks and track search.
 
-Shapes: K tracks of an answer.
+Everything is sent for a batch of one.
+
+Shapes: L ids of a list, K tracks of a response.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import reprlib
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from tritone.audio import Audio
+from tritone.constants import (
+    EMOTIONS,
+    LARGEST_OFFSET,
+    N_DIVERSE_MAX,
+    N_EXPLAINED_MAX,
+    N_FRIENDS_MAX,
+    N_ID_BYTES_MAX,
+    N_IDS_MAX,
+    N_RECOMMENDED_MAX,
+    SEARCH_FIELDS,
+    WAYS_TO_BE_ALIKE,
+)
 from tritone.credentials import Credentials
-from tritone.exceptions import ServerError
+from tritone.exceptions import InvalidInputError, ServerError
+from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import Array, InferRequest, InferResponse
-from tritone.model_cache import Catalogue, Flow, check_model_name, next_request_id
+from tritone.model_cache import ModelCache
 from tritone.operations.classify import embed_flow
-from tritone.operations.recommend_options import Id, Wanted, likeness_inputs, search_inputs
+from tritone.operations.options import check_count, is_number, scalar
 from tritone.results.recommendations import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
 
-_OF_TRACKS: Final = ("item_ids", "scores", "titles", "artists")
-_OF_USERS: Final = ("user_id", "friends")
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_OF_SEARCH: Final = ("item_ids", "titles", "artists", "match", "match_field")
+# Text, its UTF-8 bytes (logs are not always decoded), or an integer, which stands for its decimal digits.
+Id: TypeAlias = str | bytes | int | np.integer[Any]
+Ids: TypeAlias = Iterable[Id]
+Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
+
+_LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
+_BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
+_TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
+_USER_INPUTS: Final = ("user_id", "friends")
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+_SEARCH_OUTPUTS: Final = ("item_ids", "titles", "artists", "match", "match_field")
 _MAY_BE_UNKNOWN: Final = ("embedding", "user_id", "mood", "history", "skipped", "friends", "exclude")
 
 
+@dataclass(frozen=True, eq=False)
+class RecommendOptions:
+    """The arguments of `MusicClient.recommend`, without the recording."""
+
+    user_id: Id | None
+    history: Ids | None
+    weights: Weights | None
+    skipped: Ids | None
+    friends: Ids | None
+    mood: str | None
+    n: int
+    exclude: Ids | None
+    filter_listened: bool
+    diversity: float
+    novelty: float
+    explain: bool | int
+
+    @property
+    def n_reasons(self) -> int | None:
+        """Largest number of reasons for each track: 0 for no reasons, None for all."""
+        if isinstance(self.explain, bool | np.bool_):
+            return None if self.explain else 0
+        return int(self.explain)
+
+    def inputs(self) -> dict[str, Array]:
+        """Check the options and return them as tensors, without those that have the default value.
+
+        Raises:
+            InvalidInputError: an option is invalid.
+        """
+        inputs = {"k": _count(self.n)}
+        if self.user_id is not None:
+            inputs["user_id"] = text([check_id("user_id", self.user_id)])
+        for name in ("history", "skipped", "friends", "exclude"):
+            ids = check_ids(name, getattr(self, name))
+            if ids:
+                inputs[name] = text(ids)
+            if name == "friends" and (n_friends := len(set(ids))) > N_FRIENDS_MAX:
+                raise InvalidInputError(
+                    f"invalid friends: expected at most {N_FRIENDS_MAX:,} different ids, got {n_friends:,}",
+                    argument="friends",
+                )
+        weights = check_weights(self.weights, inputs["history"].size if "history" in inputs else 0)
+        if weights is not None and weights.size:
+            inputs["weights"] = weights[None]
+        if self.mood is not None:
+            inputs["mood"] = text([check_mood(self.mood).encode()])
+        for name in ("diversity", "novelty"):
+            share = check_share(name, getattr(self, name))
+            if share:
+                inputs[name] = scalar(share, 1, np.float32)
+        if not _check_bool("filter_listened", self.filter_listened):
+            inputs["filter_listened"] = scalar(False, 1, np.bool_)
+        if _check_explain(self.explain):
+            inputs["explain"] = scalar(True, 1, np.bool_)
+        self._check_costly()
+        return inputs
+
+    def _check_costly(self) -> None:
+        """Check the limits of options that cost the server time for each track."""
+        for most, option in ((N_EXPLAINED_MAX, "explain"), (N_DIVERSE_MAX, "diversity")):
+            if self.n > most and getattr(self, option):
+                raise InvalidInputError(
+                    f"invalid n: expected a whole number from 1 to {most} with {option}, got {self.n}", argument="n"
+                )
+
+
 def recommend_flow(
-    catalogue: Catalogue,
-    wanted: Wanted,
+    cache: ModelCache,
+    options: RecommendOptions,
     *,
     audio: Audio | None,
     genre_model: str,
@@ -39,30 +133,30 @@ def recommend_flow(
     credentials: Credentials,
     user_token: str | None = None,
 ) -> Flow[Recommendations]:
-    """The flow of `MusicClient.recommend`."""
+    """Recommend tracks; see `MusicClient.recommend`."""
     check_model_name(model)
-    inputs = wanted.inputs()
+    inputs = options.inputs()
     # Send credentials only with requests that need them.
-    is_about_users = user_token is not None or not inputs.keys().isdisjoint(_OF_USERS)
+    is_about_users = user_token is not None or not inputs.keys().isdisjoint(_USER_INPUTS)
     headers = credentials.headers(user_token) if is_about_users else {}
-    asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
+    asked = yield from _with_embedding(cache, inputs, audio, genre_model)
     outputs = ("source", "arm", *(("reasons",) if "explain" in inputs else ()))
     if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
-    return (yield from _ask("recommend", asked, outputs, model, headers, n_reasons=wanted.n_reasons))
+    return (yield from _infer("recommend", asked, outputs, model, headers, n_reasons=options.n_reasons))
 
 
-def search_flow(query: Id, *, by: str | None, limit: int, offset: int, model: str) -> Flow[TrackPage]:
-    """The flow of `MusicClient.find_tracks`."""
+def find_tracks_flow(query: Id, *, by: str | None, limit: int, offset: int, model: str) -> Flow[TrackPage]:
+    """Search for tracks; see `MusicClient.find_tracks`."""
     check_model_name(model)
     inputs = search_inputs(query, by=by, limit=limit, offset=offset)
-    request = InferRequest(model, next_request_id("find_tracks"), inputs, (*_OF_SEARCH, "total"))
+    request = InferRequest(model, next_request_id("find_tracks"), inputs, (*_SEARCH_OUTPUTS, "total"))
     response = cast(InferResponse, (yield request))
     with _expecting_recommender(response):
         n_tracks = response.outputs["item_ids"].shape[-1]
         if n_tracks > int(limit):
-            raise ValueError(f"{n_tracks} tracks where at most {limit} were requested")
-        columns = [_row(response, name, n_tracks) for name in _OF_SEARCH]
+            raise ValueError(f"expected at most {limit} tracks, got {n_tracks}")
+        columns = [_row(response, name, n_tracks) for name in _SEARCH_OUTPUTS]
         return TrackPage(
             tuple(
                 Track(track_id, title or None, artist or None, match, field)
@@ -77,37 +171,91 @@ def search_flow(query: Id, *, by: str | None, limit: int, offset: int, model: st
 
 
 def similar_flow(
-    catalogue: Catalogue, track_id: Id | None, *, audio: Audio | None, by: str, n: int, genre_model: str, model: str
+    cache: ModelCache, track_id: Id | None, *, audio: Audio | None, by: str, n: int, genre_model: str, model: str
 ) -> Flow[Recommendations]:
-    """The flow of `MusicClient.similar`."""
+    """Find similar tracks; see `MusicClient.similar`."""
     check_model_name(model)
-    inputs = likeness_inputs(track_id, has_audio=audio is not None, by=by, n=n)
-    asked = yield from _with_embedding(catalogue, inputs, audio, genre_model)
-    return (yield from _ask("similar", asked, (), model))
+    inputs = similar_inputs(track_id, has_audio=audio is not None, by=by, n=n)
+    asked = yield from _with_embedding(cache, inputs, audio, genre_model)
+    return (yield from _infer("similar", asked, (), model))
+
+
+def similar_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> dict[str, Array]:
+    """Check the arguments of `MusicClient.similar` and return them as tensors.
+
+    Raises:
+        InvalidInputError: an argument is invalid.
+    """
+    if (track_id is None) != has_audio:
+        given = "neither" if track_id is None else "both"
+        raise InvalidInputError(f"ambiguous arguments: expected either track_id or audio, got {given}")
+    if not isinstance(by, str) or by not in WAYS_TO_BE_ALIKE:
+        raise InvalidInputError(
+            f"invalid by: expected one of {', '.join(WAYS_TO_BE_ALIKE)}, got {reprlib.repr(by)}", argument="by"
+        )
+    if has_audio and by not in _BY_SOUND:
+        raise InvalidInputError(
+            f"invalid by: expected {' or '.join(_BY_SOUND)} with audio, got {by!r}; by='listening' needs a track_id, "
+            f"as a "
+            f"recording passed as audio has no listening history",
+            argument="by",
+        )
+    inputs = {"k": _count(n), "by": text([by.encode()])}
+    if track_id is not None:
+        inputs["similar_to"] = text([check_id("track_id", track_id)])
+    return inputs
+
+
+def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, Array]:
+    """Check the arguments of `MusicClient.find_tracks` and return them as tensors.
+
+    Raises:
+        InvalidInputError: an argument is invalid.
+    """
+    encoded = check_id("query", query, what="a title, an artist or an id")
+    # As on the server, zero-width characters such as U+200B and control characters count as blanks.
+    if all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in encoded.decode()):
+        raise InvalidInputError(
+            "invalid query: expected a title, an artist or an id, got blanks only", argument="query"
+        )
+    if by is not None and (not isinstance(by, str) or by not in SEARCH_FIELDS):
+        raise InvalidInputError(
+            f"invalid by: expected one of {', '.join(SEARCH_FIELDS)}, or None for all, got {reprlib.repr(by)}",
+            argument="by",
+        )
+    inputs = {
+        "query": text([encoded]),
+        "k": scalar(check_count("limit", limit, least=1, most=N_RECOMMENDED_MAX), 1, np.int32),
+    }
+    if check_count("offset", offset, least=0, most=LARGEST_OFFSET):
+        inputs["offset"] = scalar(int(offset), 1, np.int32)
+    if by is not None:
+        inputs["query_field"] = text([by.encode()])
+    return inputs
 
 
 def _with_embedding(
-    catalogue: Catalogue, inputs: Mapping[str, Array], audio: Audio | None, genre_model: str
+    cache: ModelCache, inputs: Mapping[str, Array], audio: Audio | None, genre_model: str
 ) -> Flow[Mapping[str, Array]]:
     if audio is None:
         return inputs
-    embedding = yield from embed_flow(catalogue, audio, model=genre_model)
+    embedding = yield from embed_flow(cache, audio, model=genre_model)
     return {**inputs, "embedding": embedding[None]}
 
 
-def _ask(
-    what: str,
+def _infer(
+    operation: str,
     inputs: Mapping[str, Array],
     outputs: tuple[str, ...],
     model: str,
-    headers: Mapping[str, str] = _NONE,
+    headers: Mapping[str, str] = _NO_HEADERS,
     *,
     n_reasons: int | None = None,
 ) -> Flow[Recommendations]:
-    request = InferRequest(model, next_request_id(what), inputs, (*_OF_TRACKS, *outputs), headers=headers)
+    request = InferRequest(model, next_request_id(operation), inputs, (*_TRACK_OUTPUTS, *outputs), headers=headers)
     response = cast(InferResponse, (yield request))
     with _expecting_recommender(response):
-        return _read(response, n_wanted=int(inputs["k"][0, 0]), n_reasons=n_reasons)
+        return _recommendations(response, n_requested=int(inputs["k"][0, 0]), n_reasons=n_reasons)
 
 
 @contextmanager
@@ -116,22 +264,22 @@ def _expecting_recommender(response: InferResponse) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        what = f"without {error}" if isinstance(error, KeyError) else str(error)
+        problem = f"no output {error}" if isinstance(error, KeyError) else str(error)
         raise ServerError(
-            f"model {response.model!r} version {response.version} answered {what}; is it a recommender, and was it "
-            f"exported by the same release?",
+            f"malformed response of model {response.model!r} version {response.version}: {problem}; check that it is a "
+            f"recommender and was exported by the same release",
             model=response.model,
             request_id=response.request_id,
         ) from error
 
 
-def _read(response: InferResponse, *, n_wanted: int, n_reasons: int | None) -> Recommendations:
+def _recommendations(response: InferResponse, *, n_requested: int, n_reasons: int | None) -> Recommendations:
     n_tracks = response.outputs["item_ids"].shape[-1]
-    if n_tracks > n_wanted:
-        raise ValueError(f"{n_tracks} tracks where {n_wanted} were wanted")
-    columns = [_row(response, name, n_tracks) for name in _OF_TRACKS]
+    if n_tracks > n_requested:
+        raise ValueError(f"expected at most {n_requested} tracks, got {n_tracks}")
+    columns = [_row(response, name, n_tracks) for name in _TRACK_OUTPUTS]
     if not np.isfinite(response.outputs["scores"]).all():
-        raise ValueError("scores that are not finite")
+        raise ValueError("expected finite scores")
     reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
     source, arm, unknown = (_text(response, name) for name in ("source", "arm", "unknown"))
     return Recommendations(
@@ -151,13 +299,13 @@ def _read(response: InferResponse, *, n_wanted: int, n_reasons: int | None) -> R
 def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     array = response.outputs[name]
     if array.shape != (1, size):
-        raise ValueError(f"{name!r} of shape {array.shape}; expected {(1, size)}")
+        raise ValueError(f"expected {name!r} of shape {(1, size)}, got {array.shape}")
     row: list[Any] = array[0].tolist()
     return row
 
 
 def _text(response: InferResponse, name: str) -> str:
-    """A single text; empty if it was not asked for."""
+    """Return a single text; empty if the output was not requested."""
     return str(_row(response, name, 1)[0]) if name in response.outputs else ""
 
 
@@ -183,3 +331,169 @@ def _unknown(text: str) -> UnknownIds:
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
     user, mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
     return UnknownIds(user=user, mood=mood, audio=audio, **lists)
+
+
+def text(values: list[bytes]) -> Array:
+    """Return texts in UTF-8 as (1, L)."""
+    row = np.empty((1, len(values)), np.object_)
+    row[0] = values
+    return row
+
+
+def check_id(name: str, value: Any, *, what: str = "an id as in the listening log") -> bytes:
+    """Check an id: text, its UTF-8 bytes, or an integer.
+
+    Args:
+        what: what is expected, for the error.
+
+    Returns:
+        the id as UTF-8; an integer as its decimal digits.
+
+    Raises:
+        InvalidInputError: the value is of another type, empty, too long or invalid text.
+    """
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = int(value)
+        if value.bit_length() > _LARGEST_INTEGER_BITS:
+            raise InvalidInputError(
+                f"invalid {name}: expected {what}, got an integer of {value.bit_length():,} bits",
+                argument=name.partition("[")[0],
+            )
+        value = str(value)
+    if not isinstance(value, str | bytes):
+        kind = type(value).__name__
+        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        hint = f"; convert it first, as in {str(int(value))!r}" if is_whole else ""
+        raise InvalidInputError(
+            f"invalid {name}: expected {what}, as text or integer, got {reprlib.repr(value)} ({kind}){hint}",
+            argument=name.partition("[")[0],
+        )
+    if not value:
+        raise InvalidInputError(f"invalid {name}: expected {what}, got empty text", argument=name.partition("[")[0])
+    try:
+        encoded = value.encode() if isinstance(value, str) else bytes(value)
+        encoded.decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(
+            f"invalid {name}: expected text that UTF-8 can encode, got {reprlib.repr(value)} ({error.reason}); decode "
+            f"the "
+            f"log with its own encoding",
+            argument=name.partition("[")[0],
+        ) from None
+    if len(encoded) > N_ID_BYTES_MAX:
+        raise InvalidInputError(
+            f"invalid {name}: expected at most {N_ID_BYTES_MAX:,} bytes, got {len(encoded):,}",
+            argument=name.partition("[")[0],
+        )
+    return encoded
+
+
+def check_ids(name: str, values: Any) -> list[bytes]:
+    """Return a list of ids in UTF-8; empty for None.
+
+    Raises:
+        InvalidInputError: an id is invalid, or there are too many.
+    """
+    if values is None:
+        return []
+    listed = _listed(values)
+    if listed is None:
+        raise InvalidInputError(
+            f"invalid {name}: expected a list of ids, or None, got {reprlib.repr(values)} ({type(values).__name__})",
+            argument=name.partition("[")[0],
+        )
+    ids = [check_id(f"{name}[{index}]", value) for index, value in enumerate(listed)]
+    if len(ids) > N_IDS_MAX:
+        raise InvalidInputError(
+            f"invalid {name}: expected at most {N_IDS_MAX:,} ids, got more; pass the latest or those with the largest "
+            f"weights",
+            argument=name.partition("[")[0],
+        )
+    return ids
+
+
+def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None:
+    """Return the weights of the tracks of a history, (L,), or None.
+
+    Raises:
+        InvalidInputError: a weight is invalid, or their number differs from that of the history.
+    """
+    if values is None:
+        return None
+    expected = "expected a number, 0 or more, for each track of history, or None for 1 each"
+    weights = _listed(values)
+    if weights is None:
+        raise InvalidInputError(f"invalid weights: {expected}, got {reprlib.repr(values)}", argument="weights")
+    if len(weights) != n_history:
+        raise InvalidInputError(
+            f"invalid weights: {expected}, got {len(weights):,} for {n_history:,} ids", argument="weights"
+        )
+    for index, weight in enumerate(weights):
+        if not is_number(weight) or not 0 <= weight <= np.finfo(np.float32).max:
+            hint = "; use skipped for rejected tracks" if is_number(weight) and weight < 0 else ""
+            raise InvalidInputError(
+                f"invalid weights[{index}]: {expected}, got {reprlib.repr(weight)}{hint}", argument="weights"
+            )
+    return np.array(weights, np.float32)
+
+
+def check_mood(mood: Any) -> str:
+    """Return the name of an emotion.
+
+    Raises:
+        InvalidInputError: the name is unknown.
+    """
+    if not isinstance(mood, str) or mood not in EMOTIONS:
+        raise InvalidInputError(
+            f"unknown mood: expected one of {', '.join(EMOTIONS)}, or None, got {reprlib.repr(mood)}", argument="mood"
+        )
+    return str(mood)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a number from 0 to 1.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if not is_number(value) or not 0 <= value <= 1:
+        raise InvalidInputError(
+            f"invalid {name}: expected a number from 0 to 1, got {reprlib.repr(value)}", argument=name.partition("[")[0]
+        )
+    return float(value)
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """Return the values, at most one more than the limit; None if they are not a list."""
+    if isinstance(values, str | bytes | Mapping):  # a single id is not a list, and a mapping would lose its values
+        return None
+    try:
+        each = iter(values)
+    except TypeError:
+        return None
+    return list(islice(each, N_IDS_MAX + 1))
+
+
+def _check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(
+            f"invalid {name}: expected True or False, got {reprlib.repr(value)}", argument=name.partition("[")[0]
+        )
+    return bool(value)
+
+
+def _check_explain(value: Any) -> bool:
+    """Return whether reasons are requested."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidInputError(
+            f"invalid explain: expected True, False or the number of reasons per track, 1 or more, got "
+            f"{reprlib.repr(value)}",
+            argument="explain",
+        )
+    return True
+
+
+def _count(n: int) -> Array:
+    return scalar(check_count("n", n, least=1, most=N_RECOMMENDED_MAX), 1, np.int32)

@@ -1,6 +1,6 @@
-"""New spans of music from noise: the flow of `sample`, for the GAN and for the VAE.
+"""Sampling of new music from noise, by a GAN or a VAE.
 
-Shapes: n pieces, R rows of a request, W frames of a span (32), V lanes (4), G and Z latent dimensions.
+Shapes: n pieces, R rows of a request, W frames of a span (32), V voices (4), G and Z latent dimensions.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import numpy.typing as npt
 
 from tritone.constants import ATTRIBUTES, LARGEST_DENSITY
 from tritone.exceptions import InvalidInputError
-from tritone.generation_models import DECODER, DREAMER, ENCODER, Writer, Writers, with_fresh_models
-from tritone.model_cache import Flow, check_model_name
+from tritone.flows import Flow, check_model_name
+from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
-from tritone.music.lanes import N_LANES, SPAN_FRAMES, lanes_to_grid
 from tritone.music.noise import LARGEST_SEED, uniform_noise
 from tritone.music.piece import Piece
-from tritone.operations.compose import Wish
-from tritone.operations.latent import N_ROWS_MAX, ask_for_lanes, attribute_vector, decode, pair_of
-from tritone.operations.options import N_PIECES_MAX, check_choice, check_count, is_number, is_whole, scalar
+from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
+from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_voices, pair_of
+from tritone.operations.options import SamplingParams, check_count, is_number, is_whole, scalar
+from tritone.retry import with_fresh_models
 
 FloatArray = npt.NDArray[np.float32]
+N_PIECES_MAX: Final = 1_000
 MODES: Final = ("major", "minor")
 ANY: Final = -1
 _LATENT_STREAM: Final = 1  # of a seed's noise; 0 chooses the notes
-_STEPS_OF_LETTERS: Final = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-_STEPS_OF_SIGNS: Final = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
+_SEMITONES_OF_NOTES: Final = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_SEMITONES_OF_SIGNS: Final = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
 
 
 class Conditions(TypedDict, total=False):
-    """What `sample` can be asked for; a model takes some of them and refuses the others.
+    """Conditions of `MusicClient.sample`; each model accepts some of them and refuses the others.
 
     All models: `temperature`, `top_k`, `top_p`, `tempo_qpm`, as for `compose`.
     `music_gan`: `key` (`"C"`, `"F#"`, `"Bb"` or 0..11), `mode` (`"major"`, `"minor"`), `density` (struck notes in
@@ -55,68 +56,74 @@ class Conditions(TypedDict, total=False):
 
 
 _FOR_ALL: Final = frozenset({"temperature", "top_k", "top_p", "tempo_qpm"})
-_FOR_DREAMERS: Final = frozenset({"key", "mode", "density", "truncation"})
+_FOR_GENERATORS: Final = frozenset({"key", "mode", "density", "truncation"})
 
 
 def sample_flow(
-    writers: Writers, *, model: str, n: int, seed: int, conditions: Mapping[str, Any]
+    cache: ModelCache, *, model: str, n: int, seed: int, conditions: Mapping[str, Any]
 ) -> Flow[tuple[Piece, ...]]:
-    """The flow of `MusicClient.sample`."""
+    """Sample new pieces; see `MusicClient.sample`."""
     check_count("n", n, least=1, most=N_PIECES_MAX)
-    choice = check_choice(conditions.get("temperature", 1.0), conditions.get("top_k"), conditions.get("top_p"))
-    wish = Wish(choice, seed, tempo_qpm=conditions.get("tempo_qpm"))
+    shared = {name: conditions[name] for name in _FOR_ALL if name in conditions}
+    sampling = SamplingParams.checked(seed=seed, **shared)
     names = pair_of(check_model_name(model))
     seeds = seeds_of(seed, n)
-    # Every piece has noise of its own, so its own seed alone gives it again.
-    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_LANES) for each in seeds])
+    # Every piece has its own noise, so that its seed alone reproduces it.
+    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_VOICES) for each in seeds])
 
-    def attempt() -> Flow[tuple[Piece, ...]]:
-        known = yield from writers.look_up(model, DREAMER, ENCODER, DECODER)
+    def start() -> Flow[tuple[Piece, ...]]:
+        known = yield from cache.look_up(model, GENERATOR, ENCODER, DECODER)
         if known.role is ENCODER:
-            known = yield from writers.look_up(names[1], DECODER)
+            known = yield from cache.look_up(names[1], DECODER)
         if known.role is DECODER:
             _check_known(conditions, frozenset(ATTRIBUTES), model)
             attributes = attribute_vector((name, conditions[name]) for name in ATTRIBUTES if name in conditions)
             latents = _normal(_latent_noise(seeds, known.size_of("latent")))
-            lanes, version = yield from decode(known, latents, attributes, noise, wish)
+            voices, version = yield from decode(known, latents, attributes, noise, sampling)
         else:
-            _check_known(conditions, _FOR_DREAMERS, model)
-            lanes, version = yield from _dream(known, conditions, seeds, noise, wish)
-        return tuple(_piece(*each, wish, model, version) for each in zip(lanes, seeds, strict=True))
+            _check_known(conditions, _FOR_GENERATORS, model)
+            voices, version = yield from _generate(known, conditions, seeds, noise, sampling)
+        return tuple(_piece(*each, sampling, model, version) for each in zip(voices, seeds, strict=True))
 
-    return (yield from with_fresh_models(writers, names, attempt))
+    return (yield from with_fresh_models(cache, names, start))
 
 
 def seeds_of(seed: int, n: int) -> tuple[int, ...]:
-    """Seeds of n pieces: the first is `seed`, the others follow from it and have nothing to do with its neighbours'."""
+    """Return the seeds of n pieces: `seed`, and others derived from it, which differ from those of nearby seeds."""
     others = np.random.SeedSequence(seed).generate_state(n - 1, np.uint64) & np.uint64(LARGEST_SEED)
     return (seed, *others.tolist())
 
 
 def key_number(key: str | int | None) -> int:
-    """A key's tonic as 0 (C) to 11 (B); -1 for any.
+    """Return the tonic of a key as 0 (C) to 11 (B); -1 for any.
 
     Raises:
-        InvalidInputError: no such key.
+        InvalidInputError: the key is unknown.
     """
     if key is None:
         return ANY
     if is_whole(key) and 0 <= int(key) <= 11:
         return int(key)
-    if isinstance(key, str) and key[:1].upper() in _STEPS_OF_LETTERS and key[1:] in _STEPS_OF_SIGNS:
-        return (_STEPS_OF_LETTERS[key[0].upper()] + _STEPS_OF_SIGNS[key[1:]]) % 12
+    if isinstance(key, str) and key[:1].upper() in _SEMITONES_OF_NOTES and key[1:] in _SEMITONES_OF_SIGNS:
+        return (_SEMITONES_OF_NOTES[key[0].upper()] + _SEMITONES_OF_SIGNS[key[1:]]) % 12
     raise InvalidInputError(
-        f"key is {key!r}; expected a note's name such as 'C', 'F#' or 'Bb', or 0 (C) to 11 (B); the mode is apart"
+        f"unknown key: expected a note such as 'C', 'F#' or 'Bb', or 0 (C) to 11 (B), got {key!r}; pass the mode as "
+        f"mode=",
+        argument="key",
     )
 
 
-def _dream(
-    known: Writer, conditions: Mapping[str, Any], seeds: tuple[int, ...], noise: FloatArray, wish: Wish
+def _generate(
+    known: CachedModel,
+    conditions: Mapping[str, Any],
+    seeds: tuple[int, ...],
+    noise: FloatArray,
+    sampling: SamplingParams,
 ) -> Flow[tuple[npt.NDArray[np.int64], str]]:
     key, mode = key_number(conditions.get("key")), _mode_number(conditions.get("mode"))
     density, truncation = _density(conditions.get("density")), _truncation(conditions.get("truncation"))
     latent_noise = _latent_noise(seeds, known.size_of("latent_noise"))
-    lanes = []
+    voices = []
     version = ""
     n_at_once = min(known.info.max_batch_size, N_ROWS_MAX)
     for start in range(0, len(seeds), n_at_once):
@@ -129,20 +136,20 @@ def _dream(
             "mode": scalar(mode, n_rows, np.int64),
             "density": scalar(density, n_rows, np.float32),
             "noise": noise[part],
-            **wish.choice.inputs(n_rows),
+            **sampling.inputs(n_rows),
         }
-        answer, version = yield from ask_for_lanes(known, inputs, n_rows)
-        lanes.append(answer)
-    return np.concatenate(lanes), version
+        answer, version = yield from infer_voices(known, inputs, n_rows)
+        voices.append(answer)
+    return np.concatenate(voices), version
 
 
 def _latent_noise(seeds: tuple[int, ...], size: int) -> FloatArray:
-    """(n, size) uniform."""
+    """Return (n, size) uniform noise."""
     return np.stack([uniform_noise(seed, size, stream=_LATENT_STREAM) for seed in seeds])
 
 
 def _normal(noise: FloatArray) -> FloatArray:
-    """Uniform noise, multiples of 2**-24 from 0, as normal noise; the half step keeps 0 finite."""
+    """Transform uniform noise (multiples of 2**-24) into normal noise; the added half step keeps 0 finite."""
     quantile = NormalDist().inv_cdf
     values = [quantile(value + 2.0**-25) for value in noise.ravel().tolist()]
     return np.array(values, np.float32).reshape(noise.shape)
@@ -152,8 +159,10 @@ def _check_known(conditions: Mapping[str, Any], own: frozenset[str], model: str)
     unknown = sorted(name for name in conditions if name not in own | _FOR_ALL)
     if unknown:
         raise InvalidInputError(
-            f"model {model!r} knows no condition {', '.join(unknown)}; it takes {', '.join(sorted(own | _FOR_ALL))}",
+            f"unknown condition for model {model!r}: expected {', '.join(sorted(own | _FOR_ALL))}, got "
+            f"{', '.join(unknown)}",
             model=model,
+            argument="condition",
         )
 
 
@@ -161,7 +170,9 @@ def _mode_number(mode: str | None) -> int:
     if mode is None:
         return ANY
     if mode not in MODES:
-        raise InvalidInputError(f"mode is {mode!r}; expected {' or '.join(MODES)}, or None for any")
+        raise InvalidInputError(
+            f"unknown mode: expected {' or '.join(MODES)}, or None for any, got {mode!r}", argument="mode"
+        )
     return MODES.index(mode)
 
 
@@ -170,8 +181,10 @@ def _density(density: float | None) -> float:
         return ANY
     if not is_number(density) or not 0 < density <= LARGEST_DENSITY:
         raise InvalidInputError(
-            f"density is {density!r}; expected a number above 0, at most {LARGEST_DENSITY:g} (struck notes in a "
-            f"quarter), or None for any"
+            f"invalid density: expected a number above 0 and at most {LARGEST_DENSITY:g} (struck notes per quarter), "
+            f"or "
+            f"None for any, got {density!r}",
+            argument="density",
         )
     return float(density)
 
@@ -181,12 +194,14 @@ def _truncation(truncation: float | None) -> float:
         return 1.0
     if not is_number(truncation) or not 0 < truncation <= 1:
         raise InvalidInputError(
-            f"truncation is {truncation!r}; expected a number above 0, at most 1 (which, like None, leaves all)"
+            f"invalid truncation: expected a number above 0 and at most 1, or None for no truncation, got "
+            f"{truncation!r}",
+            argument="truncation",
         )
     return float(truncation)
 
 
-def _piece(lanes: npt.NDArray[np.int64], seed: int, wish: Wish, model: str, version: str) -> Piece:
-    tempo_qpm = TEMPO_QPM if wish.tempo_qpm is None else wish.tempo_qpm
-    grid = Grid(lanes_to_grid(lanes), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
+def _piece(voices: npt.NDArray[np.int64], seed: int, sampling: SamplingParams, model: str, version: str) -> Piece:
+    tempo_qpm = TEMPO_QPM if sampling.tempo_qpm is None else sampling.tempo_qpm
+    grid = Grid(voices_to_grid(voices), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
     return Piece(grid, seed=seed, model=model, model_version=version)

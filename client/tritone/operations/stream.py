@@ -1,137 +1,75 @@
-"""A piece that arrives while it is being written: the flow of `stream_compose`, its chunks, and what holds them.
+"""Streamed composition: a piece whose bars arrive while the model writes the next ones.
 
-Shapes: N frames of the whole request, n of one answer.
+Shapes: N frames of the request, n of one response.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from tritone.exceptions import ClientError, NotCopiedError, ServerError
-from tritone.generation_models import STREAMER, Writer, Writers, checked
+from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import InferResponse, StreamRequest
-from tritone.model_cache import Flow, check_model_name, next_request_id, on_live_versions
-from tritone.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, STRUCK, Frames, Grid
-from tritone.music.piece import Piece, nll_of
-from tritone.music.reading import ScoreLike
-from tritone.operations.compose import Wish, continuing, writing_inputs
-from tritone.operations.plan import GIVEN, Plan
-from tritone.results.json_result import INTEGER, NUMBER, JsonResult, array_of, json_result, optional
+from tritone.model_cache import STREAMER, ModelCache, checked_output
+from tritone.music.grid import N_PITCHES, STRUCK
+from tritone.music.piece import Piece
+from tritone.music.scores import ScoreLike
+from tritone.operations.compose import Planner, composer_inputs, continuation_planner
+from tritone.operations.options import SamplingParams
+from tritone.operations.plan import GIVEN, CompositionPlan
+from tritone.results.piece_chunk import PieceChunk
+from tritone.retry import on_live_versions
 
 OUTPUTS: Final = ("frames", "nll", "first_frame")
 
 
-@json_result
-class PieceChunk(JsonResult):
-    """The next bars of a piece, or the first beat of it.
+class StreamAccumulator:
+    """Collects the responses of a stream into a piece."""
 
-    Attributes:
-        first_frame: where it begins in the whole piece, the prompt included.
-        frames: (n, 88) uint8, as in `Grid.frames`; notes of the chunk before may be held on into it.
-        nll: (n,) float32, nats of what stands in each frame.
-        bars: the bars of the whole piece that it reaches into, counted from 0, the end not included.
-        grid: the chunk as a piece of its own: what is held on into it is struck at its beginning.
-    """
-
-    first_frame: int
-    frames: Frames = field(repr=False)
-    nll: npt.NDArray[np.float32] = field(repr=False)
-    bars: tuple[int, int]
-    grid: Grid = field(repr=False)
-
-    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "first_frame": INTEGER,
-        "bars": array_of(INTEGER, 2),
-        **Grid.json_properties,
-        "held_pitches": array_of(INTEGER),
-        "nll": array_of(optional(NUMBER)),
-    }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: those of `Grid.to_dict`, and the MIDI pitches held on into the chunk."""
-        return {
-            "first_frame": int(self.first_frame),
-            "bars": [int(bar) for bar in self.bars],
-            **self.grid.to_dict(),
-            "held_pitches": (np.flatnonzero(self.frames[0] == HELD) + LOWEST_PITCH).tolist(),
-            "nll": [None if np.isnan(nats) else nats for nats in self.nll.tolist()],
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the chunk whose `to_dict` gave the values.
-
-        Raises:
-            InvalidScoreError: a value is not as `Grid` expects it.
-            KeyError, TypeError, ValueError: a value is missing or of another type.
-        """
-        grid = Grid.from_dict(values)
-        frames = grid.frames.copy()
-        for pitch in values["held_pitches"]:
-            if not LOWEST_PITCH <= pitch <= HIGHEST_PITCH or not frames[0, pitch - LOWEST_PITCH]:
-                raise ValueError(f"held_pitches hold {pitch}; expected pitches that sound at the first time step")
-            frames[0, pitch - LOWEST_PITCH] = HELD
-        first, last = values["bars"]
-        return cls(values["first_frame"], frames, nll_of(values["nll"], grid), (int(first), int(last)), grid)
-
-    @property
-    def score(self) -> Any:
-        """The chunk as a `symusic.Score` of its own, from time 0.
-
-        Raises:
-            MissingExtraError: symusic is not installed.
-        """
-        return Piece(self.grid).score
-
-
-class Growing:
-    """What has arrived of a piece, and what is asked of the model that writes it."""
-
-    def __init__(self, writers: Writers, plan_for: Callable[[Writer], Plan], wish: Wish, model: str) -> None:
-        self.seed = wish.seed
+    def __init__(self, cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str) -> None:
+        self.seed = sampling.seed
         self.model = model
-        self.plan: Plan  # of the last request
-        self._writers = writers
+        self.plan: CompositionPlan  # of the last request
+        self._cache = cache
         self._plan_for = plan_for
-        self._wish = wish
+        self._sampling = sampling
         self._version: str | None = None
         self._frames = np.zeros((0, N_PITCHES), np.uint8)
         self._nll = np.zeros(0, np.float32)
 
     def request(self) -> Flow[StreamRequest]:
-        """What is to be streamed, of the version that is served; again, as long as nothing has arrived."""
+        """Make the request of the stream, for the version that is served; repeatable before the first response."""
         model = self.model
 
-        def attempt() -> Flow[StreamRequest]:
-            known = yield from self._writers.look_up(model, STREAMER)
+        def start() -> Flow[StreamRequest]:
+            known = yield from self._cache.look_up(model, STREAMER)
             self.plan = self._plan_for(known)
-            inputs = writing_inputs(known, self.plan, self._wish)
+            inputs = composer_inputs(known, self.plan, self._sampling)
             return StreamRequest(model, next_request_id("stream"), inputs, OUTPUTS, version=known.version)
 
-        return (yield from on_live_versions(lambda: self._writers.forget(model), attempt))
+        return (yield from on_live_versions(self._cache, (model,), start))
 
     def add(self, response: InferResponse) -> PieceChunk | None:
-        """Take the next answer; None if it holds nothing but prompt.
+        """Add a response and return its chunk; None if it lies within the prompt.
 
         Raises:
-            ServerError: it is not the next answer, or none at all.
+            ServerError: it is malformed or not the next one.
         """
         n_before = len(self._frames)
         frames = response.outputs["frames"]
         n_new = frames.shape[1] if frames.ndim == 3 else 0
-        frames = checked(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
-        nll = checked(response, "nll", (1, n_new))[0]
-        first = int(checked(response, "first_frame", (1, 1))[0, 0])
-        if first != n_before or first + n_new > self.plan.n_heard:
+        frames = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
+        nll = checked_output(response, "nll", (1, n_new))[0]
+        first = int(checked_output(response, "first_frame", (1, 1))[0, 0])
+        if first != n_before or first + n_new > self.plan.n_frames:
             raise ServerError(
-                f"model {self.model!r} answered frames {first} to {first + n_new} after {n_before} of "
-                f"{self.plan.n_heard}; expected the next ones",
+                f"unexpected frames from model {self.model!r}: expected the next ones after {n_before} of "
+                f"{self.plan.n_frames}, got {first} to {first + n_new}",
                 model=self.model,
                 request_id=response.request_id,
             )
@@ -141,28 +79,28 @@ class Growing:
         return self._chunk(n_before)
 
     def check_complete(self) -> None:
-        """Called when the server says that this was all.
+        """Check, when the server ends the stream, that all frames have arrived.
 
         Raises:
-            ServerError: it was not.
+            ServerError: frames are missing.
         """
-        if len(self._frames) < self.plan.n_heard:
+        if len(self._frames) < self.plan.n_frames:
             raise ServerError(
-                f"model {self.model!r} stopped after {len(self._frames)} of {self.plan.n_heard} frames",
+                f"model {self.model!r} stopped after {len(self._frames)} of {self.plan.n_frames} frames",
                 model=self.model,
             )
 
     def piece(self) -> Piece:
-        """Prompt and all that has arrived.
+        """Return the prompt and all frames that have arrived.
 
         Raises:
-            ClientError: nothing has.
+            ClientError: nothing has arrived.
         """
         n_prompt = int((self.plan.mode == GIVEN).sum())
         if not len(self._frames) and not n_prompt:
             raise ClientError("nothing of the piece has arrived yet; iterate over the stream first", model=self.model)
-        # Of a prompt the whole is there, even before the server has come to its end.
-        n_given = n_prompt - self.plan.heard.start
+        # The prompt is complete even before the server has answered all of it.
+        n_given = n_prompt - self.plan.excerpt.start
         frames, nll = self._frames, self._nll
         if len(frames) < n_given:
             frames = np.concatenate([frames, self.plan.given[len(frames) : n_given]])
@@ -170,7 +108,7 @@ class Growing:
         return self.plan.piece(frames, nll, seed=self.seed, model=self.model, model_version=self._version)
 
     def _chunk(self, n_before: int) -> PieceChunk | None:
-        offset = self.plan.heard.start
+        offset = self.plan.excerpt.start
         first = max(offset + n_before, int((self.plan.mode == GIVEN).sum()))
         frames = self._frames[first - offset :]
         if not len(frames):
@@ -184,22 +122,24 @@ class Growing:
 
 
 def stream_flow(
-    writers: Writers,
+    cache: ModelCache,
     *,
     prompt: ScoreLike | None,
     bars: int,
     meter: tuple[int, int] | None,
-    wish: Wish,
+    sampling: SamplingParams,
     model: str,
-) -> Flow[tuple[StreamRequest, Growing]]:
-    """What is to be streamed: the flow of `MusicClient.stream_compose`, up to the stream itself."""
-    growing = Growing(writers, continuing(prompt, bars, meter, wish), wish, check_model_name(model))
-    request = yield from growing.request()
-    return request, growing
+) -> Flow[tuple[StreamRequest, StreamAccumulator]]:
+    """Make the request of a stream and its accumulator; see `MusicClient.stream_compose`."""
+    accumulator = StreamAccumulator(
+        cache, continuation_planner(prompt, bars, meter, sampling), sampling, check_model_name(model)
+    )
+    request = yield from accumulator.request()
+    return request, accumulator
 
 
 class PieceStream:
-    """Chunks of a piece as they are written; `close`, or leaving its `with` block, stops the server's work.
+    """An iterator over the chunks of a piece; closing it, or leaving its `with` block, stops the work of the server.
 
     ```python
     with music.stream_compose(bars=64, seed=7) as stream:
@@ -209,26 +149,26 @@ class PieceStream:
     ```
     """
 
-    def __init__(self, growing: Growing, responses: Iterator[InferResponse]) -> None:
-        self._growing = growing
+    def __init__(self, accumulator: StreamAccumulator, responses: Iterator[InferResponse]) -> None:
+        self._accumulator = accumulator
         self._responses = responses
         self._closed = False
 
     @property
     def seed(self) -> int:
-        """Gives the same piece again."""
-        return self._growing.seed
+        """The seed that reproduces the piece."""
+        return self._accumulator.seed
 
     def result(self) -> Piece:
-        """Prompt and all chunks that have arrived so far, as a piece.
+        """Return the prompt and all chunks that have arrived so far as a piece.
 
         Raises:
             ClientError: nothing has arrived.
         """
-        return self._growing.piece()
+        return self._accumulator.piece()
 
     def close(self) -> None:
-        """Stop; what has arrived stays. May be called more than once."""
+        """Stop the stream; chunks that have arrived are kept. May be called more than once."""
         self._closed = True
         close = getattr(self._responses, "close", None)
         if close is not None:
@@ -242,10 +182,10 @@ class PieceStream:
             raise StopIteration
         try:
             for response in self._responses:
-                chunk = self._growing.add(response)
+                chunk = self._accumulator.add(response)
                 if chunk is not None:
                     return chunk
-            self._growing.check_complete()
+            self._accumulator.check_complete()
         except BaseException:
             self.close()
             raise
@@ -269,26 +209,28 @@ def _not_copied() -> NotCopiedError:
 
 
 class AsyncPieceStream:
-    """The same for asyncio: `async with`, `async for`, `await stream.close()`.
+    """An asynchronous iterator over the chunks of a piece: `async with`, `async for`, `await stream.close()`.
 
-    Nothing is asked of the server before the first chunk is awaited; what is wrong with the prompt shows there.
+    Nothing is sent before the first chunk is awaited, so an invalid prompt is reported there.
     """
 
-    def __init__(self, seed: int, begin: Callable[[], Awaitable[tuple[Growing, AsyncIterator[InferResponse]]]]) -> None:
+    def __init__(
+        self, seed: int, begin: Callable[[], Awaitable[tuple[StreamAccumulator, AsyncIterator[InferResponse]]]]
+    ) -> None:
         self.seed = seed
         self._begin = begin
-        self._growing: Growing | None = None
+        self._accumulator: StreamAccumulator | None = None
         self._responses: AsyncIterator[InferResponse] | None = None
         self._closed = False
 
     def result(self) -> Piece:
-        """See `PieceStream.result`."""
-        if self._growing is None:
+        """Return the prompt and all chunks that have arrived so far as a piece; see `PieceStream.result`."""
+        if self._accumulator is None:
             raise ClientError("nothing of the piece has arrived yet; iterate over the stream first")
-        return self._growing.piece()
+        return self._accumulator.piece()
 
     async def close(self) -> None:
-        """Stop; what has arrived stays. May be called more than once."""
+        """Stop the stream; chunks that have arrived are kept. May be called more than once."""
         self._closed = True
         close = getattr(self._responses, "aclose", None)
         if close is not None:
@@ -301,13 +243,13 @@ class AsyncPieceStream:
         if self._closed:
             raise StopAsyncIteration
         try:
-            if self._growing is None or self._responses is None:
-                self._growing, self._responses = await self._begin()
+            if self._accumulator is None or self._responses is None:
+                self._accumulator, self._responses = await self._begin()
             async for response in self._responses:
-                chunk = self._growing.add(response)
+                chunk = self._accumulator.add(response)
                 if chunk is not None:
                     return chunk
-            self._growing.check_complete()
+            self._accumulator.check_complete()
         except BaseException:
             await self.close()
             raise

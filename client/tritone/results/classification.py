@@ -1,4 +1,4 @@
-"""What the SDK answers."""
+"""Result of classification."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tritone.results.json_result import NUMBER, NUMBER_BY_NAME, STRING, JsonResu
 
 @dataclass(frozen=True)
 class TimelineWindow(JsonResult):
-    """What the model heard in one window of 3 s.
+    """The probabilities in one window of 3 s.
 
     Attributes:
-        start_s: where the window begins in the recording.
-        probabilities: by label, the labels in the model's own order.
+        start_s: start of the window in the recording.
+        probabilities: by label, in the order of the model.
     """
 
     start_s: float
@@ -40,26 +40,26 @@ class TimelineWindow(JsonResult):
 
 @json_result
 class Classification(JsonResult):
-    """What the model thinks of one recording.
+    """The classification of a recording.
 
-    The values of the whole recording are plain means over its windows. The last window overlaps the one
-    before it, so the end of a recording counts a little more than the rest.
+    Values are means over the windows of the recording. The last window overlaps the one before it, so the end of a
+    recording has slightly more weight.
 
     Attributes:
-        label: the most probable one.
-        probabilities: by label, the most probable first; `top` of them if that was asked.
-        emotions: fraction of listeners who would feel each, the strongest first; None if the model was
-            not trained on emotions.
-        tags: activation 0..1 by tag, the strongest first; None if the model knows no tags.
-        timeline: one entry a window, in order of time.
+        label: the most probable label.
+        probabilities: by label, the most probable first; at most `top` of them.
+        emotions: expected fraction of listeners who feel each emotion, the strongest first; None if the model was not
+            trained on emotions.
+        tags: activation 0..1 by tag, the strongest first; None if the model has no tags.
+        timeline: one entry per window, in order of time.
         embedding: (256,) float32, L2-normalised.
         model: the model's name.
-        model_version: which of its versions answered.
+        model_version: the version of the model.
         duration_s: the recording's length.
-        request_ids: one a request, as the server's log has them.
+        request_ids: the ids of the requests in the log of the server.
         decode_s: seconds spent on decoding, mixing down and resampling.
-        request_s: seconds spent on requests for this recording, waiting included.
-        notes: remarks on the recording, such as channels that cancel each other, so that one of them was used.
+        request_s: seconds spent on requests, including waits.
+        notes: remarks on the recording, such as channels that cancel each other.
     """
 
     label: str
@@ -147,7 +147,7 @@ class Classification(JsonResult):
     @overload
     def plot(self, target: File, *, format: str) -> File: ...
     def plot(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
-        """Draw the timeline as a picture: each label's probability over the recording.
+        """Plot the probability of each label over the recording.
 
         Args:
             target: a path, whose file is replaced in one step, or a binary file object.
@@ -158,7 +158,7 @@ class Classification(JsonResult):
 
         Raises:
             MissingExtraError: if matplotlib is not installed.
-            InvalidInputError: if the picture cannot be written there.
+            InvalidInputError: if the plot cannot be written there.
         """
         from tritone.results.plots import plot_timeline
 

@@ -1,4 +1,4 @@
-"""Results as JSON: `to_dict`, `dict(result)`, pydantic fields and FastAPI responses.
+"""The base of all results: `to_dict`, `from_dict`, and their use as pydantic fields and FastAPI responses.
 
 pydantic is imported only when it requests a schema.
 """
@@ -6,7 +6,6 @@ pydantic is imported only when it requests a schema.
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
@@ -15,6 +14,7 @@ T = TypeVar("T", bound="JsonResult")
 
 NUMBER: Final = {"type": "number"}
 INTEGER: Final = {"type": "integer"}
+BOOLEAN: Final = {"type": "boolean"}
 STRING: Final = {"type": "string"}
 NUMBER_BY_NAME: Final = {"type": "object", "additionalProperties": NUMBER}
 _MAX_EXCERPT: Final = 80  # characters of a refused value in a message
@@ -27,12 +27,17 @@ def array_of(items: Mapping[str, Any], n: int | None = None) -> dict[str, Any]:
     return {"type": "array", "items": dict(items), **length}
 
 
+def object_of(kind: type[JsonResult]) -> dict[str, Any]:
+    """Return the JSON schema of another result."""
+    return {"type": "object", "properties": {name: dict(schema) for name, schema in kind.json_properties.items()}}
+
+
 def optional(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON schema of a value that may be null."""
     return {"anyOf": [dict(schema), {"type": "null"}]}
 
 
-class JsonResult(ABC):
+class JsonResult:
     """A result with a form for JSON.
 
     pydantic accepts it as the type of a field, and FastAPI as the type of a response or a request: an instance, or
@@ -42,18 +47,19 @@ class JsonResult(ABC):
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]]
     """The JSON schema of each entry of `to_dict`."""
 
-    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        return {name: _plain(getattr(self, name)) for name in self.json_properties}
 
     @classmethod
-    @abstractmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the result whose `to_dict` gave the values.
 
         Raises:
             KeyError, TypeError, ValueError: a value is missing or is not as `to_dict` gives it.
         """
+        fields = {name: values[name] for name in cls.json_properties}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
@@ -97,6 +103,7 @@ class JsonResult(ABC):
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "null": (type(None),),
+    "boolean": (bool,),
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -110,7 +117,7 @@ def _is_of_type(value: Any, schema: Mapping[str, Any]) -> bool:
     if "anyOf" in schema:
         return any(_is_of_type(value, each) for each in schema["anyOf"])
     types: Any = _TYPES[schema["type"]]
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or isinstance(value, bool) is not (schema["type"] == "boolean"):
         return False
     items = schema.get("items")
     if items is not None and items.get("type") != "array":
@@ -125,6 +132,12 @@ def _description(schema: Mapping[str, Any]) -> str:
         return " or ".join(_description(each) for each in schema["anyOf"])
     inner = schema.get("items", schema.get("additionalProperties"))
     return str(schema["type"]) + (f" of {_description(inner)}" if inner else "")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, JsonResult):
+        return value.to_dict()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _excerpt(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of what models heard in a recording or expected of a score."""
+"""Plots of classifications and predictions."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 from tritone.constants import WINDOW_S
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target
-from tritone.music.extras import INSTALL
 from tritone.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES
-from tritone.music.plot import write_picture
+from tritone.music.plot import write_plot
+from tritone.music.scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tritone.operations.predict import Prediction
     from tritone.results.classification import Classification
+    from tritone.results.prediction import Prediction
 
-N_LINES_MAX: Final = 8  # more lines than this nobody can tell apart
+N_LINES_MAX: Final = 8  # more lines are hard to tell apart
 
 
 def plot_timeline(result: Classification, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Classification.plot`."""
-    return write_picture(lambda: _timeline(result), target, kind)
+    return write_plot(lambda: _timeline(result), target, kind)
 
 
 def plot_prediction(prediction: Prediction, target: Target, kind: str | None) -> Any:
     """Draw and write the picture; see `Prediction.plot`."""
-    return write_picture(lambda: _expectations(prediction), target, kind)
+    return write_plot(lambda: _expectations(prediction), target, kind)
 
 
 def _canvas(width: float, height: float) -> Figure:
@@ -71,7 +71,7 @@ def _timeline(result: Classification) -> Figure:
 
 
 def _expectations(prediction: Prediction) -> Figure:
-    """Above what was expected and what came, below how much each step surprised."""
+    """Plot expected pitches and played notes above the surprise of each time step."""
     grid = prediction.grid
     figure = _canvas(min(24.0, 5.0 + grid.n_frames / 16), 5.0)
     expected, surprise = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

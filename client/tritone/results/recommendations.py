@@ -1,18 +1,28 @@
-"""Results of `recommend`, `similar` and `find_tracks`.
-
-All are dataclasses, so `dataclasses.asdict`, pydantic and FastAPI serialise them with every field.
-"""
+"""Results of `recommend`, `similar` and `find_tracks`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, overload
+from typing import Any, ClassVar, Self, overload
+
+from tritone.results.json_result import (
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    STRING,
+    JsonResult,
+    array_of,
+    object_of,
+    optional,
+)
+
+JsonProperties = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Reason:
-    """One summand of one track's score.
+class Reason(JsonResult):
+    """One contribution to the score of a track.
 
     Attributes:
         base_model: the base model that contributed it, such as `ease`; `ensemble` for the effect of re-ranking.
@@ -32,14 +42,19 @@ class Reason:
     title: str | None = None
     artist: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+    json_properties: ClassVar[JsonProperties] = {
+        "base_model": STRING,
+        "because": STRING,
+        "id": STRING,
+        "amount": NUMBER,
+        "title": optional(STRING),
+        "artist": optional(STRING),
+    }
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """A track to play.
+class Recommendation(JsonResult):
+    """A recommended track.
 
     Attributes:
         track_id: as in the listening log.
@@ -55,19 +70,22 @@ class Recommendation:
     artist: str | None = None
     reasons: tuple[Reason, ...] = field(default=(), repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "track_id": self.track_id,
-            "score": self.score,
-            "title": self.title,
-            "artist": self.artist,
-            "reasons": [reason.to_dict() for reason in self.reasons],
-        }
+    json_properties: ClassVar[JsonProperties] = {
+        "track_id": STRING,
+        "score": NUMBER,
+        "title": optional(STRING),
+        "artist": optional(STRING),
+        "reasons": array_of(object_of(Reason)),
+    }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the recommendation whose `to_dict` gave the values."""
+        return super().from_dict({**values, "reasons": list(map(Reason.from_dict, values["reasons"]))})
 
 
 @dataclass(frozen=True)
-class UnknownIds:
+class UnknownIds(JsonResult):
     """The parts of a request that the model could not use and ignored; true if there are any.
 
     Attributes:
@@ -85,28 +103,33 @@ class UnknownIds:
     mood: bool = False
     audio: bool = False
 
+    json_properties: ClassVar[JsonProperties] = {
+        "user": BOOLEAN,
+        "history": array_of(STRING),
+        "skipped": array_of(STRING),
+        "friends": array_of(STRING),
+        "exclude": array_of(STRING),
+        "mood": BOOLEAN,
+        "audio": BOOLEAN,
+    }
+
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
 
 @dataclass(frozen=True, repr=False)
-class Recommendations(Sequence[Recommendation]):
-    """Tracks to play, best first: a sequence of `Recommendation` with facts about the whole answer.
+class Recommendations(JsonResult, Sequence[Recommendation]):
+    """Recommended tracks, best first: a sequence of `Recommendation` with information on the response.
 
     Attributes:
         recommendations: the tracks; iterating over, indexing and `len` of this object refer to them.
-        source: the best information that the answer is based on: `user`, `history`, `friends`, `audio`, `mood` or
+        source: the best information that was available: `user`, `history`, `friends`, `audio`, `mood` or
             `popularity`. None for similar tracks.
-        arm: which ensemble of an A/B test answered; None if the model does not say.
+        arm: the ensemble of an A/B test that was used; None without a test.
         unknown: the parts of the request that the model could not use.
         model: the model's name.
-        model_version: which of its versions answered.
-        request_id: as in the server's log.
+        model_version: the version of the model.
+        request_id: the id of the request in the log of the server.
     """
 
     recommendations: tuple[Recommendation, ...] = ()
@@ -116,6 +139,23 @@ class Recommendations(Sequence[Recommendation]):
     model: str = ""
     model_version: str = ""
     request_id: str = ""
+
+    json_properties: ClassVar[JsonProperties] = {
+        "recommendations": array_of(object_of(Recommendation)),
+        "source": optional(STRING),
+        "arm": optional(STRING),
+        "unknown": object_of(UnknownIds),
+        "model": STRING,
+        "model_version": STRING,
+        "request_id": STRING,
+    }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the recommendations whose `to_dict` gave the values."""
+        tracks = list(map(Recommendation.from_dict, values["recommendations"]))
+        unknown = UnknownIds.from_dict(values["unknown"])
+        return super().from_dict({**values, "recommendations": tracks, "unknown": unknown})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recommendations", tuple(self.recommendations))
@@ -132,29 +172,17 @@ class Recommendations(Sequence[Recommendation]):
 
     @property
     def track_ids(self) -> tuple[str, ...]:
-        """The ids alone."""
+        """The ids of the tracks."""
         return tuple(track.track_id for track in self)
 
     def __repr__(self) -> str:
         tracks = list(self.recommendations)
         return f"Recommendations({tracks!r}, source={self.source!r}, {self.model} v{self.model_version})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "recommendations": [track.to_dict() for track in self],
-            "source": self.source,
-            "arm": self.arm,
-            "unknown": self.unknown.to_dict(),
-            "model": self.model,
-            "model_version": self.model_version,
-            "request_id": self.request_id,
-        }
-
 
 @dataclass(frozen=True)
-class Track:
-    """A track that a search found.
+class Track(JsonResult):
+    """A track found by a search.
 
     Attributes:
         track_id: as in the listening log; what `recommend` and `similar` take.
@@ -173,22 +201,26 @@ class Track:
     match: str = "exact"
     field: str = "id"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+    json_properties: ClassVar[JsonProperties] = {
+        "track_id": STRING,
+        "title": optional(STRING),
+        "artist": optional(STRING),
+        "match": STRING,
+        "field": STRING,
+    }
 
 
 @dataclass(frozen=True, repr=False)
-class TrackPage(Sequence[Track]):
+class TrackPage(JsonResult, Sequence[Track]):
     """One page of the tracks that a search found, best match first: a sequence of `Track`.
 
     Attributes:
         tracks: the tracks of this page; iterating over, indexing and `len` of this object refer to them.
-        total: how many tracks the search found in all.
-        offset: how many of them come before this page.
+        total: number of tracks found in all.
+        offset: number of tracks before this page.
         model: the model's name.
-        model_version: which of its versions answered.
-        request_id: as in the server's log.
+        model_version: the version of the model.
+        request_id: the id of the request in the log of the server.
     """
 
     tracks: tuple[Track, ...] = ()
@@ -197,6 +229,20 @@ class TrackPage(Sequence[Track]):
     model: str = ""
     model_version: str = ""
     request_id: str = ""
+
+    json_properties: ClassVar[JsonProperties] = {
+        "tracks": array_of(object_of(Track)),
+        "total": INTEGER,
+        "offset": INTEGER,
+        "model": STRING,
+        "model_version": STRING,
+        "request_id": STRING,
+    }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the page whose `to_dict` gave the values."""
+        return super().from_dict({**values, "tracks": list(map(Track.from_dict, values["tracks"]))})
 
     @overload
     def __getitem__(self, index: int) -> Track: ...
@@ -210,19 +256,8 @@ class TrackPage(Sequence[Track]):
 
     @property
     def track_ids(self) -> tuple[str, ...]:
-        """The ids alone."""
+        """The ids of the tracks."""
         return tuple(track.track_id for track in self)
 
     def __repr__(self) -> str:
         return f"TrackPage({list(self.tracks)!r}, total={self.total}, offset={self.offset})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "tracks": [track.to_dict() for track in self],
-            "total": self.total,
-            "offset": self.offset,
-            "model": self.model,
-            "model_version": self.model_version,
-            "request_id": self.request_id,
-        }

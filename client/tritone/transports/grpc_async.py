@@ -22,7 +22,6 @@ from tritone.messages import (
     StreamRequest,
 )
 from tritone.retry import Deadline, timed_out
-from tritone.transports import grpc_streaming as streaming
 from tritone.transports import grpc_wire as wire
 from tritone.transports.grpc_forks import Use, check_usable
 
@@ -57,11 +56,11 @@ class AsyncGrpcTransport:
         call: Any = None
         pid = os.getpid()
         try:
-            messages = iter((streaming.message(request),))
+            messages = iter((wire.stream_message(request),))
             call = self._connection().stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
             answers = aiter(call)
             while (answer := await _next(answers, request, timeout_s)) is not None:
-                response = streaming.read_answer(request, answer)
+                response = wire.read_stream_response(request, answer)
                 if response is not None:
                     yield response
         except asyncio.CancelledError:

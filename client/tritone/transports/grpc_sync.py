@@ -23,7 +23,6 @@ from tritone.messages import (
 )
 from tritone.processes import PerProcess
 from tritone.retry import Deadline, timed_out
-from tritone.transports import grpc_streaming as streaming
 from tritone.transports import grpc_wire as wire
 from tritone.transports.grpc_forks import inside_grpc
 
@@ -53,7 +52,7 @@ class GrpcTransport:
         try:
             with inside_grpc(lasts=True, timeout_s=timeout_s):
                 self._check_open()
-                messages = iter((streaming.message(request),))
+                messages = iter((wire.stream_message(request),))
                 stub = self._connection.get().stub
                 call = stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
                 answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -62,7 +61,7 @@ class GrpcTransport:
                 while (answer := _next(answers, request, timeout_s)) is not None:
                     if isinstance(answer, Exception):
                         raise answer
-                    response = streaming.read_answer(request, answer)
+                    response = wire.read_stream_response(request, answer)
                     if response is not None:
                         yield response
                         if pid != os.getpid():

@@ -1,8 +1,7 @@
-"""What the two HTTP transports share: KServe v2 with binary tensors, written and read without copies,
-and the one place where HTTP's errors become ours.
+"""The parts that both HTTP transports share: KServe v2 with binary tensors, without copies, and errors.
 
 Protocol: https://github.com/kserve/open-inference-protocol and Triton's `extension_binary_data.md`.
-"""  # noqa: D205
+"""
 
 from __future__ import annotations
 
@@ -38,9 +37,9 @@ from tritone.messages import (
     dtype_name,
     id_of,
     latest_version,
+    malformed,
     missing_output,
     model_of,
-    nonsense,
 )
 from tritone.retry import timed_out
 from tritone.tracing import trace_headers
@@ -110,7 +109,7 @@ def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | No
     try:
         version = latest_version(json.loads(reply.body).get("versions", ()))
     except (TypeError, ValueError, AttributeError) as error:
-        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+        raise malformed(request, f"{type(error).__name__}: {error}") from error
     path = f"{_model_path(request.model, endpoint, version)}/config"
     return Call("GET", path, {**endpoint.headers, **trace_headers()})
 
@@ -131,7 +130,7 @@ def read(request: Request, replies: list[Reply]) -> Response:
             return _read_inference(request, replies[0])
         return _read_model(*(json.loads(reply.body) for reply in replies))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise nonsense(request, f"{type(error).__name__}: {error}") from error
+        raise malformed(request, f"{type(error).__name__}: {error}") from error
 
 
 def translated(  # noqa: PLR0911 - a list of cases
@@ -186,8 +185,7 @@ def _infer_call(request: InferRequest, path: str, headers: Mapping[str, str]) ->
         }
         for name, array in request.inputs.items()
     ]
-    wanted = {"classification": request.n_classes, "binary_data": False} if request.n_classes else {"binary_data": True}
-    outputs = [{"name": name, "parameters": wanted} for name in request.outputs]
+    outputs = [{"name": name, "parameters": {"binary_data": True}} for name in request.outputs]
     fields: dict[str, Any] = {"id": request.request_id, "inputs": inputs, "outputs": outputs}
     if request.priority:
         fields["parameters"] = {"priority": request.priority}

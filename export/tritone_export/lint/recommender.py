@@ -14,10 +14,10 @@ from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.findings import Findings, LintReport
-from tritone_serving.embedding_weights import read_json, weights_digest
 from tritone_serving.recommender import ArtifactError, open_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, MANIFEST, files_of
-from tritone_serving.recommender_keys import key_path
+from tritone_serving.recommender.embedding_weights import read_json, weights_digest
+from tritone_serving.recommender.pseudonyms import key_path
 from tritone_serving.repository.folders import newest_version
 
 ARTIFACT_BACKEND: Final = "cf_ensemble"

@@ -25,10 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import ArtifactError
-from tritone_serving.recommender.arrays_check import check_arrays
-from tritone_serving.recommender.manifest_check import check_manifest
 from tritone_serving.recommender.private_files import make_private_folder, replacing_private
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.validation import check_arrays, check_manifest
 
 FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"

@@ -77,7 +77,7 @@ class Batch:
 
     @property
     def brought(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Member -> (B,) whether the request itself brings what that base model goes by."""
+        """LocalBaseModel -> (B,) whether the request itself brings what that base model goes by."""
         none = np.zeros(self.n, np.bool_)
         return {"sound": none if self.embeddings is None else self.embeddings.any(1), "mood": self.moods >= 0}
 

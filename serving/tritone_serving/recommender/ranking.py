@@ -1,6 +1,8 @@
-"""The best items of a row of scores, plainly or with diversity and novelty.
+"""Select the best items of a row of scores, with optional diversity and novelty, or from a precomputed ranking.
 
-Shapes: I items, k of them wanted, P in the pool that is re-ranked, D size of an item's vector.
+Rankings of stored users are computed in training for each ensemble of an A/B test. They serve requests that contain
+nothing but a stored user; all other requests are scored.
+Shapes: U stored users, I items, k of them wanted, P in the pool that is re-ranked, D size of an item vector.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.rows import Floats
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.requests import RecommendRequest
+from tritone_serving.recommender.rows import Floats, Rows
 
 _POOL_PER_ITEM: Final = 10  # so many candidates for each wanted item are re-ranked
 _SMALLEST_POOL: Final = 100
@@ -113,3 +117,38 @@ def _marginal(values: Floats, vectors: Floats, k: int, unit: float) -> tuple[Pla
         open_[best] = -np.inf
         nearest = np.maximum(nearest, vectors @ vectors[best])
     return np.array(chosen, np.int64), np.array(penalties, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PrecomputedRankings:
+    """Each stored user's best items not yet listened to, best first, by arm: (U, I) rows of scores."""
+
+    by_arm: dict[str, Rows]
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> PrecomputedRankings:
+        arms = [
+            name.split(".")[1] for name in artifact.arrays if name.startswith("lists.") and name.endswith(".starts")
+        ]
+        return cls({arm: artifact.rows(f"lists.{arm}") for arm in arms})
+
+    def find(self, request: RecommendRequest, user: int, arm: str, exclude: list[int]) -> Ranked | None:
+        """The answer to a plain request, or None if it has to be scored."""
+        lists = self.by_arm.get(arm)
+        if lists is None or not is_plain(request):
+            return None
+        items, scores = lists.row(user)
+        if exclude:
+            kept = ~np.isin(items, exclude)
+            items, scores = items[kept], scores[kept]
+        if len(items) < request.k:
+            return None
+        none = np.zeros(request.k, np.float32)
+        return Ranked(items[: request.k].astype(np.int64), np.array(scores[: request.k]), none, none)
+
+
+def is_plain(request: RecommendRequest) -> bool:
+    """Whether nothing but a stored user is asked about."""
+    brings = len(request.history) or len(request.skipped) or len(request.friends)
+    wishes = request.diversity or request.novelty or request.explain or not request.filter_listened
+    return not brings and not wishes and request.embedding is None and request.mood is None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tritone_serving.recommender.base_models.base import Member, Part
+from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
 from tritone_serving.recommender.base_models.content import Tags
-from tritone_serving.recommender.base_models.taste import Taste, whole_taste
+from tritone_serving.recommender.base_models.taste import RemoteBaseModel, whole_taste
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import log_scaled
 from tritone_serving.recommender.ranking import Ranked
@@ -57,7 +57,11 @@ def reasons_of(
         for some in _slices(len(ranked.items), int(batch.history.counts[row])):
             items = ranked.items[some]
             raw = member_scores[row, items]
-            parts = [whole_taste(raw)] if isinstance(base_model, Taste) else list(base_model.parts(batch, row, items))
+            parts = (
+                [whole_taste(raw)]
+                if isinstance(base_model, RemoteBaseModel)
+                else list(base_model.parts(batch, row, items))
+            )
             for part in _shared(parts, log_scaled(raw, scorer.scales[name]) * counts[some]):
                 because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
                 causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
@@ -87,7 +91,7 @@ class _Shared:
         self._listening = recommender.resolver.listening_of(batch.friends.row(row)[0].astype(np.int64))
         self._n_items = len(recommender.item_ids)
 
-    def names(self, part: Part, names: list[str], base_model: Member) -> list[str]:
+    def names(self, part: Part, names: list[str], base_model: LocalBaseModel | RemoteBaseModel) -> list[str]:
         """Return the names of a part's causes, empty where too few friends share the cause."""
         if part.because == "history":
             counts = np.bincount(self._listening.columns, minlength=self._n_items)

@@ -23,13 +23,12 @@ import numpy.typing as npt
 
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact, open_artifact
-from tritone_serving.recommender.base_models import Member, open_base_models
-from tritone_serving.recommender.base_models.taste import open_taste
+from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
+from tritone_serving.recommender.base_models.taste import RemoteBaseModel, open_taste
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.messages import shown
-from tritone_serving.recommender.precomputed import PrecomputedRankings
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.ranking import Ranked, rank
+from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
@@ -66,7 +65,7 @@ class Recommender:
         self,
         artifact: Artifact,
         resolver: Resolver,
-        base_models: Mapping[str, Member],
+        base_models: Mapping[str, LocalBaseModel | RemoteBaseModel],
         on_base_model: OnBaseModel | None = None,
         *,
         min_friends: int = MIN_FRIENDS,
@@ -102,7 +101,10 @@ class Recommender:
                 f"{folder}: was made with another key than the one given, so no user would be known; "
                 f"give the key file that was used at training"
             )
-        base_models = {**open_base_models(artifact), **open_taste(artifact)}
+        base_models: dict[str, LocalBaseModel | RemoteBaseModel] = {
+            **open_base_models(artifact),
+            **open_taste(artifact),
+        }
         resolver = Resolver(artifact, key, min_friends=min_friends)
         return cls(artifact, resolver, base_models, on_base_model, min_friends=min_friends)
 

@@ -1,24 +1,47 @@
-"""Scores of a batch: every base model's, and the ensemble's of them.
+"""Score a batch with every base model, and combine the scores into those of the ensemble.
 
 Shapes: B requests, M base models, I items, T items that `taste_vae` knows (the first T).
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from tritone_serving.recommender.ab import arm_of
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models import Member
-from tritone_serving.recommender.base_models.taste import Taste, TasteInputs
+from tritone_serving.recommender.base_models import LocalBaseModel
+from tritone_serving.recommender.base_models.taste import RemoteBaseModel, TasteInputs
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
 from tritone_serving.recommender.requests import Floats, RecommendRequest
+
+DEFAULT_ARM: Final = "a"
+
+
+def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
+    """Draw an arm by the salted hash of the raw user id.
+
+    Args:
+        user: None gets the first arm: nobody can be told apart from nobody.
+        salt: another salt shuffles everybody anew.
+        shares: arm -> share of the users; they are divided by their sum.
+    """
+    names = list(shares)
+    if user is None or len(names) == 1:
+        return names[0]
+    digest = hashlib.sha256(f"{salt}\0{user}".encode("utf-8", "surrogatepass")).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64 * sum(shares.values())
+    for name in names:
+        point -= shares[name]
+        if point < 0:
+            return name
+    return names[-1]
+
 
 # Asks taste_vae for its scores (B, T), and calls the second argument once, before, after or meanwhile.
 RemoteScorer = Callable[[TasteInputs, Callable[[], None]], Floats]
@@ -52,7 +75,10 @@ class Scorer:
     """
 
     def __init__(
-        self, artifact: Artifact, base_models: Mapping[str, Member], on_base_model: OnBaseModel | None
+        self,
+        artifact: Artifact,
+        base_models: Mapping[str, LocalBaseModel | RemoteBaseModel],
+        on_base_model: OnBaseModel | None,
     ) -> None:
         manifest = artifact.manifest
         self.base_models = base_models
@@ -101,12 +127,12 @@ class Scorer:
     def _names(self, batch: Batch, taste: RemoteScorer | None) -> tuple[str, ...]:
         """Who will score a batch, `taste_vae` last."""
         asked = self._asked(batch, taste)
-        others = [name for name, base_model in self.base_models.items() if not isinstance(base_model, Taste)]
+        others = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
         return (*others, *([] if asked is None else [asked.name]))
 
-    def _asked(self, batch: Batch, taste: RemoteScorer | None) -> Taste | None:
+    def _asked(self, batch: Batch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
         """The base model that another model scores for, if it has anything to say."""
-        found = (base_model for base_model in self.base_models.values() if isinstance(base_model, Taste))
+        found = (base_model for base_model in self.base_models.values() if isinstance(base_model, RemoteBaseModel))
         return next((base_model for base_model in found if taste is not None and base_model.knows(batch).any()), None)
 
     def _score(self, batch: Batch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
@@ -116,7 +142,7 @@ class Scorer:
         def others() -> None:
             nonlocal done_s
             for name, base_model in self.base_models.items():
-                if not isinstance(base_model, Taste):
+                if not isinstance(base_model, RemoteBaseModel):
                     start_s = time.perf_counter()
                     scores = base_model.score(batch)
                     self._tell(name, start_s)

@@ -65,10 +65,7 @@ class StubScanner:
             if not folder.name.isdecimal() or (pid := int(folder.name)) in self._others:
                 continue
             stub = self._look_at(pid, folder)
-            if stub is None:
-                if pid not in self._known:
-                    self._others.add(pid)
-            else:
+            if stub is not None:
                 found[pid] = stub
         self._known = found
         return list(found.values())
@@ -76,7 +73,10 @@ class StubScanner:
     def _look_at(self, pid: int, folder: Path) -> Stub | None:
         try:
             fields = _stat(folder)
-            if int(fields[2]) != self._server_pid or fields[0] in "ZX":
+            if int(fields[2]) != self._server_pid:
+                self._others.add(pid)
+                return None
+            if fields[0] in "ZX":
                 return None
             known = self._known.get(pid)
             if known is not None:
@@ -84,8 +84,8 @@ class StubScanner:
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended while it was read
             return None
+        # The server itself, or a stub between fork and exec, which the next scan must look at again.
         if not arguments[0].endswith(_STUB) or len(arguments) <= _INSTANCE_ARGUMENT:
-            self._known.pop(pid, None)
             return None
         model = arguments[_INSTANCE_ARGUMENT].decode("utf-8", "replace").rsplit("_", 2)[0]
         return Stub(pid, model, fields[0])

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from tritone_cli.commands import resources as command
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 
 @pytest.fixture

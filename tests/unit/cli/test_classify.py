@@ -34,15 +34,11 @@ class Fake:
         if self.down:
             raise ConnectionFailedError("no connection to grpc://x:1: refused", status="UNAVAILABLE")
         if isinstance(request, ModelRequest):
+            labels = json.dumps({"probabilities": LABELS, "tags": ("guitar", "[bold]x")})
             outputs = {"probabilities": (-1, 2), "emotions": (-1, 9), "embedding": (-1, 256), "tags": (-1, 2)}
-            return ModelResponse(request.model, ("1",), {"audio": (-1, 66150)}, outputs, 32)
+            return ModelResponse(request.model, ("1",), {"audio": (-1, 66150)}, outputs, 32, {"labels": labels})
         assert isinstance(request, InferRequest)
         n = len(request.inputs["audio"])
-        names = {"probabilities": LABELS, "emotions": ("",) * 9, "tags": ("guitar", "[bold]x")}
-        if request.n_classes:
-            texts = {name: [f"0.5:{i}:{label}" for i, label in enumerate(names[name])] for name in request.outputs}
-            arrays = {name: np.array([values], object) for name, values in texts.items()}
-            return InferResponse(request.model, "1", request.request_id, arrays)
         rising = np.linspace(0, 0.9, n, dtype=np.float32)[:, None]
         values = {
             "probabilities": np.concatenate([1 - rising, rising], axis=1),

@@ -98,6 +98,7 @@ def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: l
     assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_precisions_are_measured_and_told(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path) -> None:
     kind = fixture_kind.kind(quality=fixture_kind.quality())
     for module in (registry, api):

@@ -11,8 +11,7 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_export.repository import versions
-from tritone_serving import admin
-from tritone_serving._exceptions import AdminApiError
+from tritone_serving import AdminApiError, admin
 from tritone_serving.security import admin_token
 
 GONE = models.user_id(3)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions.listening import files_of
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import KIND_OPTIONS, EvaluateRequest, ListeningFiles, TrainRequest
 from tritone_training.registry import get_kind, kind_names
 

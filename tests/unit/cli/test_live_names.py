@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tritone_export._exceptions import InvalidModelNameError
+from tritone_export import InvalidModelNameError
 from tritone_export.publishing import Live, publish_live, rollback
 
 

@@ -119,6 +119,7 @@ def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], 
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_crossvalidate(run_tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
     common = ("crossvalidate", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
     ended = run_tritone(*common, "--out", tmp_path / "folds")
@@ -133,6 +134,7 @@ def test_crossvalidate(run_tritone: Callable[..., Any], data: Path, tmp_path: Pa
     assert json.loads(again.stdout)["n"] == 12
 
 
+@pytest.mark.slow
 def test_tune(run_tritone: Callable[..., Any], data: Path, tmp_path: Path) -> None:
     common = ("tune", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1, "--out", tmp_path / "study")
     ended = run_tritone(*common, "--trials", 1)

@@ -35,6 +35,7 @@ def test_training_draws_its_report(run_tritone: Callable[..., Any], words: list[
     assert "valid: " in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_tuning_knows_the_log_and_says_how_to_go_on(
     run_tritone: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:

@@ -260,7 +260,7 @@ def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeWriters,
         (["sample", "-n", "0"], "n is 0"),
         (["sample", "--model", "music_vae", "--key", "C"], "knows no condition key"),
         (["predict", "none.mid"], "none.mid: does not exist"),
-        (["predict", "{tune}", "--model", "music_vae"], "is none that predicts"),
+        (["predict", "{tune}", "--model", "music_vae"], "cannot do this"),
     ],
 )
 def test_errors_are_one_message_and_exit_1(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
@@ -60,7 +61,12 @@ class FakeModel:
             if self.tags:
                 outputs["tags"] = (-1, len(self.tags))
             return ModelResponse(
-                request.model, ("1", self.version), {"audio": (-1, 66150)}, outputs, self.max_batch_size
+                request.model,
+                ("1", self.version),
+                {"audio": (-1, 66150)},
+                outputs,
+                self.max_batch_size,
+                {"labels": json.dumps({"probabilities": self.labels, "tags": self.tags})},
             )
         if isinstance(request, InferRequest):
             if self.heeds_versions and request.version not in (None, self.version):
@@ -82,9 +88,6 @@ class FakeModel:
             "embedding": np.eye(256)[np.arange(len(audio)) % 2],
         }
         outputs = {name: values[name].astype(np.float32) for name in request.outputs}
-        if request.n_classes:
-            names = {"probabilities": self.labels, "tags": self.tags, "emotions": ()}
-            outputs = {name: _classes(array[0], names[name]) for name, array in outputs.items()}
         return InferResponse(request.model, self.version, request.request_id, outputs)
 
     def close(self) -> None:
@@ -139,12 +142,6 @@ def connect(request: pytest.FixtureRequest, model: Any, as_async: Any) -> Any:
         if both.loop:
             both.loop.run_until_complete(both.loop.shutdown_default_executor())
             both.loop.close()
-
-
-def _classes(values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    order = np.argsort(-values)
-    texts = [f"{values[i]:.6f}:{i}" + (f":{names[i]}" if names else "") for i in order]
-    return np.array(texts, object)[None]
 
 
 def noise(seconds: float, rate_hz: int = 22_050, seed: int = 0, gain: float = 0.1) -> tuple[np.ndarray, int]:

@@ -97,6 +97,6 @@ def test_the_proxy_is_not_used_for_an_unreachable_server(proxy: Proxy, scheme: s
                 await music.server_ready(timeout_s=20)
 
         act = MusicClient(url, retries=0).server_ready if kind == "sync" else lambda: asyncio.run(main())
-        with pytest.raises(ConnectionFailedError, match="refused"):
+        with pytest.raises(ConnectionFailedError):
             act()
     assert not proxy.said

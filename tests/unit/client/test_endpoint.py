@@ -68,11 +68,11 @@ def test_what_cannot_go_with_a_request(options: dict[str, Any]) -> None:
 
 
 def test_tls_files(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="there is no file"):
+    with pytest.raises(InvalidInputError):
         make_endpoint("grpcs://x:1", ca_file=tmp_path / "none.pem")
-    with pytest.raises(InvalidInputError, match="belong together"):
+    with pytest.raises(InvalidInputError):
         make_endpoint("https://x:1", client_cert_file=__file__)
-    with pytest.raises(InvalidInputError, match="PEM"):
+    with pytest.raises(InvalidInputError):
         MusicClient("https://x:1", ca_file=__file__)
-    with pytest.raises(InvalidInputError, match="PEM"):
+    with pytest.raises(InvalidInputError):
         AsyncMusicClient("https://x:1", client_cert_file=__file__, client_key_file=__file__)

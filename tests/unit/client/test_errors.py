@@ -183,7 +183,7 @@ def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 def test_an_array_that_cannot_be_sent(url: str) -> None:
     request = InferRequest("m", "x", {"audio": np.array(["a"])}, ("y",))
     transport = make_transport(make_endpoint(url))
-    with pytest.raises(InvalidInputError, match="cannot be sent"):
+    with pytest.raises(InvalidInputError):
         transport.handle(request, timeout_s=1)
     transport.close()
 

@@ -48,29 +48,28 @@ def test_an_id_may_be_an_integer_and_nothing_may_be_found(connect: Any, model: F
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "says"),
+    ("arguments", "options"),
     [
-        (("",), {}, "query is empty; expected a title, an artist or an id"),
-        ((" \u00a0",), {}, "query is blank"),
-        (("\u200b\ufeff",), {}, "query is blank"),
-        (("\x00",), {}, "query is blank"),
-        (("x" * 10_000,), {}, "query has 10,000 bytes; expected at most 4,096"),
-        (("夜" * 2_000,), {}, "query has 6,000 bytes"),
-        ((None,), {}, "query is None"),
-        ((1.5,), {}, "query is 1.5"),
-        (("a",), {"by": "album"}, "by is 'album'; expected one of id, title, artist, or None"),
-        (("a",), {"limit": 0}, "limit is 0; expected a whole number from 1 to 10000"),
-        (("a",), {"limit": 10_001}, "limit is 10001"),
-        (("a",), {"offset": -1}, "offset is -1; expected a whole number from 0"),
-        (("a",), {"offset": 2**31}, "offset is 2147483648"),
-        (("a",), {"offset": 1.0}, "offset is 1.0"),
+        (("",), {}),
+        ((" \u00a0",), {}),
+        (("\u200b\ufeff",), {}),
+        (("\x00",), {}),
+        (("x" * 10_000,), {}),
+        (("夜" * 2_000,), {}),
+        ((None,), {}),
+        ((1.5,), {}),
+        (("a",), {"by": "album"}),
+        (("a",), {"limit": 0}),
+        (("a",), {"limit": 10_001}),
+        (("a",), {"offset": -1}),
+        (("a",), {"offset": 2**31}),
+        (("a",), {"offset": 1.0}),
     ],
 )
-def test_invalid_searches_are_refused(
-    connect: Any, model: FakeRecommender, arguments: Any, options: Any, says: str
-) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_invalid_searches_are_refused(connect: Any, model: FakeRecommender, arguments: Any, options: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
         connect()("find_tracks", *arguments, **options)
+    assert caught.value.argument == next(iter(options), "query")
     assert not model.requests
 
 
@@ -78,12 +77,12 @@ def test_what_the_server_refuses_is_an_error(
     connect: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A client of another release, which allows more than the model does.
-    monkeypatch.setattr("tritone.operations.recommend_options.N_RECOMMENDED_MAX", 20_000)
-    with pytest.raises(RequestRejectedError, match="k is 15000; expected"):
+    monkeypatch.setattr("tritone.operations.recommend.N_RECOMMENDED_MAX", 20_000)
+    with pytest.raises(RequestRejectedError):
         connect()("find_tracks", "Title 12", limit=15_000)
 
 
 def test_an_answer_without_its_parts_is_an_error(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("match")
-    with pytest.raises(ServerError, match="answered without 'match'; is it a recommender"):
+    with pytest.raises(ServerError):
         connect()("find_tracks", "Title 12")

@@ -236,7 +236,7 @@ def test_a_stream_is_not_shared_with_a_child(urls: list[str]) -> None:
 
 def test_request_ids_differ_between_processes(urls: list[str]) -> None:
     script = """
-    from tritone.model_cache import next_request_id
+    from tritone.flows import next_request_id
     ids = [next_request_id("x")]
     print(ids[0], flush=True)
     child(lambda: os.write(1, (next_request_id("x") + "\\n").encode()))

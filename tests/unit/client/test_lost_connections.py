@@ -83,16 +83,16 @@ def send(request: pytest.FixtureRequest, as_async: Callable[[Any], Any]) -> Send
         if not is_async:
             with MusicClient(transport=transport, retries=retries, timeout_s=20) as music:
                 if is_stream:
-                    (answer,) = music._stream_of(message, 20)
+                    (answer,) = music._stream_attempts(message, 20)
                     return answer
-                return music._answer(message, music._deadline(None))
+                return music._respond(message, music._deadline(None))
 
         async def main() -> Any:
             async with AsyncMusicClient(transport=transport, retries=retries, timeout_s=20) as music:
                 if is_stream:
-                    (answer,) = [each async for each in music._stream_of(message, 20)]
+                    (answer,) = [each async for each in music._stream_attempts(message, 20)]
                     return answer
-                return await music._answer(message, music._deadline(None))
+                return await music._respond(message, music._deadline(None))
 
         return asyncio.run(main())
 
@@ -165,7 +165,7 @@ def test_metadata_is_asked_for_as_often_as_before(message: Any) -> None:
 
     server = Lost()
     with MusicClient(transport=server, retries=3, timeout_s=20) as music, pytest.raises(ConnectionFailedError):
-        music._answer(message, music._deadline(None))
+        music._respond(message, music._deadline(None))
     assert server.n_asked == 4
 
 
@@ -316,9 +316,9 @@ def test_a_grpc_server_that_ends_with_the_request_counts(failure: Callable[..., 
 def test_one_request_ends_at_most_two_of_four_servers(dying: Any, message: Any) -> None:
     urls = [dying() for _ in range(4)]
     with MusicClient(urls, retries=5, timeout_s=20) as music:
-        call = music._stream_of(message, 20) if message is STREAM else None
+        call = music._stream_attempts(message, 20) if message is STREAM else None
         with pytest.raises(ConnectionFailedError) as caught:
-            next(call) if call is not None else music._answer(message, music._deadline(None))
+            next(call) if call is not None else music._respond(message, music._deadline(None))
     assert caught.value.n_lost == 2
     n_dead = sum(process.poll() is not None for process in dying.running)
     if n_dead < 2:  # the second one may still be on its way out

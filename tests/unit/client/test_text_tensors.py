@@ -169,6 +169,6 @@ def test_there_and_back(server: Any, ask: Any) -> None:
 def test_an_answer_that_is_no_text(server: Any, ask: Any) -> None:
     url, spoil = server
     spoil(lambda data: data.replace("Björk".encode(), b"Bj\xff\xffrk"))
-    with pytest.raises(ServerError, match="makes no sense") as caught:
+    with pytest.raises(ServerError) as caught:
         ask(url)
     assert (caught.value.model, caught.value.request_id) == ("recommender", "id-7")

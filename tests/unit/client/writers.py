@@ -87,19 +87,19 @@ def encoded(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
 
 def decoded(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """Exactly what was encoded; the first attribute transposes by whole tones, the noise moves nothing."""
-    lanes = np.rint(inputs["latent"]).clip(0, 89).astype(np.int64).reshape(-1, 32, 4)
+    voices = np.rint(inputs["latent"]).clip(0, 89).astype(np.int64).reshape(-1, 32, 4)
     moved = np.rint(2 * inputs["attributes"][:, :1, None]).astype(np.int64)
-    return {"lanes": np.where(lanes >= 2, (lanes + moved).clip(2, 89), lanes)}
+    return {"lanes": np.where(voices >= 2, (voices + moved).clip(2, 89), voices)}
 
 
 def dreamt(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    """Its conditions as the first strikes of lane 0, its latent noise as those of lane 1, its noise in lane 2."""
-    lanes = np.zeros((len(inputs["key"]), 32, 4), np.int64)
+    """Its conditions as the first strikes of voice 0, its latent noise as those of voice 1, its noise in voice 2."""
+    voices = np.zeros((len(inputs["key"]), 32, 4), np.int64)
     for step, name in enumerate(("key", "mode", "density", "truncation", "temperature")):
-        lanes[:, step, 0] = 10 + np.rint(inputs[name][:, 0])
-    lanes[:, :G, 1] = 2 + (inputs["latent_noise"] * 88).astype(int)
-    lanes[:, :, 2] = 2 + (inputs["noise"][:, :, 0] * 88).astype(int)
-    return {"lanes": lanes}
+        voices[:, step, 0] = 10 + np.rint(inputs[name][:, 0])
+    voices[:, :G, 1] = 2 + (inputs["latent_noise"] * 88).astype(int)
+    voices[:, :, 2] = 2 + (inputs["noise"][:, :, 0] * 88).astype(int)
+    return {"lanes": voices}
 
 
 @dataclass
@@ -120,8 +120,8 @@ class FakeWriters:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        frames, nll, lanes = (-1, -1, 88), (-1, -1), (-1, 32, 4)
-        decoder = {"latent": (-1, Z), "attributes": (-1, 3), "noise": lanes, **CHOICE}
+        frames, nll, voices = (-1, -1, 88), (-1, -1), (-1, 32, 4)
+        decoder = {"latent": (-1, Z), "attributes": (-1, 3), "noise": voices, **CHOICE}
         gan = {"latent_noise": (-1, G), **dict.fromkeys(("truncation", "key", "mode", "density"), (-1, 1))}
         both = {"frames": frames, "nll": nll}
         self.models: dict[str, tuple[Any, Any, Any]] = {
@@ -129,9 +129,9 @@ class FakeWriters:
             "composer": (WRITING, {**both, "first_frame": (-1, 1)}, written),
             "polyphony_rnn": ({"frames": frames}, {"nll": nll, "probabilities": frames}, scored),
             "polyphony_rnn_sampler": ({"prompt": frames, "noise": frames, **CHOICE}, {"frames": frames}, sampled),
-            "music_vae": ({"lanes": lanes}, {"mean": (-1, Z), "log_variance": (-1, Z)}, encoded),
-            "music_vae_decoder": (decoder, {"lanes": lanes}, decoded),
-            "music_gan": ({**gan, "noise": lanes, **CHOICE}, {"lanes": lanes}, dreamt),
+            "music_vae": ({"lanes": voices}, {"mean": (-1, Z), "log_variance": (-1, Z)}, encoded),
+            "music_vae_decoder": (decoder, {"lanes": voices}, decoded),
+            "music_gan": ({**gan, "noise": voices, **CHOICE}, {"lanes": voices}, dreamt),
         }
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:

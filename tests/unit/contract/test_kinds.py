@@ -20,6 +20,7 @@ from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
 from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
+from tritone_export.models import read_label_files
 from tritone_export.tuned import TUNED_FILENAME, untuned
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration
@@ -109,7 +110,12 @@ def test_example_inputs_are_as_declared_and_reproducible(kind: ModelKind) -> Non
 
 @pytest.mark.parametrize("file", CONFIG_FILES)
 def test_the_committed_configs_are_current(kind: ModelKind, file: str) -> None:
-    served = {declaration.name: config_files(declaration) for declaration in kind.declarations}
+    served = {
+        declaration.name: config_files(
+            declaration, label_files=read_label_files(declaration, COMMITTED / declaration.name)
+        )
+        for declaration in kind.declarations
+    }
     for ensemble in kind.ensembles:
         served[ensemble.name] = ensemble_configs(ensemble)
         if POOLING_MODEL in {step.model for step in ensemble.steps}:
@@ -171,7 +177,7 @@ def test_what_is_trained_serves_under_the_committed_config(exported: Exported) -
         assert exportable.declaration.parameters.keys() >= declaration.parameters.keys()
         for file in CONFIG_FILES:
             written = (exported.repository / result.model / file).read_text(encoding="utf-8")
-            assert written == config_files(exportable.declaration)[file]
+            assert written == config_files(exportable.declaration, label_files=exportable.label_files)[file]
         assert write_configs(exportable.declaration, exported.repository) == []
 
 

@@ -18,7 +18,7 @@ import soundfile
 from tests.unit.client.conftest import FakeModel
 
 from tritone import InferRequest, InvalidInputError, MusicClient
-from tritone.model_cache import check_model_name as check_in_client
+from tritone.flows import check_model_name as check_in_client
 from tritone_cli.main import build_app
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
@@ -27,7 +27,7 @@ from tritone_export.repository import versions
 from tritone_serving import ModelRepositoryError
 from tritone_serving.recommender import artifact
 from tritone_serving.recommender._exceptions import ArtifactError
-from tritone_serving.recommender_keys import key_path
+from tritone_serving.recommender.pseudonyms import key_path
 from tritone_serving.repository.folders import servable_models
 
 ROOT = Path(__file__).parents[3]

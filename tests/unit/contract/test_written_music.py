@@ -21,18 +21,18 @@ from tritone import (
     StreamRequest,
     constants,
 )
-from tritone.generation_models import (
+from tritone.messages import DTYPES
+from tritone.model_cache import (
     COMPOSER,
     DECODER,
-    DREAMER,
     ENCODER,
+    GENERATOR,
     ROLES,
     SAMPLER,
     SCORER,
     STREAMER,
     Role,
 )
-from tritone.messages import DTYPES
 from tritone_training.declaration import Declaration
 from tritone_training.registry import get_kind, kind_names
 
@@ -113,7 +113,7 @@ class Declared:
         ("composer", STREAMER),
         ("music_vae", ENCODER),
         ("music_vae_decoder", DECODER),
-        ("music_gan", DREAMER),
+        ("music_gan", GENERATOR),
     ],
 )
 def test_every_declaration_plays_its_role_and_no_other(

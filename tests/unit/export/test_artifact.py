@@ -40,8 +40,8 @@ from tritone_serving.recommender import (
 )
 from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.base_models import open_base_models
+from tritone_serving.recommender.pseudonyms import find_key, key_folder, key_path
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender_keys import find_key, key_folder, key_path
 
 
 @pytest.fixture(autouse=True)

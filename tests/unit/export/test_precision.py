@@ -29,7 +29,7 @@ from tritone_export import (
 )
 from tritone_export.precision import reduce_graph, to_half, to_int8
 from tritone_serving import ServerOptions, TritonServer
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import Companion, EvaluateRequest
 from tritone_training.kinds.polyphony_rnn.declaration import SAMPLER
 from tritone_training.quality import Quality, recorded_data

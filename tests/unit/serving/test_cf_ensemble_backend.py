@@ -211,7 +211,7 @@ def nothing() -> None:
 def test_the_others_score_while_taste_is_asked(cf_ensemble: Any) -> None:
     triton = FakeTriton(np.ones((2, 4), np.float32))
     triton.release.clear()
-    taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
     # The answer comes only after the others: had they to wait for it, it would never come.
     assert taste.ask(INPUTS, triton.release.set).shape == (2, 4)
     assert triton.asked[0]["model_name"] == "taste_vae"
@@ -223,7 +223,7 @@ def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
         raise ZeroDivisionError
 
     for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
-        taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+        taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
         with pytest.raises(ZeroDivisionError):
             taste.ask(INPUTS, fail)
         taste.close()
@@ -239,7 +239,7 @@ def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
     ],
 )
 def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: FakeTriton, says: str) -> None:
-    taste = cf_ensemble.taste.Taste(triton, "taste_vae", 4)
+    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
     with pytest.raises(cf_ensemble.taste.TasteError, match=says):
         taste.ask(INPUTS, nothing)
     taste.close()
@@ -247,7 +247,7 @@ def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: F
 
 def test_after_a_failure_taste_is_left_alone_for_a_while(cf_ensemble: Any) -> None:
     now = [100.0]
-    taste = cf_ensemble.taste.Taste(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
+    taste = cf_ensemble.taste.RemoteModel(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
     assert not taste.is_paused
     taste.pause()
     assert taste.is_paused

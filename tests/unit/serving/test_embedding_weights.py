@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tritone_serving.embedding_weights import EmbeddingWeights
+from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 
 ITEMS, OTHER = "ab" * 32, "cd" * 32
 EMBEDDED_BY = {"kind": "genre_cnn", "weights_sha256": ITEMS}

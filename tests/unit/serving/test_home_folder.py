@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tritone import MusicClient, TritoneError
 from tritone_cli.main import build_app
 from tritone_serving import OptionsError, ServerOptions, TritonServer
-from tritone_serving.recommender_keys import find_key, key_folder
+from tritone_serving.recommender.pseudonyms import find_key, key_folder
 from tritone_serving.security.admin_token import make_state_folder, state_folder
 from tritone_serving.security.service_key import SERVICE_KEY_VARIABLE, service_key_environment
 from tritone_training.catalogue import cache_folder

@@ -25,8 +25,8 @@ from tritone_serving.recommender import (
     read_key,
     reasons,
 )
-from tritone_serving.recommender.ab import arm_of
 from tritone_serving.recommender.ensemble import SEGMENTS, Ensemble, log_scaled
+from tritone_serving.recommender.scorer import arm_of
 
 
 @pytest.fixture(scope="module")

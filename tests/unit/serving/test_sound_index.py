@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritone_serving.recommender import SimilarItem
-from tritone_serving.sound_index import FILENAME, LEAST_ITEMS, build_index, open_index
+from tritone_serving.recommender.sound_index import FILENAME, LEAST_ITEMS, build_index, open_index
 
 N_ITEMS = LEAST_ITEMS + 1_000
 
@@ -66,7 +66,7 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         item_ids=[str(place) for place in range(N_ITEMS)],
         similar=similar,
     )
-    alike = cf_ensemble.alike.Alike(recommender)
+    alike = cf_ensemble.answers.Alike(recommender)
     similarity = cf_ensemble.questions.SimilarRequest
     found = alike.similar(similarity("3", None, "sound", 5))
     cosines = sounds @ sounds[3]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 
 SIZES: dict[str, Any] = {
     "width": 16,
@@ -60,7 +60,7 @@ def chords(n_frames: int, *, seed: int, n_notes: int = 4) -> npt.NDArray[np.uint
 
 @dataclass(frozen=True)
 class Asked:
-    """What a Writer takes, in its order."""
+    """What a PieceGenerator takes, in its order."""
 
     given: Tensor
     given_mode: Tensor
@@ -105,6 +105,6 @@ def ask(n_batch: int, n_frames: int, *, seed: int, mode: str = "mixed", temperat
         torch.from_numpy(random.integers(0, 4, n_batch)),
         torch.from_numpy(random.random((n_batch, n_frames, MAX_NOTES), np.float32)),
         torch.from_numpy(heat.astype(np.float32)),
-        torch.from_numpy(random.integers(2, N_WORDS + 1, n_batch)),
+        torch.from_numpy(random.integers(2, N_TOKENS + 1, n_batch)),
         torch.from_numpy(random.uniform(0.5, 1.0, n_batch).astype(np.float32)),
     )

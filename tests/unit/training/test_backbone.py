@@ -9,7 +9,7 @@ import torch
 from tests.unit.training import sounds
 
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
-from tritone_training._exceptions import PretrainedWeightsError
+from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.genre_cnn.frontend import MUSICNN_MEL, MelSettings, MusicnnFeatures, mel_filters
 from tritone_training.pretrained.musicnn import Musicnn

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tritone_training._exceptions import DataError
 from tritone_training.catalogue import COLLECTIONS, Catalogue, load_catalogue
 from tritone_training.catalogue.build import find_corpus, locked
+from tritone_training.exceptions import DataError
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ import soundfile
 import symusic
 
 from tritone.music import render as render_module
-from tritone_training._exceptions import DataError, MissingExtraError
 from tritone_training.catalogue import audio as audio_module
 from tritone_training.catalogue import render, write_audio
+from tritone_training.exceptions import DataError, MissingExtraError
 
 RATE_HZ = 22_050
 

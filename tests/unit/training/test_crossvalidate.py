@@ -22,7 +22,7 @@ def result(kind: ModelKind, manifest: Path, tmp_path_factory: pytest.TempPathFac
     return dict(kind.crossvalidate(request))
 
 
-def test_every_recording_is_judged_once(result: dict[str, Any]) -> None:
+def test_every_recording_is_evaluated_once(result: dict[str, Any]) -> None:
     assert [fold["fold"] for fold in result["folds"]] == [0, 1, 2, 3]
     assert result["n"] == result["pooled"]["n"] == sum(fold["n"] for fold in result["folds"]) == 2 * N_EACH
     assert np.sum(result["pooled"]["confusion_matrix"]) == 2 * N_EACH
@@ -44,7 +44,7 @@ def test_mean_and_spread_are_over_the_folds(result: dict[str, Any]) -> None:
     assert result["emotion_correlation"] == result["pooled"]["emotion_correlation"]
 
 
-def test_what_is_saved_of_a_fold_answers_as_it_was_judged(
+def test_the_checkpoint_of_a_fold_reproduces_its_evaluation(
     kind: ModelKind, result: dict[str, Any], manifest: Path
 ) -> None:
     asked = EvaluateRequest(checkpoint=Path(result["out"]) / "fold-2", data=manifest, fold=2, progress=False)

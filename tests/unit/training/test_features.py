@@ -161,7 +161,7 @@ def test_long_recordings_are_kept_in_stretches_from_all_over(tmp_path: Path, mon
     # A ramp in steps says of each kept sample where it came from.
     ramp = np.repeat(np.linspace(0.1, 0.9, 40), SAMPLE_RATE_HZ).astype(np.float32)
     path = sounds.write(tmp_path / "long.wav", ramp, subtype="FLOAT")
-    heard = features_module._heard(recording(path))
+    heard = features_module.read_samples(recording(path))
     assert heard.samples.size == 8 * SAMPLE_RATE_HZ
     seconds = np.unique(np.searchsorted(np.linspace(0.1, 0.9, 40), heard.samples - 1e-4))
     assert seconds.min() == 0
@@ -181,7 +181,7 @@ def test_half_an_hour_is_read_in_bounded_memory(tmp_path: Path) -> None:
             file.write(minute * (0.5 + index / 60))
     tracemalloc.start()
     try:
-        heard = features_module._heard(recording(path))
+        heard = features_module.read_samples(recording(path))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tritone_training.generation import NEVER, Choice, choose, open_above, unrolled_or_loop
+from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop
 
 
-def choice(*, temperature: float = 1.0, top_k: int = 100, top_p: float = 1.0, n_choices: int = 4) -> Choice:
-    return Choice.of(
+def choice(*, temperature: float = 1.0, top_k: int = 100, top_p: float = 1.0, n_choices: int = 4) -> SamplingFilter:
+    return SamplingFilter.of(
         temperature=torch.tensor([temperature]),
         top_k=torch.tensor([top_k]),
         top_p=torch.tensor([top_p]),
@@ -17,7 +17,7 @@ def choice(*, temperature: float = 1.0, top_k: int = 100, top_p: float = 1.0, n_
     )
 
 
-def chosen(shares: list[float], noise: float, how: Choice) -> int:
+def chosen(shares: list[float], noise: float, how: SamplingFilter) -> int:
     logits = torch.tensor([shares]).log().clamp_min(NEVER)
     return int(choose(logits, open_above(torch.tensor([[noise]])), how))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import (
     CleaningRules,
     Columns,
@@ -21,6 +20,7 @@ from tritone_training.data.interactions import (
     split_log,
 )
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedItem, simulate
+from tritone_training.exceptions import DataError
 from tritone_training.kind import ListeningFiles, TrainRequest
 
 ROWS = [("ann", "a b", 3), ("ann", "c", 1), ("bob", "c", 2), ("bob", "d", 5)]

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 from tritone_cli.console import print_listening_report
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import (
     Columns,
     load_friends,
@@ -25,6 +24,7 @@ from tritone_training.data.interactions import (
     load_tags,
 )
 from tritone_training.data.interactions.log import Log
+from tritone_training.exceptions import DataError
 from tritone_training.kind import ListeningFiles, TrainRequest
 from tritone_training.kinds.recommender import audio
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 from tritone_serving.recommender.artifact import text_arrays
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import (
     Columns,
     load_friends,
@@ -24,6 +23,7 @@ from tritone_training.data.interactions import (
 )
 from tritone_training.data.interactions.log import Log
 from tritone_training.data.tables import open_table
+from tritone_training.exceptions import DataError
 from tritone_training.kind import ListeningFiles, TrainRequest
 
 

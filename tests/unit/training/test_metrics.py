@@ -101,5 +101,5 @@ def test_a_constant_correlates_with_nothing_even_when_rounding_moves_it() -> Non
         (np.full((1, 9), 0.5), np.full((1, 9), 0.5)),  # one track correlates with nothing
     ],
 )
-def test_emotions_that_cannot_be_judged(predicted: sounds.Array, wanted: sounds.Array) -> None:
+def test_emotions_that_cannot_be_evaluated(predicted: sounds.Array, wanted: sounds.Array) -> None:
     assert emotion_metrics(predicted, wanted) == {"emotion_correlation": None, "emotion_correlation_mean": None}

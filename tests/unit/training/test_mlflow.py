@@ -12,8 +12,8 @@ import pytest
 from tests.unit.training.small_data import write_scores
 
 from tritone_training import train
-from tritone_training._exceptions import MissingExtraError
 from tritone_training.api import TrainingError
+from tritone_training.exceptions import MissingExtraError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tritone_training.kinds.music_transformer import KIND
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD, NEXT, STATE, chunk_graph
 from tritone_training.kinds.music_transformer.export import chunk_inputs, default_chunk_inputs, describe
-from tritone_training.kinds.music_transformer.generator import Writer
+from tritone_training.kinds.music_transformer.generator import PieceGenerator
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 
 pytestmark = pytest.mark.slow  # torch takes its time to trace a loop within a loop
@@ -77,7 +77,7 @@ def test_200_seeds_give_the_same_notes_in_pytorch_and_in_the_graph_alone_and_amo
     exported: Exported,
 ) -> None:
     asked = ask(N_SEEDS, 10, seed=21)  # each with a task, style, meter and choice of its own
-    expected, nats = asked.write(Writer(exported.made))
+    expected, nats = asked.write(PieceGenerator(exported.made))
     for start in range(0, N_SEEDS, 40):
         rows = range(start, start + 40)
         frames, nll = run(exported, asked.rows(*rows), [])
@@ -89,7 +89,7 @@ def test_200_seeds_give_the_same_notes_in_pytorch_and_in_the_graph_alone_and_amo
 
 def test_chunks_of_the_graph_are_the_whole(exported: Exported) -> None:
     asked = ask(8, 40, seed=22)  # longer than the windows
-    expected, _ = asked.write(Writer(exported.made))
+    expected, _ = asked.write(PieceGenerator(exported.made))
     for cuts in ([], [1], [4, 20, 21], [16, 32]):
         np.testing.assert_array_equal(run(exported, asked, cuts)[0], expected)
 
@@ -104,7 +104,7 @@ def test_one_frame_of_zeros_is_survived(exported: Exported) -> None:
     assert np.isfinite(nll).all()
 
 
-def test_the_wire_is_what_clients_and_backends_were_told() -> None:
+def test_the_declared_tensors_match_the_wire_contract() -> None:
     assert {tensor.name: len(tensor.axes) for tensor in KIND.declaration.inputs} == {
         "given": 2, "given_mode": 1, "meter": 1, "style": 0, "noise": 2, "temperature": 0, "top_k": 0, "top_p": 0,
     }  # fmt: skip

@@ -12,10 +12,10 @@ from torch import Tensor
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
 from tritone_training.kinds.music_transformer.attention import mix, window_weights
-from tritone_training.kinds.music_transformer.dataset import Batch, Stretch, collate, whole
+from tritone_training.kinds.music_transformer.dataset import Batch, PieceSegment, collate, whole
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.module import frame_nll
-from tritone_training.kinds.music_transformer.network import MusicTransformer, Reader, highest
+from tritone_training.kinds.music_transformer.network import LookAheadEncoder, MusicTransformer, highest
 from tritone_training.kinds.music_transformer.notes import BEGIN, NEVER, multi_hot
 
 
@@ -23,8 +23,8 @@ def piece(n_frames: int, *, seed: int = 0) -> ScorePiece:
     return ScorePiece("a", chords(n_frames, seed=seed), "train", "folk", (4, 1))
 
 
-def nll(made: MusicTransformer, *stretches: Stretch) -> list[Tensor]:
-    batch = collate(stretches)
+def nll(made: MusicTransformer, *segments: PieceSegment) -> list[Tensor]:
+    batch = collate(segments)
     return list(torch.split(frame_nll(made, batch), batch.counted.sum(1).tolist()))
 
 
@@ -45,7 +45,7 @@ def test_attention_in_blocks_is_attention_in_a_window(n_frames: int, nearest: in
             torch.testing.assert_close(found[:, head, t], expected)
 
 
-def test_a_frame_is_judged_by_the_past_alone() -> None:
+def test_the_likelihood_of_a_frame_depends_on_the_past_alone() -> None:
     made, before = network(n_layers=2), whole(piece(30), (), onsets=True)
     changed = before.frames.copy()
     changed[20, 70] = 2
@@ -82,7 +82,7 @@ def test_a_stretch_in_the_middle_knows_the_frames_before_it_and_the_beat() -> No
 
 
 @pytest.mark.parametrize("what", ["meter", "style", "n_before"])
-def test_what_is_told_matters(what: str) -> None:
+def test_meter_and_style_change_the_likelihood(what: str) -> None:
     made = network()
     batch = collate([whole(piece(12), ("folk",), onsets=True)])
     other = {"meter": torch.tensor([[3, 0]]), "style": torch.tensor([0]), "n_before": torch.tensor([1])}[what]
@@ -118,7 +118,7 @@ def test_the_likelihood_counts_every_note_of_a_crowded_frame() -> None:
     frames = np.full((3, N_PITCHES), 2, np.uint8)
     crowded = replace(whole(piece(3), (), onsets=True), frames=frames)
     (answer,) = nll(made, crowded)
-    # 88 notes and an END: fewer words would cost less, each more than nothing.
+    # 88 notes and an END: fewer tokens would cost less, each more than nothing.
     assert answer.min() > 88 * 0.01
     (silent,) = nll(made, replace(crowded, frames=np.zeros_like(frames)))
     assert torch.isfinite(silent).all()
@@ -126,9 +126,9 @@ def test_the_likelihood_counts_every_note_of_a_crowded_frame() -> None:
 
 def test_without_onsets_no_note_is_held_on() -> None:
     made = network(onsets=False)
-    stretch = whole(piece(20), (), onsets=False)
-    assert set(np.unique(stretch.frames)) == {0, 2}
-    (answer,) = nll(made, stretch)
+    segment = whole(piece(20), (), onsets=False)
+    assert set(np.unique(segment.frames)) == {0, 2}
+    (answer,) = nll(made, segment)
     assert torch.isfinite(answer).all()
     assert answer.max() < 1e3  # a forbidden word would cost a billion
 
@@ -137,7 +137,7 @@ def test_without_onsets_no_note_is_held_on() -> None:
 
 
 def test_the_reader_sees_nothing_where_nothing_is_given_and_nothing_behind_its_look_ahead() -> None:
-    reader = Reader(width=8, reader_width=8, dropout=0.0).eval()
+    reader = LookAheadEncoder(width=8, reader_width=8, dropout=0.0).eval()
     n_frames = 10
     whole_notes, top = torch.zeros(2, 1, n_frames + LOOK_AHEAD, 2 * N_PITCHES)
     is_given = torch.zeros(1, n_frames + LOOK_AHEAD)
@@ -153,28 +153,28 @@ def test_the_reader_sees_nothing_where_nothing_is_given_and_nothing_behind_its_l
     assert answer[0, -1].abs().sum() > 0
 
 
-def with_mode(stretch: Stretch, mode: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Batch:
-    batch = collate([replace(stretch, mode=mode)])
+def with_mode(segment: PieceSegment, mode: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Batch:
+    batch = collate([replace(segment, mode=mode)])
     return batch._replace(counted=torch.ones_like(batch.counted))
 
 
 def test_a_prompt_is_the_past_and_a_goal_is_the_future() -> None:
-    made, stretch = network(), whole(piece(20), ("folk",), onsets=True)
-    free = frame_nll(made, collate([stretch]))
+    made, segment = network(), whole(piece(20), ("folk",), onsets=True)
+    free = frame_nll(made, collate([segment]))
     mode = np.zeros(20, np.uint8)
     mode[:8] = 1
-    assert torch.equal(frame_nll(made, with_mode(stretch, mode)), free)
+    assert torch.equal(frame_nll(made, with_mode(segment, mode)), free)
     mode[15:] = 1
-    towards = frame_nll(made, with_mode(stretch, mode))
+    towards = frame_nll(made, with_mode(segment, mode))
     assert (towards[:14] - free[:14]).abs().min() > 1e-5
 
 
 def test_a_given_highest_note_costs_nothing_and_is_heeded() -> None:
-    made, stretch = network(), whole(piece(20), ("folk",), onsets=True)
-    free = frame_nll(made, collate([stretch]))
-    given = frame_nll(made, with_mode(stretch, np.full(20, 2, np.uint8)))
+    made, segment = network(), whole(piece(20), ("folk",), onsets=True)
+    free = frame_nll(made, collate([segment]))
+    given = frame_nll(made, with_mode(segment, np.full(20, 2, np.uint8)))
     assert torch.isfinite(given).all()
-    silent = torch.from_numpy((stretch.frames == 0).all(1))
+    silent = torch.from_numpy((segment.frames == 0).all(1))
     assert torch.equal(given[silent], torch.zeros(int(silent.sum())))  # END is all there is, and it is given
     assert (given[~silent] - free[~silent]).abs().min() > 1e-5
 

@@ -14,15 +14,15 @@ from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
     HELD,
-    N_WORDS,
+    N_TOKENS,
     PADDING,
     STRUCK,
     may_follow,
     multi_hot,
     notes_of,
-    pitch_of_word,
+    pitch_of_token,
     readable,
-    words_of,
+    tokens_of,
 )
 
 
@@ -30,7 +30,7 @@ def test_frames_are_spelled_from_the_highest_note_down() -> None:
     frames = np.zeros((3, N_PITCHES), np.uint8)
     frames[0, [5, 40]] = STRUCK_VALUE
     frames[2, [87, 0, 30]] = STRUCK_VALUE, STRUCK_VALUE, HELD_VALUE
-    assert words_of(frames).tolist() == [
+    assert tokens_of(frames).tolist() == [
         [STRUCK + 40, STRUCK + 5, END, PADDING],
         [END, PADDING, PADDING, PADDING],
         [STRUCK + 87, HELD + 30, STRUCK, END],
@@ -38,16 +38,16 @@ def test_frames_are_spelled_from_the_highest_note_down() -> None:
 
 
 def test_no_frame_at_all_has_no_words() -> None:
-    assert words_of(np.zeros((0, N_PITCHES), np.uint8)).shape == (0, 1)
+    assert tokens_of(np.zeros((0, N_PITCHES), np.uint8)).shape == (0, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_words_spell_every_note_of_a_frame_however_many(seed: int) -> None:
     frames = np.random.default_rng(seed).integers(0, 3, (7, N_PITCHES)).astype(np.uint8)
-    words = words_of(frames)
-    assert words.shape == (7, (frames > 0).sum(1).max() + 1)
-    assert ((words == END).sum(1) == 1).all()
-    torch.testing.assert_close(notes_of(torch.from_numpy(words)), multi_hot(torch.from_numpy(frames)))
+    tokens = tokens_of(frames)
+    assert tokens.shape == (7, (frames > 0).sum(1).max() + 1)
+    assert ((tokens == END).sum(1) == 1).all()
+    torch.testing.assert_close(notes_of(torch.from_numpy(tokens)), multi_hot(torch.from_numpy(frames)))
 
 
 def test_nothing_is_held_on_from_silence() -> None:
@@ -62,7 +62,7 @@ def test_nothing_is_held_on_from_silence() -> None:
 
 
 def test_the_grammar_lets_every_real_frame_through_and_nothing_else() -> None:
-    follow, pitch = may_follow(), pitch_of_word()
+    follow, pitch = may_follow(), pitch_of_token()
     for word in range(BEGIN + 1):
         allowed = set(torch.nonzero(follow[word])[:, 0].tolist())
         if word == END:
@@ -70,7 +70,7 @@ def test_the_grammar_lets_every_real_frame_through_and_nothing_else() -> None:
             continue
         below = range(N_PITCHES) if word == BEGIN else range(int(pitch[word]))
         assert allowed == {END, *(STRUCK + p for p in below), *(HELD + p for p in below)}
-    for words in words_of(chords(20, seed=3)).tolist():
-        spelled = [BEGIN, *(word for word in words if word != PADDING)]
+    for tokens in tokens_of(chords(20, seed=3)).tolist():
+        spelled = [BEGIN, *(word for word in tokens if word != PADDING)]
         assert all(follow[a, b] for a, b in pairwise(spelled))
-    assert follow.shape == (N_WORDS + 1, N_WORDS)
+    assert follow.shape == (N_TOKENS + 1, N_TOKENS)

@@ -10,9 +10,9 @@ import torch
 from tests.unit.training.music_transformer_pieces import Asked, ask, network
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
-from tritone_training.kinds.music_transformer.dataset import Stretch, collate
+from tritone_training.kinds.music_transformer.dataset import PieceSegment, collate
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.generator import ChunkWriter, Writer, beginning
+from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator, initial_state
 from tritone_training.kinds.music_transformer.module import frame_nll
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.notes import MAX_NOTES, readable
@@ -31,7 +31,7 @@ def test_what_is_written_keeps_the_grammar(temperature: float, onsets: bool) -> 
     made = network(onsets=onsets, seed=int(10 * temperature))
     asked = ask(6, 24, seed=1, mode="compose", temperature=temperature)
     asked = dataclasses.replace(asked, top_k=torch.full((6,), 177), top_p=torch.ones(6))
-    frames, nll = asked.write(Writer(made))
+    frames, nll = asked.write(PieceGenerator(made))
     assert set(np.unique(frames)) <= {0, HELD, STRUCK}
     assert (frames > 0).sum(2).max() <= MAX_NOTES
     assert ((frames == HELD) <= sounded_before(frames)).all()
@@ -43,7 +43,7 @@ def test_what_is_written_keeps_the_grammar(temperature: float, onsets: bool) -> 
 
 
 def test_pieces_are_written_differently() -> None:
-    frames, _ = ask(4, 20, seed=2, mode="compose", temperature=1.0).write(Writer(network()))
+    frames, _ = ask(4, 20, seed=2, mode="compose", temperature=1.0).write(PieceGenerator(network()))
     assert len({row.tobytes() for row in frames}) == 4
 
 
@@ -54,7 +54,7 @@ def teacher_forced(made: MusicTransformer, asked: Asked, frames: Frames) -> npt.
         meter = tuple(int(number) for number in asked.meter[row])
         mode = asked.given_mode[row].numpy()
         shown = readable(piece, onsets=made.onsets)
-        batch = collate([Stretch(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode)])
+        batch = collate([PieceSegment(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode)])
         given = torch.nn.functional.pad(asked.given[row : row + 1], (0, 0, 0, LOOK_AHEAD))
         answers.append(frame_nll(made, batch._replace(given=given, counted=torch.ones_like(batch.counted))))
     return torch.stack(answers).numpy()
@@ -66,7 +66,7 @@ def test_frame_by_frame_is_as_likely_as_all_at_once(n_layers: int, onsets: bool)
     # Longer than both windows, so the rings have gone round; with every kind of task.
     made = network(n_layers=n_layers, onsets=onsets)
     asked = ask(8, 24, seed=3)
-    frames, nll = asked.write(Writer(made))
+    frames, nll = asked.write(PieceGenerator(made))
     expected = teacher_forced(made, asked, frames)
     # Where all eight places are taken by what is given, more notes may have been given.
     crowded = (frames > 0).sum(2) > MAX_NOTES
@@ -78,7 +78,7 @@ def test_harmonising_keeps_the_melody_and_its_rests() -> None:
     made = network()
     asked = ask(5, 40, seed=4, mode="harmonise", temperature=5.0)
     given = asked.given.numpy()
-    frames, _ = asked.write(Writer(made))
+    frames, _ = asked.write(PieceGenerator(made))
     melody = np.where((given > 0).any(2), N_PITCHES - 1 - (given > 0)[:, :, ::-1].argmax(2), -1)
     written = np.where((frames > 0).any(2), N_PITCHES - 1 - (frames > 0)[:, :, ::-1].argmax(2), -1)
     np.testing.assert_array_equal(written, melody)
@@ -97,7 +97,7 @@ def test_filling_a_gap_keeps_the_surroundings_bit_by_bit() -> None:
     asked = ask(4, 40, seed=5, mode="infill", temperature=5.0)
     # A grid may hold a note on from nothing where the gap ends, and more notes than are ever written.
     asked.given[0, 30, :20] = HELD
-    frames, nll = asked.write(Writer(network()))
+    frames, nll = asked.write(PieceGenerator(network()))
     kept = (asked.given_mode == 1).numpy()
     np.testing.assert_array_equal(frames[kept], asked.given.numpy()[kept])
     assert np.isfinite(nll).all()
@@ -110,7 +110,7 @@ def test_what_is_given_later_is_heeded_now(mode: str) -> None:
     other = dataclasses.replace(asked, given=asked.given.clone())
     other.given[0, 20] = 0
     other.given[0, 20, 60] = STRUCK
-    writer = Writer(network())
+    writer = PieceGenerator(network())
     assert (asked.write(writer)[1][:, :20] != other.write(writer)[1][:, :20]).any()
 
 
@@ -118,12 +118,12 @@ def in_chunks(made: MusicTransformer, asked: Asked, cuts: Sequence[int]) -> tupl
     """The piece, chunk by chunk, as a backend drives the stateful graph."""
     given = torch.nn.functional.pad(asked.given, (0, 0, 0, LOOK_AHEAD))
     mode = torch.nn.functional.pad(asked.given_mode, (0, LOOK_AHEAD))
-    state = beginning(made, len(given))
+    state = initial_state(made, len(given))
     frames, nll = [], []
     for start, stop in zip([0, *cuts], [*cuts, asked.noise.shape[1]], strict=True):
         span = slice(start, stop + LOOK_AHEAD)
         asking = (asked.meter, asked.style, asked.noise[:, start:stop], *asked.tensors[5:])
-        written, nats, *state = ChunkWriter(made)(given[:, span], mode[:, span], *asking, *state)
+        written, nats, *state = StreamingGenerator(made)(given[:, span], mode[:, span], *asking, *state)
         frames.append(written.numpy())
         nll.append(nats.numpy())
     return np.concatenate(frames, 1), np.concatenate(nll, 1)
@@ -133,7 +133,7 @@ def in_chunks(made: MusicTransformer, asked: Asked, cuts: Sequence[int]) -> tupl
 def test_chunks_are_the_whole(onsets: bool) -> None:
     made = network(n_layers=2, onsets=onsets)
     asked = ask(8, 24, seed=7)
-    frames, nll = asked.write(Writer(made))
+    frames, nll = asked.write(PieceGenerator(made))
     for cuts in ([1, 2, 17], list(range(1, 24))):
         chunked, nats = in_chunks(made, asked, cuts)
         np.testing.assert_array_equal(chunked, frames)
@@ -144,7 +144,7 @@ def test_chunks_as_long_as_those_of_the_whole_are_rounded_alike() -> None:
     made = network(n_layers=2)
     for mode in ("compose", "continue"):
         asked = ask(3, 40, seed=8, mode=mode)
-        frames, nll = asked.write(Writer(made))
+        frames, nll = asked.write(PieceGenerator(made))
         chunked, nats = in_chunks(made, asked, [16, 32])
         np.testing.assert_array_equal(chunked, frames)
         np.testing.assert_allclose(nats, nll, rtol=1e-6, atol=1e-6)
@@ -152,12 +152,12 @@ def test_chunks_as_long_as_those_of_the_whole_are_rounded_alike() -> None:
 
 def test_the_state_begins_with_zeros_and_goes_on_with_the_piece() -> None:
     made = network()
-    state = beginning(made, 2)
+    state = initial_state(made, 2)
     assert all((tensor == 0).all() for tensor in state)
     asked = ask(2, 5, seed=9, mode="continue")
     given = torch.nn.functional.pad(asked.given, (0, 0, 0, LOOK_AHEAD))
     mode = torch.nn.functional.pad(asked.given_mode, (0, LOOK_AHEAD))
-    frames, _, *after = ChunkWriter(made)(given, mode, *asked.tensors[2:], *state)
+    frames, _, *after = StreamingGenerator(made)(given, mode, *asked.tensors[2:], *state)
     assert [tensor.shape for tensor in after] == [tensor.shape for tensor in state]
     assert [tensor.dtype for tensor in after] == [tensor.dtype for tensor in state]
     assert after[2][:, -5:].equal(frames)
@@ -170,13 +170,13 @@ def test_extreme_settings_are_survived(extreme: float) -> None:
     # Clients are told of a temperature of 0; Triton's own warm-up is all zeros.
     asked = ask(2, 6, seed=10, mode="compose", temperature=extreme)
     asked = dataclasses.replace(asked, top_k=torch.tensor([0, 10**9]), top_p=torch.tensor([0.0, extreme]))
-    frames, nll = asked.write(Writer(network()))
+    frames, nll = asked.write(PieceGenerator(network()))
     assert np.isfinite(nll).all()
     assert ((frames == HELD) <= sounded_before(frames)).all()
 
 
 def test_top_k_of_one_needs_no_noise() -> None:
-    writer = Writer(network())
+    writer = PieceGenerator(network())
     asked = ask(3, 12, seed=11, mode="compose")
     asked = dataclasses.replace(asked, top_k=torch.ones(3, dtype=torch.int64))
     other = dataclasses.replace(asked, noise=torch.rand_like(asked.noise))
@@ -184,7 +184,7 @@ def test_top_k_of_one_needs_no_noise() -> None:
 
 
 def test_alone_or_among_strangers_the_same_notes() -> None:
-    writer = Writer(network())
+    writer = PieceGenerator(network())
     asked = ask(12, 8, seed=12)
     together, nll = asked.write(writer)
     for row in range(12):

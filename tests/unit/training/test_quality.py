@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))  # importlib mode puts no tes
 
 from tests.support import music_models, recommender_models
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, Exportable, ModelKind
 from tritone_training.quality import Metric, Quality, Run
 from tritone_training.registry import get_kind

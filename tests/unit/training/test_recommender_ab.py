@@ -10,8 +10,8 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_serving.recommender import RecommendRequest
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.ab import with_arms
 
 WEIGHTS = {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}

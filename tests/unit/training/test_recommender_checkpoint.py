@@ -13,8 +13,8 @@ import pytest
 from tests.support import recommender_models
 
 from tritone_export import forget_in_checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import train
 from tritone_training.registry import get_kind

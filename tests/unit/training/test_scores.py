@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet, evenly_chosen, load_scores
 from tritone_training.data.scores.splits import hashed_splits
+from tritone_training.exceptions import DataError
 
 PINNED = ["train", "train", "train", "train", "train", "train", "train", "train", "test", "train", "valid", "train"]
 

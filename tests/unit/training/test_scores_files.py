@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.exceptions import DataError
 
 
 def reasons(scores: ScoreSet) -> dict[str, str]:

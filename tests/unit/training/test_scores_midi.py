@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tritone import Grid, Piece
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import load_scores
+from tritone_training.exceptions import DataError
 
 
 def tune(seed: int, *, n_frames: int = 16) -> Piece:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritone.music.lanes import grid_to_lanes
+from tritone.music.voices import grid_to_voices
 from tritone_training.data.scores import load_scores
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -36,12 +36,12 @@ def test_jsb_chorales_with_voices() -> None:
     for piece in scores.split("train"):
         assert piece.voices is not None
         assert piece.voices.shape == (len(piece.frames), 4)
-        lanes = grid_to_lanes(piece.frames)
-        sung = np.full_like(lanes, -1)
-        for step in range(len(lanes)):
+        voices = grid_to_voices(piece.frames)
+        sung = np.full_like(voices, -1)
+        for step in range(len(voices)):
             before = sung[step - 1] if step else sung[step]
-            sung[step] = np.where(lanes[step] == 1, before, lanes[step] - 2 + 21)
-        sung[lanes == 0] = -1
+            sung[step] = np.where(voices[step] == 1, before, voices[step] - 2 + 21)
+        sung[voices == 0] = -1
         n_steps += piece.voices.size
         n_alike += int((sung == piece.voices).sum())
     assert n_alike / n_steps > 0.9  # the rest are voices that cross or meet

@@ -14,8 +14,8 @@ import duckdb
 import pytest
 import zstandard
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables import Table, open_table, packing
+from tritone_training.exceptions import DataError
 
 TEXT = "user,item,plays\nann,Jóga,1\nbob,b,2\n"
 CELLS = [["ann", "Jóga", "1"], ["bob", "b", "2"]]

@@ -1,6 +1,6 @@
 """A variational autoencoder of two bars of music for four voices, which `music_vae` trains and `music_gan` samples.
 
-Shapes: S spans, B batch, N = 32 time steps, V = 4 lanes, Z latent, A = 3 attributes.
+Shapes: S spans, B batch, N = 32 time steps, V = 4 voices, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_training._exceptions import CheckpointError
 from tritone_training.bars.decoder import SpanDecoder
 from tritone_training.bars.encoder import SpanEncoder
 from tritone_training.bars.spans import (
     N_RELATIVE,
 )
 from tritone_training.bars.tensors import N_LATENT
+from tritone_training.exceptions import CheckpointError
 from tritone_training.musicality import ATTRIBUTES
 
 _BATCH: Final = 128
@@ -52,9 +52,9 @@ class MusicVae(nn.Module):
         self.register_buffer("attribute_vectors", torch.zeros(len(ATTRIBUTES), n_latent))
         self.attribute_vectors: Tensor
 
-    def forward(self, lanes: Tensor) -> tuple[Tensor, Tensor]:
-        """Lanes (B, N, V) -> mean and log variance, (B, Z) each."""
-        encoded: tuple[Tensor, Tensor] = self.encoder(lanes)
+    def forward(self, voices: Tensor) -> tuple[Tensor, Tensor]:
+        """Voices (B, N, V) -> mean and log variance, (B, Z) each."""
+        encoded: tuple[Tensor, Tensor] = self.encoder(voices)
         return encoded
 
     def moved(self, latent: Tensor, attributes: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class MusicVae(nn.Module):
         return latent + attributes @ self.attribute_vectors
 
 
-def encode(network: MusicVae, lanes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def encode(network: MusicVae, voices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Posterior means, in batches: (S, N, V) -> (S, Z)."""
     with torch.inference_mode():
-        means = [network(torch.from_numpy(lanes[i : i + _BATCH]))[0].numpy() for i in range(0, len(lanes), _BATCH)]
+        means = [network(torch.from_numpy(voices[i : i + _BATCH]))[0].numpy() for i in range(0, len(voices), _BATCH)]
     return np.concatenate(means)
 
 
@@ -85,16 +85,16 @@ def spherical(first: npt.NDArray[Any], second: npt.NDArray[Any], share: float) -
 def decode(
     network: MusicVae, latent: torch.Tensor, noise: npt.NDArray[Any], *, temperature: float = 1.0
 ) -> npt.NDArray[np.int64]:
-    """Sample from all values: latent (S, Z), noise (S, N, V) -> lanes (S, N, V)."""
+    """Sample from all values: latent (S, Z), noise (S, N, V) -> voices (S, N, V)."""
     ones = torch.ones(len(latent))
-    lanes = network.decoder.write(
+    voices = network.decoder.write(
         latent,
         torch.from_numpy(np.array(noise, np.float32)),
         temperature=temperature * ones,
         top_k=torch.full((len(latent),), N_RELATIVE),
         top_p=ones,
     )
-    answer: npt.NDArray[np.int64] = lanes.numpy()
+    answer: npt.NDArray[np.int64] = voices.numpy()
     return answer
 
 

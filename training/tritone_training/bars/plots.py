@@ -1,6 +1,6 @@
 """Plots of two-bar spans: piano rolls and histograms.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: S spans, N = 32 time steps, V = 4 voices.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     pass
 
 
-def draw_pianorolls(path: Path, lanes: Sequence[npt.NDArray[Any]], *, rows: Sequence[str]) -> str:
+def draw_pianorolls(path: Path, voices: Sequence[npt.NDArray[Any]], *, rows: Sequence[str]) -> str:
     """Draw one row of piano rolls for each set of spans (S, N, V) over the range of pitches in use; return the path."""
-    frames = [spans_to_frames(each) for each in lanes]
+    frames = [spans_to_frames(each) for each in voices]
     used = np.flatnonzero(np.concatenate(frames).any((0, 1)))
     low, high = (int(used[0]), int(used[-1])) if used.size else (39, 51)
     n_columns = max(map(len, frames))
@@ -49,13 +49,13 @@ def draw_pianorolls(path: Path, lanes: Sequence[npt.NDArray[Any]], *, rows: Sequ
 def draw_histograms(path: Path, sets: dict[str, npt.NDArray[Any]]) -> str:
     """Draw histograms of pitches, note lengths and intervals of sets of spans side by side; return the path."""
     with saved_figure(path, (13, 3.5), 1, 3, dpi=100) as axes:
-        for name, lanes in sets.items():
-            struck = lanes[lanes >= 2] + LOWEST_PITCH - 2
+        for name, voices in sets.items():
+            struck = voices[voices >= 2] + LOWEST_PITCH - 2
             pitches = histogram(struck, lowest=LOWEST_PITCH, highest=LOWEST_PITCH + 87)
             for axis, bins, shares in (
                 (axes[0][0], range(LOWEST_PITCH, LOWEST_PITCH + 88), pitches),
-                (axes[0][1], range(1, lanes.shape[1] + 1), length_histogram(lanes)),
-                (axes[0][2], range(-12, 13), interval_histogram(lanes)),
+                (axes[0][1], range(1, voices.shape[1] + 1), length_histogram(voices)),
+                (axes[0][2], range(-12, 13), interval_histogram(voices)),
             ):
                 axis.step(bins, shares, where="mid", label=name)
         for axis, title in zip(

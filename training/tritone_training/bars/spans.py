@@ -1,13 +1,10 @@
-"""Lanes as tensors: relative to a span's level, so that what is learnt in one key holds in all.
+"""Two-bar spans for four voices: cutting them from scores, and their voices as tensors.
 
-A relative span has the same form as a span, but its strikes count semitones from the level, the mean pitch: value
-45 strikes the level itself, 2 is 43 semitones below it, 88 as many above.
+A relative span has the same form as a span, but its strikes count semitones from the level (the mean pitch of the
+span), so that what is learnt in one key holds in all: value 45 strikes the level itself, 2 is 43 semitones below it,
+88 is 43 above.
 
-Shapes: B batch, N time steps, V lanes.
-
-From scores to spans of two bars, as lanes.
-
-Shapes: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: B batch, S spans, N = 32 time steps, V = 4 voices.
 """
 
 from __future__ import annotations
@@ -22,12 +19,12 @@ import torch
 from torch import Tensor
 
 from tritone.music.grid import N_PITCHES
-from tritone.music.lanes import FIRST_STRIKE, HOLD, N_LANE_VALUES, REST, SPAN_FRAMES, grid_to_lanes
-from tritone_training._exceptions import DataError
+from tritone.music.voices import FIRST_STRIKE, HOLD, N_VOICE_VALUES, REST, SPAN_FRAMES, grid_to_voices
 from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.exceptions import DataError
 
 REACH: Final = 43  # semitones below and above the level; notes farther off come nearer by octaves
-N_RELATIVE: Final = FIRST_STRIKE + 2 * REACH + 1  # values of a relative lane
+N_RELATIVE: Final = FIRST_STRIKE + 2 * REACH + 1  # values of a relative voice
 N_SOUNDING: Final = N_RELATIVE - 1  # silence, and each of the pitches
 N_MARKS: Final = 3  # rest, hold, strike
 SILENCE: Final = 0
@@ -35,24 +32,24 @@ MIDDLE_LEVEL: Final = 39  # column of C4, the level of a span without notes
 _OCTAVE: Final = 12
 
 
-def level_of(lanes: Tensor) -> Tensor:
+def level_of(voices: Tensor) -> Tensor:
     """The mean of the struck pitches, as a column of the grid: (B, N, V) -> (B,) int64, 0..87."""
-    strikes = lanes >= FIRST_STRIKE
-    total = torch.where(strikes, lanes - FIRST_STRIKE, 0).sum((1, 2))
+    strikes = voices >= FIRST_STRIKE
+    total = torch.where(strikes, voices - FIRST_STRIKE, 0).sum((1, 2))
     count = strikes.sum((1, 2))
     # In whole numbers, so that no host rounds a half to another side.
     mean = torch.div(2 * total + count, 2 * count.clamp_min(1), rounding_mode="floor")
     return torch.where(count > 0, mean, MIDDLE_LEVEL)
 
 
-def to_relative(lanes: Tensor, level: Tensor) -> Tensor:
+def to_relative(voices: Tensor, level: Tensor) -> Tensor:
     """Strikes as distances from a level: (B, N, V), (B,) -> (B, N, V), values below `N_RELATIVE`."""
-    distance = lanes - FIRST_STRIKE - level[:, None, None]
+    distance = voices - FIRST_STRIKE - level[:, None, None]
     above = (distance - REACH).clamp_min(0)
     below = (-REACH - distance).clamp_min(0)
     octaves = _ceil_octaves(below) - _ceil_octaves(above)
     strikes = distance + _OCTAVE * octaves + REACH + FIRST_STRIKE
-    return torch.where(lanes >= FIRST_STRIKE, strikes, lanes)
+    return torch.where(voices >= FIRST_STRIKE, strikes, voices)
 
 
 def to_absolute(relative: Tensor, level: Tensor) -> Tensor:
@@ -66,28 +63,28 @@ def _ceil_octaves(semitones: Tensor) -> Tensor:
     return torch.div(semitones + _OCTAVE - 1, _OCTAVE, rounding_mode="floor")
 
 
-def sounding_of(lanes: Tensor) -> Tensor:
-    """What sounds in each lane: (B, N, V) -> (B, N, V) int64, 0 silence, above it the pitches, the lowest being 1.
+def sounding_of(voices: Tensor) -> Tensor:
+    """What sounds in each voice: (B, N, V) -> (B, N, V) int64, 0 silence, above it the pitches, the lowest being 1.
 
     Without a loop over steps, so that it is a few nodes in the graph.
     """
-    n_steps = lanes.shape[1]
-    step = torch.arange(n_steps, device=lanes.device)
-    begun = torch.where(lanes == HOLD, 0, step[:, None])  # (B, N, V) own step where something begins
+    n_steps = voices.shape[1]
+    step = torch.arange(n_steps, device=voices.device)
+    begun = torch.where(voices == HOLD, 0, step[:, None])  # (B, N, V) own step where something begins
     past = (step[None, :] <= step[:, None])[None, :, :, None]  # (1, N, N, 1)
     latest = torch.where(past, begun[:, None], 0).amax(2)  # (B, N, V) step at which what sounds now began
-    value = torch.gather(lanes, 1, latest)
+    value = torch.gather(voices, 1, latest)
     return (value - HOLD).clamp_min(SILENCE)
 
 
-def marks_of(lanes: Tensor, sounding: Tensor) -> Tensor:
+def marks_of(voices: Tensor, sounding: Tensor) -> Tensor:
     """0 rest, 1 hold, 2 strike; a hold of nothing is a rest: (B, N, V) each -> (B, N, V) int64."""
-    return torch.where(sounding == SILENCE, REST, lanes.clamp_max(FIRST_STRIKE))
+    return torch.where(sounding == SILENCE, REST, voices.clamp_max(FIRST_STRIKE))
 
 
-def sounding_next(sounding: Tensor, lanes: Tensor) -> Tensor:
+def sounding_next(sounding: Tensor, voices: Tensor) -> Tensor:
     """What sounds after a step: sounding before it (B, V) and the step's values (B, V) -> (B, V)."""
-    return torch.where(lanes == HOLD, sounding, (lanes - HOLD).clamp_min(SILENCE))
+    return torch.where(voices == HOLD, sounding, (voices - HOLD).clamp_min(SILENCE))
 
 
 def before(values: Tensor) -> Tensor:
@@ -95,17 +92,17 @@ def before(values: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
 
 
-def transposed(lanes: Tensor, semitones: Tensor) -> Tensor:
+def transposed(voices: Tensor, semitones: Tensor) -> Tensor:
     """Move spans up or down; a span of which a note would leave the keyboard stays as it is.
 
     Args:
-        lanes: (B, N, V).
+        voices: (B, N, V).
         semitones: (B,) int64.
     """
-    strikes = lanes >= FIRST_STRIKE
-    moved = lanes + semitones[:, None, None]
-    fits = ~strikes | ((moved >= FIRST_STRIKE) & (moved < N_LANE_VALUES))
-    return torch.where(strikes & fits.all(2).all(1)[:, None, None], moved, lanes)
+    strikes = voices >= FIRST_STRIKE
+    moved = voices + semitones[:, None, None]
+    fits = ~strikes | ((moved >= FIRST_STRIKE) & (moved < N_VOICE_VALUES))
+    return torch.where(strikes & fits.all(2).all(1)[:, None, None], moved, voices)
 
 
 STEPS_PER_BAR: Final = SPAN_FRAMES // 2
@@ -117,14 +114,14 @@ class SpanSet:
     """Spans and where they come from.
 
     Attributes:
-        lanes: (S, N, V) int64.
-        pieces: (S,) index of each span's piece within its portion.
+        voices: (S, N, V) int64.
+        pieces: (S,) index of each span's piece within its split.
         styles: (S,) index of its style within `style_names`.
         ends: (S,) bool, whether it is a piece's last bar with silence behind it.
         report: how many spans there are and what was left out.
     """
 
-    lanes: npt.NDArray[np.int64]
+    voices: npt.NDArray[np.int64]
     pieces: npt.NDArray[np.int64]
     styles: npt.NDArray[np.int64]
     ends: npt.NDArray[np.bool_]
@@ -132,12 +129,12 @@ class SpanSet:
     report: dict[str, int]
 
     def __len__(self) -> int:
-        return len(self.lanes)
+        return len(self.voices)
 
     def take(self, indices: npt.NDArray[np.int64]) -> SpanSet:
         """Some of the spans."""
         return SpanSet(
-            lanes=self.lanes[indices],
+            voices=self.voices[indices],
             pieces=self.pieces[indices],
             styles=self.styles[indices],
             ends=self.ends[indices],
@@ -165,7 +162,7 @@ def cut_spans(
     with_ends: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SpanSet:
-    """All spans of two bars of 4/4 in one portion (None: all), one beginning at every bar.
+    """All spans of two bars of 4/4 in one split (None: all), one beginning at every bar.
 
     Bars are the score's own where its bars, halves or pairs of them are as long as 4/4 (2/4, 2/2, 4/2); pieces in
     other meters are left out. Where the meter is unknown a bar is 16 steps from the beginning.
@@ -182,7 +179,7 @@ def cut_spans(
         )
     pieces = scores.pieces if split is None else scores.split(split)
     style_names = scores.styles
-    lanes: list[npt.NDArray[np.int64]] = []
+    voices: list[npt.NDArray[np.int64]] = []
     origins: list[tuple[int, int, bool]] = []
     report = {"n_pieces": len(pieces), "n_pieces_in_other_meters": 0, "n_pieces_too_short": 0, "n_silent_spans": 0}
     for index, piece in enumerate(pieces):
@@ -198,13 +195,13 @@ def cut_spans(
                 report["n_silent_spans"] += 1
                 continue
             is_end = len(frames) < SPAN_FRAMES
-            lanes.append(grid_to_lanes(np.pad(frames, ((0, SPAN_FRAMES - len(frames)), (0, 0)))))
+            voices.append(grid_to_voices(np.pad(frames, ((0, SPAN_FRAMES - len(frames)), (0, 0)))))
             origins.append((index, style_names.index(piece.style), is_end))
-    if not lanes:
+    if not voices:
         raise DataError(f"{scores.source}: has no two bars of 4/4 in {_where(split)}; {_why(report)}")
     own_pieces, styles, ends = np.array(origins, np.int64).T
     return SpanSet(
-        np.stack(lanes), own_pieces, styles, ends.astype(bool), style_names, {"n_spans": len(lanes), **report}
+        np.stack(voices), own_pieces, styles, ends.astype(bool), style_names, {"n_spans": len(voices), **report}
     )
 
 
@@ -219,7 +216,7 @@ def _starts(piece: ScorePiece, *, with_ends: bool) -> Sequence[int] | None:
 
 
 def _where(split: str | None) -> str:
-    return "any portion" if split is None else f"the portion {split!r}"
+    return "any split" if split is None else f"the split {split!r}"
 
 
 def _why(report: dict[str, int]) -> str:

@@ -7,27 +7,27 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone.music.noise import uniform_noise
+from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.declaration import Axis, Tensor
 from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
 STEP: Final = Axis("step", SPAN_FRAMES)
-LANE: Final = Axis("lane", N_LANES)
+VOICE: Final = Axis("lane", N_VOICES)
 
 # The same for every training, so that clients and other models can rely on it.
-N_LATENT: Final = 193  # the level, and 6 for each quarter of each lane
+N_LATENT: Final = 193  # the level, and 6 for each quarter of each voice
 
 LATENT: Final = Axis("latent", N_LATENT)
-LANES_TEXT: Final = (
+VOICES_TEXT: Final = (
     "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"
 )
 
-# The sampled lanes: whole numbers, and equal to PyTorch's or the export fails.
-WRITTEN_LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, tolerance=0.0)
+# The sampled voices: whole numbers, and equal to PyTorch's or the export fails.
+SAMPLED_VOICES: Final = Tensor("lanes", "INT64", (STEP, VOICE), VOICES_TEXT, tolerance=0.0)
 
 NOISE: Final = Tensor(
-    "noise", "FP32", (STEP, LANE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
+    "noise", "FP32", (STEP, VOICE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
 )
 
 TEMPERATURE: Final = Tensor(
@@ -35,7 +35,7 @@ TEMPERATURE: Final = Tensor(
 )
 
 TOP_K: Final = Tensor(
-    "top_k", "INT64", (), "choose among the likeliest k values of a lane; 90 keeps all", limits=TOP_K_LIMITS
+    "top_k", "INT64", (), "choose among the likeliest k values of a voice; 90 keeps all", limits=TOP_K_LIMITS
 )
 
 TOP_P: Final = Tensor(
@@ -51,8 +51,8 @@ def sampling_example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np
     temperature = np.concatenate([[1.0], random.uniform(0.5, 1.5, n_batch - 1)])
     top_p = np.concatenate([[1.0], random.uniform(0.5, 1.0, n_batch - 1)])
     return {
-        "noise": uniform_noise(seed, n_batch, SPAN_FRAMES, N_LANES),
+        "noise": uniform_noise(seed, n_batch, SPAN_FRAMES, N_VOICES),
         "temperature": temperature.astype(np.float32),
-        "top_k": np.concatenate([[N_LANE_VALUES], random.integers(1, N_LANE_VALUES, n_batch - 1)]),
+        "top_k": np.concatenate([[N_VOICE_VALUES], random.integers(1, N_VOICE_VALUES, n_batch - 1)]),
         "top_p": top_p.astype(np.float32),
     }

@@ -28,9 +28,9 @@ from tritone.music.render import (
     sounding_notes,
     synthesize,
 )
-from tritone_training._exceptions import DataError
 from tritone_training.catalogue.midi import naming_the_extra
 from tritone_training.catalogue.store import Track
+from tritone_training.exceptions import DataError
 
 # Every collection draws from the same instruments, `PROGRAMS`, so that the instrument tells nothing.
 TEMPO_FACTORS: Final = (0.8, 1.25)

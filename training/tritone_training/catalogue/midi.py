@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone import MissingExtraError as ClientMissingExtraError
-from tritone.music import extras
-from tritone_training._exceptions import MissingExtraError
+from tritone.music import scores
 from tritone_training.catalogue.reading import Piece
+from tritone_training.exceptions import MissingExtraError
 
 TICKS_PER_QUARTER: Final = 480  # divides evenly by every tuplet of the corpus but sevenths
 VELOCITY: Final = 80
@@ -23,7 +23,7 @@ def require_symusic() -> Any:
         MissingExtraError: with the command that installs it.
     """
     with naming_the_extra():
-        return extras.require_symusic()
+        return scores.require_symusic()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 Job = dict[str, Any]
 Answer = dict[str, Any]

@@ -13,8 +13,7 @@ from typing import Any, Final
 from platformdirs import user_cache_path
 
 from tritone import InvalidScoreError
-from tritone.music.reading import read_midi
-from tritone_training._exceptions import DataError
+from tritone.music.scores import read_midi
 from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
 from tritone_training.catalogue.midi import naming_the_extra, require_symusic
 from tritone_training.catalogue.sources import (
@@ -23,6 +22,7 @@ from tritone_training.catalogue.sources import (
     PIECES_PER_COLLECTION,
     Collection,
 )
+from tritone_training.exceptions import DataError
 
 CACHE_VARIABLE: Final = "TRITONE_CACHE"
 

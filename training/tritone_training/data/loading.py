@@ -15,9 +15,9 @@ from typing import Final
 
 import soundfile
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.manifest import from_manifest
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
+from tritone_training.exceptions import DataError
 
 MANIFEST_NAME: Final = "manifest.csv"
 _SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {

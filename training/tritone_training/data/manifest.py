@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone.constants import EMOTIONS
-from tritone_training._exceptions import DataError
 from tritone_training.data.file_names import find_file, is_windows_path
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
 from tritone_training.data.tables import open_table
+from tritone_training.exceptions import DataError
 
 _EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
 _EXPECTED: Final = "path,label[,fold][,artist][,emotion_*]"

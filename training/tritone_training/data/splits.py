@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Recording, RecordingSet
+from tritone_training.exceptions import DataError
 
 
 def assign_folds(recordings: RecordingSet, *, n_folds: int = 4, seed: int = 0) -> RecordingSet:

@@ -1,4 +1,4 @@
-"""Measures of written music, after their published definitions: what is in it, how it is spread, what it copies."""
+"""Measures of written music after their published definitions."""
 
 from __future__ import annotations
 

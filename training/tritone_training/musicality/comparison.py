@@ -1,21 +1,14 @@
-"""How lengths and intervals are spread, and how much two spreads have in common.
+"""Comparison of two sets of spans: histograms, Fréchet distance, duplicates and memorisation.
 
 The overlap of two distributions and the comparison of distances within and between sets follow Yang & Lerch 2020
 ("On the evaluation of generative models in music", Neural Computing and Applications 32).
 
-Shapes: S spans, N time steps, V lanes, K bins.
+The Fréchet distance is that of the Gaussians fitted to two sets of features (Dowson & Landau 1982, "The Fréchet
+distance between multivariate normal distributions"; as a measure of generators: Heusel et al. 2017, arXiv:1706.08500).
+It is squared, as published values are. It falls with the number of samples: compare only sets of one size, and with the
+distance between two real sets of that size (`frechet_floor`).
 
-How far apart two sets are in a space of features: the Fréchet distance of the Gaussians fitted to them.
-
-Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"; as a measure of generators:
-Heusel et al. 2017, arXiv:1706.08500. Squared, as published figures are. It falls with the number of samples, so
-compare only sets of one size, and with what two real sets of that size show (`frechet_floor`).
-
-Shapes: S samples, Z features.
-
-Is it new? Nearest neighbours among the music that was learnt from, and repeats within a set.
-
-Shapes: S spans, R reference spans, N time steps.
+Shapes: S spans or samples, R reference spans, N time steps, V voices, K bins, Z features.
 """
 
 from __future__ import annotations
@@ -26,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.musicality.spans import note_table
 
 if TYPE_CHECKING:
@@ -51,13 +44,13 @@ def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
 
 
 def length_histogram(spans: npt.NDArray[Any]) -> Shares:
-    """Note lengths of 1 .. N steps: grids (S, N, 88) or lanes (S, N, V) -> (N,)."""
+    """Note lengths of 1 .. N steps: grids (S, N, 88) or voices (S, N, V) -> (N,)."""
     return histogram(note_table(spans).length, lowest=1, highest=spans.shape[1])
 
 
-def interval_histogram(lanes: npt.NDArray[Any]) -> Shares:
+def interval_histogram(voices: npt.NDArray[Any]) -> Shares:
     """Semitones from each note to the next of its voice: (S, N, V) -> (25,), an octave or more down .. up."""
-    notes = note_table(lanes)
+    notes = note_table(voices)
     same = (np.diff(notes.span) == 0) & (np.diff(notes.voice) == 0)
     return histogram(np.diff(notes.pitch)[same], lowest=-LARGEST_INTERVAL, highest=LARGEST_INTERVAL)
 

@@ -1,7 +1,8 @@
-"""Three attributes along which a span can be moved, each one number a span.
+"""Measures of sets of spans: attributes, keys, and summary statistics.
 
-* note density: notes struck in a quarter note (MusicVAE moves melodies along it: Roberts et al. 2018,
-  arXiv:1803.05428).
+Attributes are numbers along which spans can be moved:
+
+* note density: notes struck in a quarter note (as in MusicVAE: Roberts et al. 2018, arXiv:1803.05428).
 * pitch range: semitones between the highest and the lowest note (Yang & Lerch 2020, "On the evaluation of generative
   models in music", Neural Computing and Applications 32).
 * rhythmic complexity: how weak the beats are on which notes begin, from 0 (bar lines only) to 1 (only sixteenths
@@ -9,22 +10,14 @@
   mathematical analysis of African, Brazilian and Cuban clave rhythms") scaled to 0..1. Pati & Lerch 2020
   (arXiv:2004.05485) order latent spaces by the same idea.
 
+Keys are estimated with the Krumhansl-Schmuckler algorithm: the durations of the twelve pitch classes are correlated
+with the profiles that Krumhansl & Kessler (1982) measured with listeners; the best of the 24 keys wins (Krumhansl 1990,
+Cognitive Foundations of Musical Pitch, chapter 4).
+
+Definitions of the other measures: MuseGAN (Dong et al. 2018, arXiv:1709.06298) for empty bars and used pitch classes;
+MusPy (Dong et al. 2020, arXiv:2008.01951) for polyphony, polyphony rate, scale consistency and pitch-class entropy.
+
 Shapes: S spans, N time steps (sixteenths of 4/4).
-
-Which key a span is in: the Krumhansl-Schmuckler algorithm.
-
-The durations of the twelve pitch classes are correlated with the profiles that Krumhansl & Kessler (1982) measured
-with listeners; the best of the 24 keys wins (Krumhansl 1990, Cognitive Foundations of Musical Pitch, chapter 4).
-
-Shapes: S spans, N time steps.
-
-What is in a set of spans, in a handful of numbers.
-
-Definitions: MuseGAN (Dong et al. 2018, arXiv:1709.06298) for empty bars, used pitch classes; MusPy (Dong et al. 2020,
-arXiv:2008.01951) for polyphony, polyphony rate, scale consistency, pitch-class entropy; see `attributes` for the
-others.
-
-Shapes: S spans, N time steps.
 """
 
 from __future__ import annotations
@@ -35,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.musicality.spans import Integers, is_sounding, note_table
 
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")

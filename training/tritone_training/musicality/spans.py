@@ -1,6 +1,6 @@
-"""Spans of equal length, many at once: what the measures are taken from.
+"""Notes of many spans of equal length at once.
 
-Shapes: S spans, N time steps of each, V lanes, M notes.
+Shapes: S spans, N time steps of each, V voices, M notes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
-from tritone.music.lanes import FIRST_STRIKE, HOLD
-from tritone_training._exceptions import DataError
+from tritone.music.voices import FIRST_STRIKE, HOLD
+from tritone_training.exceptions import DataError
 
 Frames = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class NoteTable:
     """Every note of a set of spans, each field (M,), ordered by span, voice and step.
 
     Attributes:
-        voice: its lane, 0 for all where the spans are grids.
+        voice: its voice, 0 for all where the spans are grids.
         pitch: column of the grid, 0..87.
         length: in time steps, cut off where the span ends.
     """
@@ -36,45 +36,45 @@ class NoteTable:
     length: Integers
 
 
-def spans_to_frames(lanes: npt.NDArray[Any]) -> Frames:
-    """Lanes as grids: (S, N, V) -> (S, N, 88) uint8; like `lanes_to_grid`, for many spans at once.
+def spans_to_frames(voices: npt.NDArray[Any]) -> Frames:
+    """Voices as grids: (S, N, V) -> (S, N, 88) uint8; like `voices_to_grid`, for many spans at once.
 
     Raises:
         DataError: another shape.
     """
-    sounding, struck = sounding_pitches(lanes)
-    frames = np.zeros((*lanes.shape[:2], N_PITCHES), np.uint8)
+    sounding, struck = sounding_pitches(voices)
+    frames = np.zeros((*voices.shape[:2], N_PITCHES), np.uint8)
     for marks, mark in ((sounding >= 0, HELD), (struck, STRUCK)):
-        spans, steps, voices = np.nonzero(marks)
-        frames[spans, steps, sounding[spans, steps, voices]] = mark
+        spans, steps, voice = np.nonzero(marks)
+        frames[spans, steps, sounding[spans, steps, voice]] = mark
     return frames
 
 
-def sounding_pitches(lanes: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """What each lane sounds: (S, N, V) -> columns 0..87 or -1 (S, N, V), and whether it is struck there (S, N, V).
+def sounding_pitches(voices: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """What each voice sounds: (S, N, V) -> columns 0..87 or -1 (S, N, V), and whether it is struck there (S, N, V).
 
     Raises:
         DataError: another shape.
     """
-    if lanes.ndim != 3:
-        raise DataError(f"lanes have shape {lanes.shape}; expected (spans, steps, lanes)")
-    sounding = np.full(lanes.shape, -1, np.int64)
-    now = np.full((lanes.shape[0], lanes.shape[2]), -1, np.int64)
-    for step in range(lanes.shape[1]):
-        values = lanes[:, step].astype(np.int64)
+    if voices.ndim != 3:
+        raise DataError(f"voices have shape {voices.shape}; expected (spans, steps, voices)")
+    sounding = np.full(voices.shape, -1, np.int64)
+    now = np.full((voices.shape[0], voices.shape[2]), -1, np.int64)
+    for step in range(voices.shape[1]):
+        values = voices[:, step].astype(np.int64)
         now = np.where(values == HOLD, now, np.maximum(values - FIRST_STRIKE, -1))
         sounding[:, step] = now
-    return sounding, lanes >= FIRST_STRIKE
+    return sounding, voices >= FIRST_STRIKE
 
 
 def note_table(spans: npt.NDArray[Any]) -> NoteTable:
-    """The notes of grids (S, N, 88) or of lanes (S, N, V), the latter with their voices.
+    """The notes of grids (S, N, 88) or of voices (S, N, V), the latter with their voices.
 
     Raises:
         DataError: another number of axes.
     """
     if spans.ndim != 3:
-        raise DataError(f"spans have shape {spans.shape}; expected (spans, steps, 88) or (spans, steps, lanes)")
+        raise DataError(f"spans have shape {spans.shape}; expected (spans, steps, 88) or (spans, steps, voices)")
     if spans.shape[2] == N_PITCHES:
         return _notes_of_frames(spans)
     sounding, struck = sounding_pitches(spans)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_training._exceptions import PretrainedWeightsError
+from tritone_training.exceptions import PretrainedWeightsError
 
 N_MELS: Final = 96
 N_POOLED: Final = 753 * 2

@@ -1,15 +1,13 @@
-"""Reads the tensors of a TensorFlow V2 checkpoint without TensorFlow.
+"""Pretrained weights: downloaded as a PyPI wheel with pip, and read from it without installing it.
 
-The format: `.index` is a LevelDB table (https://github.com/google/leveldb/blob/main/doc/table_format.md)
-from variable names to `BundleEntryProto`, `.data-*` holds the raw little-endian bytes
-(tensorflow/core/util/tensor_bundle). The one package on PyPI that reads it needs protobuf < 3.19, which
-excludes tritonclient, so these few lines stand here.
+musicnn 0.1.0 requires NumPy < 1.17 and TensorFlow 1, which no supported Python has, so that it cannot be an extra of
+this package. Its wheel is a zip file with the checkpoints inside: pip downloads it (through whatever index and proxy
+pip is configured for), its hash is checked, and the tensors are read from the zip.
 
-Fetches the PyPI wheel that ships pretrained weights and reads them from it, without installing it.
-
-musicnn 0.1.0 requires NumPy < 1.17 and TensorFlow 1, which no supported Python has, so no extra of ours
-could install it. Its wheel is a zip file with the checkpoints inside: pip downloads it (through whatever index
-and proxy pip is set up for), its hash is checked, and the tensors are read from the zip.
+They are TensorFlow V2 checkpoints: `.index` is a LevelDB table
+(https://github.com/google/leveldb/blob/main/doc/table_format.md) from variable names to `BundleEntryProto`, `.data-*`
+holds the raw little-endian bytes (tensorflow/core/util/tensor_bundle). The one package on PyPI that reads this format
+needs protobuf < 3.19, which excludes tritonclient; hence the small reader in this module.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training._exceptions import PretrainedWeightsError
 from tritone_training.catalogue.store import CACHE_VARIABLE, cache_folder
+from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.pretrained import musicnn
 
 _MAGIC = 0xDB4775248B80FB57

@@ -26,15 +26,13 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - nothing of the recommender can be imported before
-from tritone_cf_alike import Alike
-from tritone_cf_answers import SEARCH, SIMILAR, Row, Tensors, row_of, row_of_search, row_of_similar
+from tritone_cf_answers import SEARCH, SIMILAR, Alike, Row, Tensors, row_of, row_of_search, row_of_similar
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Counts, Coverage, Reporter
 from tritone_cf_questions import Asked, SimilarRequest, read_requests
 from tritone_cf_taste import TasteError
 from tritone_ort_marks import is_health_check
 
-from tritone_serving.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender import (
     Caller,
     CallerCheck,
@@ -44,6 +42,7 @@ from tritone_serving.recommender import (
     SearchRequest,
 )
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender.messages import cut
 from tritone_serving.security.callers import RequestParameters, read_parameters
 

@@ -1,6 +1,6 @@
-"""Answers as tensors.
+"""Responses as tensors, and similar items by the sound index of the version if it has one.
 
-Shapes: B rows of a request, k items of the longest answer.
+Shapes: B rows of a request, k items of the longest response.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tritone_cf_questions import SimilarRequest
 
 from tritone_serving.recommender import (
+    InvalidRequestError,
     Reason,
     Recommender,
     RecommendResponse,
@@ -20,6 +22,7 @@ from tritone_serving.recommender import (
     SimilarItem,
     UnknownInputs,
 )
+from tritone_serving.recommender.sound_index import MOST_ANSWERS, open_index
 
 Array = np.ndarray[Any, Any]
 
@@ -136,3 +139,49 @@ def _unknown(unknown: UnknownInputs) -> bytes:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+_SIZE = 256
+
+
+class Alike:
+    """Answers one model's queries about similarity."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+        self._index = open_index(recommender.artifact.folder)
+
+    def similar(self, query: SimilarRequest) -> list[SimilarItem]:
+        """Best first.
+
+        Raises:
+            InvalidRequestError: as `Recommender.similar`.
+        """
+        if query.embedding is not None and not query.embedding_fits:
+            raise InvalidRequestError(
+                "nothing is known by sound: the genre_cnn of this server is not the one that embedded the "
+                "recommender's items; publish the two that belong together"
+            )
+        found = self._by_index(query)
+        if found is None:  # so it is with all that is asked wrongly, too
+            found = self._recommender.similar(query.item, embedding=query.embedding, by=query.by, n=query.k)
+        return found
+
+    def _by_index(self, query: SimilarRequest) -> list[SimilarItem] | None:
+        """None where the index has no say."""
+        if self._index is None or query.by != "sound" or not 1 <= query.k <= MOST_ANSWERS:
+            return None
+        if (query.item is None) == (query.embedding is None):
+            return None
+        index, wanted = None, query.embedding
+        if query.item is not None:
+            index = self._recommender.resolver.item(query.item)
+            if index is None:
+                return None
+            wanted = self._recommender.artifact.arrays["items.embeddings"][index]
+        length = float(np.linalg.norm(wanted))
+        if wanted.shape != (_SIZE,) or not np.isfinite(length) or length == 0:
+            return None
+        indices, cosines = self._index.search(wanted, query.k + (index is not None))
+        kept = [(each, score) for each, score in zip(indices.tolist(), cosines.tolist(), strict=True) if each != index]
+        return [SimilarItem(self._recommender.item_ids[each], score) for each, score in kept[: query.k]]

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tritone_cf_taste import Taste
+from tritone_cf_taste import RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
 from tritone_serving.recommender.requests import MIN_FRIENDS
-from tritone_serving.recommender_keys import KEY_VARIABLE, find_key
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
@@ -61,13 +61,13 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
         raise LoadError(str(error)) from error
 
 
-def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> Taste | None:
+def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
     """What asks `taste_vae`, if the artifact has that base model."""
     base_models = recommender.artifact.manifest["base_models"].values()
     n_known = next((int(each["n_known"]) for each in base_models if each.get("kind") == "taste"), None)
     if n_known is None:
         return None
-    return Taste(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
+    return RemoteModel(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
 
 
 def _min_friends(text: str) -> int:

@@ -23,7 +23,7 @@ class TasteError(Exception):
     """`taste_vae` did not answer as it should."""
 
 
-class Taste:
+class RemoteModel:
     """Asks through Triton's business logic scripting; the other base models score meanwhile, in a thread.
 
     They go into the thread and not the query: whoever asks waits without holding Python's lock, so they begin at

@@ -7,14 +7,13 @@ from typing import Any, Final
 
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Member, Part
+from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
-from tritone_serving.recommender.base_models.item_item import ItemItem
+from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
-from tritone_serving.recommender.base_models.popularity import Popularity
 
 # By the `kind` that the manifest gives a base model.
-_KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], Member]]] = {
+_KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {
     "popularity": Popularity.open,
     "item_item": ItemItem.open,
     "user_knn": UserKnn.open,
@@ -24,16 +23,16 @@ _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], Member]]
     "mood": Mood.open,
 }
 
-__all__ = ["Member", "Part", "open_base_models"]
+__all__ = ["LocalBaseModel", "Part", "open_base_models"]
 
 
-def open_base_models(artifact: Artifact) -> dict[str, Member]:
+def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:
     """Every base model of an artifact, by name.
 
     Raises:
         ArtifactError: of a kind that this version does not know, or its arrays are missing.
     """
-    base_models: dict[str, Member] = {}
+    base_models: dict[str, LocalBaseModel] = {}
     for name, described in artifact.manifest["base_models"].items():
         kind = described.get("kind")
         if kind == "taste":  # asked of another model

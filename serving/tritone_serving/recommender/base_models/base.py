@@ -1,6 +1,9 @@
-"""What a base model is to the ensemble.
+"""Interface of local base models, and the correction of their scores for a user's own tags.
 
-Shapes: B requests, I items, n items of interest, C causes.
+Tags count as weak listening for all other users, since whoever tags an item knows it. For the user who gave them, their
+effect is removed. The ratio of "fitted without the tags of this user" to "fitted with them" is computed in training,
+for each item that a user tagged and is not logged to have played.
+Shapes: B requests, U stored users, I items, n items of interest, C causes.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import Batch
-from tritone_serving.recommender.rows import Floats
+from tritone_serving.recommender.rows import Floats, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +35,8 @@ class Part:
     amounts: Floats
 
 
-class Member(Protocol):
-    """One way to score."""
+class LocalBaseModel(Protocol):
+    """A base model that scores in this process; see `RemoteBaseModel` for the other kind."""
 
     @property
     def name(self) -> str:
@@ -55,3 +59,36 @@ class Member(Protocol):
 def whole(because: str, scores: Floats) -> Part:
     """Scores with a single cause that has no name."""
     return Part(because, np.array([-1]), scores[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class OwnTags:
+    """Ratios (U, I), 0..1, by stored user; None if nobody is known to have tagged anything."""
+
+    ratios: Rows | None
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str) -> OwnTags:
+        found = f"{name}.own_tags.starts" in artifact.arrays
+        return cls(artifact.rows(f"{name}.own_tags") if found else None)
+
+    def apply(self, scores: Floats, batch: Batch) -> None:
+        """Scale scores (B, I) in place."""
+        if self.ratios is None:
+            return
+        known = np.flatnonzero(batch.users >= 0)
+        if len(known):
+            taken = self.ratios.take(batch.users[known])
+            scores[known[taken.row_numbers()], taken.columns] *= taken.values
+
+    def of(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Floats:
+        """(n,) the factors of some items."""
+        factors = np.ones(len(items), np.float32)
+        user = int(batch.users[request])
+        if self.ratios is not None and user >= 0:
+            columns, values = self.ratios.row(user)
+            for index, item in enumerate(items.tolist()):
+                hit = np.flatnonzero(columns == item)
+                if len(hit):
+                    factors[index] = values[hit[0]]
+        return factors

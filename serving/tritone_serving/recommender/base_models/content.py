@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Part, whole
-from tritone_serving.recommender.base_models.own_tags import OwnTags
+from tritone_serving.recommender.base_models.base import OwnTags, Part, whole
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.rows import Floats, Rows, product
 

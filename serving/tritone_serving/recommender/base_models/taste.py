@@ -1,11 +1,11 @@
-"""`taste_vae`: a network that another model runs; here is what it is asked, and what comes of its answer.
+"""`taste_vae`, the base model that another Triton model computes: its inputs, and its output as scores of all items.
 
 Shapes: B requests, L items of the longest history, T items that it knows, I all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,11 +37,13 @@ class TasteInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Taste:
-    """score = the probability that the network gives each item, times the number of items that it knows.
+class RemoteBaseModel:
+    """A base model that another model computes: it has no `score`, since its network is called with `ask`.
+
+    score = the probability that the network gives each item, times the number of items that it knows.
 
     Attributes:
-        n_known: T; the network knows the first T items, to the others it says nothing.
+        n_known: T; the network knows the first T items, the others have score 0.
         fingerprint: of the network that belongs to this artifact.
     """
 
@@ -51,7 +53,7 @@ class Taste:
     fingerprint: str
 
     def inputs(self, batch: Batch) -> TasteInputs:
-        """What to ask for a batch; rows without history are all padding."""
+        """Return the inputs of the network for a batch; rows without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
         keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_ASKED)
         rows = batch.history.row_numbers()[keep]
@@ -66,7 +68,12 @@ class Taste:
     def ask(
         self, batch: Batch, taste: Callable[[TasteInputs, Callable[[], None]], Floats], meanwhile: Callable[[], None]
     ) -> Floats:
-        """(B, I) of what `taste` answers, which sees to it that `meanwhile` is called."""
+        """Return scores (B, I) of the remote network.
+
+        Args:
+            taste: calls the network with its inputs, and calls `meanwhile` once while it waits.
+            meanwhile: scores the local base models.
+        """
         answered = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
         scores = np.zeros((batch.n, self.n_items), np.float32)
         likely = np.exp(answered - answered.max(1, keepdims=True))
@@ -76,12 +83,6 @@ class Taste:
 
     def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
         return batch.has_history
-
-    def score(self, batch: Batch) -> Floats:
-        raise NotImplementedError(f"{self.name} is asked of another model, see `ask`")
-
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
-        return []
 
 
 def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.NDArray[np.bool_]:
@@ -95,10 +96,10 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
     return kept
 
 
-def open_taste(artifact: Artifact) -> dict[str, Taste]:
+def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     """The base models of an artifact that another model scores for."""
     return {
-        name: Taste(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
+        name: RemoteBaseModel(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
         for name, each in artifact.manifest["base_models"].items()
         if each.get("kind") == "taste"
     }

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.log import Log
+from tritone_training.exceptions import DataError
 
 _FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]

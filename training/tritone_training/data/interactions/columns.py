@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables import NOT_UTF8, Table
+from tritone_training.exceptions import DataError
 
 # Usual names of columns, in lower case without `_`, `-` and blanks, the most likely first.
 _USUAL: Final[Mapping[str, tuple[str, ...]]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 # 007 is a name, not a number; 12,0 is what programs write with a decimal comma, 1,000 may be anything.
 _WHOLE: Final = re.compile(r"(?:0|-?[1-9]\d*)(?P<point>\.0+|,0)?")

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
 from tritone_training.data.interactions.metadata import load_metadata
 from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.splits import split_log
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
 from tritone_training.data.interactions.columns import (
     Columns,
@@ -28,6 +27,7 @@ from tritone_training.data.interactions.times import times_of
 from tritone_training.data.interactions.words import LONGEST_TAG
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
+from tritone_training.exceptions import DataError
 
 _NO_COLUMNS: Final = Columns()
 

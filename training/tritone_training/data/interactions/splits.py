@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions.log import Log
+from tritone_training.exceptions import DataError
 
 
 def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:

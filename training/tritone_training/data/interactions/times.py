@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 # Numbers above these would be seconds after the year 5138, so they are milli-, micro- or nanoseconds.
 _PARTS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, MAX_FRAMES, N_PITCHES, STRUCK, with_strikes
-from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Problem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats
+from tritone_training.exceptions import DataError
 
 REST: Final = -1
 # The format does not say its resolution; the files' names do (Jsb16thSeparated, jsb-chorales-quarter).

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, Grid
-from tritone.music.reading import to_grid, to_steps
+from tritone.music.scores import to_grid, to_steps
 from tritone_training.catalogue import Track, load_catalogue
 from tritone_training.data.recordings import Problem
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritone.music.smf import MIDI_SUFFIXES
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores.score_set import ScoreSet
+from tritone_training.exceptions import DataError
 
 
 def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from tritone.music.grid import MAX_FRAMES, N_PITCHES, with_strikes
-from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Problem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats
+from tritone_training.exceptions import DataError
 
 _KEYS: Final = {split: f"{split}data" for split in SPLITS}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER
-from tritone.music.reading import to_grid
+from tritone.music.scores import to_grid
 from tritone.music.smf import MIDI_SUFFIXES
-from tritone_training._exceptions import DataError
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Problem, printable
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet, notes_digest
 from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
+from tritone_training.exceptions import DataError
 from tritone_training.progress import progress_bar
 
 _NAMES = ", ".join(MIDI_SUFFIXES)

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.recordings import Problem
+from tritone_training.exceptions import DataError
 
 SPLITS: Final = ("train", "valid", "test")
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables.packing import UNPACKING_ERRORS, Content
 from tritone_training.data.tables.table import Table, check_names, check_zero_bytes
+from tritone_training.exceptions import DataError
 
 _EXPECTED: Final = 'expected a list of objects ([{"user": "ann", "item": "a"}, ...]) or one such object a line'
 

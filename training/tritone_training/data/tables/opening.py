@@ -12,13 +12,13 @@ from typing import Final
 
 import pandas as pd
 
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables.json_records import json_table
 from tritone_training.data.tables.packing import Content, content_of, is_workbook_name
 from tritone_training.data.tables.parquet import parquet_table
 from tritone_training.data.tables.table import EXPECTED, NOTHING, Table
 from tritone_training.data.tables.text import decoded, encoding_of, text_table
 from tritone_training.data.tables.workbook import workbook_table
+from tritone_training.exceptions import DataError
 
 _HEAD: Final = 4_096
 # First bytes of files that are not tables, or tables that are not read here.

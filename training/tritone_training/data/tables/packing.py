@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import zstandard
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 MAX_UNPACKED_BYTES: Final = 64 << 30
 MAX_UNPACKED_RATIO: Final = 200  # times the packed size; logs compress 3 to 50 times

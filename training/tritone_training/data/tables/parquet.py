@@ -11,8 +11,8 @@ import duckdb
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables.table import NOTHING, Table, check_names, check_zero_bytes
+from tritone_training.exceptions import DataError
 
 _SNIFFED_ROWS: Final = 1_000
 _ROWS_ALWAYS_READ: Final = 20_000_000

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 
 EXPECTED: Final = "a table as CSV, TSV, Parquet, JSON or Excel"
 NOT_UTF8: Final = "holds bytes that are not UTF-8"  # how the note on such bytes begins

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Final
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables.packing import UNPACKING_ERRORS, Content
 from tritone_training.data.tables.table import NOT_UTF8, Table, check_names
+from tritone_training.exceptions import DataError
 
 UTF8: Final = "utf-8-sig"
 _SEPARATORS: Final = ("\t", "::", ";", "|", ",")  # the comma last, because names contain commas

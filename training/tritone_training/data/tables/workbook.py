@@ -14,8 +14,8 @@ import pandas as pd
 from python_calamine import CalamineError, CalamineWorkbook
 
 from tritone_serving.ids import normalize_id
-from tritone_training._exceptions import DataError
 from tritone_training.data.tables.table import Table, check_names
+from tritone_training.exceptions import DataError
 
 _MOST_CELLS: Final = 50_000_000  # in the range of a sheet that has cells, all of which the reader keeps in memory
 _CELL: Final = re.compile(rb'<c [^>]*?\br="([A-Z]{1,3})([0-9]{1,7})"')

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 NONE: Final = "none"
 BALANCED: Final = "balanced"

@@ -17,7 +17,7 @@ from tritone_training.kinds.genre_cnn.train import configure, prepare, train_pre
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     """Train once per fold and evaluate each on the fold it never saw.
 
-    Answers mean and spread (standard deviation) over the folds, the figures of each, and `pooled`: all tracks
+    Answers mean and spread (standard deviation) over the folds, the metrics of each, and `pooled`: all tracks
     evaluated together, each by the network that had not seen it.
     """
     config = configure(request)

@@ -1,13 +1,9 @@
-"""Features of whole recordings, computed once: the front end never changes while the body learns.
+"""Features of recordings, and the crops of them that training uses.
 
-A window's features are a run of consecutive units, so a random crop of a recording costs a slice.
-Audio that cannot be used shows here, before the first epoch.
+The front end is frozen, so the features of whole recordings are computed once. The features of a window are consecutive
+units, so a random crop of a recording is a slice. Audio that cannot be used is found here, before the first epoch.
 
-Shapes: N units of a recording, T units of a window, D features of a unit, S samples.
-
-Windows for training: random crops of cached features, with augmentation fit for music.
-
-Shapes: B batch, T units of a window, D features of a unit, M mel bands, L labels.
+Shapes: N units of a recording, B batch, T units of a window, D features of a unit, M mel bands, L labels, S samples.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ from tritone_training.data.recordings import Problem, Recording, Remark, printab
 FeatureArray = npt.NDArray[np.float16]
 # Up to this much of a recording is kept for training, evenly spread: memory stays at 2 MB a recording.
 _MAX_SAMPLES: Final = 22_050 * 240
-_N_STRETCHES: Final = 8
+_N_SEGMENTS: Final = 8
 
 
 class Frontend(Protocol):
@@ -80,9 +76,9 @@ def compute_features(
     digest = hashlib.sha256()
     first: dict[bytes, str] = {}
     with ThreadPoolExecutor(1) as reader, torch.inference_mode():
-        pending = deque(reader.submit(_heard, recording) for recording in recordings[:1])
+        pending = deque(reader.submit(read_samples, recording) for recording in recordings[:1])
         for index, recording in enumerate(recordings):
-            pending.extend(reader.submit(_heard, following) for following in recordings[index + 1 : index + 2])
+            pending.extend(reader.submit(read_samples, following) for following in recordings[index + 1 : index + 2])
             try:
                 heard = pending.popleft().result()
             except InvalidAudioError as error:
@@ -105,13 +101,15 @@ def _copy_of(first: str, name: str) -> Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class _Heard:
+class DecodedRecording:
+    """The samples of a recording that are kept, and remarks on it."""
+
     samples: FloatArray  # (S,), S <= _MAX_SAMPLES
     digest: bytes  # sha256 over all samples of the recording
     notes: tuple[str, ...]
 
 
-def _heard(recording: Recording) -> _Heard:
+def read_samples(recording: Recording) -> DecodedRecording:
     """Read a recording of any length in bounded memory; one that is too long to keep is read once more."""
     digest = hashlib.sha256()
     n_samples = 0
@@ -123,14 +121,14 @@ def _heard(recording: Recording) -> _Heard:
             kept.append(block)
         n_samples += block.size
     if n_samples > _MAX_SAMPLES:
-        kept = _stretches(recording, n_samples)
-    return _Heard(np.concatenate(kept), digest.digest(), tuple(notes))
+        kept = _segments(recording, n_samples)
+    return DecodedRecording(np.concatenate(kept), digest.digest(), tuple(notes))
 
 
-def _stretches(recording: Recording, n_samples: int) -> list[FloatArray]:
-    """Equal stretches from all over a long recording, _MAX_SAMPLES in all."""
-    n_stretch = _MAX_SAMPLES // _N_STRETCHES
-    starts = np.linspace(0, n_samples - n_stretch, _N_STRETCHES).astype(int)
+def _segments(recording: Recording, n_samples: int) -> list[FloatArray]:
+    """Equal segments from all over a long recording, _MAX_SAMPLES in all."""
+    n_stretch = _MAX_SAMPLES // _N_SEGMENTS
+    starts = np.linspace(0, n_samples - n_stretch, _N_SEGMENTS).astype(int)
     kept: list[FloatArray] = []
     position = 0
     for block in recording.blocks():
@@ -247,7 +245,7 @@ def _spans(n_batch: int, n: int, largest_fraction: float, device: torch.device) 
 
 
 def mix_pairs(features: Tensor, targets: Tensor, emotions: Tensor, *, alpha: float, in_power: bool) -> Batch:
-    """Mix each window with another of its batch, and their answers alike (Zhang et al. 2018, arXiv:1710.09412).
+    """Mix windows of a batch in pairs, and their targets likewise (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
         in_power: features are log10 power and are mixed as sounds are: their powers add.

@@ -1,4 +1,4 @@
-"""What `genre_cnn` takes and answers."""
+"""Inputs and outputs of `genre_cnn`."""
 
 from __future__ import annotations
 

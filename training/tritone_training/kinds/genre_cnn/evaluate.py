@@ -1,14 +1,6 @@
-"""Figures for predictions: genre (accuracy, F1, confusion, calibration) and emotions (correlation).
+"""Evaluation of `genre_cnn`: on windows as the network sees them, and on whole tracks as the SDK classifies them.
 
 Shapes: N tracks or windows, L labels.
-
-Asks a network about recordings: on windows, as it answers them, and on whole tracks, as the SDK does.
-
-Shapes: N tracks or windows, L labels.
-
-How good a checkpoint of `genre_cnn` is: on a data set, one fold of it, or one part of its training run.
-
-What a served `genre_cnn` is worth: its accuracy and its feeling for emotions on the checkpoint's validation data.
 """
 
 from __future__ import annotations
@@ -24,11 +16,11 @@ import torch
 
 from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Problem, Recording, RecordingSet, Remark, printable
 from tritone_training.data.splits import assign_folds
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn import report
 from tritone_training.kinds.genre_cnn.metrics import (
@@ -45,7 +37,7 @@ _BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions and what they are worth.
+    """Predictions and their metrics.
 
     Attributes:
         metrics: JSON-able; the track level at the top, `window` beside it.
@@ -71,7 +63,7 @@ def evaluate_network(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Ask the network about every recording, window by window as the SDK cuts them.
+    """Classify every recording, window by window as the SDK does.
 
     Args:
         network: in eval mode, (B, W) -> probabilities, emotions, embedding.
@@ -101,7 +93,7 @@ def evaluate_network(
             f"no recording can be evaluated; the first problem: {problems[0].message if problems else 'none'}"
         )
     if not all(np.isfinite(window).all() for window in windows):
-        raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
+        raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
     truth = np.array([labels.index(recording.label) for recording in used])
     track = np.stack([window.mean(0) for window in windows])
     felt_track = np.stack([window.mean(0) for window in felt])
@@ -155,7 +147,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "data": recordings.source,
         "fold": request.fold,
         "split": request.split,
-        # Figures on recordings that the checkpoint was trained on say nothing about new ones.
+        # Metrics on recordings that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": len(trained_on & evaluated),
         "n_early_stopping": len((validation - trained_on) & evaluated),  # decided when training stopped
         "labels": labels,
@@ -210,7 +202,7 @@ _N_CALIBRATION: Final = 64  # recordings
 _N_WINDOWS: Final = 4  # of each
 
 
-class Served(torch.nn.Module):
+class ServedGraph(torch.nn.Module):
     """An exported graph with the interface of the network, so that the same code evaluates both."""
 
     def __init__(self, run: Run) -> None:
@@ -237,7 +229,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
     def measure(run: Run) -> Mapping[str, float]:
         with progress_bar("evaluating recordings", shown=request.progress) as on_progress:
-            metrics = evaluate_network(Served(run), valid.recordings, labels, on_progress=on_progress).metrics
+            metrics = evaluate_network(ServedGraph(run), valid.recordings, labels, on_progress=on_progress).metrics
         found = {name: metrics[name] for name in ("accuracy", "n")}
         if info["emotions_trained"] and metrics.get("emotion_correlation_mean") is not None:
             found["emotion_correlation_mean"] = metrics["emotion_correlation_mean"]

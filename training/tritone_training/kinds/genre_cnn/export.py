@@ -1,4 +1,4 @@
-"""Networks of `genre_cnn`: new, from a checkpoint, or straight from a backbone without any training."""
+"""Export of `genre_cnn`: a trained checkpoint, or a pretrained backbone without any training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,
@@ -29,7 +29,7 @@ from tritone_training.kinds.genre_cnn.network import (
 from tritone_training.pretrained.musicnn import N_PENULTIMATE
 from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
 
-# Tags that are genres: what an untrained export answers as `probabilities`.
+# Tags that are genres: an untrained export returns their activations as `probabilities`.
 _GENRE_TAGS: Final = frozenset(
     (
         "rock", "pop", "alternative", "indie", "electronic", "dance", "jazz", "metal", "soul", "folk", "punk", "blues",
@@ -40,7 +40,7 @@ _GENRE_TAGS: Final = frozenset(
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
+    """Return what `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
 
     Raises:
         CheckpointError: neither is given, or both and they disagree.

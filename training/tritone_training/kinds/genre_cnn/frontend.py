@@ -1,17 +1,14 @@
-"""The log-mel spectrogram as plain matrix products, so that it runs inside the exported graph on any host.
+"""Frozen front ends of `genre_cnn`: samples to log-mel bands, or to the features of a pretrained musicnn.
 
-ONNX Runtime has no CUDA kernel for STFT; a strided convolution with windowed cosines and sines is a
-matrix product everywhere, and its result does not depend on an FFT library.
+The spectrogram is computed with matrix products, so that it runs inside the exported graph on any host: ONNX Runtime
+has no CUDA kernel for STFT, whereas a strided convolution with windowed cosines and sines is a matrix product
+everywhere, and its result does not depend on an FFT library.
 
-Shapes: B batch, W samples of a window, T frames, F frequencies of the transform, M mel bands.
+musicnn expects 16 kHz, frames of 512 and steps of 256 samples. Instead of resampling in the graph, the same frequencies
+and durations are measured at 22,050 Hz: a window of 706 and a step of 353 samples are 32.02 and 16.01 ms. Tests compare
+the tags with those of a resampled recording.
 
-A pretrained backbone as a front end: musicnn over a 22,050 Hz window.
-
-musicnn wants 16 kHz, frames of 512 and steps of 256 samples. Rather than resample in the graph, the same
-frequencies and durations are measured at 22,050 Hz: a window of 706 and a step of 353 samples are 32.02 and
-16.01 ms. Tests hold the tags against those of a resampled recording.
-
-Shapes: B batch, W samples of a window, D features.
+Shapes: B batch, W samples of a window, T frames, F frequencies of the transform, M mel bands, D features.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ _LEAST_SPREAD: Final = 1e-9  # what varies less is constant but for rounding, an
 
 
 def genre_metrics(probabilities: FloatMatrix, truth: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro-F1, per-class figures, confusion matrix (rows: truth) and calibration of (N, L)."""
+    """Accuracy, macro-F1, per-class metrics, confusion matrix (rows: truth) and calibration of (N, L)."""
     guess = probabilities.argmax(1)
     indices = range(len(labels))
     precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=indices, zero_division=0.0)
     present = [index for index in indices if support[index]]
     return {
         "accuracy": float(accuracy_score(truth, guess)),
-        # Over the labels that occur: one that this portion lacks can be neither found nor missed.
+        # Over the labels that occur: one that this split lacks can be neither found nor missed.
         "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0.0)),
         "n": len(truth),
         "calibration_error": calibration(probabilities, truth)["expected_error"],

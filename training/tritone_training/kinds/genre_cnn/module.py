@@ -1,4 +1,4 @@
-"""How `genre_cnn` learns: losses, optimiser, augmentation, a running average of the weights.
+"""Training step of `genre_cnn`: losses, augmentation, optimiser, running average of the weights.
 
 Shapes: B batch, T units of a window, D features of a unit, L labels.
 """
@@ -14,7 +14,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
@@ -90,7 +90,7 @@ class GenreModule(lightning.LightningModule):
             part.eval()
 
     def on_validation_start(self) -> None:
-        """Move the average on, once it has begun; before it is evaluated, so that what is evaluated is what is kept."""
+        """Update the running average, before validation looks at it."""
         begins = int(self.config.average_from * self.config.max_epochs)
         self._n_averaged = 1 if self.current_epoch <= begins else self._n_averaged + 1
         # An exponential mean over about ten epochs, so that early ones fade.
@@ -103,7 +103,7 @@ class GenreModule(lightning.LightningModule):
                 tensor.copy_(theirs[name])
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Collect the answers of the averaged network."""
+        """Collect the predictions of the averaged network."""
         features, label, emotions = batch
         self.averaged.eval()
         logits, felt, _embedding = self.averaged.heads(features)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.declaration import (
     KIND_NAME,
@@ -117,7 +117,7 @@ class GenreNetwork(nn.Module):
         frontend: (B, W) -> (B, T, D), frozen; may have `tags`, a slice of D that holds tag activations.
         body: (B, T, D) -> (B, E).
         n_labels: L.
-        with_emotions: whether the emotion head was trained; if not, it answers -1 everywhere.
+        with_emotions: whether the emotion head was trained; if not, it returns -1 everywhere.
     """
 
     def __init__(self, *, frontend: nn.Module, body: nn.Module, n_labels: int, with_emotions: bool) -> None:
@@ -132,10 +132,10 @@ class GenreNetwork(nn.Module):
         """(B, W) -> probabilities (B, L), emotions (B, 9), embedding (B, E)[, tags (B, n_tags)]."""
         features = self.frontend(audio)
         logits, emotions, embedding = self.heads(features)
-        answers = [torch.softmax(logits, dim=1), emotions, embedding]
+        outputs = [torch.softmax(logits, dim=1), emotions, embedding]
         if self.tag_slice is not None:
-            answers.append(features[:, 0, self.tag_slice])
-        return tuple(answers)
+            outputs.append(features[:, 0, self.tag_slice])
+        return tuple(outputs)
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> logits (B, L), emotions (B, 9), embedding (B, E) of length 1."""
@@ -165,7 +165,7 @@ def build_frontend(pretrained: str | None) -> MelFeatures | MusicnnFeatures:
 def build_network(
     config: GenreConfig, frontend: MelFeatures | MusicnnFeatures, *, n_labels: int, with_emotions: bool
 ) -> GenreNetwork:
-    """A new network with random weights behind the front end."""
+    """Return a new network with random weights behind the front end."""
     body: nn.Module
     if isinstance(frontend, MelFeatures):
         body = ConvBody(n_mels=frontend.n_features, width=config.width, dropout=config.dropout)
@@ -180,10 +180,10 @@ def learned_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
@@ -196,23 +196,21 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
             with_emotions=info["emotions_trained"],
         )
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+        raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
         missing, unexpected = network.load_state_dict(dict(saved.weights), strict=False)
         wrong = [name for name in missing if not name.startswith("frontend.")] + list(unexpected)
-    except RuntimeError as error:  # torch's word for shapes that differ
+    except RuntimeError as error:  # torch's message for shapes that differ
         wrong = [str(error).splitlines()[-1].strip()]
     if wrong:
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({', '.join(wrong[:3])}); train again"
-        )
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({', '.join(wrong[:3])}); train again")
     return network.eval(), info
 
 
 def _check_names(folder: Path, labels: object) -> None:
     """The labels become a text file and metadata, long after the network was built."""
     if labels is None:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames 'labels'; train again")
+        raise CheckpointError(f"{folder}: missing 'labels' in checkpoint.json; train again")
     named = isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)
     if not named or not "".join(labels).isprintable():  # type: ignore[arg-type]
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: confusion matrix, calibration, emotions, one row per track."""
+"""Plots and tables of an evaluation: confusion matrix, calibration, emotions, one row per track."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_INCHES: Final = 40.0
 
 
 def write(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[str]:
-    """Write the report's files; answers their paths."""
+    """Write the files of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
     files = ["confusion_matrix.png", "calibration.png"]

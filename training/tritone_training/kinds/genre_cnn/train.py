@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import GenreConfig, build_config, to_dict
 from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset
@@ -32,7 +32,7 @@ N_FOLDS: Final = 4
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingData:
     """Data and features, shared between folds and trials.
 
     Attributes:
@@ -44,7 +44,7 @@ class Prepared:
     frontend: MelFeatures | MusicnnFeatures
 
 
-def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
+def prepare(request: TrainRequest, config: GenreConfig) -> TrainingData:
     """Load the data set, assign folds and compute every recording's features.
 
     Folds are assigned to all that is listed, usable or not, so that `evaluate` finds the same without reading.
@@ -63,7 +63,7 @@ def prepare(request: TrainRequest, config: GenreConfig) -> Prepared:
         features = compute_features(recordings.recordings, frontend, on_progress=on_progress)
     recordings = replace(recordings.without(features.problems), remarks=features.remarks)
     _require_labels(recordings)
-    return Prepared(recordings, features, frontend)
+    return TrainingData(recordings, features, frontend)
 
 
 def _require_labels(recordings: RecordingSet) -> None:
@@ -76,7 +76,7 @@ def _require_labels(recordings: RecordingSet) -> None:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     prepared = prepare(request, configure(request))
     return lambda each: train_prepared(each, configure(each), prepared).summary
 
@@ -102,7 +102,7 @@ class Trained:
     evaluations: Mapping[str, Evaluation]
 
 
-def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepared) -> Trained:
+def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> Trained:
     """Fit on all folds but the held-out one; an eighth of them decides when to stop.
 
     With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
@@ -159,7 +159,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Prepare
 def _fit(
     request: TrainRequest,
     config: GenreConfig,
-    prepared: Prepared,
+    prepared: TrainingData,
     train_part: tuple[Recording, ...],
     valid_part: tuple[Recording, ...],
     *,

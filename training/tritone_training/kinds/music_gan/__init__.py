@@ -17,12 +17,12 @@ from tritone_training.kinds.music_gan.train import trainer
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Requests with and without wishes, the first without any."""
+    """Requests with and without conditions, the first without any."""
     random = np.random.default_rng(seed)
     key, mode = random.integers(-1, 12, n_batch), random.integers(-1, 2, n_batch)
     density = random.uniform(0.5, 8, n_batch).astype(np.float32)
-    for wishes in (key, mode, density):
-        wishes[0] = -1
+    for conditions in (key, mode, density):
+        conditions[0] = -1
     return {
         "latent_noise": uniform_noise(seed, n_batch, N_LATENT_NOISE, stream=1),
         "truncation": random.uniform(0.5, 1, n_batch).astype(np.float32),

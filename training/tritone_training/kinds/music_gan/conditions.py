@@ -1,18 +1,14 @@
-"""What music may be asked to be, beside its key: its mode and its density; and what stands for "any".
+"""Conditions of generated music: mode, density and key.
 
-What the caller leaves open is drawn inside the graph from what the training set has, so the generator always works
-under full conditions and "any" is as varied as the training set is. The style, which callers do not name, is drawn
-last: as likely as each is to be of that mode and density.
+What the caller leaves open is drawn inside the graph from the distribution of the training set, so that the generator
+always works under full conditions and "any" is as varied as the training set. The style, which callers cannot choose,
+is drawn last, with its probability given mode and density.
 
-Shapes: B batch, S spans, D 33 quantiles, T styles, C = 3 + T width of the features.
+The key estimate is that of `tritone_training.musicality.estimate_keys`, in whole numbers: with rounded sums, two keys
+that are almost equally likely could be ordered differently on different hosts, which would change the whole span.
 
-Keys inside the graph: the Krumhansl-Schmuckler estimate, a tilt towards a key, and the level that leads to one.
-
-The estimate is that of `tritone_training.musicality.measures`, in whole numbers: with rounded sums, two keys that are
-almost equally likely could change places from host to host, and the whole span with them.
-
-Shapes: B batch, N = 32 time steps, V = 4 lanes, P 88 pitches, K = 89 values of a relative
-lane.
+Shapes: B batch, S spans, N = 32 time steps, V = 4 voices, D 33 quantiles, T styles, P 88 pitches, K = 89 values of a
+relative voice, C = 3 + T width of the features.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone.music.lanes import FIRST_STRIKE
+from tritone.music.voices import FIRST_STRIKE
 from tritone_training.bars.spans import REACH, SpanSet, sounding_of
 from tritone_training.musicality import estimate_keys, measure_attributes, spans_to_frames
 from tritone_training.musicality.measures import N_KEYS, N_MODES, PITCH_CLASSES, PROFILES, key_profiles
@@ -38,7 +34,7 @@ _LEAST_DEVIATION: Final = 0.1  # notes in a quarter
 
 @dataclass(frozen=True, eq=False)
 class SpanConditions:
-    """What spans turn out to be, by measurement: mode (S,), density (S,); and what they are said to be, style (S,)."""
+    """Measured mode (S,) and density (S,) of spans, and their labelled style (S,)."""
 
     mode: npt.NDArray[np.int64]
     density: npt.NDArray[np.float32]
@@ -47,13 +43,13 @@ class SpanConditions:
 
 def measure_conditions(spans: SpanSet) -> SpanConditions:
     """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter, style."""
-    frames = spans_to_frames(spans.lanes)
+    frames = spans_to_frames(spans.voices)
     _, mode = estimate_keys(frames)
     return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32), spans.styles)
 
 
 class Conditions(nn.Module):
-    """Resolves what was left open, and turns conditions into features.
+    """Draws conditions that were left open, and turns conditions into features.
 
     The buffers come from `learn`: the share of major spans, quantiles of the density in each mode, its mean and
     deviation; of each style and mode the logarithm of its share, and its own density's mean and deviation.
@@ -82,7 +78,7 @@ class Conditions(nn.Module):
         self.style_density_deviation: Tensor
 
     def learn(self, measured: SpanConditions) -> None:
-        """Remember how conditions are spread over the training set."""
+        """Fit the distribution of conditions to the training set."""
         shares = np.linspace(0, 1, _N_QUANTILES)
         for mode in range(N_MODES):
             own = measured.density[measured.mode == mode]
@@ -101,7 +97,7 @@ class Conditions(nn.Module):
                 self.style_density_deviation[mode, style] = max(spread, _LEAST_DEVIATION)
 
     def resolve(self, chance: Tensor, mode: Tensor, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw what is open, and take what is out of range to the nearest that was learnt.
+        """Draw conditions that are open, and clamp others to the range of the training set.
 
         Args:
             chance: (B, 3) uniform in 0 <= u < 1.
@@ -155,7 +151,7 @@ _NEVER: Final = -(2**40)
 
 
 class KeyEstimate(nn.Module):
-    """Lanes to the tonic that fits best, among all keys or those of one mode."""
+    """Voices to the tonic that fits best, among all keys or those of one mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,19 +160,19 @@ class KeyEstimate(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
         self.weights: Tensor
 
-    def forward(self, lanes: Tensor, mode: Tensor) -> Tensor:
+    def forward(self, voices: Tensor, mode: Tensor) -> Tensor:
         """Estimate the tonic.
 
         Args:
-            lanes: (B, N, V).
+            voices: (B, N, V).
             mode: (B,) int64, 0 major, 1 minor; below 0 either.
 
         Returns:
             (B,) int64, 0 C .. 11 B.
         """
-        durations = nn.functional.one_hot(sounding_of(lanes), N_PITCHES + 1)[..., 1:].amax(2).sum(1)  # (B, P)
+        durations = nn.functional.one_hot(sounding_of(voices), N_PITCHES + 1)[..., 1:].amax(2).sum(1)  # (B, P)
         scores = (durations[:, None, :] * self.weights).sum(2)  # (B, 24)
-        rank = torch.arange(N_KEYS * N_MODES, device=lanes.device)
+        rank = torch.arange(N_KEYS * N_MODES, device=voices.device)
         scores = scores * (N_KEYS * N_MODES) - rank  # no two are equal
         wanted = (mode[:, None] < 0) | (torch.div(rank, N_KEYS, rounding_mode="floor") == mode[:, None])
         best = torch.where(wanted, scores, _NEVER).argmax(1)
@@ -184,7 +180,7 @@ class KeyEstimate(nn.Module):
 
 
 class KeyTilt(nn.Module):
-    """How much likelier a key makes each value of a relative lane.
+    """The bias that a key gives to each value of a relative voice.
 
     Notes outside the scale (the minor one with both seventh degrees) are all but forbidden; those inside are favoured
     as listeners find them fitting, by the profiles of Krumhansl & Kessler (1982), a nat for each point of their scale.
@@ -202,7 +198,7 @@ class KeyTilt(nn.Module):
         self.distances: Tensor
 
     def forward(self, tonic: Tensor, mode: Tensor, level: Tensor) -> Tensor:
-        """Nats to add.
+        """Return the bias in nats.
 
         Args:
             tonic: (B,) int64, 0 C .. 11 B.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     import optuna

@@ -1,6 +1,6 @@
-"""Real spans as a GAN sees them: drawn by style, as points of the latent space.
+"""Training data of `music_gan`: real spans, drawn by style and encoded as latents.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
 from tritone_training.kinds.music_gan.conditions import Conditions, measure_conditions
 
-Lanes = npt.NDArray[np.int64]
+Voices = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
 
@@ -65,4 +65,4 @@ def as_tensors(vae: MusicVae, conditions: Conditions, spans: SpanSet) -> tuple[t
         torch.from_numpy(each) for each in (measured.mode, measured.density, np.asarray(measured.style, np.int64))
     )
     with torch.no_grad():
-        return mode, torch.from_numpy(encode(vae, spans.lanes)), conditions(mode, density, style)
+        return mode, torch.from_numpy(encode(vae, spans.voices)), conditions(mode, density, style)

@@ -1,12 +1,12 @@
-"""What `music_gan` takes and answers."""
+"""Inputs and outputs of `music_gan`."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from tritone.constants import LARGEST_DENSITY
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
-from tritone_training.bars.tensors import N_LATENT, SAMPLING, WRITTEN_LANES
+from tritone.music.voices import N_VOICES, SPAN_FRAMES
+from tritone_training.bars.tensors import N_LATENT, SAMPLED_VOICES, SAMPLING
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 from tritone_training.limits import UNIFORM
 
@@ -50,11 +50,11 @@ DECLARATION: Final = Declaration(
         ),
         *SAMPLING,
     ),
-    outputs=(WRITTEN_LANES,),
+    outputs=(SAMPLED_VOICES,),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
+    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_VOICES), "frames_per_quarter": "4"},
 )

@@ -1,8 +1,6 @@
-"""What a `music_gan` is worth: how like real music its bars are, whether they are new, whether they do as asked.
+"""Evaluation of `music_gan`: distance from real music, novelty, and control by key, mode and density.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
-
-How good a checkpoint of `music_gan` is, beside one portion of a data set.
+Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
 from tritone.music.noise import uniform_noise
-from tritone_training._exceptions import DataError, TrainingError
+from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.autoencoder import decode, encode
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_gan import report
 from tritone_training.kinds.music_gan.dataset import draw_spans
@@ -45,7 +43,7 @@ from tritone_training.musicality import (
 from tritone_training.musicality.measures import N_KEYS, N_MODES
 from tritone_training.progress import progress_bar
 
-Lanes = npt.NDArray[np.int64]
+Voices = npt.NDArray[np.int64]
 
 N_SAMPLES: Final = 1000
 ANY: Final = -1
@@ -60,11 +58,11 @@ class Evaluation:
     """Metrics, and what they were taken from: generated and held-out spans, (S, N, V) each."""
 
     metrics: dict[str, Any]
-    generated: Lanes
-    held_out: Lanes
+    generated: Voices
+    held_out: Voices
 
 
-def dream(
+def generate(
     network: MusicGan,
     n: int,
     *,
@@ -74,11 +72,11 @@ def dream(
     density: npt.NDArray[Any] | float = ANY,
     truncation: float = 1.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Lanes:
+) -> Voices:
     """Make spans: (n, N, V); conditions are one for all or (n,)."""
     latent_noise = uniform_noise(seed, n, N_LATENT_NOISE, stream=0)
-    noise = uniform_noise(seed, n, SPAN_FRAMES, N_LANES, stream=1)
-    wishes = [
+    noise = uniform_noise(seed, n, SPAN_FRAMES, N_VOICES, stream=1)
+    conditions = [
         torch.from_numpy(np.broadcast_to(value, (n,)).astype(dtype))
         for value, dtype in ((key, np.int64), (mode, np.int64), (density, np.float32))
     ]
@@ -87,16 +85,16 @@ def dream(
         for start in range(0, n, _BATCH):
             part = slice(start, min(start + _BATCH, n))
             ones = torch.ones(part.stop - start)
-            (lanes,) = network(
+            (voices,) = network(
                 torch.from_numpy(latent_noise[part]),
                 truncation * ones,
-                *(wish[part] for wish in wishes),
+                *(condition[part] for condition in conditions),
                 torch.from_numpy(noise[part]),
                 ones,
-                torch.full((len(ones),), N_LANE_VALUES),
+                torch.full((len(ones),), N_VOICE_VALUES),
                 ones,
             )
-            made.append(lanes.numpy())
+            made.append(voices.numpy())
             on_progress(part.stop, n)
     return np.concatenate(made)
 
@@ -111,7 +109,7 @@ def evaluate_network(
     n_samples: int = N_SAMPLES,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Generate without any wishes and compare with held-out music; then with wishes.
+    """Generate without any conditions and compare with held-out music; then with conditions.
 
     Held-out and training music is drawn as the network learnt it: styles in their shares.
 
@@ -119,41 +117,41 @@ def evaluate_network(
         TrainingError: the network diverged in training.
     """
     if not all(tensor.isfinite().all() for tensor in network.parameters()):
-        raise TrainingError("the network's weights are not finite: it diverged; lower the learning rate")
-    generated = dream(network, n_samples, seed=seed, on_progress=on_progress)
+        raise TrainingError("the weights are not finite: training diverged; lower the learning rate")
+    generated = generate(network, n_samples, seed=seed, on_progress=on_progress)
     theirs = draw_spans(held_out, shares, n_samples, seed=seed)
     learnt = draw_spans(train, shares, len(theirs), seed=seed)
     frames = {
         "generated": spans_to_frames(generated),
-        "held_out": spans_to_frames(theirs.lanes),
-        "train": spans_to_frames(learnt.lanes),
+        "held_out": spans_to_frames(theirs.voices),
+        "train": spans_to_frames(learnt.voices),
     }
-    lanes = {"generated": generated, "held_out": theirs.lanes, "train": learnt.lanes}
-    everything = spans_to_frames(train.lanes)
+    voices = {"generated": generated, "held_out": theirs.voices, "train": learnt.voices}
+    everything = spans_to_frames(train.voices)
     metrics = {
         "n_samples": n_samples,
         "n_held_out": len(theirs),
-        "frechet": _frechet(network, lanes, theirs.pieces),
+        "frechet": _frechet(network, voices, theirs.pieces),
         "duplicate_rate": duplicate_rate(generated),
         "memorisation": memorisation(
             nearest_distances(frames["generated"], everything), nearest_distances(frames["held_out"], everything)
         ),
         "measures": {name: describe(each) for name, each in frames.items()},
-        "overlap": {name: _overlap(lanes[name], theirs.lanes) for name in ("generated", "train")},
+        "overlap": {name: _overlap(voices[name], theirs.voices) for name in ("generated", "train")},
         "similarity": _similarity(frames["generated"], frames["held_out"]),
-        "conditions": _control(network, theirs.lanes, seed=seed),
+        "conditions": _control(network, theirs.voices, seed=seed),
     }
-    return Evaluation(metrics, generated, theirs.lanes)
+    return Evaluation(metrics, generated, theirs.voices)
 
 
-def _frechet(network: MusicGan, lanes: dict[str, Lanes], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _frechet(network: MusicGan, voices: dict[str, Voices], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
     """The distance of generated bars, encoded again, from held-out ones; and how far real music is from it.
 
     Returns:
         `distance`; `floor`, the distance of as many training spans from the same held-out ones; their `ratio`; and
         `floor_between_pieces`, that of one half of the held-out pieces from the other, at `n_half` spans.
     """
-    encoded = {name: encode(network.vae, each) for name, each in lanes.items()}
+    encoded = {name: encode(network.vae, each) for name, each in voices.items()}
     n = len(encoded["held_out"])
     distance = frechet_distance(encoded["generated"][:n], encoded["held_out"])
     floor = frechet_distance(encoded["train"][:n], encoded["held_out"])
@@ -165,7 +163,7 @@ def _frechet(network: MusicGan, lanes: dict[str, Lanes], pieces: npt.NDArray[np.
     return report
 
 
-def _overlap(ours: Lanes, theirs: Lanes) -> dict[str, float]:
+def _overlap(ours: Voices, theirs: Voices) -> dict[str, float]:
     return {
         "note_length": overlap_area(length_histogram(ours), length_histogram(theirs)),
         "interval": overlap_area(interval_histogram(ours), interval_histogram(theirs)),
@@ -179,7 +177,7 @@ def _similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, A
     return {name: relative_similarity(first[:, i], second[:, i]) for i, name in enumerate(ATTRIBUTES)}
 
 
-def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]:
+def _control(network: MusicGan, held_out: Voices, *, seed: int) -> dict[str, Any]:
     """Ask for every key and for densities from the lowest to the highest decile, and measure what comes.
 
     Returns:
@@ -188,18 +186,18 @@ def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]
         density asked for.
     """
     asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
-    lanes = dream(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
-    key, mode = estimate_keys(spans_to_frames(lanes))
+    voices = generate(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
+    key, mode = estimate_keys(spans_to_frames(voices))
     copies = decode(
         network.vae,
         torch.from_numpy(encode(network.vae, held_out)),
-        uniform_noise(seed, len(held_out), SPAN_FRAMES, N_LANES, stream=2),
+        uniform_noise(seed, len(held_out), SPAN_FRAMES, N_VOICES, stream=2),
     )
     before, after = (estimate_keys(spans_to_frames(each))[1] for each in (held_out, copies))
     quantiles = network.conditions.density_quantiles.mean(0).numpy()
     wanted = np.interp(np.linspace(0.1, 0.9, _N_DENSITIES), np.linspace(0, 1, len(quantiles)), quantiles)
     densities = np.repeat(wanted, _N_PER_DENSITY)
-    dense = dream(network, len(densities), seed=seed + 2, density=densities)
+    dense = generate(network, len(densities), seed=seed + 2, density=densities)
     measured = measure_attributes(spans_to_frames(dense))[:, 0]
     varied = min(densities.std(), measured.std()) > 0
     return {
@@ -213,10 +211,10 @@ def _control(network: MusicGan, held_out: Lanes, *, seed: int) -> dict[str, Any]
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Compare generated with held-out music: the portion `valid` unless another is named.
+    """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
-        TrainingError: a fold is asked for; portions are asked for with `split`.
+        TrainingError: a fold is asked for; splits are asked for with `split`.
         DataError: the data have other styles than those that the checkpoint learnt from.
     """
     if request.fold is not None:

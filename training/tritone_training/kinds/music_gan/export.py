@@ -1,17 +1,17 @@
-"""Networks of `music_gan`: new around a trained `music_vae`, or from a checkpoint; and what of them is exported."""
+"""Export of `music_gan`: the generator with the decoder of its `music_vae`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_gan.declaration import DECLARATION, KIND_NAME
 from tritone_training.kinds.music_gan.network import load_network
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs.
+    """Return what `tritone export` needs.
 
     Raises:
         CheckpointError: no checkpoint is given, or a backbone is.

@@ -1,4 +1,4 @@
-"""How `music_gan` learns: a critic and a listener on real latents, a generator from both.
+"""Training step of `music_gan`: a critic and a predictor on real latents, a generator from both.
 
 Shapes: B batch, S latents of the pool, Z latent, C width of the conditions' features.
 """
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tritone.music.lanes import N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_VOICES, SPAN_FRAMES
 from tritone_training.bars.autoencoder import MusicVae, decode, encode
 from tritone_training.kinds.music_gan.config import GanConfig
-from tritone_training.kinds.music_gan.network import Critic, Generator, Listener
+from tritone_training.kinds.music_gan.network import ConditionPredictor, Critic, Generator
 from tritone_training.musicality import frechet_distance
 
 MONITOR: Final = "valid_frechet"
@@ -39,29 +39,29 @@ class GanModule(lightning.LightningModule):
         self.critic = Critic(
             n_latent=n_latent, n_styles=len(generator.from_noise), width=config.critic_width, n_layers=config.n_layers
         )
-        self.listener = Listener(n_latent=n_latent, width=config.critic_width)
+        self.predictor = ConditionPredictor(n_latent=n_latent, width=config.critic_width)
         # Lightning steps the generator alone; the other two learn within its step.
         self._others = torch.optim.Adam(
-            [*self.critic.parameters(), *self.listener.parameters()], lr=2 * config.learning_rate, betas=_BETAS
+            [*self.critic.parameters(), *self.predictor.parameters()], lr=2 * config.learning_rate, betas=_BETAS
         )
         self._valid: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        """Steps of critic and listener on slices of the batch, then the generator's loss on the last slice."""
+        """Steps of critic and predictor on slices of the batch, then the generator's loss on the last slice."""
         slices = [list(parts) for parts in zip(*(each.chunk(self.config.critic_steps) for each in batch), strict=True)]
         for mode, latent, features in slices:
             self._teach_others(mode, latent, features)
         mode, latent, features = slices[-1]
         self.critic.requires_grad_(False)
-        self.listener.requires_grad_(False)
+        self.predictor.requires_grad_(False)
         scaled = self._scaled(self.generator(torch.randn_like(latent), features))
         wasserstein = -self.critic(scaled, features).mean()
-        heeded = listening_loss(self.listener, scaled, mode, features)
+        condition_loss_ = condition_loss(self.predictor, scaled, mode, features)
         self.critic.requires_grad_(True)
-        self.listener.requires_grad_(True)
+        self.predictor.requires_grad_(True)
         self.log("train_generator", wasserstein, on_step=False, on_epoch=True)
-        self.log("train_conditions", heeded, prog_bar=True, on_step=False, on_epoch=True)
-        loss: Tensor = wasserstein + self.config.condition_weight * heeded
+        self.log("train_conditions", condition_loss_, prog_bar=True, on_step=False, on_epoch=True)
+        loss: Tensor = wasserstein + self.config.condition_weight * condition_loss_
         return loss
 
     def _teach_others(self, mode: Tensor, latent: Tensor, features: Tensor) -> None:
@@ -71,7 +71,7 @@ class GanModule(lightning.LightningModule):
         distance = self.critic(real, features).mean() - self.critic(fake, features).mean()
         penalty = gradient_penalty(self.critic, real, fake, features)
         loss = self.config.gradient_penalty * penalty - distance
-        loss = loss + listening_loss(self.listener, real, mode, features)
+        loss = loss + condition_loss(self.predictor, real, mode, features)
         self._others.zero_grad()
         loss.backward()
         self._others.step()
@@ -89,15 +89,15 @@ class GanModule(lightning.LightningModule):
         self._others.load_state_dict(checkpoint["others"])
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on."""
+        """Update the running average."""
         decay = min(self.config.average_decay, self.global_step / (self.global_step + 9))
         for ours, theirs in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
             ours.lerp_(theirs.detach(), 1 - decay)
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        """Music under the conditions of held-out spans, beside theirs, both as latents that were read off the notes.
+        """Collect latents of generated spans, read off their notes, and of held-out spans with the same conditions.
 
-        A latent that no music has may lie well among those of music; only its notes show it.
+        A latent that no music has may lie among those of music; only its notes show it.
         """
         _mode, latent, features = batch
         noise = np.random.default_rng(len(self._valid))
@@ -107,8 +107,8 @@ class GanModule(lightning.LightningModule):
         if not written.isfinite().all():
             self._valid.append((self._scaled(written.to(latent.device)), self._scaled(latent)))
             return
-        lanes = decode(vae, written, noise.random((len(latent), SPAN_FRAMES, N_LANES), np.float32))
-        heard = torch.from_numpy(encode(vae, lanes)).to(latent.device)
+        voices = decode(vae, written, noise.random((len(latent), SPAN_FRAMES, N_VOICES), np.float32))
+        heard = torch.from_numpy(encode(vae, voices)).to(latent.device)
         self._valid.append((self._scaled(heard), self._scaled(latent)))
 
     def on_validation_epoch_end(self) -> None:
@@ -123,9 +123,9 @@ class GanModule(lightning.LightningModule):
         return torch.optim.Adam(self.generator.parameters(), lr=self.config.learning_rate, betas=_BETAS)
 
 
-def listening_loss(listener: Listener, scaled: Tensor, mode: Tensor, features: Tensor) -> Tensor:
-    """How far what is heard is from what was asked: latents (B, Z), mode (B,), features (B, C) -> ()."""
-    modes, density = listener(scaled)
+def condition_loss(predictor: ConditionPredictor, scaled: Tensor, mode: Tensor, features: Tensor) -> Tensor:
+    """Return the loss of the predicted conditions: latents (B, Z), mode (B,), features (B, C) -> ()."""
+    modes, density = predictor(scaled)
     return nn.functional.cross_entropy(modes, mode) + nn.functional.mse_loss(density, features[:, -1])
 
 

@@ -1,4 +1,4 @@
-"""The generator, the critic and the listener of `music_gan`, and the graph that is exported.
+"""The generator, the critic and the predictor of `music_gan`, and the graph that is exported.
 
 A GAN in the latent space of a trained `music_vae`, whose frozen decoder turns points into music (latent constraints:
 Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents of
@@ -6,7 +6,7 @@ each style best, and learns what is not normal about them. The key needs no lear
 it writes first tells which tonic suits the mode that is wanted; then it writes the same latent again with that key in
 its ear, and the result is moved to where it was asked to be.
 
-Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, T styles, C width of the conditions' features.
+Shapes: B batch, N = 32 time steps, V = 4 voices, Z latent, T styles, C width of the conditions' features.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import to_absolute
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kinds.music_gan.conditions import (
     Conditions,
     KeyEstimate,
@@ -122,8 +122,8 @@ class Critic(nn.Module):
         return scores
 
 
-class Listener(nn.Module):
-    """Tells mode and density from a latent: learns from real ones, teaches the generator."""
+class ConditionPredictor(nn.Module):
+    """Predicts mode and density from a latent; trained on real latents, it gives the generator its condition loss."""
 
     def __init__(self, *, n_latent: int, width: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Listener(nn.Module):
 
 
 class MusicGan(nn.Module):
-    """Noise and wishes in, lanes out: what is exported.
+    """Noise and conditions in, voices out: what is exported.
 
     Args:
         vae: frozen here.
@@ -153,7 +153,7 @@ class MusicGan(nn.Module):
         self.key_tilt = KeyTilt()
 
     def latent(self, latent_noise: Tensor, *, truncation: Tensor, mode: Tensor, density: Tensor) -> Tensor:
-        """Points of the latent space: uniform noise (B, 3 + Z), truncation and wishes (B,) each -> (B, Z)."""
+        """Points of the latent space: uniform noise (B, 3 + Z), truncation and conditions (B,) each -> (B, Z)."""
         mode, density, style = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
         normal = box_muller(latent_noise[:, N_CHOICES:])[:, : self.vae.n_latent]
         normal = normal * truncation.clamp(_LEAST_TRUNCATION, 1.0)[:, None]
@@ -172,7 +172,7 @@ class MusicGan(nn.Module):
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
-        """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> lanes (B, N, V)."""
+        """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> voices (B, N, V)."""
         decoder = self.vae.decoder
         latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
         mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
@@ -201,10 +201,10 @@ def build_network(config: GanConfig, vae: MusicVae, *, n_styles: int) -> MusicGa
 
 
 def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     vae_weights: dict[str, Tensor] = {
@@ -216,12 +216,10 @@ def load_network(folder: Path) -> tuple[MusicGan, Mapping[str, Any]]:
     try:
         network = build_network(GanConfig(**saved.info["config"]), vae, n_styles=len(saved.info["style_shares"]))
     except (KeyError, TypeError, TrainingError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames hyper-parameters ({error})") from error
+        raise CheckpointError(f"{folder}: invalid hyper-parameter in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
-    except RuntimeError as error:  # torch's word for names and shapes that differ
+    except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), saved.info

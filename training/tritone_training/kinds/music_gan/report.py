@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: generated bars beside held-out ones, and the control that wishes have."""
+"""Plots of an evaluation: generated bars beside held-out ones, and the control that conditions have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _N_SHOWN: Final = 6
 
 
 def write(folder: Path, evaluation: Evaluation) -> list[str]:
-    """Write the report's pictures; answers their paths."""
+    """Write the plots of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     n_shown = min(_N_SHOWN, len(evaluation.held_out))
     theirs = np.linspace(0, len(evaluation.held_out) - 1, n_shown).astype(np.int64)

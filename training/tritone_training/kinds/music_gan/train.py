@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_gan.conditions import measure_conditions
 from tritone_training.kinds.music_gan.config import PRESETS, GanConfig, build_config, to_dict
@@ -34,7 +34,7 @@ _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class TrainingData:
     """Data and the autoencoder, shared between trials.
 
     Attributes:
@@ -51,7 +51,7 @@ class Prepared:
 
 
 def configure(request: TrainRequest) -> GanConfig:
-    """The hyper-parameters that a request asks for.
+    """Return the hyper-parameters of a request.
 
     Raises:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
@@ -66,7 +66,7 @@ def configure(request: TrainRequest) -> GanConfig:
     return build_config(request.preset, overrides)
 
 
-def prepare(request: TrainRequest) -> Prepared:
+def prepare(request: TrainRequest) -> TrainingData:
     """Read the scores, and find a `music_vae` that was trained on the same data with the same preset, or train one.
 
     Looks in `OUT/music_vae` and in the sibling folder of OUT (`runs/music_vae` for `runs/music_gan`); a new one is
@@ -90,7 +90,7 @@ def prepare(request: TrainRequest) -> Prepared:
         get_kind(_VAE).trainer(vae_request)(vae_request)
     saved = checkpoint.load(folder, kind=_VAE)
     vae = autoencoder_from(saved.info.get("config") or {}, saved.weights, folder=folder)
-    return Prepared(scores, train, valid, vae, folder, saved.info)
+    return TrainingData(scores, train, valid, vae, folder, saved.info)
 
 
 def _vae_epochs(request: TrainRequest) -> int | None:
@@ -110,14 +110,14 @@ def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # before minutes are spent on reading
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
-def train_prepared(request: TrainRequest, config: GanConfig, prepared: Prepared) -> Mapping[str, Any]:
-    """Train once and write the checkpoint; answers the summary."""
+def train_prepared(request: TrainRequest, config: GanConfig, prepared: TrainingData) -> Mapping[str, Any]:
+    """Train once, write the checkpoint and return the summary."""
     fitting.seed_everything(request.seed)
     network = build_network(config, prepared.vae, n_styles=len(prepared.train.style_names))
     shares = style_shares(prepared.train, config.style_balance)
@@ -186,7 +186,7 @@ def _averaged_weights(network: MusicGan, module: GanModule) -> dict[str, torch.T
     return {**network.state_dict(), **averaged}
 
 
-def _warm_start(request: TrainRequest, network: MusicGan, prepared: Prepared) -> WarmStart | None:
+def _warm_start(request: TrainRequest, network: MusicGan, prepared: TrainingData) -> WarmStart | None:
     saved = saved_checkpoint(request, KIND_NAME)
     if saved is None:
         return None
@@ -201,7 +201,7 @@ def _warm_start(request: TrainRequest, network: MusicGan, prepared: Prepared) ->
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that matter most; `likeness` is what `tune` maximises."""
+    """The metrics that matter most; `likeness` is what `tune` maximises."""
     return {
         "likeness": -float(metrics["frechet"]["ratio"]),
         "frechet_ratio": metrics["frechet"]["ratio"],

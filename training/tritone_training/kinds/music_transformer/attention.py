@@ -1,8 +1,8 @@
-"""Attention over a window of the past: for whole sequences in training, for one frame after another in generation.
+"""Attention over a window of past frames: for whole sequences in training, frame by frame in generation.
 
-Distances have a learned bias of their own for each head, after T5 (Raffel et al. 2020, arXiv:1910.10683) but without
-its buckets: in music, "sixteen steps ago" is another thing than "fifteen steps ago". Keys carry no positions, so
-those of past frames can be kept as they are.
+Each head has a learned bias for each distance, as in T5 (Raffel et al. 2020, arXiv:1910.10683) but without its buckets:
+in music, "sixteen steps ago" differs from "fifteen steps ago". Keys carry no positions, so that those of past frames
+can be cached.
 
 Shapes: B batch, H heads, T frames, W window, E width of a head, n blocks of w frames, C frames of a chunk.
 """
@@ -19,9 +19,9 @@ UNSEEN: Final = -1e9  # a score that softmax turns into 0; finite, so that a row
 
 
 def window_weights(query: Tensor, key: Tensor, bias: Tensor, *, nearest: int, nothing: Tensor | None = None) -> Tensor:
-    """How much each frame attends to each frame of the window behind it.
+    """Return the attention weights of each frame over the window of frames before it.
 
-    Work grows with T x W, not T x T: frames stand in blocks that see themselves and the block before.
+    Work grows with T x W, not T x T: frames are grouped in blocks that attend to themselves and the block before.
 
     Args:
         query: (B, H, T, E).
@@ -54,7 +54,7 @@ def window_weights(query: Tensor, key: Tensor, bias: Tensor, *, nearest: int, no
 
 
 def mix(weights: Tensor, value: Tensor) -> Tensor:
-    """Sum values by weight.
+    """Return the weighted sums of values.
 
     Args:
         weights: from `window_weights`.
@@ -82,8 +82,8 @@ def _with_block_before(x: Tensor) -> Tensor:
     return torch.cat([before, x], dim=3)
 
 
-class Past(NamedTuple):
-    """Frames before a chunk, which stay as they are while its frames are written.
+class KVCache(NamedTuple):
+    """Keys and values of the frames before a chunk; constant while the frames of the chunk are generated.
 
     Attributes:
         keys: (B, H, W, E), the last frame last.
@@ -97,7 +97,7 @@ class Past(NamedTuple):
 
 
 def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
-    """The bias of each frame of a chunk on those before the chunk and in it.
+    """Return the bias of each frame of a chunk for the frames before the chunk and in it.
 
     Args:
         bias: (H, W) of each distance, the nearest first.
@@ -118,7 +118,7 @@ def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
     return answer.transpose(0, 1)
 
 
-def _step_scores(query: Tensor, past: Past, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
+def _step_scores(query: Tensor, past: KVCache, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
     """(B, H, 1, E) -> (B, H, 1, W + C (+ 1)), the bias included."""
     scores = [query @ past.keys.transpose(-1, -2), query @ keys.transpose(-1, -2), *aside]
     return torch.cat(scores, -1) / math.sqrt(query.shape[-1]) + bias[:, None] + past.unseen
@@ -146,7 +146,9 @@ class DecoderLayer(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=0)
         return self._rest(x, mix(weights, value).transpose(1, 2).flatten(2))
 
-    def step(self, x: Tensor, past: Past, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, past: KVCache, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One frame of a chunk.
 
         Args:
@@ -180,10 +182,10 @@ class DecoderLayer(nn.Module):
         return rest
 
 
-class CopyHeads(nn.Module):
-    """Looks back for moments like the present one and shows which notes stood there, pitch by pitch.
+class CopyAttention(nn.Module):
+    """Copy attention: attends to similar past frames and returns their notes, pitch by pitch.
 
-    What repeats can so be copied rather than remembered (a pointer over the past, after Vinyals et al. 2015,
+    So repetitions can be copied instead of being learnt (a pointer over the past, after Vinyals et al. 2015,
     arXiv:1506.03134).
     """
 
@@ -197,7 +199,7 @@ class CopyHeads(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(n_heads))
 
     def forward(self, x: Tensor, notes: Tensor) -> Tensor:
-        """Show past notes.
+        """Return past notes, weighted by attention.
 
         Args:
             x: (B, T, D) of the frame decoder.
@@ -210,7 +212,7 @@ class CopyHeads(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=1, nothing=self.nothing)
         return mix(weights, notes[:, None]).transpose(1, 2)
 
-    def step(self, x: Tensor, past: Past, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, past: KVCache, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """One frame of a chunk.
 
         Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     import optuna
@@ -36,9 +36,9 @@ class TransformerConfig:
         patience: epochs without improvement on the validation part before training stops.
         average_weight: share of the newest weights in their running average.
         transpose: 1: every piece in a random key each time; 0: as it is.
-        given_share: of the stretches, how many are to be harmonised or filled in rather than composed; none in a set
+        given_share: of the segments, how many are to be harmonised or filled in rather than composed; none in a set
             without onsets, which is there for likelihoods.
-        unknown_share: of the stretches, how many do not tell their style, and how many not their meter.
+        unknown_share: of the segments, how many do not tell their style, and how many not their meter.
     """
 
     width: int = 128

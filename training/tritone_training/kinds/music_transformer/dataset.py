@@ -1,6 +1,6 @@
-"""Pieces into batches: transposed, cut into stretches, with a task for each.
+"""Pieces into batches: transposed, cut into segments, with a task for each.
 
-Shapes: B stretches, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame.
+Shapes: B segments, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K tokens of a frame.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.utils.data import Dataset
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, Setting
-from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, words_of
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
+from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
-_SHORTEST_STRETCH: Final = 32  # frames; shorter rests of a piece go with the stretch before
+_SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
 _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
 
 
 class Batch(NamedTuple):
-    """Stretches of pieces, padded to the longest.
+    """Segments of pieces, padded to the longest.
 
     Attributes:
-        shown: (B, R + T, P) uint8 readable frames, the R before the stretch first.
-        words: (B, T, K) int64.
+        shown: (B, R + T, P) uint8 readable frames, the R before the segment first.
+        tokens: (B, T, K) int64.
         given: (B, T + A, P) uint8.
         mode: (B, T + A) uint8.
         meter: (B, 2) int64.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """
 
     shown: Tensor
-    words: Tensor
+    tokens: Tensor
     given: Tensor
     mode: Tensor
     meter: Tensor
@@ -50,18 +50,20 @@ class Batch(NamedTuple):
     counted: Tensor
 
     @property
-    def setting(self) -> Setting:
-        """As the network takes it; a stretch that begins with given frames counts them as its prompt."""
-        return Setting(self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before))
+    def setting(self) -> SegmentInputs:
+        """As the network takes it; a segment that begins with given frames counts them as its prompt."""
+        return SegmentInputs(
+            self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before)
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class PieceSegment:
     """Part of a piece.
 
     Attributes:
         frames: (n, P) readable frames of the whole piece.
-        start, stop: of the stretch, in frames.
+        start, stop: of the segment, in frames.
         mode: (n,) uint8 of the whole piece, see `network`.
     """
 
@@ -73,28 +75,28 @@ class Stretch:
     mode: npt.NDArray[np.uint8]
 
 
-def whole(piece: ScorePiece, styles: Sequence[str], *, onsets: bool) -> Stretch:
+def whole(piece: ScorePiece, styles: Sequence[str], *, onsets: bool) -> PieceSegment:
     """A piece from beginning to end, nothing given; a style that is not among `styles` is any."""
     frames = readable(piece.frames, onsets=onsets)
     style = styles.index(piece.style) + 1 if piece.style in styles else 0
-    return Stretch(frames, 0, len(frames), piece.meter, style, np.full(len(frames), WRITE, np.uint8))
+    return PieceSegment(frames, 0, len(frames), piece.meter, style, np.full(len(frames), WRITE, np.uint8))
 
 
-def collate(stretches: Sequence[Stretch]) -> Batch:
-    """Pad stretches to a batch."""
-    n_frames = max(each.stop - each.start for each in stretches)
-    spelled = [words_of(each.frames[each.start : each.stop]) for each in stretches]
-    n_words = max(words.shape[1] for words in spelled)
-    n = len(stretches)
+def collate(segments: Sequence[PieceSegment]) -> Batch:
+    """Pad segments to a batch."""
+    n_frames = max(each.stop - each.start for each in segments)
+    spelled = [tokens_of(each.frames[each.start : each.stop]) for each in segments]
+    n_tokens = max(tokens.shape[1] for tokens in spelled)
+    n = len(segments)
     shown = np.zeros((n, N_RECENT + n_frames, N_PITCHES), np.uint8)
-    words = np.full((n, n_frames, n_words), PADDING, np.int64)
+    tokens = np.full((n, n_frames, n_tokens), PADDING, np.int64)
     given = np.zeros((n, n_frames + LOOK_AHEAD, N_PITCHES), np.uint8)
     mode = np.full((n, n_frames + LOOK_AHEAD), WRITE, np.uint8)
     counted = np.zeros((n, n_frames), np.bool_)
-    for row, (each, spelling) in enumerate(zip(stretches, spelled, strict=True)):
+    for row, (each, spelling) in enumerate(zip(segments, spelled, strict=True)):
         length, before = len(spelling), min(each.start, N_RECENT)
         shown[row, N_RECENT - before : N_RECENT + length] = each.frames[each.start - before : each.stop]
-        words[row, :length, : spelling.shape[1]] = spelling
+        tokens[row, :length, : spelling.shape[1]] = spelling
         modes = each.mode[each.start : each.stop + LOOK_AHEAD]
         mode[row, : len(modes)] = modes
         given[row, : len(modes)] = each.frames[each.start : each.stop + LOOK_AHEAD] * (modes != WRITE)[:, None]
@@ -102,21 +104,21 @@ def collate(stretches: Sequence[Stretch]) -> Batch:
         counted[row, :length] = (modes[:length] != GIVEN) | in_prompt
     return Batch(
         shown=torch.from_numpy(shown),
-        words=torch.from_numpy(words),
+        tokens=torch.from_numpy(tokens),
         given=torch.from_numpy(given),
         mode=torch.from_numpy(mode),
-        meter=torch.tensor([each.meter for each in stretches]),
-        style=torch.tensor([each.style for each in stretches]),
-        n_before=torch.tensor([each.start for each in stretches]),
+        meter=torch.tensor([each.meter for each in segments]),
+        style=torch.tensor([each.style for each in segments]),
+        n_before=torch.tensor([each.start for each in segments]),
         counted=torch.from_numpy(counted),
     )
 
 
-def batched(stretches: Sequence[Stretch], batch_frames: int) -> list[list[Stretch]]:
+def batched(segments: Sequence[PieceSegment], batch_frames: int) -> list[list[PieceSegment]]:
     """Neighbours into batches of at most so many frames, padding included; longer ones stand alone."""
-    batches: list[list[Stretch]] = []
+    batches: list[list[PieceSegment]] = []
     longest = 0
-    for each in stretches:
+    for each in segments:
         length = each.stop - each.start
         longest = max(longest, length)
         if not batches or longest * (len(batches[-1]) + 1) > batch_frames:
@@ -130,9 +132,9 @@ class WholePieces(Dataset[Any]):
     """Pieces from beginning to end with nothing given, to be evaluated; one item is one batch."""
 
     def __init__(self, pieces: Sequence[ScorePiece], styles: Sequence[str], *, onsets: bool, batch_frames: int) -> None:
-        stretches = [whole(piece, styles, onsets=onsets) for piece in pieces]
-        self.order = tuple(sorted(range(len(stretches)), key=lambda index: stretches[index].stop))
-        self._batches = batched([stretches[index] for index in self.order], batch_frames)
+        segments = [whole(piece, styles, onsets=onsets) for piece in pieces]
+        self.order = tuple(sorted(range(len(segments)), key=lambda index: segments[index].stop))
+        self._batches = batched([segments[index] for index in self.order], batch_frames)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -141,8 +143,8 @@ class WholePieces(Dataset[Any]):
         return collate(self._batches[index])
 
 
-class TrainingStretches(Dataset[Any]):
-    """One item is one batch; whichever is asked for, it is the next. Each pass draws keys, cuts and tasks anew."""
+class TrainingSegments(Dataset[Any]):
+    """Batches in order, whatever the index; each pass over the pieces draws new keys, cuts and tasks."""
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class TrainingStretches(Dataset[Any]):
         *,
         onsets: bool,
         n_frames: int,
-        n_stretches: int,
+        n_segments: int,
         batch_frames: int,
         epoch_frames: int,
         transpose: bool,
@@ -162,16 +164,16 @@ class TrainingStretches(Dataset[Any]):
         """Take pieces.
 
         Args:
-            n_frames: longest stretch.
-            n_stretches: most of one piece in a pass.
+            n_frames: longest segment.
+            n_segments: most of one piece in a pass.
             batch_frames: of a batch, padding included.
             epoch_frames: of an epoch, however many times the pieces that is.
-            given_share: of the stretches, half with the highest voice given and half with a gap to fill in.
-            unknown_share: of the stretches, whose style, and of those, whose meter is not told.
+            given_share: of the segments, half with the highest voice given and half with a gap to fill in.
+            unknown_share: of the segments, whose style, and of those, whose meter is not told.
         """
         self._pieces = [whole(piece, styles, onsets=onsets) for piece in pieces]
         self._n_frames = n_frames
-        self._n_stretches = n_stretches
+        self._n_stretches = n_segments
         self._batch_frames = batch_frames
         self._transpose = transpose
         self._given_share = given_share
@@ -179,7 +181,7 @@ class TrainingStretches(Dataset[Any]):
         self._seed = seed
         self._n_passes = 0
         self._random = np.random.default_rng(seed)
-        self._batches: list[list[Stretch]] = self._draw()
+        self._batches: list[list[PieceSegment]] = self._draw()
         n_frames_of_pass = sum(part.stop - part.start for batch in self._batches for part in batch)
         self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self._batches)))
 
@@ -201,20 +203,20 @@ class TrainingStretches(Dataset[Any]):
         self._n_passes = n_passes - 1
         self._batches = self._draw()[:n_left]
 
-    def _draw(self) -> list[list[Stretch]]:
+    def _draw(self) -> list[list[PieceSegment]]:
         """Batches that hold every piece, or as much of it as it may have."""
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0  # each GPU draws its own
         self._random = np.random.default_rng((self._seed, rank, self._n_passes))
         self._n_passes += 1
-        stretches = [part for piece in self._pieces for part in self._cut(self._varied(piece))]
+        segments = [part for piece in self._pieces for part in self._cut(self._varied(piece))]
         # Alike in length, but not always with the same others.
-        lengths = np.array([each.stop - each.start for each in stretches])
+        lengths = np.array([each.stop - each.start for each in segments])
         order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
-        batches = batched([stretches[index] for index in order], self._batch_frames)
+        batches = batched([segments[index] for index in order], self._batch_frames)
         return [batches[index] for index in self._random.permutation(len(batches))]
 
-    def _varied(self, piece: Stretch) -> Stretch:
-        """In another key, and perhaps without telling its style and meter."""
+    def _varied(self, piece: PieceSegment) -> PieceSegment:
+        """Return the piece in a random key, and sometimes with unknown style or meter."""
         sounding = np.flatnonzero(piece.frames.any(0))
         if self._transpose and len(sounding):
             room = range(-int(sounding[0]), N_PITCHES - int(sounding[-1]))
@@ -226,13 +228,13 @@ class TrainingStretches(Dataset[Any]):
             piece = replace(piece, meter=(0, 0))
         return piece
 
-    def _cut(self, piece: Stretch) -> list[Stretch]:
-        """Stretches of at most `n_frames`, cut elsewhere each time, each with a task."""
+    def _cut(self, piece: PieceSegment) -> list[PieceSegment]:
+        """Segments of at most `n_frames`, cut elsewhere each time, each with a task."""
         end, length = piece.stop, self._n_frames
         cuts = [0]
         if end > length:
-            cuts = [0, *range(int(self._random.integers(_SHORTEST_STRETCH, length + 1)), end, length)]
-            if end - cuts[-1] < _SHORTEST_STRETCH:
+            cuts = [0, *range(int(self._random.integers(_SHORTEST_SEGMENT, length + 1)), end, length)]
+            if end - cuts[-1] < _SHORTEST_SEGMENT:
                 cuts.pop()
         parts = list(zip(cuts, [*cuts[1:], end], strict=True))
         chosen = self._random.permutation(len(parts))[: self._n_stretches]

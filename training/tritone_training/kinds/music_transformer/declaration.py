@@ -1,4 +1,4 @@
-"""What `music_transformer` and its streaming companion take and answer."""
+"""Inputs and outputs of `music_transformer` and its streaming companion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_
 
 KIND_NAME: Final = "music_transformer"
 LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths
-STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `beginning`
+STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `initial_state`
 
 ANY_STYLE: Final = "any"
 STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
@@ -85,7 +85,7 @@ _ASKED: Final = (
         limits=UNIFORM,
     ),
     Tensor("temperature", "FP32", (), "above 0; 1 as learned", limits=TEMPERATURE_LIMITS),
-    Tensor("top_k", "INT64", (), "choose among so many words at most; 177 for all", limits=TOP_K_LIMITS),
+    Tensor("top_k", "INT64", (), "choose among so many tokens at most; 177 for all", limits=TOP_K_LIMITS),
     Tensor(
         "top_p",
         "FP32",
@@ -194,7 +194,7 @@ def chunk_graph(config: TransformerConfig) -> Declaration:
         "past_prompt": (),
     }
     told: dict[str, tuple[DType, str]] = {
-        "memory": ("FP32", "keys and values of the frames before"),
+        "memory": ("FP32", "keys and values of past frames"),
         "copy_keys": ("FP32", "keys of the heads that copy"),
         "written": ("UINT8", "grid of the frames before, as the network reads it"),
         "n_before": ("INT64", "frames of the piece before these"),

@@ -1,11 +1,9 @@
-"""Asks a network how likely pieces are: whole pieces, every frame, the first included.
+"""Evaluation of `music_transformer`: nats per frame, by the protocol of the field.
+
+Every frame of a split counts once, the first of a piece included (with nothing before it), and pieces are never cut
+(Boulanger-Lewandowski et al. 2012, arXiv:1206.6392).
 
 Shapes: T frames of a piece.
-
-How likely a checkpoint of `music_transformer` finds music: nats per frame, by the protocol of the field.
-
-Every frame of a portion counts once, the first of a piece included (with nothing before it), and pieces are never
-cut (Boulanger-Lewandowski et al. 2012, arXiv:1206.6392).
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_transformer import report
 from tritone_training.kinds.music_transformer.dataset import WholePieces
@@ -33,7 +31,7 @@ _BATCH_FRAMES: Final = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What pieces are worth.
+    """The evaluation of some pieces.
 
     Attributes:
         metrics: JSON-able.
@@ -72,7 +70,7 @@ def evaluate_network(
             on_progress(len(answers), len(pieces))
     ordered = tuple(pieces[index] for index in batches.order)
     if not all(np.isfinite(nll).all() for nll in answers):
-        raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
+        raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
     return Evaluation(_metrics(ordered, answers), ordered, tuple(answers))
 
 
@@ -102,13 +100,13 @@ def _likelihood(pieces: Sequence[ScorePiece], nll: Sequence[npt.NDArray[np.float
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on a portion of a data set, or on all of it.
+    """Measure a checkpoint on a split of a data set, or on all of it.
 
     Raises:
-        DataError: there is no such portion.
+        DataError: there is no such split.
     """
     if request.fold is not None:
-        raise TrainingError("music_transformer is evaluated on portions, not on folds; give --split valid")
+        raise TrainingError("music_transformer is evaluated on splits, not on folds; give --split valid")
     network, _, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)
     pieces = _selected(scores, request)
@@ -122,7 +120,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "checkpoint": str(request.checkpoint),
         "data": scores.source,
         "split": request.split,
-        # Figures on pieces that the checkpoint was trained on say nothing about new ones.
+        # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": n_of["train"] if same_data else None,
         "n_early_stopping": n_of["valid"] if same_data else None,  # decided when training stopped
         "trained_on": info.get("data", {}).get("source"),

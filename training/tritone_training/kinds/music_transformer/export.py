@@ -1,8 +1,6 @@
-"""Realistic inputs for parity, warm-up and tests: a prompt, a melody to harmonise, a gap, in turn.
+"""Export of `music_transformer`: whole pieces, and chunk by chunk for the backend `composer`; example inputs.
 
 Shapes: B batch, N frames, A frames of look-ahead.
-
-Networks of `music_transformer`: new, or from a checkpoint; and what of them is exported.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
-from tritone_training._exceptions import CheckpointError
 from tritone_training.declaration import Declaration
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import (
@@ -32,7 +30,7 @@ from tritone_training.kinds.music_transformer.declaration import (
     n_styles,
     parameters,
 )
-from tritone_training.kinds.music_transformer.generator import ChunkWriter, Writer
+from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator
 from tritone_training.kinds.music_transformer.network import (
     GIVEN,
     TOP_GIVEN,
@@ -40,7 +38,7 @@ from tritone_training.kinds.music_transformer.network import (
     MusicTransformer,
     load_network,
 )
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -71,7 +69,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "style": random.integers(0, 2, n_batch),
         "noise": random.random((n_batch, _N_FRAMES, MAX_NOTES), np.float32),
         "temperature": random.uniform(0.7, 1.3, n_batch).astype(np.float32),
-        "top_k": random.integers(4, N_WORDS + 1, n_batch),
+        "top_k": random.integers(4, N_TOKENS + 1, n_batch),
         "top_p": random.uniform(0.8, 1.0, n_batch).astype(np.float32),
     }
 
@@ -100,7 +98,7 @@ def default_chunk_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.ge
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs.
+    """Return what `tritone export` needs.
 
     Raises:
         CheckpointError: no checkpoint is given, or it cannot be used.
@@ -139,14 +137,14 @@ def describe(
     graph = chunk_graph(config)
     own = parameters(frames_per_quarter=frames_per_quarter, styles=styles)
     return Exportable(
-        network=Writer(network),
+        network=PieceGenerator(network),
         declaration=replace(DECLARATION, parameters={**DECLARATION.parameters, **own}),
         label_files={},
         metadata=metadata,
         card=card,
         companions=(
             Exportable(
-                network=ChunkWriter(network),
+                network=StreamingGenerator(network),
                 declaration=replace(COMPOSER, parameters={**COMPOSER.parameters, **own}),
                 label_files={},
                 metadata=metadata,

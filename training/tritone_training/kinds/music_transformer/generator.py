@@ -1,10 +1,10 @@
-"""Writing music inside the graph: one loop over frames, at most eight notes in each, all randomness an input.
+"""Generation inside the graph: one loop over frames, at most eight notes in each, with all randomness as an input.
 
-`ChunkWriter` writes the next frames of a piece and hands over what it remembers. `Writer` writes whole pieces, chunk
-by chunk. However a piece is cut, the same noise gives the same notes; sums are rounded elsewhere, so likelihoods may
-differ in their last digits.
+`StreamingGenerator` generates the next frames of a piece and returns the state that the following call needs.
+`PieceGenerator` generates whole pieces, chunk by chunk. The same noise gives the same notes however a piece is cut into
+chunks; sums are rounded differently, so that likelihoods may differ in their last digits.
 
-Shapes: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 words, D width, H heads,
+Shapes: B batch, N frames, S 8 notes of a frame, A frames of look-ahead, P 88 pitches, V 177 tokens, D width, H heads,
 W window, L layers.
 """
 
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
-from tritone_training.generation import Choice, choose, open_above, unrolled_or_loop, unrolled_or_scan
-from tritone_training.kinds.music_transformer.attention import UNSEEN, Past, step_bias
+from tritone_training.generation import SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
+from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
-from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, Setting
+from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
     HELD,
     MAX_NOTES,
-    N_WORDS,
+    N_TOKENS,
     STRUCK,
     FrameView,
     multi_hot,
@@ -36,12 +36,12 @@ from tritone_training.kinds.music_transformer.notes import (
 )
 
 _CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
-_FREE: Final = -1  # instead of a given word: choose one
-Carried: TypeAlias = tuple[Tensor, ...]
+_FREE: Final = -1  # instead of a given token: choose one
+LoopState: TypeAlias = tuple[Tensor, ...]
 
 
-class ChunkWriter(nn.Module):
-    """Writes N frames more of a piece."""
+class StreamingGenerator(nn.Module):
+    """Generates the next N frames of a piece."""
 
     def __init__(self, network: MusicTransformer) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ChunkWriter(nn.Module):
         n_before: Tensor,
         past_prompt: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Write.
+        """Generate the frames.
 
         Args:
             given: (B, N + A, P) uint8 grid values, those of the A frames behind these included; 0 behind the end.
@@ -74,7 +74,7 @@ class ChunkWriter(nn.Module):
             temperature: (B,).
             top_k: (B,) int64.
             top_p: (B,).
-            memory: (B, L, 2, H, W, E) keys and values of the frames before; like all that follow 0 at the beginning.
+            memory: (B, L, 2, H, W, E) keys and values of past frames; 0 at the start of a piece, as all states below.
             copy_keys: (B, H, W, E).
             written: (B, W, P) uint8 grid values of the frames before.
             n_before: (B,) int64 frames of the piece before these.
@@ -85,7 +85,7 @@ class ChunkWriter(nn.Module):
         """
         # An index, unlike a slice, tells the exporter that these are as many as `noise` says.
         span = torch.arange(noise.shape[1] + LOOK_AHEAD, device=noise.device)
-        setting = Setting(
+        setting = SegmentInputs(
             given=given[:, span],
             mode=given_mode[:, span],
             meter=meter,
@@ -93,16 +93,16 @@ class ChunkWriter(nn.Module):
             n_before=n_before,
             past_prompt=past_prompt,
         )
-        choice = Choice.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_WORDS)
+        choice = SamplingFilter.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_TOKENS)
         return write(self.network, setting, noise, choice, (memory, copy_keys, written))
 
 
-class Writer(nn.Module):
-    """Writes whole pieces."""
+class PieceGenerator(nn.Module):
+    """Generates whole pieces."""
 
     def __init__(self, network: MusicTransformer) -> None:
         super().__init__()
-        self.chunk = ChunkWriter(network)
+        self.chunk = StreamingGenerator(network)
 
     def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
         self,
@@ -115,7 +115,7 @@ class Writer(nn.Module):
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
-        """As `ChunkWriter` from the beginning; answers frames (B, N, P) uint8 and nll (B, N)."""
+        """Return frames (B, N, P) uint8 and nll (B, N); inputs as for `StreamingGenerator`."""
         n_frames = noise.shape[1]
         n_chunks = (n_frames + _CHUNK - 1) // _CHUNK
         span = torch.arange(n_chunks * _CHUNK, device=noise.device)
@@ -125,7 +125,7 @@ class Writer(nn.Module):
         given_mode = nn.functional.pad(given_mode, (0, _CHUNK + LOOK_AHEAD))
         shown = torch.arange(_CHUNK + LOOK_AHEAD, device=noise.device)
 
-        def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+        def step(state: LoopState, inputs: LoopState) -> tuple[LoopState, LoopState]:
             start, noise = inputs
             here = start + shown
             asked = (meter, style, noise, temperature, top_k, top_p)
@@ -134,7 +134,7 @@ class Writer(nn.Module):
             )
             return tuple(state), (frames, nll)
 
-        begin = beginning(self.chunk.network, given.shape[0])
+        begin = initial_state(self.chunk.network, given.shape[0])
         starts = torch.arange(n_chunks, device=noise.device) * _CHUNK
         chunks = noise.reshape(noise.shape[0], n_chunks, _CHUNK, MAX_NOTES).transpose(0, 1).contiguous()
         _, (frames, nll) = unrolled_or_scan(step, begin, (starts, chunks))
@@ -142,8 +142,8 @@ class Writer(nn.Module):
         return frames[:, :n_frames], nll.transpose(0, 1).flatten(1, 2)[:, :n_frames]
 
 
-def beginning(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
-    """What is remembered before the first frame: zeros in the shapes of `STATE_NAMES`."""
+def initial_state(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
+    """Return the state before the first frame: zeros in the shapes of `STATE_NAMES`."""
     layer, copies = network.decoder_layers[0], network.copies
     window, copy_window = layer.bias.shape[1], copies.bias.shape[1]
     return (
@@ -157,12 +157,12 @@ def beginning(network: MusicTransformer, n_batch: int) -> tuple[Tensor, ...]:
 
 def write(
     network: MusicTransformer,
-    setting: Setting,
+    setting: SegmentInputs,
     noise: Tensor,
-    choice: Choice,
-    state: Carried,
+    choice: SamplingFilter,
+    state: LoopState,
 ) -> tuple[Tensor, ...]:
-    """Write N frames; shapes as in `ChunkWriter`, the state being its first three."""
+    """Write N frames; shapes as in `StreamingGenerator`, the state being its first three."""
     memory, copy_keys, written = state
     n_batch, n_frames = noise.shape[:2]
     plan = network.plan(setting)
@@ -172,10 +172,12 @@ def write(
     past = [
         *(
             # Copies: torch's scan forbids that what it sees shares memory.
-            Past(memory[:, n, 0].clone(), memory[:, n, 1].clone(), _unseen(setting.n_before, memory.shape[4], n_frames))
+            KVCache(
+                memory[:, n, 0].clone(), memory[:, n, 1].clone(), _unseen(setting.n_before, memory.shape[4], n_frames)
+            )
             for n in range(memory.shape[1])
         ),
-        Past(copy_keys, past_notes[:, None], _unseen(setting.n_before, copy_keys.shape[2], n_frames + 1)),
+        KVCache(copy_keys, past_notes[:, None], _unseen(setting.n_before, copy_keys.shape[2], n_frames + 1)),
     ]
     copies = network.copies
     nothing = copies.nothing[:, None].expand(n_frames, -1, 1)
@@ -193,7 +195,7 @@ def write(
         (index == 0).to(noise.dtype),
     )
 
-    def step(state: Carried, inputs: Carried) -> tuple[Carried, Carried]:
+    def step(state: LoopState, inputs: LoopState) -> tuple[LoopState, LoopState]:
         return _write_frame(network, choice, past, state, inputs)
 
     begin = (
@@ -255,32 +257,32 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Ten
     """What is not to be chosen.
 
     Returns:
-        (B, N, S + 1) words of what is given, the highest first, _FREE where one is to be chosen, END behind the last
-        place; and (B, N, S + 1) which words' likelihood counts: not that of a highest note that is given, nor of an
+        (B, N, S + 1) tokens of what is given, the highest first, _FREE where one is to be chosen, END behind the last
+        place; and (B, N, S + 1) which tokens' likelihood counts: not that of a highest note that is given, nor of an
         END where notes are left over.
     """
     pitches = torch.arange(N_PITCHES, device=given.device)
     ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
     values = given.gather(2, ranked.clamp_min(0)).to(torch.int64)
     is_held = (values == HELD_VALUE) & network.onsets
-    words = torch.where(ranked < 0, END, ranked + torch.where(is_held, HELD, STRUCK))
+    tokens = torch.where(ranked < 0, END, ranked + torch.where(is_held, HELD, STRUCK))
     place = torch.arange(MAX_NOTES + 1, device=given.device)
     top_given = (mode == TOP_GIVEN)[..., None] & (place == 0)
     taken = (mode == GIVEN)[..., None] | top_given[..., :MAX_NOTES]
     too_many = (mode == GIVEN) & ((given > 0).sum(-1) > MAX_NOTES)
     counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
-    forced = nn.functional.pad(torch.where(taken, words, _FREE), (0, 1), value=END)
+    forced = nn.functional.pad(torch.where(taken, tokens, _FREE), (0, 1), value=END)
     return forced, counted.to(torch.float32)
 
 
 def _write_frame(
-    network: MusicTransformer, choice: Choice, past: Sequence[Past], state: Carried, inputs: Carried
-) -> tuple[Carried, Carried]:
-    """One frame: remember, look, choose its notes; the loop's step."""
+    network: MusicTransformer, choice: SamplingFilter, past: Sequence[KVCache], state: LoopState, inputs: LoopState
+) -> tuple[LoopState, LoopState]:
+    """Generate one frame: the step of the loop."""
     recent, written, copy_keys, *layers = state
     context, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
     before = recent[:, 0]
-    x = network.enter(before, is_first, context)
+    x = network.embed(before, is_first, context)
     carried: list[Tensor] = []
     for n, layer in enumerate(network.decoder_layers):
         x, keys, values = layer.step(x, past[n], layers[2 * n], layers[2 * n + 1], biases[n])
@@ -288,53 +290,53 @@ def _write_frame(
     x = network.norm(x)
     copied, copy_keys = network.copies.step(x, past[-1], copy_keys, written, biases[-1])
     view = network.view(x, before, torch.cat([recent, copied, next_given[:, None]], dim=1))
-    words, nats = _choose_notes(network, choice, view, forced, noise)
+    tokens, nats = _choose_notes(network, choice, view, forced, noise)
 
     struck, held = given.chunk(2, dim=1)
     goes_on = held * (before[:, :N_PITCHES] + before[:, N_PITCHES:])
-    notes = torch.where(is_given, torch.cat([struck + (held - goes_on), goes_on], dim=1), notes_of(words))
+    notes = torch.where(is_given, torch.cat([struck + (held - goes_on), goes_on], dim=1), notes_of(tokens))
     recent = torch.cat([notes[:, None], recent[:, : N_RECENT - 1]], dim=1)
     written = torch.cat([written[:, 1:], notes[:, None]], dim=1)
     return (recent, written, copy_keys, *carried), (notes, (nats * counted).sum(1))
 
 
 def _choose_notes(
-    network: MusicTransformer, choice: Choice, view: FrameView, forced: Tensor, noise: Tensor
+    network: MusicTransformer, choice: SamplingFilter, view: FrameView, forced: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The words of one frame.
+    """The tokens of one frame.
 
     Ends when every frame of the batch has: most have few notes.
 
     Args:
-        forced: (B, S + 1) of each place the word given, or _FREE.
+        forced: (B, S + 1) of each place the token given, or _FREE.
         noise: (B, S + 1) to choose by.
 
     Returns:
-        words (B, S + 1), the END included, and nats (B, S + 1) of each; 0 behind an END.
+        tokens (B, S + 1), the END included, and nats (B, S + 1) of each; 0 behind an END.
     """
     level = network.notes
     places = torch.arange(MAX_NOTES + 1, device=noise.device)
     # What is given as held on from silence is struck.
     forced = torch.where(view.possible.gather(1, forced.clamp_min(0)), forced, forced - N_PITCHES)
 
-    def goes_on(state: Carried) -> Tensor:
+    def goes_on(state: LoopState) -> Tensor:
         return state[1].amax(0) > END  # at the last place END is forced
 
-    def place(state: Carried) -> Carried:
-        at, above, told, anchor, words, nats = state
+    def place(state: LoopState) -> LoopState:
+        at, above, told, anchor, tokens, nats = state
         scores = level.next_scores(view, above, told, anchor)
         given = forced.index_select(1, at)
         chosen = choose(scores, noise.index_select(1, at), choice)[:, None]
-        word = torch.where(given == _FREE, chosen, given)
-        surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, word)
+        token = torch.where(given == _FREE, chosen, given)
+        surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, token)
         here = places == at
-        above = word[:, 0]
+        above = token[:, 0]
         return (
             at + 1,
             above.clone(),
             told + level.written(above),
-            level.pitch_of_word.index_select(0, above),
-            torch.where(here, word, words),
+            level.pitch_of_token.index_select(0, above),
+            torch.where(here, token, tokens),
             torch.where(here, surprise, nats),
         )
 
@@ -346,10 +348,10 @@ def _choose_notes(
         torch.zeros_like(forced),
         torch.zeros_like(noise),
     )
-    _, _, _, _, words, nats = unrolled_or_loop(goes_on, place, begin)
-    return words, nats
+    _, _, _, _, tokens, nats = unrolled_or_loop(goes_on, place, begin)
+    return tokens, nats
 
 
-def _by_step(tensors: Carried) -> list[Tensor]:
+def _by_step(tensors: LoopState) -> list[Tensor]:
     """(B, N, ...) each -> (N, B, ...), as the loop wants them."""
     return [tensor.transpose(0, 1).contiguous() for tensor in tensors]

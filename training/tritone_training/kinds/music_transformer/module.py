@@ -1,6 +1,6 @@
-"""How `music_transformer` learns: the likelihood of frames, optimiser, a running average of the weights.
+"""Training step of `music_transformer`: the likelihood of frames, optimiser, a running average of the weights.
 
-Shapes: B stretches, M frames that count.
+Shapes: B segments, M frames that count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tritone_training.kinds.music_transformer.dataset import Batch
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 
 MONITOR: Final = "valid_nll"
-_WARM_UP_STEPS: Final = 10  # of the average: at first it follows closely, or the random beginning would stay in it
+_WARM_UP_STEPS: Final = 10  # of the average: at first it follows closely, or the random start would stay in it
 
 
 class TransformerModule(lightning.LightningModule):
@@ -59,7 +59,7 @@ class TransformerModule(lightning.LightningModule):
         return loader.dataset
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on."""
+        """Update the running average."""
         self._n_steps += 1
         weight = max(self.config.average_weight, 1 / (1 + self._n_steps / _WARM_UP_STEPS))
         with torch.no_grad():
@@ -93,4 +93,4 @@ class TransformerModule(lightning.LightningModule):
 
 def frame_nll(network: MusicTransformer, batch: Batch) -> Tensor:
     """(M,) nats."""
-    return network.nll(batch.shown, batch.words, batch.setting, batch.counted)
+    return network.nll(batch.shown, batch.tokens, batch.setting, batch.counted)

@@ -1,16 +1,13 @@
-"""Reads what is given of the frames to come: a melody to harmonise, the bars behind a gap.
+"""The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
 
-It looks a fixed number of frames ahead, so a piece can be written chunk by chunk, and answers exact zeros where it
-sees nothing, so that a piece with nothing given is the same whether this ran or not.
+The likelihood of a frame is the product over its tokens, so that it is exact, whatever the number of notes.
 
-Shapes: B batch, T frames, A frames of look-ahead, P 88 pitches, E width, D width of the frame decoder.
+What is given of future frames (a melody to harmonise, the bars after a gap) is encoded by convolutions that see a fixed
+number of frames ahead, so that a piece can be generated chunk by chunk. They return exact zeros where nothing is given,
+so that a piece without given frames is the same with and without them.
 
-The network of `music_transformer`: a Transformer over frames, and within a frame an autoregression over its notes.
-
-The likelihood of a frame is the product over its words, so it is exact, whatever the number of notes.
-
-Shapes: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K words of a frame, D width, M frames
-that count, of all sequences together.
+Shapes: B batch, T frames, R recent frames, A frames of look-ahead, P 88 pitches, K tokens of a frame, D width, E width
+of the look-ahead encoder, M frames that count, of all sequences together.
 """
 
 from __future__ import annotations
@@ -26,19 +23,19 @@ from torch import Tensor, nn
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
-from tritone_training.kinds.music_transformer.attention import CopyHeads, DecoderLayer
+from tritone_training.exceptions import CheckpointError
+from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
     KIND_NAME,
     LOOK_AHEAD,
 )
-from tritone_training.kinds.music_transformer.notes import FrameView, NoteLevel, multi_hot
+from tritone_training.kinds.music_transformer.notes import FrameView, NoteDecoder, multi_hot
 
 _DILATIONS: Final = (1, 2, 4, 8, 16, 32)  # together they see 64 frames: the next one and 63 behind it
 
 
-class Reader(nn.Module):
+class LookAheadEncoder(nn.Module):
     """Convolutions that look forward only (WaveNet's, mirrored: van den Oord et al. 2016, arXiv:1609.03499)."""
 
     def __init__(self, *, width: int, reader_width: int, dropout: float) -> None:
@@ -49,7 +46,7 @@ class Reader(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
-        """Read ahead.
+        """Encode what is given of the following frames.
 
         Args:
             whole: (B, T + A, 2P) notes of the frames that are given whole; 0 elsewhere.
@@ -78,15 +75,15 @@ LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is asked of a stretch of T frames, apart from what stands before it.
+class SegmentInputs:
+    """The inputs for a segment of T frames, apart from the frames before it.
 
     Attributes:
-        given: (B, T + A, P) uint8 grid values, the frames behind the stretch included.
+        given: (B, T + A, P) uint8 grid values, the frames behind the segment included.
         mode: (B, T + A) uint8.
         meter: (B, 2) int64 frames in a bar, index within its bar of the piece's first frame; (0, 0) unknown.
         style: (B,) int64; 0 any.
-        n_before: (B,) int64 frames of the piece before this stretch.
+        n_before: (B,) int64 frames of the piece before this segment.
         past_prompt: (B,) int64, 0 as long as all frames so far were given whole.
     """
 
@@ -99,13 +96,13 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What can be known of T frames before any is written.
+class FramePlan:
+    """What is known of T frames before any of them is generated.
 
     Attributes:
         context: (B, T, D).
         next_given: (B, T, 2P) notes of the next frame as far as it is given, 0 elsewhere.
-        past_prompt: (B, T) int64, as in `Setting`, behind each frame.
+        past_prompt: (B, T) int64, as in `SegmentInputs`, behind each frame.
     """
 
     context: Tensor
@@ -114,7 +111,7 @@ class Plan:
 
 
 class MusicTransformer(nn.Module):
-    """Frames from the past, notes from above, and what is given from the future."""
+    """Predicts each frame from the frames before it, and each of its notes from those above it."""
 
     def __init__(
         self,
@@ -143,13 +140,13 @@ class MusicTransformer(nn.Module):
         self.bar_length = nn.Embedding(LONGEST_BAR + 1, width, padding_idx=0)
         self.style = nn.Embedding(n_styles + 1, width, padding_idx=0)
         self.top = nn.Linear(2 * N_PITCHES, width, bias=False)
-        self.reader = Reader(width=width, reader_width=reader_width, dropout=dropout)
+        self.reader = LookAheadEncoder(width=width, reader_width=reader_width, dropout=dropout)
         self.layers = nn.ModuleList(
             DecoderLayer(width=width, n_heads=n_heads, window=window, dropout=dropout) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.copies = CopyHeads(width=width, n_heads=n_copies, head_width=copy_width, window=copy_window)
-        self.notes = NoteLevel(
+        self.copies = CopyAttention(width=width, n_heads=n_copies, head_width=copy_width, window=copy_window)
+        self.notes = NoteDecoder(
             width=width,
             note_width=note_width,
             n_channels=n_channels,
@@ -163,8 +160,8 @@ class MusicTransformer(nn.Module):
         """The layers over frames, in order."""
         return tuple(cast(DecoderLayer, layer) for layer in self.layers)
 
-    def plan(self, setting: Setting) -> Plan:
-        """Everything about a stretch that does not depend on what will be written there."""
+    def plan(self, setting: SegmentInputs) -> FramePlan:
+        """Compute what does not depend on the frames that will be generated in a segment."""
         n_frames = setting.mode.shape[1] - LOOK_AHEAD
         not_whole = (setting.mode != GIVEN).to(torch.int64)
         past_prompt = (not_whole.cumsum(1) + setting.past_prompt[:, None]).clamp_max(1)
@@ -178,7 +175,7 @@ class MusicTransformer(nn.Module):
         context = context + self.top(top_notes[:, :n_frames])
         context = context + self._beat(setting, n_frames)
         context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
-        return Plan(context, ahead[:, 1 : n_frames + 1], past_prompt[:, :n_frames])
+        return FramePlan(context, ahead[:, 1 : n_frames + 1], past_prompt[:, :n_frames])
 
     def given_notes(self, given: Tensor) -> Tensor:
         """(..., P) grid values -> (..., 2P) notes as this network reads them."""
@@ -186,7 +183,7 @@ class MusicTransformer(nn.Module):
             return multi_hot(given)
         return multi_hot((given > 0).to(given.dtype) * STRUCK_VALUE)
 
-    def _beat(self, setting: Setting, n_frames: int) -> Tensor:
+    def _beat(self, setting: SegmentInputs, n_frames: int) -> Tensor:
         """(B, T, D) where in its bar each frame is, and how long that bar; 0 where unknown."""
         length = setting.meter[:, :1].clamp_min(0)
         index = setting.meter[:, 1:].clamp_min(0) + setting.n_before[:, None]
@@ -197,31 +194,31 @@ class MusicTransformer(nn.Module):
         answer: Tensor = self.phase(phases) + self.bar_length(length.clamp_max(LONGEST_BAR))
         return answer
 
-    def enter(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
-        """What goes into the layers.
+    def embed(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+        """Return the input of the decoder layers.
 
         Args:
             before: (..., 2P) notes of the frame before each.
             is_first: (...) float, 1 at the piece's first frame.
             context: (..., D).
         """
-        entered: Tensor = self.frame(before) + is_first[..., None] * self.first + context
-        return entered
+        embedded: Tensor = self.frame(before) + is_first[..., None] * self.first + context
+        return embedded
 
     def decode(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
-        """(B, T, ...) as `enter` -> (B, T, D), each frame told of the window before it."""
-        x = self.enter(before, is_first, context)
+        """(B, T, ...) as `embed` -> (B, T, D), each frame attending to the window before it."""
+        x = self.embed(before, is_first, context)
         for layer in self.layers:
             x = layer(x)
         answer: Tensor = self.norm(x)
         return answer
 
-    def nll(self, shown: Tensor, words: Tensor, setting: Setting, counted: Tensor) -> Tensor:
-        """The likelihood of frames, teacher-forced.
+    def nll(self, shown: Tensor, tokens: Tensor, setting: SegmentInputs, counted: Tensor) -> Tensor:
+        """Return the negative log-likelihood of frames (teacher forcing).
 
         Args:
-            shown: (B, R + T, P) uint8 readable frames; the first R stand before the stretch, silent before the piece.
-            words: (B, T, K) of the T frames.
+            shown: (B, R + T, P) uint8 readable frames; the first R stand before the segment, silent before the piece.
+            tokens: (B, T, K) of the T frames.
             counted: (B, T) bool, false for padding.
 
         Returns:
@@ -236,22 +233,22 @@ class MusicTransformer(nn.Module):
         x = self.decode(before, is_first, plan.context)
         recent = torch.stack([notes[:, N_RECENT - 1 - r : N_RECENT - 1 - r + n_frames] for r in range(N_RECENT)], 2)
         others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None]], dim=2)
-        counts = words >= 0
+        counts = tokens >= 0
         counts[:, :, 0] &= setting.mode[:, :n_frames] != TOP_GIVEN
-        told = [each[counted] for each in (x, before, others, words, counts)]
+        told = [each[counted] for each in (x, before, others, tokens, counts)]
         return torch.cat(
             [self._nll(*(each[part] for each in told)) for part in torch.split(torch.arange(len(told[0])), 8192)]
         )
 
-    def _nll(self, x: Tensor, before: Tensor, others: Tensor, words: Tensor, counts: Tensor) -> Tensor:
+    def _nll(self, x: Tensor, before: Tensor, others: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
         """(M, ...) each -> (M,) nats."""
         nll = torch.zeros_like(x[:, 0])
-        # Frames of as many words at a time: padded to the fullest, most of the work would be for nothing.
-        n_words = (words >= 0).sum(1)
-        for n in torch.unique(n_words).tolist():
-            rows = torch.nonzero(n_words == n)[:, 0]
+        # Frames of as many tokens at a time: padded to the fullest, most of the work would be for nothing.
+        n_tokens = (tokens >= 0).sum(1)
+        for n in torch.unique(n_tokens).tolist():
+            rows = torch.nonzero(n_tokens == n)[:, 0]
             view = self.view(x[rows], before[rows], others[rows])
-            nll = nll.index_put((rows,), self.notes.nll(view, words[rows, :n], counts[rows, :n]))
+            nll = nll.index_put((rows,), self.notes.nll(view, tokens[rows, :n], counts[rows, :n]))
         return nll
 
     def view(self, x: Tensor, before: Tensor, others: Tensor) -> FrameView:
@@ -276,15 +273,15 @@ def highest(notes: Tensor) -> Tensor:
 
 
 def build_network(config: TransformerConfig, *, n_styles: int, onsets: bool) -> MusicTransformer:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return MusicTransformer(**network_arguments(config), n_styles=n_styles, onsets=onsets)
 
 
 def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Mapping[str, Any]]:
-    """The trained network in eval mode, its configuration, and checkpoint.json.
+    """Return the trained network in eval mode, its configuration, and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
@@ -294,19 +291,17 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
         network = build_network(config, n_styles=len(info["styles"]), onsets=bool(info["has_onsets"]))
         int(info["frames_per_quarter"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+        raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
-    except RuntimeError as error:  # torch's word for names and shapes that differ
+    except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({why}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), config, info
 
 
 def _check_styles(folder: Path, styles: object) -> None:
-    """The styles become part of the model's config, long after the network was built."""
+    """Check the styles, which later become part of the model's config."""
     named = isinstance(styles, list) and all(isinstance(style, str) and style.isprintable() for style in styles)
     if not named:
         raise CheckpointError(

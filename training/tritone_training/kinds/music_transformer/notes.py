@@ -1,13 +1,12 @@
-"""A frame of music as words: its notes from the highest down, each struck here or held on, then an end.
+"""The notes of one frame: their tokens, and the network that scores each note given those above it.
 
-Shapes: T frames, P 88 pitches, K words of a frame, V 177 words.
+A frame is spelled as tokens: its notes from the highest down, each struck here or held on, then an end.
 
-The notes of one frame, each given those above it.
+Three views add up to the score of a note: its absolute pitch, its interval from the note above it, and the recent notes
+around that pitch (pitch map). The last two are the same in every key.
 
-Three views add up to a note's score: where it lies (absolute pitch), how far it lies from the note above it (interval)
-and what stood around that pitch lately (pitch map). The last two say the same in every key.
-
-Shapes: M frames, K words, P 88 pitches, V 177 words, D width of the frame decoder, U note width, C channels.
+Shapes: M frames, T frames of a piece, K tokens of a frame, P 88 pitches, V 177 tokens, D width of the frame decoder, U
+note width, C channels.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from tritone_training.generation import NEVER
 MAX_NOTES: Final = 8  # that generation writes into a frame; training and evaluation know no such limit
 
 END: Final = 0
-STRUCK: Final = 1  # the word for the lowest pitch, struck; then one for each semitone
+STRUCK: Final = 1  # the token for the lowest pitch, struck; then one for each semitone
 HELD: Final = STRUCK + N_PITCHES
-N_WORDS: Final = HELD + N_PITCHES
-BEGIN: Final = N_WORDS  # stands before the first word; never written
+N_TOKENS: Final = HELD + N_PITCHES
+BEGIN: Final = N_TOKENS  # stands before the first token; never written
 PADDING: Final = -1
 
 Frames = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int64]
 
 
 def readable(frames: npt.NDArray[Any], *, onsets: bool, before: npt.NDArray[Any] | None = None) -> Frames:
-    """What the network reads of a grid: nothing is held on from silence, and without onsets all is struck.
+    """Return a grid as the network reads it: nothing is held after silence; without onsets, everything is struck.
 
     Args:
         frames: (T, P), values of the grid; without onsets, all but 0 sounds.
@@ -59,33 +58,33 @@ def readable(frames: npt.NDArray[Any], *, onsets: bool, before: npt.NDArray[Any]
     return np.where((values == HELD_VALUE) & (earlier == SILENT), STRUCK_VALUE, values).astype(np.uint8)
 
 
-def words_of(frames: Frames) -> Words:
-    """Spell every frame.
+def tokens_of(frames: Frames) -> Tokens:
+    """Return the tokens of every frame.
 
     Args:
-        frames: (T, P) as `readable` answers.
+        frames: (T, P) as returned by `readable`.
 
     Returns:
-        (T, K) words from the highest pitch down, an END, then PADDING; K is one more than the fullest frame's notes.
+        (T, K) tokens from the highest pitch down, an END, then PADDING; K is one more than the fullest frame's notes.
     """
     n_notes = (frames > 0).sum(1)
-    words = np.full((len(frames), int(n_notes.max(initial=0)) + 1), PADDING, np.int64)
+    tokens = np.full((len(frames), int(n_notes.max(initial=0)) + 1), PADDING, np.int64)
     rows, columns = np.nonzero(frames[:, ::-1])
     pitches = N_PITCHES - 1 - columns
     places = np.arange(len(rows)) - np.repeat(np.cumsum(n_notes) - n_notes, n_notes)
-    words[rows, places] = pitches + np.where(frames[rows, pitches] == STRUCK_VALUE, STRUCK, HELD)
-    words[np.arange(len(frames)), n_notes] = END
-    return words
+    tokens[rows, places] = pitches + np.where(frames[rows, pitches] == STRUCK_VALUE, STRUCK, HELD)
+    tokens[np.arange(len(frames)), n_notes] = END
+    return tokens
 
 
-def pitch_of_word() -> Tensor:
-    """(V + 1,) pitch index of each word; 0 for END and BEGIN, which have none."""
+def pitch_of_token() -> Tensor:
+    """(V + 1,) pitch index of each token; 0 for END and BEGIN, which have none."""
     pitches = torch.arange(N_PITCHES)
     return torch.cat([torch.zeros(1, dtype=torch.int64), pitches, pitches, torch.zeros(1, dtype=torch.int64)])
 
 
 def may_follow() -> Tensor:
-    """(V + 1, V) bool: which words the grammar lets follow each word, what sounded before aside.
+    """(V + 1, V) bool: which tokens may follow each token, regardless of what sounded before.
 
     Pitches fall strictly, so no note comes twice; after an END there is nothing but END.
     """
@@ -97,10 +96,10 @@ def may_follow() -> Tensor:
     return torch.cat([torch.ones(len(follow), 1, dtype=torch.bool), follow], dim=1)
 
 
-def notes_of(words: Tensor) -> Tensor:
-    """Turn words back into notes: (..., K) -> (..., 2P) float, 1 for each note, the struck ones before the held."""
-    choices = torch.arange(STRUCK, N_WORDS, device=words.device)
-    return (words[..., None] == choices).any(-2).to(torch.float32)
+def notes_of(tokens: Tensor) -> Tensor:
+    """Turn tokens back into notes: (..., K) -> (..., 2P) float, 1 for each note, the struck ones before the held."""
+    choices = torch.arange(STRUCK, N_TOKENS, device=tokens.device)
+    return (tokens[..., None] == choices).any(-2).to(torch.float32)
 
 
 def multi_hot(frames: Tensor) -> Tensor:
@@ -116,7 +115,7 @@ _MIDDLE: Final = 39  # middle C; what the first note is measured from after a si
 
 @dataclass(frozen=True)
 class FrameView:
-    """What a frame's notes are told about it.
+    """The context of a frame for its notes.
 
     Attributes:
         context: (M, U).
@@ -131,7 +130,7 @@ class FrameView:
     possible: Tensor
 
 
-class NoteLevel(nn.Module):
+class NoteDecoder(nn.Module):
     """An autoregression over the notes of a frame (after NADE: Larochelle & Murray 2011)."""
 
     def __init__(
@@ -144,22 +143,22 @@ class NoteLevel(nn.Module):
         self.map_in = nn.Conv1d(n_views, n_channels, _OCTAVE_EACH_WAY, padding="same")
         self.map_context = nn.Linear(width, n_channels)
         self.map_out = nn.Conv1d(n_channels, n_channels, _THIRD_EACH_WAY, padding="same")
-        self.word = nn.Embedding(N_WORDS + 1, note_width)  # of the note above
-        self.written = nn.Embedding(N_WORDS, note_width)  # summed over all notes above
+        self.word = nn.Embedding(N_TOKENS + 1, note_width)  # of the note above
+        self.written = nn.Embedding(N_TOKENS, note_width)  # summed over all notes above
         self.norm = nn.LayerNorm(note_width)
         self.hidden = nn.Linear(note_width, note_width)
-        self.out = nn.Linear(note_width, N_WORDS + 2 * _N_INTERVALS + 2 * n_channels)
+        self.out = nn.Linear(note_width, N_TOKENS + 2 * _N_INTERVALS + 2 * n_channels)
         self.dropout = nn.Dropout(dropout)
         self.channel_dropout = nn.Dropout1d(dropout)
         for embedding in (self.word, self.written):
             nn.init.normal_(embedding.weight, std=0.1)
-        self.register_buffer("pitch_of_word", pitch_of_word(), persistent=False)
+        self.register_buffer("pitch_of_token", pitch_of_token(), persistent=False)
         self.register_buffer("may_follow", may_follow(), persistent=False)
         columns = torch.arange(2 * N_PITCHES)
         # Where the interval of each note below a pitch stands, less that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
-        self.pitch_of_word: Tensor
+        self.pitch_of_token: Tensor
         self.may_follow: Tensor
         self.interval_start: Tensor
         self.onsets = onsets
@@ -187,66 +186,68 @@ class NoteLevel(nn.Module):
         )
 
     def scores(self, view: FrameView, above: Tensor, written: Tensor) -> Tensor:
-        """Score every word.
+        """Score every token.
 
         Args:
-            above: (M, K) the word before each, BEGIN before the first.
-            written: (M, K, U) sum of `written` over the words before each.
+            above: (M, K) the token before each, BEGIN before the first.
+            written: (M, K, U) sum of `written` over the tokens before each.
 
         Returns:
             (M, K, V), NEVER for what the grammar forbids.
         """
-        said = self._said(view.context[:, None] + written, above)
-        anchor = torch.where(above == BEGIN, view.top[:, None], self.pitch_of_word[above])
-        query = torch.unflatten(said[..., -2 * self.n_channels :], 2, (2, self.n_channels)).flatten(1, 2)  # (M, 2K, C)
+        outputs = self._outputs(view.context[:, None] + written, above)
+        anchor = torch.where(above == BEGIN, view.top[:, None], self.pitch_of_token[above])
+        query = torch.unflatten(outputs[..., -2 * self.n_channels :], 2, (2, self.n_channels)).flatten(
+            1, 2
+        )  # (M, 2K, C)
         found = torch.unflatten(query @ view.pitch_map / math.sqrt(self.n_channels), 1, (-1, 2)).flatten(2)
-        return self._masked(said, anchor, found, self.may_follow[above] & view.possible[:, None])
+        return self._masked(outputs, anchor, found, self.may_follow[above] & view.possible[:, None])
 
     def next_scores(self, view: FrameView, above: Tensor, told: Tensor, anchor: Tensor) -> Tensor:
-        """As `scores` for one word of each frame, in the fewest and flattest steps: generation repeats them.
+        """As `scores` for one token of each frame, in the fewest and flattest steps: generation repeats them.
 
         Args:
-            above: (M,) the word before.
-            told: (M, U) the frame's context and the sum of `written` over the words before.
-            anchor: (M,) pitch of the word before; of `view.top` for the first.
+            above: (M,) the token before.
+            told: (M, U) the frame's context and the sum of `written` over the tokens before.
+            anchor: (M,) pitch of the token before; of `view.top` for the first.
 
         Returns:
             (M, V).
         """
-        said = self._said(told, above)
-        query = said[:, -2 * self.n_channels :].reshape(-1, 2, self.n_channels)
+        outputs = self._outputs(told, above)
+        query = outputs[:, -2 * self.n_channels :].reshape(-1, 2, self.n_channels)
         found = (query @ view.pitch_map / math.sqrt(self.n_channels)).reshape(-1, 2 * N_PITCHES)
-        return self._masked(said, anchor, found, self.may_follow.index_select(0, above) & view.possible)
+        return self._masked(outputs, anchor, found, self.may_follow.index_select(0, above) & view.possible)
 
-    def _said(self, told: Tensor, above: Tensor) -> Tensor:
+    def _outputs(self, told: Tensor, above: Tensor) -> Tensor:
         """(..., U) and (...) -> (..., the outputs of `out`)."""
         hidden = nn.functional.gelu(told + self.word(above))
         hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
         answer: Tensor = self.out(hidden)
         return answer
 
-    def _masked(self, said: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
+    def _masked(self, outputs: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
         """Add up the three views: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
         sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels]
-        end, notes, intervals, _ = torch.split(said, sizes, dim=-1)
+        end, notes, intervals, _ = torch.split(outputs, sizes, dim=-1)
         notes = notes + intervals.gather(-1, anchor[..., None] + self.interval_start) + found
         return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
-    def nll(self, view: FrameView, words: Tensor, counted: Tensor) -> Tensor:
-        """The exact likelihood of whole frames.
+    def nll(self, view: FrameView, tokens: Tensor, counted: Tensor) -> Tensor:
+        """Return the exact negative log-likelihood of whole frames.
 
         Args:
-            words: (M, K) each frame's words; anything behind its END.
-            counted: (M, K) bool, which words count: none behind the END.
+            tokens: (M, K) each frame's tokens; anything behind its END.
+            counted: (M, K) bool, which tokens count: none behind the END.
 
         Returns:
             (M,) nats.
         """
-        words = words.clamp_min(0)
-        above = torch.cat([torch.full_like(words[:, :1], BEGIN), words[:, :-1]], dim=1)
-        embedded = self.written(words)
+        tokens = tokens.clamp_min(0)
+        above = torch.cat([torch.full_like(tokens[:, :1], BEGIN), tokens[:, :-1]], dim=1)
+        embedded = self.written(tokens)
         written = embedded.cumsum(1) - embedded
         surprise = nn.functional.cross_entropy(
-            self.scores(view, above, written).transpose(1, 2), words, reduction="none"
+            self.scores(view, above, written).transpose(1, 2), tokens, reduction="none"
         )
         return (surprise * counted).sum(1)

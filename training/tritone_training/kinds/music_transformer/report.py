@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: likelihood by style and along a piece, written beside held-out music.
+"""Plots and tables of an evaluation: likelihood by style and along a piece, written beside held-out music.
 
 Shapes: T frames, P 88 pitches.
 """
@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone_training.kinds.music_transformer.generator import Writer
+from tritone_training.kinds.music_transformer.generator import PieceGenerator
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_WORDS
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 from tritone_training.plots import saved_figure
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _FEWEST_PIECES: Final = 3  # that the mean along a piece is taken over
 
 
 def write(folder: Path, evaluation: Evaluation, network: MusicTransformer, info: Mapping[str, Any]) -> list[str]:
-    """Write the report's files; answers their paths."""
+    """Write the files of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with saved_figure(folder / "nll_by_style.png", (7, 4)) as [[axes]]:
         _draw_styles(axes, evaluation.metrics)
@@ -55,14 +55,14 @@ def compose(
     """Write n pieces from nothing, seeds 0 to n - 1: (n, T, P) grid values."""
     noise = torch.stack([torch.rand(n_frames, MAX_NOTES, generator=torch.Generator().manual_seed(i)) for i in range(n)])
     with torch.inference_mode():
-        frames, _ = Writer(network).eval()(
+        frames, _ = PieceGenerator(network).eval()(
             torch.zeros(n, n_frames, N_PITCHES, dtype=torch.uint8),
             torch.zeros(n, n_frames, dtype=torch.uint8),
             torch.tensor([meter] * n),
             torch.zeros(n, dtype=torch.int64),
             noise,
             torch.ones(n),
-            torch.full((n,), N_WORDS),
+            torch.full((n,), N_TOKENS),
             torch.ones(n),
         )
     answer: npt.NDArray[np.uint8] = frames.numpy()

@@ -1,4 +1,4 @@
-"""Training `music_transformer`: scores, portions, fit, measure, save."""
+"""Training `music_transformer`: scores, splits, fit, measure, save."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import TransformerConfig, build_config, to_dict
-from tritone_training.kinds.music_transformer.dataset import TrainingStretches, WholePieces
+from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
 from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
@@ -27,7 +27,7 @@ _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # what is wrong with it is told before the data are read
     scores = load_scores(request.data, progress=request.progress)
     return lambda each: train_on(each, configure(each), scores)
@@ -40,7 +40,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
         TrainingError: something was asked for that this kind does not have.
     """
     if request.fold is not None:
-        raise TrainingError("music_transformer learns from portions, not from folds; leave --fold out")
+        raise TrainingError("music_transformer learns from splits, not from folds; leave --fold out")
     if request.pretrained is not None:
         raise TrainingError("music_transformer has no pretrained weights; leave --pretrained out")
     overrides = dict(request.overrides)
@@ -50,7 +50,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:
-    """Fit on the portion `train`; the portion `valid` decides when to stop and which epoch is kept.
+    """Fit on the split `train`; the split `valid` decides when to stop and which epoch is kept.
 
     Raises:
         DataError: one of the two is missing.
@@ -79,12 +79,12 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         "splits": {"train": [piece.name for piece in train], "valid": [piece.name for piece in valid]},
         **warm_start_info(loaded),
     }
-    stretches = TrainingStretches(
+    segments = TrainingSegments(
         train,
         styles,
         onsets=scores.has_onsets,
         n_frames=config.stretch_frames,
-        n_stretches=config.most_stretches,
+        n_segments=config.most_stretches,
         batch_frames=config.batch_frames,
         epoch_frames=config.epoch_frames,
         transpose=bool(config.transpose),
@@ -94,7 +94,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     )
     fitted = fitting.fit(
         TransformerModule(network, config),
-        DataLoader(stretches, batch_size=None),
+        DataLoader(segments, batch_size=None),
         WholePieces(valid, styles, onsets=scores.has_onsets, batch_frames=4 * config.batch_frames),
         request=request,
         settings={**to_dict(config), "fingerprint": scores.fingerprint},

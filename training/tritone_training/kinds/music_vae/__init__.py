@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.lanes import FIRST_STRIKE, N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.voices import FIRST_STRIKE, N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.tensors import N_LATENT, sampling_example_inputs
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_vae.config import PRESETS, suggest
@@ -21,7 +21,7 @@ Inputs = dict[str, npt.NDArray[np.generic]]
 def example_inputs(n_batch: int, seed: int) -> Inputs:
     """Spans of four voices that strike, hold and rest: (n_batch, 32, 4) int64."""
     random = np.random.default_rng(seed)
-    values = random.integers(FIRST_STRIKE, N_LANE_VALUES, (n_batch, SPAN_FRAMES, N_LANES))
+    values = random.integers(FIRST_STRIKE, N_VOICE_VALUES, (n_batch, SPAN_FRAMES, N_VOICES))
     return {"lanes": np.where(random.random(values.shape) < 0.3, values, random.integers(0, 2, values.shape))}
 
 

@@ -5,8 +5,8 @@ arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes
 changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
 "a chorale".
 
-Such a vector points the right way, but a decoder that hears its latent well snaps small moves back to the music it
-knows. So each is stretched until one standard deviation asked for is one measured, on spans of the training set.
+Such a vector has the right direction, but a decoder may map small moves back to the music it knows. So each vector is
+stretched until one requested standard deviation is one measured, on spans of the training set.
 
 Shapes: S spans, Z latent, A = 3 attributes.
 """
@@ -32,7 +32,7 @@ _RIDGE: Final = 1e-4  # of an attribute that does not vary, the vector is zero
 
 def attribute_statistics(spans: SpanSet) -> tuple[FloatMatrix, FloatMatrix]:
     """Mean and standard deviation of each attribute, (A,) each."""
-    measured = measure_attributes(spans_to_frames(spans.lanes))
+    measured = measure_attributes(spans_to_frames(spans.voices))
     return measured.mean(0), np.maximum(measured.std(0), 1e-9)
 
 
@@ -46,7 +46,7 @@ def attribute_vectors(means: npt.NDArray[Any], spans: SpanSet) -> FloatMatrix:
         (A, Z)
     """
     _, deviation = attribute_statistics(spans)
-    scaled = measure_attributes(spans_to_frames(spans.lanes)) / deviation
+    scaled = measure_attributes(spans_to_frames(spans.voices)) / deviation
     latents = means.astype(np.float64)
     for style in np.unique(spans.styles):
         own = spans.styles == style
@@ -115,8 +115,8 @@ def attribute_control(
         for amount in AMOUNTS:
             attributes = torch.zeros(len(latent), len(ATTRIBUTES))
             attributes[:, index] = amount
-            lanes = decode(network, network.moved(latent, attributes), noise)
-            values.append(measure_attributes(spans_to_frames(lanes))[:, index])
+            voices = decode(network, network.moved(latent, attributes), noise)
+            values.append(measure_attributes(spans_to_frames(voices))[:, index])
         measured = np.stack(values, axis=1)  # (S, amounts)
         change = (measured - measured[:, [AMOUNTS.index(0.0)]]) / deviation[index]
         mean = measured.mean(0)

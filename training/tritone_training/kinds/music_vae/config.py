@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     import optuna
@@ -18,11 +18,11 @@ class VaeConfig:
     """What a training run is made of.
 
     Attributes:
-        width: of a quarter note of a lane, in encoder and decoder.
-        step_width: of a time step of a lane.
+        width: of a quarter note of a voice, in encoder and decoder.
+        step_width: of a time step of a voice.
         n_hidden: of the decoder's GRU.
-        embedding_width: of what the GRU is told about each lane.
-        head_width: of each lane's last layer.
+        embedding_width: of what the GRU is told about each voice.
+        head_width: of each voice's last layer.
         beta: weight of the divergence from the prior (Higgins et al. 2017); below 1 the latent says more.
         free_nats: divergence of one latent dimension, averaged over a batch, that costs nothing (Kingma et al. 2016,
             arXiv:1606.04934).

@@ -11,7 +11,7 @@ from tritone_training.progress import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class TrainingData:
     """Data, shared between trials."""
 
     scores: ScoreSet
@@ -19,16 +19,16 @@ class Prepared:
     valid: SpanSet
 
 
-def prepare(request: TrainRequest) -> Prepared:
+def prepare(request: TrainRequest) -> TrainingData:
     """Read the scores and cut them into spans.
 
     Raises:
-        DataError: the portions `train` and `valid` do not both hold two bars of 4/4.
+        DataError: the splits `train` and `valid` do not both hold two bars of 4/4.
     """
     return prepare_scores(load_scores(request.data, progress=request.progress), progress=request.progress)
 
 
-def prepare_scores(scores: ScoreSet, *, progress: bool) -> Prepared:
+def prepare_scores(scores: ScoreSet, *, progress: bool) -> TrainingData:
     """Cut scores into spans.
 
     Raises:
@@ -38,4 +38,4 @@ def prepare_scores(scores: ScoreSet, *, progress: bool) -> Prepared:
         train = cut_spans(scores, "train", with_ends=True, on_progress=on_progress)
     with progress_bar("cutting held-out spans", shown=progress) as on_progress:
         valid = cut_spans(scores, "valid", on_progress=on_progress)
-    return Prepared(scores, train, valid)
+    return TrainingData(scores, train, valid)

@@ -1,25 +1,27 @@
-"""What `music_vae` takes and answers: an encoder, and beside it a decoder that writes."""
+"""Inputs and outputs of `music_vae` (encoder) and `music_vae_decoder`."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from tritone.constants import LARGEST_AMOUNT
-from tritone.music.lanes import N_LANE_VALUES, N_LANES, SPAN_FRAMES
+from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.tensors import (
-    LANE,
-    LANES_TEXT,
     LATENT,
+    SAMPLED_VOICES,
     SAMPLING,
     STEP,
-    WRITTEN_LANES,
+    VOICE,
+    VOICES_TEXT,
 )
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 from tritone_training.musicality import ATTRIBUTES
 
 KIND_NAME: Final = "music_vae"
 
-LANES: Final = Tensor("lanes", "INT64", (STEP, LANE), LANES_TEXT, limits=Limits(minimum=0, maximum=N_LANE_VALUES - 1))
+VOICES: Final = Tensor(
+    "lanes", "INT64", (STEP, VOICE), VOICES_TEXT, limits=Limits(minimum=0, maximum=N_VOICE_VALUES - 1)
+)
 
 # In standard deviations of the prior; encoded music stays below 10.
 LARGEST_LATENT: Final = 100.0
@@ -28,7 +30,7 @@ LARGEST_LATENT: Final = 100.0
 DECLARATION: Final = Declaration(
     name=KIND_NAME,
     summary="Encodes two bars of music as a point in a latent space.",
-    inputs=(LANES,),
+    inputs=(VOICES,),
     outputs=(
         Tensor("mean", "FP32", (LATENT,), "of the posterior; what `music_vae_decoder` takes as `latent`"),
         Tensor("log_variance", "FP32", (LATENT,), "of the posterior, natural logarithm"),
@@ -38,7 +40,7 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_LANES), "frames_per_quarter": "4"},
+    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_VOICES), "frames_per_quarter": "4"},
 )
 
 DECODER: Final = Declaration(
@@ -61,7 +63,7 @@ DECODER: Final = Declaration(
         ),
         *SAMPLING,
     ),
-    outputs=(WRITTEN_LANES,),
+    outputs=(SAMPLED_VOICES,),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=2_000),
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),

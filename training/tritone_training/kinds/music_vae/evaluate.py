@@ -1,12 +1,6 @@
-"""What a `music_vae` is worth on spans that it has not seen.
+"""Evaluation of `music_vae` on held-out spans: reconstruction, bound, interpolation and attribute control.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
-
-How good a checkpoint of `music_vae` is, on one portion of a data set or on all of it.
-
-What a served `music_vae` is worth: what the decoder, as trained, makes of the points that it answers.
-
-Shapes: S spans, N = 32 time steps, V = 4 lanes, Z latent.
+Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 """
 
 from __future__ import annotations
@@ -20,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import STRUCK
-from tritone.music.lanes import FIRST_STRIKE
 from tritone.music.noise import uniform_noise
-from tritone_training._exceptions import DataError, TrainingError
+from tritone.music.voices import FIRST_STRIKE
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_relative
 from tritone_training.data.scores import load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_vae import report
 from tritone_training.kinds.music_vae.attributes import attribute_control
@@ -36,7 +30,7 @@ from tritone_training.musicality import spans_to_frames
 from tritone_training.progress import progress_bar
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data
 
-Lanes = npt.NDArray[np.int64]
+Voices = npt.NDArray[np.int64]
 
 _BATCH: Final = 128
 _ACTIVE_VARIANCE: Final = 0.01  # Burda et al. 2016
@@ -58,7 +52,7 @@ class Evaluation:
     metrics: dict[str, Any]
     spans: SpanSet
     means: npt.NDArray[np.float32]
-    reconstructed: Lanes
+    reconstructed: Voices
 
 
 def evaluate_network(
@@ -80,27 +74,27 @@ def evaluate_network(
         TrainingError: the network diverged in training.
     """
     torch.manual_seed(seed)
-    noise = uniform_noise(seed, *spans.lanes.shape)
+    noise = uniform_noise(seed, *spans.voices.shape)
     parts: list[_Part] = []
     for start in range(0, len(spans), _BATCH):
         stop = min(start + _BATCH, len(spans))
-        parts.append(_ask(network, spans.lanes[start:stop], noise[start:stop]))
+        parts.append(_ask(network, spans.voices[start:stop], noise[start:stop]))
         on_progress(stop, len(spans))
     whole = _Part(*(np.concatenate([getattr(part, name) for part in parts]) for name in _Part.__annotations__))
     if not np.isfinite(whole.mean).all():
-        raise TrainingError("the network answers numbers that are not finite: it diverged; lower the learning rate")
+        raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
     chosen = np.random.default_rng(seed).permutation(len(spans))
     controlled = chosen[:_N_CONTROLLED]
     metrics = {
         "n_spans": len(spans),
-        **_reconstruction(spans.lanes, whole),
+        **_reconstruction(spans.voices, whole),
         "elbo": _elbo(whole),
         "active_units": int((whole.mean.var(0) > _ACTIVE_VARIANCE).sum()),
         "n_latent": whole.mean.shape[1],
         "interpolation": _interpolation(network, whole.mean, chosen, noise[0]),
         "attributes": attribute_control(network, whole.mean[controlled], deviation, noise[controlled]),
         "by_style": {
-            name: {"n_spans": int(own.sum()), **_reconstruction(spans.lanes[own], whole.where(own))}
+            name: {"n_spans": int(own.sum()), **_reconstruction(spans.voices[own], whole.where(own))}
             for style, name in enumerate(spans.style_names)
             if (own := spans.styles == style).any()
         },
@@ -110,11 +104,11 @@ def evaluate_network(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Answers about some spans: means (S, Z), lanes (S, N, V) twice, and nats of each span (S,) twice."""
+    """Answers about some spans: means (S, Z), voices (S, N, V) twice, and nats of each span (S,) twice."""
 
     mean: npt.NDArray[np.float32]
-    sampled: Lanes
-    likeliest: Lanes
+    sampled: Voices
+    likeliest: Voices
     reconstruction: npt.NDArray[np.float32]
     divergence: npt.NDArray[np.float32]
 
@@ -123,8 +117,8 @@ class _Part:
 
 
 @torch.inference_mode()
-def _ask(network: MusicVae, lanes: Lanes, noise: npt.NDArray[np.float32]) -> _Part:
-    given = torch.from_numpy(lanes)
+def _ask(network: MusicVae, voices: Voices, noise: npt.NDArray[np.float32]) -> _Part:
+    given = torch.from_numpy(voices)
     mean, _ = network(given)
     level = network.decoder.level(mean)
     likeliest = to_absolute(network.decoder.logits(mean, to_relative(given, level)).argmax(3), level)
@@ -138,20 +132,20 @@ def _ask(network: MusicVae, lanes: Lanes, noise: npt.NDArray[np.float32]) -> _Pa
     )
 
 
-def _reconstruction(lanes: Lanes, part: _Part) -> dict[str, float]:
+def _reconstruction(voices: Voices, part: _Part) -> dict[str, float]:
     """Shares of what comes back.
 
-    `reconstruction_accuracy`: lane-steps that are equal after encoding, taking the posterior's mean, and sampling at
-    temperature 1. Most lane-steps are holds and rests, so two stricter measures stand beside it: the accuracy where
+    `reconstruction_accuracy`: voice-steps that are equal after encoding, taking the posterior's mean, and sampling at
+    temperature 1. Most voice-steps are holds and rests, so two stricter measures stand beside it: the accuracy where
     a note begins, and the F1 score of notes (step and pitch).
     """
-    equal = part.sampled == lanes
-    strikes = lanes >= FIRST_STRIKE
-    ours, theirs = (spans_to_frames(each) == STRUCK for each in (part.sampled, lanes))
+    equal = part.sampled == voices
+    strikes = voices >= FIRST_STRIKE
+    ours, theirs = (spans_to_frames(each) == STRUCK for each in (part.sampled, voices))
     n_notes = int(ours.sum() + theirs.sum())
     return {
         "reconstruction_accuracy": float(equal.mean()),
-        "reconstruction_accuracy_teacher_forced": float((part.likeliest == lanes).mean()),
+        "reconstruction_accuracy_teacher_forced": float((part.likeliest == voices).mean()),
         "strike_accuracy": float(equal[strikes].mean()) if strikes.any() else 1.0,
         "note_f1": 2 * int((ours & theirs).sum()) / n_notes if n_notes else 1.0,
         "whole_span_accuracy": float(equal.all((1, 2)).mean()),
@@ -167,9 +161,9 @@ def _elbo(part: _Part) -> dict[str, float]:
 def _interpolation(
     network: MusicVae, means: npt.NDArray[np.float32], chosen: npt.NDArray[Any], noise: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """Walk between pairs of spans in nine steps and measure how even the walk is, in lane-steps that change.
+    """Walk between pairs of spans in nine steps and measure how even the walk is, in voice-steps that change.
 
-    The share of lane-steps in which two spans differ is a metric, so no walk is shorter than the distance of its ends.
+    The share of voice-steps in which two spans differ is a metric, so no walk is shorter than the distance of its ends.
 
     Returns:
         `straightness`, the distance of the ends over the length of the walk, 1 at best; `largest_step`, the share of
@@ -201,7 +195,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Measure a checkpoint on every span of two bars.
 
     Raises:
-        TrainingError: a fold is asked for; portions are asked for with `split`.
+        TrainingError: a fold is asked for; splits are asked for with `split`.
     """
     if request.fold is not None:
         raise TrainingError(f"{KIND_NAME} has no folds; use --split train, valid or test")
@@ -237,17 +231,17 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         raise DataError(
             f"{scores.source}: is not the data that {request.checkpoint} was trained on; give it with --data"
         )
-    lanes = cut_spans(scores, "valid").lanes
-    noise = uniform_noise(0, *lanes.shape)
+    voices = cut_spans(scores, "valid").voices
+    noise = uniform_noise(0, *voices.shape)
 
     def measure(run: Run) -> Mapping[str, float]:
         equal = []
-        for start in range(0, len(lanes), _BATCH):
+        for start in range(0, len(voices), _BATCH):
             rows = slice(start, start + _BATCH)
-            mean = torch.from_numpy(run({"lanes": lanes[rows]})["mean"])
+            mean = torch.from_numpy(run({"lanes": voices[rows]})["mean"])
             with torch.inference_mode():
-                equal.append(decode(network, mean, noise[rows]) == lanes[rows])
-        return {"reconstruction_accuracy": float(np.concatenate(equal).mean()), "n": len(lanes)}
+                equal.append(decode(network, mean, noise[rows]) == voices[rows])
+        return {"reconstruction_accuracy": float(np.concatenate(equal).mean()), "n": len(voices)}
 
     return HeldOut(scores.source, measure, _nothing)
 

@@ -1,10 +1,10 @@
-"""Networks of `music_vae`: new, or from a checkpoint; and what of them is exported."""
+"""Export of `music_vae`: the encoder, and the decoder as its companion."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, KIND_NAME
 from tritone_training.kinds.music_vae.network import DecoderGraph, load_network
@@ -12,7 +12,7 @@ from tritone_training.musicality import ATTRIBUTES
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: the encoder, and the decoder as its companion.
+    """Return what `tritone export` needs: the encoder, and the decoder as its companion.
 
     Raises:
         CheckpointError: no checkpoint is given, or a backbone is.

@@ -1,6 +1,6 @@
-"""How `music_vae` learns: the evidence lower bound, transposition, word dropout, a running average of the weights.
+"""Training step of `music_vae`: evidence lower bound, transposition, word dropout, running average of the weights.
 
-Shapes: B batch, N = 32 time steps, V = 4 lanes, K = 90 values, Z latent.
+Shapes: B batch, N = 32 time steps, V = 4 voices, K = 90 values, Z latent.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class VaeModule(lightning.LightningModule):
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         """The loss of one batch of spans, each in a random key."""
-        (lanes,) = batch
-        semitones = torch.randint(*TRANSPOSITIONS, (len(lanes),), device=lanes.device)
-        lanes = transposed(lanes, semitones)
-        hidden_steps = torch.rand(lanes.shape[:2], device=lanes.device) < self.config.word_dropout
-        reconstruction, divergence = elbo_parts(self.network, lanes, hidden_steps=hidden_steps)
+        (voices,) = batch
+        semitones = torch.randint(*TRANSPOSITIONS, (len(voices),), device=voices.device)
+        voices = transposed(voices, semitones)
+        hidden_steps = torch.rand(voices.shape[:2], device=voices.device) < self.config.word_dropout
+        reconstruction, divergence = elbo_parts(self.network, voices, hidden_steps=hidden_steps)
         paid = divergence.mean(0).clamp_min(self.config.free_nats).sum()
         loss = reconstruction.mean() + self._beta() * paid
         self.log("train_reconstruction_nats", reconstruction.mean(), on_step=False, on_epoch=True, sync_dist=True)
@@ -45,12 +45,12 @@ class VaeModule(lightning.LightningModule):
         return loss * _LOSS_SCALE
 
     def _beta(self) -> float:
-        """Grows from 0: first learn to say something, then to say it briefly (Bowman et al. 2016)."""
+        """Return the weight of the divergence, which grows from 0 (annealing: Bowman et al. 2016)."""
         n_warmup = self.config.warmup * float(self.trainer.estimated_stepping_batches)
         return self.config.beta * min(1.0, (self.global_step + 1) / max(n_warmup, 1.0))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on; early on it forgets faster, or it would hold on to the beginning."""
+        """Update the running average; early on it forgets faster, or it would hold on to the beginning."""
         n_steps = self.global_step
         decay = min(self.config.average_decay, n_steps / (n_steps + 9))
         for ours, theirs in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
@@ -58,11 +58,11 @@ class VaeModule(lightning.LightningModule):
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """The averaged network's bound, all of beta counted."""
-        (lanes,) = batch
+        (voices,) = batch
         self.averaged.eval()
-        reconstruction, divergence = elbo_parts(self.averaged, lanes)
+        reconstruction, divergence = elbo_parts(self.averaged, voices)
         loss = reconstruction.mean() + self.config.beta * divergence.sum(1).mean()
-        self.log(MONITOR, loss, prog_bar=True, sync_dist=True, batch_size=len(lanes))
+        self.log(MONITOR, loss, prog_bar=True, sync_dist=True, batch_size=len(voices))
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120)."""
@@ -82,24 +82,24 @@ class VaeModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def elbo_parts(network: MusicVae, lanes: Tensor, *, hidden_steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What a span costs: its level and notes given one draw of the latent, and the draw itself.
+def elbo_parts(network: MusicVae, voices: Tensor, *, hidden_steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the two parts of the evidence lower bound of each span, for one draw of the latent.
 
     Other levels with other distances would give the same notes, so this bounds the likelihood from below twice.
 
     Args:
-        lanes: (B, N, V).
+        voices: (B, N, V).
         hidden_steps: (B, N) bool, see `SpanDecoder.logits`.
 
     Returns:
         reconstruction in nats (B,), divergence from the prior in nats (B, Z).
     """
-    mean, log_variance = network(lanes)
+    mean, log_variance = network(voices)
     latent = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
-    level = level_of(lanes)
-    relative = to_relative(lanes, level)
+    level = level_of(voices)
+    relative = to_relative(voices, level)
     logits = network.decoder.logits(latent, relative, hidden_steps=hidden_steps)
     nats = nn.functional.cross_entropy(logits.flatten(0, 2), relative.flatten(), reduction="none")
     level_nats = nn.functional.cross_entropy(network.decoder.level_logits(latent), level, reduction="none")
     divergence = 0.5 * (mean * mean + torch.exp(log_variance) - 1 - log_variance)
-    return nats.view(len(lanes), -1).sum(1) + level_nats, divergence
+    return nats.view(len(voices), -1).sum(1) + level_nats, divergence

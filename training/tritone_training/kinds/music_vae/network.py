@@ -1,6 +1,6 @@
 """The network of `music_vae`, new or from a checkpoint, and its decoder as it is exported.
 
-Shapes: B batch, N = 32 time steps, V = 4 lanes, Z latent, A = 3 attributes.
+Shapes: B batch, N = 32 time steps, V = 4 voices, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.tensors import N_LATENT
+from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kinds.music_vae.config import VaeConfig, to_dict
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.musicality import ATTRIBUTES
@@ -30,13 +30,13 @@ class DecoderGraph(nn.Module):
     def forward(  # noqa: PLR0917 - the order of the graph's inputs
         self, latent: Tensor, attributes: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     ) -> tuple[Tensor, ...]:
-        """(B, Z), (B, A), (B, N, V), (B,), (B,), (B,) -> lanes (B, N, V)."""
+        """(B, Z), (B, A), (B, N, V), (B,), (B,), (B,) -> voices (B, N, V)."""
         moved = self.network.moved(latent, attributes)
         return (self.network.decoder.write(moved, noise, temperature=temperature, top_k=top_k, top_p=top_p),)
 
 
 def build_network(config: VaeConfig) -> MusicVae:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return MusicVae(
         n_latent=N_LATENT,
         width=config.width,

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation: reconstructions, a walk between two spans, and what moving along attributes does.
+"""Plots of an evaluation: reconstructions, a walk between two spans, and what moving along attributes does.
 
-Shapes: S spans, N = 32 time steps, V = 4 lanes.
+Shapes: S spans, N = 32 time steps, V = 4 voices.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _N_SHOWN: Final = 4
 
 
 def write(folder: Path, network: MusicVae, evaluation: Evaluation) -> list[str]:
-    """Write the report's pictures; answers their paths."""
+    """Write the plots of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    spans = evaluation.spans.lanes
+    spans = evaluation.spans.voices
     shown = np.linspace(0, len(spans) - 1, min(len(spans), _N_SHOWN)).astype(np.int64)
     files = [
         draw_pianorolls(
@@ -51,9 +51,9 @@ def write(folder: Path, network: MusicVae, evaluation: Evaluation) -> list[str]:
 
 def _draw_attributes(path: Path, control: dict[str, Any]) -> str:
     with saved_figure(path, (4 * len(control), 3.5), 1, len(control), dpi=100) as axes:
-        for axis, (name, figures) in zip(axes[0], control.items(), strict=True):
-            axis.plot(figures["amounts"], figures["measured"], marker="o")
+        for axis, (name, metrics) in zip(axes[0], control.items(), strict=True):
+            axis.plot(metrics["amounts"], metrics["measured"], marker="o")
             axis.set_xlabel("moved by (standard deviations)")
             axis.set_ylabel(f"measured {name.replace('_', ' ')}")
-            axis.set_title(f"correlation {figures['correlation']:.2f}")
+            axis.set_title(f"correlation {metrics['correlation']:.2f}")
     return str(path)

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import TrainingError
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import VaeConfig, build_config, to_dict
-from tritone_training.kinds.music_vae.dataset import Prepared, prepare
+from tritone_training.kinds.music_vae.dataset import TrainingData, prepare
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.module import MONITOR, VaeModule
@@ -34,7 +34,7 @@ _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
 
 
 def configure(request: TrainRequest) -> VaeConfig:
-    """The hyper-parameters that a request asks for.
+    """Return the hyper-parameters of a request.
 
     Raises:
         TrainingError: unknown or out of range, or the request asks for what this kind does not have.
@@ -50,14 +50,14 @@ def configure(request: TrainRequest) -> VaeConfig:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     configure(request)  # before minutes are spent on reading
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
-def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared) -> Mapping[str, Any]:
-    """Train once and write the checkpoint; answers the summary."""
+def train_prepared(request: TrainRequest, config: VaeConfig, prepared: TrainingData) -> Mapping[str, Any]:
+    """Train once, write the checkpoint and return the summary."""
     fitting.seed_everything(request.seed)
     network = build_network(config)
     saved = saved_checkpoint(request, KIND_NAME)
@@ -77,7 +77,7 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: Prepared)
     fitted = fitting.fit(
         VaeModule(network, config),
         _loader(prepared.train, config),
-        TensorDataset(torch.from_numpy(watched.lanes)),
+        TensorDataset(torch.from_numpy(watched.voices)),
         request=request,
         settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
         batch_size=4 * config.batch_size,
@@ -120,7 +120,7 @@ def _loader(spans: SpanSet, config: VaeConfig) -> DataLoader[Any]:
     weights = counts[spans.styles].astype(np.float64) ** -config.style_balance
     sampler = WeightedRandomSampler(weights.tolist(), config.spans_per_epoch, replacement=True)
     return DataLoader(
-        TensorDataset(torch.from_numpy(spans.lanes)), batch_size=config.batch_size, sampler=sampler, drop_last=True
+        TensorDataset(torch.from_numpy(spans.voices)), batch_size=config.batch_size, sampler=sampler, drop_last=True
     )
 
 
@@ -130,13 +130,13 @@ def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
-    """Put the attributes' directions into the network; answers what the model card says about them."""
+    """Store the directions of the attributes in the network; return what the model card says about them."""
     mean, deviation = attribute_statistics(spans)
     # As many of each style: with all of them, the largest would have the word.
-    even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).lanes
+    even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).voices
     vectors = stretched(
         network,
-        attribute_vectors(encode(network, even.lanes), even),
+        attribute_vectors(encode(network, even.voices), even),
         encode(network, tried),
         deviation,
         uniform_noise(0, *tried.shape),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     import optuna
@@ -22,7 +22,7 @@ class PolyphonyConfig:
         hidden: width of the recurrent layer at each pitch.
         reach: how many semitones to either side a pitch sees.
         crop_frames: longer pieces are learnt in excerpts of at most this length (they are always evaluated whole).
-        warmup_frames: so many frames of an excerpt that begins within a piece are heard but not learnt.
+        warmup_frames: so many frames of an excerpt that begins within a piece are history but not learnt.
         transpose_down: pieces are transposed at random, as far as the keyboard allows: down by so many semitones
         transpose_up: and up by so many.
         average_keeps: share of itself that the running average of the weights keeps at each step.

@@ -1,4 +1,4 @@
-"""Pieces as the network learns them: features heard once, excerpts drawn and transposed anew at each epoch.
+"""Pieces as the network learns them: features computed once, excerpts drawn and transposed again in each epoch.
 
 Shapes: B pieces or excerpts, T frames, 88 pitches, C features of a pitch, G features of a frame, K pieces.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tritone.music.grid import N_PITCHES
-from tritone_training._exceptions import DataError
 from tritone_training.data.scores import ScorePiece, ScoreSet
+from tritone_training.exceptions import DataError
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
-from tritone_training.kinds.polyphony_rnn.features import Features, Hearing
+from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, Features
 
 _PIECES_AT_ONCE: Final = 64
 _POOL_BATCHES: Final = 16  # excerpts of so many batches are sorted by length, so that little is padding
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """What sounds in a piece.
+class PieceNotes:
+    """The notes that sound in a piece.
 
     Attributes:
         notes: (T, 88) bool.
@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class HeardPiece:
+class PieceFeatures:
     """A piece with the features before each of its frames.
 
     Attributes:
@@ -87,7 +87,7 @@ def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
     return wanted if own else 0
 
 
-def pieces_of(scores: Sequence[ScorePiece], *, own: int, wanted: int) -> tuple[Piece, ...]:
+def pieces_of(scores: Sequence[ScorePiece], *, own: int, wanted: int) -> tuple[PieceNotes, ...]:
     """What sounds at each frame of a coarser grid; notes that begin and end between two of its frames are lost.
 
     Args:
@@ -99,43 +99,43 @@ def pieces_of(scores: Sequence[ScorePiece], *, own: int, wanted: int) -> tuple[P
     for score in scores:
         first = -score.meter[1] % step  # so that frames fall on the beats
         notes = score.frames[first if first < len(score.frames) else 0 :: step] > 0
-        found.append(Piece(score.name, torch.from_numpy(np.ascontiguousarray(notes))))
+        found.append(PieceNotes(score.name, torch.from_numpy(np.ascontiguousarray(notes))))
     return tuple(found)
 
 
-def hear_pieces(
-    pieces: Sequence[Piece],
+def extract_features(
+    pieces: Sequence[PieceNotes],
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[HeardPiece]:
+) -> list[PieceFeatures]:
     """Compute the features of every piece, in order."""
     order = sorted(range(len(pieces)), key=lambda index: len(pieces[index].notes))
-    heard: dict[int, HeardPiece] = {}
+    computed: dict[int, PieceFeatures] = {}
     for start in range(0, len(order), _PIECES_AT_ONCE):
         indices = order[start : start + _PIECES_AT_ONCE]
-        features = _hear([pieces[index].notes for index in indices])
+        features = _extract([pieces[index].notes for index in indices])
         for row, index in enumerate(indices):
             notes = pieces[index].notes
-            heard[index] = HeardPiece(
+            computed[index] = PieceFeatures(
                 notes=notes,
                 pitch=features.pitch[row, : len(notes)].clone(),
                 frame=features.frame[row, : len(notes)].clone(),
             )
-        on_progress(len(heard), len(pieces))
-    return [heard[index] for index in range(len(pieces))]
+        on_progress(len(computed), len(pieces))
+    return [computed[index] for index in range(len(pieces))]
 
 
 @torch.inference_mode()
-def _hear(pieces: Sequence[Tensor]) -> Features:
-    """(T, 88) each -> (B, T, C, 88) float16, (B, T, G), what is heard before each frame."""
+def _extract(pieces: Sequence[Tensor]) -> Features:
+    """(T, 88) each -> (B, T, C, 88) float16, (B, T, G), the features before each frame."""
     notes = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).float()
-    hearing = Hearing()
-    heard, features = hearing.silence(notes[:, 0])
+    extractor = FeatureExtractor()
+    history, features = extractor.silence(notes[:, 0])
     pitch, frame = [], []
     for each in notes.unbind(1):
         pitch.append(features.pitch.half())
         frame.append(features.frame)
-        heard, features = hearing(heard, each)
+        history, features = extractor(history, each)
     return Features(torch.stack(pitch, 1), torch.stack(frame, 1))
 
 
@@ -156,7 +156,7 @@ class Excerpts(Dataset[Batch]):
     or after its place. Half of the first ones begin with the piece.
     """
 
-    def __init__(self, pieces: Sequence[HeardPiece], config: PolyphonyConfig) -> None:
+    def __init__(self, pieces: Sequence[PieceFeatures], config: PolyphonyConfig) -> None:
         self.pieces = pieces
         self.shifts = [_shifts(piece.notes, config) for piece in pieces]
         self.warmup_frames = config.warmup_frames
@@ -200,7 +200,7 @@ class Excerpts(Dataset[Batch]):
 class WholePieces(Dataset[Batch]):
     """Batches of whole pieces of similar length, as they are written."""
 
-    def __init__(self, pieces: Sequence[HeardPiece], *, batch_size: int) -> None:
+    def __init__(self, pieces: Sequence[PieceFeatures], *, batch_size: int) -> None:
         ordered = sorted(pieces, key=lambda piece: len(piece.notes))
         self.batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 

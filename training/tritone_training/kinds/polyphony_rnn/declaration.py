@@ -1,4 +1,4 @@
-"""What `polyphony_rnn` and its sampler take and answer."""
+"""Inputs and outputs of `polyphony_rnn` and its sampler."""
 
 from __future__ import annotations
 

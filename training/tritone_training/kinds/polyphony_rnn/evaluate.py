@@ -1,8 +1,6 @@
-"""Asks a network about whole pieces, frame by frame as it is served.
+"""Evaluation of `polyphony_rnn` on whole pieces, frame by frame as it is served.
 
 Shapes: T frames, 88 pitches.
-
-How good a checkpoint of `polyphony_rnn` is: on a data set, or one portion of it.
 """
 
 from __future__ import annotations
@@ -16,13 +14,13 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import N_PITCHES
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import report
-from tritone_training.kinds.polyphony_rnn.dataset import Piece, frames_per_quarter_of, pieces_of
-from tritone_training.kinds.polyphony_rnn.features import Heard
-from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, State, frame_nll, load_network
+from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
+from tritone_training.kinds.polyphony_rnn.features import FrameHistory
+from tritone_training.kinds.polyphony_rnn.network import NetworkState, PolyphonyNetwork, frame_nll, load_network
 from tritone_training.progress import progress_bar
 
 _PIECES_AT_ONCE: Final = 32
@@ -31,7 +29,7 @@ _N_BINS: Final = 20
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the network made of some pieces.
+    """The evaluation of some pieces.
 
     Attributes:
         names: of the pieces.
@@ -60,7 +58,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """JSON-able figures.
+        """JSON-able metrics.
 
         `nll_per_frame` is the mean over all frames, the first of each piece included, whose past is empty;
         `accuracy` is that of frames in Bay et al. 2009 (ISMIR), at a threshold of 0.5.
@@ -80,11 +78,11 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate_network(
     network: PolyphonyNetwork,
-    pieces: Sequence[Piece],
+    pieces: Sequence[PieceNotes],
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Follow every piece from its first frame to its last.
+    """Evaluate every piece from its first frame to its last.
 
     Args:
         network: in eval mode.
@@ -106,16 +104,16 @@ def evaluate_network(
         for t, padded in enumerate(notes):
             over = int((lengths <= t).sum()) - (len(lengths) - len(state.logits))
             if over:  # pieces that have ended are the first
-                state = State(Heard(*(part[over:] for part in state.heard)), state.hidden[over:], state.logits[over:])
+                state = NetworkState(
+                    FrameHistory(*(part[over:] for part in state.history)), state.hidden[over:], state.logits[over:]
+                )
             frame = padded[len(lengths) - len(state.logits) :]
             if not torch.isfinite(state.logits).all():
-                raise TrainingError(
-                    "the network answers numbers that are not finite: it diverged; lower the learning rate"
-                )
+                raise TrainingError("the network returns non-finite values: training diverged; lower the learning rate")
             rows[t, -len(frame) :] = frame_nll(state.logits, frame).double().numpy()
             likely = torch.sigmoid(state.logits).double().numpy()
             _count(likely, frame.numpy() > 0, agreed, bins)
-            state = network.listen(state, frame)
+            state = network.advance(state, frame)
         nll.update({index: rows[: len(pieces[index].notes), row] for row, index in enumerate(indices)})
         on_progress(len(nll), len(pieces))
     return Evaluation(
@@ -145,12 +143,12 @@ def _count(
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on the portions of a data set, whole pieces from their first frame on.
+    """Measure a checkpoint on the splits of a data set, whole pieces from their first frame on.
 
-    `split` narrows it to one portion; else the figures are over all there are, with those of each beside them.
+    `split` narrows it to one split; else the metrics are over all there are, with those of each beside them.
 
     Raises:
-        DataError: the data cannot be used, or have no such portion.
+        DataError: the data cannot be used, or have no such split.
         TrainingError: a fold was asked for.
     """
     if request.fold is not None:
@@ -169,7 +167,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "data": scores.source,
         "split": request.split,
         "frames_per_quarter": wanted or None,
-        # Figures on pieces that the checkpoint was trained on say nothing about new ones.
+        # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
         "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
@@ -179,10 +177,10 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """There are no folds of scores.
+    """Not available: scores have no folds.
 
     Raises:
-        TrainingError: always; it says what to use instead.
+        TrainingError: always.
     """
     raise TrainingError(
         f"polyphony_rnn has no folds to cross-validate; train with several --seed and compare "
@@ -191,7 +189,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Nats and sizes of each portion."""
+    """Nats and sizes of each split."""
     found = {}
     for split in SPLITS:
         rows = [nll for piece, nll in zip(chosen, evaluation.nll, strict=True) if piece.split == split]

@@ -1,12 +1,12 @@
-"""Networks of `polyphony_rnn`: new or from a checkpoint, and what is exported of them."""
+"""Export of `polyphony_rnn`: the scorer, and the sampler as its companion."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from tritone_training._exceptions import CheckpointError
 from tritone_training.declaration import Declaration
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.network import (
@@ -17,7 +17,7 @@ from tritone_training.kinds.polyphony_rnn.network import (
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs: the scorer, and the sampler as its companion.
+    """Return what `tritone export` needs: the scorer, and the sampler as its companion.
 
     Raises:
         CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.

@@ -1,8 +1,8 @@
-"""What the network hears of a piece: fixed features of all frames so far, carried from frame to frame.
+"""Fixed features of all frames of a piece so far, which are the input of the network, updated frame by frame.
 
-Nothing here is learned. Seen from its own pitch, each feature is the same in every key, so that transposing a piece
-transposes its features. The most telling is the *echo*: where the last frames resemble an earlier passage, what
-followed that passage is likely to follow again (the idea of a cache, Grave et al. 2017, arXiv:1612.04426, on frames).
+Nothing here is learned. Relative to its own pitch, each feature is the same in every key, so that transposing a piece
+transposes its features. The most informative one is the *echo*: where the last frames resemble an earlier passage, what
+followed that passage is likely to follow again (a cache of frames, after Grave et al. 2017, arXiv:1612.04426).
 
 Shapes: B batch, L lags (frames that are remembered), 88 pitches, C features of a pitch, G features of a frame.
 """
@@ -29,8 +29,8 @@ FIRST_TRACE: Final = 2  # index of the first trace among a pitch's features
 _NEVER: Final = -1e9  # finite, because 0 x inf is not a number
 
 
-class Heard(NamedTuple):
-    """What is remembered of the frames so far.
+class FrameHistory(NamedTuple):
+    """The history of a piece: what the features need of the frames so far.
 
     Attributes:
         n_frames: (B,) how many.
@@ -48,7 +48,7 @@ class Heard(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the network sees before it predicts a frame.
+    """The input of the network before it predicts a frame.
 
     Attributes:
         pitch: (B, C, 88) sounding, log of the age, three traces, three echoes.
@@ -59,7 +59,7 @@ class Features(NamedTuple):
     frame: Tensor
 
 
-class Hearing(nn.Module):
+class FeatureExtractor(nn.Module):
     """Turns frames into features; its constants are buffers, because a loop's body exports no others."""
 
     def __init__(self) -> None:
@@ -81,8 +81,8 @@ class Hearing(nn.Module):
         self.cycles: Tensor
         self.fades: Tensor
 
-    def silence(self, like: Tensor) -> tuple[Heard, Features]:
-        """Before the first frame.
+    def silence(self, like: Tensor) -> tuple[FrameHistory, Features]:
+        """Return history and features before the first frame.
 
         Args:
             like: (B, 88) float; its batch size and device count.
@@ -92,7 +92,7 @@ class Hearing(nn.Module):
         nothing = empty[:, None]  # (B, 1, 88)
         lagged = empty[:, :1, None].expand(-1, len(ECHOES), N_LAGS).clone()
         n_frames = empty[:, 0].clone()
-        heard = Heard(
+        history = FrameHistory(
             n_frames=n_frames,
             age=empty.clone(),
             traces=nothing.expand(-1, len(TRACE_KEEPS), -1).clone(),
@@ -103,19 +103,19 @@ class Hearing(nn.Module):
             pitch=nothing.expand(-1, N_PITCH_FEATURES, -1).clone(),
             frame=self._frame_features(n_frames, empty[:, : len(ECHOES)]),
         )
-        return heard, features
+        return history, features
 
-    def forward(self, heard: Heard, notes: Tensor) -> tuple[Heard, Features]:
-        """Hear one more frame.
+    def forward(self, history: FrameHistory, notes: Tensor) -> tuple[FrameHistory, Features]:
+        """Update the history and the features with one more frame.
 
         Args:
             notes: (B, 88) float, 1 for what sounds.
         """
-        age = (heard.age + 1) * notes
-        traces = heard.traces * self.trace_keeps + (1 - self.trace_keeps) * notes[:, None]
-        resemblance = self._resemblance(heard, notes)
-        n_frames = heard.n_frames + 1
-        past = torch.cat([notes[:, None], heard.past[:, :-1]], 1)
+        age = (history.age + 1) * notes
+        traces = history.traces * self.trace_keeps + (1 - self.trace_keeps) * notes[:, None]
+        resemblance = self._resemblance(history, notes)
+        n_frames = history.n_frames + 1
+        past = torch.cat([notes[:, None], history.past[:, :-1]], 1)
         # The frame l steps back was followed by the one l - 1 steps back: where `resemblance` says how alike now and
         # then are, `past` at the same index says what came next.
         known = (self.lags < n_frames[:, None])[:, None].to(notes.dtype)  # (B, 1, L)
@@ -124,19 +124,19 @@ class Hearing(nn.Module):
         sureness = (resemblance * known).amax(2)  # (B, 3)
         pitch = torch.cat([notes[:, None], 0.7 * torch.log1p(age)[:, None], traces, echoes], 1)
         return (
-            Heard(n_frames, age, traces, past, resemblance),
+            FrameHistory(n_frames, age, traces, past, resemblance),
             Features(pitch, self._frame_features(n_frames, sureness)),
         )
 
-    def _resemblance(self, heard: Heard, notes: Tensor) -> Tensor:
+    def _resemblance(self, history: FrameHistory, notes: Tensor) -> Tensor:
         """(B, 3, L) running means of the Dice coefficient of each frame with the one 1..L frames before it."""
-        common = torch.matmul(heard.past, notes[:, :, None])[:, :, 0]  # (B, L)
-        total = heard.past.sum(2) + notes.sum(1, keepdim=True)
+        common = torch.matmul(history.past, notes[:, :, None])[:, :, 0]  # (B, L)
+        total = history.past.sum(2) + notes.sum(1, keepdim=True)
         alike = torch.where(
             total > 0, 2 * common / total.clamp_min(1), torch.ones_like(total)
         )  # silence is like silence
-        alike = alike * (self.lags <= heard.n_frames[:, None]).to(notes.dtype)
-        return heard.resemblance * self.echo_keeps + (1 - self.echo_keeps) * alike[:, None]
+        alike = alike * (self.lags <= history.n_frames[:, None]).to(notes.dtype)
+        return history.resemblance * self.echo_keeps + (1 - self.echo_keeps) * alike[:, None]
 
     def _frame_features(self, n_frames: Tensor, sureness: Tensor) -> Tensor:
         """(B,), (B, 3) -> (B, G)."""

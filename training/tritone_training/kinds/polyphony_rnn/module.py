@@ -1,4 +1,4 @@
-"""How `polyphony_rnn` learns: likelihood, optimiser, a running average of the weights.
+"""Training step of `polyphony_rnn`: likelihood, optimiser, a running average of the weights.
 
 Shapes: B excerpts, T frames.
 """
@@ -47,7 +47,7 @@ class PolyphonyModule(lightning.LightningModule):
         self._n_averaged = checkpoint["n_averaged"]
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average on: a plain mean at first, an exponential one later."""
+        """Update the running average: a plain mean at first, an exponential one later."""
         self._n_averaged += 1
         keeps = min(self.config.average_keeps, (1 + self._n_averaged) / (10 + self._n_averaged))
         with torch.no_grad():
@@ -67,7 +67,7 @@ class PolyphonyModule(lightning.LightningModule):
         self._valid = (nats + float(nll.sum()), n_frames + float(counts.sum()))
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over all frames of the portion, as `evaluate` takes it."""
+        """The mean over all frames of the split, as `evaluate` takes it."""
         nats, n_frames = self._valid
         self.log(MONITOR, nats / n_frames, prog_bar=True, sync_dist=True)
 

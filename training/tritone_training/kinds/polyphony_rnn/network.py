@@ -1,8 +1,8 @@
-"""The network: what was heard so far in, how likely each pitch sounds next out.
+"""The network of `polyphony_rnn`: the frames so far in, the probability that each pitch sounds next out.
 
-One recurrent network with one set of weights listens at each of the 88 pitches (tied parallel networks, Johnson 2017,
-EvoMUSART), so that what it learns in one key it knows in all. It sees its surroundings through a convolution
-along the pitches, the harmony as pitch classes counted from its own, and what is the same for the whole frame.
+One recurrent network with one set of weights runs at each of the 88 pitches (tied parallel networks, Johnson 2017,
+EvoMUSART), so that what is learnt in one key holds in all. Its inputs are the neighbouring pitches through a
+convolution, the harmony as pitch classes relative to its own, and features of the whole frame.
 
 Shapes: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
 recurrent layer.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.generation import choose_each, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
@@ -27,9 +27,9 @@ from tritone_training.kinds.polyphony_rnn.features import (
     FIRST_TRACE,
     N_FRAME_FEATURES,
     N_PITCH_FEATURES,
+    FeatureExtractor,
     Features,
-    Heard,
-    Hearing,
+    FrameHistory,
 )
 
 N_PITCH_CLASSES: Final = 12
@@ -37,15 +37,15 @@ N_OCTAVES: Final = 8  # the last one has four pitches
 _HARMONY_TRACES: Final = slice(FIRST_TRACE + 1, FIRST_TRACE + 3)  # of the last bar or so, and of the last phrase
 
 
-class State(NamedTuple):
-    """All that the network knows after some frames.
+class NetworkState(NamedTuple):
+    """The state of the network after some frames.
 
     Attributes:
         hidden: (B, 88, H) of the recurrent layer.
         logits: (B, 88) of each pitch sounding next.
     """
 
-    heard: Heard
+    history: FrameHistory
     hidden: Tensor
     logits: Tensor
 
@@ -63,7 +63,7 @@ class PolyphonyNetwork(nn.Module):
             dropout: of what goes into the recurrent layer and what comes out.
         """
         super().__init__()
-        self.hearing = Hearing()
+        self.extractor = FeatureExtractor()
         self.surroundings = nn.Conv1d(N_PITCH_FEATURES, units, 2 * reach + 1, padding=reach)
         self.harmony = nn.Linear(2 * N_PITCH_CLASSES, units, bias=False)
         self.frame = nn.Linear(N_FRAME_FEATURES, units, bias=False)
@@ -90,54 +90,54 @@ class PolyphonyNetwork(nn.Module):
             (B, T, 88) logits of each frame.
         """
         n_batch, n_frames = frame.shape[:2]
-        seen = self.see(Features(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
+        seen = self.pitch_inputs(Features(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
         seen = seen.reshape(n_batch, n_frames, N_PITCHES, -1).transpose(1, 2).flatten(0, 1)  # (B * 88, T, M)
         seen = self.dropout(seen)
         hidden, _ = self.recurrent(seen)
-        return self.tell(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
+        return self.readout(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
 
-    def see(self, features: Features) -> Tensor:
-        """What each pitch sees: (B, C, 88) and (B, G) -> (B, 88, M)."""
+    def pitch_inputs(self, features: Features) -> Tensor:
+        """Return the input of each pitch: (B, C, 88) and (B, G) -> (B, 88, M)."""
         around = self.surroundings(features.pitch).transpose(1, 2)  # (B, 88, M)
         traces = features.pitch[:, _HARMONY_TRACES]  # (B, 2, 88)
         octaves = nn.functional.pad(traces, (0, -N_PITCHES % N_PITCH_CLASSES)).reshape(
             -1, 2, N_OCTAVES, N_PITCH_CLASSES
         )
-        turned = octaves.sum(2)[:, :, self.turns].transpose(1, 2).flatten(2)  # (B, 12, 24) as heard from each class
+        turned = octaves.sum(2)[:, :, self.turns].transpose(1, 2).flatten(2)  # (B, 12, 24) relative to each class
         harmony = self.harmony(turned)[:, self.classes]  # (B, 88, M)
         return torch.relu(around + harmony + self.frame(features.frame)[:, None] + self.height)
 
-    def tell(self, hidden: Tensor, seen: Tensor) -> Tensor:
+    def readout(self, hidden: Tensor, seen: Tensor) -> Tensor:
         """(..., H), (..., M) -> (...) logits."""
         logits: Tensor = self.out(self.dropout(hidden + torch.relu(self.past_it(seen))))[..., 0]
         return logits
 
-    def start(self, like: Tensor) -> State:
-        """Before the first frame.
+    def start(self, like: Tensor) -> NetworkState:
+        """Return the state before the first frame.
 
         Args:
             like: (B, 88) float; its batch size and device count.
         """
-        heard, features = self.hearing.silence(like)
-        hidden = heard.age[:, :, None].expand(-1, -1, self.recurrent.hidden_size).clone()
-        hidden, logits = self._advance(features, hidden)
-        return State(heard, hidden, logits)
+        history, features = self.extractor.silence(like)
+        hidden = history.age[:, :, None].expand(-1, -1, self.recurrent.hidden_size).clone()
+        hidden, logits = self._step(features, hidden)
+        return NetworkState(history, hidden, logits)
 
-    def listen(self, state: State, notes: Tensor) -> State:
-        """Hear one more frame.
+    def advance(self, state: NetworkState, notes: Tensor) -> NetworkState:
+        """Advance by one frame.
 
         Args:
             notes: (B, 88) float, 1 for what sounds.
         """
-        heard, features = self.hearing(state.heard, notes)
-        hidden, logits = self._advance(features, state.hidden)
-        return State(heard, hidden, logits)
+        history, features = self.extractor(state.history, notes)
+        hidden, logits = self._step(features, state.hidden)
+        return NetworkState(history, hidden, logits)
 
-    def _advance(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the recurrent layer, and what it predicts: (B, 88, H), (B, 88)."""
-        seen = self.see(features)
+        seen = self.pitch_inputs(features)
         hidden = self._recur(seen, hidden)
-        return hidden, self.tell(hidden, seen)
+        return hidden, self.readout(hidden, seen)
 
     def _recur(self, seen: Tensor, hidden: Tensor) -> Tensor:
         """The equations of `torch.nn.GRU`, written out: inside a loop there is no layer that takes one step."""
@@ -152,7 +152,7 @@ class PolyphonyNetwork(nn.Module):
 
 
 class Scorer(nn.Module):
-    """Follows a piece: how surprising each frame is, and what to expect after it."""
+    """Returns the likelihood of each frame of a piece and the probabilities of the next one."""
 
     def __init__(self, network: PolyphonyNetwork) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Scorer(nn.Module):
             state: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
         ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             before = _unpacked(state)
-            after = self.network.listen(before, inputs[0])
+            after = self.network.advance(before, inputs[0])
             return _packed(after), (frame_nll(before.logits, inputs[0]), torch.sigmoid(after.logits))
 
         start = _packed(self.network.start(notes[0]))
@@ -183,7 +183,7 @@ class Scorer(nn.Module):
 
 
 class Sampler(nn.Module):
-    """Continues a piece."""
+    """Samples the continuation of a piece."""
 
     def __init__(self, network: PolyphonyNetwork) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Sampler(nn.Module):
     def forward(
         self, prompt: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     ) -> tuple[Tensor]:
-        """Hear the prompt, then write as many frames as there is noise for.
+        """Read the prompt, then sample as many frames as there is noise for.
 
         Args:
             prompt: (B, P, 88) uint8, P >= 1; what is not 0 sounds.
@@ -205,7 +205,7 @@ class Sampler(nn.Module):
             (B, N, 88) uint8, 1 for what sounds.
         """
         given = (prompt > 0).to(torch.float32)  # (B, P, 88)
-        # One loop over both: a frame that is given is heard, the others are chosen.
+        # One loop over both: a given frame is read, the others are sampled.
         notes = torch.cat([given, torch.zeros_like(noise)], 1).transpose(0, 1)  # (P + N, B, 88)
         is_given = torch.cat([torch.ones_like(given), torch.zeros_like(noise)], 1).transpose(0, 1)
         draws = torch.cat([torch.zeros_like(given), noise], 1).transpose(0, 1)
@@ -215,8 +215,8 @@ class Sampler(nn.Module):
         ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             before, (note, known, draw) = _unpacked(state), inputs
             chosen = choose_each(before.logits, draw, temperature=temperature, top_k=top_k, top_p=top_p)
-            heard = torch.where(known > 0, note, chosen.to(torch.float32))
-            return _packed(self.network.listen(before, heard)), (heard.to(torch.uint8),)
+            chosen_or_given = torch.where(known > 0, note, chosen.to(torch.float32))
+            return _packed(self.network.advance(before, chosen_or_given)), (chosen_or_given.to(torch.uint8),)
 
         start = _packed(self.network.start(notes[0]))
         _, (written,) = unrolled_or_scan(step, start, (notes, is_given, draws))
@@ -229,24 +229,24 @@ def frame_nll(logits: Tensor, notes: Tensor) -> Tensor:
     return (logits.clamp_min(0) - logits * notes + torch.log1p(torch.exp(-logits.abs()))).sum(-1)
 
 
-def _packed(state: State) -> tuple[Tensor, ...]:
-    return (*state.heard, state.hidden, state.logits)
+def _packed(state: NetworkState) -> tuple[Tensor, ...]:
+    return (*state.history, state.hidden, state.logits)
 
 
-def _unpacked(state: tuple[Tensor, ...]) -> State:
-    return State(Heard(*state[:-2]), state[-2], state[-1])
+def _unpacked(state: tuple[Tensor, ...]) -> NetworkState:
+    return NetworkState(FrameHistory(*state[:-2]), state[-2], state[-1])
 
 
 def build_network(config: PolyphonyConfig) -> PolyphonyNetwork:
-    """A new network with random weights."""
+    """Return a new network with random weights."""
     return PolyphonyNetwork(units=config.units, hidden=config.hidden, reach=config.reach, dropout=config.dropout)
 
 
 def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: see `checkpoint.load`; also if the weights do not fit the network that is described.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
@@ -254,19 +254,17 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
         network = build_network(PolyphonyConfig(**info["config"]))
         _require_info(folder, info)
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
+        raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
-    except RuntimeError as error:  # torch's word for names and shapes that differ
+    except RuntimeError as error:  # torch's message for names and shapes that differ
         wrong = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: weights and checkpoint.json do not belong together ({wrong}); train again"
-        ) from error
+        raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({wrong}); train again") from error
     return network.eval(), info
 
 
 def _require_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """What evaluation and export read, long after the network was built."""
+    """Check the entries that evaluation and export read."""
     found = info["frames_per_quarter"]
     if isinstance(found, bool) or not isinstance(found, int) or found < 0:
         raise CheckpointError(

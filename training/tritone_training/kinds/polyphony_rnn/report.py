@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: surprise along pieces, reliability, one row per piece."""
+"""Plots and tables of an evaluation: surprise along pieces, reliability, one row per piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _N_PIECES: Final = 4
 
 
 def write(folder: Path, evaluation: Evaluation) -> list[str]:
-    """Write the report's files; answers their paths."""
+    """Write the files of the report and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with saved_figure(folder / "nll_over_time.png", (10, 5)) as [[axes]]:
         _draw_pieces(axes, evaluation)

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig, build_config, to_dict
 from tritone_training.kinds.polyphony_rnn.dataset import (
     Excerpts,
-    HeardPiece,
     LengthBatches,
-    Piece,
+    PieceFeatures,
+    PieceNotes,
     WholePieces,
+    extract_features,
     frames_per_quarter_of,
-    hear_pieces,
     n_frames_of,
     padded,
     pieces_of,
@@ -35,31 +35,31 @@ from tritone_training.training_state import Snapshot
 from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 8
-# The test portion is measured by `tritone evaluate` alone, so that nothing is chosen by it.
+# The test split is measured by `tritone evaluate` alone, so that nothing is chosen by it.
 _PORTIONS = ("train", "valid")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingData:
     """Data and features, shared between trials.
 
     Attributes:
         frames_per_quarter: of the frames that are learnt; 0 if unknown.
-        pieces: by portion, as much of them as the configuration learns and looks at.
-        heard: by portion, with features.
+        pieces: by split, as much of them as the configuration learns and looks at.
+        features: by split, with features.
     """
 
     scores: ScoreSet
     frames_per_quarter: int
-    pieces: Mapping[str, tuple[Piece, ...]]
-    heard: Mapping[str, list[HeardPiece]]
+    pieces: Mapping[str, tuple[PieceNotes, ...]]
+    features: Mapping[str, list[PieceFeatures]]
 
 
-def prepare(request: TrainRequest) -> Prepared:
-    """Load the data set and hear every piece of its training and validation portions.
+def prepare(request: TrainRequest) -> TrainingData:
+    """Load the data set and hear every piece of its training and validation splits.
 
     Raises:
-        DataError: the data cannot be used, or lack a portion.
+        DataError: the data cannot be used, or lack a split.
     """
     config = configure(request)
     scores = load_scores(request.data, progress=request.progress)
@@ -72,16 +72,16 @@ def prepare(request: TrainRequest) -> Prepared:
         "valid": pieces_of(chosen, own=own, wanted=wanted),
     }
     if not any(bool(piece.notes.any()) for piece in pieces["train"]):
-        raise DataError(f"{scores.source}: not one note sounds in the portion 'train'; there is nothing to learn")
-    heard = {}
+        raise DataError(f"{scores.source}: not one note sounds in the split 'train'; there is nothing to learn")
+    features = {}
     for name in _PORTIONS:
-        with progress_bar(f"hearing the portion {name}", shown=request.progress) as on_progress:
-            heard[name] = hear_pieces(pieces[name], on_progress=on_progress)
-    return Prepared(scores, wanted, pieces, heard)
+        with progress_bar(f"computing features of the split {name}", shown=request.progress) as on_progress:
+            features[name] = extract_features(pieces[name], on_progress=on_progress)
+    return TrainingData(scores, wanted, pieces, features)
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that trains on them as another request says."""
+    """Read the data of a request; return a function that trains on them with the settings of another request."""
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
@@ -95,15 +95,15 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
     if request.pretrained is not None:
         raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
     if request.fold is not None:
-        raise TrainingError("scores have no folds: the data set's own portions are used; leave --fold out")
+        raise TrainingError("scores have no folds: the data set's own splits are used; leave --fold out")
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
     return build_config(request.preset, overrides=overrides)
 
 
-def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Prepared) -> Mapping[str, Any]:
-    """Fit on the training portion; the validation portion decides which epoch is kept.
+def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
+    """Fit on the training split; the validation split decides which epoch is kept.
 
     Raises:
         TrainingError: training diverged, or the seed or devices cannot be had.
@@ -120,12 +120,12 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Pre
         "data": prepared.scores.report(),
         **warm_start_info(loaded),
     }
-    excerpts = Excerpts(prepared.heard["train"], config)
+    excerpts = Excerpts(prepared.features["train"], config)
     batches = LengthBatches(RandomSampler(excerpts), config.batch_size, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
-        WholePieces(prepared.heard["valid"], batch_size=_VALID_BATCH),
+        WholePieces(prepared.features["valid"], batch_size=_VALID_BATCH),
         request=request,
         settings={**to_dict(config), "fingerprint": prepared.scores.fingerprint},
         batch_size=1,  # each item is a batch already

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender.arms_check import KEYS, check_ensembles, check_shares
 from tritone_serving.recommender.messages import shown
-from tritone_training._exceptions import CheckpointError
+from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.declaration import MANIFEST_FILENAME
 
 _KEYS: Final = {"salt", "shares", "ensembles"}

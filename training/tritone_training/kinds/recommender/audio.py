@@ -18,10 +18,10 @@ from tritone import InvalidAudioError
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import files_of
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Recording
+from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.base_models import Parts
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset

@@ -13,13 +13,12 @@ import numpy.typing as npt
 from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
-from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender_keys import KEY_VARIABLE
-from tritone_serving.sound_index import FILENAME as INDEX_FILENAME
-from tritone_serving.sound_index import build_index
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
+from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.recommender.sound_index import build_index
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.declaration import DECLARATION
 from tritone_training.kinds.recommender.staging import check_together

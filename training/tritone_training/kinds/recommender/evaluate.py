@@ -1,18 +1,29 @@
-"""How good a checkpoint of `recommender` is on held-out listens."""
+"""Evaluate a checkpoint on held-out listens with the code that serves it: base models and ensemble, by segment.
+
+Protocol: full ranking over all items of the catalogue, masking only what the log of the user contains; averages over
+users with at least one held-out listen; held-out items outside the catalogue count as missed.
+Shapes: B users, I items, K deepest cut.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from tritone_training._exceptions import TrainingError
-from tritone_training.data.interactions import Log, columns_of, load_listening, load_log
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_training.data.interactions import Log, columns_of, held_out_counts, load_listening, load_log
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.build import load_info
-from tritone_training.kinds.recommender.evaluation import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.offline import open_recommender
+from tritone_training.kinds.recommender.offline import open_recommender, score_in_chunks
 from tritone_training.kinds.recommender.staging import check_together
+from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
 from tritone_training.progress import progress_bar
 
 
@@ -62,3 +73,224 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     )
     part = request.split or ("test" if listening.test is not None else "valid")
     return listening.train, listening.part(part), part
+
+
+_SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # items in the history
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationUsers:
+    """Whom to evaluate, in the artifact's places.
+
+    Attributes:
+        names: raw ids of users with held-out listens.
+        heard: (B, I) their logs.
+        wanted: (B, I) held-out listens to known items.
+        n_held_out: (B,) held-out listens, to known items or not.
+        listeners: (I,) how many users of the whole log listen to each item.
+        n_users: of the whole log.
+        n_cold: held-out listens to items that nobody in the log listens to, known or not.
+    """
+
+    names: list[str]
+    consumed: sparse.csr_matrix
+    wanted: sparse.csr_matrix
+    n_held_out: npt.NDArray[np.int64]
+    listeners: npt.NDArray[np.int64]
+    n_users: int
+    n_cold: int
+
+
+@dataclass
+class Tally:
+    """What one scorer recommended."""
+
+    best: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def whole(self) -> npt.NDArray[np.int64]:
+        """(B, K)."""
+        return np.concatenate(self.best)
+
+
+def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> EvaluationUsers:
+    """Bring a log and its held-out part into the artifact's places.
+
+    Raises:
+        DataError: nobody can be evaluated.
+    """
+    items = {name: index for index, name in enumerate(recommender.item_ids)}
+    counts = held_out_counts(held_out, held_out.users)
+    names = [name for name, count in zip(held_out.users, counts.tolist(), strict=True) if count]
+    if not names:
+        raise DataError(f"{held_out.source}: holds no listens; there is nothing to evaluate by")
+    rows = {name: row for row, name in enumerate(names)}
+    consumed, wanted = log.matrix(rows, items), held_out.matrix(rows, items)
+    if not wanted.nnz:
+        raise DataError(f"{held_out.source}: not one of its items is known to the recommender; are the columns right?")
+    everybody = log.matrix(None, items)
+    listeners = np.bincount(everybody.indices, minlength=len(items))
+    n_known_heard = int((listeners[wanted.indices] > 0).sum())
+    return EvaluationUsers(
+        names,
+        consumed,
+        wanted,
+        held_out_counts(held_out, names),
+        listeners,
+        len(np.unique(log.user)),
+        int(len(held_out) - n_known_heard),
+    )
+
+
+def evaluate_ranking(
+    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, *, on_progress: OnProgress
+) -> dict[str, Any]:
+    """All metrics."""
+    stored = [recommender.resolver.user(name) >= 0 for name in people.names]
+    known = np.array(stored)
+    tallies = _rank(recommender, taste, people, _questions(recommender, people, known), on_progress)
+    hits = {name: hits_of(tally.whole(), people.wanted) for name, tally in tallies.items()}
+    values = {name: per_user(each, people.n_held_out) for name, each in hits.items()}
+    vectors = recommender.artifact.arrays.get("vectors")
+    metrics = {
+        name: {
+            **means(each),
+            **beyond_accuracy(tallies[name].whole(), people.listeners, people.n_users, vectors),
+            "cold_items_recall@40": _cold_recall(hits[name], tallies[name].whole(), people),
+        }
+        for name, each in values.items()
+    }
+    return {
+        "ensemble": metrics.pop("ensemble"),
+        "base_models": metrics,
+        "ensembles": recommender.artifact.manifest["ensembles"],
+        "segments": _segments(people, values),
+        "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
+        "cold_items": {
+            "n_held_out": people.n_cold,
+            "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
+            "recall@40": _cold_recall(hits["ensemble"], tallies["ensemble"].whole(), people),
+        },
+        "n_users": len(people.names),
+        "n_users_known": int(known.sum()),
+        "n_items": len(recommender.item_ids),
+        "n_held_out": int(people.n_held_out.sum()),
+        "n_held_out_known": int(people.wanted.nnz),
+    }
+
+
+def _questions(
+    recommender: Recommender, people: EvaluationUsers, known: npt.NDArray[np.bool_]
+) -> list[RecommendRequest]:
+    """Stored users by name, the others by what they heard."""
+    return [
+        RecommendRequest(user=name) if stored else history_request(recommender, people, row)
+        for row, (name, stored) in enumerate(zip(people.names, known.tolist(), strict=True))
+    ]
+
+
+def history_request(recommender: Recommender, people: EvaluationUsers, row: int) -> RecommendRequest:
+    """A user by what they heard alone."""
+    span = slice(people.consumed.indptr[row], people.consumed.indptr[row + 1])
+    items = people.consumed.indices[span].tolist()
+    return RecommendRequest(history=[recommender.item_ids[item] for item in items], weights=people.consumed.data[span])
+
+
+def _rank(
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    people: EvaluationUsers,
+    requests: list[RecommendRequest],
+    on_progress: OnProgress,
+) -> dict[str, Tally]:
+    tallies: dict[str, Tally] = {}
+    for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
+        consumed = sparse.csr_matrix(people.consumed[rows])
+        for name, scores in {**base_models, "ensemble": ensemble}.items():
+            tallies.setdefault(name, Tally()).best.append(top_items(scores, consumed))
+        on_progress(rows.stop, len(requests))
+    return tallies
+
+
+def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], people: EvaluationUsers) -> float | None:
+    """Of all held-out listens to items that nobody in the log listens to, the share found among 40."""
+    if not people.n_cold:
+        return None
+    found = hits & (people.listeners[np.maximum(best, 0)] == 0)
+    return float(found.sum() / people.n_cold)
+
+
+def _segments(
+    people: EvaluationUsers, values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+) -> list[dict[str, Any]]:
+    """The ensemble's metrics by length of history, and its base models' under `base_models`."""
+    n_listened = np.diff(people.consumed.indptr)
+    rows = []
+    for least, most in _SEGMENTS:
+        inside = (n_listened >= least) & (n_listened <= (most if most is not None else np.inf))
+        if inside.any():
+            label = "none" if most == 0 else f"{least}-{most}" if most else f"{least} or more"
+            each = {name: means(dict(own), inside) for name, own in values.items()}
+            ensemble = each.pop("ensemble")
+            rows.append({"n_items_listened": label, "n_users": int(inside.sum()), **ensemble, "base_models": each})
+    return rows
+
+
+def _cold_users(
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    people: EvaluationUsers,
+    *,
+    known: npt.NDArray[np.bool_],
+    values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Cold-start users: those the recommender never saw, and stored users asked for by their friends alone."""
+    found: dict[str, Any] = {"by_history": None, "by_friends": None}
+    if (~known).any():
+        found["by_history"] = {"n": int((~known).sum()), **means(dict(values["ensemble"]), ~known)}
+    rows = [row for row in np.flatnonzero(known).tolist() if _friends(recommender, people.names[row])]
+    if not rows:
+        return found
+    some = EvaluationUsers(
+        [people.names[row] for row in rows],
+        sparse.csr_matrix(people.consumed[rows]),
+        sparse.csr_matrix(people.wanted[rows]),
+        people.n_held_out[rows],
+        people.listeners,
+        people.n_users,
+        people.n_cold,
+    )
+    tallies = _rank_friends(recommender, taste, some, on_progress)
+    by_friends = means(per_user(hits_of(tallies["ensemble"], some.wanted), some.n_held_out))
+    popular = means(per_user(hits_of(tallies["popularity"], some.wanted), some.n_held_out))
+    found["by_friends"] = {
+        "n": len(rows),
+        **by_friends,
+        "popularity_ndcg@10": popular["ndcg@10"],
+        "times_popularity": by_friends["ndcg@10"] / max(popular["ndcg@10"], 1e-9),
+    }
+    return found
+
+
+def _friends(recommender: Recommender, name: str) -> int:
+    return len(recommender.resolver.friends_of(name))
+
+
+def _rank_friends(
+    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, on_progress: OnProgress
+) -> dict[str, npt.NDArray[np.int64]]:
+    """As if nothing was known but who the friends are; what was heard is masked as the protocol says."""
+    best: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for start in range(0, len(people.names), 64):
+        names = people.names[start : start + 64]
+        base_models, ensemble = recommender.score_by_friends(
+            [recommender.resolver.friends_of(name) for name in names],
+            [recommender.resolver.user(name) for name in names],
+            taste=taste,
+        )
+        consumed = sparse.csr_matrix(people.consumed[start : start + 64])
+        for name, scores in (("popularity", base_models["popularity"]), ("ensemble", ensemble)):
+            best.setdefault(name, []).append(top_items(np.array(scores), consumed))
+        on_progress(start + len(names), len(people.names))
+    return {name: np.concatenate(each) for name, each in best.items()}

@@ -18,14 +18,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender.base_models.item_based import Popularity
 from tritone_serving.recommender.base_models.neighbours import UserKnn
-from tritone_serving.recommender.base_models.popularity import Popularity
 from tritone_serving.recommender.batch import Batch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
-from tritone_training._exceptions import DataError
 from tritone_training.data.interactions import ListeningData, held_out_counts
-from tritone_training.kinds.recommender.cold_items import HiddenItems
+from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.offline import AT_ONCE
@@ -34,6 +33,7 @@ from tritone_training.kinds.recommender.weight_fitting import (
     Candidates,
     Collector,
     EnsembleWeights,
+    HiddenItems,
     fit_cold_item_weights,
     fit_weights,
     problem_of,
@@ -121,7 +121,7 @@ def select_ensemble(
     warm, of_hidden = collect(lambda batch: batch)
     scales = scales_of(warm)
     learned = {"warm": fit_weights(warm, tuple(warm.features), scales)}
-    metrics = _figures(warm, learned["warm"], scales)
+    metrics = _metrics(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
     least = _least_known(recommender)
     cold = {"warm": _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
@@ -262,7 +262,7 @@ def _without_history(batch: Batch, recommender: Recommender) -> Batch:
     return replace(batch, history=history, consumed=nothing, borrowed=borrowed, memo={})
 
 
-def _figures(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[str, float]) -> dict[str, Any]:
+def _metrics(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[str, float]) -> dict[str, Any]:
     problem = problem_of(candidates, tuple(candidates.features), scales)
     weights = {key: (learned.cold if key[1] else learned.listened).get(key[0], 0.0) for key in problem.columns}
     return {
@@ -276,10 +276,10 @@ def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[s
     found = []
     n_users = len(candidates.n_held_out)
     for side in (0, 1):
-        fit, evaluate_ranking = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
-        if not fit.wanted.any() or not (evaluate_ranking.n_held_out > 0).any():
+        fit, rest = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        if not fit.wanted.any() or not (rest.n_held_out > 0).any():
             return {}
-        found.append(_figures(evaluate_ranking, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
+        found.append(_metrics(rest, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 

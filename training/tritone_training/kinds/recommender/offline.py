@@ -1,5 +1,6 @@
-"""An artifact scored offline with the very code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
+"""Open a checkpoint and score with the code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
 
+Also computes the rankings of stored users that an artifact contains.
 Shapes: B requests, I items, T items that `taste_vae` knows.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,10 @@ from tritone_serving.recommender import (
     TasteInputs,
     read_key,
 )
-from tritone_training._exceptions import CheckpointError
+from tritone_serving.recommender.artifact import rows_arrays
+from tritone_serving.recommender.rows import Rows
+from tritone_training.exceptions import CheckpointError
+from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.taste_vae.build import load_network
 
 ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
@@ -66,3 +70,31 @@ def score_in_chunks(
         rows = slice(start, min(start + AT_ONCE, len(requests)))
         base_models, ensemble, _ = recommender.score(requests[rows], taste=taste)
         yield rows, {name: np.array(scores) for name, scores in base_models.items()}, ensemble
+
+
+def precompute_rankings(
+    recommender: Recommender,
+    taste: RemoteScorer | None,
+    dataset: InteractionDataset,
+    n: int,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays `lists.<arm>.*` of the arms that anybody gets."""
+    indices = {name: index for index, name in enumerate(recommender.item_ids)}
+    n = min(n, dataset.n_items)
+    arms: dict[str, tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]] = {}
+    for start in range(0, dataset.n_users, AT_ONCE):
+        requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
+        for arm in recommender.scorer.arms:
+            columns, values = arms.setdefault(arm, ([], []))
+            for answer in recommender.answer(requests, taste=taste, arm=arm):
+                if isinstance(answer, Exception):
+                    raise answer
+                columns.append(np.array([indices[item] for item in answer.items], np.int64))
+                values.append(answer.scores)
+        on_progress(min(start + AT_ONCE, dataset.n_users), dataset.n_users)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for arm, (columns, values) in arms.items():
+        arrays.update(rows_arrays(f"lists.{arm}", Rows.from_lists(columns, values)))
+    return arrays

@@ -1,8 +1,9 @@
-"""What is said of items, as if each tag or word were one more listener: EASE learns from both together.
+"""Side information in EASE, and the correction of scores for a user's own tags.
 
-An item that nobody listens to yet has words, so it is reached as well (collective EASE: Jeunen et al. 2020,
-doi:10.1145/3383313.3418480).
-Shapes: I items, W words.
+Each tag or metadata word is a further row of the interaction matrix, so that items without listeners are reached too
+(collective EASE: Jeunen et al. 2020, doi:10.1145/3383313.3418480). A tag shows that its user knows the item.
+Scores of other users may use it; scores of that user must not, or a held-out listen to a tagged item would leak.
+Shapes: U users, I items, W words, t items that a user tagged and did not play.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from tritone_serving.recommender.rows import Rows
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.tables import Ridge
 
 _LEAST_ITEMS: Final = 5  # that a word is said of
 _MOST_WORDS: Final = 4_000  # the commonest
@@ -69,3 +72,119 @@ def side_info_of(dataset: InteractionDataset, amount: float) -> SideInfo:
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
     unit = sparse.diags_array(amount / np.maximum(lengths, 1e-9)) @ weighted
     return SideInfo(sparse.csr_matrix(unit.T, dtype=np.float32), counts, rarity, indices, amount)
+
+
+_AT_ONCE = 256
+
+
+def ease_ratios(dataset: InteractionDataset, solved: Ridge, side_info: SideInfo) -> Rows:
+    """EASE: exactly, for each tagged item by itself.
+
+    An item's weights are a regression on its listeners and words: without a user's tags only what is regressed
+    changes, the inverse over all other items stays as it is.
+    """
+    of_words = (
+        solved.spread[dataset.n_users :] if solved.spread is not None else solved.rows(side_info.rows)
+    )  # (W, I) R P
+    by_pair = _tags_of_pairs(dataset)
+    ratios: list[Floats] = []
+    for start in range(0, dataset.n_users, _AT_ONCE):
+        rows = slice(start, min(start + _AT_ONCE, dataset.n_users))
+        weights = sparse.csr_matrix(dataset.weights[rows])
+        through, consumed = solved.rows(weights), np.asarray(weights @ of_words.T, np.float64)  # (b, I), (b, W)
+        for local in range(weights.shape[0]):
+            user = start + local
+            items = _row(dataset.tagged, user)
+            if not len(items):
+                continue
+            before = -through[local, items].astype(np.float64) / solved.diagonal[items]
+            after = before.copy()
+            for index, item in enumerate(items.tolist()):
+                words, change = side_info.without(item, by_pair[user, item])
+                pull = consumed[local, words] + before[index] * of_words[words, item]
+                after[index] += change @ pull
+            ratios.append(_ratio(after, before))
+    return _rows(dataset.tagged, ratios)
+
+
+def item_knn_ratios(
+    dataset: InteractionDataset,
+    table: sparse.csr_matrix,
+    tag_weight: float,
+    listening: sparse.csr_matrix,
+    shrink: float,
+) -> Rows:
+    """Item-kNN: the user's own share of every overlap is subtracted."""
+    lengths = np.sqrt(np.asarray(listening.multiply(listening).sum(0)).ravel())
+    ratios: list[Floats] = []
+    for user in range(dataset.n_users):
+        items = _row(dataset.tagged, user)
+        if not len(items):
+            continue
+        consumed, weights = _entries(dataset.weights, user)
+        strengths = table[consumed][:, items].toarray().astype(np.float64)  # (h, t)
+        below = lengths[consumed][:, None] * lengths[items] + shrink
+        own = tag_weight * ((weights * weights)[:, None] / below * (strengths != 0)).sum(0)
+        before = weights @ strengths
+        ratios.append(_ratio(before - own, before))
+    return _rows(dataset.tagged, ratios)
+
+
+def tag_ratios(dataset: InteractionDataset, idf: npt.NDArray[np.float32]) -> Rows:
+    """Likeness by tags: an item's tags without those that the user gave it."""
+    squares = np.asarray(dataset.tags.multiply(dataset.tags) @ (idf * idf)).ravel().astype(np.float64)
+    by_pair = _tags_of_pairs(dataset)
+    profiles = dataset.weights @ _unit(dataset.tags @ sparse.diags_array(idf))
+    ratios: list[Floats] = []
+    for user in range(dataset.n_users):
+        items = _row(dataset.tagged, user)
+        if not len(items):
+            continue
+        wanted = np.asarray(profiles[[user]].todense(), np.float64).ravel()
+        mine = np.ones(len(items))
+        for index, item in enumerate(items.tolist()):
+            tags, counts = _entries(dataset.tags, item)
+            given = np.isin(tags, by_pair[user, item])
+            pulls = wanted[tags] * idf[tags]
+            before = float(counts @ pulls)
+            left = counts - given
+            square = squares[item] - float((idf[tags[given]] ** 2) @ (counts[given] ** 2 - left[given] ** 2))
+            if before <= 0 or square <= 1e-9:
+                mine[index] = 0
+                continue
+            mine[index] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
+        ratios.append(mine)
+    return _rows(dataset.tagged, ratios)
+
+
+def _tags_of_pairs(dataset: InteractionDataset) -> dict[tuple[int, int], list[int]]:
+    found: dict[tuple[int, int], list[int]] = {}
+    for user, item, tag in zip(*(each.tolist() for each in dataset.given), strict=True):
+        found.setdefault((user, item), []).append(tag)
+    return found
+
+
+def _unit(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix(matrix)
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
+    return sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ matrix, dtype=np.float32)
+
+
+def _row(matrix: sparse.csr_matrix, row: int) -> npt.NDArray[np.int64]:
+    return np.asarray(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]], np.int64)
+
+
+def _entries(matrix: sparse.csr_matrix, row: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    span = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return np.asarray(matrix.indices[span], np.int64), np.asarray(matrix.data[span], np.float64)
+
+
+def _ratio(after: Floats, before: Floats) -> Floats:
+    """`after / before` between 0 and 2 (tags also dilute); 1 where there was nothing good to say before."""
+    safe = np.where(before > 1e-12, before, 1)
+    return np.where(before > 1e-12, np.clip(after / safe, 0, 2), 1)
+
+
+def _rows(tagged: sparse.csr_matrix, ratios: list[Floats]) -> Rows:
+    values = np.concatenate([np.zeros(0), *ratios]).astype(np.float32)
+    return Rows(tagged.indptr.astype(np.int64), tagged.indices.astype(np.int32), values)

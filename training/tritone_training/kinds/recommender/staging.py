@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
-from tritone_training._exceptions import CheckpointError, TrainingError
 from tritone_training.checkpoint import UNFINISHED
+from tritone_training.exceptions import CheckpointError, TrainingError
 
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
 _STAGED: Final = f"{UNFINISHED}/recommender"

@@ -26,16 +26,15 @@ from scipy import sparse
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
 from tritone_training.kinds.recommender.base_models import Parts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import RecommenderConfig, build_config, to_dict
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
-from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender
-from tritone_training.kinds.recommender.precompute import precompute_rankings
+from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import build_config as build_taste_config
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import CheckpointError
+from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.declaration import DECLARATION, N_ITEMS

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.recommender.metrics import hits_of, means, per_user, top_items
 from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
 from tritone_training.kinds.taste_vae.train import weigh_rows
+from tritone_training.metrics.ranking import hits_of, means, per_user, top_items
 
 _AT_ONCE = 256
 
@@ -31,7 +31,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     network, info = load_network(request.checkpoint)
     listening = listening_of(request, info)
     part = request.split or ("test" if listening.test is not None else "valid")
-    metrics = evaluate_ranking(network, listening, listening.part(part), info)
+    metrics = evaluate_network(network, listening, listening.part(part), info)
     return {**metrics, "checkpoint": str(request.checkpoint), "data": listening.train.source}
 
 
@@ -42,7 +42,7 @@ def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> Listening
     )
 
 
-def evaluate_ranking(
+def evaluate_network(
     network: torch.nn.Module, listening: ListeningData, held_out: Log, info: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Rank all items that the network knows.

@@ -8,9 +8,10 @@ from typing import Final
 
 import torch
 
-from tritone_training._exceptions import DataError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.taste_vae.build import load_network
+from tritone_training.kinds.taste_vae.evaluate import evaluate_network, listening_of
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
 
 TASTE_FOLDER: Final = "taste_vae"  # inside the checkpoint of a recommender
@@ -18,7 +19,7 @@ _SIMULATED: Final = "simulated"
 
 
 class Served(torch.nn.Module):
-    """A graph in the place of the network, so that one evaluate judges both."""
+    """A graph in the place of the network, so that both are evaluated by the same code."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -35,11 +36,6 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     Raises:
         DataError: the checkpoint learnt from a log that is not named.
     """
-    from tritone_training.kinds.taste_vae.evaluate import (  # ranks by the recommender, which needs us
-        evaluate_ranking,
-        listening_of,
-    )
-
     _, info = load_network(request.checkpoint)
     source = str((info.get("data") or {}).get("source") or "")
     named = request.listening is not None and request.listening.interactions is not None
@@ -51,7 +47,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     listening = listening_of(request, info)
 
     def measure(run: Run) -> Mapping[str, float]:
-        metrics = evaluate_ranking(Served(run), listening, listening.part("valid"), info)
+        metrics = evaluate_network(Served(run), listening, listening.part("valid"), info)
         return {name: metrics[name] for name in ("ndcg@10", "n")}
 
     return HeldOut(listening.train.source, measure, _nothing)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
-from tritone_training._exceptions import DataError, TrainingError
 from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import build
 from tritone_training.kinds.taste_vae.config import TasteConfig, build_config, to_dict

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from tritone_training import checkpoint
-from tritone_training._exceptions import TrainingError
+from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.taste_vae.network import TasteLearner
 from tritone_training.warm_start import WarmStart
 

@@ -1,8 +1,9 @@
-"""Any score as a grid: MIDI files through symusic, quantised, with what is lost counted.
+"""Scores onto the grid and back: MIDI files and `symusic.Score` objects.
 
 ```python
 grid = to_grid("tune.mid")
 print(grid.n_bars, dict(grid.dropped))       # 16 {'drums': 64, 'shortened': 2}
+to_score(grid).dump_midi("copy.mid")
 ```
 
 Shapes: K notes, N time steps.
@@ -22,8 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from tritone.exceptions import InvalidScoreError
-from tritone.music.extras import require_symusic
+from tritone.exceptions import InvalidScoreError, MissingExtraError
 from tritone.music.grid import (
     COMMON_TIME,
     FRAMES_PER_QUARTER,
@@ -39,12 +39,32 @@ from tritone.music.grid import (
     UNKNOWN_METER,
     Grid,
     TimeSignature,
+    notes_of,
+    simplest_signature,
     too_long,
 )
 from tritone.music.smf import MAX_BYTES, DamagedError, MidiFile, parse_midi
 
 if TYPE_CHECKING:
     from tritone.music.piece import Piece
+
+INSTALL: Final = "pip install 'tritone[scores]'"
+
+
+def require_symusic() -> Any:
+    """Import symusic.
+
+    Raises:
+        MissingExtraError: with the command that installs it.
+    """
+    try:
+        import symusic
+    except ImportError as error:
+        raise MissingExtraError(
+            f"scores and rendering need the package symusic ({error}); install it with: {INSTALL}"
+        ) from error
+    return symusic
+
 
 # What `to_grid` reads; a symusic.Score is the Any.
 ScoreLike: TypeAlias = Union["str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO", "Grid", "Piece", Any]
@@ -317,7 +337,54 @@ def _at_resolution(grid: Grid, frames_per_quarter: int) -> Grid:
     """The same grid, or a finer or coarser one."""
     if grid.frames_per_quarter == frames_per_quarter:
         return grid
-    from tritone.music.writing import to_score
-
     again = to_grid(to_score(grid), frames_per_quarter=frames_per_quarter)
     return replace(again, dropped=dict(Counter(grid.dropped) + Counter(again.dropped)))
+
+
+TICKS_PER_QUARTER: Final = 480
+VELOCITY: Final = 80
+
+
+def to_score(grid: Grid) -> Any:
+    """Write a grid as a score that reads back as the same grid.
+
+    A struck note lasts until its pitch is struck again or silent. Bars of unknown meter get no time signature; an
+    upbeat becomes a shorter first bar. A grid that ends with silence gets a marker there.
+
+    Returns:
+        A `symusic.Score` in ticks with one track (program 0, piano), loudness 80.
+
+    Raises:
+        MissingExtraError: symusic is not installed.
+    """
+    symusic = require_symusic()
+    # A step must be a whole number of ticks.
+    step = max(1, TICKS_PER_QUARTER // grid.frames_per_quarter)
+    score = symusic.Score(step * grid.frames_per_quarter)
+    score.tempos.append(symusic.Tempo(0, grid.tempo_qpm))
+    for at, numerator, denominator in _time_signatures(grid):
+        score.time_signatures.append(symusic.TimeSignature(at * step, numerator, denominator))
+    onset, end, pitch = notes_of(grid)
+    track = symusic.Track("", 0, False)
+    track.notes = symusic.Note.from_numpy(
+        time=(onset * step).astype(np.int32),
+        duration=((end - onset) * step).astype(np.int32),
+        pitch=pitch.astype(np.int8),
+        velocity=np.full(onset.size, VELOCITY, np.int8),
+    )
+    score.tracks.append(track)
+    if not grid.frames[-1].any():
+        score.markers.append(symusic.TextMeta(grid.n_frames * step, END_MARKER))
+    return score
+
+
+def _time_signatures(grid: Grid) -> list[tuple[int, int, int]]:
+    """Return (step, numerator, denominator) of each; none if MIDI cannot express them."""
+    if grid.time_signature is None:
+        return []
+    length, index = grid.meter
+    numerator, denominator = grid.time_signature
+    if not index:
+        return [(0, numerator, denominator)]
+    upbeat = simplest_signature(length - index, grid.frames_per_quarter, denominator)
+    return [] if upbeat is None else [(0, *upbeat), (length - index, numerator, denominator)]

@@ -1,0 +1,281 @@
+"""Validation of an artifact before it is used: manifest, ensembles, A/B shares, and sizes and ranges of arrays.
+
+Nothing in an artifact folder is trusted: an index out of range would read or write outside an array. Every array is
+read once; apart from row starts, nothing of its size is allocated.
+Shapes: U users, I items, G tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
+from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.requests import EMBEDDING_SIZE, MOODS
+
+MOST: Final = 1e6  # of a weight or a share: scores stay far within the range of float32
+_LONGEST_NAME: Final = 64
+_LARGEST_WARM_FROM: Final = 1_000_000
+KEYS: Final = frozenset({"warm_from", "weights", "cold_items", "minimum_weights", "how"})
+
+
+def check_ensembles(ensembles: Any, base_models: Collection[str] | None = None) -> None:
+    """Refuse what cannot be served.
+
+    Args:
+        base models: that there are; None to pass over names that are no base model's, as answering does.
+
+    Raises:
+        ValueError: says of which arm, what it holds, and what was expected.
+    """
+    if not isinstance(ensembles, dict) or not ensembles:
+        raise ValueError(f"ensembles is {shown(ensembles)}; expected an object of arms")
+    for arm, described in ensembles.items():
+        _check_name(arm)
+        _check_ensemble(f"arm {arm!r}", described, base_models)
+
+
+def check_shares(shares: Any, ensembles: Collection[str], *, above_0: bool = False) -> None:
+    """Refuse shares that nobody can be drawn by.
+
+    Args:
+        above_0: refuse a share of 0 as well, which is an arm that nobody gets.
+
+    Raises:
+        ValueError: as `check_ensembles`.
+    """
+    least = "above 0" if above_0 else "from 0"
+    wrong = f"shares are {shown(shares, 200)}; expected a number {least} to {MOST:g} for each arm"
+    if not isinstance(shares, dict) or not shares or not all(is_number(share) for share in shares.values()):
+        raise ValueError(wrong)
+    if any(share < 0 or (above_0 and share == 0) for share in shares.values()):
+        raise ValueError(wrong)
+    if not sum(shares.values()) > 0:
+        raise ValueError(f"{wrong}, and not all 0")
+    strangers = sorted(shares.keys() - set(ensembles))
+    if strangers:
+        raise ValueError(
+            f"shares name the arms {', '.join(map(_plain, strangers))}, which are no ensembles; there are: "
+            f"{', '.join(ensembles)}"
+        )
+
+
+def is_number(value: Any, most: float = MOST) -> bool:
+    """Whether it is a finite number of sane size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most  # false for NaN
+
+
+def _check_name(arm: Any) -> None:
+    # Names go into metrics' labels and into answers.
+    if not isinstance(arm, str) or not 0 < len(arm) <= _LONGEST_NAME or not arm.isprintable() or set(arm) & set('"\\'):
+        raise ValueError(
+            f"an arm is named {shown(arm)}; expected 1 to {_LONGEST_NAME} printable characters without quotes and "
+            f"backslashes"
+        )
+
+
+def _check_ensemble(what: str, described: Any, base_models: Collection[str] | None) -> None:
+    if not isinstance(described, dict) or not {"warm_from", "weights"} <= described.keys():
+        raise ValueError(f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}")
+    warm_from = described["warm_from"]
+    if not isinstance(warm_from, int) or isinstance(warm_from, bool) or not 0 <= warm_from <= _LARGEST_WARM_FROM:
+        raise ValueError(
+            f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}; warm_from is {shown(warm_from)}, expected "
+            f"0 to {_LARGEST_WARM_FROM}"
+        )
+    for key in ("weights", "cold_items", "minimum_weights"):
+        table = described.get(key, {} if key == "minimum_weights" else described["weights"])
+        if not isinstance(table, dict) or (key != "minimum_weights" and set(table) != set(SEGMENTS)):
+            raise ValueError(
+                f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}; {key} is {shown(table, 200)}"
+            )
+        if not set(table) <= set(SEGMENTS):
+            raise ValueError(f"{what} has {key} for {shown(sorted(table), 200)}; expected {', '.join(SEGMENTS)}")
+        known = None if base_models is None else [*base_models, BIAS] if key == "cold_items" else base_models
+        for segment, weights in table.items():
+            _check_weights(what, (key, segment), weights, known)
+
+
+def _check_weights(what: str, where: tuple[str, str], weights: Any, base_models: Collection[str] | None) -> None:
+    key, segment = where
+    if not isinstance(weights, dict):
+        raise ValueError(f"{what} has the {key} {shown(weights)} for {segment}; expected an object of base models")
+    strangers = [] if base_models is None else sorted(weights.keys() - set(base_models))
+    if strangers:
+        raise ValueError(
+            f"{what} weighs {', '.join(map(_plain, strangers))}, and there are no such base models; there are: "
+            f"{', '.join(base_models or ())}"
+        )
+    bad: Mapping[str, Any] = {name: weight for name, weight in weights.items() if not is_number(weight)}
+    if bad:
+        raise ValueError(
+            f"{what} has the {key} {shown(bad, 200)} for {segment}; expected finite numbers, at most {MOST:g} either "
+            f"way"
+        )
+
+
+def _plain(name: str) -> str:
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else shown(name)
+
+
+_MOST: Final = 2**31 - 1  # items or users: columns are 32-bit numbers
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Refuse what cannot be answered with.
+
+    Raises:
+        ValueError: says which entry, what it holds, and what was expected.
+    """
+    for name in ("n_items", "n_users"):
+        if not _is_count(manifest[name]):
+            raise ValueError(f"{name} is {shown(manifest[name])}; expected a number from 0")
+    if not isinstance(manifest["key_check"], str):
+        raise ValueError(f"key_check is {shown(manifest['key_check'])}; expected text")
+    _check_arrays(manifest["arrays"])
+    _check_members(manifest["base_models"], manifest["n_items"])
+    _check_numbers("weighting", manifest["weighting"], {"power": 1.0, "skip": 1e6})
+    check_ensembles(manifest["ensembles"])
+    social_neighbourhood = manifest.get("social_neighbourhood")
+    if social_neighbourhood is not None:
+        if not isinstance(social_neighbourhood, dict):
+            raise ValueError(f"social_neighbourhood is {shown(social_neighbourhood)}; expected an object")
+        _check_numbers(
+            "social_neighbourhood",
+            {"damping": 0.0, "second": 0.0, **social_neighbourhood},
+            {"damping": 10.0, "second": 1e6},
+        )
+    ab = manifest.get("ab")
+    if ab is not None:
+        if not isinstance(ab, dict) or not isinstance(ab.get("salt"), str):
+            raise ValueError(f"ab is {shown(ab)}; expected an object with salt and shares")
+        check_shares(ab.get("shares"), manifest["ensembles"])
+
+
+def _check_arrays(arrays: Any) -> None:
+    if not isinstance(arrays, dict):
+        raise ValueError(f"arrays is {shown(arrays)}; expected an object")
+    for name, described in arrays.items():
+        shape = described.get("shape") if isinstance(described, dict) else None
+        if not isinstance(shape, list) or not all(map(_is_count, shape)) or not isinstance(described.get("dtype"), str):
+            raise ValueError(f"array {shown(name)} is {shown(described)}; expected its shape and dtype")
+
+
+def _check_members(base_models: Any, n_items: int) -> None:
+    if not isinstance(base_models, dict) or not base_models:
+        raise ValueError(f"base_models is {shown(base_models)}; expected an object of base models")
+    for name, described in base_models.items():
+        if not isinstance(described, dict):
+            raise ValueError(f"base model {shown(name)} is {shown(described)}; expected an object")
+        scale = described.get("scale", 0.0)
+        if not is_number(scale, 1e30) or scale < 0:
+            raise ValueError(f"base model {shown(name)} has the scale {shown(scale)}; expected a finite number from 0")
+        if described.get("kind") == "taste":
+            n_known = described.get("n_known")
+            if not _is_count(n_known) or n_known > n_items:
+                raise ValueError(f"base model {shown(name)} has n_known {shown(n_known)}; expected 0 to {n_items}")
+
+
+def _check_numbers(what: str, found: Any, most: Mapping[str, float]) -> None:
+    for name, largest in most.items():
+        value: Any = found.get(name) if isinstance(found, dict) else None
+        if not is_number(value, largest) or value < 0:
+            raise ValueError(f"{what} is {shown(found)}; expected {name} from 0 to {largest:g}")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+Array = npt.NDArray[Any]
+
+# name -> rows and columns of a sparse table; base models of the kind `item_item` have one of (I, I) by their own name.
+_TABLES: Final = {
+    "history": "UI",
+    "friends": "UU",
+    "listening": "UI",
+    "listeners": "IU",
+    "lists.*": "UI",
+    "*.own_tags": "UI",
+    "*.by_item": "IG",
+    "*.by_tag": "GI",
+}
+# name -> shape
+_DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
+    "users": ("U", 2),
+    "items.ends": ("I",),
+    "titles.ends": ("I",),
+    "artists.ends": ("I",),
+    "*.shares": ("I",),
+    "*.popularity_penalty": ("I",),
+    "*.rarity": ("I",),
+    "*.means": ("U",),
+    "vectors": ("I", "any"),
+    "items.embeddings": ("I", EMBEDDING_SIZE),
+    "items.moods": ("I", len(MOODS)),
+    "*.centre": (EMBEDDING_SIZE,),
+}
+_NEEDED: Final = ("users", "items.ids", "items.ends", "popularity.shares", "history.starts", "friends.starts")
+
+
+def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Refuse arrays that do not belong together, or hold what no training writes.
+
+    Raises:
+        ValueError: says which array, and what is wrong with it.
+    """
+    missing = [name for name in _NEEDED if name not in arrays]
+    if missing:
+        raise ValueError(f"lacks {missing[0]}.npy")
+    sizes = {"U": manifest["n_users"], "I": manifest["n_items"], "G": len(arrays.get("tags.ends", ()))}
+    for name, array in arrays.items():
+        wanted = _lookup(name, _DENSE)
+        if wanted and not _fits(array.shape, expected := tuple(sizes.get(str(each), each) for each in wanted)):
+            raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+        if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():  # NaN spreads
+            raise ValueError(f"{name} holds numbers that are not finite")
+        if name.endswith(".ends"):
+            _check_texts(name.removesuffix(".ends"), arrays)
+        elif name.endswith(".starts"):
+            table = name.removesuffix(".starts")
+            shape = _lookup(table, _TABLES) or ("II" if table in manifest["base_models"] else "")
+            _check_table(table, arrays, [sizes[letter] for letter in shape])
+
+
+def _check_table(name: str, arrays: Mapping[str, Array], shape: list[int]) -> None:
+    """A sparse table of so many rows and columns; an empty shape is that of a table that nobody here knows."""
+    parts = [arrays.get(f"{name}.{part}") for part in ("starts", "columns", "values")]
+    if any(part is None or part.ndim != 1 for part in parts):
+        raise ValueError(f"{name} lacks one of its starts, columns and values")
+    starts, columns, values = (np.asarray(part) for part in parts)
+    if starts.dtype.kind != "i" or columns.dtype.kind != "i" or values.dtype.kind != "f":
+        raise ValueError(f"{name} is of {starts.dtype}, {columns.dtype} and {values.dtype}; expected int, int, float")
+    if not len(starts) or starts[0] != 0 or starts[-1] != len(columns) or (starts[1:] < starts[:-1]).any():
+        raise ValueError(f"{name}.starts does not divide the {len(columns)} entries into rows")
+    if len(values) != len(columns):
+        raise ValueError(f"{name} has {len(columns)} columns for {len(values)} values")
+    if shape and len(starts) != shape[0] + 1:
+        raise ValueError(f"{name} has {len(starts) - 1} rows, expected {shape[0]}")
+    if shape and len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]:
+        raise ValueError(f"{name} names columns from {columns.min()} to {columns.max()}, expected 0 to {shape[1] - 1}")
+
+
+def _check_texts(name: str, arrays: Mapping[str, Array]) -> None:
+    ids, ends = arrays.get(f"{name}.ids"), arrays[f"{name}.ends"]
+    if ids is None or ids.dtype != np.uint8 or ids.ndim != 1 or ends.ndim != 1 or ends.dtype.kind != "i":
+        raise ValueError(f"{name} lacks its ids or ends, or they are of other types")
+    if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != len(ids):
+        raise ValueError(f"{name}.ends does not divide the {len(ids)} bytes into texts")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
+    return len(shape) == len(expected) and all(w in ("any", s) for s, w in zip(shape, expected, strict=True))
+
+
+def _lookup(name: str, patterns: Mapping[str, Any]) -> Any:
+    return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), None)

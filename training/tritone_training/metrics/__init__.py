@@ -1,0 +1,1 @@
+"""Metrics that several kinds share."""
