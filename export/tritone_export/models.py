@@ -51,7 +51,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedModel:
     """A model that has passed everything, and is not written yet.
 
     Attributes:
@@ -80,7 +80,7 @@ def prepare_model(
     quality: Quality | None = None,
     reduction: Reduction | None = None,
     on_step: Callable[[str], None] = lambda step: None,
-) -> Prepared:
+) -> PreparedModel:
     """Convert, check against PyTorch, and reduce; see `export_model`.
 
     Args:
@@ -139,7 +139,7 @@ def prepare_model(
         filenames=filenames_of(declaration, for_gpu=filenames.get("fp16"), for_cpu=filenames.get("int8")),
         label_files=exportable.label_files,
     )
-    return Prepared(
+    return PreparedModel(
         exportable=exportable,
         kind=kind,
         name=name,
@@ -153,7 +153,7 @@ def prepare_model(
 
 
 def write_model(
-    prepared: Prepared,
+    prepared: PreparedModel,
     repository: Path,
     *,
     lock_timeout_s: float = LOCK_TIMEOUT_S,

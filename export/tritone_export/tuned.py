@@ -37,7 +37,7 @@ _KIND_CPU: Final = model_config_pb2.ModelInstanceGroup.KIND_CPU
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TunedSetting:
     """How a model is served on a CPU.
 
     Attributes:
@@ -60,10 +60,10 @@ class Setting:
         return {**said, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
 
 
-def setting_of(config: ModelConfig) -> Setting:
+def setting_of(config: ModelConfig) -> TunedSetting:
     """What a config says."""
     threads = config.parameters[_THREADS].string_value if _THREADS in config.parameters else None
-    return Setting(
+    return TunedSetting(
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
         threads=int(threads) if threads is not None and threads.isdecimal() else None,
         preferred_batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
@@ -84,7 +84,7 @@ def nothing_to_choose(config: ModelConfig) -> str | None:
     return None
 
 
-def unfit(setting: Setting, config: ModelConfig) -> str | None:
+def unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
     """Why a model cannot be served so; None if it can."""
     if reason := nothing_to_choose(config):
         return reason
@@ -99,7 +99,7 @@ def unfit(setting: Setting, config: ModelConfig) -> str | None:
     return None
 
 
-def apply(setting: Setting, config: ModelConfig) -> ModelConfig:
+def apply(setting: TunedSetting, config: ModelConfig) -> ModelConfig:
     """A copy of a config with a setting, which has to fit; one that is placed on a GPU comes back as it is."""
     changed = model_config_pb2.ModelConfig()
     changed.CopyFrom(config)
@@ -115,7 +115,7 @@ def apply(setting: Setting, config: ModelConfig) -> ModelConfig:
 
 
 def read_tuned(folder: Path) -> dict[str, Any] | None:
-    """A model folder's file, checked; `setting` and `declared` in it are `Setting`s. None if there is no file.
+    """A model folder's file, checked; `setting` and `declared` in it are `TunedSetting`s. None if there is no file.
 
     Raises:
         TunedError: it is no such file; says what is expected.
@@ -151,7 +151,7 @@ def parse_tuned(text: bytes, path: Path) -> dict[str, Any]:
     return said
 
 
-def _checked(said: Any, where: str) -> Setting:
+def _checked(said: Any, where: str) -> TunedSetting:
     if not isinstance(said, dict) or set(said) - set(_FIELDS) or set(_FIELDS) - set(said) - {"threads"}:
         raise TunedError(f"{where} is {said!r}; expected an object with {', '.join(_FIELDS)}")
     sizes = said["preferred_batch_sizes"]
@@ -162,7 +162,7 @@ def _checked(said: Any, where: str) -> Setting:
     for name, (least, most) in ranges.items():
         if name in said and not _is_count(said[name], least, most):
             raise TunedError(f"{where}: {name} is {said[name]!r}; expected a whole number from {least} to {most}")
-    return Setting(**{**said, "preferred_batch_sizes": tuple(sizes), "threads": said.get("threads")})
+    return TunedSetting(**{**said, "preferred_batch_sizes": tuple(sizes), "threads": said.get("threads")})
 
 
 def _is_count(value: Any, least: int, most: int) -> bool:
@@ -206,7 +206,7 @@ def untuned(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return plain
 
 
-def tune(folder: Path, setting: Setting, *, measured: Mapping[str, Any]) -> list[Path]:
+def tune(folder: Path, setting: TunedSetting, *, measured: Mapping[str, Any]) -> list[Path]:
     """Serve a model so from its next load on, in whatever version.
 
     Args:
@@ -276,7 +276,7 @@ def _tuned(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, byt
             name = configs["config.pbtxt"].name
             raise TunedError(f"{name}: {TUNED_FILENAME}: {reason}; `tritone optimize {name} --reset` removes the file")
     plain = {name: told[name] for name in PARTS if name in told}
-    plain |= {name: value.as_json() for name, value in plain.items() if isinstance(value, Setting)}
+    plain |= {name: value.as_json() for name, value in plain.items() if isinstance(value, TunedSetting)}
     written = {TUNED_FILENAME: (json.dumps(plain, indent=2) + "\n").encode()}
     for path, config in configs.items():
         changed = apply(said["setting"], config)

@@ -4,7 +4,7 @@
 ServingError
 ├── OptionsError              an option has a value that cannot work
 ├── ServerNotInstalledError   no Triton, or none that this Python can drive
-├── RepositoryError           the model repository is missing or holds nothing to serve
+├── ModelRepositoryError           the model repository is missing or holds nothing to serve
 ├── PortTakenError            another program listens on a port that was asked for
 ├── GpuMissingError           the GPU profile was asked for on a host without a GPU
 ├── StartupError              the server did not become ready
@@ -41,7 +41,7 @@ class ServerNotInstalledError(ServingError):
     """No Triton was found, or none that can run models with this Python."""
 
 
-class RepositoryError(ServingError):
+class ModelRepositoryError(ServingError):
     """The model repository is missing or holds nothing to serve."""
 
 

@@ -1,6 +1,6 @@
-"""The server's administrative HTTP API, as far as launching and loading need it.
+"""Triton's administrative HTTP API: liveness, repository index, loading and unloading of models.
 
-Uses the standard library: starting a server should not have to import gRPC.
+It uses the standard library, so that a start of a server need not import gRPC.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RESTRICTED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace
 
 
 class AdminApi:
-    """Calls one server; each call opens a connection of its own, so threads may share this.
+    """Calls one server; each call opens its own connection, so that threads can share an instance.
 
     Args:
         token: the server's admin token.
@@ -38,7 +38,7 @@ class AdminApi:
             self._headers["authorization"] = f"Bearer {api_key}"
 
     def is_live(self, *, timeout_s: float = 1.0) -> bool:
-        """Whether the server answers."""
+        """Return whether the server responds."""
         try:
             self._call("GET", "/v2/health/live", timeout_s=timeout_s)
         except AdminApiError:
@@ -62,18 +62,18 @@ class AdminApi:
         return answer
 
     def load(self, model: str, *, timeout_s: float = 60.0) -> None:
-        """Load a model's latest version; the version before serves on until the new one is ready.
+        """Load a model's newest version; the version before serves until it is ready.
 
         Raises:
-            AdminApiError: with the model's own reason.
+            AdminApiError: the model does not load; the message has its reason.
         """
         self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/load", timeout_s=timeout_s)
 
     def reload(self, model: str, *, timeout_s: float = 60.0) -> None:
-        """Load what is loaded anew: Triton passes over a load without a change, so one that means nothing is made.
+        """Load the current version again, with an insignificant change without which Triton would do nothing.
 
         Raises:
-            AdminApiError: with the model's own reason.
+            AdminApiError: the model does not load; the message has its reason.
         """
         path = f"/v2/models/{urllib.parse.quote(model)}/config"
         config = self._call("GET", path, timeout_s=timeout_s)
@@ -86,7 +86,7 @@ class AdminApi:
         )
 
     def unload(self, model: str, *, timeout_s: float = 60.0) -> None:
-        """Unload a model; requests in flight are answered."""
+        """Unload a model after its pending requests."""
         self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/unload", timeout_s=timeout_s)
 
     def _call(self, method: str, path: str, *, timeout_s: float, body: Mapping[str, Any] | None = None) -> Any:
@@ -120,7 +120,7 @@ class AdminApi:
 
 
 def in_one_line(reason: str) -> str:
-    """Shorten what Triton says of a failure to what the model itself said.
+    """Shorten Triton's message about a failed model to the model's own message, in one line.
 
     Drops the Python stack («At: file(line): function»), the chain of C++ prefixes, and line ends.
     """

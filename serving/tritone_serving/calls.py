@@ -1,7 +1,7 @@
-"""Plain gRPC calls to a running server: what it serves, how, and an inference.
+"""Low-level gRPC calls to a running server: statistics, configurations and inference.
 
-Apart from the SDK because it has to see what the SDK hides: the whole configuration, one version by its number, and
-which kind of failure it was. Imported by who needs it only: gRPC takes a while to import.
+Unlike the SDK, these calls give access to whole configurations, to single versions and to the kind of a failure. Import
+this module only where it is needed, because importing gRPC takes a while.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BY_STATUS: dict[str, Failure] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """Outputs by name, and the version that made them; of a stream the first answer."""
+    """Outputs by name and the version that computed them; the first response of a stream."""
 
     version: str
     outputs: Mapping[str, Array]
@@ -54,12 +54,12 @@ class Calls:
         self._connection = wire.connect(endpoint, grpc)
 
     def models(self, *, timeout_s: float) -> dict[str, int]:
-        """Models that are loaded, each with how many runs it finished, to which answers from the cache do not count.
+        """Return the loaded models and the number of runs that each has finished, without responses from the cache.
 
         Candidates of a publication are left out.
 
         Raises:
-            CanaryError: the server does not answer.
+            CanaryError: the server does not respond.
         """
         answer = self._call("ModelStatistics", service_pb2.ModelStatisticsRequest(), "", timeout_s)
         counts: dict[str, int] = {}
@@ -69,7 +69,7 @@ class Calls:
         return counts
 
     def config(self, model: str, *, timeout_s: float) -> Any:
-        """How a model is served, as an `inference.ModelConfig` message.
+        """Return the configuration of a model, an `inference.ModelConfig` message.
 
         Raises:
             CanaryError: as `infer`.
@@ -112,7 +112,7 @@ class Calls:
         return Answer(response.model_version, {each.name: result.as_numpy(each.name) for each in response.outputs})
 
     def close(self) -> None:
-        """Hang up; calls that wait for an answer fail."""
+        """Close the channel; calls without a response fail."""
         self._connection.channel.close()
 
     def __enter__(self) -> Calls:
@@ -135,7 +135,7 @@ class Calls:
             raise self._translated(error, request.model_name, timeout_s) from error
         finally:
             stream.cancel()
-        if answer.error_message:  # a stream says what failed in words alone
+        if answer.error_message:  # a stream reports a failure as text only
             failure: Failure = "broken" if "not healthy" in answer.error_message else "refused"
             raise CanaryError(
                 f"{request.model_name}: {_line(answer.error_message)}", model=request.model_name, failure=failure

@@ -1,13 +1,17 @@
-"""A canary: one small inference that shows whether a model on a running server really answers.
+"""Canaries: small inferences that show whether the models of a running server respond.
 
-Its inputs are made from the server's own configuration of the model, not from a file that an export leaves beside the
-weights: so it works for every model of every server that can be reached (in a container without the repository, for
-models of other origin, for ensembles), and cannot grow stale. Ours and Triton's readiness say only that a model was
-loaded once: a Python stub that died since stays «ready».
+The inputs of a canary are made from the server's configuration of the model. So canaries work for every model of every
+reachable server: in a container without the repository, for models of other origin and for ensembles. Triton's own
+readiness only shows that a model was loaded: a model whose Python process has died since remains ready.
 
-Values that fit all kinds: a lone number is 1 (k, top_k, temperature, a length), a few numbers are zeros as in
-`model_warmup`, many are random: numbers in [0, 1), or 0 and 1 where they are whole. A model that refuses these is
-asked again with zeros alone.
+The values suit all kinds: a single number is 1 (k, top_k, temperature, a length), up to 15 numbers are zeros as in
+`model_warmup`, and more numbers are random, in [0, 1) or 0 and 1 for integers. If a model refuses these values, zeros
+are sent.
+
+```python
+with Calls(make_endpoint("127.0.0.1:8001")) as calls:
+    healthy = all(result.ok for result in probe(calls, timeout_s=5))
+```
 """
 
 from __future__ import annotations
@@ -35,12 +39,12 @@ FEW: Final = 16
 
 @dataclass(frozen=True)
 class CanaryResult:
-    """A canary that came back.
+    """The response to a canary.
 
     Attributes:
-        seconds: from sending to the answer, of a stream to its first.
-        inputs: what was asked, to ask another the same.
-        outputs: by name.
+        seconds: time until the response, or until the first response of a stream.
+        inputs: arrays that were sent, by name.
+        outputs: arrays that were returned, by name.
     """
 
     model: str
@@ -59,14 +63,14 @@ def run_canary(
     version: str = "",
     inputs: Mapping[str, Array] | None = None,
 ) -> CanaryResult:
-    """Ask a model once and hold its answer against its configuration.
+    """Send a canary to a model and check the response against the model's configuration.
 
     Args:
         config: from `Calls.config`.
-        inputs: None makes them.
+        inputs: arrays to send; None makes them from the configuration.
 
     Raises:
-        CanaryError: no answer, an error, or an answer of the wrong shape or with numbers that are not finite.
+        CanaryError: no response, an error, or outputs of the wrong type or shape or with NaN or infinity.
     """
     deadline = time.monotonic() + timeout_s
     tries = [inputs] if inputs is not None else [make_inputs(config), make_inputs(config, zeros=True)]
@@ -82,7 +86,7 @@ def run_canary(
                 parameters={CANARY_PARAMETER: True},
             )
         except CanaryError as error:
-            # A python model that cannot use the values says so as an error of its own.
+            # A Python model that cannot use the values reports an internal error.
             if last or error.failure not in ("refused", "broken") or "not healthy" in str(error):
                 raise
             continue
@@ -112,23 +116,23 @@ def check_health(calls: Calls, model: str, config: Any, *, token: str, timeout_s
 
 
 def make_inputs(config: Any, *, zeros: bool = False) -> dict[str, Array]:
-    """The smallest request that the configuration allows: one row, one of what may be many, nothing optional.
+    """Return the smallest request that a configuration allows: one row, size 1 of variable axes, nothing optional.
 
     Raises:
-        CanaryError: a type that a request cannot carry.
+        CanaryError: an input has a type that requests cannot carry.
     """
     wanted = [tensor for tensor in config.input if not tensor.optional]
-    if not wanted:  # Triton takes no request without any input; a count says least about what is wanted
+    if not wanted:  # Triton refuses a request without any input; an integer restricts the request least
         plain = [tensor for tensor in config.input if _type(tensor).startswith(("TYPE_INT", "TYPE_UINT"))]
         wanted = [*plain, *config.input][:1]
     return {tensor.name: _values(config, tensor, zeros=zeros) for tensor in wanted}
 
 
 def check_outputs(model: str, config: Any, outputs: Mapping[str, Array]) -> None:
-    """Hold outputs against the configuration.
+    """Check outputs against the configuration.
 
     Raises:
-        CanaryError: one is missing, of another type or shape, or holds NaN or infinity.
+        CanaryError: an output is missing, has another type or shape, or holds NaN or infinity.
     """
 
     def failed(why: str) -> CanaryError:
@@ -193,13 +197,13 @@ _N_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Probed:
-    """What one model did.
+    """Result of the canary of one model.
 
     Attributes:
-        ok: it answered as its configuration says.
-        seconds: how long it took.
-        version: which version answered; empty if none did.
-        why: what was wrong, in one line.
+        ok: whether the response was as configured.
+        seconds: latency.
+        version: the version that responded; empty if none did.
+        why: the error in one line; empty if there was none.
     """
 
     model: str
@@ -210,13 +214,13 @@ class Probed:
 
 
 def probe(calls: Calls, models: Sequence[str] = (), *, timeout_s: float) -> list[Probed]:
-    """Send a canary through each model, all within `timeout_s`.
+    """Send a canary to each model, all within `timeout_s`.
 
     Args:
-        models: empty means all that are loaded.
+        models: names of models; empty for all that are loaded.
 
     Raises:
-        CanaryError: the server does not answer at all, or serves nothing.
+        CanaryError: the server does not respond, or has no model loaded.
     """
     deadline = time.monotonic() + timeout_s
     loaded = calls.models(timeout_s=timeout_s)

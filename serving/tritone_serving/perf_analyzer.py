@@ -1,4 +1,4 @@
-"""Finds NVIDIA's perf_analyzer, gives it the libraries that it expects of the system, and runs it at one load.
+"""Run NVIDIA's perf_analyzer at one load, with the shared libraries that it needs.
 
 ```python
 with tempfile.TemporaryDirectory() as folder:
@@ -44,12 +44,12 @@ _GET_LIBRARIES: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """One load: so many clients that each wait for their answer, or so many arrivals a second whatever happens.
+    """A load: a number of concurrent clients (closed loop), or a rate of arrivals (open loop).
 
     Attributes:
-        concurrency: closed loop; None if `rate` is given.
-        rate: open loop with Poisson arrivals, in requests a second.
-        batch: inferences in each request, as the windows of a recording.
+        concurrency: number of clients that each wait for their response; None if `rate` is given.
+        rate: requests per second with Poisson arrivals; None if `concurrency` is given.
+        batch: inferences in each request, such as the windows of a recording.
     """
 
     concurrency: int | None = None
@@ -63,11 +63,11 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one load came to, in windows that agreed with one another.
+    """Throughput and latency under one load, from measurement windows that agree.
 
     Attributes:
-        per_s: inferences a second.
-        delayed: share of requests that the generator sent late, 0 to 1; an open loop that falls behind is none.
+        per_s: inferences per second.
+        delayed: share of requests that the generator sent late, 0 to 1; a large share invalidates an open loop.
     """
 
     per_s: float
@@ -80,12 +80,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """A perf_analyzer that starts.
+    """An installed perf_analyzer that has been found to start.
 
     Attributes:
         binary: the program.
-        environment: to start it with.
-        version: as it says.
+        environment: environment variables for it.
+        version: version that it reports.
     """
 
     binary: Path
@@ -94,13 +94,13 @@ class PerfAnalyzer:
 
     @classmethod
     def find(cls, folder: Path) -> PerfAnalyzer:
-        """Look beside this Python, then on the PATH, and try to start it.
+        """Find perf_analyzer next to this Python or on the PATH, and check that it starts.
 
         Args:
-            folder: for links to the libraries that it needs; has to outlive the object.
+            folder: for links to the libraries that it needs; must exist as long as the object is used.
 
         Raises:
-            PerfAnalyzerMissingError: it is not there, or does not start; the message says how to get it.
+            PerfAnalyzerMissingError: it is not installed or does not start; the message has the install command.
         """
         beside = Path(sys.executable).with_name("perf_analyzer")
         found = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
@@ -148,10 +148,10 @@ class PerfAnalyzer:
             streaming: the model is decoupled; gRPC only, and the latency is that of the first answer.
 
         Raises:
-            UnstableError: they do not agree.
-            PerfAnalyzerError: anything else; with the program's own last words.
+            UnstableError: the windows do not agree.
+            PerfAnalyzerError: perf_analyzer failed; the message ends with its output.
         """
-        # In a folder of its own: beside the questions, it might take the place of a table that is somebody's.
+        # A separate folder, so that no existing file is replaced.
         with tempfile.TemporaryDirectory(prefix="tritone-perf-") as folder:
             table = Path(folder) / "table.csv"
             command = [str(self.binary), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data)]
@@ -189,7 +189,7 @@ class PerfAnalyzer:
 
 
 def with_libraries(folder: Path) -> dict[str, str]:
-    """The environment for perf_analyzer: the two libraries that its wheel expects of the system, from the server's."""
+    """Return the environment for perf_analyzer, with the two libraries that its wheel lacks from the server's wheel."""
     try:
         places = find_installation().libraries
     except ServerNotInstalledError:
@@ -212,7 +212,7 @@ def parse_table(text: str, *, delayed: float = 0.0) -> Reading:
     """Read the CSV that perf_analyzer writes for one load.
 
     Raises:
-        PerfAnalyzerError: it holds no row, or not these columns, or no answers.
+        PerfAnalyzerError: the table has not exactly one row, lacks a column, or no request succeeded.
     """
     rows = list(csv.DictReader(text.splitlines()))
     if len(rows) != 1:

@@ -1,7 +1,8 @@
-"""Tries a new version on a running server before anybody else meets it.
+"""Test a candidate version on a running server before it goes live.
 
-It is loaded under a name of its own, and asked beside the version that is live: does it take and answer the same
-tensors, are all numbers finite, are they what the file computes outside of the server, and is it fast enough?
+The candidate is loaded under a temporary name and gets the same requests as the live version. The test compares its
+tensors with those of the live version, its outputs with what its file computes outside of the server, and its latency
+with that of the live version.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from tritone_serving._exceptions import CanaryError, RefusedVersionError
 from tritone_serving.calls import Array, Calls
 from tritone_serving.canary import CanaryResult, run_canary
 
-DEFAULT_TOLERANCE: Final = 1e-3  # of numbers for which no card says more
-# What a version's file computes by itself: inputs -> outputs by name.
+DEFAULT_TOLERANCE: Final = 1e-3  # for outputs without a tolerance in the model card
+# Computes the outputs of a version's file in this process: inputs -> outputs by name.
 Reference = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a new version has to keep.
+    """Requirements for a candidate version.
 
     Attributes:
-        n_canaries: how many requests it is asked, each also of the version that is live.
-        timeout_s: for each.
-        max_slowdown: its median time over that of the live version, on the same requests in turns.
-        slack_s: and beyond that, what noise may add to a fast model.
-        other_tensors: it may have other tensors than the live version, which breaks clients of that.
+        n_canaries: number of test requests, each of which is also sent to the live version.
+        timeout_s: time limit for each request.
+        max_slowdown: largest allowed ratio of its median latency to that of the live version.
+        slack_s: additional time that is allowed, since noise matters for a fast model.
+        other_tensors: whether its tensors may differ from those of the live version, which breaks existing clients.
     """
 
     n_canaries: int = 8
@@ -44,12 +45,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a version did that passed.
+    """Measurements of a candidate version that passed.
 
     Attributes:
-        median_s: how long it took for a canary.
-        live_median_s: how long the live version took; None if there is none.
-        max_abs_difference: from its reference, by output; empty without one.
+        median_s: median latency of its canaries.
+        live_median_s: median latency of the live version; None if there is none.
+        max_abs_difference: largest difference from the reference by output; empty without a reference.
     """
 
     model: str
@@ -67,15 +68,15 @@ def try_version(
     reference: Reference | None = None,
     tolerance: Mapping[str, float] | None = None,
 ) -> Trial:
-    """Ask a candidate that is loaded, and the live version beside it.
+    """Test a loaded candidate against the live version.
 
     Args:
-        model: its name once it is live; nothing need be loaded under it.
-        candidate: its name now.
-        reference: what its answers are compared with, at `tolerance` by output.
+        model: name of the model; no version need be live.
+        candidate: the candidate's temporary name.
+        reference: computes the expected outputs, which are compared within `tolerance` by output.
 
     Raises:
-        RefusedVersionError: says what is wrong with it.
+        RefusedVersionError: the candidate failed a test; the message has the reason.
     """
     live_config: Any = None
     try:
@@ -97,7 +98,7 @@ def try_version(
     except CanaryError as error:
         reason = str(error).removeprefix(f"{candidate}: ")
         raise _refused(model, reason) from error
-    # The first of each may still warm up.
+    # The first request of each is left out, because it may be slow.
     median_s = statistics.median(each.seconds for each in results[1:] or results)
     live_median_s = statistics.median(live_s[1:] or live_s) if live_s else None
     if live_median_s is not None and median_s > bounds.max_slowdown * live_median_s + bounds.slack_s:
@@ -114,11 +115,11 @@ def _live_seconds(calls: Calls, model: str, config: Any, each: CanaryResult, bou
     try:
         return [run_canary(calls, model, config, timeout_s=bounds.timeout_s, inputs=inputs).seconds]
     except CanaryError:
-        return []  # a live version that is broken is no reason to refuse a better one
+        return []  # a broken live version is no reason to refuse the candidate
 
 
 def _check_tensors(model: str, live: Any, new: Any) -> None:
-    """Clients of the live version send and read what they did before."""
+    """Raise an error if clients of the live version could not use the candidate."""
 
     def said(tensors: Any) -> dict[str, str]:
         return {

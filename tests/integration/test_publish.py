@@ -22,7 +22,7 @@ from tritone.endpoints import make_endpoint
 from tritone_export import DiskFullError, RepositoryError, check_repository
 from tritone_export.config import parse_config
 from tritone_export.publishing import Live, publish_live, rollback
-from tritone_export.tuned import Setting, reset, setting_of, tune
+from tritone_export.tuned import TunedSetting, reset, setting_of, tune
 from tritone_serving import RefusedVersionError, ServerOptions, TritonServer
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Answer, Calls
@@ -286,7 +286,7 @@ def test_what_optimize_found_stays_where_it_was_found(world: World) -> None:
     world.ks |= {str(number): 6.0, str(number + 1): 2.0}
     folder = world.repository / MODEL
     config = (folder / "config.pbtxt").read_bytes()
-    setting = Setting(instances=3, threads=1, preferred_batch_sizes=(4,), max_queue_delay_microseconds=100)
+    setting = TunedSetting(instances=3, threads=1, preferred_batch_sizes=(4,), max_queue_delay_microseconds=100)
     tune(folder, setting, measured={})
     publish_live(world.source("tuned", k=6), [MODEL], world.live)
     assert setting_of(world.live.calls.config(MODEL, timeout_s=5)) == setting, "and it is served so"

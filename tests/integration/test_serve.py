@@ -19,8 +19,8 @@ import pytest
 
 from tritone_serving import (
     ModelLoadError,
+    ModelRepositoryError,
     PortTakenError,
-    RepositoryError,
     ServerOptions,
     StartupTimeoutError,
     TritonServer,
@@ -253,7 +253,7 @@ def test_an_empty_repository_names_the_command_that_fills_it(
     if missing == "versions":
         (repository / "genre_cnn").mkdir()
         (repository / "genre_cnn" / "config.pbtxt").write_text('name: "genre_cnn"\n')
-    with pytest.raises(RepositoryError, match="tritone export genre_cnn"):
+    with pytest.raises(ModelRepositoryError, match="tritone export genre_cnn"):
         TritonServer.start(options_for(repository))
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from tritone import TritoneError
 from tritone_cli.optimize.space import SearchSpace, SearchSpaceError
-from tritone_export.tuned import Setting
+from tritone_export.tuned import TunedSetting
 from tritone_serving.perf_analyzer import Reading
 
 LEAST_GAIN: Final = 0.03  # smaller gains are not reported
@@ -23,7 +23,7 @@ STAGES: Final = ("instances and threads", "batches and delay", "confirmation")
 # Share of the remaining time that each stage may take.
 _SHARES: Final = (0.4, 0.65, 1.0)
 
-MeasureSetting = Callable[[Setting], Reading]
+MeasureSetting = Callable[[TunedSetting], Reading]
 
 
 class NoMeasurementError(TritoneError):
@@ -40,7 +40,7 @@ class SettingTrial:
     """
 
     stage: str
-    setting: Setting
+    setting: TunedSetting
     readings: list[Reading | None] = field(default_factory=list)
     problem: str | None = None
 
@@ -93,8 +93,8 @@ class SearchResult:
     """
 
     trials: tuple[SettingTrial, ...]
-    in_force: Setting
-    best: Setting
+    in_force: TunedSetting
+    best: TunedSetting
     gain: float | None
     spread: float | None
     why: str
@@ -123,10 +123,10 @@ class SearchLimits:
 
 def search(
     space: SearchSpace,
-    in_force: Setting,
+    in_force: TunedSetting,
     measure: MeasureSetting,
     *,
-    declared: Setting | None = None,
+    declared: TunedSetting | None = None,
     bound_ms: float | None = None,
     effort: SearchLimits | None = None,
     on_step: Callable[[str], None] = lambda step: None,
@@ -148,7 +148,7 @@ def search(
     deadline_s = effort.now_s() + effort.limit_s
     trials: list[SettingTrial] = []
 
-    def stage(number: int, settings: Sequence[Setting]) -> list[SettingTrial]:
+    def stage(number: int, settings: Sequence[TunedSetting]) -> list[SettingTrial]:
         tried = [SettingTrial(STAGES[number], setting) for setting in dict.fromkeys((in_force, *settings))]
         trials.extend(tried)
         begun_s = effort.now_s()
@@ -196,7 +196,7 @@ def _rounds(
         longest_s = max(longest_s, effort.now_s() - begun_s)
 
 
-def _best(tried: Sequence[SettingTrial], bound_ms: float | None) -> Setting:
+def _best(tried: Sequence[SettingTrial], bound_ms: float | None) -> TunedSetting:
     """Return the setting with the highest throughput within the bound; if none keeps it, with the lowest p99."""
     base = tried[0]
     measured = [trial for trial in tried if trial.per_s is not None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tritone import TritoneError
-from tritone_export.tuned import MAX_DELAY_US, MAX_INSTANCES, MAX_THREADS, Setting, nothing_to_choose, unfit
+from tritone_export.tuned import MAX_DELAY_US, MAX_INSTANCES, MAX_THREADS, TunedSetting, nothing_to_choose, unfit
 
 DEFAULT_BATCHES: Final = ((), (4, 8), (8, 16, 32))
 DEFAULT_DELAYS_US: Final = (0, 500, 2000)
@@ -34,11 +34,11 @@ class SearchSpace:
     batches: tuple[tuple[int, ...], ...]
     delays_us: tuple[int, ...]
 
-    def placements(self, of: Setting) -> list[Setting]:
+    def placements(self, of: TunedSetting) -> list[TunedSetting]:
         """Return all combinations of instances and threads, with the batches and the delay of a setting."""
         return [replace(of, instances=n, threads=threads) for n in self.instances for threads in self.threads]
 
-    def batchings(self, of: Setting) -> list[Setting]:
+    def batchings(self, of: TunedSetting) -> list[TunedSetting]:
         """Return all combinations of batches and delays, with the instances and threads of a setting."""
         return [
             replace(of, preferred_batch_sizes=sizes, max_queue_delay_microseconds=delay)
@@ -49,7 +49,7 @@ class SearchSpace:
 
 def search_space(
     config: Any,
-    in_force: Setting,
+    in_force: TunedSetting,
     given: Mapping[str, str | None],
     *,
     n_cores: int | None = None,
@@ -82,14 +82,16 @@ def search_space(
             )
         fitting = replace(fitting, threads=(None,))
 
-    def keep(name: str, values: tuple[Any, ...], changed: Callable[[Any], Setting], given: str | None) -> Any:
+    def keep(name: str, values: tuple[Any, ...], changed: Callable[[Any], TunedSetting], given: str | None) -> Any:
         """Return the values that the model supports; raise if given ones are not supported."""
         reasons = {value: unfit(changed(value), config) for value in values}
         if given is not None and (wrong := next((reason for reason in reasons.values() if reason), None)):
             raise SearchSpaceError(f"{name} {given}: {config.name}: {wrong}")
         return tuple(value for value, reason in reasons.items() if reason is None)
 
-    plain = Setting(instances=2, threads=in_force.threads, preferred_batch_sizes=(), max_queue_delay_microseconds=0)
+    plain = TunedSetting(
+        instances=2, threads=in_force.threads, preferred_batch_sizes=(), max_queue_delay_microseconds=0
+    )
     return replace(
         fitting,
         instances=keep("--instances", fitting.instances, lambda n: replace(plain, instances=n), instances),

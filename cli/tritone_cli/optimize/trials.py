@@ -13,7 +13,7 @@ from tritone_cli.bench.inputs import example_requests
 from tritone_cli.optimize.search import MeasureSetting
 from tritone_export.candidates import files_in, newest
 from tritone_export.config import CONFIG_FILES, config_text
-from tritone_export.tuned import TUNED_FILENAME, Setting, apply
+from tritone_export.tuned import TUNED_FILENAME, TunedSetting, apply
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
 
@@ -62,9 +62,9 @@ def setting_measurer(
         response_cache_bytes=0,
         log_path=folder / "server.log",
     )
-    names: dict[Setting, str] = {}
+    names: dict[TunedSetting, str] = {}
 
-    def measure(setting: Setting) -> Reading:
+    def measure(setting: TunedSetting) -> Reading:
         if setting not in names:
             names[setting] = _write_model(version, config, setting, repository, len(names))
         name = names[setting]
@@ -86,7 +86,7 @@ def setting_measurer(
     return measure
 
 
-def _write_model(version: Path, config: Any, setting: Setting, repository: Path, number: int) -> str:
+def _write_model(version: Path, config: Any, setting: TunedSetting, repository: Path, number: int) -> str:
     """Write the folder of a model with a setting, under a name of its own."""
     changed = apply(setting, config)
     changed.name = f"{config.name}-{number}"

@@ -30,10 +30,10 @@ from tritone_export.lint.files import (
     read_folder,
     served_versions,
 )
-from tritone_export.lint.findings import Finding, LintReport, Reporter
+from tritone_export.lint.findings import Finding, Findings, LintReport
 from tritone_export.lint.graph import (
     ONNX_BACKENDS,
-    Graph,
+    OnnxGraph,
     check_loads,
     check_policy,
     check_tensors,
@@ -74,7 +74,7 @@ def check_repository(path: Path) -> LintReport:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RepositoryError(f"{path}: {what}; expected a model repository, a folder with one folder per model")
-    report = Reporter()
+    report = Findings()
     try:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not is_of_volume(child.name))
         for folder in folders:
@@ -88,7 +88,7 @@ def check_repository(path: Path) -> LintReport:
     return LintReport(tuple(findings), tuple(report.notes), len(folders))
 
 
-def _check_model(path: Path, repository: Path, report: Reporter) -> None:
+def _check_model(path: Path, repository: Path, report: Findings) -> None:
     check_links(path, repository, report)
     folder = read_folder(path, report)
     if folder.is_empty:
@@ -122,7 +122,7 @@ def _check_model(path: Path, repository: Path, report: Reporter) -> None:
         _check_versions(folder, files, default, report)
 
 
-def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Reporter) -> None:
+def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Findings) -> None:
     if not folder.versions:
         report.note(f"{folder.path}: has no version yet; `tritone export {folder.path.name}` adds one")
     served = served_versions(default.config, folder.versions)
@@ -150,13 +150,13 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
 
 
 def _check_graphs(
-    folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, served: list[int], report: Reporter
-) -> Graph | None:
+    folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, served: list[int], report: Findings
+) -> OnnxGraph | None:
     """Check the ONNX files of the served versions; returns the newest one that could be read."""
-    newest: Graph | None = None
+    newest: OnnxGraph | None = None
     backend = backend_of(default.config)
     for version in served:
-        found: dict[Path, Graph | None] = {}
+        found: dict[Path, OnnxGraph | None] = {}
         for file in files:
             model = folder.path / str(version) / (model_filename(file.config) or "")
             if not model.is_file():

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.lint.findings import Reporter
+from tritone_export.lint.findings import Findings
 
 _ENUM_VALUE: Final = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value named (?P<value>\w+)')
 # A parse error begins with the line and column that it also carries as fields, and may quote the line again.
@@ -38,10 +38,10 @@ class ConfigFile:
 
     path: Path
     config: Any
-    source: Source
+    source: ConfigLines
 
 
-def read_config(path: Path, report: Reporter) -> ConfigFile | None:
+def read_config(path: Path, report: Findings) -> ConfigFile | None:
     """Read a config file and report all that is wrong with its text.
 
     Returns:
@@ -68,7 +68,7 @@ def read_config(path: Path, report: Reporter) -> ConfigFile | None:
     return ConfigFile(path, config, source)
 
 
-def _report_unknown_fields(path: Path, source: Source, report: Reporter) -> None:
+def _report_unknown_fields(path: Path, source: ConfigLines, report: Findings) -> None:
     unknown: list[FieldPath] = []
     for field_path, line in source.lines.items():
         if any(field_path[: len(outer)] == outer for outer in unknown):
@@ -124,7 +124,7 @@ _CLOSING: Final = {"{": "}", "<": ">"}
 
 
 @dataclass(frozen=True)
-class Source:
+class ConfigLines:
     """The lines of a file's fields.
 
     Attributes:
@@ -146,11 +146,11 @@ class Source:
         return 1
 
 
-def read_source(text: str) -> Source:
+def read_source(text: str) -> ConfigLines:
     """Find the fields of a pbtxt file; of a malformed one, those before the fault."""
     reader = _Reader(text)
     reader.read_message((), None)
-    return Source(reader.lines)
+    return ConfigLines(reader.lines)
 
 
 class _Reader:

@@ -11,13 +11,13 @@ from tritone_export._exceptions import ConfigFileError
 from tritone_export.config import read_config
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.files import CONFIG
-from tritone_export.lint.findings import Reporter
+from tritone_export.lint.findings import Findings
 from tritone_serving.repository.folders import steps_of
 
 _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the batch axis
 
 
-def check_steps(file: ConfigFile, repository: Path, report: Reporter) -> None:
+def check_steps(file: ConfigFile, repository: Path, report: Findings) -> None:
     """Report steps that no model can take, and tensors that come from nowhere."""
     config = file.config
     if not config.HasField("ensemble_scheduling"):
@@ -86,7 +86,7 @@ def _check_same(name: str, found: _Shape, seen: dict[str, _Shape]) -> str | None
 
 
 def _check_step(
-    step: Any, line: int, file: ConfigFile, repository: Path, report: Reporter, *, seen: dict[str, _Shape]
+    step: Any, line: int, file: ConfigFile, repository: Path, report: Findings, *, seen: dict[str, _Shape]
 ) -> None:
     path = repository / step.model_name / CONFIG
     if not path.is_file():

@@ -13,8 +13,8 @@ from typing import Any, Final
 from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.config_file import ConfigFile
-from tritone_export.lint.findings import Reporter
-from tritone_export.lint.graph import Graph
+from tritone_export.lint.findings import Findings
+from tritone_export.lint.graph import OnnxGraph
 from tritone_export.precision import FILENAMES
 from tritone_export.repository import STAGING_PREFIX, check_model_name
 from tritone_serving.repository.folders import LARGEST_VERSION
@@ -36,7 +36,7 @@ def is_reduced(config: Any) -> bool:
     return model_filename(config) in FILENAMES.values()
 
 
-def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:
+def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Findings) -> None:
     """Report those versions that lack the model file which a config names."""
     filename = model_filename(file.config)
     for version in versions:
@@ -51,7 +51,7 @@ def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int
             )
 
 
-def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Reporter) -> None:
+def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Findings) -> None:
     """Report Python models whose file or packed environment cannot be loaded."""
     for version in versions:
         path = folder.path / str(version) / (model_filename(file.config) or "")
@@ -63,7 +63,7 @@ def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence
             report.error(file.path, file.source.line("parameters"), problem, "create it, or remove the parameter")
 
 
-def check_checksum(model: Path, report: Reporter) -> None:
+def check_checksum(model: Path, report: Findings) -> None:
     """Hold a model file against the checksum in its model card, if it has one."""
     card = model.parent / CARD_FILENAME
     if not card.is_file():
@@ -84,7 +84,7 @@ def check_checksum(model: Path, report: Reporter) -> None:
         )
 
 
-def check_labels(folder: ModelFolder, file: ConfigFile, graph: Graph | None, report: Reporter) -> None:
+def check_labels(folder: ModelFolder, file: ConfigFile, graph: OnnxGraph | None, report: Findings) -> None:
     """Report label files that are missing, or not one line per column of their output.
 
     Args:
@@ -131,7 +131,7 @@ def _read_labels(path: Path) -> list[str] | None:
         return None
 
 
-def _width(output: Any, graph: Graph | None) -> int | None:
+def _width(output: Any, graph: OnnxGraph | None) -> int | None:
     """Columns of an output: the config's, else the graph's, else what the exporter left in the file."""
     if output.dims and output.dims[-1] > 0:
         return int(output.dims[-1])
@@ -179,7 +179,7 @@ class ModelFolder:
         return not self.versions and self.config is None and not self.other_configs
 
 
-def read_folder(path: Path, report: Reporter) -> ModelFolder:
+def read_folder(path: Path, report: Findings) -> ModelFolder:
     """List a model's folder and report what does not belong there."""
     try:
         check_model_name(path.name)
@@ -229,7 +229,7 @@ def _holds_assets(folder: Path) -> bool:
     )
 
 
-def check_links(path: Path, repository: Path, report: Reporter) -> None:
+def check_links(path: Path, repository: Path, report: Findings) -> None:
     """Report links that lead nowhere or out of the repository: they break when it is copied or mounted."""
     root = repository.resolve()
     for child in sorted(path.rglob("*")):

@@ -45,7 +45,7 @@ class LintReport:
     n_models: int
 
 
-class Reporter:
+class Findings:
     """Collects findings and notes while the checks walk."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone_export.dtypes import TRITON_BY_ONNX
 from tritone_export.lint.config_file import ConfigFile
-from tritone_export.lint.findings import Reporter
+from tritone_export.lint.findings import Findings
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +35,7 @@ class GraphTensor:
 
 
 @dataclass(frozen=True)
-class Graph:
+class OnnxGraph:
     """What an ONNX file promises.
 
     Attributes:
@@ -47,7 +47,7 @@ class Graph:
     metadata: Mapping[str, str]
 
 
-def read_graph(path: Path, report: Reporter) -> Graph | None:
+def read_graph(path: Path, report: Findings) -> OnnxGraph | None:
     """Read an ONNX file's promises without its external data; reports what is corrupt.
 
     Returns:
@@ -71,14 +71,14 @@ def read_graph(path: Path, report: Reporter) -> Graph | None:
         report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and rights")
         return None
     constants = {initializer.name for initializer in model.graph.initializer}  # old files list these as inputs too
-    return Graph(
+    return OnnxGraph(
         tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
         tuple(_tensor(value) for value in model.graph.output),
         {prop.key: prop.value for prop in model.metadata_props},
     )
 
 
-def check_tensors(file: ConfigFile, graph: Graph, onnx_path: Path, report: Reporter) -> None:
+def check_tensors(file: ConfigFile, graph: OnnxGraph, onnx_path: Path, report: Findings) -> None:
     """Report tensors whose name, type, dimensions or batch axis differ between config and graph."""
     for side, found in (("input", graph.inputs), ("output", graph.outputs)):
         configured = getattr(file.config, side)
@@ -107,7 +107,7 @@ def check_tensors(file: ConfigFile, graph: Graph, onnx_path: Path, report: Repor
             )
 
 
-def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: GraphTensor, report: Reporter) -> None:
+def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: GraphTensor, report: Findings) -> None:
     side = place[0]
     data_type = model_config_pb2.DataType.Name(tensor.data_type)
     if data_type != found.data_type:
@@ -146,7 +146,7 @@ def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: 
         )
 
 
-def _check_external_data(model: onnx.ModelProto, path: Path, report: Reporter) -> bool:
+def _check_external_data(model: onnx.ModelProto, path: Path, report: Findings) -> bool:
     """Report weights in other files that are missing or too short; returns whether all are there."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -223,7 +223,7 @@ _PREFIX: Final = re.compile(
 _LONGEST: Final = 300
 
 
-def check_loads(model: Path, config: Any, report: Reporter) -> None:
+def check_loads(model: Path, config: Any, report: Findings) -> None:
     """Report an ONNX file that the installed onnxruntime does not open.
 
     Models that need a custom operator library are skipped, as are all models if onnxruntime is not installed.
@@ -258,7 +258,7 @@ _COUNTED: Final = GraphTensor("first_frame", "TYPE_INT64", (-1,))
 _REMEDY: Final = "export this version again with the release that serves it"
 
 
-def wire_of(graph: Graph, backend: str, onnx_path: Path, report: Reporter) -> Graph:
+def wire_of(graph: OnnxGraph, backend: str, onnx_path: Path, report: Findings) -> OnnxGraph:
     """What a backend makes of a graph's tensors: those that a config has to declare.
 
     Reports states that the backend could not carry on.
@@ -268,14 +268,14 @@ def wire_of(graph: Graph, backend: str, onnx_path: Path, report: Reporter) -> Gr
     states = {tensor.name: tensor for tensor in graph.inputs if tensor.name.startswith(_STATE)}
     carried = {tensor.name: tensor for tensor in graph.outputs if tensor.name.startswith(_NEXT + _STATE)}
     _check_states(states, carried, onnx_path, report)
-    return Graph(
+    return OnnxGraph(
         tuple(tensor for tensor in graph.inputs if tensor.name not in states),
         (*(tensor for tensor in graph.outputs if tensor.name not in carried), _COUNTED),
         graph.metadata,
     )
 
 
-def check_policy(file: ConfigFile, backend: str, report: Reporter) -> None:
+def check_policy(file: ConfigFile, backend: str, report: Findings) -> None:
     """Report a config whose answers do not come as the backend sends them."""
     if backend == "composer" and not file.config.model_transaction_policy.decoupled:
         report.error(
@@ -287,7 +287,7 @@ def check_policy(file: ConfigFile, backend: str, report: Reporter) -> None:
 
 
 def _check_states(
-    states: Mapping[str, GraphTensor], carried: Mapping[str, GraphTensor], onnx_path: Path, report: Reporter
+    states: Mapping[str, GraphTensor], carried: Mapping[str, GraphTensor], onnx_path: Path, report: Findings
 ) -> None:
     if not states:
         report.error(onnx_path, 1, f"has no state (inputs named {_STATE}...), which 'composer' streams from", _REMEDY)

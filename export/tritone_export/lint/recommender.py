@@ -13,7 +13,7 @@ from typing import Final
 from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME
-from tritone_export.lint.findings import LintReport, Reporter
+from tritone_export.lint.findings import Findings, LintReport
 from tritone_serving.recommender import ArtifactError, open_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, MANIFEST, files_of
 from tritone_serving.recommender.embedding_weights import read_json, weights_digest
@@ -24,7 +24,7 @@ ARTIFACT_BACKEND: Final = "cf_ensemble"
 _REMEDY: Final = "copy it again from where it was exported, or export again"
 
 
-def check_artifact(version: Path, report: Reporter) -> None:
+def check_artifact(version: Path, report: Findings) -> None:
     """Report an artifact that does not open, is not what its card describes, or lies beside its key."""
     if not (version / MANIFEST).is_file():
         return  # reported already
@@ -56,7 +56,7 @@ def check_artifact(version: Path, report: Reporter) -> None:
         report.warning(key, 1, "can be read by other users of this machine", f"chmod 600 {key}")
 
 
-def _check_checksums(version: Path, files: list[Path], report: Reporter) -> None:
+def _check_checksums(version: Path, files: list[Path], report: Findings) -> None:
     card = version / CARD_FILENAME
     try:
         described = json.loads(card.read_text(encoding="utf-8"))["files"]
@@ -94,7 +94,7 @@ def check_hearing(
     Raises:
         RepositoryError: the repository cannot be read.
     """
-    report = Reporter()
+    report = Findings()
     try:
         n_models = report_hearing(repository, report, None if GENRE_MODEL in models else models, planned)
     except OSError as error:
@@ -104,7 +104,7 @@ def check_hearing(
 
 def report_hearing(
     repository: Path,
-    report: Reporter,
+    report: Findings,
     models: Collection[str] | None = None,
     planned: Mapping[str, Path] = MappingProxyType({}),
 ) -> int:
@@ -135,7 +135,7 @@ def report_hearing(
 
 
 def _check_embedding_model(
-    version: Path, embedding_model: str | None, repository: Path, listener: Path | None, report: Reporter
+    version: Path, embedding_model: str | None, repository: Path, listener: Path | None, report: Findings
 ) -> None:
     model = version.parent.name
     if listener is None:

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from tritone_export._exceptions import TunedError
 from tritone_export.config import AXIS_KEYS, INPUT_KEYS, LIMITS_PARAMETER, response_cache_problems
 from tritone_export.lint.config_file import ConfigFile
-from tritone_export.lint.findings import Reporter
+from tritone_export.lint.findings import Findings
 from tritone_export.precision import FILENAMES
 from tritone_export.tuned import TUNED_FILENAME, apply, read_tuned, setting_of, unfit
 
@@ -20,7 +20,7 @@ _LIMITS_REMEDY = "export the model again"
 _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
-def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None:
+def check_settings(file: ConfigFile, folder_name: str, report: Findings) -> None:
     """Report contradictions that Triton refuses at load, or acts on otherwise than meant."""
     config, source = file.config, file.source
     if config.name and config.name != folder_name:
@@ -65,7 +65,7 @@ def check_settings(file: ConfigFile, folder_name: str, report: Reporter) -> None
             )
 
 
-def check_default_placement(file: ConfigFile, report: Reporter) -> None:
+def check_default_placement(file: ConfigFile, report: Findings) -> None:
     """Report KIND_GPU in a config.pbtxt: it fails the whole model on a host without a GPU."""
     for i, group in enumerate(file.config.instance_group):
         if group.kind == _KIND_GPU:
@@ -77,7 +77,7 @@ def check_default_placement(file: ConfigFile, report: Reporter) -> None:
             )
 
 
-def check_precision(file: ConfigFile, report: Reporter) -> None:
+def check_precision(file: ConfigFile, report: Findings) -> None:
     """Report half precision on a CPU: it has no arithmetic of its own there, and each step converts back and forth."""
     on_gpu = any(group.kind == _KIND_GPU for group in file.config.instance_group)
     if file.config.default_model_filename == FILENAMES["fp16"] and not on_gpu:
@@ -89,7 +89,7 @@ def check_precision(file: ConfigFile, report: Reporter) -> None:
         )
 
 
-def check_agreement(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:
+def check_agreement(file: ConfigFile, default: ConfigFile, report: Findings) -> None:
     """Report where a file of configs/ promises callers other tensors than the default config does."""
     for side in ("input", "output"):
         ours = {tensor.name: tensor for tensor in getattr(file.config, side)}
@@ -137,7 +137,7 @@ def _tensor_differences(ours: Any, theirs: Any) -> list[str]:
     return [f"{word} {mine} against {other}" for word, (mine, other) in pairs.items() if mine != other]
 
 
-def _check_batching(file: ConfigFile, report: Reporter) -> None:
+def _check_batching(file: ConfigFile, report: Findings) -> None:
     config, source = file.config, file.source
     batching = config.dynamic_batching
     if config.max_batch_size < 0:
@@ -168,7 +168,7 @@ def _check_batching(file: ConfigFile, report: Reporter) -> None:
             )
 
 
-def _check_lone_instance(file: ConfigFile, report: Reporter) -> None:
+def _check_lone_instance(file: ConfigFile, report: Findings) -> None:
     """A queue limit turns the batcher's prefetching off; it then waits for a free instance and misses the call.
 
     Measured on 2.51: of two requests sent together, about every second one waits 0.5 s, the batcher's own
@@ -187,7 +187,7 @@ def _check_lone_instance(file: ConfigFile, report: Reporter) -> None:
         )
 
 
-def check_limits(file: ConfigFile, report: Reporter) -> None:
+def check_limits(file: ConfigFile, report: Findings) -> None:
     """Report limits that a backend cannot read, or whose inputs or axes differ from the config's."""
     if LIMITS_PARAMETER not in file.config.parameters:
         return
@@ -201,7 +201,7 @@ def check_limits(file: ConfigFile, report: Reporter) -> None:
         report.error(file.path, line, f"parameter {LIMITS_PARAMETER} {problem}", _LIMITS_REMEDY)
 
 
-def check_same_limits(file: ConfigFile, default: ConfigFile, report: Reporter) -> None:
+def check_same_limits(file: ConfigFile, default: ConfigFile, report: Findings) -> None:
     """Report a profile whose limits differ from the default config's."""
     ours, theirs = (
         each.config.parameters[LIMITS_PARAMETER].string_value if _has_limits(each) else "" for each in (file, default)
@@ -242,7 +242,7 @@ def _limits_problems(entries: dict[str, Any], config: Any) -> list[str]:
     return found
 
 
-def check_tuned(folder: Path, default: ConfigFile, report: Reporter) -> None:
+def check_tuned(folder: Path, default: ConfigFile, report: Findings) -> None:
     """Report a file that is nonsense, does not fit the model, or is not what the model is served with.
 
     Args:

@@ -9,12 +9,12 @@ from typing import Any, Final
 from tritonclient.grpc import model_config_pb2
 
 from tritone_export.lint.config_file import ConfigFile
-from tritone_export.lint.findings import Reporter
+from tritone_export.lint.findings import Findings
 
 _N_IMAGE_DIMS: Final = 3
 
 
-def check_shapes(file: ConfigFile, report: Reporter) -> None:
+def check_shapes(file: ConfigFile, report: Findings) -> None:
     """Report tensors that Triton refuses in any model."""
     for side in ("input", "output"):
         seen: set[str] = set()
@@ -27,7 +27,7 @@ def check_shapes(file: ConfigFile, report: Reporter) -> None:
             seen.add(tensor.name)
 
 
-def check_priorities(file: ConfigFile, report: Reporter) -> None:
+def check_priorities(file: ConfigFile, report: Findings) -> None:
     """Report priorities of dynamic batching outside the levels that the config declares."""
     batching = file.config.dynamic_batching
     levels, default = batching.priority_levels, batching.default_priority_level
@@ -97,7 +97,7 @@ def _segments(sizes: Sequence[int]) -> list[int]:
 _FOLDER = "warmup"  # beside config.pbtxt, where input_data_file is looked up
 
 
-def check_warmup(file: ConfigFile, report: Reporter) -> None:
+def check_warmup(file: ConfigFile, report: Findings) -> None:
     """Report warm-up requests whose inputs do not fit the config, or whose data is missing."""
     config = file.config
     inputs = {tensor.name: tensor for tensor in config.input}

@@ -30,21 +30,21 @@ def servable_models(repository: Path, wanted: Sequence[str] | None = None) -> tu
         wanted: only these, and each must be there.
 
     Raises:
-        RepositoryError: there is no such folder, nothing in it can be served, or a wanted model cannot.
+        ModelRepositoryError: there is no such folder, nothing in it can be served, or a wanted model cannot.
     """
-    from tritone_serving._exceptions import RepositoryError
+    from tritone_serving._exceptions import ModelRepositoryError
 
     remedy = _REMEDY.format(repository=repository)
     if not repository.is_dir():
         what = "is a file" if repository.exists() else "does not exist"
-        raise RepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
+        raise ModelRepositoryError(f"the model repository {repository} {what}; expected a folder of models; {remedy}")
     filled = {folder.name: folder for folder in repository.iterdir() if versions_of(folder)}
     models = tuple(sorted(name for name, folder in filled.items() if steps_of(folder) <= filled.keys()))
     if not models:
-        raise RepositoryError(f"no model in {repository} has a version to serve; {remedy}")
+        raise ModelRepositoryError(f"no model in {repository} has a version to serve; {remedy}")
     missing = [name for name in wanted or () if name not in models]
     if missing:
-        raise RepositoryError(
+        raise ModelRepositoryError(
             f"{repository} holds no version of {', '.join(missing)}{_lacking(filled, missing)}; there are: "
             f"{', '.join(models)}; {remedy}"
         )

@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""Options of a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_CACHE_BYTES: Final = 1 << 20  # Triton's local cache refuses to start with m
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """What a server is started with; only the repository has no default.
+    """Options of a server; only `repository` is required.
 
     Attributes:
         repository: folder of models, as `tritone export` fills it.
@@ -26,36 +26,35 @@ class ServerOptions:
         models: names to load at start; None loads every model that has a version.
         require_all: whether the start fails if any model does not load. Otherwise the others are served, and
             `TritonServer.failed_models` holds the missing models with their reasons.
-        host: address to listen on. Anything but loopback lets others call the models, and shows the
-            admin token to whoever reads the traffic: put TLS in front.
-        http_port: 0 picks a free one; so for the other two.
-        admin_token: what the admin APIs ask for; None makes one and stores it for this user alone.
-        api_key: what inference, metadata, configurations and statistics ask for; None leaves them open.
+        host: address to listen on. Any other than loopback lets other machines call the models, and exposes the admin
+            token to anyone who can read the traffic; use a TLS proxy.
+        http_port: port of HTTP; 0 picks a free one, also for the other two ports.
+        admin_token: secret for the admin APIs; None creates one and stores it for this user only.
+        api_key: secret for inference, metadata, configurations and statistics; None leaves them open.
         service_key_file: file with the key that gives callers access to stored data of users. None uses the file in
             TRITONE_SERVICE_KEY_FILE, or else this user's own key, which is created if necessary.
         trust_callers: give every caller access to the stored data of every user; only for private networks.
-        tls_cert: PEM with the server's certificate: gRPC then speaks TLS.
-        tls_key: PEM with its key.
-        tls_client_ca: PEM with the authority that must have signed a caller's certificate (mutual TLS).
-        http_host: address for HTTP and metrics, where Triton has no TLS; None means loopback if gRPC has it, so that
-            no door stands open beside it, else `host`.
-        otlp_url: where traces go, as OTLP over HTTP (`http://localhost:4318/v1/traces`); None makes none.
+        tls_cert: PEM file with the server's certificate, which enables TLS for gRPC.
+        tls_key: PEM file with its private key.
+        tls_client_ca: PEM file with the authority that signs the certificates of callers (mutual TLS).
+        http_host: address for HTTP and metrics, for which Triton has no TLS; None means loopback if gRPC uses TLS,
+            else `host`.
+        otlp_url: OTLP endpoint for traces over HTTP (`http://localhost:4318/v1/traces`); None for no traces.
         log_path: the server's log; None puts it under the user's state folder.
         log_max_bytes: size at which the log is renamed to `<name>.1` and a new file is started; 0 means no limit.
         startup_timeout_s: time limit for the start, including loading all models; up to five times as long on a machine
             whose CPUs are busy.
-        stop_timeout_s: how long requests in flight and models get to finish before they are killed.
+        stop_timeout_s: time limit for pending requests and models at a stop, after which they are killed.
         response_cache_bytes: size of Triton's response cache, which serves only models whose declaration opts in;
             0 switches it off.
-        auto_complete: let backends fill in what a config.pbtxt leaves out (inputs and outputs, say).
-            Triton starts every model twice for that, which costs 1.5 s each; `tritone export` writes
-            whole configs, so it is off.
-        log_verbose: Triton's verbosity, 0 to 3 or so.
-        installation: root of a Triton to use instead of the one that is found (`/opt/tritonserver`
-            in NVIDIA's images, else the pip wheel's).
+        auto_complete: let backends add what a config.pbtxt leaves out, such as inputs and outputs. Triton then starts
+            every model twice, which takes 1.5 s each; `tritone export` writes complete configs.
+        log_verbose: Triton's log verbosity, 0 to 3.
+        installation: root folder of the Triton to use; None uses `/opt/tritonserver` if it exists (NVIDIA's images),
+            else the pip wheel's.
 
     Raises:
-        OptionsError: a value that cannot work.
+        OptionsError: an option is invalid.
     """
 
     repository: Path
@@ -109,7 +108,7 @@ class ServerOptions:
 
     @property
     def plain_host(self) -> str:
-        """The address for what Triton serves without TLS: HTTP and metrics."""
+        """Return the address of HTTP and metrics, which Triton serves without TLS."""
         if self.http_host is not None:
             return self.http_host
         return self.host if self.tls_cert is None else LOOPBACK

@@ -1,4 +1,4 @@
-"""Starts, watches and stops one Triton.
+"""Start, control and stop one Triton server.
 
 ```python
 with TritonServer.start(ServerOptions(repository=Path("model_repository"))) as server:
@@ -65,9 +65,9 @@ _SUPERVISOR: Final = Path(__file__).with_name("supervisor_process.py")
 
 
 class TritonServer:
-    """A running server; `start` makes one, and leaving a `with` block stops it.
+    """A running server; `start` creates one, and leaving a `with` block stops it.
 
-    The server also stops when the process that started it ends, in whatever way.
+    The server also stops when the process that started it ends in any way.
 
     Attributes:
         options: what it was started with.
@@ -75,12 +75,12 @@ class TritonServer:
         http_url: `http://127.0.0.1:8000`.
         grpc_url: `127.0.0.1:8001`; gRPC addresses carry no scheme.
         metrics_url: where Prometheus scrapes.
-        admin_token: what the admin APIs ask for, in the header `ADMIN_HEADER`.
-        token_path: the file that holds the token; None if the token was given.
+        admin_token: secret for the admin APIs, sent in the header `ADMIN_HEADER`.
+        token_path: file with the token; None if the options contain the token.
         log_path: the server's log.
         pid: the server's process id.
-        ready_s: how long it took to be ready.
-        is_wiped: whether its command line, which everyone may read, is free of secrets.
+        ready_s: duration of the start in seconds.
+        is_wiped: whether the secrets have been removed from its command line, which all users can read.
         binary_fixes: names of the fixes of known faults in the binary that runs; see `binary_fixes`.
         failed_models: models that did not load and their reasons; empty with `require_all`.
         health_token: secret in the launcher's health checks, by which backends recognise them.
@@ -95,7 +95,7 @@ class TritonServer:
         token_path: Path | None,
         log_path: Path,
     ) -> None:
-        # 0.0.0.0 says where to listen, not where to call.
+        # 0.0.0.0 is an address to listen on, not to call.
         host, plain_host = (
             "127.0.0.1" if each == "0.0.0.0" else each  # noqa: S104
             for each in (options.host, options.plain_host)
@@ -133,8 +133,8 @@ class TritonServer:
         the other.
 
         Args:
-            options: with what.
-            stored_token: store this token, instead of a new one, where options give none.
+            options: the server's options.
+            stored_token: the token to store if the options contain none, instead of a new one.
             report_faults: called before the server starts with the models whose files show that they cannot load, and
                 the reasons; the others are loaded.
 
@@ -174,9 +174,8 @@ class TritonServer:
         installation = find_installation(options.installation)
         if options.profile == "gpu":
             require_gpu()
-        names = ("http_port", "grpc_port", "metrics_port")
-        hosts = {name: options.host if name == "grpc_port" else options.plain_host for name in names}
-        ports = claim_ports(hosts, {name: getattr(options, name) for name in names})
+        hosts = _hosts(options)
+        ports = claim_ports(hosts, {name: getattr(options, name) for name in hosts})
         runtime.remove_left_behind()
 
         log_path, token, token_path = options.log_path, options.admin_token, None
@@ -219,7 +218,7 @@ class TritonServer:
 
     @property
     def models(self) -> dict[str, list[str]]:
-        """Versions that are ready, by model name."""
+        """Return the versions that are ready, by model name."""
         ready: dict[str, list[str]] = {}
         for entry in self._api.index():
             if entry.get("state") == "READY":
@@ -228,24 +227,24 @@ class TritonServer:
 
     @property
     def runtime_folder(self) -> Path | None:
-        """The server's private folder; its name is the prefix of its shared memory."""
+        """Return the server's private folder, whose name is the prefix of its shared memory."""
         return self._folder
 
     def own_endpoint(self) -> Endpoint:
-        """How this process reaches the server's gRPC, with key and TLS; see `access.own_endpoint`."""
+        """Return the endpoint for gRPC calls from this process, with key and TLS; see `access.own_endpoint`."""
         return own_endpoint(self.options, self.grpc_url)
 
     def is_alive(self) -> bool:
-        """Whether the server's process runs; a hung server is alive."""
+        """Return whether the server's process runs, even if it hangs."""
         return self._supervisor is not None and self._supervisor.poll() is None
 
     def load_model(self, name: str, *, timeout_s: float = 60.0) -> None:
         """Load a model, or the version that was added since.
 
-        The version before serves on until the new one is ready, and stays if the new one fails.
+        The version before serves until the new one is ready, and remains live if the new one fails.
 
         Raises:
-            ModelLoadError: with the model's own reason.
+            ModelLoadError: the model does not load; the message has its reason.
         """
         self._check_files(name)
         try:
@@ -262,10 +261,10 @@ class TritonServer:
         self._api.unload(name, timeout_s=timeout_s)
 
     def reload_model(self, name: str, *, timeout_s: float = 60.0) -> None:
-        """Load a model that did not change anew: fresh processes take over from the old ones without a gap.
+        """Reload a model that has not changed: new processes replace the old ones without an interruption.
 
         Raises:
-            ModelLoadError: with the model's own reason.
+            ModelLoadError: the model does not load; the message has its reason.
         """
         self._check_files(name)
         try:
@@ -274,11 +273,11 @@ class TritonServer:
             raise ModelLoadError(f"{name} does not load: {error}", reasons={name: str(error)}) from error
 
     def is_live(self, *, timeout_s: float = 1.0) -> bool:
-        """Whether the server answers; one that hangs does not."""
+        """Return whether the server responds."""
         return self._api.is_live(timeout_s=timeout_s)
 
     def kill(self) -> None:
-        """End the server and its stubs at once, whatever state they are in; `stop` then cleans up."""
+        """Kill the server and its stubs at once; `stop` then cleans up."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -290,9 +289,8 @@ class TritonServer:
         """
         self.stop()
         # A killed process keeps its ports until the kernel has freed its memory, which takes time on a busy machine.
-        hosts = {"grpc_port": self.options.host}
         wait_for_ports(
-            {name: (hosts.get(name, self.options.plain_host), port) for name, port in self._ports.items()},
+            {name: (host, self._ports[name]) for name, host in _hosts(self.options).items()},
             timeout_s=_PORTS_TIMEOUT_S,
         )
         with contextlib.suppress(OSError):
@@ -302,7 +300,7 @@ class TritonServer:
         return TritonServer.start(options, stored_token=self.admin_token)
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for the server to end; answers its exit code, or None if it still runs after `timeout_s`."""
+        """Wait for the server to end; returns its exit code, or None if it still runs after `timeout_s`."""
         if self._supervisor is None:
             return 0
         try:
@@ -352,8 +350,10 @@ class TritonServer:
     def _launch(self, command: list[str], *, environment: dict[str, str], folder: Path) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and not self.log_path.is_file():
-            # Made anew below; a device or a pipe would so be taken from the whole machine.
-            raise OptionsError(f"log_path is {self.log_path}, which is no plain file; name a file for the log")
+            # The path is replaced below, which must not remove a device or a pipe.
+            raise OptionsError(
+                f"log_path is {self.log_path}: expected the path of a regular file; give another path for the log"
+            )
         self.log_path.unlink(missing_ok=True)
         os.close(os.open(self.log_path, os.O_WRONLY | os.O_CREAT, 0o600))
         # -I and -S: the supervisor must start at once and depend on nothing that a package could break.
@@ -432,6 +432,11 @@ class TritonServer:
         }
         if self.failed_models and (self.options.require_all or not ready):
             raise _load_error(self.failed_models)
+
+
+def _hosts(options: ServerOptions) -> dict[str, str]:
+    """Return the address of each port, by option."""
+    return {"http_port": options.plain_host, "grpc_port": options.host, "metrics_port": options.plain_host}
 
 
 def _load_error(reasons: Mapping[str, str]) -> ModelLoadError:

@@ -12,7 +12,7 @@ from tritone_serving.calls import Calls
 from tritone_serving.canary import check_health, make_inputs, run_canary
 from tritone_serving.server.triton_server import TritonServer
 from tritone_serving.supervision.cpu_pressure import CpuTimes, cpu_times
-from tritone_serving.supervision.options import Problem, SupervisionOptions
+from tritone_serving.supervision.options import HealthProblem, SupervisionOptions
 from tritone_serving.supervision.processes import Stub, is_stopped
 
 OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble"})
@@ -88,7 +88,7 @@ class ModelHealth:
         self._stub_times = CpuTimes()
         self._server_times = CpuTimes()
 
-    def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> Problem | None:
+    def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> HealthProblem | None:
         """Check the model once.
 
         Args:
@@ -100,12 +100,12 @@ class ModelHealth:
             The detected problem, if any.
         """
         now_s = time.monotonic()
-        if self._n_runs is not None and n_runs != self._n_runs:  # traffic shows that the model answers
+        if self._n_runs is not None and n_runs != self._n_runs:  # traffic shows that the model responds
             self._answered(now_s)
         self._n_runs = n_runs
         return self._missing(stubs, now_s) or self._unanswered(stubs, now_s, patience)
 
-    def _missing(self, stubs: Sequence[Stub], now_s: float) -> Problem | None:
+    def _missing(self, stubs: Sequence[Stub], now_s: float) -> HealthProblem | None:
         n_stopped = sum(stub.stopped for stub in stubs)
         n_live = len(stubs) - n_stopped
         if stubs:  # a model of a native backend has none
@@ -119,11 +119,11 @@ class ModelHealth:
             return None
         n_dead = self.n_expected - n_live - n_stopped
         counts = [f"{n} {word}" for n, word in ((n_dead, "dead"), (n_stopped, "stopped")) if n > 0]
-        return Problem(
+        return HealthProblem(
             "dead" if n_dead > 0 else "stopped", f"of {self.n_expected} Python processes {' and '.join(counts)}"
         )
 
-    def _unanswered(self, stubs: Sequence[Stub], now_s: float, patience: float) -> Problem | None:
+    def _unanswered(self, stubs: Sequence[Stub], now_s: float, patience: float) -> HealthProblem | None:
         if self._check is None:
             if now_s >= self._next_check_s:
                 self._send(stubs, now_s, patience)
@@ -141,7 +141,7 @@ class ModelHealth:
         if is_busy and waited_s < self._options.busy_s * slowdown:
             return None
         state = "its processes are busy" if is_busy else "its processes are idle"
-        return Problem("hung", f"no answer for {waited_s:.1f} s, and {state}")
+        return HealthProblem("hung", f"no answer for {waited_s:.1f} s, and {state}")
 
     def _send(self, stubs: Sequence[Stub], now_s: float, patience: float) -> None:
         self._sent_s = now_s
@@ -160,12 +160,12 @@ class ModelHealth:
     def _run_model(self, timeout_s: float) -> None:
         run_canary(self._calls, self.model, self.config, timeout_s=timeout_s)
 
-    def _finished(self, check: Future[None], now_s: float, patience: float) -> Problem | None:
+    def _finished(self, check: Future[None], now_s: float, patience: float) -> HealthProblem | None:
         self._check = None
         error = check.exception()
         failure = error.failure if isinstance(error, CanaryError) else "answered" if error is None else "broken"
         self._on_check(self.model, failure)
-        if failure not in ("broken", "silent"):  # a refusal is an answer, too; `ServerHealth` detects a lost server
+        if failure not in ("broken", "silent"):  # a refusal is a response, too; `ServerHealth` detects a lost server
             self._n_failed = 0
             self._answered(now_s)
             return None
@@ -175,7 +175,7 @@ class ModelHealth:
         # Triton reports a process that gets no CPU as unhealthy, like a dead one. `_missing` detects dead ones.
         is_starved = patience > 1
         n_allowed = N_FAILED_CHECKS * (4 if is_starved and NOT_HEALTHY in text else 1)
-        return Problem("failing", text) if self._n_failed >= n_allowed else None
+        return HealthProblem("failing", text) if self._n_failed >= n_allowed else None
 
     def _answered(self, now_s: float) -> None:
         self._answered_s = now_s
@@ -189,11 +189,10 @@ class ModelHealth:
         self._server_times = cpu_times([self._server_pid])
 
     def _activity(self, stubs: Sequence[Stub], passed_s: float) -> tuple[bool, float]:
-        """Whether the model's processes had something to do since the last sample, or the server was kept from it.
+        """Return whether the model is busy and by which factor its work is slowed down, since the last sample.
 
-        Returns:
-            That, and how much longer their work takes than on processors of their own. A model that keeps all
-            processors busy itself gets no more time for it.
+        It is busy if its processes run or wait for a CPU, or if the server's threads wait for one. The factor compares
+        with a machine without other load; a model that keeps all CPUs busy itself has the factor 1.
         """
         stubs_times = cpu_times(stub.pid for stub in stubs).since(self._stub_times)
         server_times = cpu_times([self._server_pid]).since(self._server_times)
@@ -234,7 +233,7 @@ class ServerHealth:
         self._times = CpuTimes()
         self._times_s = 0.0
 
-    def look(self, *, patience: float) -> Problem | None:
+    def look(self, *, patience: float) -> HealthProblem | None:
         """Check the process once.
 
         Args:
@@ -246,17 +245,17 @@ class ServerHealth:
         exit_code = self._server.wait(0)
         if exit_code is not None:
             how = f"killed by signal {exit_code - 128}" if exit_code > 128 else f"exit code {exit_code}"
-            return Problem("ended", f"the server ended by itself ({how})")
+            return HealthProblem("ended", f"the server ended by itself ({how})")
         now_s = time.monotonic()
         if not is_stopped(self._server.pid):
             self._stopped_since_s = None
         elif self._stopped_since_s is None:
             self._stopped_since_s = now_s
         elif now_s - self._stopped_since_s > STOPPED_S:
-            return Problem("stopped", "the server's process is stopped")
+            return HealthProblem("stopped", "the server's process is stopped")
         return self._silent(now_s, patience)
 
-    def _silent(self, now_s: float, patience: float) -> Problem | None:
+    def _silent(self, now_s: float, patience: float) -> HealthProblem | None:
         if self._asked is None:
             if now_s >= self._next_s:
                 self._asked_s, self._next_s = now_s, now_s + LIVE_EVERY_S
@@ -281,7 +280,7 @@ class ServerHealth:
         if silent_s < limit_s:
             return None
         state = "is busy" if is_busy else "is idle"
-        return Problem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")
+        return HealthProblem("hung", f"the server has not answered for {silent_s:.1f} s, and its process {state}")
 
     def _sample(self, now_s: float) -> None:
         """Store the server's CPU times when a check is first found unanswered."""

@@ -13,7 +13,7 @@ Reason = Literal["dead", "stopped", "hung", "failing", "ended", "memory", "all_m
 
 
 @dataclass(frozen=True)
-class Problem:
+class HealthProblem:
     """A problem of a model or the server, with a label for metrics and a message for the log."""
 
     reason: Reason

@@ -24,10 +24,10 @@ _FORGET_OTHERS_S: Final = 30.0
 
 @dataclass(frozen=True)
 class Stub:
-    """One process.
+    """A Python process that runs an instance of a model.
 
     Attributes:
-        state: a letter as in `ps`: R runs, S waits, D waits for a device, T is stopped, t is traced.
+        state: letter as in `ps`: R runs, S waits, D waits for a device, T is stopped, t is traced.
     """
 
     pid: int
@@ -36,7 +36,7 @@ class Stub:
 
     @property
     def stopped(self) -> bool:
-        """It gets no processor, for somebody sent SIGSTOP or holds it in a debugger."""
+        """Return whether it is suspended, by SIGSTOP or a debugger."""
         return self.state in "Tt"
 
 
@@ -97,7 +97,7 @@ def stubs_of(server_pid: int) -> list[Stub]:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is there and gets no processor, as `Stub.stopped`."""
+    """Return whether a process is suspended, as `Stub.stopped`."""
     try:
         return _stat(Path(f"/proc/{pid}"))[0] in "Tt"
     except OSError:
@@ -105,7 +105,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
+    """Return whether a process exists and has not ended."""
     try:
         return _stat(Path(f"/proc/{pid}"))[0] not in "ZX"
     except OSError:
@@ -113,7 +113,7 @@ def is_alive(pid: int) -> bool:
 
 
 def _stat(folder: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the third on: state, ppid, pgrp, ..."""
+    """Return the fields of /proc/PID/stat from the third on: state, ppid, pgrp, ..."""
     return (folder / "stat").read_text().rpartition(")")[2].split()
 
 

@@ -1,17 +1,17 @@
-"""Keeps a server serving: detects what is broken, reports it in one line, and repairs only that.
+"""Supervise a server: detect failures of the process and of models, report and repair them.
 
 ```python
 with TritonServer.start(options) as server:
     Watchdog(server, report=lambda level, line: print(line)).run()  # until Ctrl-C, or until it gives up
 ```
 
-A model whose Python process died, was stopped or hangs is loaded again while its healthy instances go on answering. A
-server that ended or hangs is started again with the same ports and token. A model that cannot be repaired is tried
-again after longer and longer pauses; it never takes the others with it, unless no model of the server answers. A server
-that starts and ends again is restarted without a limit, since one request may have ended it; the supervisor gives up
-only when the server fails to start several times in a row.
+A model whose Python process died, was stopped or hangs is reloaded while its healthy instances continue to serve. A
+server that ended or hangs is restarted with the same ports and token. Reloads of a model that still fails are repeated
+with increasing pauses; the server is only restarted if no model responds. A server that starts and ends again is
+restarted without a limit, since a single request may have ended it. The supervisor gives up when the server fails to
+start several times in a row.
 
-Ensembles have no process; their steps are watched.
+Ensembles have no processes; their steps are checked instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tritone_serving.server.triton_server import TritonServer
 from tritone_serving.supervision.cpu_pressure import CpuPressure, CpuTimes, cpu_times
 from tritone_serving.supervision.health import ModelHealth, ServerHealth
 from tritone_serving.supervision.metrics import SupervisorMetrics
-from tritone_serving.supervision.options import Backoff, Level, Problem, SupervisionOptions
+from tritone_serving.supervision.options import Backoff, HealthProblem, Level, SupervisionOptions
 from tritone_serving.supervision.processes import Stub, StubScanner, anonymous_bytes, is_alive, memory_limit_bytes
 
 _STATISTICS_TIMEOUT_S: Final = 1.0
@@ -72,7 +72,7 @@ class _Failed:
 
 
 class Watchdog:
-    """Watches one server, and whichever replaces it."""
+    """Supervises one server and its replacements."""
 
     def __init__(
         self,
@@ -90,16 +90,16 @@ class Watchdog:
         self._pressure = CpuPressure()
         self._patience = 1.0
         self._reload_pauses: dict[str, Backoff] = {}
-        self._n_stubs: dict[str, int] = {}  # of each model that has any, so that one is missed from the beginning
+        self._n_stubs: dict[str, int] = {}  # by model, so that missing processes are detected from the start
         self._restart_pause = Backoff(self._options, self._options.longest_restart_pause_s)
         self._pool = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="watchdog")
         self._watch_server()
 
     def run(self) -> NoReturn:
-        """Watch until an exception ends it; then the server is stopped.
+        """Supervise until an exception occurs, then stop the server.
 
         Raises:
-            CrashLoopError: it gave up.
+            CrashLoopError: the server failed to start several times in a row.
         """
         try:
             while True:
@@ -114,7 +114,7 @@ class Watchdog:
             self.server.stop()
 
     def _watch_server(self) -> None:
-        """Begin to watch the server that runs now."""
+        """Begin to supervise the current server."""
         self._calls = Calls(self.server.own_endpoint())
         self._server_health = ServerHealth(self.server, self._pool, self._options, answers_grpc=self._answers_grpc)
         self._stubs = StubScanner(self.server.pid)
@@ -142,7 +142,7 @@ class Watchdog:
         if problem is not None:
             raise _ServerBrokenError(problem)
         if not is_alive(self.server.pid):
-            return  # it has just ended, and its models with it; the next look says how
+            return  # it has just ended; the next check reports the exit code
         stubs = self._stubs.scan()
         self._end_retired(stubs)
         self._update_statistics()
@@ -163,16 +163,16 @@ class Watchdog:
         self._retry_failed()
         self._metrics.set_problems(self._current_problems())
 
-    def _raise_if_all_hang(self, model: str, problem: Problem) -> None:
-        """Restart the server where most of its models hang at once: then it is the server that does."""
+    def _raise_if_all_hang(self, model: str, problem: HealthProblem) -> None:
+        """Request a restart if most models hang at once, because then the server itself hangs."""
         now_s = time.monotonic()
         self._hung_s[model] = now_s
         hung = [each for each, since_s in self._hung_s.items() if now_s - since_s < _HANG_TOGETHER_S * self._patience]
         if len(hung) >= max(_N_HANG_TOGETHER, (len(self._models) + 1) // 2):
-            raise _ServerBrokenError(Problem("hung", f"{len(hung)} models hang at once; {model}: {problem.text}"))
+            raise _ServerBrokenError(HealthProblem("hung", f"{len(hung)} models hang at once; {model}: {problem.text}"))
 
     def _current_problems(self) -> dict[str, str]:
-        """What keeps the server from being ready: models that do not answer, or whose reload takes long."""
+        """Return the problems that make the server unready: models that do not respond or whose reload takes long."""
         problems = {model: failed.why for model, failed in self._failed.items() if not failed.since_start}
         now_s = time.monotonic()
         for model in self._reloading.keys() - self._failed.keys():
@@ -240,7 +240,7 @@ class Watchdog:
 
     # --- repairing models ----------------------------------------------------------------------
 
-    def _begin_reload(self, model: str, problem: Problem, stubs: Sequence[Stub]) -> None:
+    def _begin_reload(self, model: str, problem: HealthProblem, stubs: Sequence[Stub]) -> None:
         pauses = self._reload_pauses.setdefault(model, Backoff(self._options, self._options.longest_reload_pause_s))
         pause_s = pauses.next_pause_s(time.monotonic())
         self._report("warning", f"{model}: {problem.text}; reloading it" + (f" in {pause_s:.1f} s" if pause_s else ""))
@@ -248,10 +248,12 @@ class Watchdog:
         self._reload_since_s[model] = time.monotonic()
         self._reloading[model] = self._pool.submit(self._reload, model, problem, stubs, pause_s, self._patience)
 
-    def _reload(self, model: str, problem: Problem, stubs: Sequence[Stub], pause_s: float, patience: float) -> None:
-        """Load a model again, in a thread of its own; raises if it does not answer after that."""
+    def _reload(
+        self, model: str, problem: HealthProblem, stubs: Sequence[Stub], pause_s: float, patience: float
+    ) -> None:
+        """Reload a model in a thread of the pool; raises if it does not respond afterwards."""
         begun_s = time.monotonic()
-        # A stopped or hanging process would never end by itself; the others answer until they are replaced.
+        # A stopped or hanging process never ends by itself; the others serve until they are replaced.
         for stub in stubs:
             if problem.reason == "hung" or stub.stopped:
                 _kill(stub.pid)
@@ -307,7 +309,7 @@ class Watchdog:
         self._metrics.reload_failed(model)
         self._report("warning", f"{model} could not be reloaded: {text}; trying again in {pause_s:.0f} s")
         if not self._models and not self._reloading and self._failed.keys() >= self._n_runs.keys():
-            raise _ServerBrokenError(Problem("all_models", f"no model answers; the last one: {model}: {text}"))
+            raise _ServerBrokenError(HealthProblem("all_models", f"no model answers; the last one: {model}: {text}"))
 
     def _retry_failed(self) -> None:
         """Load failed models again when their next attempt is due."""
@@ -318,7 +320,7 @@ class Watchdog:
             elif model not in self._reloading and now_s >= failed.retry_s:
                 failed.retry_s = now_s + failed.pause_s
                 self._metrics.reloaded(model, "not_loaded")
-                problem = Problem("not_loaded", "it is not loaded")
+                problem = HealthProblem("not_loaded", "it is not loaded")
                 self._reloading[model] = self._pool.submit(self._reload, model, problem, (), 0.0, self._patience)
         for model in list(self._reloading):
             if model not in self._models:
@@ -365,9 +367,9 @@ class Watchdog:
             return  # its memory is freed when the reload ends
         if largest in self._models and by_model[largest] > total // 2:
             own = [stub for stub in stubs if stub.model == largest]
-            self._begin_reload(largest, Problem("memory", f"{text}, most of it here"), own)
+            self._begin_reload(largest, HealthProblem("memory", f"{text}, most of it here"), own)
         else:
-            raise _ServerBrokenError(Problem("memory", f"the server holds {text}"))
+            raise _ServerBrokenError(HealthProblem("memory", f"the server holds {text}"))
 
     def _answers_grpc(self, timeout_s: float) -> bool:
         try:
@@ -376,7 +378,7 @@ class Watchdog:
             return error.failure not in ("lost", "silent")
         return True
 
-    def _restart(self, problem: Problem) -> None:
+    def _restart(self, problem: HealthProblem) -> None:
         begun_s = time.monotonic()
         n_failed = 0
         why = problem.text
@@ -413,9 +415,9 @@ class Watchdog:
 
 
 class _ServerBrokenError(Exception):
-    """The server as a whole has to be restarted."""
+    """Raised internally to restart the server."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: HealthProblem) -> None:
         super().__init__(problem.text)
         self.problem = problem
 

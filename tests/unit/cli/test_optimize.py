@@ -18,7 +18,7 @@ from tritone_cli.optimize import report
 from tritone_cli.optimize.search import NoMeasurementError, SearchLimits, SearchResult, search
 from tritone_cli.optimize.space import SearchSpace, SearchSpaceError, search_space
 from tritone_export.config import build_config, parse_config
-from tritone_export.tuned import Setting, setting_of
+from tritone_export.tuned import TunedSetting, setting_of
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import PerfAnalyzer, Reading
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
@@ -85,13 +85,13 @@ def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tm
 class Machine:
     """A machine that drifts: the speed of a setting, times a factor that changes with each measurement."""
 
-    def __init__(self, speed: Callable[[Setting], float], *, noise: float = 0.0, turn_s: float = 1.0) -> None:
+    def __init__(self, speed: Callable[[TunedSetting], float], *, noise: float = 0.0, turn_s: float = 1.0) -> None:
         self.speed, self.noise, self.turn_s = speed, noise, turn_s
         self.now_s = 0.0
-        self.asked: list[Setting] = []
+        self.asked: list[TunedSetting] = []
         self.random = np.random.default_rng(1)
 
-    def __call__(self, setting: Setting) -> Reading:
+    def __call__(self, setting: TunedSetting) -> Reading:
         self.now_s += self.turn_s
         self.asked.append(setting)
         per_s = self.speed(setting) * (1 - 0.001 * self.now_s) * (1 + self.random.uniform(-self.noise, self.noise))
@@ -103,7 +103,7 @@ class Machine:
         return search(SPACE, IN_FORCE, self, bound_ms=bound_ms, effort=effort, **more)
 
 
-def by_threads_and_batches(setting: Setting) -> float:
+def by_threads_and_batches(setting: TunedSetting) -> float:
     return 100 + 20 * (setting.threads == 1) + 15 * (setting.preferred_batch_sizes == (4, 8))
 
 
@@ -148,7 +148,7 @@ def test_the_luck_of_many_is_not_taken_for_a_gain() -> None:
 
 
 def test_the_bound_counts() -> None:
-    def slow_but_steady(setting: Setting) -> float:
+    def slow_but_steady(setting: TunedSetting) -> float:
         return 100 + 50 * (setting.max_queue_delay_microseconds == 500)
 
     assert Machine(slow_but_steady).search().best.max_queue_delay_microseconds == 500
@@ -174,7 +174,7 @@ def test_a_bound_that_is_broken_now_is_worth_throughput() -> None:
 def test_a_setting_that_fails_is_told_and_passed_over() -> None:
     machine = Machine(by_threads_and_batches)
 
-    def measure(setting: Setting) -> Reading:
+    def measure(setting: TunedSetting) -> Reading:
         if setting.threads == 1:
             raise PerfAnalyzerError("it does not load")
         return machine(setting)
@@ -187,7 +187,7 @@ def test_a_setting_that_fails_is_told_and_passed_over() -> None:
 
 
 def test_without_a_figure_of_what_is_in_force_there_is_no_search() -> None:
-    def measure(setting: Setting) -> Reading:
+    def measure(setting: TunedSetting) -> Reading:
         raise PerfAnalyzerError("no answer")
 
     with pytest.raises(NoMeasurementError, match="no answer"):
@@ -246,7 +246,7 @@ def test_an_interrupt_leaves_everything_as_it_was(
 ) -> None:
     from tritone_cli.optimize import trials
 
-    def interrupted(setting: Setting) -> Reading:
+    def interrupted(setting: TunedSetting) -> Reading:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trials, "setting_measurer", lambda *given, **named: interrupted)

@@ -24,7 +24,7 @@ from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
 from tritone_export.repository import check_model_name as check_in_export
 from tritone_export.repository import versions
-from tritone_serving import RepositoryError
+from tritone_serving import ModelRepositoryError
 from tritone_serving.recommender import artifact
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.pseudonyms import key_path
@@ -117,7 +117,7 @@ def test_no_models_name_leads_out_of_its_folder(name: str, tmp_path: Path) -> No
         forget_user("42", tmp_path, model=name)
     model = tmp_path / "repository" / "m" / "1"
     model.mkdir(parents=True)
-    with pytest.raises(RepositoryError):
+    with pytest.raises(ModelRepositoryError):
         servable_models(tmp_path / "repository", [name])
     asked = FakeModel()
     with MusicClient(transport=asked) as music:

@@ -14,7 +14,7 @@ from tritone_export import TunedError, export_model, lint_repository, write_conf
 from tritone_export.config import build_config, config_files, parse_config
 from tritone_export.tuned import (
     TUNED_FILENAME,
-    Setting,
+    TunedSetting,
     apply,
     overridden,
     read_tuned,
@@ -28,7 +28,7 @@ from tritone_training.declaration import Declaration, Instances
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 
 DECLARED = setting_of(build_config(DECLARATION))
-OTHER = Setting(instances=3, threads=1, preferred_batch_sizes=(4, 8), max_queue_delay_microseconds=500)
+OTHER = TunedSetting(instances=3, threads=1, preferred_batch_sizes=(4, 8), max_queue_delay_microseconds=500)
 FORM: dict[str, Any] = OTHER.as_json()
 
 
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.pbtxt")}
 
 
-def served(folder: Path, file: str = "config.pbtxt") -> Setting:
+def served(folder: Path, file: str = "config.pbtxt") -> TunedSetting:
     return setting_of(parse_config((folder / file).read_bytes()))
 
 

@@ -154,7 +154,7 @@ def test_an_input_that_is_left_out_is_not_checked(limits: Any) -> None:
 
 def test_a_large_input_is_checked_in_full(backend: Any) -> None:
     values = backend.limits.ValueLimits(("sample",), least=-64, most=64, finite=True)
-    limits = backend.limits.Limits({"audio": values})
+    limits = backend.limits.RequestLimits({"audio": values})
     for value in (np.nan, np.inf, -np.inf, 1e38, -65):
         audio = np.zeros((4, 66_150), F)
         audio[3, 66_149] = value
@@ -220,7 +220,7 @@ class Request:
 
 def rules(backend: Any, total: int | None = None) -> Any:
     values = backend.limits.ValueLimits(("frame",), least=0, most=1, finite=True)
-    limits = backend.limits.Limits({"x": values}, {"frame": backend.limits.AxisLimits(1, 100, total)})
+    limits = backend.limits.RequestLimits({"x": values}, {"frame": backend.limits.AxisLimits(1, 100, total)})
     return backend.contract.Contract((backend.contract.Spec("x", np.float32, (None, None)),), ("y",), True, limits)
 
 

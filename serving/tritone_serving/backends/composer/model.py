@@ -23,10 +23,10 @@ import triton_python_backend_utils as pb_utils
 # The folder that Triton knows is a link; the other backend is next to the target of the link.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
-from tritone_composer_engine import Engine, Reason
+from tritone_composer_engine import EndReason, Engine
 from tritone_composer_graph import ChunkGraph
 from tritone_composer_metrics import Counters, make_counters
-from tritone_composer_piece import FIRST_FRAME, Piece, read_options
+from tritone_composer_piece import FIRST_FRAME, RequestedPiece, read_options
 from tritone_ort_batching import Failed, read_request
 from tritone_ort_marks import is_canary, is_health_check
 from tritone_ort_session import SessionError, model_file, open_session
@@ -39,12 +39,12 @@ _STOP_FILE = Path(os.environ["TRITONE_STOP_FILE"]) if "TRITONE_STOP_FILE" in os.
 
 # Names in pb_utils.TritonError, which the stub fills in only after it has imported this file.
 _CODES = {
-    Reason.INVALID: "INVALID_ARG",
-    Reason.BUSY: "UNAVAILABLE",
-    Reason.LATE: "UNAVAILABLE",
-    Reason.CLOSING: "UNAVAILABLE",
-    Reason.CANCELLED: "CANCELLED",
-    Reason.BROKEN: "INTERNAL",
+    EndReason.INVALID: "INVALID_ARG",
+    EndReason.BUSY: "UNAVAILABLE",
+    EndReason.LATE: "UNAVAILABLE",
+    EndReason.CLOSING: "UNAVAILABLE",
+    EndReason.CANCELLED: "CANCELLED",
+    EndReason.BROKEN: "INTERNAL",
 }
 
 
@@ -92,11 +92,11 @@ class TritonPythonModel:
             try:
                 ready = read_request(0, request, self._graph.contract)
                 sender.wanted = ready.wanted
-                self._engine.add(Piece(ready.feed, self._options), sender, is_canary=canary)
+                self._engine.add(RequestedPiece(ready.feed, self._options), sender, is_canary=canary)
             except Failed as error:
-                sender.end(Reason.INVALID, str(error))
+                sender.end(EndReason.INVALID, str(error))
             except Exception as error:  # data that cannot be read must not fail the other requests of the call
-                sender.end(Reason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
+                sender.end(EndReason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
 
     def finalize(self) -> None:
         """End all unfinished pieces, and free the session."""
@@ -126,9 +126,9 @@ class Sender:
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0,
         )
 
-    def end(self, reason: Reason, text: str) -> None:
+    def end(self, reason: EndReason, text: str) -> None:
         """Send the error that ends the responses."""
-        if reason is not Reason.CANCELLED:
+        if reason is not EndReason.CANCELLED:
             self._counters.add_refused()
         self._sender.send(
             pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODES[reason]))),

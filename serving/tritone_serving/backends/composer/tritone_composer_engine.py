@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from tritone_composer_graph import ChunkGraph, State
 from tritone_composer_metrics import Counters
-from tritone_composer_piece import Options, Piece
+from tritone_composer_piece import Options, RequestedPiece
 from tritone_ort_batching import Failed, Refused
 
 Array = np.ndarray[Any, Any]
@@ -28,7 +28,7 @@ GRACE_S = 2.0  # time for unfinished pieces when the server stops
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
 
-class Reason(enum.Enum):
+class EndReason(enum.Enum):
     """Why a piece ends before its end."""
 
     INVALID = enum.auto()
@@ -45,7 +45,7 @@ class Answers(Protocol):
     def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
         """Send the next frames (1, n, ...)."""
 
-    def end(self, reason: Reason, text: str) -> None:
+    def end(self, reason: EndReason, text: str) -> None:
         """Send the error that ends the responses."""
 
     def is_cancelled(self) -> bool:
@@ -56,7 +56,7 @@ class _Stream:
     """An unfinished piece: `at` frames are generated, of which the first `sent` are sent."""
 
     def __init__(
-        self, piece: Piece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
+        self, piece: RequestedPiece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
     ) -> None:
         self.piece = piece
         self.answers = answers
@@ -117,7 +117,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
         self._thread.start()
 
-    def add(self, piece: Piece, answers: Answers, *, is_canary: bool = False) -> None:
+    def add(self, piece: RequestedPiece, answers: Answers, *, is_canary: bool = False) -> None:
         """Begin a piece, or refuse it if there are too many; does not wait.
 
         Args:
@@ -133,10 +133,10 @@ class Engine:
                 self._changed.notify()
                 return
         if closing:
-            answers.end(Reason.CLOSING, CLOSING)
+            answers.end(EndReason.CLOSING, CLOSING)
         else:
             answers.end(
-                Reason.BUSY, f"too many requests: {self._options.max_streams} pieces are being streamed already"
+                EndReason.BUSY, f"too many requests: {self._options.max_streams} pieces are being streamed already"
             )
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class Engine:
                 closing = self._is_closing
             self._count_active()
             if closing:
-                self._end_all(Reason.CLOSING, CLOSING)
+                self._end_all(EndReason.CLOSING, CLOSING)
                 return
             try:
                 self._remove_ended()
@@ -163,7 +163,7 @@ class Engine:
                     self._step()
             except Exception as error:  # a fault of ours must not leave clients waiting for ever
                 self._warn(f"composer: {type(error).__name__}: {error}")
-                self._end_all(Reason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
+                self._end_all(EndReason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
 
     def _remove_ended(self) -> None:
         """Remove pieces that were cancelled or took too long."""
@@ -173,17 +173,19 @@ class Engine:
         if self._is_stopping():
             self._stop_s = self._stop_s or now_s + GRACE_S
             if now_s >= self._stop_s:
-                self._end_all(Reason.CLOSING, CLOSING)
+                self._end_all(EndReason.CLOSING, CLOSING)
         for stream in list(self._streams):
             if now_s - stream.polled_s >= POLL_S:
                 stream.polled_s = now_s
                 if stream.answers.is_cancelled():
                     if not stream.is_canary:
                         self._counters.add_cancelled()
-                    self._end(stream, Reason.CANCELLED, "the request was cancelled")
+                    self._end(stream, EndReason.CANCELLED, "the request was cancelled")
                 elif now_s > stream.deadline_s:
                     timeout_s = self._options.stream_timeout_seconds
-                    self._end(stream, Reason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s")
+                    self._end(
+                        stream, EndReason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s"
+                    )
 
     def _step(self) -> None:
         """Generate the next frames of the pieces that have waited longest, together."""
@@ -210,7 +212,7 @@ class Engine:
             outputs, state = self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
         except Failed as error:
             if len(group) == 1:
-                reason = Reason.INVALID if isinstance(error, Refused) else Reason.BROKEN
+                reason = EndReason.INVALID if isinstance(error, Refused) else EndReason.BROKEN
                 self._end(group[0], reason, str(error))
                 return []
             return [stream for member in group for stream in self._advance([member], n_frames)]
@@ -240,14 +242,14 @@ class Engine:
             if not stream.is_done:
                 self._forget(stream)
 
-    def _end(self, stream: _Stream, reason: Reason, text: str) -> None:
+    def _end(self, stream: _Stream, reason: EndReason, text: str) -> None:
         self._forget(stream)
         try:
             stream.answers.end(reason, text)
         except Exception as error:
             self._warn(f"composer: the end of an answer could not be sent: {error}")
 
-    def _end_all(self, reason: Reason, text: str) -> None:
+    def _end_all(self, reason: EndReason, text: str) -> None:
         for stream in list(self._streams):
             self._end(stream, reason, text)
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Options, Piece
+from tritone_composer_piece import FIRST_FRAME, GIVEN, NOISE, Options, RequestedPiece
 from tritone_ort_batching import Failed, run_failed
 from tritone_ort_contract import TYPES, Spec, read_contract
 from tritone_ort_limits import non_finite
@@ -113,7 +113,7 @@ class ChunkGraph:
             feed[spec.name] = np.full([1, *sizes], value, spec.dtype)
         state = self.first_state()
         for n in (n_frames, 1):
-            _, state = self.advance(Piece(feed, options).chunk(0, n), state)
+            _, state = self.advance(RequestedPiece(feed, options).chunk(0, n), state)
 
 
 def _states(takes: dict[str, Any], answers: dict[str, Any], path: str) -> tuple[Spec, ...]:

@@ -71,7 +71,7 @@ def read_options(config: dict[str, Any]) -> Options:
     return Options(**values)
 
 
-class Piece:
+class RequestedPiece:
     """The inputs of one request.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tritone_ort_limits import Limits, read_limits
+from tritone_ort_limits import RequestLimits, read_limits
 from tritone_ort_session import SessionError
 
 # ONNX Runtime's name of an element type -> Triton's name, and the NumPy type.
@@ -49,7 +49,7 @@ class Contract:
     inputs: tuple[Spec, ...]
     outputs: tuple[str, ...]
     batched: bool
-    limits: Limits | None = None
+    limits: RequestLimits | None = None
 
 
 def read_contract(config: dict[str, Any], session: Any, path: str) -> Contract:

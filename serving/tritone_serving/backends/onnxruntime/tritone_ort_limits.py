@@ -1,4 +1,4 @@
-"""Limits of a model's inputs, from the config's parameter `limits`: sizes of axes and ranges of values.
+"""RequestLimits of a model's inputs, from the config's parameter `limits`: sizes of axes and ranges of values.
 
 `tritone export` writes the parameter from the model's declaration. Without it nothing is checked, since other models
 may accept NaN. The messages are those of the Python client, `<input> is <value>; expected <...>`.
@@ -67,8 +67,8 @@ class ValueLimits:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of all inputs of a model."""
+class RequestLimits:
+    """RequestLimits of all inputs of a model."""
 
     inputs: Mapping[str, ValueLimits]
     axes: Mapping[str, AxisLimits] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Limits:
         return None
 
 
-def read_limits(config: dict[str, Any], session: Any) -> Limits | None:
+def read_limits(config: dict[str, Any], session: Any) -> RequestLimits | None:
     """Read a config's limits.
 
     Args:
@@ -173,7 +173,7 @@ def read_limits(config: dict[str, Any], session: Any) -> Limits | None:
                 f"parameter {PARAMETER} does not fit the config's inputs: {name} has axes {list(each.axes)}, expected "
                 f"{ranks.get(name, 'an input of that name')}; export the model again"
             )
-    return Limits(inputs, axes)
+    return RequestLimits(inputs, axes)
 
 
 def non_finite(array: Array) -> bool:
