@@ -127,7 +127,7 @@ def test_a_network_that_diverged_is_not_quoted(trained: Trained, data: Path) -> 
         ({"pretrained": "musicnn"}, "leave --pretrained out"),
         ({"preset": "huge"}, "there are: default"),
         ({"overrides": {"widht": 1}}, "no hyper-parameter widht"),
-        ({"overrides": {"n_heads": 3}}, "share the width"),
+        ({"overrides": {"n_heads": 3}}, "multiple of n_heads"),
         ({"data": Path("nowhere.mat")}, "no such file"),
     ],
 )
@@ -169,7 +169,7 @@ def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) ->
     saved = checkpoint.load(trained.folder, kind="music_transformer")
     for info, message in (
         ({"styles": None}, "expected a list"),
-        ({"config": {"width": "wide"}}, "whole number"),
+        ({"config": {"width": "wide"}}, "width: expected a valid integer"),
         ({"config": {**saved.info["config"], "width": 32}}, "do not fit"),
         ({"config": {"colour": 1}}, "invalid entry"),
         ({"frames_per_quarter": None}, "invalid entry"),

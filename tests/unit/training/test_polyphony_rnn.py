@@ -248,7 +248,7 @@ def excerpts(lengths: list[int], **changed: Any) -> dataset.Excerpts:
         dataset.PieceNotes(str(index), torch.from_numpy(chords(length, seed=index)) > 0)
         for index, length in enumerate(lengths)
     ]
-    return dataset.Excerpts(dataset.extract_features(pieces), replace(PRESETS["tiny"], **changed))
+    return dataset.Excerpts(dataset.extract_features(pieces), PRESETS["tiny"].changed(**changed))
 
 
 def test_excerpts_cover_a_piece_and_bring_the_features_of_its_whole_past() -> None:
@@ -281,7 +281,7 @@ def test_excerpts_are_transposed_within_the_keyboard() -> None:
     history = dataset.extract_features(
         [dataset.PieceNotes("a", notes), dataset.PieceNotes("silent", torch.zeros_like(notes))]
     )
-    found = dataset.Excerpts(history, replace(PRESETS["tiny"], transpose_down=5, transpose_up=6))
+    found = dataset.Excerpts(history, PRESETS["tiny"].changed(transpose_down=5, transpose_up=6))
     seen = {tuple(found[0].notes[0].nonzero()[:, 0].tolist()) for _ in range(200)}
     assert seen == {(2 + shift, 80 + shift) for shift in range(-2, 7)}
     assert not found[1].notes.any()

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse, write_artifact
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
+from tritone_training.exceptions import HyperparameterError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kinds.recommender import base_models, neighbourhoods
 from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
@@ -195,5 +196,5 @@ def test_friends_count_by_their_taste_whether_drawn_or_not(listening: sparse.csr
 
 def test_up_to_the_limit_everybody_is_a_neighbour() -> None:
     assert RecommenderConfig().user_knn_people == 100_000
-    with pytest.raises(Exception, match="user_knn_people is 0"):
+    with pytest.raises(HyperparameterError):
         from_preset(PRESETS, "tiny", {"user_knn_people": 0})
