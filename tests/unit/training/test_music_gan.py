@@ -16,7 +16,7 @@ from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of
-from tritone_training.exceptions import CheckpointError, DataError, TrainingError
+from tritone_training.exceptions import CheckpointError, DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_gan import KIND
 from tritone_training.kinds.music_gan.conditions import (
@@ -362,16 +362,7 @@ def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> N
     assert ours == theirs
 
 
-def test_what_this_kind_does_not_have_is_said(trained: Path, tmp_path: Path) -> None:
-    request = TrainRequest(out=tmp_path, preset="tiny", progress=False)
-    with pytest.raises(TrainingError):
-        KIND.trainer(replace(request, fold=1))
-    with pytest.raises(TrainingError):
-        KIND.trainer(replace(request, pretrained="musicnn"))
-    with pytest.raises(TrainingError):
-        KIND.crossvalidate(request)
-    with pytest.raises(TrainingError):
-        KIND.evaluate(EvaluateRequest(checkpoint=trained, fold=0))
+def test_export_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError):
         exportable(None, None)
 
