@@ -29,7 +29,7 @@ from tritone_training.kinds.polyphony_rnn.features import (
     N_LAGS,
     N_PITCH_FEATURES,
     FeatureExtractor,
-    Features,
+    FrameFeatures,
     FrameHistory,
 )
 from tritone_training.kinds.polyphony_rnn.network import (
@@ -74,7 +74,7 @@ def small_network(seed: int = 0) -> PolyphonyNetwork:
 
 
 def heard_of(notes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features before each frame of (B, T, 88): (B, T, C, 88) and (B, T, G)."""
+    """FrameFeatures before each frame of (B, T, 88): (B, T, C, 88) and (B, T, G)."""
     extractor = FeatureExtractor()
     history, features = extractor.silence(notes[:, 0])
     pitch, frame = [], []
@@ -88,7 +88,7 @@ def heard_of(notes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 # --- what is history -------------------------------------------------------------------------------------------------
 
 
-def after(frames: npt.NDArray[np.uint8]) -> tuple[FrameHistory, Features]:
+def after(frames: npt.NDArray[np.uint8]) -> tuple[FrameHistory, FrameFeatures]:
     extractor = FeatureExtractor()
     notes = torch.from_numpy(frames).float()
     history, features = extractor.silence(notes[:1])
