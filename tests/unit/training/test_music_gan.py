@@ -20,7 +20,7 @@ from tritone_training.exceptions import CheckpointError, DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_gan import KIND
 from tritone_training.kinds.music_gan.conditions import (
-    Conditions,
+    ConditionEncoder,
     KeyEstimate,
     KeyTilt,
     SpanConditions,
@@ -96,7 +96,7 @@ def test_open_conditions_are_drawn_as_the_training_set_has_them() -> None:
     mode = (random.random(4000) < 0.3).astype(np.int64)
     density = np.where(mode == 0, random.uniform(1, 2, 4000), random.uniform(5, 9, 4000)).astype(np.float32)
     style = np.where(mode == 1, 2, (density > 1.5).astype(np.int64))
-    conditions = Conditions(3)
+    conditions = ConditionEncoder(3)
     conditions.learn(SpanConditions(mode, density, style))
     chance = torch.from_numpy(uniform_noise(0, 5000, 3))
     nothing = torch.full((5000,), -1)
@@ -113,7 +113,7 @@ def test_open_conditions_are_drawn_as_the_training_set_has_them() -> None:
 
 
 def test_conditions_out_of_range_go_to_the_nearest() -> None:
-    conditions = Conditions(2)
+    conditions = ConditionEncoder(2)
     density = np.linspace(1, 4, 12, dtype=np.float32)
     conditions.learn(SpanConditions(np.arange(12) % 2, density, np.arange(12) % 2))
     asked = torch.tensor([0, 1, 9, 0]), torch.tensor([2.0, 100.0, 0.0, float("nan")])

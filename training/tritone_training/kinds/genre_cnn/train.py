@@ -17,7 +17,12 @@ from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
-from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset
+from tritone_training.kinds.genre_cnn.dataset import (
+    CropDataset,
+    RecordingFeatures,
+    compute_features,
+    validation_dataset,
+)
 from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
 from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
 from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
@@ -40,7 +45,7 @@ class TrainingData:
     """
 
     recordings: RecordingSet
-    features: Features
+    features: RecordingFeatures
     frontend: MelFeatures | MusicnnFeatures
 
 
@@ -91,7 +96,7 @@ def configure(request: TrainRequest) -> GenreConfig:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a training run came to.
 
     Attributes:
@@ -103,7 +108,7 @@ class Trained:
     evaluations: Mapping[str, Evaluation]
 
 
-def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> Trained:
+def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> TrainingResult:
     """Fit on all folds but the held-out one; an eighth of them decides when to stop.
 
     With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
@@ -154,7 +159,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Trainin
         "data": recordings.report(),
         **warm_start_info(loaded),
     }
-    return Trained(summary, evaluations)
+    return TrainingResult(summary, evaluations)
 
 
 def _fit(

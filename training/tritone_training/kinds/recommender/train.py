@@ -31,7 +31,7 @@ from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
-from tritone_training.kinds.recommender.base_models import Parts, fit_base_models, manifest_of
+from tritone_training.kinds.recommender.base_models import ArtifactParts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
@@ -46,7 +46,7 @@ KIND_NAME: Final = "recommender"
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class TrainingData:
     """What is read once for all folds and trials."""
 
     listening: ListeningData
@@ -60,14 +60,14 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
-def prepare(request: TrainRequest) -> Prepared:
+def prepare(request: TrainRequest) -> TrainingData:
     """Read the log and hear the recordings."""
     listening, sounds = load_listening(request), embed_recordings(request)
     if sounds is not None:
         consumed = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
         parts = {**listening.report["parts"], "recordings": consumed}
         listening = replace(listening, report={**listening.report, "parts": parts})
-    return Prepared(listening, sounds)
+    return TrainingData(listening, sounds)
 
 
 def configure(request: TrainRequest) -> RecommenderConfig:
@@ -79,7 +79,7 @@ def configure(request: TrainRequest) -> RecommenderConfig:
     return request.configure(PRESETS, epochs_field="taste_epochs")
 
 
-def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: Prepared) -> Mapping[str, Any]:
+def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: TrainingData) -> Mapping[str, Any]:
     """Fit everything and write the checkpoint folder; one that is there stays whole until the new one is.
 
     Raises:
@@ -97,7 +97,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
 
 
 def _fit(
-    request: TrainRequest, config: RecommenderConfig, prepared: Prepared, key: bytes, key_path: Path
+    request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
 ) -> dict[str, Any]:
     began_s = time.monotonic()
     listening = prepared.listening
@@ -189,7 +189,7 @@ def _train_taste(
     config: RecommenderConfig,
     listening: ListeningData,
     dataset: InteractionDataset,
-    parts: Parts,
+    parts: ArtifactParts,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
