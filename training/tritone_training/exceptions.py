@@ -45,9 +45,5 @@ class UnknownKindError(TrainingError):
     """No model kind of that name is registered."""
 
 
-class MissingExtraError(TrainingError):
-    """A feature needs packages that an extra installs."""
-
-
 class PretrainedWeightsError(TrainingError):
     """Pretrained weights cannot be fetched or read, or are not what they should be."""
