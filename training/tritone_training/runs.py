@@ -48,8 +48,6 @@ def run_training(kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
         TrainingError: `request.out` holds a checkpoint, an interrupted training or other files and neither `resume` nor
             `overwrite` is set; or the training to resume was of other data or settings.
     """
-    if request.warm_start is not None and not kind.can_warm_start:
-        raise TrainingError(f"{kind.name} cannot begin with the weights of another checkpoint; leave --warm-start out")
     asked = asked_of(request)
     interrupted = _read(request.out / checkpoint.UNFINISHED / _RUN)
     info = _read(request.out / checkpoint.INFO)

@@ -123,8 +123,6 @@ def test_a_network_that_diverged_is_not_quoted(trained: Trained, data: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fold": 1}, "leave --fold out"),
-        ({"pretrained": "musicnn"}, "leave --pretrained out"),
         ({"preset": "huge"}, "there are: default"),
         ({"overrides": {"widht": 1}}, "no hyper-parameter widht"),
         ({"overrides": {"n_heads": 3}}, "multiple of n_heads"),
@@ -137,13 +135,9 @@ def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], message: str
         KIND.train(dataclasses.replace(request, **changes))
 
 
-def test_what_cannot_be_evaluated_is_refused(trained: Trained, data: Path, tmp_path: Path) -> None:
+def test_a_missing_split_is_refused(trained: Trained, data: Path) -> None:
     with pytest.raises(DataError):
         KIND.evaluate(EvaluateRequest(trained.folder, data, split="test", progress=False))
-    with pytest.raises(TrainingError):
-        KIND.evaluate(EvaluateRequest(trained.folder, data, fold=1, progress=False))
-    with pytest.raises(TrainingError):
-        KIND.crossvalidate(TrainRequest(out=tmp_path))
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
