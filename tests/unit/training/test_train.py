@@ -259,7 +259,9 @@ def test_bad_recordings_are_reported_and_the_rest_is_trained_on(kind: ModelKind,
     sounds.write(data / "hiss" / "silent.wav", np.zeros(66_150, np.float32))
     sounds.write(data / "hiss" / "again.wav", sounds.hiss(0))
     (data / "hum" / "cover.jpg").touch()
-    summary = kind.train(TrainRequest(out=tmp_path / "run", data=data, preset="tiny", max_epochs=1, progress=False)).to_dict()
+    summary = kind.train(
+        TrainRequest(out=tmp_path / "run", data=data, preset="tiny", max_epochs=1, progress=False)
+    ).to_dict()
     report = summary["data"]
     assert (report["n_in"], report["n_used"]) == (16, 12)
     # "0.wav" comes first, so the later name is the copy.
