@@ -216,7 +216,7 @@ def _rewound(stream: BinaryIO, stack: ExitStack, fail: Fail) -> BinaryIO:
     """Return a seekable file object at its beginning."""
     try:
         if not isinstance(stream.read(0), bytes):
-            raise fail("unreadable", "is a text file object: expected a binary one; open it with 'rb'")
+            raise fail("unreadable", "is a text file object: expected a binary one; open it in binary mode ('rb')")
         if getattr(stream, "seekable", lambda: False)():
             stream.seek(0, io.SEEK_END)
             if stream.tell() == 0:
