@@ -24,7 +24,7 @@ import soundfile
 import soxr
 
 from tritone.audio_files.byte_sources import SplicedFile
-from tritone.audio_files.containers import MISSING_S, Fail, Note, Part, audio_parts, not_audio
+from tritone.audio_files.containers import MISSING_S, AudioPart, Fail, Note, audio_parts, not_audio
 from tritone.audio_files.formats import READABLE, UNKNOWN
 from tritone.audio_files.samples import RATES_HZ, Mixer, checked_samples, sample_blocks
 from tritone.constants import SAMPLE_RATE_HZ
@@ -245,7 +245,7 @@ class _Decoder:
         n_read: samples of each channel that were decoded so far.
     """
 
-    def __init__(self, part: Part, bytes_: SplicedFile, where: str, fail: Fail) -> None:
+    def __init__(self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail) -> None:
         self.n_read = 0
         self._bytes = bytes_
         self._where = where
@@ -304,7 +304,7 @@ class _Decoder:
 
 
 @contextmanager
-def _decoder(source: BinaryIO, part: Part, where: str, fail: Fail) -> Iterator[_Decoder]:
+def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail) -> Iterator[_Decoder]:
     decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
     with decoder.file:
         yield decoder

@@ -219,7 +219,7 @@ def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
 
 
 @dataclass(frozen=True)
-class Reason:
+class ScoreReason:
     """One summand of one item's score.
 
     Attributes:
@@ -273,7 +273,7 @@ class RecommendResponse:
     items: tuple[str, ...]
     scores: Floats
     source: Source
-    reasons: tuple[tuple[Reason, ...], ...]
+    reasons: tuple[tuple[ScoreReason, ...], ...]
     unknown: UnknownInputs
     arm: str
     n_consumed: int = 0

@@ -16,7 +16,7 @@ import numpy as np
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models import LocalBaseModel
 from tritone_serving.recommender.base_models.taste import RemoteBaseModel, TasteInputs
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
 from tritone_serving.recommender.requests import Floats, RecommendRequest
 
@@ -65,7 +65,7 @@ class Scored:
     arms: list[str]
 
 
-class Scorer:
+class EnsembleScorer:
     """Base models and ensembles of one artifact.
 
     Attributes:
@@ -98,14 +98,18 @@ class Scorer:
         """The arm that a request gets by its user's id."""
         return arm_of(request.user, salt=self._ab["salt"], shares=self._ab["shares"])
 
-    def score_base_models(self, batch: Batch, taste: RemoteScorer | None) -> dict[str, Floats]:
+    def score_base_models(self, batch: RequestBatch, taste: RemoteScorer | None) -> dict[str, Floats]:
         """Every base model's raw scores: name -> (B, I)."""
         scores: dict[str, Floats] = {}
         self._score(batch, taste, scores.__setitem__)
         return scores
 
     def score(
-        self, requests: Sequence[RecommendRequest], batch: Batch, taste: RemoteScorer | None, arm: str | None = None
+        self,
+        requests: Sequence[RecommendRequest],
+        batch: RequestBatch,
+        taste: RemoteScorer | None,
+        arm: str | None = None,
     ) -> Scored:
         """Base models' scores, and the ensemble's, which is added up while `taste_vae` is being asked.
 
@@ -124,18 +128,18 @@ class Scorer:
         self._score(batch, taste, add)
         return Scored(scores, blend.total(), weights, arms)
 
-    def _names(self, batch: Batch, taste: RemoteScorer | None) -> tuple[str, ...]:
+    def _names(self, batch: RequestBatch, taste: RemoteScorer | None) -> tuple[str, ...]:
         """Who will score a batch, `taste_vae` last."""
         asked = self._asked(batch, taste)
         others = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
         return (*others, *([] if asked is None else [asked.name]))
 
-    def _asked(self, batch: Batch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
+    def _asked(self, batch: RequestBatch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
         """The base model that another model scores for, if it has anything to say."""
         found = (base_model for base_model in self.base_models.values() if isinstance(base_model, RemoteBaseModel))
         return next((base_model for base_model in found if taste is not None and base_model.knows(batch).any()), None)
 
-    def _score(self, batch: Batch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
+    def _score(self, batch: RequestBatch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
         """Hand over each base model's scores as they come."""
         done_s = 0.0
 
@@ -162,7 +166,7 @@ class Scorer:
             self._on_member(name, time.perf_counter() - start_s)
 
     def _weights(
-        self, requests: Sequence[RecommendRequest], batch: Batch, base_models: tuple[str, ...], arm: str | None
+        self, requests: Sequence[RecommendRequest], batch: RequestBatch, base_models: tuple[str, ...], arm: str | None
     ) -> tuple[Weights, list[str]]:
         """Each request's weights, and its arm."""
         arms = [arm or self.arm(request) for request in requests]

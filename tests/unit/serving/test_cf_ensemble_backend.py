@@ -122,7 +122,7 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
     assert isinstance(question, RecommendRequest)
     rows = [cf_ensemble.answers.row_of_search(recommender.search(search))]
     rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.answer([question])]
-    made = cf_ensemble.answers.Tensors(recommender)
+    made = cf_ensemble.answers.OutputTensors(recommender)
     assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]
     assert made.make("match", rows).tolist() == [[b"words"] * 3, [b"", b"", b""]]
     assert made.make("match_field", rows).tolist()[0] == [b"artist"] * 3
@@ -153,7 +153,7 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
 
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
-    tensors = cf_ensemble.answers.Tensors(recommender)
+    tensors = cf_ensemble.answers.OutputTensors(recommender)
     [answer] = recommender.answer([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
     rows = [
         cf_ensemble.answers.row_of(answer),
@@ -287,7 +287,7 @@ class FakeMetrics:
 
 def test_what_is_counted_is_told_in_few_messages_and_to_the_last(cf_ensemble: Any) -> None:
     triton, metrics = FakeMetrics(), cf_ensemble.metrics
-    counts = metrics.Counts()
+    counts = metrics.MetricCounts()
     coverage = metrics.Coverage(("a", "b"), 4, int, None)
     reporter = metrics.Reporter(triton, counts, coverage, {"model": "m"})
     for _ in range(1000):
@@ -314,7 +314,7 @@ def test_instances_share_what_they_covered(cf_ensemble: Any, tmp_path: Path) -> 
 
 def test_the_thread_sleeps_while_nothing_is_counted(cf_ensemble: Any) -> None:
     triton, metrics = FakeMetrics(), cf_ensemble.metrics
-    counts = metrics.Counts()
+    counts = metrics.MetricCounts()
     reporter = metrics.Reporter(triton, counts, metrics.Coverage(("a",), 1, int, None), {})
     counts.add("calls_total")
     time.sleep(3 * metrics.PERIOD_S)

@@ -32,8 +32,8 @@ COVERAGE = "catalogue_coverage"
 Labels = tuple[tuple[str, str], ...]
 
 
-class Counts:
-    """Counts in this process; `take` hands over what has gathered."""
+class MetricCounts:
+    """Counters of this process; `take` returns and clears what has been counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Any:
 class Reporter:
     """Tells Triton what was counted, until it is closed; on a server without metrics it tells nobody."""
 
-    def __init__(self, pb_utils: Any, counts: Counts, coverage: Coverage, labels: Mapping[str, str]) -> None:
+    def __init__(self, pb_utils: Any, counts: MetricCounts, coverage: Coverage, labels: Mapping[str, str]) -> None:
         self._counts = counts
         self._coverage = coverage
         self._labels = dict(labels)

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ScoreParts:
     """Why some items got their scores: summands by cause.
 
     Attributes:
-        because: as `Reason.because`.
+        because: as `ScoreReason.because`.
         causes: (C,) item rows for `history`, user rows for `friend`, tag rows for `tag`; a single -1 otherwise.
         amounts: (n, C) summands of the n items' scores.
     """
@@ -43,22 +43,22 @@ class LocalBaseModel(Protocol):
         """As the manifest calls it."""
         ...
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         """(B,) whether it has anything to say; where not, its scores are all 0."""
         ...
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         """(B, I)."""
         ...
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         """The summands of one request's scores of some items; they add up to `score`'s."""
         ...
 
 
-def whole(because: str, scores: Floats) -> Part:
+def whole(because: str, scores: Floats) -> ScoreParts:
     """Scores with a single cause that has no name."""
-    return Part(because, np.array([-1]), scores[:, None])
+    return ScoreParts(because, np.array([-1]), scores[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class OwnTags:
         found = f"{name}.own_tags.starts" in artifact.arrays
         return cls(artifact.rows(f"{name}.own_tags") if found else None)
 
-    def apply(self, scores: Floats, batch: Batch) -> None:
+    def apply(self, scores: Floats, batch: RequestBatch) -> None:
         """Scale scores (B, I) in place."""
         if self.ratios is None:
             return
@@ -81,7 +81,7 @@ class OwnTags:
             taken = self.ratios.take(batch.users[known])
             scores[known[taken.row_numbers()], taken.columns] *= taken.values
 
-    def of(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Floats:
+    def of(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Floats:
         """(n,) the factors of some items."""
         factors = np.ones(len(items), np.float32)
         user = int(batch.users[request])

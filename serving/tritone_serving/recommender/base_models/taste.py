@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Part, whole
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.base_models.base import ScoreParts, whole
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
 TASTE: Final = "taste_vae"
@@ -52,7 +52,7 @@ class RemoteBaseModel:
     n_items: int
     fingerprint: str
 
-    def inputs(self, batch: Batch) -> TasteInputs:
+    def inputs(self, batch: RequestBatch) -> TasteInputs:
         """Return the inputs of the network for a batch; rows without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
         keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_ASKED)
@@ -66,7 +66,10 @@ class RemoteBaseModel:
         return TasteInputs(items, weights)
 
     def ask(
-        self, batch: Batch, taste: Callable[[TasteInputs, Callable[[], None]], Floats], meanwhile: Callable[[], None]
+        self,
+        batch: RequestBatch,
+        taste: Callable[[TasteInputs, Callable[[], None]], Floats],
+        meanwhile: Callable[[], None],
     ) -> Floats:
         """Return scores (B, I) of the remote network.
 
@@ -81,7 +84,7 @@ class RemoteBaseModel:
         scores[~self.knows(batch)] = 0
         return scores
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
 
@@ -105,6 +108,6 @@ def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     }
 
 
-def whole_taste(scores: Floats) -> Part:
+def whole_taste(scores: Floats) -> ScoreParts:
     """A network's scores cannot be divided among the items of a history."""
     return whole("history", scores)

@@ -31,12 +31,9 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Judge by `--test`, or by a part that training held out of the same log.
 
     Raises:
-        TrainingError: a fold is asked for.
         DataError: nobody can be evaluated.
         CheckpointError: the checkpoint cannot be used.
     """
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds; give --test FILE, or --split valid or test")
     info = load_info(request.checkpoint)
     log, held_out, which = _data(request, int(info["seed"]))
     key = request.listening.key if request.listening is not None else None
@@ -103,7 +100,7 @@ class EvaluationUsers:
 
 
 @dataclass
-class Tally:
+class RecommendedItems:
     """What one scorer recommended."""
 
     best: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -202,12 +199,12 @@ def _rank(
     people: EvaluationUsers,
     requests: list[RecommendRequest],
     on_progress: OnProgress,
-) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
+) -> dict[str, RecommendedItems]:
+    tallies: dict[str, RecommendedItems] = {}
     for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
         consumed = sparse.csr_matrix(people.consumed[rows])
         for name, scores in {**base_models, "ensemble": ensemble}.items():
-            tallies.setdefault(name, Tally()).best.append(top_items(scores, consumed))
+            tallies.setdefault(name, RecommendedItems()).best.append(top_items(scores, consumed))
         on_progress(rows.stop, len(requests))
     return tallies
 

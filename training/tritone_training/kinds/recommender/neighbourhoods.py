@@ -115,7 +115,7 @@ def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class ItemRegressions:
     """One ridge regression an item: what its neighbours count when they predict it.
 
     Attributes:
@@ -127,7 +127,7 @@ class Solved:
     inverses: Floats
 
 
-def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> Solved:
+def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> ItemRegressions:
     """EASE's column of each item, `(G + l2)^-1 g` among its n neighbours."""
     n = min(n, near.items.shape[1])
     index = np.full(near.n_items, -1, np.int16)  # of an item among the target's neighbours
@@ -140,7 +140,7 @@ def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> S
         weights[block] = _positive(grams, wanted)
         inverses[block] = 1 / (near.squares[block] + np.float32(l2) - (weights[block] * wanted).sum(1))
         on_progress(block.stop, near.n_items)
-    return Solved(weights, inverses)
+    return ItemRegressions(weights, inverses)
 
 
 def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:

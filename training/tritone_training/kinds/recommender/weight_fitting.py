@@ -144,7 +144,7 @@ class EnsembleWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class WeightProblem:
     """What the weights multiply: a column for each base model and kind of item, and one for being cold.
 
     Attributes:
@@ -164,7 +164,7 @@ class Problem:
         return total
 
 
-def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> Problem:
+def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> WeightProblem:
     """Base models that say nothing at all about a kind of item get no column for it."""
     columns: dict[tuple[str, bool], Floats] = {}
     cold = candidates.cold
@@ -176,7 +176,7 @@ def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mappi
                 columns[name, kind] = column
     if cold.any():
         columns[BIAS, True] = cold.astype(np.float32)
-    return Problem(candidates, columns)
+    return WeightProblem(candidates, columns)
 
 
 def fit_weights(
@@ -216,7 +216,7 @@ def fit_cold_item_weights(
         if not is_cold:
             fixed += consumed.get(name, 0.0) * column
     columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
-    problem = Problem(candidates, columns, fixed)
+    problem = WeightProblem(candidates, columns, fixed)
     weights = polish(problem, _likeliest(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
@@ -225,7 +225,7 @@ def fit_cold_item_weights(
     return found
 
 
-def _likeliest(problem: Problem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+def _likeliest(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
     open_ = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
@@ -271,7 +271,7 @@ def _logit(
     return np.asarray(weights / spread)
 
 
-def polish(problem: Problem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
+def polish(problem: WeightProblem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
     """Small steps along one weight at a time while the goal is nearer: likelihood is not the goal."""
     current = dict(weights)
     total = problem.total(current)

@@ -18,7 +18,7 @@ TASTE_FOLDER: Final = "taste_vae"  # inside the checkpoint of a recommender
 _SIMULATED: Final = "simulated"
 
 
-class Served(torch.nn.Module):
+class ServedNetwork(torch.nn.Module):
     """A graph in the place of the network, so that both are evaluated by the same code."""
 
     def __init__(self, run: Run) -> None:
@@ -47,7 +47,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     listening = listening_of(request, info)
 
     def measure(run: Run) -> Mapping[str, float]:
-        metrics = evaluate_network(Served(run), listening, listening.part("valid"), info)
+        metrics = evaluate_network(ServedNetwork(run), listening, listening.part("valid"), info)
         return {name: metrics[name] for name in ("ndcg@10", "n")}
 
     return HeldOut(listening.train.source, measure, _nothing)
