@@ -125,7 +125,7 @@ def test_crossvalidate(run_tritone: Callable[..., Any], data: Path, tmp_path: Pa
     ended = run_tritone(*common, "--out", tmp_path / "folds")
     assert ended.status == 0
     assert ended.stdout == ""
-    assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
+    assert "(mean ± standard deviation over 4 folds, 12 tracks)" in ended.stderr
     refused = run_tritone(*common, "--out", tmp_path / "folds")
     assert refused.status == 2
     assert "--overwrite" in refused.stderr
@@ -174,7 +174,7 @@ def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
     assert "runs/genre_cnn: expected a new or empty folder, got a trained genre_cnn" in refused.stderr
     finished = run_tritone(*common, "--resume")
     assert finished.status == 0
-    assert "this training is finished; there is nothing to resume" in finished.stderr
+    assert "this training is complete; there is nothing to resume" in finished.stderr
     assert json.loads(run_tritone(*common, "--resume", "--json").stdout)["finished"] is True
     other = run_tritone(*common, "--resume", "--seed", 5)
     assert other.status == 1
@@ -206,7 +206,7 @@ def test_class_weights_and_a_warm_start(run_tritone: Callable[..., Any], run_fol
     )  # fmt: skip
     assert ended.status == 0
     assert "weights from runs/genre_cnn" in ended.stderr
-    assert "not taken over (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
+    assert "not loaded (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
     info = json.loads((run_folder / "second" / "checkpoint.json").read_text())
     assert info["config"]["class_weights"] == {"hum": 2}
     wrong = run_tritone(*common, "--out", "third", "--set", "class_weights={'hm': 2}")
