@@ -50,7 +50,7 @@ def test_train_then_evaluate(run_tritone: Callable[..., Any], run_folder: Path, 
     assert ended.status == 0
     assert ended.stdout == ""
     assert "tracks:  accuracy" in ended.stderr
-    assert "of these recordings were trained on" in ended.stderr
+    assert "of these recordings are training data" in ended.stderr
     assert "written: report/confusion_matrix.png" in ended.stderr
     assert (run_folder / "report" / "predictions.csv").is_file()
     ended = run_tritone(
