@@ -197,7 +197,7 @@ def in_own_namespace() -> None:
         return
     if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode == 0:
         os.environ[marker] = "1"
-        os.execvp(wrapper[0], [*wrapper, sys.executable, *sys.argv])  # noqa: S606 - no shell is wanted
+        os.execvp(wrapper[0], [*wrapper, sys.executable, "-m", "benchmarks.faults", *sys.argv[1:]])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

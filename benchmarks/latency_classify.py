@@ -71,7 +71,7 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
     """Measure all ways in interleaved trials; ratios are to the first."""
     versions = sorted((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
     if not versions:
-        sys.exit(f"{repository / model} expected a version, got none; run `make demo` or `tritone export {model}`")
+        sys.exit(f"{repository / model}: expected a version, got none; run `make demo` or `tritone export {model}`")
     session = onnxruntime.InferenceSession(versions[-1] / "model.onnx", providers=["CPUExecutionProvider"])
     options = ServerOptions(repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0)
     with (

@@ -81,7 +81,7 @@ def newest(repository: Path, model: str) -> Path:
     versions = sorted((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
     if not versions:
         sys.exit(
-            f"{repository / model} expected a version, got none; run `tritone train {MODEL}` and "
+            f"{repository / model}: expected a version, got none; run `tritone train {MODEL}` and "
             f"`tritone export {MODEL} --repository {repository}`"
         )
     return versions[-1] / "model.onnx"

@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.repository.is_dir() and filled_models(arguments.repository)):
         parser.error(
-            f"{arguments.repository} expected a version of a model, got none; run `tritone export` or `make demo`"
+            f"{arguments.repository}: expected a version of a model, got none; run `tritone export` or `make demo`"
         )
     rounds = [start_once(arguments.repository, drop=not arguments.warm) for _ in range(arguments.rounds)]
     result = summary(rounds)

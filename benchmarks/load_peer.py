@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Start all servers and load them in interleaved trials."""
     version = newest_version(arguments.repository / MODEL)
     if version is None:
-        sys.exit(f"{arguments.repository / MODEL} expected a version, got none; run `tritone export {MODEL}`")
+        sys.exit(f"{arguments.repository / MODEL}: expected a version, got none; run `tritone export {MODEL}`")
     windows = get_kind(MODEL).example_inputs(N_WINDOWS, 0)["audio"].astype(np.float32)
     options = ServerOptions(
         repository=arguments.repository,

@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     given = arguments.repository
     if given is not None and not (given.is_dir() and filled_models(given)):
-        parser.error(f"{given} expected a version of a model, got none; run `tritone export` or `make demo`")
+        parser.error(f"{given}: expected a version of a model, got none; run `tritone export` or `make demo`")
     with tempfile.TemporaryDirectory(prefix="tritone-soak-") as folder:
         repository = arguments.repository or Path("model_repository")
         if arguments.repository is None and not (repository.is_dir() and filled_models(repository)):
