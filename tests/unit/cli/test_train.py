@@ -111,7 +111,7 @@ def test_similar_labels_and_cancelling_channels_are_warned_of(
 def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
     said = {part: run_tritone(*common, part).stderr for part in ("train", "valid", "test")}
-    assert {part: "were trained on" in text for part, text in said.items()} == {
+    assert {part: "are training data" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
     assert {part: "used for early stopping" in text for part, text in said.items()} == {
