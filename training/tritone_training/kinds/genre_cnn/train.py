@@ -15,7 +15,6 @@ from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.exceptions import DataError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import (
@@ -88,12 +87,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> GenreConfig:
-    """Preset, backbone's changes, the caller's changes."""
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    backbone = {} if request.pretrained is None else PRETRAINED_CHANGES
-    return from_preset(PRESETS, request.preset, {**backbone, **overrides})
+    """Return the hyper-parameters of a request.
+
+    Raises:
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
+    """
+    return request.configure(PRESETS, backbone_changes=PRETRAINED_CHANGES)
 
 
 @dataclass(frozen=True)

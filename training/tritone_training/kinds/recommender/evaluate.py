@@ -31,12 +31,9 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Judge by `--test`, or by a part that training held out of the same log.
 
     Raises:
-        TrainingError: a fold is asked for.
         DataError: nobody can be evaluated.
         CheckpointError: the checkpoint cannot be used.
     """
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds; give --test FILE, or --split valid or test")
     info = load_info(request.checkpoint)
     log, held_out, which = _data(request, int(info["seed"]))
     key = request.listening.key if request.listening is not None else None

@@ -18,7 +18,6 @@ from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import build
 from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
@@ -58,19 +57,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> TasteConfig:
-    """Preset, then the caller's changes.
+    """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: a value is out of range, or something is asked for that this kind has not.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.pretrained is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds: give --valid, or let a part be split off; leave --fold out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:
