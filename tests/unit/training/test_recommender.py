@@ -345,7 +345,7 @@ def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
     """Users lie in the order of their pseudonyms; what is drawn must not follow it."""
     summary = KIND.train(
         TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files(), seed=0)
-    )
+    ).to_dict()
     assert (tmp_path / "recommender.key").read_bytes() != (
         recommender_models.checkpoint() / "recommender.key"
     ).read_bytes()
