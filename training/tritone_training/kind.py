@@ -20,6 +20,8 @@ from tritone_training.quality import Quality
 if TYPE_CHECKING:
     import optuna
 
+    from tritone_training.trained_checkpoint import TrainedCheckpoint
+
 
 @dataclass(frozen=True)
 class Exportable:
@@ -232,7 +234,7 @@ class ModelKind:
         """Return the given options that depend on the kind and that this kind does not take."""
         return tuple(name for name in given if name in KIND_OPTIONS - self.options)
 
-    def train(self, request: TrainRequest) -> Mapping[str, Any]:
+    def train(self, request: TrainRequest) -> TrainedCheckpoint:
         """Read the data, train and write the checkpoint folder `request.out`.
 
         Raises:

@@ -181,7 +181,7 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[AudioPart]:
         streams = mp3_streams(data, frame)
         _check_mp3(streams, fail, note)
         if n_after := bytes_after(data, streams):
-            note(f"holds {n_after:,} bytes after its last MP3 frame that are no MP3; they are not read")
+            note(f"holds {n_after:,} bytes after its last MP3 frame that are not MP3; they are not read")
         return [AudioPart(stream.segments(data)) for stream in streams]
     if other := text_format(head) or other_binary_format(head, weak=True):
         raise not_audio(fail, other)

@@ -330,7 +330,7 @@ def chorales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "music_gan"
-    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False))
+    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False)).to_dict()
     assert summary["music_vae"] == str(out / "music_vae"), "it trained one of its own"
     assert {"likeness", "frechet_ratio", "duplicate_rate"} <= summary["metrics"]["valid"].keys()
     return out
@@ -355,7 +355,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
 
 def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> None:
     out = trained / "second"  # beside it lies trained/music_vae
-    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False))
+    summary = KIND.train(TrainRequest(out=out, data=chorales, preset="tiny", progress=False)).to_dict()
     assert summary["music_vae"] == str(trained / "music_vae")
     assert not (out / "music_vae").exists()
     ours, theirs = (checkpoint.load(each, kind="music_gan").info["vae"] for each in (out, trained))

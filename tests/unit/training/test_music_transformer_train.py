@@ -48,7 +48,7 @@ class Trained:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = tmp_path_factory.mktemp("run") / "run"
     request = TrainRequest(out=out, data=data, preset="tiny", max_epochs=4, overrides=OVERRIDES, progress=False)
-    return Trained(out, KIND.train(request))
+    return Trained(out, KIND.train(request).to_dict())
 
 
 # --- training and evaluation --------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_training_learns_and_says_what_it_came_to(trained: Trained) -> None:
 def test_less_can_be_looked_at(data: Path, tmp_path: Path) -> None:
     overrides = {**OVERRIDES, "valid_frames": 30}
     request = TrainRequest(out=tmp_path, data=data, preset="tiny", max_epochs=1, overrides=overrides, progress=False)
-    metrics = KIND.train(request)["metrics"]["valid"]
+    metrics = KIND.train(request).to_dict()["metrics"]["valid"]
     assert (metrics["n_frames"], metrics["n"], metrics["n_in_portion"]) == (20, 1, 2)
 
 

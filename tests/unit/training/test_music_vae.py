@@ -468,7 +468,7 @@ def chorales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("music_vae") / "run"
     request = TrainRequest(out=out, data=chorales, preset="tiny", progress=False, command="tritone train music_vae")
-    summary = KIND.train(request)
+    summary = KIND.train(request).to_dict()
     assert 0 < summary["metrics"]["valid"]["reconstruction_accuracy"] < 1
     assert summary["data"]["spans"]["train"]["n_spans"] == 8 * 4
     assert summary["data"]["spans"]["valid"]["n_spans"] == 4 * 3

@@ -370,7 +370,7 @@ def run(mat: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     request = TrainRequest(
         out=out, data=mat, preset="tiny", max_epochs=12, overrides=overrides, progress=False, command="tritone train"
     )
-    return out, dict(KIND.train(request))
+    return out, KIND.train(request).to_dict()
 
 
 def test_it_learns_that_rounds_come_round(run: tuple[Path, dict[str, Any]]) -> None:

@@ -345,7 +345,7 @@ def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
     """Users lie in the order of their pseudonyms; what is drawn must not follow it."""
     summary = KIND.train(
         TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files(), seed=0)
-    )
+    ).to_dict()
     assert (tmp_path / "recommender.key").read_bytes() != (
         recommender_models.checkpoint() / "recommender.key"
     ).read_bytes()
@@ -447,6 +447,6 @@ def test_tables_of_other_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     print_listening_report(report)
     told = capsys.readouterr()
     told_text = told.out + told.err
-    assert "friends: none of 1 is about two users of the log" in told_text
-    assert "metadata: none of 1 is about an item of the log" in told_text
+    assert "friends: none of 1 rows is about two users of the log" in told_text
+    assert "metadata: none of 1 rows is about an item of the log" in told_text
     assert "tags: none" not in told_text

@@ -1,4 +1,4 @@
-"""Plain notes to a MIDI file, one track a voice."""
+"""Write notes as a MIDI file with one track for each voice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from tritone.music.scores import require_symusic
 from tritone_training.catalogue.reading import NotatedPiece
 
-TICKS_PER_QUARTER: Final = 480  # divides evenly by every tuplet of the corpus but sevenths
+TICKS_PER_QUARTER: Final = 480  # divisible by every tuplet of the corpus except sevenths
 VELOCITY: Final = 80
 
 
@@ -33,7 +33,7 @@ def write_midi(piece: NotatedPiece, path: Path) -> None:
             track.notes.append(symusic.Note(begin, max(1, end - begin), pitch, VELOCITY))
         score.tracks.append(track)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(score.dumps_midi())  # not dump_midi: its error on a full disk does not say so
+    path.write_bytes(score.dumps_midi())  # dump_midi does not report a full disk
 
 
 def _ticks(quarters: float) -> int:
