@@ -1,7 +1,7 @@
 """Scoring and explanation of recommendations, used by the `cf_ensemble` backend and by offline evaluation.
 
-Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports modules that need nothing but the standard
-library (`ids`, `security.callers`), so that the backend can load it where Tritone's other dependencies are missing.
+Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports modules that need nothing but the
+standard library (`ids`, `security.callers`), so that the backend can load it without Tritone's other dependencies.
 """
 
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError

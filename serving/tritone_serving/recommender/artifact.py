@@ -116,7 +116,7 @@ def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[st
 
 
 def _write_array(file: BinaryIO, array: Array) -> None:
-    """Write a .npy file as `np.save` does, but raise the original OSError if the disk is full, which `np.save` hides."""
+    """Write a .npy file as `np.save` does, but raise the original OSError if the disk is full."""
     npy: Any = np.lib.format  # has no type hints
     npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
     file.write(array.data)

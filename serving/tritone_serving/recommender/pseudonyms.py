@@ -117,9 +117,7 @@ def key_path(key_check: str) -> Path:
 
 def _checked(key_check: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8,64}", key_check):
-        raise ValueError(
-            f"the check value of the key is malformed: expected 8 to 64 hexadecimal digits, got {key_check!r}"
-        )
+        raise ValueError(f"check value of a key is malformed: expected 8 to 64 hexadecimal digits, got {key_check!r}")
     return key_check
 
 

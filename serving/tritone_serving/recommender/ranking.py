@@ -67,7 +67,7 @@ def top(scores: Floats, k: int) -> Places:
 def _promising(scores: Floats, k: int) -> Places:
     """Return a small superset of the k best items, ascending; partitioning a large catalogue would take longer.
 
-    Items are divided into groups. At least k items reach the k-th largest of the groups' maxima, so all of the k best do.
+    Items are divided into groups. At least k items reach the k-th largest maximum of the groups, so the k best do.
     """
     n_groups = _GROUPS_PER_ITEM * k
     size = len(scores) // n_groups

@@ -226,9 +226,9 @@ class Reason:
     Attributes:
         base_model: name of the base model, or `ensemble`.
         because: the part of the request it is based on: `history`, `friend`, `tag`, `audio` or `mood`;
-            `friends_listening`: an item that friends listen to, used in place of a history; `listeners`: friends who are
-            too few to be attributed; `popularity`; `cold_item`: a constant for items without listeners; `diversity` and
-            `novelty`: penalty and bonus of re-ranking.
+            `friends_listening`: an item that friends listen to, used in place of a history; `listeners`: friends who
+            are too few to be disclosed; `popularity`; `cold_item`: a constant for items without listeners;
+            `diversity` and `novelty`: penalty and bonus of re-ranking.
         id: item id, friend's id as given in the request, or tag; empty if there is none that may be named.
         amount: contribution to the score.
         title: title of the item `id`, empty if `id` is not an item or the title is unknown.

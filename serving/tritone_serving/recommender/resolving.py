@@ -57,9 +57,8 @@ class Resolver:
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
-        self._neighbourhood = SocialNeighbourhood.open(
-            self._friends, artifact.manifest.get("social_neighbourhood") or {}
-        )
+        parameters = artifact.manifest.get("social_neighbourhood") or {}
+        self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._has_moods = "items.moods" in artifact.arrays
         self._has_embeddings = EMBEDDINGS in artifact.arrays

@@ -1,8 +1,8 @@
 """Approximate nearest-neighbour index of item embeddings (usearch), mapped into memory.
 
-The index is the file `sound.usearch` in the version folder of a recommender. If it does not exist (few items, or usearch
-was not installed at export) or cannot be opened, the recommender compares all items, which takes 2 ms for 17,000 items
-and grows linearly. Depends on NumPy only, because the `cf_ensemble` backend imports it.
+The index is the file `sound.usearch` in the version folder of a recommender. If it does not exist (few items, or
+usearch was not installed at export) or cannot be opened, the recommender compares all items, which takes 2 ms for
+17,000 items and grows linearly. Depends on NumPy only, because the `cf_ensemble` backend imports it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def check_ensembles(ensembles: Any, base_models: Collection[str] | None = None) 
 
     Args:
         ensembles: arm -> ensemble.
-        base_models: names of the existing base models; None accepts any name, since unknown ones are ignored in scoring.
+        base_models: names of the existing base models; None accepts any name, since scoring ignores unknown ones.
 
     Raises:
         ValueError: an ensemble is malformed or names an unknown base model.

@@ -206,9 +206,9 @@ def test_what_names_a_key_comes_before_the_folder(tmp_path: Path, monkeypatch: p
     assert find_key(str(tmp_path / "config.key"), "0123456789abcdef") == tmp_path / "config.key"
     monkeypatch.setenv("TRITONE_RECOMMENDER_KEY", str(tmp_path))  # a folder, as containers are given
     assert find_key("", "0123456789abcdef") == tmp_path / "0123456789abcdef.key"
-    with pytest.raises(ValueError, match="check value of the key is malformed"):
+    with pytest.raises(ValueError, match="check value of a key is malformed"):
         find_key("", "../../etc/passwd")
-    with pytest.raises(ValueError, match="check value of the key is malformed"):
+    with pytest.raises(ValueError, match="check value of a key is malformed"):
         key_path("../../etc/passwd")
 
 

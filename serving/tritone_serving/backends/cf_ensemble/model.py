@@ -4,8 +4,8 @@ All requests of an execute call are scored together, while `taste_vae` runs as a
 never logged; error messages that contain them go only to the sender of the request. A user's stored data is used only
 for authorised callers, see `tritone_serving.security.callers`.
 
-Triton's stub loads this file as a top-level module named `model`, and the modules next to it by their own names. Scoring
-is done by `tritone_serving.recommender`, which offline evaluation uses too.
+Triton's stub loads this file as a top-level module named `model`, and the modules next to it by their own names.
+Scoring is done by `tritone_serving.recommender`, which offline evaluation uses too.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class TritonPythonModel:
             except TasteError as error:
                 taste.pause()
                 pb_utils.Logger.log_warn(
-                    f"cf_ensemble: {taste.model} failed and is left out for {PAUSE_S:g} s: {error}"
+                    f"cf_ensemble: without {taste.model} for {PAUSE_S:g} s, since it failed: {error}"
                 )
         if taste is not None:
             self._count("taste_fallbacks_total")

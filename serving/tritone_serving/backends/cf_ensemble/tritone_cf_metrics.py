@@ -1,7 +1,7 @@
 """Metrics of the backend, exposed at Triton's metrics endpoint.
 
-Counts are accumulated in this process and reported to the server a few times per second by a thread, because each report
-is an inter-process message that takes as long as the scoring of a base model.
+Counts are accumulated in this process and reported to the server a few times per second by a thread, because each
+report is an inter-process message that takes as long as the scoring of a base model.
 """
 
 from __future__ import annotations

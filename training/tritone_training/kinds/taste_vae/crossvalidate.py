@@ -1,4 +1,4 @@
-"""`taste_vae` is cross-validated as a base model of the recommender."""
+"""Cross-validation of `taste_vae`, which is available only as part of `recommender`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tritone_training.kinds.taste_vae.build import KIND_NAME
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Say what to use instead.
+    """Raise an error that names the alternatives.
 
     Raises:
         TrainingError: always.
     """
     raise TrainingError(
-        f"{KIND_NAME} is evaluated beside the other base models: use `tritone crossvalidate recommender`, or "
+        f"{KIND_NAME} is cross-validated with the other base models: use `tritone crossvalidate recommender`, or "
         f"`tritone train {KIND_NAME} --seed N` for several seeds"
     )

@@ -1,4 +1,4 @@
-"""Histories as the network learns them.
+"""Training and validation data of `taste_vae`: listening histories.
 
 Shapes: B listeners, L items of the longest history, T items.
 """
@@ -16,12 +16,12 @@ from torch.utils.data import Dataset
 
 
 class Batch(NamedTuple):
-    """Histories, padded, and what was held out of them.
+    """Padded histories and their held-out items.
 
     Attributes:
         items: (B, L) int64.
         weights: (B, L), 0 for padding.
-        held_out: (B, V) int64 items to be found, padded with -1.
+        held_out: (B, V) int64, padded with -1.
     """
 
     items: Tensor
@@ -30,7 +30,10 @@ class Batch(NamedTuple):
 
 
 class Histories(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """One listener an entry: items, weights, held-out items; listeners without history are left out."""
+    """Histories of users as (items, weights, held-out items); users without history are left out.
+
+    If `held_out` is given, users without held-out items are left out too.
+    """
 
     def __init__(self, weights: sparse.csr_matrix, held_out: sparse.csr_matrix | None = None) -> None:
         rows = np.flatnonzero(np.diff(weights.indptr))
@@ -59,7 +62,7 @@ class Histories(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class Batches(Dataset[Batch]):
-    """Entries in runs of `size`, for validation."""
+    """Batches of `size` histories, for validation."""
 
     def __init__(self, histories: Histories, size: int) -> None:
         self._batches = [
@@ -75,7 +78,7 @@ class Batches(Dataset[Batch]):
 
 
 def collate(entries: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
-    """Pad to the longest."""
+    """Return a batch padded to its longest entries."""
 
     def pad(index: int, value: float) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence([e[index] for e in entries], batch_first=True, padding_value=value)

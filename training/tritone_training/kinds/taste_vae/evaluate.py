@@ -1,4 +1,4 @@
-"""How well `taste_vae` alone finds held-out listens."""
+"""Evaluation of `taste_vae` alone on held-out listens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _AT_ONCE = 256
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Rank all items the network knows for everybody with held-out listens: the portion `valid` or `test`.
+    """Evaluate full rankings for all users with held-out listens, on the split `valid` or `test`.
 
     Raises:
+        TrainingError: a fold is given.
         DataError: the log shares no item with the checkpoint.
     """
     if request.fold is not None:
@@ -36,7 +37,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> ListeningData:
-    """The log that a request names, split as in training."""
+    """Return the log of a request, split as in training."""
     return load_listening(
         TrainRequest(out=request.checkpoint, data=request.data, listening=request.listening, seed=info["seed"])
     )
@@ -45,13 +46,13 @@ def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> Listening
 def evaluate_network(
     network: torch.nn.Module, listening: ListeningData, held_out: Log, info: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Rank all items that the network knows.
+    """Return ranking metrics over all items known to the network.
 
     Args:
-        network: items (B, L), weights (B, L) -> a tuple that begins with scores (B, T).
-        listening: whose training part is what everybody has heard.
-        held_out: the listens to find.
-        info: checkpoint.json.
+        network: maps items (B, L) and weights (B, L) to a tuple that begins with scores (B, T).
+        listening: its training split provides the histories.
+        held_out: the held-out listens.
+        info: content of checkpoint.json.
 
     Raises:
         DataError: the log shares no item with the checkpoint.
@@ -60,7 +61,7 @@ def evaluate_network(
     users = {name: index for index, name in enumerate(listening.train.users)}
     plays, wanted = listening.train.matrix(users, indices), held_out.matrix(users, indices)
     if not plays.nnz or not wanted.nnz:
-        raise DataError(f"{listening.train.source}: shares no listens with what the checkpoint learnt from")
+        raise DataError(f"{listening.train.source}: has no items in common with the checkpoint's training data")
     weights = weigh_rows(plays, float(info["config"]["power"]))
     n_held_out = held_out_counts(held_out, listening.train.users)
     found = []
@@ -73,7 +74,7 @@ def evaluate_network(
 
 
 def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(B, T) for rows of weights; rows without history are scored as nobody."""
+    """Return scores (B, T) for histories (B, T); 0 for empty histories."""
     scores = np.zeros(weights.shape, np.float32)
     consumed = np.flatnonzero(np.diff(weights.indptr))
     histories = Histories(weights)

@@ -1,4 +1,4 @@
-"""What a served `taste_vae` is worth: how well it ranks what validation holds out."""
+"""Quality of an exported `taste_vae`, by which reduced precisions are compared: ranking of held-out listens."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _SIMULATED: Final = "simulated"
 
 
 class Served(torch.nn.Module):
-    """A graph in the place of the network, so that both are evaluated by the same code."""
+    """Wraps an ONNX graph as a module, so that it is evaluated by the same code as the network."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
 
     def forward(self, items: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor]:
-        """(B, L), (B, L) -> scores (B, T)."""
+        """Return scores (B, T) for items (B, L) and weights (B, L)."""
         return (torch.from_numpy(self._run({"items": items.numpy(), "weights": weights.numpy()})["scores"]),)
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:
-    """The validation part of the log: simulated listening, or the one that the request names.
+    """Return the evaluation on the validation split of the log in the request, or of the simulated log.
 
     Raises:
-        DataError: the checkpoint learnt from a log that is not named.
+        DataError: the checkpoint was trained on a log that is not given.
     """
     _, info = load_network(request.checkpoint)
     source = str((info.get("data") or {}).get("source") or "")
     named = request.listening is not None and request.listening.interactions is not None
     if not named and not source.startswith(_SIMULATED):
         raise DataError(
-            f"{request.checkpoint}: what a precision costs is measured on the validation data; name the log that was "
-            f"learnt from, {source or 'which training did not write down'}, with --interactions and its columns"
+            f"{request.checkpoint}: precisions are compared on the validation data; give the log used in training, "
+            f"{source or 'which is not recorded in the checkpoint'}, by --interactions and its columns"
         )
     listening = listening_of(request, info)
 
@@ -54,12 +54,12 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
 
 def held_out_of_recommender(request: EvaluateRequest) -> HeldOut:
-    """The same for the one that a recommender's checkpoint holds."""
+    """As `held_out`, for the network in a checkpoint of `recommender`."""
     return held_out(replace(request, checkpoint=request.checkpoint / TASTE_FOLDER))
 
 
 def _nothing() -> Iterator[Arrays]:
-    """Ranges come from each request."""
+    """Return no calibration data, since dynamic quantisation takes ranges from each request."""
     return iter(())
 
 

@@ -35,11 +35,11 @@ _VALID_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class TasteData:
-    """What the network learns from.
+    """Training data.
 
     Attributes:
-        plays: (U, T) of the training part, items best known first.
-        held_out: (U, T) of the validation part.
+        plays: (U, T) of the training split, items in descending order of popularity.
+        held_out: (U, T) of the validation split.
         items: T ids.
         words: (T, W), see `words_matrix`.
     """
@@ -51,22 +51,22 @@ class TasteData:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the log of a request; answers a function that trains on it as another request says."""
+    """Read the log of a request; return a function that trains on it with the options of its own argument."""
     configure(request)
     listening = load_listening(request)
     return lambda each: train_listening(each, configure(each), listening)
 
 
 def configure(request: TrainRequest) -> TasteConfig:
-    """Preset, then the caller's changes.
+    """Return the preset with the request's overrides.
 
     Raises:
-        TrainingError: a value is out of range, or something is asked for that this kind has not.
+        TrainingError: a value is out of range, or an option is not supported by this kind.
     """
     if request.pretrained is not None:
         raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
     if request.fold is not None:
-        raise TrainingError("listening logs have no folds: give --valid, or let a part be split off; leave --fold out")
+        raise TrainingError("listening logs have no folds: give --valid, or let a split be drawn; leave --fold out")
     overrides = dict(request.overrides)
     if request.max_epochs is not None:
         overrides["max_epochs"] = request.max_epochs
@@ -74,7 +74,7 @@ def configure(request: TrainRequest) -> TasteConfig:
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:
-    """Fit on the training part of a log; the validation part decides which epoch is kept."""
+    """Train on the training split of a log; the validation split selects the epoch."""
     popularity = np.bincount(listening.train.item, minlength=len(listening.train.items))
     order = np.lexsort((np.arange(len(popularity)), -popularity))
     items = [listening.train.items[index] for index in order.tolist() if popularity[index]]
@@ -95,8 +95,15 @@ def train_taste(
 ) -> dict[str, Any]:
     """Train on matrices and write a checkpoint.
 
+    Args:
+        data: training data; only the first `config.n_items` items are used.
+        config: hyper-parameters.
+        out: folder of the checkpoint.
+        request: seed, preset and the options of the run.
+        report: description of the data, for the checkpoint.
+
     Raises:
-        DataError: nobody has both a history and a held-out item that the network knows.
+        DataError: no user has both a history and a held-out item among these items.
         TrainingError: training diverged.
     """
     n_items = min(config.n_items, len(data.items))
@@ -104,7 +111,7 @@ def train_taste(
     histories = Histories(weights)
     held_out = Histories(weights, sparse.csr_matrix(data.held_out[:, :n_items]))
     if not len(held_out):
-        raise DataError("nobody has both a history and a held-out listen to a known item; more listening is needed")
+        raise DataError("no user has both a history and a held-out listen to a known item; train on a larger log")
     fitting.seed_everything(request.seed)
     learner = TasteLearner(
         torch.from_numpy(np.bincount(weights.indices, minlength=n_items)),
@@ -131,7 +138,7 @@ def train_taste(
         Batches(held_out, _VALID_BATCH),
         request=replace(request, out=out),
         settings={**config.to_dict(), "fingerprint": _fingerprint(data)},
-        batch_size=1,  # each item is a batch already
+        batch_size=1,  # each entry is already a batch
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
@@ -162,7 +169,7 @@ def check_learned_from(folder: Path, data: TasteData) -> None:
     """Check that a checkpoint was trained on the same matrices.
 
     Raises:
-        TrainingError: it was.
+        TrainingError: it was trained on other data.
     """
     if checkpoint.load(folder, kind=build.KIND_NAME).info.get("learned_from") != _fingerprint(data):
         raise TrainingError(
@@ -181,7 +188,7 @@ def _fingerprint(data: TasteData) -> str:
 
 
 def weigh_rows(plays: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
-    """Plays (U, I) to weights, row by row as the recommender weighs a request."""
+    """Convert play counts (U, I) to weights, each row as the recommender converts the history of a request."""
     plays = sparse.csr_matrix(plays)
     weights = plays.copy()
     spans = list(zip(plays.indptr[:-1].tolist(), plays.indptr[1:].tolist(), strict=True))

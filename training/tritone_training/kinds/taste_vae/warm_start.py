@@ -18,10 +18,11 @@ from tritone_training.warm_start import WarmStart
 
 @torch.no_grad()
 def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items: Sequence[str]) -> WarmStart | None:
-    """Set the vectors of the items in both, so that the learner scores them as the checkpoint does.
+    """Copy the vectors of the items in both, so that the learner scores them like the checkpoint.
 
     Args:
-        saved: None does nothing.
+        saved: earlier checkpoint; nothing is done if None.
+        learner: model to initialise.
         items: T ids, in the learner's order.
 
     Raises:
@@ -40,8 +41,8 @@ def start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items
     if not len(rows):
         raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
     old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
-    side_info = learner.vectors()[rows] - learner.items[rows]  # from the items' words, which are kept
-    vectors = embeddings[old] / learner.get_buffer("say")[rows, None]
+    side_info = learner.vectors()[rows] - learner.items[rows]  # contribution of the items' words, which is kept
+    vectors = embeddings[old] / learner.get_buffer("item_weights")[rows, None]
     learner.items[rows] = vectors - side_info
     lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
     learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors

@@ -1,7 +1,7 @@
-"""What is said of items, for those that the network has heard too little of.
+"""Side information of items (tags and metadata words), which helps with items of few listeners.
 
-A tag counts only where its giver's listen to the item is in the log (or nobody is named as its giver): a tag on an
-item that the giver is not logged to have played would tell of a listen that may be held out.
+A user's tag is used only if the training split contains a listen of that user to the item. Otherwise it could reveal a
+held-out listen. Tags without a user are always used.
 Shapes: T items, W words.
 """
 
@@ -16,11 +16,11 @@ from scipy import sparse
 
 from tritone_training.data.interactions import ListeningData, words_of
 
-LEAST_ITEMS: Final = 3  # that a word is said of, or it says nothing about others
+LEAST_ITEMS: Final = 3  # items with a word; rarer words cannot generalise
 
 
 def words_matrix(listening: ListeningData, items: Sequence[str]) -> sparse.csr_matrix:
-    """(T, W) `log(1 + how often) x rarity`, each row of length 1 or 0."""
+    """Return the weights of words `log(1 + count) x rarity` (T, W), each row of norm 1 or 0."""
     indices = {name: index for index, name in enumerate(items)}
     log = listening.train
     consumed = {
@@ -33,8 +33,8 @@ def words_matrix(listening: ListeningData, items: Sequence[str]) -> sparse.csr_m
     for item, row in listening.metadata.items():
         if item in indices:
             side_info.update((indices[item], word) for word in words_of(row))
-    spread = Counter(word for _, word in side_info)
-    columns = {word: index for index, word in enumerate(sorted(w for w, n in spread.items() if n >= LEAST_ITEMS))}
+    n_items = Counter(word for _, word in side_info)
+    columns = {word: index for index, word in enumerate(sorted(w for w, n in n_items.items() if n >= LEAST_ITEMS))}
     entries = [(item, columns[word], n) for (item, word), n in side_info.items() if word in columns]
     counts = sparse.csr_matrix(
         (
