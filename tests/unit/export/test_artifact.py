@@ -126,8 +126,8 @@ def test_a_version_is_the_artifact_and_its_card(repository: Path, artifact: Path
     assert personal["n_users"] == models.N_USERS
     assert personal["held"] == [
         "listening histories (which items, how often)",
-        "who is whose friend",
-        "which items they gave tags to",
+        "which users are friends",
+        "which items they tagged",
     ]
     assert "HMAC" in personal["identified_by"]
     assert [tensor["name"] for tensor in card["outputs"]][:2] == ["item_ids", "scores"]

@@ -365,7 +365,7 @@ def test_a_validation_part_of_strangers_is_refused(tmp_path: Path) -> None:
     request = TrainRequest(
         out=tmp_path / "run", preset="tiny", progress=False, listening=replace(files, valid=tmp_path / "valid.csv")
     )
-    with pytest.raises(DataError, match=r"no user has both|no listener of the log has held-out listens"):
+    with pytest.raises(DataError, match=r"no user has both|no user of the log has held-out listens"):
         KIND.train(request)
 
 

@@ -1,4 +1,4 @@
-"""`recommender`: what to listen to next, by an ensemble of collaborative filters."""
+"""The model kind `recommender`: an ensemble of collaborative-filtering and content-based models."""
 
 from __future__ import annotations
 
