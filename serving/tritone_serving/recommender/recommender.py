@@ -5,7 +5,7 @@ from pathlib import Path
 from tritone_serving.recommender import RecommendRequest, Recommender, read_key
 
 recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_key(Path("recommender.key")))
-[answer] = recommender.answer([RecommendRequest(user="42", k=10)], taste=None)
+[answer] = recommender.recommend([RecommendRequest(user="42", k=10)], taste=None)
 print(answer.items, answer.scores, answer.source)
 ```
 Shapes: B requests, I items.
@@ -113,7 +113,7 @@ class Recommender:
 
     # --- recommend -----------------------------------------------------------------------------
 
-    def answer(
+    def recommend(
         self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None, arm: str | None = None
     ) -> list[RecommendResponse | InvalidRequestError]:
         """Recommend items for each request; all requests of a call are scored together.
@@ -131,7 +131,7 @@ class Recommender:
         batch, wrong = self.resolver.batch([requests[index] for index in rest])
         errors = {rest[index]: error for index, error in wrong.items()}
         kept = [requests[index] for index in rest if index not in errors]
-        answers = iter(self._answer(kept, batch, taste, arm) if kept else ())
+        answers = iter(self._recommend(kept, batch, taste, arm) if kept else ())
         return [
             listed[index] if index in listed else errors[index] if index in errors else next(answers)
             for index in range(len(requests))
@@ -212,7 +212,7 @@ class Recommender:
         scored = self.scorer.score([RecommendRequest()] * n, batch, taste)
         return scored.base_models, scored.ensemble
 
-    def _answer(
+    def _recommend(
         self, requests: Sequence[RecommendRequest], batch: Batch, taste: RemoteScorer | None, arm: str | None
     ) -> list[RecommendResponse]:
         scored = self.scorer.score(requests, batch, taste, arm)

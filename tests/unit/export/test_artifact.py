@@ -83,7 +83,7 @@ def findings(repository: Path) -> list[str]:
 
 
 def users_known(version: Path, key_file: Path) -> list[int]:
-    answers = models.opened(version, key_file).answer(
+    answers = models.opened(version, key_file).recommend(
         [RecommendRequest(user=models.user_id(number)) for number in range(models.N_USERS)]
     )
     return [number for number, answer in enumerate(answers) if not answer.unknown.user]  # type: ignore[union-attr]
@@ -396,11 +396,11 @@ def test_answers_that_were_worked_out_go_with_their_user(tmp_path: Path) -> None
     assert json.loads((checkpoint / "checkpoint.json").read_text())["n_users"] == len(others)
     after = Recommender.open(checkpoint / "artifact", key=key)
     for recommender, source in ((before, "user"), (after, "popularity")):
-        [answer] = recommender.answer([RecommendRequest(user=gone, k=5)])
+        [answer] = recommender.recommend([RecommendRequest(user=gone, k=5)])
         assert isinstance(answer, RecommendResponse)
         assert answer.source == source
     asked = [RecommendRequest(user=name, k=5) for name in others]
-    for was, now in zip(before.answer(asked), after.answer(asked), strict=True):
+    for was, now in zip(before.recommend(asked), after.recommend(asked), strict=True):
         assert isinstance(was, RecommendResponse)
         assert isinstance(now, RecommendResponse)
         assert was.items == now.items

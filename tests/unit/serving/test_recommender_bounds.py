@@ -28,7 +28,7 @@ def test_a_friend_is_looked_up_once(recommender: Recommender, monkeypatch: pytes
     real = resolving.pseudonym
     monkeypatch.setattr(resolving, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
     friends = [models.user_id(1), models.user_id(2), "stranger"] * 1_000
-    [answer] = recommender.answer([RecommendRequest(friends=friends)])
+    [answer] = recommender.recommend([RecommendRequest(friends=friends)])
     assert isinstance(answer, RecommendResponse)
     assert answer.unknown.friends == ("stranger",)
     assert sorted(hashed) == sorted(set(friends))
@@ -36,7 +36,7 @@ def test_a_friend_is_looked_up_once(recommender: Recommender, monkeypatch: pytes
 
 def test_a_thousand_friends_are_enough(recommender: Recommender) -> None:
     friends = [f"friend {number}" for number in range(999)] + [models.user_id(1)]
-    right, wrong = recommender.answer(
+    right, wrong = recommender.recommend(
         [RecommendRequest(friends=friends * 2), RecommendRequest(friends=[*friends, "another"])]
     )
     assert isinstance(right, RecommendResponse)
@@ -53,7 +53,7 @@ def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Reco
         k=20,
         filter_listened=False,
     )
-    [answer] = recommender.answer([question])
+    [answer] = recommender.recommend([question])
     assert isinstance(answer, RecommendResponse)
     most = 0
     for score, reasons in zip(answer.scores, answer.reasons, strict=True):
@@ -72,7 +72,7 @@ def test_of_many_causes_the_strongest_are_named_and_all_add_up(recommender: Reco
     ],
 )
 def test_errors_hold_no_more_of_an_id_than_a_header_can(recommender: Recommender, question: RecommendRequest) -> None:
-    [wrong] = recommender.answer([question])
+    [wrong] = recommender.recommend([question])
     assert isinstance(wrong, InvalidRequestError)
     assert len(str(wrong)) < 1_000
 

@@ -109,4 +109,4 @@ def test_an_artifact_of_nobody_can_be_opened(tmp_path: Path) -> None:
 
     for number in (0, 1):
         forget_in_checkpoint(models.user_id(number), tmp_path, key=tmp_path / "key")
-    models.opened(tmp_path / "artifact", tmp_path / "key").answer([])
+    models.opened(tmp_path / "artifact", tmp_path / "key").recommend([])

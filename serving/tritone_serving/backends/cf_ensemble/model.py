@@ -79,7 +79,7 @@ class TritonPythonModel:
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = Tensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
-        self._recommender.answer([RecommendRequest(history=self._recommender.item_ids[:2])])
+        self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         _ = self._recommender.track_search  # built at load, so that the first search is not slower
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -165,7 +165,7 @@ class TritonPythonModel:
         taste = self._taste
         if taste is not None and not taste.is_paused:
             try:
-                return self._recommender.answer(queries, taste=taste.ask)
+                return self._recommender.recommend(queries, taste=taste.ask)
             except TasteError as error:
                 taste.pause()
                 pb_utils.Logger.log_warn(
@@ -173,14 +173,14 @@ class TritonPythonModel:
                 )
         if taste is not None:
             self._count("taste_fallbacks_total")
-        return self._recommender.answer(queries)
+        return self._recommender.recommend(queries)
 
     def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
         """Process queries one by one after an internal error, so that only the query that causes it fails."""
         answers: list[RecommendResponse | Exception] = []
         for query in queries:
             try:
-                answers += self._recommender.answer([query])
+                answers += self._recommender.recommend([query])
             except Exception as error:
                 # The message is not logged, because it may contain ids.
                 where = traceback.extract_tb(error.__traceback__)[-1]

@@ -88,7 +88,7 @@ def precompute_rankings(
         requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
         for arm in recommender.scorer.arms:
             columns, values = arms.setdefault(arm, ([], []))
-            for answer in recommender.answer(requests, taste=taste, arm=arm):
+            for answer in recommender.recommend(requests, taste=taste, arm=arm):
                 if isinstance(answer, Exception):
                     raise answer
                 columns.append(np.array([indices[item] for item in answer.items], np.int64))
