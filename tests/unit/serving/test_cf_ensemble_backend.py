@@ -132,7 +132,7 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
 
 def test_the_total_of_all_rows_bounds_searches_too(cf_ensemble: Any) -> None:
     tensors = {"query": texts(*[[b"a"]] * 64), "k": np.full((64, 1), 10_000, np.int32)}
-    with pytest.raises(InvalidRequestError, match="expected at most 100,000; send fewer rows"):
+    with pytest.raises(InvalidRequestError):
         cf_ensemble.questions.read_requests(tensors)
 
 
