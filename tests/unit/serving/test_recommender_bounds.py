@@ -126,7 +126,7 @@ def test_an_embedding_that_is_not_finite_has_nothing_similar(recommender: Recomm
 
 def test_the_total_number_of_ids_is_limited() -> None:
     check_lists(64, {"history": 1_562})
-    with pytest.raises(InvalidRequestError, match="^history "):
+    with pytest.raises(InvalidRequestError, match=r"^history "):
         check_lists(64, {"skipped": 3, "history": 1_563})
     with pytest.raises(InvalidRequestError):
         check_lists(1, {"friends": 100_001})

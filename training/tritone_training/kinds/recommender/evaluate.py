@@ -20,7 +20,7 @@ from tritone_training.data.interactions import Log, columns_of, held_out_counts,
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
-from tritone_training.kinds.recommender.build import load_info
+from tritone_training.kinds.recommender.export import load_info
 from tritone_training.kinds.recommender.offline import open_recommender, score_in_chunks
 from tritone_training.kinds.recommender.staging import check_together
 from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items

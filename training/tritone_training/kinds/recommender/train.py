@@ -38,8 +38,8 @@ from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, 
 from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
+from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
-from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.progress import progress_bar
 
 KIND_NAME: Final = "recommender"

@@ -7,7 +7,7 @@ from typing import Any
 
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.taste_vae.build import KIND_NAME
+from tritone_training.kinds.taste_vae.export import KIND_NAME
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:

@@ -1,9 +1,10 @@
-"""Evaluation of `taste_vae` alone on held-out listens."""
+"""Evaluation of `taste_vae` alone on held-out listens, also of its exports in reduced precisions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,12 +13,15 @@ from scipy import sparse
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.taste_vae.build import load_network
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
+from tritone_training.kinds.taste_vae.export import load_network
 from tritone_training.kinds.taste_vae.train import weigh_rows
 from tritone_training.metrics.ranking import hits_of, means, per_user, top_items
+from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
 
 _AT_ONCE = 256
+TASTE_FOLDER: Final = "taste_vae"  # inside the checkpoint of a recommender
+_SIMULATED: Final = "simulated"
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
@@ -83,3 +87,53 @@ def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[A
         with torch.inference_mode():
             scores[consumed] = network(batch.items, batch.weights)[0].numpy()
     return scores
+
+
+class Served(torch.nn.Module):
+    """Wraps an ONNX graph as a module, so that it is evaluated by the same code as the network."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, items: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor]:
+        """Return scores (B, T) for items (B, L) and weights (B, L)."""
+        return (torch.from_numpy(self._run({"items": items.numpy(), "weights": weights.numpy()})["scores"]),)
+
+
+def held_out(request: EvaluateRequest) -> HeldOut:
+    """Return the evaluation on the validation split of the log in the request, or of the simulated log.
+
+    Raises:
+        DataError: the checkpoint was trained on a log that is not given.
+    """
+    _, info = load_network(request.checkpoint)
+    source = str((info.get("data") or {}).get("source") or "")
+    named = request.listening is not None and request.listening.interactions is not None
+    if not named and not source.startswith(_SIMULATED):
+        raise DataError(
+            f"{request.checkpoint}: precisions are compared on the validation data; give the log used in training, "
+            f"{source or 'which is not recorded in the checkpoint'}, by --interactions and its columns"
+        )
+    listening = listening_of(request, info)
+
+    def measure(run: Run) -> Mapping[str, float]:
+        metrics = evaluate_network(Served(run), listening, listening.part("valid"), info)
+        return {name: metrics[name] for name in ("ndcg@10", "n")}
+
+    return HeldOut(listening.train.source, measure, _nothing)
+
+
+def held_out_of_recommender(request: EvaluateRequest) -> HeldOut:
+    """As `held_out`, for the network in a checkpoint of `recommender`."""
+    return held_out(replace(request, checkpoint=request.checkpoint / TASTE_FOLDER))
+
+
+def _nothing() -> Iterator[Arrays]:
+    """Return no calibration data, since dynamic quantisation takes ranges from each request."""
+    return iter(())
+
+
+_METRICS: Final = (Metric("ndcg@10", max_loss=0.002),)
+QUALITY: Final = Quality(_METRICS, held_out, int8="dynamic")
+QUALITY_IN_RECOMMENDER: Final = Quality(_METRICS, held_out_of_recommender, int8="dynamic")

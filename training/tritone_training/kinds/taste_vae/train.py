@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
@@ -20,15 +21,13 @@ from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.taste_vae import build
+from tritone_training.kinds.taste_vae import export
 from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
-from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
+from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate, words_matrix
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
-from tritone_training.kinds.taste_vae.warm_start import start_from
-from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import saved_checkpoint, warm_start_info
+from tritone_training.warm_start import WarmStart, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 256
 
@@ -64,7 +63,7 @@ def configure(request: TrainRequest) -> TasteConfig:
         TrainingError: a value is out of range, or an option is not supported by this kind.
     """
     if request.pretrained is not None:
-        raise TrainingError(f"{build.KIND_NAME} has no pretrained backbones; leave --pretrained out")
+        raise TrainingError(f"{export.KIND_NAME} has no pretrained backbones; leave --pretrained out")
     if request.fold is not None:
         raise TrainingError("listening logs have no folds: give --valid, or let a split be drawn; leave --fold out")
     overrides = dict(request.overrides)
@@ -121,7 +120,7 @@ def train_taste(
         temperature=config.temperature,
     )
     items = list(data.items[:n_items])
-    loaded = start_from(saved_checkpoint(request, build.KIND_NAME), learner, items)
+    loaded = _start_from(saved_checkpoint(request, export.KIND_NAME), learner, items)
     info: dict[str, Any] = {
         "command": request.command,
         "seed": request.seed,
@@ -142,14 +141,14 @@ def train_taste(
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        snapshot=Snapshot(build.KIND_NAME, info, _served_weights),
+        snapshot=Snapshot(export.KIND_NAME, info, _served_weights),
     )
     prefix = "learner."
     learner.load_state_dict({name.removeprefix(prefix): each for name, each in fitted.best_weights.items()})
     network = learner.network()
     metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
     info |= {"n_epochs": fitted.n_epochs, "metrics": metrics}
-    checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    checkpoint.save(out, kind=export.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(out),
         "n_items": n_items,
@@ -159,6 +158,44 @@ def train_taste(
         "metrics": metrics,
         **warm_start_info(loaded),
     }
+
+
+@torch.no_grad()
+def _start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items: Sequence[str]) -> WarmStart | None:
+    """Warm start: copy the vectors of items in both, matched by id, so that they are scored like the checkpoint does.
+
+    Args:
+        saved: earlier checkpoint; nothing is done if None.
+        learner: model to initialise.
+        items: T ids, in the learner's order.
+
+    Raises:
+        TrainingError: the codes differ in size, or no item is in both.
+    """
+    if saved is None:
+        return None
+    embeddings, directions = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
+    if embeddings.shape[1] != learner.items.shape[1]:
+        raise TrainingError(
+            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {embeddings.shape[1]}; train with "
+            f"--set latent={embeddings.shape[1]}, or leave --warm-start out"
+        )
+    old_index = {name: index for index, name in enumerate(saved.info["items"])}
+    rows = torch.tensor([row for row, name in enumerate(items) if name in old_index], dtype=torch.int64)
+    if not len(rows):
+        raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
+    old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
+    side_info = learner.vectors()[rows] - learner.items[rows]  # contribution of the items' words, which is kept
+    vectors = embeddings[old] / learner.get_buffer("item_weights")[rows, None]
+    learner.items[rows] = vectors - side_info
+    lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors
+    not_loaded = {
+        "log_variance": "not in the checkpoint",
+        "words": "not in the checkpoint",
+        "items": f"{len(items) - len(rows)} of {len(items)} are not in the checkpoint",
+    }
+    return WarmStart(saved.folder, n_loaded=2, not_loaded=not_loaded)
 
 
 def _served_weights(module: TasteModule) -> dict[str, torch.Tensor]:
@@ -171,7 +208,7 @@ def check_learned_from(folder: Path, data: TasteData) -> None:
     Raises:
         TrainingError: it was trained on other data.
     """
-    if checkpoint.load(folder, kind=build.KIND_NAME).info.get("learned_from") != _fingerprint(data):
+    if checkpoint.load(folder, kind=export.KIND_NAME).info.get("learned_from") != _fingerprint(data):
         raise TrainingError(
             f"{folder}: cannot be resumed with other data: the listening log differs from the one that it was trained "
             f"on; restore that log, or start again with --overwrite"
