@@ -50,7 +50,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
     assert set(arms.card["ensembles"]) == {"a", "b"}
     version = unpacked(arms, tmp_path / "version")
     recommender = models.opened(version, tmp_path / "key")
-    answers = recommender.answer([RecommendRequest(user=f"u{number}") for number in range(400)])
+    answers = recommender.recommend([RecommendRequest(user=f"u{number}") for number in range(400)])
     drawn = [answer.arm for answer in answers]  # type: ignore[union-attr]
     assert 260 < drawn.count("b") < 340
     assert drawn.count("a") + drawn.count("b") == 400
@@ -123,7 +123,7 @@ def test_an_arm_that_is_another_one_loses_what_was_worked_out_for_it(tmp_path: P
     version = unpacked(with_arms(models.to_export(artifact, None), written(tmp_path / "ab.json", both)), tmp_path / "v")
     assert not list(version.glob("lists.a.*"))
     recommender = models.opened(version, tmp_path / "key")
-    plain, explained = recommender.answer(
+    plain, explained = recommender.recommend(
         [RecommendRequest(user=models.user_id(1)), RecommendRequest(user=models.user_id(1), explain=True)]
     )
     assert plain.items == explained.items  # type: ignore[union-attr]
