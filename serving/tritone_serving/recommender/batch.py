@@ -17,7 +17,7 @@ from tritone_serving.recommender.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class RequestBatch:
     """Resolved requests.
 
     Attributes:
@@ -50,10 +50,10 @@ class Batch:
     def n(self) -> int:
         return len(self.users)
 
-    def only(self, request: int) -> Batch:
+    def only(self, request: int) -> RequestBatch:
         """Return a batch of one of the requests."""
         row = np.array([request])
-        return Batch(
+        return RequestBatch(
             self.users[row],
             self.history.take(row),
             self.consumed.take(row),

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
 SEGMENTS: Final = ("cold", "short", "warm")
@@ -76,12 +76,12 @@ class Ensemble:
             described.get("minimum_weights") or {},
         )
 
-    def segments(self, batch: Batch) -> npt.NDArray[np.int64]:
+    def segments(self, batch: RequestBatch) -> npt.NDArray[np.int64]:
         """Return the index in `SEGMENTS` of each request (B,)."""
         n_history = batch.n_history
         return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
 
-    def weights_of(self, base_models: Sequence[str], batch: Batch) -> Weights:
+    def weights_of(self, base_models: Sequence[str], batch: RequestBatch) -> Weights:
         """Return each request's weights, by its segment and its inputs."""
         segments = self.segments(batch)
         listened, cold = (

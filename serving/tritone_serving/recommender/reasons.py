@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
+from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
 from tritone_serving.recommender.base_models.content import Tags
 from tritone_serving.recommender.base_models.taste import RemoteBaseModel, whole_taste
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import log_scaled
 from tritone_serving.recommender.ranking import Ranked
-from tritone_serving.recommender.requests import Floats, Reason
+from tritone_serving.recommender.requests import Floats, ScoreReason
 from tritone_serving.recommender.scorer import Scored
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ _MOST_AT_ONCE: Final = 4 << 20  # contributions computed at a time; takes about 
 
 def reasons_of(
     recommender: Recommender,
-    batch: Batch,
+    batch: RequestBatch,
     row: int,
     *,
     ranked: Ranked,
     scored: Scored,
     is_trusted: bool,
-) -> tuple[tuple[Reason, ...], ...]:
+) -> tuple[tuple[ScoreReason, ...], ...]:
     """Return the reasons for each item recommended for one request, in descending order of their amounts.
 
     A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
@@ -47,7 +47,7 @@ def reasons_of(
         is_trusted: whether the caller may use all users' data. For other callers, an item that fewer than `min_friends`
             friends listen to is not attributed to friends at all.
     """
-    found: list[list[Reason]] = [[] for _ in ranked.items]
+    found: list[list[ScoreReason]] = [[] for _ in ranked.items]
     scorer, weights = recommender.scorer, scored.weights.of(row)
     known = ranked.items < scorer.n_listened
     shared = _Shared(recommender, batch, row) if batch.borrowed[row] else None
@@ -81,19 +81,19 @@ def reasons_of(
     for index, reasons in enumerate(found):
         for because, amounts in extras.items():
             if amounts[index]:
-                reasons.append(Reason(_ENSEMBLE, because, "", float(amounts[index])))
+                reasons.append(ScoreReason(_ENSEMBLE, because, "", float(amounts[index])))
     return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
 
 
 class _Shared:
     """Counts of friends by item and tag, to hide those that fewer than `min_friends` have in common."""
 
-    def __init__(self, recommender: Recommender, batch: Batch, row: int) -> None:
+    def __init__(self, recommender: Recommender, batch: RequestBatch, row: int) -> None:
         self._least = recommender.min_friends
         self._listening = recommender.resolver.listening_of(batch.friends.row(row)[0].astype(np.int64))
         self._n_items = len(recommender.item_ids)
 
-    def names(self, part: Part, names: list[str], base_model: LocalBaseModel | RemoteBaseModel) -> list[str]:
+    def names(self, part: ScoreParts, names: list[str], base_model: LocalBaseModel | RemoteBaseModel) -> list[str]:
         """Return the names of a part's causes, empty where too few friends share the cause."""
         if part.because == "history":
             counts = np.bincount(self._listening.columns, minlength=self._n_items)
@@ -109,13 +109,13 @@ class _Shared:
         ]
 
 
-def _without_few(part: Part, found: list[list[Reason]], least: int) -> Part:
+def _without_few(part: ScoreParts, found: list[list[ScoreReason]], least: int) -> ScoreParts:
     """Return the part without items that few friends account for; move their amounts to the reason `listeners`."""
     few = (part.amounts != 0).sum(1) < least
     for reasons, amount, is_few in zip(found, part.amounts.astype(np.float64).sum(1), few, strict=True):
         if is_few and amount:
-            reasons.append(Reason(_ENSEMBLE, "listeners", "", float(amount)))
-    return Part(part.because, part.causes, np.where(few[:, None], 0, part.amounts).astype(np.float32))
+            reasons.append(ScoreReason(_ENSEMBLE, "listeners", "", float(amount)))
+    return ScoreParts(part.because, part.causes, np.where(few[:, None], 0, part.amounts).astype(np.float32))
 
 
 def _slices(n_items: int, n_history: int) -> list[slice]:
@@ -124,20 +124,22 @@ def _slices(n_items: int, n_history: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
-def _shared(parts: Sequence[Part], contributions: Floats) -> list[Part]:
+def _shared(parts: Sequence[ScoreParts], contributions: Floats) -> list[ScoreParts]:
     """Distribute a base model's contributions (n,) to the ensemble over its causes, in proportion to their amounts."""
     total = np.zeros(len(contributions))
     for part in parts:
         total += part.amounts.astype(np.float64).sum(1)
     factors = np.divide(contributions, total, out=np.zeros(len(total)), where=np.abs(total) > _NOTHING)
-    return [Part(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts]
+    return [
+        ScoreParts(part.because, part.causes, (part.amounts * factors[:, None]).astype(np.float32)) for part in parts
+    ]
 
 
 def _add(
-    found: list[list[Reason]],
+    found: list[list[ScoreReason]],
     name: str,
     because: str,
-    part: Part,
+    part: ScoreParts,
     names: Sequence[str],
     *,
     texts: Callable[[int], tuple[str, str]],
@@ -154,11 +156,11 @@ def _add(
             listed = listed[np.argpartition(-np.abs(amounts[listed]), _MOST_NAMED - 1)[:_MOST_NAMED]]
         for cause in listed.tolist():
             title, artist = texts(int(part.causes[cause]))
-            reasons.append(Reason(name, because, names[cause], float(amounts[cause]), title, artist))
+            reasons.append(ScoreReason(name, because, names[cause], float(amounts[cause]), title, artist))
         rest = np.ones(len(amounts), np.bool_)
         rest[listed] = False
         if unnamed := float(amounts[rest].sum()):
-            reasons.append(Reason(name, because, "", unnamed))
+            reasons.append(ScoreReason(name, because, "", unnamed))
 
 
 def _no_texts(cause: int) -> tuple[str, str]:
@@ -166,7 +168,7 @@ def _no_texts(cause: int) -> tuple[str, str]:
     return "", ""
 
 
-def _name(recommender: Recommender, batch: Batch, row: int, because: str, cause: int) -> str:
+def _name(recommender: Recommender, batch: RequestBatch, row: int, because: str, cause: int) -> str:
     if cause < 0:
         return ""
     if because == "history":

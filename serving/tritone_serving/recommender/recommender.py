@@ -25,7 +25,7 @@ from tritone_serving.recommender._exceptions import ArtifactError, InvalidReques
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.taste import RemoteBaseModel, open_taste
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
@@ -33,15 +33,15 @@ from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
     Floats,
-    Reason,
     RecommendRequest,
     RecommendResponse,
+    ScoreReason,
     Source,
     UnknownInputs,
 )
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.scorer import OnBaseModel, RemoteScorer, Scored, Scorer
+from tritone_serving.recommender.scorer import EnsembleScorer, OnBaseModel, RemoteScorer, Scored
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
 from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
 
@@ -73,7 +73,7 @@ class Recommender:
     ) -> None:
         self.artifact = artifact
         self.min_friends = min_friends
-        self.scorer = Scorer(artifact, base_models, on_base_model)
+        self.scorer = EnsembleScorer(artifact, base_models, on_base_model)
         self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
         self.titles, self.artists = (_texts(artifact, name) for name in ("titles", "artists"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
@@ -165,7 +165,7 @@ class Recommender:
 
     def score(
         self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None
-    ) -> tuple[dict[str, Floats], Floats, Batch]:
+    ) -> tuple[dict[str, Floats], Floats, RequestBatch]:
         """Return the unfiltered scores of all base models and of the ensemble, for evaluation.
 
         Returns:
@@ -197,7 +197,7 @@ class Recommender:
         nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
         rows, social_neighbourhood = self.resolver.around([np.array(each, np.int64) for each in friends], users)
         history, borrowed = self.resolver.borrow(nothing, rows)
-        batch = Batch(
+        batch = RequestBatch(
             users=np.full(n, -1),
             history=history,
             consumed=nothing,
@@ -213,7 +213,7 @@ class Recommender:
         return scored.base_models, scored.ensemble
 
     def _recommend(
-        self, requests: Sequence[RecommendRequest], batch: Batch, taste: RemoteScorer | None, arm: str | None
+        self, requests: Sequence[RecommendRequest], batch: RequestBatch, taste: RemoteScorer | None, arm: str | None
     ) -> list[RecommendResponse]:
         scored = self.scorer.score(requests, batch, taste, arm)
         total = scored.ensemble
@@ -242,13 +242,13 @@ class Recommender:
         return answers
 
     def _reasons(
-        self, request: RecommendRequest, batch: Batch, row: int, ranked: Ranked, scored: Scored
-    ) -> tuple[tuple[Reason, ...], ...]:
+        self, request: RecommendRequest, batch: RequestBatch, row: int, ranked: Ranked, scored: Scored
+    ) -> tuple[tuple[ScoreReason, ...], ...]:
         if not request.explain:
             return ()
         return reasons_of(self, batch, row, ranked=ranked, scored=scored, is_trusted=request.caller.is_trusted)
 
-    def _mask(self, scores: Floats, request: RecommendRequest, batch: Batch, row: int) -> int:
+    def _mask(self, scores: Floats, request: RecommendRequest, batch: RequestBatch, row: int) -> int:
         """Set the scores of excluded items to -inf; return how many were excluded because the user listened to them."""
         consumed = batch.consumed.row(row)[0]
         history, weights = batch.history.row(row)
@@ -260,7 +260,7 @@ class Recommender:
         scores[consumed] = _NEVER
         return len(consumed)
 
-    def _source(self, request: RecommendRequest, batch: Batch, row: int) -> Source:
+    def _source(self, request: RecommendRequest, batch: RequestBatch, row: int) -> Source:
         if batch.n_history[row]:
             return "user" if batch.users[row] >= 0 else "history"
         if len(batch.friends.row(row)[0]):

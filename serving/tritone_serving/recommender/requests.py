@@ -220,7 +220,7 @@ def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
 
 
 @dataclass(frozen=True)
-class Reason:
+class ScoreReason:
     """One contribution to the score of an item.
 
     Attributes:
@@ -274,7 +274,7 @@ class RecommendResponse:
     items: tuple[str, ...]
     scores: Floats
     source: Source
-    reasons: tuple[tuple[Reason, ...], ...]
+    reasons: tuple[tuple[ScoreReason, ...], ...]
     unknown: UnknownInputs
     arm: str
     n_consumed: int = 0

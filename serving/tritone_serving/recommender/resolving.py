@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender._exceptions import InvalidRequestError
 from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
-from tritone_serving.recommender.batch import Batch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.requests import MIN_FRIENDS, Floats, RecommendRequest, UnknownInputs
@@ -29,7 +29,7 @@ _MOST_BORROWED: Final = 200  # most shared items of friends that stand in for a 
 
 @dataclass(frozen=True, eq=False)
 class _Resolved:
-    """One request with ids replaced by indices; see `Batch`."""
+    """One request with ids replaced by indices; see `RequestBatch`."""
 
     user: int
     history: npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ class Resolver:
                 known.append(index)
         return known, tuple(dict.fromkeys(unknown))
 
-    def batch(self, requests: Sequence[RecommendRequest]) -> tuple[Batch, dict[int, InvalidRequestError]]:
+    def batch(self, requests: Sequence[RecommendRequest]) -> tuple[RequestBatch, dict[int, InvalidRequestError]]:
         """Resolve requests into one batch.
 
         Returns:
@@ -141,7 +141,7 @@ class Resolver:
         )
         history = Rows.from_lists([r.history for r in resolved], [r.weights for r in resolved])
         history, borrowed = self.borrow(history, friends)
-        batch = Batch(
+        batch = RequestBatch(
             users=np.array([each.user for each in resolved], np.int64),
             history=history,
             consumed=_ones([each.consumed for each in resolved]),

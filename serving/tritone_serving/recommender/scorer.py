@@ -16,7 +16,7 @@ import numpy as np
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models import LocalBaseModel
 from tritone_serving.recommender.base_models.taste import RemoteBaseModel, TasteInputs
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
 from tritone_serving.recommender.requests import Floats, RecommendRequest
 
@@ -65,7 +65,7 @@ class Scored:
     arms: list[str]
 
 
-class Scorer:
+class EnsembleScorer:
     """Scores batches with the base models and ensembles of one artifact.
 
     Attributes:
@@ -98,14 +98,18 @@ class Scorer:
         """Return the arm of a request, drawn from its user id."""
         return arm_of(request.user, salt=self._ab["salt"], shares=self._ab["shares"])
 
-    def score_base_models(self, batch: Batch, taste: RemoteScorer | None) -> dict[str, Floats]:
+    def score_base_models(self, batch: RequestBatch, taste: RemoteScorer | None) -> dict[str, Floats]:
         """Return the raw scores of all base models, name -> (B, I)."""
         scores: dict[str, Floats] = {}
         self._score(batch, taste, scores.__setitem__)
         return scores
 
     def score(
-        self, requests: Sequence[RecommendRequest], batch: Batch, taste: RemoteScorer | None, arm: str | None = None
+        self,
+        requests: Sequence[RecommendRequest],
+        batch: RequestBatch,
+        taste: RemoteScorer | None,
+        arm: str | None = None,
     ) -> Scored:
         """Score a batch; local base models are scored while `taste_vae` runs.
 
@@ -127,18 +131,18 @@ class Scorer:
         self._score(batch, taste, add)
         return Scored(scores, blend.total(), weights, arms)
 
-    def _names(self, batch: Batch, taste: RemoteScorer | None) -> tuple[str, ...]:
+    def _names(self, batch: RequestBatch, taste: RemoteScorer | None) -> tuple[str, ...]:
         """Return the names of the base models that score a batch, the remote one last."""
         remote = self._remote(batch, taste)
         local = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
         return (*local, *([] if remote is None else [remote.name]))
 
-    def _remote(self, batch: Batch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
+    def _remote(self, batch: RequestBatch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
         """Return the remote base model, None if it is not available or can score none of the requests."""
         found = (base_model for base_model in self.base_models.values() if isinstance(base_model, RemoteBaseModel))
         return next((base_model for base_model in found if taste is not None and base_model.knows(batch).any()), None)
 
-    def _score(self, batch: Batch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
+    def _score(self, batch: RequestBatch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
         """Call `take` with the name and the scores of each base model as soon as they are computed."""
         done_s = 0.0
 
@@ -165,7 +169,7 @@ class Scorer:
             self._on_base_model(name, time.perf_counter() - start_s)
 
     def _weights(
-        self, requests: Sequence[RecommendRequest], batch: Batch, base_models: tuple[str, ...], arm: str | None
+        self, requests: Sequence[RecommendRequest], batch: RequestBatch, base_models: tuple[str, ...], arm: str | None
     ) -> tuple[Weights, list[str]]:
         """Return the weights and the arm of each request."""
         arms = [arm or self.arm(request) for request in requests]

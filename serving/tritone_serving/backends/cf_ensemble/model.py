@@ -26,9 +26,18 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
-from tritone_cf_answers import SEARCH, SIMILAR, Alike, Row, Tensors, row_of, row_of_search, row_of_similar
+from tritone_cf_answers import (
+    SEARCH,
+    SIMILAR,
+    OutputRow,
+    OutputTensors,
+    SimilarItemFinder,
+    row_of,
+    row_of_search,
+    row_of_similar,
+)
 from tritone_cf_loading import LoadError, load, taste_of
-from tritone_cf_metrics import Counts, Coverage, Reporter
+from tritone_cf_metrics import Coverage, MetricCounts, Reporter
 from tritone_cf_questions import Asked, SimilarRequest, read_requests
 from tritone_cf_taste import PAUSE_S, TasteError
 from tritone_ort_marks import is_health_check
@@ -56,7 +65,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artifact and run one request, so that the first real request is not slower."""
         config = json.loads(args["model_config"])
-        self._counts = Counts()
+        self._counts = MetricCounts()
         self._is_counting = False
         self._callers = CallerCheck.from_environment(
             lambda text: pb_utils.Logger.log_warn(f"cf_ensemble: {args['model_name']}: {text}")
@@ -67,7 +76,7 @@ class TritonPythonModel:
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        self._alike = Alike(self._recommender)
+        self._alike = SimilarItemFinder(self._recommender)
         self._embeddings = EmbeddingWeights(
             Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(EMBEDDING_MODEL)
         )
@@ -77,7 +86,7 @@ class TritonPythonModel:
                 f"embed the recommender's items; see `tritone lint`"
             )
         self._taste = taste_of(self._recommender, config, pb_utils)
-        self._tensors = Tensors(self._recommender)
+        self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         _ = self._recommender.track_search  # built at load, so that the first search is not slower
@@ -144,13 +153,13 @@ class TritonPythonModel:
         except Exception as error:  # a shape not checked by Triton must not fail the other requests of the call
             return InvalidRequestError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
-    def _answer(self, asked: list[Asked]) -> list[Row | Exception]:
+    def _answer(self, asked: list[Asked]) -> list[OutputRow | Exception]:
         queries = [query for query in asked if isinstance(query, RecommendRequest)]
         try:
             recommended = iter(self._recommend(queries))
         except Exception:
             recommended = iter(self._one_by_one(queries))
-        rows: list[Row | Exception] = []
+        rows: list[OutputRow | Exception] = []
         for query in asked:
             if isinstance(query, RecommendRequest):
                 answer = next(recommended)
@@ -188,7 +197,7 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _looked_up(self, query: SimilarRequest | SearchRequest) -> Row | InvalidRequestError:
+    def _looked_up(self, query: SimilarRequest | SearchRequest) -> OutputRow | InvalidRequestError:
         try:
             if isinstance(query, SearchRequest):
                 return row_of_search(self._recommender.search(query))
@@ -196,10 +205,10 @@ class TritonPythonModel:
         except InvalidRequestError as error:
             return error
 
-    def _response(self, request: Any, answers: list[Row | Exception]) -> Any:
+    def _response(self, request: Any, answers: list[OutputRow | Exception]) -> Any:
         rows = []
         for answer in answers:
-            if isinstance(answer, Row):
+            if isinstance(answer, OutputRow):
                 self._count("answers_total", source=answer.source, arm=answer.arm)
                 if self._is_counting and answer.source not in (SIMILAR, SEARCH):
                     self._coverage.add(answer.arm, answer.items)

@@ -15,9 +15,9 @@ from tritone_cf_questions import SimilarRequest
 
 from tritone_serving.recommender import (
     InvalidRequestError,
-    Reason,
     Recommender,
     RecommendResponse,
+    ScoreReason,
     SearchResponse,
     SimilarItem,
     UnknownInputs,
@@ -34,7 +34,7 @@ _KNOWN = UnknownInputs()
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class OutputRow:
     """The response to one query.
 
     Attributes:
@@ -54,9 +54,9 @@ class Row:
     total: int = 0
 
 
-def row_of(answer: RecommendResponse) -> Row:
+def row_of(answer: RecommendResponse) -> OutputRow:
     """Return the row of a recommendation."""
-    return Row(
+    return OutputRow(
         answer.items,
         answer.scores,
         answer.source,
@@ -66,15 +66,15 @@ def row_of(answer: RecommendResponse) -> Row:
     )
 
 
-def row_of_similar(found: Sequence[SimilarItem]) -> Row:
+def row_of_similar(found: Sequence[SimilarItem]) -> OutputRow:
     """Return the row of a query for similar items."""
     scores = np.array([each.score for each in found], np.float32)
-    return Row([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
+    return OutputRow([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
 
 
-def row_of_search(answer: SearchResponse) -> Row:
+def row_of_search(answer: SearchResponse) -> OutputRow:
     """Return the row of a search, with scores of 0."""
-    return Row(
+    return OutputRow(
         [each.item for each in answer.found],
         np.zeros(len(answer.found), np.float32),
         SEARCH,
@@ -85,11 +85,11 @@ def row_of_search(answer: SearchResponse) -> Row:
     )
 
 
-class Tensors:
+class OutputTensors:
     """Builds output tensors, including items' titles and artists."""
 
     def __init__(self, recommender: Recommender) -> None:
-        self._makers: dict[str, Callable[[Row], Sequence[bytes]]] = {
+        self._makers: dict[str, Callable[[OutputRow], Sequence[bytes]]] = {
             "item_ids": lambda row: [item.encode("utf-8") for item in row.items],
             "titles": _by_item(recommender, recommender.titles),
             "artists": _by_item(recommender, recommender.artists),
@@ -98,7 +98,7 @@ class Tensors:
             "match_field": lambda row: [field.encode() for _, field in row.matches] or [b""] * len(row.items),
         }
 
-    def make(self, name: str, rows: Sequence[Row]) -> Array:
+    def make(self, name: str, rows: Sequence[OutputRow]) -> Array:
         """Return an output tensor of one request, (B, k) or (B, 1)."""
         if name == "scores":
             return _filled([row.scores for row in rows], np.zeros((len(rows), _longest(rows)), np.float32))
@@ -111,7 +111,7 @@ class Tensors:
         return np.array([[v.encode() if isinstance(v, str) else v] for v in values], np.object_)
 
 
-def _longest(rows: Sequence[Row]) -> int:
+def _longest(rows: Sequence[OutputRow]) -> int:
     return max((len(row.items) for row in rows), default=0)
 
 
@@ -121,7 +121,7 @@ def _filled(values: Sequence[Sequence[Any]], array: Array) -> Array:
     return array
 
 
-def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[[Row], Sequence[bytes]]:
+def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[[OutputRow], Sequence[bytes]]:
     if texts is None:
         return lambda row: [b""] * len(row.items)
     encoded = [text.encode("utf-8") for text in texts]
@@ -129,7 +129,7 @@ def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[
     return lambda row: [encoded[index(item)] for item in row.items]
 
 
-def _reason(reason: Reason) -> dict[str, Any]:
+def _reason(reason: ScoreReason) -> dict[str, Any]:
     """Return a reason as a dict, without title and artist if they are unknown."""
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
@@ -145,7 +145,7 @@ def _json(value: Any) -> bytes:
 _SIZE = 256
 
 
-class Alike:
+class SimilarItemFinder:
     """Finds similar items, by the version's sound index if it has one."""
 
     def __init__(self, recommender: Recommender) -> None:

@@ -32,7 +32,7 @@ COVERAGE = "catalogue_coverage"
 Labels = tuple[tuple[str, str], ...]
 
 
-class Counts:
+class MetricCounts:
     """Thread-safe counters; `take` returns and resets them."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Any:
 class Reporter:
     """Reports the counts to Triton from a thread until it is closed."""
 
-    def __init__(self, pb_utils: Any, counts: Counts, coverage: Coverage, labels: Mapping[str, str]) -> None:
+    def __init__(self, pb_utils: Any, counts: MetricCounts, coverage: Coverage, labels: Mapping[str, str]) -> None:
         self._counts = counts
         self._coverage = coverage
         self._labels = dict(labels)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import LocalBaseModel, Part
+from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
 from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
@@ -23,7 +23,7 @@ _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBas
     "mood": Mood.open,
 }
 
-__all__ = ["LocalBaseModel", "Part", "open_base_models"]
+__all__ = ["LocalBaseModel", "ScoreParts", "open_base_models"]
 
 
 def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:

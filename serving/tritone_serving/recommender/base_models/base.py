@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ScoreParts:
     """Contributions of causes to the scores of n items.
 
     Attributes:
-        because: as in `Reason.because`.
+        because: as in `ScoreReason.because`.
         causes: (C,) indices of items for `history`, of users for `friend`, of tags for `tag`; a single -1 otherwise.
         amounts: (n, C) contributions.
     """
@@ -43,22 +43,22 @@ class LocalBaseModel(Protocol):
         """Name in the manifest."""
         ...
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         """Return for which requests the base model can score items (B,); the scores of others are 0."""
         ...
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         """Return the scores (B, I)."""
         ...
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         """Return the contributions to one request's scores of some items; they add up to the scores of `score`."""
         ...
 
 
-def whole(because: str, scores: Floats) -> Part:
+def whole(because: str, scores: Floats) -> ScoreParts:
     """Return a part with a single unnamed cause for scores (n,)."""
-    return Part(because, np.array([-1]), scores[:, None])
+    return ScoreParts(because, np.array([-1]), scores[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class OwnTags:
         found = f"{name}.own_tags.starts" in artifact.arrays
         return cls(artifact.rows(f"{name}.own_tags") if found else None)
 
-    def apply(self, scores: Floats, batch: Batch) -> None:
+    def apply(self, scores: Floats, batch: RequestBatch) -> None:
         """Multiply scores (B, I) by the ratios in place."""
         if self.ratios is None:
             return
@@ -85,7 +85,7 @@ class OwnTags:
             taken = self.ratios.take(batch.users[known])
             scores[known[taken.row_numbers()], taken.columns] *= taken.values
 
-    def of(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Floats:
+    def of(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Floats:
         """Return the factors of some items for one request (n,)."""
         factors = np.ones(len(items), np.float32)
         user = int(batch.users[request])

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import OwnTags, Part, whole
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.base_models.base import OwnTags, ScoreParts, whole
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -41,24 +41,24 @@ class Tags:
         rows = artifact.rows(f"{name}.by_item"), artifact.rows(f"{name}.by_tag")
         return cls(name, *rows, int(described["n_profile"]), own)
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
         self.own.apply(scores, batch)
         return scores
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         tags, amounts = self._profiles(batch.only(request)).row(0)
         strengths = np.zeros((len(items), len(tags)), np.float32)
         for row, item in zip(strengths, items.tolist(), strict=True):
             known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
             row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
         strengths *= amounts * self.own.of(batch, request, items)[:, None]
-        return [Part("tag", tags.astype(np.int64), strengths)]
+        return [ScoreParts("tag", tags.astype(np.int64), strengths)]
 
-    def _profiles(self, batch: Batch) -> Rows:
+    def _profiles(self, batch: RequestBatch) -> Rows:
         """Return the tags with the largest weights of each history, sparse (B, G), each row of norm 1."""
         totals = product(batch.history, self.by_item, self.by_tag.n_rows)
         columns, values = [], []
@@ -89,20 +89,20 @@ class Sound:
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Sound:
         return cls(name, artifact.arrays["items.embeddings"], np.asarray(artifact.arrays[f"{name}.centre"]))
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         given = np.zeros(batch.n, np.bool_) if batch.embeddings is None else batch.embeddings.any(1)
         return given | batch.has_history
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         scores: Floats = self._wanted(batch) @ self.embeddings.T
         return scores
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         one = batch.only(request)
         because = "audio" if one.embeddings is not None and one.embeddings.any() else "history"
         return [whole(because, self.score(one)[0, items])]
 
-    def _wanted(self, batch: Batch) -> Floats:
+    def _wanted(self, batch: RequestBatch) -> Floats:
         """Return the query (B, 256) of norm 1 or 0: the given recording, else the weighted mean of the history."""
         wanted = np.zeros((batch.n, self.embeddings.shape[1]), np.float32)
         for request, row in enumerate(wanted):
@@ -134,14 +134,14 @@ class Mood:
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Mood:
         return cls(name, artifact.arrays["items.moods"])
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.moods >= 0
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         scores = np.zeros((batch.n, len(self.moods)), np.float32)
         given = np.flatnonzero(batch.moods >= 0)
         scores[given] = self.moods[:, batch.moods[given]].T
         return scores
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("mood", self.score(batch.only(request))[0, items])]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import OwnTags, Part, whole
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.base_models.base import OwnTags, ScoreParts, whole
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows, product
 
 
@@ -33,13 +33,13 @@ class Popularity:
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Popularity:
         return cls(name, artifact.arrays[f"{name}.shares"])
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return np.ones(batch.n, np.bool_)
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         return np.broadcast_to(self.shares, (batch.n, len(self.shares)))
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("popularity", self.shares[items])]
 
 
@@ -62,17 +62,17 @@ class ItemItem:
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> ItemItem:
         return cls(name, artifact.rows(name), float(described["damping"]), OwnTags.open(artifact, name))
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         history = batch.history
         weights = history.values * np.repeat(self._scale(history), history.counts)
         scores = product(Rows(history.starts, history.columns, weights), self.table, self.table.n_rows)
         self.own.apply(scores, batch)
         return scores
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, values = batch.history.row(request)
         scale = float(self._scale(batch.history)[request])
         amounts = np.zeros((len(items), len(columns)), np.float32)
@@ -82,7 +82,7 @@ class ItemItem:
             if len(targets):
                 amounts[:, cause] = np.where(targets[index] == items, strengths[index], 0) * value * scale
         amounts *= self.own.of(batch, request, items)[:, None]
-        return [Part("history", columns.astype(np.int64), amounts)]
+        return [ScoreParts("history", columns.astype(np.int64), amounts)]
 
     def _scale(self, history: Rows) -> Floats:
         """Return the normalisation by the length of each history (B,)."""

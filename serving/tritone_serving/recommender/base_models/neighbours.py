@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Part
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.base_models.base import ScoreParts
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.requests import MIN_FRIENDS
 from tritone_serving.recommender.rows import Floats, Rows, product
 
@@ -50,7 +50,7 @@ class Listeners:
     def n_people(self) -> int:
         return len(self.people)
 
-    def similarity(self, batch: Batch) -> Floats:
+    def similarity(self, batch: RequestBatch) -> Floats:
         """Return the cosine similarity of each history to each candidate (B, S), 0 for the user themselves."""
         found = batch.memo.get("similarity")
         if found is None:
@@ -65,7 +65,7 @@ class Listeners:
             batch.memo["similarity"] = found
         return found
 
-    def similarity_to(self, batch: Batch, request: int, who: npt.NDArray[np.int64]) -> Floats:
+    def similarity_to(self, batch: RequestBatch, request: int, who: npt.NDArray[np.int64]) -> Floats:
         """Return the similarities of one request to n given users, who need not be candidates (n,)."""
         if self.n_people == self.by_user.n_rows:
             similarities: Floats = self.similarity(batch)[request, who]
@@ -127,15 +127,15 @@ class UserKnn:
             np.asarray(artifact.arrays[f"{name}.means"])[listeners.people],
         )
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         near = [self._nearest(row) for row in self._strengths(batch)]
         people, strengths = [self.listeners.people[who] for who, _ in near], [strength for _, strength in near]
         return self.listeners.add_up(people, strengths, len(self.popularity_penalty)) * self.popularity_penalty
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         # Neighbours are not disclosed. Contributions are attributed to the items of the history: each neighbour's
         # strength is divided among them in proportion to their contributions to the cosine similarity.
         one = batch.only(request)
@@ -151,7 +151,7 @@ class UserKnn:
             .toarray()
         )  # (k, n)
         amounts = (shares @ listening).T * self.popularity_penalty[items][:, None]
-        return [Part("history", columns, amounts.astype(np.float32))]
+        return [ScoreParts("history", columns, amounts.astype(np.float32))]
 
     def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
         """Return the users most similar to a history and their weights, from the similarities of all users (S,).
@@ -165,7 +165,7 @@ class UserKnn:
             who = who[np.argpartition(-strengths[who], self.n_neighbours - 1)[: self.n_neighbours]]
         return who, strengths[who]
 
-    def _strengths(self, batch: Batch) -> Floats:
+    def _strengths(self, batch: RequestBatch) -> Floats:
         """Return the weight of each candidate neighbour by `metric` and `sharpness` (B, S)."""
         cosine = self.listeners.similarity(batch)
         near = cosine > 0
@@ -182,7 +182,7 @@ class UserKnn:
             np.power(strengths, np.float32(self.sharpness), out=strengths)
         return strengths
 
-    def _means(self, batch: Batch) -> Floats:
+    def _means(self, batch: RequestBatch) -> Floats:
         """Return the mean over all items of each history's vector of norm 1 (B,)."""
         history = batch.history
         rare = history.values * self.listeners.rarity[history.columns]
@@ -209,21 +209,21 @@ class Social:
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Social:
         return cls(name, Listeners.open(artifact, described), float(described["base"]), artifact.n_items)
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.friends.counts > 0
 
-    def score(self, batch: Batch) -> Floats:
+    def score(self, batch: RequestBatch) -> Floats:
         around = [self._around(batch, request) for request in range(batch.n)]
         return self.listeners.add_up([who for who, _ in around], [strength for _, strength in around], self.n_items)
 
-    def parts(self, batch: Batch, request: int, items: npt.NDArray[np.int64]) -> Sequence[Part]:
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         who, strengths = self._around(batch, request)
         if not len(who):
             return []
         listening = self.listeners.by_user.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
-        return [Part("friend", who, np.asarray((listening * strengths[:, None]).T, np.float32))]
+        return [ScoreParts("friend", who, np.asarray((listening * strengths[:, None]).T, np.float32))]
 
-    def _around(self, batch: Batch, request: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    def _around(self, batch: RequestBatch, request: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """Return the rows of the users around the requesting user, and their weights."""
         columns, closeness = batch.social_neighbourhood.row(request)
         who = columns.astype(np.int64)

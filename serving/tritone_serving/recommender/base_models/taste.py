@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Part, whole
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.base_models.base import ScoreParts, whole
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
 TASTE: Final = "taste_vae"
@@ -53,7 +53,7 @@ class RemoteBaseModel:
     n_items: int
     fingerprint: str
 
-    def inputs(self, batch: Batch) -> TasteInputs:
+    def inputs(self, batch: RequestBatch) -> TasteInputs:
         """Return the network's inputs for a batch; requests without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
         keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_HISTORY_ITEMS)
@@ -67,7 +67,10 @@ class RemoteBaseModel:
         return TasteInputs(items, weights)
 
     def ask(
-        self, batch: Batch, taste: Callable[[TasteInputs, Callable[[], None]], Floats], meanwhile: Callable[[], None]
+        self,
+        batch: RequestBatch,
+        taste: Callable[[TasteInputs, Callable[[], None]], Floats],
+        meanwhile: Callable[[], None],
     ) -> Floats:
         """Return scores (B, I) of the remote network.
 
@@ -82,7 +85,7 @@ class RemoteBaseModel:
         scores[~self.knows(batch)] = 0
         return scores
 
-    def knows(self, batch: Batch) -> npt.NDArray[np.bool_]:
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
 
@@ -106,6 +109,6 @@ def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     }
 
 
-def whole_taste(scores: Floats) -> Part:
+def whole_taste(scores: Floats) -> ScoreParts:
     """Return the scores as one part, since a network's scores cannot be attributed to single items of a history."""
     return whole("history", scores)

@@ -23,7 +23,7 @@ from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Recording
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.base_models import Parts
+from tritone_training.kinds.recommender.base_models import ArtifactParts
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.progress import progress_bar
 
@@ -134,7 +134,7 @@ def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floa
     return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
 
 
-def add_sounds(parts: Parts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:
+def add_sounds(parts: ArtifactParts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:
     """Add the base models `sound` and `mood`; rows of items without a recording are 0."""
     indices = {name: index for index, name in enumerate(dataset.items)}
     rows = np.array([indices[item] for item in sounds.items], np.int64)

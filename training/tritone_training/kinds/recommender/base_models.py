@@ -33,7 +33,7 @@ OnStep = Callable[[str], Callable[[int, int], None]]
 
 
 @dataclass
-class Parts:
+class ArtifactParts:
     """Arrays and manifest entries of an artifact under construction.
 
     Attributes:
@@ -51,7 +51,7 @@ def fit_base_models(
     *,
     metadata: Mapping[str, Mapping[str, str]],
     on_step: OnStep,
-) -> Parts:
+) -> ArtifactParts:
     """Fit all base models except `taste_vae` and those based on recordings.
 
     Args:
@@ -63,7 +63,7 @@ def fit_base_models(
     Raises:
         TrainingError: fitted values are not finite, or a system cannot be solved.
     """
-    parts = Parts()
+    parts = ArtifactParts()
     _base(parts, dataset, metadata)
     _popularity(parts, dataset)
     listening = dataset.listening(config.tag_weight)
@@ -81,7 +81,7 @@ def fit_base_models(
     return parts
 
 
-def _check_finite(parts: Parts) -> None:
+def _check_finite(parts: ArtifactParts) -> None:
     for name, array in parts.arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             base_model = name.partition(".")[0]
@@ -89,7 +89,11 @@ def _check_finite(parts: Parts) -> None:
 
 
 def _items_among_all(
-    parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+    parts: ArtifactParts,
+    dataset: InteractionDataset,
+    listening: sparse.csr_matrix,
+    config: RecommenderConfig,
+    on_step: OnStep,
 ) -> None:
     tagged = dataset.tagged.nnz > 0
     table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
@@ -110,7 +114,11 @@ def _items_among_all(
 
 
 def _items_among_neighbours(
-    parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig, on_step: OnStep
+    parts: ArtifactParts,
+    dataset: InteractionDataset,
+    listening: sparse.csr_matrix,
+    config: RecommenderConfig,
+    on_step: OnStep,
 ) -> None:
     """As `_items_among_all`, for catalogues whose dense item-item matrices would be too large.
 
@@ -137,7 +145,9 @@ def _items_among_neighbours(
     parts.arrays["vectors"] = item_vectors_drawn(graph, config.n_factors)
 
 
-def manifest_of(parts: Parts, dataset: InteractionDataset, config: RecommenderConfig, key: bytes) -> dict[str, Any]:
+def manifest_of(
+    parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig, key: bytes
+) -> dict[str, Any]:
     """Return the manifest without the ensemble's weights."""
     return {
         "n_items": dataset.n_items,
@@ -153,7 +163,7 @@ def manifest_of(parts: Parts, dataset: InteractionDataset, config: RecommenderCo
     }
 
 
-def _base(parts: Parts, dataset: InteractionDataset, metadata: Mapping[str, Mapping[str, str]]) -> None:
+def _base(parts: ArtifactParts, dataset: InteractionDataset, metadata: Mapping[str, Mapping[str, str]]) -> None:
     parts.arrays["users"] = dataset.pseudonyms
     parts.arrays.update(text_arrays("items", dataset.items))
     parts.arrays.update(rows_arrays("history", Rows.from_csr(dataset.plays)))
@@ -164,19 +174,21 @@ def _base(parts: Parts, dataset: InteractionDataset, metadata: Mapping[str, Mapp
             parts.arrays.update(text_arrays(name, texts))
 
 
-def _popularity(parts: Parts, dataset: InteractionDataset) -> None:
+def _popularity(parts: ArtifactParts, dataset: InteractionDataset) -> None:
     counts = np.diff(sparse.csc_matrix(dataset.plays).indptr)
     shares = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     parts.arrays["popularity.shares"] = shares.astype(np.float32)
     parts.base_models["popularity"] = {"kind": "popularity"}
 
 
-def _item_item(parts: Parts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:
+def _item_item(parts: ArtifactParts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:
     parts.arrays.update(rows_arrays(name, Rows.from_csr(table)))
     parts.base_models[name] = {"kind": "item_item", "damping": config.damping}
 
 
-def _people(parts: Parts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig) -> None:
+def _people(
+    parts: ArtifactParts, dataset: InteractionDataset, listening: sparse.csr_matrix, config: RecommenderConfig
+) -> None:
     counts = np.bincount(listening.indices, minlength=dataset.n_items)
     rarity = np.log((dataset.n_users + 1) / (counts + 1)).astype(np.float32)
     vectors = _user_vectors(listening, rarity)
@@ -223,7 +235,7 @@ def _sampled(vectors: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((vectors.data[kept], vectors.indices[kept], starts), shape=vectors.shape)
 
 
-def _tags(parts: Parts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
+def _tags(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
     if not dataset.tags.nnz:
         return
     counts = np.bincount(dataset.tags.indices, minlength=len(dataset.tag_names))

@@ -13,7 +13,7 @@ from tritone_training.data.interactions.listening import without_pairs
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
 from tritone_training.kinds.recommender.offline import open_recommender
-from tritone_training.kinds.recommender.train import Prepared, configure, prepare, train_prepared
+from tritone_training.kinds.recommender.train import TrainingData, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
 _HELD_OUT_USERS: Final = 0.1  # fraction
@@ -42,7 +42,7 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     }
 
 
-def _fold(request: TrainRequest, prepared: Prepared, config: Any) -> dict[str, Any]:
+def _fold(request: TrainRequest, prepared: TrainingData, config: Any) -> dict[str, Any]:
     listening = prepared.listening
     rng = np.random.default_rng(request.seed)
     rest, held_out = split_log(replace(listening.train, time=None), fraction=0.2, seed=request.seed)
@@ -59,7 +59,7 @@ def _fold(request: TrainRequest, prepared: Prepared, config: Any) -> dict[str, A
         users=[tags.users[index] for index in kept],
     )
     fold = ListeningData(inside, listening.valid, None, listening.friends, tags, listening.metadata, listening.report)
-    train_prepared(request, config, Prepared(fold, prepared.sounds))
+    train_prepared(request, config, TrainingData(fold, prepared.sounds))
     recommender, taste = open_recommender(request.out, request.listening.key if request.listening else None)
     with progress_bar(f"evaluating seed {request.seed}", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(

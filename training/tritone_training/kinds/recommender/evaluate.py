@@ -101,7 +101,7 @@ class EvaluationUsers:
 
 
 @dataclass
-class Tally:
+class RecommendedItems:
     """Recommendations of one base model or the ensemble, collected in chunks."""
 
     best: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -200,12 +200,12 @@ def _rank(
     people: EvaluationUsers,
     requests: list[RecommendRequest],
     on_progress: OnProgress,
-) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
+) -> dict[str, RecommendedItems]:
+    tallies: dict[str, RecommendedItems] = {}
     for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
         consumed = sparse.csr_matrix(people.consumed[rows])
         for name, scores in {**base_models, "ensemble": ensemble}.items():
-            tallies.setdefault(name, Tally()).best.append(top_items(scores, consumed))
+            tallies.setdefault(name, RecommendedItems()).best.append(top_items(scores, consumed))
         on_progress(rows.stop, len(requests))
     return tallies
 

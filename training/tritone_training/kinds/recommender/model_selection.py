@@ -20,7 +20,7 @@ from scipy import sparse
 from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
 from tritone_serving.recommender.base_models.item_based import Popularity
 from tritone_serving.recommender.base_models.neighbours import UserKnn
-from tritone_serving.recommender.batch import Batch
+from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, held_out_counts
@@ -107,7 +107,7 @@ def select_ensemble(
     total, done = 3 * len(batches), 0
     hidden = HiddenItems.draw(recommender, seed)
 
-    def collect(change: Callable[[Batch], Batch]) -> tuple[Candidates, Candidates | None]:
+    def collect(change: Callable[[RequestBatch], RequestBatch]) -> tuple[Candidates, Candidates | None]:
         nonlocal done
         collector = Collector(consumed, wanted, counts[users], _is_cold(recommender))
         of_hidden = None if hidden is None else hidden.collector(consumed, wanted, counts[users])
@@ -216,7 +216,7 @@ def _cold_item_weights(
 
 def _metric(
     recommender: Recommender,
-    batches: Sequence[Batch],
+    batches: Sequence[RequestBatch],
     consumed: sparse.csr_matrix,
     wanted: sparse.csr_matrix,
     counts: npt.NDArray[np.int64],
@@ -244,7 +244,7 @@ def _with_metric(base_model: Any, metric: str) -> UserKnn:
     return replace(base_model, metric=metric)
 
 
-def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
+def _shortened(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
     """Return the batch with each history reduced to 1 to 5 random items."""
     columns, values = [], []
     for row in range(batch.n):
@@ -257,7 +257,7 @@ def _shortened(batch: Batch, rng: np.random.Generator) -> Batch:
     return replace(batch, history=rows, consumed=rows, memo={})
 
 
-def _without_history(batch: Batch, recommender: Recommender) -> Batch:
+def _without_history(batch: RequestBatch, recommender: Recommender) -> RequestBatch:
     """Return the batch with empty histories; friends are kept."""
     nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
     history, borrowed = recommender.resolver.borrow(nothing, batch.friends)

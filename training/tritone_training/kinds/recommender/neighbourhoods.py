@@ -119,7 +119,7 @@ def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class ItemRegressions:
     """Ridge regressions of each item on its neighbours.
 
     Attributes:
@@ -131,7 +131,7 @@ class Solved:
     inverses: Floats
 
 
-def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> Solved:
+def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> ItemRegressions:
     """Solve `(G + l2)^-1 g` for each item within its n neighbours."""
     n = min(n, near.items.shape[1])
     index = np.full(near.n_items, -1, np.int16)  # position of an item among the neighbours of the target
@@ -144,7 +144,7 @@ def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> S
         weights[block] = _positive(grams, wanted)
         inverses[block] = 1 / (near.squares[block] + np.float32(l2) - (weights[block] * wanted).sum(1))
         on_progress(block.stop, near.n_items)
-    return Solved(weights, inverses)
+    return ItemRegressions(weights, inverses)
 
 
 def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:

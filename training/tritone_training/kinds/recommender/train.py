@@ -31,7 +31,7 @@ from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
-from tritone_training.kinds.recommender.base_models import Parts, fit_base_models, manifest_of
+from tritone_training.kinds.recommender.base_models import ArtifactParts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
@@ -46,7 +46,7 @@ KIND_NAME: Final = "recommender"
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class TrainingData:
     """Data that is read once for all folds and trials."""
 
     listening: ListeningData
@@ -60,14 +60,14 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
-def prepare(request: TrainRequest) -> Prepared:
+def prepare(request: TrainRequest) -> TrainingData:
     """Read the log and embed the recordings."""
     listening, sounds = load_listening(request), embed_recordings(request)
     if sounds is not None:
         recordings = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
         parts = {**listening.report["parts"], "recordings": recordings}
         listening = replace(listening, report={**listening.report, "parts": parts})
-    return Prepared(listening, sounds)
+    return TrainingData(listening, sounds)
 
 
 def configure(request: TrainRequest) -> RecommenderConfig:
@@ -86,7 +86,7 @@ def configure(request: TrainRequest) -> RecommenderConfig:
     return from_preset(PRESETS, request.preset, overrides)
 
 
-def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: Prepared) -> Mapping[str, Any]:
+def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: TrainingData) -> Mapping[str, Any]:
     """Train and write the checkpoint folder; an existing one is replaced only when training has finished.
 
     Raises:
@@ -104,7 +104,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: P
 
 
 def _fit(
-    request: TrainRequest, config: RecommenderConfig, prepared: Prepared, key: bytes, key_path: Path
+    request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
 ) -> dict[str, Any]:
     began_s = time.monotonic()
     listening = prepared.listening
@@ -196,7 +196,7 @@ def _train_taste(
     config: RecommenderConfig,
     listening: ListeningData,
     dataset: InteractionDataset,
-    parts: Parts,
+    parts: ArtifactParts,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:

@@ -144,7 +144,7 @@ class EnsembleWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class WeightProblem:
     """The features of the logit model.
 
     Attributes:
@@ -166,7 +166,7 @@ class Problem:
         return total
 
 
-def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> Problem:
+def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> WeightProblem:
     """Build the features; base models whose scores are all 0 for a kind of item get no column for it."""
     columns: dict[tuple[str, bool], Floats] = {}
     cold = candidates.cold
@@ -178,7 +178,7 @@ def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mappi
                 columns[name, kind] = column
     if cold.any():
         columns[BIAS, True] = cold.astype(np.float32)
-    return Problem(candidates, columns)
+    return WeightProblem(candidates, columns)
 
 
 def fit_weights(
@@ -227,7 +227,7 @@ def fit_cold_item_weights(
         if not is_cold:
             fixed += consumed.get(name, 0.0) * column
     columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
-    problem = Problem(candidates, columns, fixed)
+    problem = WeightProblem(candidates, columns, fixed)
     weights = polish(problem, _likeliest(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
@@ -236,7 +236,7 @@ def fit_cold_item_weights(
     return found
 
 
-def _likeliest(problem: Problem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+def _likeliest(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
     active = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in active], 1).astype(np.float64)
@@ -282,7 +282,7 @@ def _logit(
     return np.asarray(weights / spread)
 
 
-def polish(problem: Problem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
+def polish(problem: WeightProblem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
     """Refine weights by coordinate search on `goal`, which differs from the likelihood."""
     current = dict(weights)
     total = problem.total(current)

@@ -89,7 +89,7 @@ def _score(network: torch.nn.Module, weights: sparse.csr_matrix) -> np.ndarray[A
     return scores
 
 
-class Served(torch.nn.Module):
+class ServedNetwork(torch.nn.Module):
     """Wraps an ONNX graph as a module, so that it is evaluated by the same code as the network."""
 
     def __init__(self, run: Run) -> None:
@@ -118,7 +118,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     listening = listening_of(request, info)
 
     def measure(run: Run) -> Mapping[str, float]:
-        metrics = evaluate_network(Served(run), listening, listening.part("valid"), info)
+        metrics = evaluate_network(ServedNetwork(run), listening, listening.part("valid"), info)
         return {name: metrics[name] for name in ("ndcg@10", "n")}
 
     return HeldOut(listening.train.source, measure, _nothing)
