@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("client", "serving", "training", "export", "cli")
+_LEFT_OUT = "Without TritonPythonModel, and without names that are defined only in the folders of model kinds."
 
 
 def source_files(root: Path) -> list[Path]:
@@ -38,13 +39,21 @@ def n_lines(path: Path) -> int:
 
 
 def duplicate_classes(files: list[Path]) -> dict[str, list[str]]:
-    """Return the class names that more than one module defines at its top level."""
+    """Return the class names that more than one module defines at its top level, with the paths of the modules.
+
+    Two kinds of names are repeated on purpose and left out: `TritonPythonModel`, which Triton requires of each
+    Python backend, and names that only modules in the folders of model kinds define.
+    """
     where: defaultdict[str, list[str]] = defaultdict(list)
     for path in files:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].append(str(path))
-    return {name: paths for name, paths in sorted(where.items()) if len(paths) > 1}
+    return {
+        name: paths
+        for name, paths in sorted(where.items())
+        if len(paths) > 1 and name != "TritonPythonModel" and not all("/kinds/" in path for path in paths)
+    }
 
 
 def private_uses(files: list[Path]) -> tuple[int, int]:
@@ -131,7 +140,7 @@ def request_modules(server: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def report(root: Path, server: str | None) -> dict[str, Any]:
-    """Return the figures by name."""
+    """Return the metrics by name."""
     sources, tests = source_files(root), test_files(root)
     sizes = [n_lines(path) for path in sources]
     n_imports, n_attributes = private_uses(tests)
@@ -141,7 +150,7 @@ def report(root: Path, server: str | None) -> dict[str, Any]:
         "median lines of a module": statistics.median(sizes),
         "90th percentile": statistics.quantiles(sizes, n=10)[-1],
         "largest module": max(sizes),
-        "class names defined more than once": len(duplicate_classes(sources)),
+        "class names defined more than once (*)": len(duplicate_classes(sources)),
         "test and benchmark files": len(tests),
         "lines of tests and benchmarks": sum(map(n_lines, tests)),
         "private imports in tests": n_imports,
@@ -165,6 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.duplicates:
         print(json.dumps(duplicate_classes(source_files(arguments.root)), indent=2))
+        print(_LEFT_OUT, file=sys.stderr)
         return
     found = report(arguments.root, arguments.server)
     if arguments.json:
@@ -172,6 +182,7 @@ def main() -> None:
     else:
         for name, value in found.items():
             print(f"{name:40} {value:>10,}")
+        print(f"(*) {_LEFT_OUT}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read recordings as windows: decoding, mixing down, resampling and cutting, in bounded memory.
+"""Read recordings as windows: decode, mix down, resample and cut them in bounded memory.
 
 Training, evaluation and the SDK all cut recordings with `iter_windows`, so that a model sees at inference what it was
 trained on.
@@ -43,9 +43,9 @@ class Window:
     """One fixed-length cut of a recording.
 
     Attributes:
-        start_s: where it begins in the recording.
-        samples: (W,) float32 at 22,050 Hz, mono.
-        covers_s: how much of the recording it holds; less than 3 only if the whole recording is shorter.
+        start_s: start of the window in the recording, in seconds.
+        samples: (W,) float32, mono at 22,050 Hz, -1..1.
+        covers_s: seconds of the recording in the window; less than 3 only if the whole recording is shorter.
     """
 
     start_s: float
@@ -63,15 +63,15 @@ def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Win
         audio: a path, the bytes of a file, a binary file object (read from its beginning, left open), or
             `(samples, rate_hz)` with samples of shape (S,) or (S, C), floats in -1..1 or any integer type
             at its full scale. Files that were joined end to end are read to the end of the last one.
-        on_note: is called with each remark about a recording that can be used: channels that cancel each other, so
-            that one of them is used, and bytes that are not read. Remarks are logged as warnings, too.
+        on_note: called with each warning about a usable recording: channels that cancel each other, of which one is
+            used, and bytes that are not read. The warnings are also logged.
 
     Yields:
         Windows in order of time, at least one.
 
     Raises:
-        InvalidAudioError: see its `reason`. Silence and length are properties of the whole recording, so
-            these two come after the last window; the others as soon as they are met.
+        InvalidAudioError: see its `reason`. Silence and length are properties of the whole recording, so these two
+            are raised after the last window, all others as soon as they are detected.
     """
     name = describe(audio)
     check = _Check(name)
@@ -137,12 +137,12 @@ class _Check:
             return
         peak = float(np.abs(block).max())  # NaN and infinity survive abs and max
         if not np.isfinite(peak):
-            raise self._error("non_finite", "holds samples that are not finite (NaN or infinite)")
+            raise self._error("non_finite", "samples are not finite: expected numbers, got NaN or infinity")
         if peak > LARGEST_SAMPLE:
             raise self._error(
                 "out_of_range",
-                f"holds a sample of {peak:.4g} where -1..1 is full scale; "
-                f"divide by 32768 what were 16-bit numbers, or pass them as int16",
+                f"samples are out of range: expected -1..1 at full scale, got {peak:.4g}; "
+                f"divide 16-bit numbers by 32768, or pass them as int16",
             )
         self.peak = max(self.peak, peak)
 
@@ -151,7 +151,9 @@ class _Check:
             raise self._error("empty", "holds no samples")
         duration_s = self.n_samples / SAMPLE_RATE_HZ
         if duration_s < MIN_DURATION_S:
-            raise self._error("too_short", f"lasts {duration_s:.3f} s; at least {MIN_DURATION_S} s are needed")
+            raise self._error(
+                "too_short", f"is too short: expected at least {MIN_DURATION_S} s, got {duration_s:.3f} s"
+            )
         if self.peak < SILENCE_PEAK:
             raise self._error(
                 "silent", f"is silent (its peak of {self.peak:.1e} is below {SILENCE_PEAK:.0e} of full scale)"

@@ -85,7 +85,7 @@ class Credentials:
         if now_s >= self._found_until_s:
             try:
                 key = own_key(default_key_file(), self._ports)
-            except RuntimeError:  # without a home folder there is no such key
+            except RuntimeError:  # no home folder, so no key file
                 key = None
             self._found = {} if key is None else {SERVICE_KEY_HEADER: key}
             self._found_until_s = now_s + _FOUND_FOR_S if key is not None else 0.0

@@ -1,4 +1,4 @@
-"""Where the server is and what every request to it carries."""
+"""Server endpoints: address, TLS files and the headers of every request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import ssl
 
 DEFAULT_URL: Final = "localhost:8001"
-# Triton's own ports; with TLS there is a proxy in front, and proxies listen where browsers knock.
+# Triton's own ports without TLS; the standard HTTPS port with TLS, which is usually terminated by a proxy.
 _DEFAULT_PORTS: Final = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
 _HOST: Final = re.compile(
     r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|(?=.*:)[0-9a-f:.]+(%\w+)?", re.I
@@ -26,13 +26,13 @@ _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server's address and what is needed to be let in.
+    """The address of a server, with the headers and TLS files for its requests.
 
     Attributes:
         protocol: `grpc` or `http`.
-        path: in front of `/v2`, for servers behind a proxy; without a slash at its end.
-        headers: names in lower case; kept out of `repr`, for they hold keys.
-        tls_name: the name to expect in the server's certificate, where it is not `host`; for gRPC.
+        path: prefix of `/v2`, for servers behind a proxy; without a trailing slash.
+        headers: names in lower case; not shown in `repr`, because they hold keys.
+        tls_name: the name expected in the server's certificate, if it differs from `host`; gRPC only.
     """
 
     protocol: str
@@ -48,19 +48,19 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """`host:port`, with brackets around an IPv6 address."""
+        """Return `host:port`, with brackets around an IPv6 address."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The whole address, for people."""
+        """Return the full address, for messages and logs."""
         return f"{self.protocol}{'s' if self.tls else ''}://{self.authority}{self.path}"
 
     def ssl_context(self) -> ssl.SSLContext:
-        """What HTTPS needs: the system's authorities or `ca_file`, and the client's certificate if any.
+        """Return the TLS context for HTTPS, with `ca_file` (or the system's authorities) and the client's certificate.
 
         Raises:
-            InvalidInputError: if a file does not hold what it should.
+            InvalidInputError: a file is not valid PEM, or the certificate and key do not match.
         """
         import ssl
 
@@ -70,7 +70,7 @@ class Endpoint:
                 context.load_cert_chain(str(self.client_cert_file), str(self.client_key_file))
         except (ssl.SSLError, OSError, ValueError) as error:
             raise InvalidInputError(
-                f"the TLS files cannot be used ({error}); expected PEM: ca_file={self.ca_file}, "
+                f"invalid TLS files ({error}): expected PEM files, got ca_file={self.ca_file}, "
                 f"client_cert_file={self.client_cert_file}, client_key_file={self.client_key_file}"
             ) from error
         return context
@@ -85,16 +85,17 @@ def make_endpoints(
     client_cert_file: str | Path | None = None,
     client_key_file: str | Path | None = None,
 ) -> tuple[Endpoint, ...]:
-    """Read the addresses of one server or several; what goes with a request goes to all of them.
+    """Return the endpoints of one or more servers; the key, headers and TLS files apply to all of them.
 
     Args:
-        url: an address, several with commas between them, or a sequence of addresses.
+        url: an address, comma-separated addresses, or a sequence of addresses.
+        api_key: as for `make_endpoint`, like the remaining arguments.
 
     Raises:
-        InvalidInputError: as `make_endpoint`, and if they differ in protocol or one is named twice.
+        InvalidInputError: as `make_endpoint`; also if the protocols differ or an address is repeated.
     """
     several = isinstance(url, list | tuple) or (isinstance(url, str) and "," in url)
-    urls: tuple[Any, ...] = (url,)  # what is no text is refused below
+    urls: tuple[Any, ...] = (url,)  # other types are rejected by `make_endpoint`
     if several:
         urls = tuple(part.strip(" ") for part in url.split(",")) if isinstance(url, str) else tuple(url)
     endpoints = tuple(
@@ -110,11 +111,15 @@ def make_endpoints(
     )
     shown = ", ".join(endpoint.url for endpoint in endpoints)
     if not endpoints:
-        raise InvalidInputError("the list of addresses is empty; expected at least one, as in ['a:8001', 'b:8001']")
+        raise InvalidInputError(
+            "no server addresses: expected at least one, as in ['a:8001', 'b:8001'], got an empty list"
+        )
     if len({(endpoint.protocol, endpoint.tls) for endpoint in endpoints}) > 1:
-        raise InvalidInputError(f"the servers must speak the same protocol, all with TLS or all without; got {shown}")
+        raise InvalidInputError(
+            f"different protocols: expected one protocol for all servers, all with TLS or all without, got {shown}"
+        )
     if len({endpoint.url for endpoint in endpoints}) < len(endpoints):
-        raise InvalidInputError(f"a server is named twice: {shown}; name each once")
+        raise InvalidInputError(f"duplicate server address: expected each server once, got {shown}")
     return endpoints
 
 
@@ -127,18 +132,29 @@ def make_endpoint(
     client_cert_file: str | Path | None = None,
     client_key_file: str | Path | None = None,
 ) -> Endpoint:
-    """Read a server's address and check what goes with it.
+    """Return the endpoint of one server.
+
+    Args:
+        url: `host:port`, or an address with the scheme grpc, grpcs, http or https.
+        api_key: sent as `Authorization: Bearer <api_key>`.
+        headers: sent with every request.
+        ca_file: certificate authorities in PEM; the system's by default.
+        client_cert_file: the client's certificate in PEM, for mutual TLS; needs `client_key_file`.
+        client_key_file: the private key of the certificate in PEM.
 
     Raises:
-        InvalidInputError: says what is wrong and what was expected.
+        InvalidInputError: an argument is invalid.
     """
     scheme, host, port, path = _parsed(url)
     if any((ca_file, client_cert_file, client_key_file)) and not scheme.endswith("s"):
         raise InvalidInputError(
-            f"{url!r} is not encrypted, so ca_file and client_*_file have no use; expected grpcs:// or https://"
+            f"TLS files for an unencrypted address: expected grpcs:// or https://, got {url!r}; change the scheme or "
+            f"omit ca_file, client_cert_file and client_key_file"
         )
     if bool(client_cert_file) != bool(client_key_file):
-        raise InvalidInputError("client_cert_file and client_key_file belong together: give both or neither")
+        raise InvalidInputError(
+            "incomplete client certificate: expected client_cert_file and client_key_file, got one; pass both or none"
+        )
     return Endpoint(
         protocol=scheme.rstrip("s") if scheme != "https" else "http",
         host=host,
@@ -155,43 +171,45 @@ def make_endpoint(
 def _parsed(url: str) -> tuple[str, str, int, str]:
     expected = "expected host:port, grpc://host:port, http://host:port, or grpcs:// and https:// for TLS"
     if not isinstance(url, str):
-        raise InvalidInputError(f"url is {type(url).__name__}; {expected}")
+        raise InvalidInputError(f"invalid url: {expected}, got {type(url).__name__}")
     if re.search(r"[\x00-\x20\x7f]", url):  # urlsplit would drop some of them silently
-        raise InvalidInputError(f"{url!r} has spaces or control characters in it; {expected}")
+        raise InvalidInputError(f"url contains spaces or control characters: {expected}, got {url!r}")
     try:
         parts = urlsplit(url if "://" in url else f"grpc://{url}")
         port = parts.port
     except ValueError as error:
-        raise InvalidInputError(f"{url!r} is not a server's address ({error}); {expected}") from error
+        raise InvalidInputError(f"invalid url ({error}): {expected}, got {url!r}") from error
     if parts.scheme not in _DEFAULT_PORTS:
-        raise InvalidInputError(f"{url!r} has the scheme {parts.scheme!r}; {expected}")
+        raise InvalidInputError(f"unknown url scheme {parts.scheme!r}: {expected}, got {url!r}")
     if not parts.hostname or parts.query or parts.fragment or not _HOST.fullmatch(parts.hostname):
-        raise InvalidInputError(f"{url!r} is not a server's address; {expected}")
+        raise InvalidInputError(f"invalid url: {expected}, got {url!r}")
     if parts.username is not None or parts.password is not None:
-        raise InvalidInputError("a password in the address would end up in logs; pass api_key= or headers=")
+        raise InvalidInputError(
+            "url contains a user name or password, which would appear in logs; pass api_key= or headers= instead"
+        )
     path = parts.path.rstrip("/")
     if path and parts.scheme.startswith("grpc"):
-        raise InvalidInputError(f"{url!r} has a path, which gRPC has no use for; {expected}")
+        raise InvalidInputError(f"a gRPC url cannot have a path: {expected}, got {url!r}")
     if re.search(r"[^\x21-\x7e]", path):
-        raise InvalidInputError(f"{url!r} has a path with characters that must be percent-encoded")
+        raise InvalidInputError(f"invalid url path: expected percent-encoded characters, got {url!r}")
     return parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port, path
 
 
 def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     if headers is not None and not isinstance(headers, Mapping):
-        raise InvalidInputError(f"headers is {type(headers).__name__}; expected a mapping of names to values")
+        raise InvalidInputError(f"invalid headers: expected a mapping of names to values, got {type(headers).__name__}")
     checked: dict[str, str] = {}
     for name, value in {**({} if headers is None else headers)}.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidInputError(f"{name!r} cannot be a header's name")
+            raise InvalidInputError(f"invalid header name: expected letters, digits and '-', got {name!r}")
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            raise InvalidInputError(f"the header {name!r} has a value that is not printable ASCII on one line")
+            raise InvalidInputError(f"invalid value of the header {name!r}: expected printable ASCII on one line")
         checked[name.lower()] = value
     if api_key is not None:
         if "authorization" in checked:
-            raise InvalidInputError("api_key and headers['authorization'] say the same twice: give one of them")
+            raise InvalidInputError("api_key and headers['authorization'] are both given: expected only one of them")
         if not isinstance(api_key, str) or not api_key or not _HEADER_VALUE.fullmatch(api_key):
-            raise InvalidInputError("api_key is empty or not printable ASCII on one line")
+            raise InvalidInputError("invalid api_key: expected printable ASCII on one line, at least one character")
         checked["authorization"] = f"Bearer {api_key}"
     return checked
 
@@ -201,5 +219,5 @@ def _checked_file(name: str, file: str | Path | None) -> Path | None:
         return None
     path = Path(file)
     if not path.is_file():
-        raise InvalidInputError(f"{name}: there is no file {path}")
+        raise InvalidInputError(f"{name}: expected a file, but {path} does not exist or is not a file")
     return path

@@ -21,7 +21,7 @@ Target: TypeAlias = PathLike | BinaryIO
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
-    """Write a temporary file that replaces `path` when the block ends, as `atomic.replacing`.
+    """Yield a temporary file that replaces `path` when the block ends; see `atomic.replacing`.
 
     The block must not leave the writing to a library that hides the system's reason for a failure, as libsndfile does
     on a full disk; such a library writes to memory, and the block writes the bytes.
@@ -30,22 +30,24 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
         what: the thing written, for messages ("the score").
 
     Yields:
-        Where to write.
+        The path of the temporary file.
 
     Raises:
-        InvalidInputError: the folder is missing, no file can have that name, or an OSError came from the block or
-            the move.
+        InvalidInputError: the folder is missing, the file name is invalid, or the block or the replacement raised an
+            OSError.
     """
     try:
         if not path.parent.is_dir():
-            raise InvalidInputError(f"{path}: there is no folder {path.parent} to write {what} to")
+            raise InvalidInputError(
+                f"{path}: {what} cannot be written: the folder {path.parent} does not exist; create it first"
+            )
         if path.is_dir():
-            raise InvalidInputError(f"{path}: is a folder; give {what} a name of its own")
+            raise InvalidInputError(f"{path}: expected a file name for {what}, got a folder; add a file name")
         with contextlib.ExitStack() as stack:
             try:
                 written = stack.enter_context(atomic.replacing(path, mode=0o644))
             except ValueError as error:  # a null byte, or letters that the file system cannot write
-                raise InvalidInputError(f"{path}: no file can have that name ({error})") from error
+                raise InvalidInputError(f"{path}: invalid file name ({error})") from error
             yield written
     except OSError as error:
         raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
@@ -55,9 +57,9 @@ def format_of(target: Target, given: str | None, known: Sequence[str], expected:
     """Return the format to write: the given one, else that of the path's suffix.
 
     Args:
-        given: as in "png" or ".PNG"; None if the path's suffix says it.
+        given: as in "png" or ".PNG"; None to use the suffix of the path.
         known: formats in lower case, without a dot.
-        expected: what the message of the error expects of a name.
+        expected: description of valid file names, for the error message.
 
     Raises:
         InvalidInputError: the format is unknown, or is missing for a file object.
@@ -86,21 +88,21 @@ def format_of(target: Target, given: str | None, known: Sequence[str], expected:
 
 
 def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
-    """Write bytes to a path, in one step, or to a binary file object, at its position.
+    """Write bytes atomically to a path, or to a binary file object at its current position.
 
-    Devices and pipes, as `/dev/stdout`, are written to and never replaced; of a symbolic link, its file
-    is replaced.
+    Devices and pipes, such as `/dev/stdout`, are written to and never replaced. For a symbolic link, the file that it
+    points to is replaced.
 
     Args:
         target: a path or a binary file object, which is left open.
-        content: makes the bytes; called when the folder of a path has been found.
+        content: returns the bytes; called after the folder of the path has been checked.
         what: the thing written, for messages ("the score").
 
     Returns:
         The path, or the file object.
 
     Raises:
-        InvalidInputError: it cannot be written; the message has the system's reason.
+        InvalidInputError: the target cannot be written; the message contains the reason of the operating system.
     """
     if isinstance(target, str | os.PathLike):
         path = Path(target)
@@ -119,7 +121,7 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     try:
         _write_all(target, data)
         flush = getattr(target, "flush", None)
-        if callable(flush):  # a full disk may show only now
+        if callable(flush):  # a full disk may be reported only here
             flush()
     except TypeError as error:
         raise _text_file(target, what) from error
@@ -131,19 +133,19 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
 def _is_device_or_pipe(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # there is no such file, or none can have that name
+    except (OSError, ValueError):  # the file does not exist, or the name is invalid
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _without_link(path: Path) -> Path:
-    # `Path.is_symlink` raises for names that no file can have.
+    # `Path.is_symlink` raises for invalid file names.
     return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def _write_all(file: Any, data: bytes) -> None:
     n_written = file.write(data)
-    while isinstance(n_written, int) and 0 < n_written < len(data):  # an unbuffered file may write a part
+    while isinstance(n_written, int) and 0 < n_written < len(data):  # an unbuffered file may write only a part
         data = data[n_written:]
         n_written = file.write(data)
 

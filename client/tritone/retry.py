@@ -84,7 +84,7 @@ class Deadline:
         """Return the seconds left for a request.
 
         Raises:
-            RequestTimeoutError: none are left.
+            RequestTimeoutError: the time of the call is used up.
         """
         left_s = self.left_s()
         if left_s <= 0:
@@ -97,15 +97,15 @@ def timed_out(request: Request, timeout_s: float) -> RequestTimeoutError:
     who = f"model {model_of(request)!r}" if model_of(request) else "the server"
     about = f" to request {id_of(request)}" if id_of(request) else ""
     return RequestTimeoutError(
-        f"no answer from {who} within {timeout_s:g} s{about}; give the call a longer timeout_s, or look at the "
-        f"server's load",
+        f"no response from {who} within {timeout_s:g} s{about}; pass a longer timeout_s=, or check the load of the "
+        f"server",
         model=model_of(request),
         request_id=id_of(request),
     )
 
 
 class Attempts(Generic[RequestT]):
-    """The attempts to send one request.
+    """State of the attempts to send one request.
 
     ```python
     attempts = Attempts(request, retries=2)
@@ -136,7 +136,7 @@ class Attempts(Generic[RequestT]):
 
     @property
     def n_lost(self) -> int:
-        """How often the connection was lost after the request had been sent."""
+        """Return how often the connection was lost after the request had been sent."""
         return sum(error.n_lost for error in self.failures)
 
     def delay_s(self, error: ClientError, deadline: Deadline) -> float:
@@ -150,7 +150,7 @@ class Attempts(Generic[RequestT]):
             ClientError: the request must not be sent again, or there is no time for it.
         """
         self.failures.append(error)
-        if isinstance(error, RequestTimeoutError):  # the transport knew only the time that was left of the call
+        if isinstance(error, RequestTimeoutError):  # the transport reports only the time that was left of the call
             raise timed_out(self.request, deadline.timeout_s) from error
         if isinstance(self.request, InferRequest | StreamRequest) and self.n_lost >= MAX_LOST:
             raise self._lost_too_often(error) from error
@@ -192,7 +192,7 @@ class Attempts(Generic[RequestT]):
 
 
 class ServerAttempts:
-    """One attempt to send a request to a pool of servers: each server is tried at most once, until one answers.
+    """One attempt to send a request to a pool of servers: each server is tried at most once, until one responds.
 
     ```python
     attempts = ServerAttempts(pool, request)
@@ -246,14 +246,14 @@ class ServerAttempts:
                 len(self._pool.servers),
                 error,
             )
-        except BaseException as error:  # the call was cancelled or the stream dropped, which is no fault of the server
+        except BaseException as error:  # the call was cancelled or the stream closed: not a failure of the server
             failure = error
             raise
         finally:
             self._pool.give_back(server, failure)
 
     def error(self) -> ClientError:
-        """Return one error for those of several servers; errors that may pass take precedence."""
+        """Return one error that summarises those of all servers; temporary errors take precedence."""
         error = self._most_useful_error()
         error.n_lost = self._n_lost
         return error
@@ -261,7 +261,7 @@ class ServerAttempts:
     def _most_useful_error(self) -> ClientError:
         errors = [error for _, error in self._failures]
         changed = next((error for error in errors if isinstance(error, VersionChangedError)), None)
-        if changed is not None:  # that server is up and will answer once its version is known
+        if changed is not None:  # that server is up and will respond once its version is known
             return changed
         if len(errors) == 1:
             return errors[0]
@@ -270,7 +270,7 @@ class ServerAttempts:
         failures = sorted(self._failures, key=lambda failure: failure[0].index)
         reasons = "; ".join(f"{server.endpoint.url}: {_reason(server, error)}" for server, error in failures)
         return ConnectionFailedError(
-            f"none of {len(errors)} servers answers: {reasons}",
+            f"none of {len(errors)} servers can be reached: {reasons}",
             model=model_of(self._request),
             status=errors[-1].status,
             request_id=id_of(self._request),
@@ -278,7 +278,7 @@ class ServerAttempts:
 
 
 def may_try_another_server(request: Request, error: ClientError) -> bool:
-    """Return whether another server may answer: this one is down, is busy, or lacks the model or its version."""
+    """Return whether to try another server: this one is down, is busy, or lacks the model or its version."""
     curable = ConnectionFailedError | ServerBusyError | ModelNotFoundError | VersionChangedError
     return request.idempotent and isinstance(error, curable)
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry: a span for each call, and its trace handed on to the server (W3C `traceparent`).
+"""OpenTelemetry tracing: one span for each call, propagated to the server as W3C `traceparent`.
 
-Nothing is imported unless the program itself has imported OpenTelemetry: a program that has not cannot be tracing.
+OpenTelemetry is used only if the program has already imported it; a program without the import cannot be tracing.
 The server continues the trace if it was started with `tritone serve --otlp-url`.
 """
 
@@ -15,7 +15,7 @@ _SCOPE: Final = "tritone"
 
 
 def call_span(flow: Any) -> AbstractContextManager[object]:
-    """A span around one call of the client, named by it: `tritone.classify`; errors are noted on it."""
+    """Return a span for one call of the client, named as in `tritone.classify`; it records the errors of the call."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return nullcontext()
@@ -27,7 +27,7 @@ def call_span(flow: Any) -> AbstractContextManager[object]:
 
 
 def trace_headers() -> Mapping[str, str]:
-    """The headers that carry the current trace; none where there is none."""
+    """Return the headers that propagate the current trace; empty if no trace is active."""
     if "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry import propagate

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tritone import Classification, MusicClient
-    from tritone_training.catalogue import Catalogue, Track
+    from tritone_training.catalogue import Catalogue, CatalogueTrack
 
 KIND: Final = "genre_cnn"
 _EXCERPT_S: Final = 12.0
@@ -24,7 +24,7 @@ _EXCERPT_S: Final = 12.0
 class ClassifiedRecording:
     """A recording, its track and its classification."""
 
-    track: Track
+    track: CatalogueTrack
     path: Path
     answer: Classification
 
@@ -54,16 +54,16 @@ def classify_recordings(
     return recordings, _medley(music, tracks, folder, out)
 
 
-def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[Track, ...]:
+def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[CatalogueTrack, ...]:
     """Return one held-out track of each collection."""
-    chosen: dict[str, Track] = {}
+    chosen: dict[str, CatalogueTrack] = {}
     for name in info["splits"]["test"]:
         track = catalogue[name.rpartition("#")[0]]
         chosen.setdefault(track.collection, track)
     return tuple(track for _, track in sorted(chosen.items()))
 
 
-def _classify(music: MusicClient, track: Track, folder: Path) -> ClassifiedRecording:
+def _classify(music: MusicClient, track: CatalogueTrack, folder: Path) -> ClassifiedRecording:
     from tritone_training.catalogue import write_audio
 
     path = folder / f"{track.id.replace('/', '-')}.ogg"
@@ -73,7 +73,7 @@ def _classify(music: MusicClient, track: Track, folder: Path) -> ClassifiedRecor
     return ClassifiedRecording(track, path, answer)
 
 
-def _medley(music: MusicClient, tracks: tuple[Track, ...], folder: Path, out: Path) -> Medley:
+def _medley(music: MusicClient, tracks: tuple[CatalogueTrack, ...], folder: Path, out: Path) -> Medley:
     import numpy as np
 
     from tritone.constants import SAMPLE_RATE_HZ

@@ -15,7 +15,7 @@ from tritone_cli import console
 
 if TYPE_CHECKING:
     from tritone import MusicClient, Recommendation, Recommendations
-    from tritone_training.catalogue import Catalogue, Track
+    from tritone_training.catalogue import Catalogue, CatalogueTrack
 
 _N_PRINTED: Final = 3  # in the terminal; the page shows all
 _N_REASONS: Final = 4
@@ -75,7 +75,7 @@ class RecommendedPiece:
         sound: recording of the first 20 s.
     """
 
-    track: Track
+    track: CatalogueTrack
     score: float
     because: tuple[str, ...]
     members: Mapping[str, float]
@@ -160,7 +160,7 @@ def _suggestion(recommended: Recommendation, catalogue: Catalogue, folder: Path)
     return RecommendedPiece(track, recommended.score, because, members, _sound(track, folder))
 
 
-def _sound(track: Track, folder: Path) -> Path:
+def _sound(track: CatalogueTrack, folder: Path) -> Path:
     """Write a recording of a piece."""
     from tritone_training.catalogue import write_audio
 

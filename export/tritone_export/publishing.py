@@ -32,6 +32,7 @@ from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
 from tritone_serving.canary import run_canary
+from tritone_serving.repository.folders import filled_models, steps_of
 from tritone_serving.trial import Bounds, Trial, try_version
 
 BESIDE: Final = ".beside"
@@ -94,7 +95,8 @@ def publish_live(
 
     Raises:
         InvalidModelNameError: one is none.
-        RefusedVersionError: one did not pass; all that was live is live still.
+        RefusedVersionError: one did not pass; all that was live is live still. Or all passed and are live, but an
+            ensemble with one of them as a step fails since then.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; all that was live is live still.
         AdminApiError: the server does not answer, or refuses the admin token.
@@ -107,6 +109,7 @@ def publish_live(
             _beside(source / model, live.repository / model)
         if not force:
             _refuse_mismatch(live.repository, {model: newest(source, model) for model in models})
+        ensembles = _working_ensembles(live, models)
         on_step(f"loading {', '.join(models)} on trial")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
@@ -127,6 +130,7 @@ def publish_live(
             version = newest(source, model)
             beside = _beside(version.parent, live.repository / model)
             published.append(_switch(live, version, beside, trials[model]))
+        _check_ensembles(live, ensembles, models, undo=f"tritone rollback {' '.join(models)}")
         return tuple(published)
 
 
@@ -147,7 +151,7 @@ def rollback(
     Raises:
         InvalidModelNameError: this is none.
         RepositoryError: there is none.
-        RefusedVersionError: it does not answer any more.
+        RefusedVersionError: it does not respond any more, or an ensemble with it as a step fails with it.
     """
     check_model_name(model)
     with translated(live.repository), _alone(live.repository):
@@ -170,9 +174,46 @@ def rollback(
         kept = folder / str(wanted) / BESIDE
         # How this machine serves best is not a version's: what holds now stays.
         beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
+        ensembles = _working_ensembles(live, [model, *together])
         result = _switch(live, folder / str(wanted), beside, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
+        _check_ensembles(live, ensembles, [model], undo=f"tritone rollback {model} --version {found[-1]}")
         return result
+
+
+def _working_ensembles(live: Live, changed: Sequence[str]) -> dict[str, Any]:
+    """Return the configurations of the loaded ensembles with a changed model among their steps, direct or not.
+
+    Ensembles that are changed themselves or fail already are left out.
+    """
+    steps = {model: steps_of(live.repository / model) for model in filled_models(live.repository)}
+    affected, working = set(changed), {}
+    while more := {model for model in steps.keys() - affected if steps[model] & affected}:
+        affected |= more
+    for model in sorted(affected - set(changed)):
+        with contextlib.suppress(CanaryError):
+            config = live.calls.config(model, timeout_s=live.bounds.timeout_s)
+            run_canary(live.calls, model, config, timeout_s=live.bounds.timeout_s)
+            working[model] = config
+    return working
+
+
+def _check_ensembles(live: Live, ensembles: Mapping[str, Any], changed: Sequence[str], *, undo: str) -> None:
+    """Send a canary to each ensemble of changed models, which other tensors of a step may have broken.
+
+    Raises:
+        RefusedVersionError: an ensemble fails; its `model` is the ensemble. The change is not undone.
+    """
+    for ensemble, config in ensembles.items():
+        try:
+            run_canary(live.calls, ensemble, config, timeout_s=live.bounds.timeout_s)
+        except CanaryError as error:
+            raise RefusedVersionError(
+                f"{', '.join(changed)}: the new version is live, but ensemble {ensemble}, which has it as a step, "
+                f"fails: {error}; change the ensemble, or go back with: {undo}",
+                model=ensemble,
+                reason=str(error),
+            ) from error
 
 
 def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:

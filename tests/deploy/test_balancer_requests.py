@@ -289,18 +289,18 @@ def test_the_sdk_carries_a_poisonous_request_to_two_replicas_at_most(
     poison = InferRequest("m", "x", {"x": np.frombuffer(POISON + b" ", np.uint8)[None]}, ("y",))
     address = edge.http if protocol == "http" else edge.grpc
     with MusicClient(address, retries=5, timeout_s=20) as music, pytest.raises(TritoneError) as caught:
-        music._answer(poison, music._deadline(None))
+        music._respond(poison, music._deadline(None))
     assert getattr(caught.value, "n_lost", 0) == 2
     time.sleep(1.0)  # a process that ends is not gone at once
     assert 1 <= stand_ins.n_dead() <= 2  # once by itself, once more
     log = [each for each in stand_ins.requests() if each["n"] >= len(POISON)]
     assert len(log) >= 1
     with MusicClient(address, retries=0, timeout_s=20) as music, pytest.raises(TritoneError) as caught:
-        music._answer(poison, music._deadline(None))
+        music._respond(poison, music._deadline(None))
     assert getattr(caught.value, "n_lost", 0) in (0, 1)
     stand_ins.revive(edge)
     with MusicClient(address, retries=0, timeout_s=20) as music, pytest.raises(TritoneError) as caught:
-        music._answer(poison, music._deadline(None))
+        music._respond(poison, music._deadline(None))
     assert getattr(caught.value, "n_lost", 0) == 1
     time.sleep(1.0)
     assert stand_ins.n_dead() == 1

@@ -153,7 +153,7 @@ def test_our_backends_metrics_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender: Any = importlib.import_module("tritone_cf_metrics")
     composer.TritonCounters(utils, {})
     coverage = recommender.Coverage(["a"], 3, int, None)
-    recommender.Reporter(utils, recommender.Counts(), coverage, {}).close()
+    recommender.Reporter(utils, recommender.MetricCounts(), coverage, {}).close()
     asked = named("tritone_")
     assert {"tritone_composer_notes_total", "tritone_recommender_answers_total"} <= set(asked)
     backends = {name for name in asked if not name.startswith("tritone_supervisor_")}

@@ -259,7 +259,7 @@ def test_one_trace_from_the_call_to_the_backend(
     assert arrived["genre_cnn"]["parentSpanId"] == arrived["InferRequest"]["spanId"]
     assert arrived["compute"]["parentSpanId"] == arrived["genre_cnn"]["spanId"]
     attributes = {each["key"]: each["value"] for each in arrived["genre_cnn"]["attributes"]}
-    assert attributes["triton.request_id"]["stringValue"].startswith("listen-")
+    assert attributes["triton.request_id"]["stringValue"].startswith("classify-")
 
 
 def test_serve_with_a_key_file_and_logs_as_json(repository: Path, tmp_path: Path, sound: Any) -> None:

@@ -211,7 +211,7 @@ def config_of_another(source: Path) -> None:
     [
         ({"width": 16}, None, r"output y is TYPE_FP32 \[16\] and was TYPE_FP32 \[32\]"),
         ({"nan": True}, None, "output y holds 32 of 32 numbers that are NaN"),
-        ({"n_rounds": 400}, None, "it takes .* ms where the live version takes"),
+        ({"n_rounds": 2_000}, None, "it takes .* ms where the live version takes"),
         ({"tolerance": -1.0}, None, "output y differs by 0 from what its file computes"),
         ({}, corrupt, "model.onnx is not what its card says"),
         ({}, cut_and_card_gone, "it does not load: onnxruntime cannot load"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.integration.test_publish import MODEL, WIDTH, make_source
 
 from tritone.endpoints import make_endpoint
 from tritone_export.publishing import Live, publish_live, rollback
+from tritone_serving import RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
 from tritone_serving.trial import Bounds
@@ -85,6 +87,19 @@ def test_ensembles_use_a_new_version_of_a_step_at_once(world: World, tmp_path: P
     assert [world.ask(name) for name in names] == [(3.0, "1")] * 2
     assert rollback(MODEL, world.live).version == 3
     assert [world.ask(name)[0] for name in names] == [2.0] * 2
+
+
+def test_an_ensemble_that_a_version_with_other_tensors_breaks_is_reported(world: World, tmp_path: Path) -> None:
+    live = replace(world.live, bounds=Bounds(max_slowdown=5, other_tensors=True))
+    with pytest.raises(
+        RefusedVersionError, match=r"scale: the new version is live, but .* tritone rollback scale"
+    ) as caught:
+        publish_live(make_source(tmp_path / "narrow", k=3, width=8), [MODEL], live)
+    assert caught.value.model == "inner"
+    assert world.live.calls.config(MODEL, timeout_s=5).output[0].dims == [8]
+
+    assert rollback(MODEL, live).version == 3
+    assert [world.ask(name)[0] for name in ("inner", "outer")] == [2.0] * 2
 
 
 def test_on_the_command_line(world: World, tmp_path: Path) -> None:

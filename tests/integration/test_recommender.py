@@ -470,7 +470,7 @@ def test_a_fault_of_ours_is_about_one_question_and_says_nothing_of_it(
 def test_an_artifact_of_another_format(served: TritonServer, repository: Path, key_file: Path, tmp_path: Path) -> None:
     version = add_version(repository, "other_format", key_file, tmp_path)
     models.spoil_manifest(version, format=99)
-    with pytest.raises(ModelLoadError, match="is of format 99, this version reads 1; train and export again"):
+    with pytest.raises(ModelLoadError, match="is of format 99, this version reads 2; train and export again"):
         served.load_model("other_format")
     shutil.rmtree(version.parent)
 

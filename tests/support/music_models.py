@@ -27,7 +27,7 @@ EXPORT = (*TRAINING, "export/tritone_export")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedMusicModel:
     """A kind's checkpoint and what was exported of it."""
 
     kind: ModelKind
@@ -78,7 +78,7 @@ def trained(name: str) -> Path:
 
 
 @functools.cache
-def served(name: str) -> Served:
+def served(name: str) -> ServedMusicModel:
     """Return a kind's tiny checkpoint and what was exported of it, with its companions."""
     kind, checkpoint = get_kind(name), trained(name)
     exportable = kind.export(checkpoint, None)
@@ -92,7 +92,7 @@ def served(name: str) -> Served:
     results: tuple[ExportResult, ...] = pickle.loads(results_file.read_bytes())  # noqa: S301  - written by this module
     paths = [repository / result.model / str(result.version) for result in results]
     moved = tuple(replace(result, path=path) for result, path in zip(results, paths, strict=True))
-    return Served(kind, checkpoint, exportable, repository, moved)
+    return ServedMusicModel(kind, checkpoint, exportable, repository, moved)
 
 
 def _tune(rng: np.random.Generator, n_voices: int, *, length: int) -> Grid:

@@ -25,7 +25,7 @@ N_ITEMS = 90
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRecommender:
     """What was exported of a checkpoint."""
 
     exportable: Exportable | ArtifactExport
@@ -92,7 +92,7 @@ def checkpoint() -> Path:
 
 
 @functools.cache
-def served(name: str) -> Served:
+def served(name: str) -> ServedRecommender:
     """A kind that learns from listening, exported: the recommender, or the network that is trained with it."""
     kind = get_kind(name)
     path = checkpoint() if name == "recommender" else checkpoint() / name
@@ -101,7 +101,7 @@ def served(name: str) -> Served:
     with pytest.MonkeyPatch.context() as patch:  # export puts the users' key where this user's server looks
         patch.setenv("XDG_STATE_HOME", str(state_folder()))
         results = export_kind(exportable, kind, repository=repository)
-    return Served(exportable, repository, results)
+    return ServedRecommender(exportable, repository, results)
 
 
 def _write(

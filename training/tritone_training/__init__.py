@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tritone_training.kind import ListeningFiles
     from tritone_training.local_model import LocalModel, load
-    from tritone_training.python_api import TrainedCheckpoint, train
+    from tritone_training.python_api import train
+    from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 # Looked up when first used, because `tritone --help` and publishing do not need PyTorch.
 _LAZY = {
     "ListeningFiles": "kind",
     "LocalModel": "local_model",
-    "TrainedCheckpoint": "python_api",
+    "TrainedCheckpoint": "trained_checkpoint",
     "load": "local_model",
     "train": "python_api",
 }

@@ -1,6 +1,13 @@
 """What the command line and scripts use of the training package."""
 
-from tritone_training.exceptions import CheckpointError, DataError, HyperparameterError, TrainingError, UnknownKindError
+from tritone_training.exceptions import (
+    CheckpointError,
+    DataError,
+    HyperparameterError,
+    TrainingError,
+    UnknownKindError,
+    UnsupportedOptionError,
+)
 from tritone_training.kind import EvaluateRequest, ListeningFiles, ModelKind, TrainRequest
 from tritone_training.registry import get_kind, kind_names
 
@@ -14,6 +21,7 @@ __all__ = [
     "TrainRequest",
     "TrainingError",
     "UnknownKindError",
+    "UnsupportedOptionError",
     "get_kind",
     "kind_names",
 ]

@@ -21,6 +21,18 @@ class HyperparameterError(TrainingError):
         self.fields = fields
 
 
+class UnsupportedOptionError(TrainingError):
+    """The model kind does not take some of the given options.
+
+    Attributes:
+        options: their names.
+    """
+
+    def __init__(self, message: str, *, options: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.options = options
+
+
 class DataError(TrainingError):
     """The data cannot be used as asked: missing, malformed, or too little of it is left."""
 

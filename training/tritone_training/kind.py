@@ -13,12 +13,14 @@ import torch
 
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
-from tritone_training.exceptions import TrainingError
-from tritone_training.hyperparameters import Hyperparameters
+from tritone_training.exceptions import TrainingError, UnsupportedOptionError
+from tritone_training.hyperparameters import Hyperparameters, HyperparametersT, from_preset
 from tritone_training.quality import Quality
 
 if TYPE_CHECKING:
     import optuna
+
+    from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,12 @@ class ListeningFiles:
     key: Path | None = None
 
 
-# Options of the command line that depend on the kind, by parameter name. `fold` and `pretrained` are not included:
-# kinds without them raise errors of their own.
-KIND_OPTIONS: Final = frozenset({"data", "devices", "report", "seeds", *(each.name for each in fields(ListeningFiles))})
+# Fields of a request that only some kinds take.
+_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start")
+# All options that only some kinds take, by parameter name of the command line.
+KIND_OPTIONS: Final = frozenset(
+    {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
+)
 # Those that describe a listening log.
 LOG_OPTIONS: Final = frozenset(
     {"data", "interactions", "valid", *(f"{name}_column" for name in ("user", "item", "plays", "rating", "time"))}
@@ -126,6 +131,29 @@ class TrainRequest:
     mlflow: str | None = None
     mlflow_run: str | None = None
 
+    def configure(
+        self,
+        presets: Mapping[str, HyperparametersT],
+        *,
+        epochs_field: str = "max_epochs",
+        backbone_changes: Mapping[str, Any] | None = None,
+    ) -> HyperparametersT:
+        """Return the hyper-parameters: the preset's, the changes for a pretrained backbone, then the overrides.
+
+        Args:
+            presets: hyper-parameters of the kind, by preset name.
+            epochs_field: the field that `max_epochs` replaces.
+            backbone_changes: values that replace the preset's if `pretrained` is set.
+
+        Raises:
+            TrainingError: unknown preset or field, or a value of another type or out of bounds.
+        """
+        changes: dict[str, Any] = {} if self.pretrained is None else dict(backbone_changes or {})
+        changes |= self.overrides
+        if self.max_epochs is not None:
+            changes[epochs_field] = self.max_epochs
+        return from_preset(presets, self.preset, changes)
+
 
 @dataclass(frozen=True)
 class EvaluateRequest:
@@ -163,19 +191,19 @@ class ModelKind:
         declaration: what the kind's plain form serves; the committed config.pbtxt comes from it.
         presets: hyper-parameters by the preset's name, `default`, `demo` and `tiny` at least.
         configure: returns the hyper-parameters of a request: its preset, then its overrides.
-        trainer: reads the data once and answers a function that trains on it and writes a checkpoint folder; that
-            answers a summary (metrics, paths) for people and `--json`. Folds and trials share one reading.
-        evaluate: answers metrics as a JSON-able mapping.
-        crossvalidate: trains and evaluates once per fold (or seed) and answers mean and spread.
-        score: which of these metrics `tune` and `crossvalidate` look at, larger is better.
+        trainer: reads the data and returns a function that trains on them, writes a checkpoint folder and returns a
+            summary (metrics, paths). Trials share the data.
+        evaluator: evaluates a checkpoint and returns metrics.
+        score: the metric of the validation split that `tune` maximises.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
-        options: those of KIND_OPTIONS that it takes.
-        export: loads a checkpoint folder; None asks for what can be served without training, or a clear error.
+        options: the members of KIND_OPTIONS that the kind takes; requests with others are refused.
+        export: loads a checkpoint folder, or without one what can be served untrained.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
+        cross_validator: trains and evaluates once per fold (or seed) and returns mean and standard deviation; None if
+            the kind has no cross-validation.
         companions: further models that each checkpoint serves.
         ensembles: models on the server that join this kind's own with others.
-        quality: how its graph is judged in less than single precision; None where that does not serve.
-        can_warm_start: whether training can begin with the weights of another checkpoint.
+        quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
         is_private: whether a checkpoint holds listening histories, so that other users of the machine may not read it.
     """
 
@@ -185,17 +213,16 @@ class ModelKind:
     presets: Mapping[str, Hyperparameters]
     configure: Callable[[TrainRequest], Hyperparameters]
     trainer: Callable[[TrainRequest], Callable[[TrainRequest], Mapping[str, Any]]]
-    evaluate: Callable[[EvaluateRequest], Mapping[str, Any]]
-    crossvalidate: Callable[[TrainRequest], Mapping[str, Any]]
+    evaluator: Callable[[EvaluateRequest], Mapping[str, Any]]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     options: frozenset[str]
     export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
+    cross_validator: Callable[[TrainRequest], Mapping[str, Any]] | None = None
     companions: Sequence[Companion] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
-    can_warm_start: bool = True
     is_private: bool = False
 
     @property
@@ -207,20 +234,54 @@ class ModelKind:
         """Return the given options that depend on the kind and that this kind does not take."""
         return tuple(name for name in given if name in KIND_OPTIONS - self.options)
 
-    def train(self, request: TrainRequest) -> Mapping[str, Any]:
-        """Read the data and train once, in a folder of its own.
+    def train(self, request: TrainRequest) -> TrainedCheckpoint:
+        """Read the data, train and write the checkpoint folder `request.out`.
 
         Raises:
-            TrainingError: the request names something that this kind would ignore, `request.out` is in use, or the
+            TrainingError: the request has an option that this kind does not take, `request.out` is in use, or the
                 training cannot be resumed; see `runs.run_training`.
         """
         from tritone_training.runs import run_training
 
-        listening = request.listening or ListeningFiles()
-        given = [each.name for each in fields(listening) if getattr(listening, each.name) is not None]
-        if foreign := self.options_not_taken(given):
-            raise TrainingError(
-                f"{self.name} does not take {', '.join(foreign)}: it takes {', '.join(sorted(self.options))}; "
-                f"leave them out, or train another kind"
-            )
+        self.check(request)
         return run_training(self, request)
+
+    def evaluate(self, request: EvaluateRequest) -> Mapping[str, Any]:
+        """Evaluate a checkpoint and return its metrics.
+
+        Raises:
+            TrainingError: the request has an option that this kind does not take, or the data or the checkpoint
+                cannot be used.
+        """
+        self.check(request)
+        return self.evaluator(request)
+
+    def crossvalidate(self, request: TrainRequest) -> Mapping[str, Any]:
+        """Train and evaluate once per fold (or seed); return mean and standard deviation.
+
+        Raises:
+            TrainingError: this kind has no cross-validation, or the request has an option that it does not take.
+        """
+        if self.cross_validator is None:
+            raise TrainingError(
+                f"{self.name} has no cross-validation: expected a kind whose data have folds; train with several "
+                f"--seed values and compare the checkpoints with `tritone evaluate {self.name} --split valid`"
+            )
+        self.check(request)
+        return self.cross_validator(request)
+
+    def check(self, request: TrainRequest | EvaluateRequest) -> None:
+        """Refuse a request with options that this kind does not take.
+
+        Raises:
+            UnsupportedOptionError: with the names of these options.
+        """
+        listening = request.listening or ListeningFiles()
+        given = [name for name in _REQUEST_OPTIONS if getattr(request, name, None) is not None]
+        given += [each.name for each in fields(listening) if getattr(listening, each.name) is not None]
+        if foreign := self.options_not_taken(given):
+            raise UnsupportedOptionError(
+                f"{self.name} does not take {', '.join(foreign)}: it takes {', '.join(sorted(self.options))}; "
+                f"leave them out, or choose another kind",
+                options=foreign,
+            )

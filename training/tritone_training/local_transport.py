@@ -146,7 +146,7 @@ class RecommenderModel:
         self._recommender = recommender
         self._taste = taste
         self._questions, self._answers = _backend("tritone_cf_questions"), _backend("tritone_cf_answers")
-        self._tensors = self._answers.Tensors(recommender)
+        self._tensors = self._answers.OutputTensors(recommender)
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
         """Answer one request with the code of the backend `cf_ensemble`.

@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import ListeningFiles, TrainRequest
 from tritone_training.registry import get_kind
-
-if TYPE_CHECKING:
-    from tritone_training.local_model import LocalModel
+from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class TrainedCheckpoint(os.PathLike[str]):
-    """A finished training; can be passed wherever a path is expected.
-
-    Attributes:
-        kind: the model kind.
-        folder: the checkpoint folder.
-        n_epochs: epochs run.
-        metrics: by split (`valid`, `test`), then by name.
-        data: report on the data: rows or files read and used, problems.
-        warm_start: which weights of another checkpoint were taken over; None without a warm start.
-    """
-
-    kind: str
-    folder: Path
-    n_epochs: int
-    metrics: Mapping[str, Any]
-    data: Mapping[str, Any] = field(repr=False)
-    warm_start: Mapping[str, Any] | None = field(default=None, repr=False)
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
-    def load(self) -> LocalModel:
-        """Load the model for use in this process; see `tritone_training.load`."""
-        from tritone_training.local_model import load
-
-        return load(self.folder)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "kind": self.kind,
-            "checkpoint": str(self.folder),
-            "n_epochs": self.n_epochs,
-            "metrics": self.metrics,
-            "data": self.data,
-            "warm_start": self.warm_start,
-        }
 
 
 def train(
@@ -109,7 +66,7 @@ def train(
             raise TrainingError("interactions and listening.interactions are both given; expected one of them")
         files = replace(files, interactions=Path(interactions))
     folder = Path("runs") / kind if out is None else Path(out)
-    summary = get_kind(kind).train(
+    return get_kind(kind).train(
         TrainRequest(
             out=folder,
             data=None if data is None else Path(data),
@@ -128,12 +85,4 @@ def train(
             warm_start=None if warm_start is None else Path(warm_start),
             mlflow=mlflow,
         )
-    )
-    return TrainedCheckpoint(
-        kind=kind,
-        folder=folder,
-        n_epochs=int(summary["n_epochs"]),
-        metrics=summary["metrics"],
-        data=summary["data"],
-        warm_start=summary.get("warm_start"),
     )

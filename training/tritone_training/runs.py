@@ -26,6 +26,7 @@ from tritone import TritoneError
 from tritone.atomic import replacing
 from tritone_training import checkpoint, training_logs
 from tritone_training.exceptions import TrainingError
+from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 if TYPE_CHECKING:
     from tritone_training.kind import ModelKind, TrainRequest
@@ -38,24 +39,22 @@ _IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "l
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 
 
-def run_training(kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
+def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
     """Train once and record the request and the result.
 
     Returns:
-        The kind's summary. With `request.resume` and a training that is finished already: its summary, and `finished`.
+        The result. With `request.resume` and a training that is finished already, `finished` is True.
 
     Raises:
         TrainingError: `request.out` holds a checkpoint, an interrupted training or other files and neither `resume` nor
             `overwrite` is set; or the training to resume was of other data or settings.
     """
-    if request.warm_start is not None and not kind.can_warm_start:
-        raise TrainingError(f"{kind.name} cannot begin with the weights of another checkpoint; leave --warm-start out")
     asked = asked_of(request)
     interrupted = _read(request.out / checkpoint.UNFINISHED / _RUN)
     info = _read(request.out / checkpoint.INFO)
     if request.resume and interrupted is None and info is not None:
         _check_same(request.out, info, {"kind": kind.name, _ASKED: asked} if _ASKED in info else {"kind": kind.name})
-        return _finished(request.out, info)
+        return TrainedCheckpoint.from_summary(kind.name, _finished(request.out, info))
     if request.resume and interrupted is not None:
         _check_same(request.out, interrupted, {"kind": kind.name, _ASKED: asked})
     elif not request.overwrite:
@@ -64,7 +63,7 @@ def run_training(kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
     if not (request.resume and interrupted is not None):
         discard_state(request.out)
         interrupted = None
-    return _train(kind, request, run, interrupted)
+    return TrainedCheckpoint.from_summary(kind.name, _train(kind, request, run, interrupted))
 
 
 def _train(

@@ -21,7 +21,7 @@ from tritone_training import checkpoint
 from tritone_training.exceptions import TrainingError
 from tritone_training.training_logs import write_metrics
 
-Row = dict[str, float]
+EpochMetrics = dict[str, float]
 _RANDOM: Final = "tritone_random"  # key in Lightning's checkpoint
 
 
@@ -67,7 +67,7 @@ class StateSaver(Checkpoint):
         keep: Literal["best", "last"],
         settings: Mapping[str, Any],
         snapshot: Snapshot | None,
-        on_epoch: Callable[[int, Row], None] | None,
+        on_epoch: Callable[[int, EpochMetrics], None] | None,
     ) -> None:
         super().__init__()
         self.path = path
@@ -81,7 +81,7 @@ class StateSaver(Checkpoint):
         self.best_score: float | None = None
         self.best_file = ""
         self.done = False
-        self.rows: list[Row] = []
+        self.rows: list[EpochMetrics] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs, as plain values that torch.load reads with weights_only=True."""

@@ -26,6 +26,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[st
     """
     import optuna
 
+    kind.check(request)
     request.out.mkdir(parents=True, exist_ok=True)
     study = _study(kind, request)
     train = kind.trainer(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -75,10 +76,11 @@ def train(
         console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
         return
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
-    made = training.get_kind(kind)
-    summary = made.train(request)
+    model_kind = training.get_kind(kind)
+    result = model_kind.train(request)
+    written: Sequence[Path | str] = ()
     if report is not None:
-        judged = made.evaluate(
+        evaluation = model_kind.evaluate(
             training.EvaluateRequest(
                 checkpoint=request.out,
                 data=data,
@@ -88,24 +90,24 @@ def train(
                 listening=request.listening,
             )
         )
-        summary = {**summary, "report": judged.get("report", ())}
+        written = evaluation.get("report", ())
     if as_json:
-        console.print_json(summary)
+        console.print_json({**result.to_dict(), **({} if report is None else {"report": written})})
         return
-    if summary.get("finished"):
-        console.say(f"{summary['checkpoint']}: this training is finished; there is nothing to resume")
+    if result.finished:
+        console.say(f"{result.folder}: this training is finished; there is nothing to resume")
     else:
-        console.print_data_report(summary["data"])
-    if "warm_start" in summary:
-        console.print_warm_start(summary["warm_start"])
-    for name, values in summary["metrics"].items():
-        figures = {key: value for key, value in values.items() if isinstance(value, float)}
-        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
-    if "base_models_valid" in summary:
-        console.print_base_models(summary["base_models_valid"])
-    console.say(f"checkpoint: {summary['checkpoint']} ({summary['n_epochs']} epochs)")
-    if "key" in summary:
-        console.say(f"key: {summary['key']} (keep it, and apart from the model: it tells whose history is whose)")
-    for path in summary.get("report", ()):
+        console.print_data_report(result.data)
+    if result.warm_start is not None:
+        console.print_warm_start(result.warm_start)
+    for name, values in result.metrics.items():
+        numbers = {key: value for key, value in values.items() if isinstance(value, float)}
+        console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
+    if result.base_models_valid is not None:
+        console.print_base_models(result.base_models_valid)
+    console.say(f"checkpoint: {result.folder} ({result.n_epochs} epochs)")
+    if result.key is not None:
+        console.say(f"key: {result.key} (keep it, and apart from the model: it tells whose history is whose)")
+    for path in written:
         console.say(f"written: {path}")
-    console.say(f"next: tritone export {kind} --checkpoint {summary['checkpoint']}")
+    console.say(f"next: tritone export {kind} --checkpoint {result.folder}")

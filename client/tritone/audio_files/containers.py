@@ -138,7 +138,7 @@ _OTHER_CONTAINERS: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Part:
+class AudioPart:
     """One stream of a file.
 
     Attributes:
@@ -150,7 +150,7 @@ class Part:
     is_recognised: bool = True
 
 
-def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
+def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[AudioPart]:
     """Find the streams of a file.
 
     Args:
@@ -175,17 +175,17 @@ def audio_parts(file: BinaryIO, fail: Fail, note: Note) -> list[Part]:
             raise not_audio(fail, other)
     head = data.at(0, HEAD_BYTES)
     if _OTHER_CONTAINERS.match(head):
-        return [Part([range(data.size)])]
+        return [AudioPart([range(data.size)])]
     frame = first_frame(data)
     if frame is not None:
         streams = mp3_streams(data, frame)
         _check_mp3(streams, fail, note)
         if n_after := bytes_after(data, streams):
-            note(f"holds {n_after:,} bytes after its last MP3 frame that are no MP3; they are not read")
-        return [Part(stream.segments(data)) for stream in streams]
+            note(f"holds {n_after:,} bytes after its last MP3 frame that are not MP3; they are not read")
+        return [AudioPart(stream.segments(data)) for stream in streams]
     if other := text_format(head) or other_binary_format(head, weak=True):
         raise not_audio(fail, other)
-    return [Part([range(data.size)], is_recognised=False)]
+    return [AudioPart([range(data.size)], is_recognised=False)]
 
 
 def not_audio(fail: Fail, found: Format) -> InvalidAudioError:
@@ -193,22 +193,22 @@ def not_audio(fail: Fail, found: Format) -> InvalidAudioError:
     return fail("unreadable", f"is not audio that can be read: expected {READABLE}, got {found.name}; {found.advice}")
 
 
-def _container_parts(data: FileBytes, start: int, head: bytes, fail: Fail, note: Note) -> list[Part] | None:
+def _container_parts(data: FileBytes, start: int, head: bytes, fail: Fail, note: Note) -> list[AudioPart] | None:
     if head.startswith(b"OggS"):
         links, n_headless = ogg_links(data, start)
         return _ogg_parts(data, links, n_headless, fail, note)
     if head.startswith(_WAV_MARKS) and head[8:12] == b"WAVE":
-        return [Part(segments) for segments in wav_parts(data, start, note)]
+        return [AudioPart(segments) for segments in wav_parts(data, start, note)]
     if head.startswith(b"FORM") and head[8:12] in {b"AIFF", b"AIFC"}:
-        return [Part(segments) for segments in aiff_parts(data, start)]
+        return [AudioPart(segments) for segments in aiff_parts(data, start)]
     if head.startswith(b"fLaC"):
-        return [Part(segments) for segments in flac_parts(data, start)]
+        return [AudioPart(segments) for segments in flac_parts(data, start)]
     if head.startswith(b".snd"):
-        return [Part(segments) for segments in au_parts(data, start)]
+        return [AudioPart(segments) for segments in au_parts(data, start)]
     return None
 
 
-def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail: Fail, note: Note) -> list[Part]:
+def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail: Fail, note: Note) -> list[AudioPart]:
     if not links:
         raise fail(
             "unreadable",
@@ -228,7 +228,7 @@ def _ogg_parts(data: FileBytes, links: Sequence[OggLink], n_headless: int, fail:
             note(f"holds Ogg streams that play at the same time ({', '.join(link.contents)}); one is read")
         if link.n_damaged:
             note(f"holds {link.n_damaged} Ogg pages that are damaged or cut off; they are not read")
-    return [Part(link.segments(data)) for link in readable]
+    return [AudioPart(link.segments(data)) for link in readable]
 
 
 def _check_mp3(streams: Sequence[Mp3Stream], fail: Fail, note: Note) -> None:

@@ -24,7 +24,7 @@ import soundfile
 import soxr
 
 from tritone.audio_files.byte_sources import SplicedFile
-from tritone.audio_files.containers import MISSING_S, Fail, Note, Part, audio_parts, not_audio
+from tritone.audio_files.containers import MISSING_S, AudioPart, Fail, Note, audio_parts, not_audio
 from tritone.audio_files.formats import READABLE, UNKNOWN
 from tritone.audio_files.samples import RATES_HZ, Mixer, checked_samples, sample_blocks
 from tritone.constants import SAMPLE_RATE_HZ
@@ -104,7 +104,7 @@ SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memor
 
 
 def describe(audio: Audio) -> str:
-    """Name a recording for messages: its path, or a word for where it came from."""
+    """Return the name of a recording for messages: its path, or a description such as `<512 bytes>`."""
     if isinstance(audio, str | os.PathLike):
         return str(audio)
     if isinstance(audio, bytes | bytearray | memoryview):
@@ -119,13 +119,13 @@ def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
 
     Args:
         audio: as `tritone.audio.iter_windows` takes it.
-        note: called with each remark on a recording that is used all the same.
+        note: called with each warning about a usable recording.
 
     Yields:
-        (S,) float32; S may be 0. A block with samples that are not finite comes as it was decoded.
+        (S,) float32; S may be 0. A block with non-finite samples is passed on without resampling.
 
     Raises:
-        InvalidAudioError: if it cannot be decoded.
+        InvalidAudioError: the recording cannot be decoded.
     """
     name = describe(audio)
 
@@ -169,7 +169,7 @@ def _resampled(blocks: Iterator[FloatArray], rate_hz: int) -> Iterator[FloatArra
     resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
     for block in blocks:
         if not np.isfinite(block).all():
-            yield block  # for the caller to judge, before the filter smears it over its neighbours
+            yield block  # non-finite samples, which the caller reports; the filter would spread them
             return
         yield resampler.resample_chunk(block)
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -192,7 +192,8 @@ def _opened(
         else:
             raise fail(
                 "bad_shape",
-                f"a recording is a path, bytes, a binary file object or (samples, rate_hz), not {type(audio).__name__}",
+                f"invalid recording: expected a path, bytes, a binary file object or (samples, rate_hz), got "
+                f"{type(audio).__name__}",
             )
 
 
@@ -212,17 +213,17 @@ def _opened_path(path: Path, fail: Fail) -> BinaryIO:
 
 
 def _rewound(stream: BinaryIO, stack: ExitStack, fail: Fail) -> BinaryIO:
-    """A file object at its beginning that libsndfile can seek in."""
+    """Return a seekable file object at its beginning."""
     try:
         if not isinstance(stream.read(0), bytes):
-            raise fail("unreadable", "is a text file object; open it in binary mode ('rb')")
+            raise fail("unreadable", "is a text file object: expected a binary one; open it in binary mode ('rb')")
         if getattr(stream, "seekable", lambda: False)():
             stream.seek(0, io.SEEK_END)
             if stream.tell() == 0:
                 raise fail("empty", "is an empty file object")
             stream.seek(0)
             return stream
-        # libsndfile must seek; pipes and sockets cannot.
+        # libsndfile needs to seek, which pipes and sockets do not support.
         spooled = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
         spool = cast(BinaryIO, stack.enter_context(spooled))
         shutil.copyfileobj(stream, spool)
@@ -237,14 +238,14 @@ def _rewound(stream: BinaryIO, stack: ExitStack, fail: Fail) -> BinaryIO:
 
 
 class _Decoder:
-    """libsndfile on one part of a file.
+    """Decodes one part of a file with libsndfile.
 
     Attributes:
         file: what libsndfile opened.
         n_read: samples of each channel that were decoded so far.
     """
 
-    def __init__(self, part: Part, bytes_: SplicedFile, where: str, fail: Fail) -> None:
+    def __init__(self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail) -> None:
         self.n_read = 0
         self._bytes = bytes_
         self._where = where
@@ -265,7 +266,8 @@ class _Decoder:
         self.file.seekable = lambda: False
         if self.file.samplerate not in RATES_HZ:
             raise fail(
-                "unreadable", f"{where}claims {self.file.samplerate} samples a second; expected 100 to 1,000,000"
+                "unreadable",
+                f"{where}has an invalid sample rate: expected 100 to 1,000,000 Hz, got {self.file.samplerate} Hz",
             )
 
     def blocks(self) -> Iterator[FloatArray]:
@@ -275,7 +277,7 @@ class _Decoder:
         while True:
             try:
                 with quiet_decoder():
-                    # What follows the last frame of a FLAC file, such as a tag, is an error for libsndfile.
+                    # libsndfile reports data after the last frame of a FLAC file, such as a tag, as an error.
                     n_left = file.frames - self.n_read if file.format == "FLAC" else n_frames
                     block = file.read(min(n_frames, n_left), dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
@@ -302,12 +304,12 @@ class _Decoder:
 
 
 @contextmanager
-def _decoder(source: BinaryIO, part: Part, where: str, fail: Fail) -> Iterator[_Decoder]:
+def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail) -> Iterator[_Decoder]:
     decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
     with decoder.file:
         yield decoder
 
 
 def _reason(error: Exception) -> str:
-    """What libsndfile says, without the object's address that soundfile puts before it."""
+    """Return the message of libsndfile, without the object address that soundfile prepends."""
     return str(getattr(error, "error_string", error)).rstrip(".")

@@ -1,7 +1,7 @@
 """Reproducible uniform noise, from which the models sample notes.
 
-Only the raw words of a counter-based generator are used, never NumPy's distributions, whose values may change
-between its releases; so that a seed gives the same notes on every host and with every NumPy.
+The noise is made from the raw output of a counter-based generator instead of NumPy's distributions, whose values may
+change between releases. A seed therefore gives the same notes on every host and with every version of NumPy.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): Philox 4x64-10.
 """

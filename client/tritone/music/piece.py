@@ -1,4 +1,4 @@
-"""A piece of music: its notes, where they come from, and files made of it.
+"""Pieces of music: their notes, their origin, and export as MIDI, sound and plots.
 
 ```python
 piece = music.compose(bars=8, seed=7)
@@ -28,7 +28,7 @@ from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, arr
 
 MIDI_FORMATS: Final = ("mid", "midi")
 SOUND_FORMAT: Final = "wav"
-_EXPECTED: Final = "a score's name ends in .mid or .midi (notes) or .wav (sound), or in " + ", ".join(
+_EXPECTED: Final = "expected a file name that ends in .mid or .midi (notes), .wav (sound) or " + ", ".join(
     f".{kind}" for kind in PLOT_FORMATS
 )
 
@@ -67,7 +67,7 @@ class Piece(JsonResult):
 
     @cached_property
     def score(self) -> Any:
-        """The piece as a `symusic.Score`, made when it is first asked for.
+        """Return the piece as a `symusic.Score`, created on first access.
 
         Raises:
             MissingExtraError: symusic is not installed.
@@ -76,7 +76,7 @@ class Piece(JsonResult):
 
     @property
     def meter(self) -> tuple[int, int] | None:
-        """The time signature, as in (4, 4); None if it is unknown. `grid.meter` has the bar in time steps."""
+        """Return the time signature, as in (4, 4); None if it is unknown. `grid.meter` has the bar in time steps."""
         return self.grid.time_signature
 
     @overload

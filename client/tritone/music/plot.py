@@ -1,4 +1,4 @@
-"""A piece as a piano roll."""
+"""Plots of pieces as piano rolls."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ def write_plot(draw: Callable[[], Figure], target: Target, kind: str | None) -> 
         InvalidInputError: the format is unknown, or the plot cannot be written.
     """
     suffixes = ", ".join(f".{kind}" for kind in PLOT_FORMATS)
-    format_name = format_of(target, kind, PLOT_FORMATS, f"a picture's name ends in one of {suffixes}")
+    format_name = format_of(
+        target, kind, PLOT_FORMATS, f"expected a file name of a plot that ends in one of {suffixes}"
+    )
 
     def content() -> bytes:
         file = io.BytesIO()
         draw().savefig(file, format=format_name, dpi=150)
         return file.getvalue()
 
-    return write_result(target, content, "the picture")
+    return write_result(target, content, "the plot")
 
 
 def draw_piece(piece: Piece) -> Figure:
@@ -62,7 +64,7 @@ def draw_piece(piece: Piece) -> Figure:
 
     grid = piece.grid
     onset, end, pitch = notes_of(grid)  # each (K,)
-    # Not through pyplot: it keeps global state that threads would share, and may look for a display.
+    # Without pyplot, which keeps global state that threads would share and may open a display.
     figure = Figure(figsize=(min(24.0, 4.0 + grid.n_frames / 16), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -86,7 +88,7 @@ def draw_piece(piece: Piece) -> Figure:
 
 
 def _octaves(low: int, high: int) -> tuple[list[int], list[str]]:
-    """Where to name a pitch: every C and G."""
+    """Return the pitches to label, every C and G, and their names."""
     named = [p for p in range(low, high + 1) if p % 12 in (0, 7)]
     return named, [f"{'C' if p % 12 == 0 else 'G'}{p // 12 - 1}" for p in named]
 

@@ -1,4 +1,4 @@
-"""Scores onto the grid and back: MIDI files and `symusic.Score` objects.
+"""Convert MIDI files and `symusic.Score` objects to grids, and grids to scores.
 
 ```python
 grid = to_grid("tune.mid")
@@ -66,15 +66,15 @@ def require_symusic() -> Any:
     return symusic
 
 
-# What `to_grid` reads; a symusic.Score is the Any.
+# Inputs of `to_grid`; Any stands for symusic.Score.
 ScoreLike: TypeAlias = Union["str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO", "Grid", "Piece", Any]
-END_MARKER: Final = "end of score"  # where a score ends that ends with silence, which MIDI's notes cannot tell
+END_MARKER: Final = "end of score"  # marks the end of a score that ends with silence
 
 IntArray = npt.NDArray[np.int64]
 
 
 def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -> Grid:
-    """Read a score onto the grid.
+    """Return a score as a grid.
 
     Onsets and ends go to the nearest time step (halves to the later one); a note takes at least one. The first step
     is the score's time 0, so an upbeat that is written with rests before it keeps them; one that is written as a
@@ -123,7 +123,7 @@ def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -
 
 
 def describe(score: Any) -> str:
-    """Name a score for messages: its path, or a word for where it came from."""
+    """Return the name of a score for messages: its path, or a description such as `<512 bytes>`."""
     if isinstance(score, str | os.PathLike):
         return os.fsdecode(score)
     if isinstance(score, bytes | bytearray | memoryview):
@@ -152,8 +152,8 @@ def _bytes_of(score: Any, name: str) -> bytes:
             data = score.read(MAX_BYTES + 1)
         else:
             raise InvalidScoreError(
-                f"a score is a path, the bytes of a MIDI file, a binary file object, a symusic.Score, a Grid or a "
-                f"Piece, not {type(score).__name__}",
+                f"invalid score: expected a path, the bytes of a MIDI file, a binary file object, a symusic.Score, a "
+                f"Grid or a Piece, got {type(score).__name__}",
                 path=name,
                 reason="bad_shape",
             )
@@ -171,7 +171,7 @@ def _bytes_of(score: Any, name: str) -> bytes:
 
 
 def read_midi(source: Any) -> Any:
-    """Read a MIDI file as it is, with its tracks, programs and velocities.
+    """Read a MIDI file with its tracks, programs and velocities.
 
     Args:
         source: a path, bytes or a binary file object, as for `to_grid`.
@@ -197,7 +197,7 @@ def _parsed(data: bytes, name: str) -> tuple[Any, MidiFile]:
         return symusic.Score.from_midi(midi.data, sanitize_data=True), midi
     except Exception as error:  # symusic raises bare RuntimeErrors
         raise InvalidScoreError(
-            f"{name}: is damaged, says symusic ({error}); save or download it again", path=name, reason="unreadable"
+            f"{name}: is damaged ({error}, from symusic); save or download it again", path=name, reason="unreadable"
         ) from error
 
 
@@ -245,7 +245,7 @@ def _from_symusic(
 
 
 def _notes(score: Any, counts: Counter[str]) -> tuple[IntArray, IntArray, IntArray]:
-    """Onset and end in ticks and pitch of every note that a grid can hold; each (K,)."""
+    """Return onset and end in ticks and pitch of every note that a grid can hold; each (K,)."""
     columns: list[IntArray] = []
     for track in score.tracks:
         if track.is_drum:
@@ -262,7 +262,7 @@ def _notes(score: Any, counts: Counter[str]) -> tuple[IntArray, IntArray, IntArr
 
 
 def to_steps(ticks: IntArray, scale: Fraction) -> IntArray:
-    """Ticks to the nearest time steps, exactly: (ticks * scale) rounded half up."""
+    """Return ticks as the nearest time steps, computed exactly: (ticks * scale) rounded half up."""
     steps: IntArray = (2 * ticks * scale.numerator + scale.denominator) // (2 * scale.denominator)
     return steps
 
@@ -270,7 +270,7 @@ def to_steps(ticks: IntArray, scale: Fraction) -> IntArray:
 def _painted(
     onset: IntArray, end: IntArray, pitch: IntArray, n_frames: int, counts: Counter[str]
 ) -> npt.NDArray[np.uint8]:
-    """Notes to frames (N, 88); whatever its end, a note is struck."""
+    """Return notes as frames (N, 88); a note takes at least the step of its onset."""
     frames = np.zeros((n_frames, N_PITCHES), np.uint8)
     for first, stop, column in zip(onset.tolist(), end.tolist(), (pitch - LOWEST_PITCH).tolist(), strict=True):
         frames[first:stop, column] = HELD
@@ -334,7 +334,7 @@ def _step(time: Any, scale: Fraction) -> int:
 
 
 def _at_resolution(grid: Grid, frames_per_quarter: int) -> Grid:
-    """The same grid, or a finer or coarser one."""
+    """Return the grid with another number of time steps in a quarter note."""
     if grid.frames_per_quarter == frames_per_quarter:
         return grid
     again = to_grid(to_score(grid), frames_per_quarter=frames_per_quarter)
@@ -346,7 +346,7 @@ VELOCITY: Final = 80
 
 
 def to_score(grid: Grid) -> Any:
-    """Write a grid as a score that reads back as the same grid.
+    """Return a grid as a score; `to_grid` returns the same grid from it.
 
     A struck note lasts until its pitch is struck again or silent. Bars of unknown meter get no time signature; an
     upbeat becomes a shorter first bar. A grid that ends with silence gets a marker there.

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Final
 
 MIDI_SUFFIXES: Final = (".mid", ".midi", ".kar", ".smf", ".rmi")  # names of MIDI files in folders
-MAX_BYTES: Final = 1 << 22  # 4 MB: ten hours of piano playing
+MAX_BYTES: Final = 1 << 22  # 4 MiB, about ten hours of piano playing
 _MAX_TICKS: Final = 2**31 - 1  # symusic counts them in 32 bits
 _MAX_DELTA: Final = 2**28 - 1  # the largest number of four bytes of seven bits
 _STAND_IN_DIVISION: Final = 480  # for files that count time in SMPTE frames
@@ -271,7 +271,7 @@ class _Parser:
             raise self._cut_off() from None
 
     def _ends_unmarked(self, at: int) -> bool:
-        """Whether the track ends at this position without an end-of-track event."""
+        """Return whether the track ends at this position without an end-of-track event."""
         if at == len(self._data):
             if self._claimed_end > at:
                 raise DamagedError(
@@ -313,7 +313,9 @@ class _Parser:
         # The standard ends running status at a meta or system-exclusive event; many files go on with it.
         status = self._status
         if not 0x80 <= status < 0xF0:
-            raise DamagedError("unreadable", f"is damaged: byte {at} of the file is no MIDI event; save it again")
+            raise DamagedError(
+                "unreadable", f"is damaged: expected a MIDI event at byte {at} of the file; save it again"
+            )
         kind = status & 0xF0
         end = at + (1 if kind in (_PROGRAM, _CHANNEL_PRESSURE) else 2)
         body = self._data[at:end]

@@ -1,4 +1,4 @@
-"""Music as four voices: the form in which the models of short spans read and write it.
+"""Grids as four voices, the input and output format of the models of short spans.
 
 ```python
 voices = grid_to_voices(frames)                # (N, 88) -> (N, 4)

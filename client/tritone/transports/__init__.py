@@ -1,4 +1,7 @@
-"""The ways to a server: one module for what both clients of a protocol share, one for each client."""
+"""Transports: send requests over gRPC or HTTP, from threads or an event loop, to one server or several.
+
+For each protocol, a `_wire` module holds the encoding and error translation that both of its transports share.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from tritone.messages import AsyncTransport, Transport
 
 
 def make_transport(endpoint: Endpoint) -> Transport:
-    """A transport for threads; only the protocol that is used is imported."""
+    """Return a transport for threads; only the modules of its protocol are imported."""
     if endpoint.protocol == "http":
         from tritone.transports.http_sync import HttpTransport
 
@@ -20,7 +23,7 @@ def make_transport(endpoint: Endpoint) -> Transport:
 
 
 def make_async_transport(endpoint: Endpoint) -> AsyncTransport:
-    """A transport for one event loop."""
+    """Return a transport for one event loop; only the modules of its protocol are imported."""
     if endpoint.protocol == "http":
         from tritone.transports.http_async import AsyncHttpTransport
 
@@ -31,7 +34,7 @@ def make_async_transport(endpoint: Endpoint) -> AsyncTransport:
 
 
 def make_balanced_transport(endpoints: Sequence[Endpoint]) -> Transport:
-    """A transport for threads that shares its calls among servers."""
+    """Return a transport for threads that balances its calls over the servers."""
     if len(endpoints) == 1:
         return make_transport(endpoints[0])
     from tritone.transports.balanced import BalancedTransport
@@ -40,7 +43,7 @@ def make_balanced_transport(endpoints: Sequence[Endpoint]) -> Transport:
 
 
 def make_async_balanced_transport(endpoints: Sequence[Endpoint]) -> AsyncTransport:
-    """A transport for one event loop that shares its calls among servers."""
+    """Return a transport for one event loop that balances its calls over the servers."""
     if len(endpoints) == 1:
         return make_async_transport(endpoints[0])
     from tritone.transports.balanced import AsyncBalancedTransport

@@ -1,9 +1,9 @@
-"""Several servers behind one transport: which server gets the next request, and which is avoided for a while.
+"""Load balancing over several servers: choose the server of each request and avoid servers that failed.
 
 A server that cannot be reached is avoided for a back-off that doubles with each failure. After that, one caller checks
 its health with a short time limit before requests go there again, because a host that drops packets would otherwise
-cost a call all of its time. Of the healthy servers, the one with the fewest calls in progress is chosen, and equals in
-turn. Which errors are tried on another server is decided by `tritone.retry.ServerAttempts`.
+cost a call all of its time. Of the healthy servers, the one with the fewest calls in progress is chosen; ties are
+broken in rotation. Which errors are tried on another server is decided by `tritone.retry.ServerAttempts`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class PooledServer:
     """One server of a pool.
 
     Attributes:
-        n_in_progress: calls that it has not answered yet.
-        n_failed: failures since it last answered.
+        n_in_progress: calls without a response yet.
+        n_failed: failures since its last response.
         avoided_until_s: on the monotonic clock; 0 for a healthy server.
     """
 
@@ -57,7 +57,7 @@ class PooledServer:
 
 
 class ServerPool:
-    """The state of several servers; may be used by many threads at once."""
+    """The state of several servers; thread-safe."""
 
     def __init__(self, endpoints: Sequence[Endpoint], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.servers = tuple(PooledServer(index, endpoint) for index, endpoint in enumerate(endpoints))
@@ -96,7 +96,7 @@ class ServerPool:
             return chosen, False
 
     def give_back(self, server: PooledServer, error: BaseException | None) -> None:
-        """Record the outcome of a call; any answer, also an error, shows that the server is up."""
+        """Record the outcome of a call; any response, even an error, shows that the server is up."""
         with self._lock:
             server.n_in_progress -= 1
             server.is_probing = False
@@ -108,12 +108,12 @@ class ServerPool:
                 _logger.debug("%s is not used for %.2f s (failure %d)", server.endpoint.url, avoided_s, server.n_failed)
             elif error is None or isinstance(error, ClientError):
                 if server.n_failed:
-                    _logger.info("%s answers again", server.endpoint.url)
+                    _logger.info("%s is available again", server.endpoint.url)
                 server.n_failed, server.avoided_until_s = 0, 0.0
 
 
 class BalancedTransport:
-    """Shares the calls of threads among servers; implements `Transport`."""
+    """Balances the calls of threads over servers; implements `Transport`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], transports: Sequence[Transport]) -> None:
         self._pool = PerProcess(lambda: ServerPool(endpoints))
@@ -159,7 +159,7 @@ class BalancedTransport:
 
 
 class AsyncBalancedTransport:
-    """Shares the calls of one event loop among servers; implements `AsyncTransport`."""
+    """Balances the calls of one event loop over servers; implements `AsyncTransport`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], transports: Sequence[AsyncTransport]) -> None:
         self._pool = PerProcess(lambda: ServerPool(endpoints))
@@ -209,7 +209,7 @@ def _probe_timeout_s(deadline: Deadline) -> float:
 
 
 def _health_check_failed(server: PooledServer) -> ConnectionFailedError:
-    """Return the error for a server that did not answer a health check in time."""
+    """Return the error for a health check that timed out."""
     return ConnectionFailedError(
         f"no connection to {server.endpoint.url}: health check timed out after {PROBE_TIMEOUT_S:g} s"
     )

@@ -1,4 +1,7 @@
-"""Tensors as bytes on the wire, text included: KServe's BYTES, each value after its length (4 bytes, little-endian)."""
+"""Encode and decode tensors as raw bytes.
+
+Text uses the BYTES type of the KServe protocol: each value follows its length (4 bytes, little-endian).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 def tensor_bytes(array: Array) -> memoryview:
-    """A tensor's values as they are sent; a view of the array where it is one of contiguous numbers.
+    """Return the encoded values of a tensor; a view, without a copy, if the array holds contiguous numbers.
 
     Args:
-        array: of numbers, or of `bytes` (type object).
+        array: numbers, or `bytes` objects (dtype object).
     """
     if array.dtype == np.object_:
         return memoryview(b"".join(part for value in array.flat for part in (_LENGTH.pack(len(value)), value)))
@@ -24,21 +27,21 @@ def tensor_bytes(array: Array) -> memoryview:
 
 
 def read_texts(data: memoryview) -> Array:
-    """The texts that some bytes hold, as `str` (type object).
+    """Return the texts of an encoded BYTES tensor, as an array of `str` (dtype object).
 
     Raises:
-        ValueError: the bytes do not end with a text, or are no UTF-8.
+        ValueError: the data is cut off or is not UTF-8.
     """
     texts = []
-    place = 0
-    while place < len(data):
-        if place + _LENGTH.size > len(data):
-            raise ValueError("a text's length is cut off")
-        start = place + _LENGTH.size
-        place = start + _LENGTH.unpack_from(data, place)[0]
-        if place > len(data):
+    position = 0
+    while position < len(data):
+        if position + _LENGTH.size > len(data):
+            raise ValueError("the length of a text is cut off")
+        start = position + _LENGTH.size
+        position = start + _LENGTH.unpack_from(data, position)[0]
+        if position > len(data):
             raise ValueError("a text is cut off")
-        texts.append(str(data[start:place], "utf-8"))
+        texts.append(str(data[start:position], "utf-8"))
     array = np.empty(len(texts), np.object_)
     array[:] = texts
     return array

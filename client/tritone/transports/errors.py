@@ -1,4 +1,4 @@
-"""What the server said, as our errors: the part that does not depend on the protocol."""
+"""Translate error responses of the server to exceptions, independently of the protocol."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tritone.exceptions import (
 )
 from tritone.messages import Request, StreamRequest, id_of, model_of
 
-# Triton says some things with a status that also means something else, so its words decide first.
+# Triton uses some statuses for several kinds of errors, so the message text takes precedence over the status.
 _BY_WORDS: Final = (
-    # First, and from the beginning: such a message goes on with ids, which may hold any words.
+    # Matched first and from the start of the message, because the ids that follow may contain any words.
     (
         re.compile(
             r"^(\[request id: [^]]*\] )?(none of the ids is known|item .* is not known|nothing is known by)", re.S
         ),
         NothingKnownError,
     ),
-    # The model is there: whoever asked for this version must look which there are.
+    # The model exists without this version: the client must look up the versions again.
     (re.compile(r"unknown model: .* version \d+ is not (found|at ready state)", re.I), VersionChangedError),
     (
         re.compile(r"unknown model|no available versions|is not ready|model .* not found", re.I),
@@ -36,7 +36,7 @@ _BY_WORDS: Final = (
     ),
     (re.compile(r"is restricted, expecting header", re.I), AccessDeniedError),
     (
-        # A dead stub is started again, a /dev/shm that is full empties, and other servers have theirs.
+        # Temporary: Triton restarts a dead stub, a full /dev/shm empties, and other servers may not be affected.
         re.compile(
             r"maximum queue size|request timeout expired|is stopping|too many requests|stub process.* healthy"
             r"|failed to increase the shared memory pool",
@@ -46,25 +46,25 @@ _BY_WORDS: Final = (
     ),
 )
 _REMEDIES: Final[dict[type[ServerError], str]] = {
-    ModelNotFoundError: "check the name, and that the model was exported (`tritone export`) and loaded",
-    VersionChangedError: "versions kept changing during the call; call again when the roll-out is over",
+    ModelNotFoundError: "check the name, and that the model is exported (`tritone export`) and loaded",
+    VersionChangedError: "the versions kept changing during the call; try again when the roll-out has finished",
     AccessDeniedError: "pass the server's key as api_key= or its header in headers=",
-    ServerBusyError: "try again later, allow more retries=, or give the server more instances",
-    RequestRejectedError: "client and model do not agree; was the model exported with another version?",
+    ServerBusyError: "try again later, pass a larger retries=, or configure more model instances",
+    RequestRejectedError: "the request does not fit the model; check that both are of the same tritone version",
 }
 
 
 def kind_by_words(message: str) -> type[ServerError] | None:
-    """The error that the server's words name, if they name one."""
+    """Return the exception type that the text of an error message implies; None if it implies none."""
     return next((kind for pattern, kind in _BY_WORDS if pattern.search(message)), None)
 
 
 def refusal(
     kind: type[ServerError], message: str, request: Request, *, status: str | None, n_lost: int = 0
 ) -> ServerError:
-    """The server's refusal as our error, with the remedy where there is one."""
+    """Return the exception for an error response, with advice where there is some."""
     remedy = _REMEDIES.get(kind)
-    said = message.strip() or "nothing"
+    said = message.strip() or "no message"
     request_id = id_of(request)
     about = f" to request {request_id}" if request_id and request_id not in said else ""
     text = f"the server answered{about}: {said}"
@@ -97,11 +97,10 @@ def unreachable(
 
 
 def no_streaming(endpoint: Endpoint, request: StreamRequest) -> InvalidInputError:
-    """The error for a stream over HTTP, where Triton has none."""
+    """Return the error for a stream over HTTP, which Triton supports only over gRPC."""
     return InvalidInputError(
-        f"{endpoint.url} is HTTP, and model {request.model!r} streams its answers, which takes gRPC: give the client "
-        f"the server's gRPC address (grpc://{endpoint.host}:8001 unless it was told otherwise), or ask a model that "
-        f"answers once",
+        f"model {request.model!r} streams its responses: expected a gRPC address, got {endpoint.url}; connect to the "
+        f"server's gRPC port (grpc://{endpoint.host}:8001 by default), or use a model that does not stream",
         model=request.model,
         request_id=request.request_id,
     )

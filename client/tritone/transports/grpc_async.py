@@ -1,4 +1,4 @@
-"""gRPC for one event loop."""
+"""gRPC transport for one event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Opened:
 
 
 class AsyncGrpcTransport:
-    """One channel, opened by the first request, as a channel belongs to a running event loop."""
+    """Sends requests over one gRPC channel, which the first request opens in the running event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -64,14 +64,14 @@ class AsyncGrpcTransport:
                 if response is not None:
                     yield response
         except asyncio.CancelledError:
-            # gRPC raises this too when the channel is closed, and then the task goes on.
+            # gRPC also raises this when the channel is closed; in that case the task was not cancelled.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             raise wire.lost("CANCELLED", "", request, self._endpoint) from None
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
-        finally:  # also when the caller stops in the middle, drops the stream, or is cancelled
+        finally:  # also if the caller stops early, drops the stream or is cancelled
             if call is not None and pid == os.getpid():
                 call.cancel()
 
@@ -79,19 +79,19 @@ class AsyncGrpcTransport:
         """See `AsyncTransport.close`."""
         self._closed = True
         if self._opened is not None and self._opened.pid == os.getpid():
-            opened, self._opened = self._opened, None  # the last channel that is dropped ends gRPC's thread
+            opened, self._opened = self._opened, None  # dropping the last channel ends gRPC's thread
             await opened.connection.channel.close()
             opened.use.end()
 
     def _connection(self) -> wire.Connection:
         if self._closed:
-            raise ClientError("this client is closed; make a new one")
+            raise ClientError("this client is closed; create a new one")
         check_usable()
         if self._opened is None or self._opened.pid != os.getpid():
             use = Use(lasts=True)
             try:
                 self._opened = _Opened(wire.connect(self._endpoint, grpc.aio), use, os.getpid())
-            except OSError as error:  # a certificate's file
+            except OSError as error:  # a certificate file
                 use.end()
                 raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
         return self._opened.connection
@@ -118,7 +118,7 @@ class AsyncGrpcTransport:
 
 
 async def _next(answers: Any, request: StreamRequest, timeout_s: float) -> Any:
-    """The next answer, None after the last."""
+    """Return the next response; None after the last one."""
     try:
         async with asyncio.timeout(timeout_s):
             return await anext(answers, None)

@@ -26,10 +26,10 @@ _owner_pid: int | None = None
 
 
 class Use:
-    """A use of gRPC, during which a thread is inside it; from creation until `end`.
+    """Marks that a thread is inside gRPC, from creation until `end`.
 
     Args:
-        lasts: it may take long, so a fork does not wait for its end.
+        lasts: the use may take long, so a fork does not wait for its end.
         timeout_s: how long to wait for a fork in progress.
 
     Raises:
@@ -54,7 +54,7 @@ class Use:
 
 @contextmanager
 def inside_grpc(*, lasts: bool = False, timeout_s: float = 2 * LONGEST_WAIT_S) -> Iterator[None]:
-    """Mark a block as a `Use`.
+    """Mark a block as one `Use` of gRPC.
 
     Raises:
         ProcessBoundError: gRPC cannot be used in this process.

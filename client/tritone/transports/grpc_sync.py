@@ -1,4 +1,4 @@
-"""gRPC for threads."""
+"""gRPC transport for threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tritone.transports.grpc_forks import inside_grpc
 
 
 class GrpcTransport:
-    """One channel, which all threads share."""
+    """Sends requests over one gRPC channel, which all threads share."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -56,7 +56,7 @@ class GrpcTransport:
                 stub = self._connection.get().stub
                 call = stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
                 answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-                # gRPC has no time limit for the next answer alone, so a thread waits for it.
+                # gRPC has no timeout for a single response of a stream, so a thread waits for it.
                 threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
                 while (answer := _next(answers, request, timeout_s)) is not None:
                     if isinstance(answer, Exception):
@@ -71,7 +71,7 @@ class GrpcTransport:
                             )
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
-        finally:  # also when the caller stops in the middle, or drops the stream
+        finally:  # also if the caller stops early or drops the stream
             if call is not None and pid == os.getpid():
                 call.cancel()
 
@@ -87,12 +87,12 @@ class GrpcTransport:
         try:
             with inside_grpc():
                 return wire.connect(self._endpoint, grpc)
-        except OSError as error:  # a certificate's file
+        except OSError as error:  # a certificate file
             raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def _check_open(self) -> None:
-        if self._closed:  # gRPC's own word for it would be a ValueError
-            raise ClientError("this client is closed; make a new one")
+        if self._closed:  # gRPC would raise a ValueError
+            raise ClientError("this client is closed; create a new one")
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
         self._check_open()
@@ -114,7 +114,7 @@ class GrpcTransport:
 
 
 def _pass_on(call: Any, answers: queue.SimpleQueue[Any]) -> None:
-    """Put a call's answers into a queue, at the end None or the error that ended it."""
+    """Put the responses of a call into a queue, followed by None or by the error that ended it."""
     try:
         for answer in call:
             answers.put(answer)

@@ -1,7 +1,7 @@
-"""The parts that both gRPC transports share: messages, channel options, and the translation of gRPC's errors.
+"""Shared parts of the gRPC transports: messages, channel options and error translation.
 
-Streams use the generated stub directly: tritonclient allows one stream at a time per client and waits for a thread when
-it ends. A call is cheap on a channel that is open.
+Streams use the generated stub directly, because tritonclient allows one stream at a time per client and joins a thread
+when it ends.
 """
 
 from __future__ import annotations
@@ -55,32 +55,32 @@ _BY_STATUS: Final[dict[str, type[ServerError]]] = {
     "UNAUTHENTICATED": AccessDeniedError,
     "RESOURCE_EXHAUSTED": ServerBusyError,
 }
-# An answer of a stream carries an error as text alone, without a status. (The header `triton_grpc_error` asks for
-# statuses, but 2.51 heeds it for some errors only, and complains of itself in its log for each.)
+# A response of a stream carries an error as text only, without a status. (The header `triton_grpc_error` requests
+# statuses, but Triton 2.51 sets them for some errors only, and logs an error of its own for each.)
 _INVALID: Final = re.compile(r"expect|must be|differ|invalid", re.I)
-# The server spoke another protocol, or none: met while connecting, never during a call.
+# The other side does not speak gRPC. Occurs while connecting, never during a call.
 _OTHER_PROTOCOL: Final = re.compile(
     r"connect.*(socket closed|http1|http/1|frame|settings|end of tcp stream)", re.I | re.S
 )
 
 
 def channel_args(endpoint: Endpoint) -> list[tuple[str, int | str]]:
-    """Options of the channel."""
+    """Return the channel options."""
     args: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
-        # Servers count pings that come oftener than every 5 minutes as an attack and hang up. The time-out
-        # also bounds how long sent data may stay unacknowledged, which finds a host that vanished.
+        # Servers close connections with pings more often than every 5 minutes. The timeout also bounds how long sent
+        # data may stay unacknowledged, which detects a host that disappeared.
         ("grpc.keepalive_time_ms", 360_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Retries are ours, so that one policy holds for all transports; and gRPC must try a server that
-        # came back soon, not after its default of up to 2 minutes.
+        # `tritone.retry` retries, with one policy for all transports. gRPC must reconnect soon to a server that is
+        # back; its default delay is up to 2 minutes.
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
-        # Channels of one process share connections, and with them each other's back-off, unless told not to.
+        # By default, the channels of a process share connections, and with them their back-off.
         ("grpc.use_local_subchannel_pool", 1),
-        # Connections are direct on both transports; gRPC alone would go by http_proxy, https_proxy and grpc_proxy.
+        # No proxies, as over HTTP; gRPC would use http_proxy, https_proxy and grpc_proxy by default.
         ("grpc.enable_http_proxy", 0),
     ]
     if endpoint.tls_name is not None:
@@ -101,8 +101,8 @@ class Connection:
     """A channel to Triton.
 
     Attributes:
-        stub: all calls of the service; each takes and answers protobuf messages.
-        infer: `ModelInfer`, but takes the bytes of `infer_message`.
+        stub: all calls of the service; each takes and returns protobuf messages.
+        infer: `ModelInfer`, which takes the bytes of `infer_message`.
     """
 
     channel: Any
@@ -111,10 +111,10 @@ class Connection:
 
 
 def connect(endpoint: Endpoint, grpc_module: Any) -> Connection:
-    """Open a channel; nothing is sent before the first call.
+    """Create a channel; it connects at the first call.
 
     Args:
-        endpoint: where to.
+        endpoint: the server.
         grpc_module: `grpc` for threads, `grpc.aio` for the running event loop.
     """
     options = channel_args(endpoint)
@@ -138,24 +138,24 @@ def _content(file: Path | None) -> bytes | None:
 
 
 def call_metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-    """The headers as gRPC metadata.
+    """Return the headers of an endpoint as gRPC metadata.
 
-    Triton looks for the key of a restricted protocol under a prefixed name; sending the API key under both
-    lets one `api_key` open a proxy's door and Triton's own.
+    Triton expects the key of a restricted protocol under a prefixed name. The API key is sent under both names, so
+    that one `api_key` serves a proxy and Triton.
     """
     headers = dict(endpoint.headers)
     if "authorization" in headers:
         headers["triton-grpc-protocol-authorization"] = headers["authorization"]
-    return tuple((name.lower(), value) for name, value in headers.items())  # gRPC refuses capitals
+    return tuple((name.lower(), value) for name, value in headers.items())  # gRPC rejects upper case
 
 
 def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """The metadata with that of the current trace, if there is one."""
+    """Return the metadata with the headers of the current trace added, if one is active."""
     return (*metadata, *trace_headers().items())
 
 
 def metadata_for(request: Request, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """The metadata of one request; its own headers replace the endpoint's of the same name."""
+    """Return the metadata of one request; its headers replace those of the endpoint with the same name."""
     if isinstance(request, InferRequest) and request.headers:
         kept = (each for each in metadata if each[0] not in request.headers)
         metadata = (*kept, *request.headers.items())
@@ -166,26 +166,29 @@ SERVER_READY: Final = service_pb2.ServerReadyRequest()
 
 
 def ready_request(model: str) -> Any:
-    """Is this model ready?"""
+    """Return the message that asks whether a model is ready."""
     return service_pb2.ModelReadyRequest(name=model)
 
 
 def metadata_request(request: ModelRequest) -> Any:
-    """What are this model's tensors?"""
+    """Return the message that asks for the metadata of a model."""
     return service_pb2.ModelMetadataRequest(name=request.model)
 
 
 def config_request(request: ModelRequest, metadata: Any) -> Any:
-    """How is this model served, in the version of the metadata? Behind a balancer another server may answer."""
+    """Return the message that asks for the configuration of a model.
+
+    It names the version of the metadata, because another server may respond behind a load balancer.
+    """
     return service_pb2.ModelConfigRequest(name=request.model, version=latest_version(metadata.versions))
 
 
 def infer_message(request: InferRequest) -> bytes:
-    """An inference as the bytes of a `ModelInferRequest`.
+    """Return an inference request as the bytes of a serialised `ModelInferRequest`.
 
-    Protobuf allows fields in any order, so the tensors follow the rest of the message as they lie in memory: one
-    copy. Setting them in a message and serialising it copies each three times more, which is a third of what a
-    20 s clip costs the caller beyond the model.
+    Protobuf allows fields in any order, so the raw tensors are appended to the rest of the message with a single copy.
+    Setting them in a message and serialising it makes three more copies of each, a third of the client's time for a
+    20 s clip.
     """
     built = service_pb2.ModelInferRequest(
         model_name=request.model, model_version=request.version, id=request.request_id
@@ -204,7 +207,7 @@ def infer_message(request: InferRequest) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's variable-length form of a whole number."""
+    """Return a whole number as a protobuf varint."""
     digits = bytearray()
     while number > 0x7F:
         digits.append(number & 0x7F | 0x80)
@@ -213,7 +216,11 @@ def _varint(number: int) -> bytes:
 
 
 def read_inference(request: InferRequest | StreamRequest, response: Any) -> InferResponse:
-    """Read a `ModelInferResponse`."""
+    """Return the response of a `ModelInferResponse`.
+
+    Raises:
+        ServerError: the response is malformed.
+    """
     result = triton.InferResult(response)
     outputs: dict[str, Array] = {}
     for name in request.outputs:
@@ -230,7 +237,7 @@ def read_inference(request: InferRequest | StreamRequest, response: Any) -> Infe
 
 
 def stream_message(request: StreamRequest) -> Any:
-    """A request as protobuf."""
+    """Return a stream request as a protobuf message."""
     built = service_pb2.ModelInferRequest(
         model_name=request.model, model_version=request.version, id=request.request_id
     )
@@ -243,10 +250,10 @@ def stream_message(request: StreamRequest) -> Any:
 
 
 def read_stream_response(request: StreamRequest, answer: Any) -> InferResponse | None:
-    """One answer of the stream; None for one that says nothing but that this was all.
+    """Return one response of a stream; None for an empty final response.
 
     Raises:
-        ServerError: of the fitting kind, if the answer is a refusal or makes no sense.
+        ServerError: the response is an error or is malformed; the subclass depends on the error.
     """
     if answer.error_message:
         kind = kind_by_words(answer.error_message)
@@ -259,7 +266,7 @@ def read_stream_response(request: StreamRequest, answer: Any) -> InferResponse |
 
 
 def read_model(metadata: Any, config: Any) -> ModelResponse:
-    """Metadata and configuration, as protobuf messages, as ours."""
+    """Return the model description from the protobuf messages with its metadata and configuration."""
 
     def shapes(tensors: Any) -> Mapping[str, tuple[int, ...]]:
         return {tensor.name: tuple(tensor.shape) for tensor in tensors}
@@ -275,7 +282,7 @@ def read_model(metadata: Any, config: Any) -> ModelResponse:
 
 
 def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s: float) -> ClientError:
-    """Any error of gRPC or protobuf as ours."""
+    """Return the `ClientError` for an error of gRPC or protobuf."""
     if isinstance(error, ClientError):
         return error
     if isinstance(error, TimeoutError):
@@ -284,7 +291,7 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
         message, status = error.details() or "", error.code().name
     else:
         return ClientError(
-            f"the request could not be made ({type(error).__name__}: {error})",
+            f"the request could not be sent ({type(error).__name__}: {error})",
             model=model_of(request),
             request_id=id_of(request),
         )
@@ -301,23 +308,23 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
 
 
 def speaks_another_protocol(message: str) -> bool:
-    """Return whether gRPC's message says that the other side does not speak gRPC as asked."""
+    """Return whether an error message of gRPC means that the other side does not speak gRPC, or differs in TLS."""
     return bool(_OTHER_PROTOCOL.search(message))
 
 
 def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> ClientError:
-    """The error for a server that cannot be reached or went away, with the likely cause."""
+    """Return the error for a server that cannot be reached or was lost, with the likely cause."""
     hint = None
     if status == "CANCELLED":
-        hint = "was the client closed, or is the server stopping?"
+        hint = "the client may have been closed, or the server may be stopping"
     elif speaks_another_protocol(message):
         hint = (
-            f"something listens there but does not speak gRPC as asked: Triton's HTTP port (8000 by default) wants "
-            f"http://{endpoint.authority}, its gRPC port (8001 by default) a plain host:port, or grpcs:// where it has "
-            f"TLS (and a client's certificate, if it asks for one)"
+            f"the port is open but does not speak gRPC, or differs in TLS: use http://{endpoint.authority} for "
+            f"Triton's HTTP port (8000 by default), host:port for its gRPC port (8001 by default), or grpcs:// with "
+            f"TLS (and a client certificate if the server requires one)"
         )
     elif re.search(r"ssl|tls|certificate|handshake", message, re.I):
         hint = "check the scheme (grpc:// or grpcs://), ca_file= and the client's certificate"
-    why = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", message) or "the server went away"
+    why = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", message) or "the connection was lost"
     was_sent = not _NOT_SENT.search(message)
     return unreachable(endpoint, why, request, hint=hint, status=status, was_sent=was_sent)

@@ -1,7 +1,7 @@
-"""HTTP for one event loop, over aiohttp.
+"""HTTP transport for one event loop, based on aiohttp.
 
-aiohttp comes with tritonclient, whose own asynchronous client hands it whole bodies as bytes: that copies
-the audio twice, and aiohttp warns about each body over 1 MB.
+tritonclient depends on aiohttp, but its own asynchronous client passes whole bodies as bytes. That copies the audio
+twice, and aiohttp warns about each body over 1 MB.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tritone.transports.errors import no_streaming
 
 
 class AsyncHttpTransport:
-    """One session with its connections; opened by the first request, in the running event loop."""
+    """Sends requests over one aiohttp session, which the first request opens in the running event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -38,12 +38,12 @@ class AsyncHttpTransport:
                 replies.append(await self._exchange(call, request, deadline))
             return wire.read(request, replies)
         except Exception as error:
-            # aiohttp does not report how much it sent; only without a connection is it certain that nothing was.
+            # aiohttp does not report how much it sent; it is certain that nothing was only if no connection was made.
             was_sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise wire.translated(error, request, self._endpoint, timeout_s, was_sent=was_sent) from error
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
-        """See `AsyncTransport.stream`: not over HTTP."""
+        """See `AsyncTransport.stream`; raises, because Triton does not stream over HTTP."""
         raise no_streaming(self._endpoint, request)
 
     async def close(self) -> None:
@@ -65,7 +65,7 @@ class AsyncHttpTransport:
             data=_streamed(call.body) if call.body else None,
             headers=call.headers,
             timeout=aiohttp.ClientTimeout(total=deadline.check(request)),
-            allow_redirects=False,  # with a redirect would go the key
+            allow_redirects=False,  # a redirect would forward the key
         ) as response:
             body = await response.read()
             return wire.Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
@@ -74,13 +74,13 @@ class AsyncHttpTransport:
         options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, **options),
-            headers={"accept-encoding": "identity"},  # numbers hardly shrink, and unpacking costs
+            headers={"accept-encoding": "identity"},  # compressing numbers gains little and costs time
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
 
 async def _streamed(parts: tuple[memoryview, ...]) -> AsyncIterator[memoryview]:
-    """The body piece by piece, so that the event loop breathes in between; its length is in the headers."""
+    """Yield the body in pieces, so that other tasks can run in between; its length is in the headers."""
     size = 1 << 18
     for part in parts:
         for start in range(0, part.nbytes, size):

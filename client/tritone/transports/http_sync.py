@@ -1,7 +1,7 @@
-"""HTTP for threads, over the standard library.
+"""HTTP transport for threads, based on the standard library.
 
-tritonclient's HTTP client is not used: it runs on gevent, may serve one thread only, leaves a gevent hub
-behind for each thread that ends, and bounds the wait for each packet rather than the call.
+tritonclient's HTTP client is not used: it is based on gevent, serves one thread only, leaks a gevent hub for each
+thread that ends, and limits the wait for each packet instead of the whole call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ N_IDLE_MAX: Final = 16  # connections kept for the next call
 
 
 class HttpTransport:
-    """A pool of connections: a call takes one for itself, so threads never share a socket."""
+    """Sends requests over a pool of connections; each call uses one alone, so threads never share a socket."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -51,7 +51,7 @@ class HttpTransport:
             raise wire.translated(error, request, self._endpoint, timeout_s, was_sent=progress.was_sent) from error
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
-        """See `Transport.stream`: not over HTTP."""
+        """See `Transport.stream`; raises, because Triton does not stream over HTTP."""
         raise no_streaming(self._endpoint, request)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class HttpTransport:
             response = connection.getresponse()
             body = response.read()
             headers = {name.lower(): value for name, value in response.getheaders()}
-        except BaseException:  # an answer may still be under way on it
+        except BaseException:  # the response may still arrive on it
             connection.close()
             raise
         if response.will_close:
@@ -85,7 +85,7 @@ class HttpTransport:
 
     def _taken(self) -> _Connection:
         if self._closed:
-            raise ClientError("this client is closed; make a new one")
+            raise ClientError("this client is closed; create a new one")
         idle = self._idle.get()
         with idle.lock:
             while idle.connections:
@@ -106,7 +106,7 @@ class HttpTransport:
 
 @dataclass
 class _Idle:
-    """Connections that no call uses."""
+    """Connections that no call is using."""
 
     connections: deque[_Connection] = field(default_factory=deque)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +120,7 @@ class _Progress:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection whose every step ends by the deadline of the call that uses it."""
+    """An HTTP connection that applies the deadline of the current call to every socket operation."""
 
     deadline: Deadline
 
@@ -129,7 +129,7 @@ class _Connection(http.client.HTTPConnection):
         self._tls = tls
 
     def connect(self) -> None:
-        """Try the host's addresses in turn."""
+        """Connect to the first address of the host that accepts the connection."""
         error: OSError | None = None
         for family, kind, protocol, _, address in _addresses(self.host, self.port, self.deadline):
             plain = socket.socket(family, kind, protocol)
@@ -144,10 +144,10 @@ class _Connection(http.client.HTTPConnection):
             except OSError as failure:
                 plain.close()
                 error = failure
-        raise error or OSError(f"the name {self.host} has no address")
+        raise error or OSError(f"host name {self.host} has no address")
 
     def is_quiet(self) -> bool:
-        """Whether the idle connection is still up: what can be read from one is the end, or rubbish."""
+        """Return whether an idle connection is usable: readable data would be its end or an unexpected response."""
         if self.sock is None:
             return False
         poll = select.poll()
@@ -156,7 +156,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TimedSocket:
-    """A socket with the deadline of its connection's call; a plain time-out starts anew at each packet."""
+    """A socket that applies a deadline to a whole call; the timeout of a plain socket restarts with each packet."""
 
     def __init__(self, sock: socket.socket, connection: _Connection) -> None:
         self._sock = sock
@@ -164,7 +164,7 @@ class _TimedSocket:
 
     def sendall(self, data: memoryview | bytes) -> None:
         left = memoryview(data).cast("B")
-        while left:  # `sendall` of a TLS socket would apply the time-out to each record
+        while left:  # `sendall` of a TLS socket would apply the timeout to each record
             self._sock.settimeout(_left_s(self._connection.deadline))
             left = left[self._sock.send(left) :]
 
@@ -182,7 +182,9 @@ class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, connection: _Connection) -> None:
         super().__init__()
         self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open for an answer that ends with it
+        self._raw = sock.makefile(
+            "rb", buffering=0
+        )  # keeps the socket open for a response that ends with the connection
         self._connection = connection
 
     def readable(self) -> bool:
@@ -198,8 +200,8 @@ class _TimedReader(io.RawIOBase):
 
 
 def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """Resolve a name by the deadline; the resolver itself knows no time limit, so a thread waits for it."""
-    with suppress(OSError):  # an IP address needs no resolver, and no thread
+    """Return the addresses of a host name; a thread resolves it, because `getaddrinfo` has no timeout."""
+    with suppress(OSError):  # an IP address needs neither resolver nor thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
 
@@ -221,6 +223,6 @@ def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
 
 def _left_s(deadline: Deadline) -> float:
     left_s = deadline.left_s()
-    if left_s <= 0:  # to a socket, 0 means "do not wait", not "no time left"
+    if left_s <= 0:  # a socket timeout of 0 means non-blocking
         raise TimeoutError
     return left_s

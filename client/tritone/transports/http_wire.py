@@ -1,4 +1,4 @@
-"""The parts that both HTTP transports share: KServe v2 with binary tensors, without copies, and errors.
+"""Shared parts of the HTTP transports: KServe v2 requests with binary tensors (not copied), and error translation.
 
 Protocol: https://github.com/kserve/open-inference-protocol and Triton's `extension_binary_data.md`.
 """
@@ -48,7 +48,7 @@ from tritone.transports.errors import kind_by_words, refusal, unreachable
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
-_LOST: Final = (502, 504)  # from a load balancer: the server received the request and ended, or did not answer
+_LOST: Final = (502, 504)  # from a load balancer: the server received the request and ended, or did not respond
 _BY_STATUS: Final[dict[int, type[ServerError]]] = {
     400: RequestRejectedError,
     401: AccessDeniedError,
@@ -85,7 +85,7 @@ class Reply:
 
 
 def first_call(request: Request, endpoint: Endpoint) -> Call:
-    """The HTTP request that a request begins with, and mostly ends."""
+    """Return the first HTTP call of a request; for most requests it is the only one."""
     headers = {**endpoint.headers, **trace_headers()}
     if isinstance(request, InferRequest):
         headers.update(request.headers)
@@ -97,10 +97,13 @@ def first_call(request: Request, endpoint: Endpoint) -> Call:
 
 
 def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | None:
-    """After a model's metadata its configuration, in the same version: behind a balancer another server may answer.
+    """Return the second HTTP call of a request, or None if it needs only one.
+
+    After the metadata of a model, its configuration is read, in the version of the metadata, because another server
+    may respond behind a load balancer.
 
     Raises:
-        ServerError: if the reply is a refusal or makes no sense.
+        ServerError: the reply is an error or is malformed.
     """
     if not isinstance(request, ModelRequest):
         return None
@@ -115,10 +118,10 @@ def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | No
 
 
 def read(request: Request, replies: list[Reply]) -> Response:
-    """The answer in the HTTP responses.
+    """Return the response that the HTTP replies contain.
 
     Raises:
-        ServerError: of the fitting kind, if one of them is a refusal or makes no sense.
+        ServerError: a reply is an error or is malformed; the subclass depends on the error.
     """
     if isinstance(request, ReadyRequest) and not _is_denied(replies[0]):
         return ReadyResponse(replies[0].status == _OK)
@@ -136,7 +139,7 @@ def read(request: Request, replies: list[Reply]) -> Response:
 def translated(  # noqa: PLR0911 - a list of cases
     error: Exception, request: Request, endpoint: Endpoint, timeout_s: float, *, was_sent: bool
 ) -> ClientError:
-    """Any error of sockets, TLS or an HTTP library as ours.
+    """Return the `ClientError` for an error of sockets, TLS or an HTTP library.
 
     Args:
         was_sent: whether the server may have received the whole request.
@@ -156,14 +159,14 @@ def translated(  # noqa: PLR0911 - a list of cases
         return unreachable(endpoint, why, request, hint=tls_hint, was_sent=was_sent)
     if re.search(r"status ?line|Expected HTTP|HTTP/|Invalid method|Bad status", f"{type(error).__name__} {text}", re.I):
         why, hint = (
-            "what answers there does not speak HTTP/1.1",
-            (f"is {endpoint.port} Triton's gRPC port (8001 by default)? That takes {endpoint.authority}"),
+            "the server does not speak HTTP/1.1",
+            f"if {endpoint.port} is Triton's gRPC port (8001 by default), use {endpoint.authority} without http://",
         )
         return unreachable(endpoint, why, request, hint=hint)
     if type(error).__module__.partition(".")[0] in ("http", "aiohttp"):
         return unreachable(endpoint, f"{type(error).__name__}: {text}", request, was_sent=was_sent)
     return ClientError(
-        f"the request could not be made ({type(error).__name__}: {text})",
+        f"the request could not be sent ({type(error).__name__}: {text})",
         model=model_of(request),
         request_id=id_of(request),
     )
@@ -253,5 +256,5 @@ def _refused(request: Request, reply: Reply) -> ServerError:
         message = f"status {reply.status} without a JSON message"  # the body may hold anything
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
     if reply.status in (404, 405) and kind is ServerError:
-        message += " (is the address, with the path before /v2, that of a Triton server?)"
+        message += " (check that the address, with the path before /v2, belongs to a Triton server)"
     return refusal(kind, message, request, status=str(reply.status), n_lost=int(reply.status in _LOST))

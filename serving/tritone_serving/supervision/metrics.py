@@ -18,11 +18,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
 from tritone_serving._exceptions import PortTakenError
-from tritone_serving.supervision.options import Reason
+from tritone_serving.supervision.options import ProblemReason
 
 PREFIX: Final = "tritone_supervisor"
-_SERVER_REASONS: Final[tuple[Reason, ...]] = ("ended", "stopped", "hung", "memory", "all_models")
-_MODEL_REASONS: Final[tuple[Reason, ...]] = ("dead", "stopped", "hung", "failing", "memory", "not_loaded")
+_SERVER_REASONS: Final[tuple[ProblemReason, ...]] = ("ended", "stopped", "hung", "memory", "all_models")
+_MODEL_REASONS: Final[tuple[ProblemReason, ...]] = ("dead", "stopped", "hung", "failing", "memory", "not_loaded")
 _N_CONNECTIONS: Final = 16
 _CONNECTION_S: Final = 5.0
 
@@ -122,7 +122,7 @@ class SupervisorMetrics:
             self._reloads.labels(model, reason)
         self._failed_reloads.labels(model)
 
-    def restarted(self, reason: Reason) -> None:
+    def restarted(self, reason: ProblemReason) -> None:
         """Count a restart of the server process."""
         self._restarts.labels(reason).inc()
 
@@ -130,7 +130,7 @@ class SupervisorMetrics:
         """Count a failed start of the server process."""
         self._failed_starts.inc()
 
-    def reloaded(self, model: str, reason: Reason) -> None:
+    def reloaded(self, model: str, reason: ProblemReason) -> None:
         """Count a reload of a model."""
         self._reloads.labels(model, reason).inc()
         self._healthy.labels(model).set(0)

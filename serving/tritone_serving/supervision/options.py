@@ -9,14 +9,14 @@ from tritone_serving._exceptions import OptionsError
 
 Level = Literal["info", "warning"]
 # Kinds of problems of a model or the server; the label `reason` of the supervisor's metrics.
-Reason = Literal["dead", "stopped", "hung", "failing", "ended", "memory", "all_models", "not_loaded"]
+ProblemReason = Literal["dead", "stopped", "hung", "failing", "ended", "memory", "all_models", "not_loaded"]
 
 
 @dataclass(frozen=True)
 class HealthProblem:
     """A problem of a model or the server, with a label for metrics and a message for the log."""
 
-    reason: Reason
+    reason: ProblemReason
     text: str
 
 

@@ -518,7 +518,7 @@ def test_another_format_behind_an_mp3_is_named() -> None:
     soundfile.write(mp3, sound, 22_050, format="MP3")
     soundfile.write(wav, sound, 22_050, format="WAV")
     _, notes = _notes_on(mp3.getvalue() + wav.getvalue())
-    assert notes == ["holds 176,444 bytes after its last MP3 frame that are no MP3; they are not read"]
+    assert notes == ["holds 176,444 bytes after its last MP3 frame that are not MP3; they are not read"]
     tag = b"APETAGEX" + bytes(40_000)
     assert _notes_on(mp3.getvalue() + tag)[1] == []
 

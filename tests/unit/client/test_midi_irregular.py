@@ -70,7 +70,7 @@ def test_a_note_held_across_a_system_exclusive_message() -> None:
 
 @pytest.mark.parametrize("between", [SYSEX, ESCAPE])
 def test_running_status_before_any_status_is_an_error(between: bytes) -> None:
-    with pytest.raises(InvalidScoreError, match="no MIDI event") as caught:
+    with pytest.raises(InvalidScoreError, match="expected a MIDI event") as caught:
         to_grid(midi(track((0, between), (0, b"\x3c\x40"), END)))
     assert caught.value.reason == "unreadable"
 
@@ -278,8 +278,8 @@ def test_macbinary_files_are_unwrapped() -> None:
         ([(0, b"\x90\x3c\x80"), off(9, 60)], "unreadable", "from 0 to 127"),
         ([(0, b"\x90\xc3\x40"), off(9, 60)], "unreadable", "from 0 to 127"),
         ([(0, b"\xb0\x07\xff"), on(0, 60), off(9, 60)], "unreadable", "from 0 to 127"),
-        ([(0, b"\xf8"), on(0, 60), off(9, 60)], "unreadable", "no MIDI event"),
-        ([(0, b"\xf4\x00"), on(0, 60), off(9, 60)], "unreadable", "no MIDI event"),
+        ([(0, b"\xf8"), on(0, 60), off(9, 60)], "unreadable", "expected a MIDI event"),
+        ([(0, b"\xf4\x00"), on(0, 60), off(9, 60)], "unreadable", "expected a MIDI event"),
         ([on(0, 60), off(480, 60), (0, b"\xff\x01\xff\xff\xff\x7fabc")], "truncated", "last event"),
         ([on(0, 60), off(480, 60), (0, b"\xff\x01\x83\xff\xff\xff\x7f")], "unreadable", "four bytes"),
         ([on(0, 60), off(480, 60), (0, b"\xf0\x7f\x01")], "truncated", "last event"),

@@ -267,7 +267,7 @@ BAD: list[tuple[str, bytes, str, str]] = [
     ("type 5", midi(NOTES, kind=5), "unreadable", "type 5"),
     ("division 0", midi(NOTES, division=0), "unreadable", "division 0"),
     ("division of nothing", midi(NOTES, division=0xE700), "unreadable", "no ticks"),
-    ("no event", single((0, b"\x3c\x40")), "unreadable", "no MIDI event"),
+    ("no event", single((0, b"\x3c\x40")), "unreadable", "expected a MIDI event"),
     ("an event breaks off", midi(track(on(0, 60), (9, b"\x80\x3c"))), "truncated", "last event of track 1"),
     ("a text breaks off", midi(track(on(0, 60), (9, b"\xff\x01\x7fabc"))), "truncated", "last event"),
     ("a number breaks off", midi(track(on(0, 60), (0, b"\x80\x3c\x00\xff"))), "truncated", "last event"),
@@ -305,9 +305,9 @@ def test_what_is_not_even_a_file(tmp_path: Path) -> None:
         ("a\0b", "missing", "does not exist"),
         (io.StringIO("text"), "unreadable", "binary mode"),
         (closed, "unreadable", "cannot be read"),
-        (7, "bad_shape", "not int"),
-        (None, "bad_shape", "not NoneType"),
-        ([[60, 64]], "bad_shape", "not list"),
+        (7, "bad_shape", "got int"),
+        (None, "bad_shape", "got NoneType"),
+        ([[60, 64]], "bad_shape", "got list"),
     ]
     for source, reason, message in cases:
         with pytest.raises(InvalidScoreError, match=message) as caught:

@@ -38,8 +38,14 @@ CODE_LOADERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", 
 # `module.function` -> the keyword that makes it harmless, and its value.
 MUST_SAY = {("torch", "load"): ("weights_only", True), ("np", "load"): ("allow_pickle", False)}
 SHELLS = {("os", "system"), ("os", "popen"), ("subprocess", "getoutput"), ("tempfile", "mktemp")}
-# Only the exception's name: what torch raises when a file holds more than tensors.
-ALLOWED_ATTRIBUTES = {("pickle", "UnpicklingError")}
+# Names of exceptions (torch raises UnpicklingError when a file holds more than tensors), and functions that build plain
+# values alone.
+ALLOWED_ATTRIBUTES = {
+    ("pickle", "UnpicklingError"),
+    ("yaml", "YAMLError"),
+    ("yaml", "safe_load"),
+    ("yaml", "safe_dump"),
+}
 
 
 def findings(source: str) -> Iterator[str]:

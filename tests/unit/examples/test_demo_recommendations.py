@@ -17,17 +17,19 @@ from examples.demo import recommendations
 from examples.demo.listeners import N_SUGGESTED, SimulatedListener, join_words, listeners
 from examples.demo.recommendations import plot_contributions
 from tritone import Reason, Recommendation, Recommendations, TritoneError
-from tritone_training.catalogue import Track
+from tritone_training.catalogue import CatalogueTrack
 from tritone_training.data.interactions import ListeningData, Log, TagTable
 
 COLLECTIONS = ("bach", "essen", "palestrina", "ryans")
 N_EACH = 4
 
 
-def track(name: str) -> Track:
-    facts: dict[str, Any] = dict.fromkeys(Track.__dataclass_fields__)
+def track(name: str) -> CatalogueTrack:
+    facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
     collection = name.partition("/")[0]
-    return Track(**{**facts, "id": name, "title": f"Piece $ {name}", "composer": "X", "collection": collection})
+    return CatalogueTrack(
+        **{**facts, "id": name, "title": f"Piece $ {name}", "composer": "X", "collection": collection}
+    )
 
 
 @pytest.fixture(autouse=True)

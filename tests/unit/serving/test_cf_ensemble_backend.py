@@ -287,7 +287,7 @@ class FakeMetrics:
 
 def test_what_is_counted_is_told_in_few_messages_and_to_the_last(cf_ensemble: Any) -> None:
     triton, metrics = FakeMetrics(), cf_ensemble.metrics
-    counts = metrics.Counts()
+    counts = metrics.MetricCounts()
     coverage = metrics.Coverage(("a", "b"), 4, int, None)
     reporter = metrics.Reporter(triton, counts, coverage, {"model": "m"})
     for _ in range(1000):
@@ -314,7 +314,7 @@ def test_instances_share_what_they_covered(cf_ensemble: Any, tmp_path: Path) -> 
 
 def test_the_thread_sleeps_while_nothing_is_counted(cf_ensemble: Any) -> None:
     triton, metrics = FakeMetrics(), cf_ensemble.metrics
-    counts = metrics.Counts()
+    counts = metrics.MetricCounts()
     reporter = metrics.Reporter(triton, counts, metrics.Coverage(("a",), 1, int, None), {})
     counts.add("calls_total")
     time.sleep(3 * metrics.PERIOD_S)

@@ -17,10 +17,10 @@ from tritone_serving.recommender import (
     TRUSTED,
     Caller,
     InvalidRequestError,
-    Reason,
     Recommender,
     RecommendRequest,
     RecommendResponse,
+    ScoreReason,
     open_artifact,
     read_key,
     write_artifact,
@@ -242,7 +242,7 @@ def test_with_a_token_items_of_few_friends_are_not_attributed_to_friends(social:
     }
     assert told
     assert told <= {models.item_id(item) for item in np.flatnonzero(counts >= 3)}
-    assert any(r == Reason("ensemble", "listeners", "", r.amount) for reasons in answer.reasons for r in reasons)
+    assert any(r == ScoreReason("ensemble", "listeners", "", r.amount) for reasons in answer.reasons for r in reasons)
     assert not named(answer, "friend")
     assert not any(friend in repr(answer.reasons) for friend in friends)
     check_sums(answer)

@@ -66,7 +66,7 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         item_ids=[str(place) for place in range(N_ITEMS)],
         similar=similar,
     )
-    alike = cf_ensemble.answers.Alike(recommender)
+    alike = cf_ensemble.answers.SimilarItemFinder(recommender)
     similarity = cf_ensemble.questions.SimilarRequest
     found = alike.similar(similarity("3", None, "sound", 5))
     cosines = sounds @ sounds[3]

@@ -64,4 +64,4 @@ def trained(kind: ModelKind, manifest: Path, tmp_path_factory: pytest.TempPathFa
         progress=False,
         command="tritone train",
     )
-    return Trained(out, manifest, dict(kind.train(request)))
+    return Trained(out, manifest, kind.train(request).to_dict())

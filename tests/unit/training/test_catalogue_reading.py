@@ -11,22 +11,22 @@ import pytest
 
 from tritone_training.catalogue.build import find_corpus
 from tritone_training.catalogue.pool import WorkerPool
-from tritone_training.catalogue.reading import Piece, Unusable, read_piece
+from tritone_training.catalogue.reading import NotatedPiece, Unusable, read_piece
 from tritone_training.catalogue.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
 
 HEADER = "X:1\nT:The Test -- Reel\nC:NOBODY\nM:2/4\nL:1/8\nK:D\n"
 FILLER = "defg|" * 6  # a piece needs 24 notes
 
 
-def read_tune(folder: Path, body: str, header: str = HEADER) -> Piece:
+def read_tune(folder: Path, body: str, header: str = HEADER) -> NotatedPiece:
     path = folder / "Test.abc"
     path.write_text(header + body + FILLER + "\n")
     piece = read_piece(Candidate("ryans/Test", "ryans", path), KNOWN_COLLECTIONS["ryans"])
-    assert isinstance(piece, Piece), piece
+    assert isinstance(piece, NotatedPiece), piece
     return piece
 
 
-def first(piece: Piece, n: int) -> list[tuple[float, float, int]]:
+def first(piece: NotatedPiece, n: int) -> list[tuple[float, float, int]]:
     return piece.voices[0][:n]
 
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_used_says_why(tmp_path: Path, content: bytes, reason: st
 def test_a_chorale_has_four_voices_a_title_and_a_key() -> None:
     path = find_corpus() / "bach" / "bwv269.mxl"
     piece = read_piece(Candidate("bach/bwv269", "bach", path), KNOWN_COLLECTIONS["bach"])
-    assert isinstance(piece, Piece)
+    assert isinstance(piece, NotatedPiece)
     assert (len(piece.voices), piece.key, piece.metre, piece.pickup_quarters) == (4, "G major", "3/4", 1.0)
     assert piece.title == "Aus meines Herzens Grunde (BWV 269)"
     assert [pitch for _, _, pitch in first(piece, 4)] == [67, 67, 74, 71]
@@ -97,7 +97,7 @@ def test_a_chorale_has_four_voices_a_title_and_a_key() -> None:
 def test_a_mass_movement_has_its_mode_and_belongs_to_its_mass() -> None:
     path = find_corpus() / "palestrina" / "Agnus_00.krn"
     piece = read_piece(Candidate("palestrina/Agnus_00", "palestrina", path), KNOWN_COLLECTIONS["palestrina"])
-    assert isinstance(piece, Piece)
+    assert isinstance(piece, NotatedPiece)
     assert (piece.key, piece.metre, len(piece.voices)) == ("G mixolydian", "4/2", 5)
     assert piece.title == "Missa De Beata Marie Virginis (II): Agnus"
     assert piece.group == "palestrina/missa de beata marie virginis (ii)"

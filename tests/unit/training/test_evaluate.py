@@ -90,7 +90,7 @@ def test_unusable_recordings_do_not_shift_the_folds(kind: ModelKind, folders: Pa
         request = TrainRequest(
             out=tmp_path / f"run-{fold}", data=manifest, preset="tiny", max_epochs=1, fold=fold, progress=False
         )
-        summary = kind.train(request)
+        summary = kind.train(request).to_dict()
         assert summary["data"]["n_used"] == 16
         asked = EvaluateRequest(checkpoint=request.out, data=manifest, fold=fold, progress=False)
         metrics = kind.evaluate(asked)

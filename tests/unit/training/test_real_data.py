@@ -56,7 +56,7 @@ def test_a_tiny_training_on_a_few_of_its_recordings(kind: ModelKind, tmp_path: P
                 )
     manifest = sounds.write_manifest(tmp_path / "m.csv", rows)
     request = TrainRequest(out=tmp_path / "run", data=manifest, preset="tiny", max_epochs=1, progress=False)
-    summary = kind.train(request)
+    summary = kind.train(request).to_dict()
     assert summary["data"]["n_used"] == len(rows) == 18
     assert summary["emotions_trained"]
     assert summary["metrics"]["test"]["n"] == 6

@@ -105,7 +105,7 @@ def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one(
     name: str, request_for: Callable[..., TrainRequest], interrupt_after: Callable[..., None], tmp_path: Path
 ) -> None:
     kind = get_kind(name)
-    whole = dict(kind.train(request_for(name, tmp_path / "whole" / "run")))
+    whole = kind.train(request_for(name, tmp_path / "whole" / "run")).to_dict()
     out = tmp_path / "parts" / "run"
     if name == "music_gan":  # with the same autoencoder; its own interruption is another test
         shutil.copytree(tmp_path / "whole" / "run" / "music_vae", out / "music_vae")
@@ -115,7 +115,7 @@ def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one(
     assert not (out / "checkpoint.json").exists()
     torch.manual_seed(99)  # another process begins with other random numbers
     np.random.seed(99)
-    resumed = dict(kind.train(request_for(name, out, resume=True)))
+    resumed = kind.train(request_for(name, out, resume=True)).to_dict()
     assert_equal_weights(tmp_path / "whole" / "run", out, name)
     assert resumed["n_epochs"] == whole["n_epochs"]
     assert resumed["metrics"] == whole["metrics"]
@@ -237,14 +237,14 @@ def test_changed_data_at_the_same_place_are_refused(
     with pytest.raises(TrainingError, match="other data or settings: fingerprint was"):
         get_kind("polyphony_rnn").train(replace(request, resume=True))
     shutil.copy(scores, data)
-    assert get_kind("polyphony_rnn").train(replace(request, resume=True))["n_epochs"] == 4
+    assert get_kind("polyphony_rnn").train(replace(request, resume=True)).n_epochs == 4
 
 
 def test_a_finished_training_says_so(request_for: Callable[..., TrainRequest], tmp_path: Path) -> None:
     kind, request = get_kind("polyphony_rnn"), request_for("polyphony_rnn", tmp_path, max_epochs=1, resume=True)
-    first = kind.train(request)  # nothing to resume: it begins
+    first = kind.train(request).to_dict()  # nothing to resume: it begins
     before = (tmp_path / "checkpoint.json").read_bytes()
-    again = kind.train(request)
+    again = kind.train(request).to_dict()
     assert again["finished"] is True
     assert again["n_epochs"] == first["n_epochs"] == 1
     assert (tmp_path / "checkpoint.json").read_bytes() == before
@@ -269,7 +269,7 @@ def test_a_training_that_had_stopped_early_is_only_finished(
     state = training_state.read_state(tmp_path / "unfinished" / "fit.ckpt")
     assert [value["done"] for value in state["callbacks"].values() if "done" in value] == [True]
     monkeypatch.setattr("lightning.Trainer.fit", killed)  # no epoch is run
-    assert kind.train(replace(request, resume=True))["n_epochs"] == 4
+    assert kind.train(replace(request, resume=True)).n_epochs == 4
 
 
 def test_a_damaged_state_is_an_error_that_says_what_to_do(
@@ -282,7 +282,7 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(
     (tmp_path / "unfinished" / "fit.ckpt").write_bytes(b"half")
     with pytest.raises(TrainingError, match=r"damaged file.*start again with --overwrite"):
         kind.train(replace(request, resume=True))
-    assert kind.train(replace(request, overwrite=True))["n_epochs"] == 4
+    assert kind.train(replace(request, overwrite=True)).n_epochs == 4
 
 
 def test_the_autoencoder_of_a_music_gan_is_resumed(
@@ -314,7 +314,7 @@ def test_a_recommender_keeps_what_was_trained(
     request = request_for("recommender", tmp_path / "parts")
     assert request.listening is not None
     request = replace(request, listening=replace(request.listening, key=key))
-    whole = kind.train(replace(request, out=tmp_path / "whole"))
+    whole = kind.train(replace(request, out=tmp_path / "whole")).to_dict()
 
     def killed(*_: Any, **__: Any) -> None:
         raise InterruptedTraining
@@ -330,7 +330,7 @@ def test_a_recommender_keeps_what_was_trained(
     with monkeypatch.context() as patch:
         if when == "taste_vae trained":
             patch.setattr(train_module, "train_taste", killed)  # it is not trained again
-        resumed = kind.train(replace(request, resume=True))
+        resumed = kind.train(replace(request, resume=True)).to_dict()
     assert resumed["metrics"] == whole["metrics"]
     assert_equal_weights(tmp_path / "whole" / "taste_vae", request.out / "taste_vae", "taste_vae")
     assert sorted(p.name for p in request.out.iterdir() if p.name != "logs") == [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tritone import Grid
-from tritone_training.catalogue import Track, load_catalogue
+from tritone_training.catalogue import CatalogueTrack, load_catalogue
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.data.scores import embedded as embedded_module
 
@@ -43,8 +43,8 @@ def test_every_piece_with_its_bars_and_voices(scores: ScoreSet) -> None:
 
 def test_upbeats() -> None:
     def meter(metre: str | None, pickup: float, length: int) -> tuple[int, int]:
-        facts: dict[str, Any] = dict.fromkeys(Track.__dataclass_fields__)
-        track = Track(**{**facts, "metre": metre, "pickup_quarters": pickup})
+        facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
+        track = CatalogueTrack(**{**facts, "metre": metre, "pickup_quarters": pickup})
         return embedded_module._meter(track, Grid(np.ones((4, 88)), meter=(length, 0)))
 
     assert meter("4/4", 0.0, 16) == (16, 0)

@@ -187,8 +187,8 @@ def test_emotions_known_only_of_held_out_recordings_train_nothing(
             row.update({f"emotion_{name}": "" for name in EMOTIONS})
     manifest = sounds.write_manifest(tmp_path / "m.csv", rows)
     request = TrainRequest(out=tmp_path / "run", data=manifest, preset="tiny", max_epochs=1, fold=0, progress=False)
-    assert kind.train(request)["emotions_trained"] is False
-    assert kind.train(replace(request, fold=1, overwrite=True))["emotions_trained"] is True
+    assert kind.train(request).to_dict()["emotions_trained"] is False
+    assert kind.train(replace(request, fold=1, overwrite=True)).to_dict()["emotions_trained"] is True
 
 
 def test_training_again_replaces_checkpoint_and_logs(train: Callable[..., Any], tmp_path: Path) -> None:
@@ -259,7 +259,9 @@ def test_bad_recordings_are_reported_and_the_rest_is_trained_on(kind: ModelKind,
     sounds.write(data / "hiss" / "silent.wav", np.zeros(66_150, np.float32))
     sounds.write(data / "hiss" / "again.wav", sounds.hiss(0))
     (data / "hum" / "cover.jpg").touch()
-    summary = kind.train(TrainRequest(out=tmp_path / "run", data=data, preset="tiny", max_epochs=1, progress=False))
+    summary = kind.train(
+        TrainRequest(out=tmp_path / "run", data=data, preset="tiny", max_epochs=1, progress=False)
+    ).to_dict()
     report = summary["data"]
     assert (report["n_in"], report["n_used"]) == (16, 12)
     # "0.wav" comes first, so the later name is the copy.

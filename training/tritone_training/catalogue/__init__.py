@@ -11,9 +11,9 @@ from tritone_training.catalogue.audio import render, write_audio, write_samples
 from tritone_training.catalogue.sources import COLLECTIONS, KNOWN_COLLECTIONS, PIECES_PER_COLLECTION, Collection
 from tritone_training.catalogue.store import (
     Catalogue,
+    CatalogueTrack,
     CollectionReport,
     Dropped,
-    Track,
     cache_folder,
     load_catalogue,
 )
@@ -23,10 +23,10 @@ __all__ = [
     "KNOWN_COLLECTIONS",
     "PIECES_PER_COLLECTION",
     "Catalogue",
+    "CatalogueTrack",
     "Collection",
     "CollectionReport",
     "Dropped",
-    "Track",
     "cache_folder",
     "load_catalogue",
     "render",

@@ -29,7 +29,7 @@ from tritone.music.render import (
     synthesize,
 )
 from tritone_training.catalogue.midi import naming_the_extra
-from tritone_training.catalogue.store import Track
+from tritone_training.catalogue.store import CatalogueTrack
 from tritone_training.exceptions import DataError
 
 # Every collection draws from the same instruments, `PROGRAMS`, so that the instrument tells nothing.
@@ -40,7 +40,7 @@ _GAIN_DB: Final = (-6.0, 0.0)
 
 
 def render(
-    track: Track | Any,
+    track: CatalogueTrack | Any,
     *,
     seed: int | None,
     duration_s: float | None = 20.0,
@@ -49,7 +49,7 @@ def render(
     """Render a track or a score.
 
     Args:
-        track: a `Track` or a `symusic.Score`; percussion tracks are left out.
+        track: a `CatalogueTrack` or a `symusic.Score`; percussion tracks are left out.
         seed: None for the plain rendering (as written, from the start, on the flute where the score's own
             instrument cannot be played in tune); a number draws instruments,
             tempo, transposition, starting point, loudness of the notes and gain from it.
@@ -65,7 +65,7 @@ def render(
         MissingExtraError: symusic or the SoundFont is not installed.
     """
     _check(seed, duration_s, rate_hz)
-    score = track.score() if isinstance(track, Track) else track
+    score = track.score() if isinstance(track, CatalogueTrack) else track
     notes, programs = _notes_of(score)
     gain = 1.0
     rng = None if seed is None else np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def render(
 
 
 def write_audio(
-    track: Track | Any,
+    track: CatalogueTrack | Any,
     path: str | Path,
     *,
     seed: int | None = None,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tritone import MissingExtraError as ClientMissingExtraError
 from tritone.music import scores
-from tritone_training.catalogue.reading import Piece
+from tritone_training.catalogue.reading import NotatedPiece
 from tritone_training.exceptions import MissingExtraError
 
 TICKS_PER_QUARTER: Final = 480  # divides evenly by every tuplet of the corpus but sevenths
@@ -39,7 +39,7 @@ def naming_the_extra() -> Iterator[None]:
         raise MissingExtraError(str(error)) from error
 
 
-def write_midi(piece: Piece, path: Path) -> None:
+def write_midi(piece: NotatedPiece, path: Path) -> None:
     """Write a piece with its tempo, its metre and one track for each voice (program 0).
 
     Raises:

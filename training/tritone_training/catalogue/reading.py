@@ -31,7 +31,7 @@ _HUMDRUM_MODES: Final = {
 
 
 @dataclass
-class Piece:
+class NotatedPiece:
     """A piece as plain notes.
 
     Attributes:
@@ -67,7 +67,7 @@ class Unusable:
     detail: str
 
 
-def read_piece(candidate: Candidate, collection: Collection) -> Piece | Unusable:
+def read_piece(candidate: Candidate, collection: Collection) -> NotatedPiece | Unusable:
     """Read one candidate.
 
     Whatever goes wrong inside music21 comes back as `Unusable`: its readers raise nearly every
@@ -84,7 +84,7 @@ def read_piece(candidate: Candidate, collection: Collection) -> Piece | Unusable
     return _refusal(piece, collection) or piece
 
 
-def _refusal(piece: Piece, collection: Collection) -> Unusable | None:
+def _refusal(piece: NotatedPiece, collection: Collection) -> Unusable | None:
     n_voices = len(piece.voices)
     n_notes = sum(map(len, piece.voices))
     if n_voices < collection.min_voices:
@@ -98,7 +98,7 @@ def _refusal(piece: Piece, collection: Collection) -> Unusable | None:
     return None
 
 
-def end_quarters(piece: Piece) -> float:
+def end_quarters(piece: NotatedPiece) -> float:
     """Where the last note ends, in quarter notes."""
     return max((onset + duration for voice in piece.voices for onset, duration, _ in voice), default=0.0)
 
@@ -127,7 +127,7 @@ def _parse_tune(text: str, number: int | None) -> tuple[Any, Any]:
     return to_score(handler), metres[0].getTimeSignatureObject() if metres else None
 
 
-def _to_piece(score: Any, abc_metre: Any, candidate: Candidate, collection: Collection) -> Piece:
+def _to_piece(score: Any, abc_metre: Any, candidate: Candidate, collection: Collection) -> NotatedPiece:
     from music21 import meter
 
     flat_parts = [part.flatten() for part in score.parts]
@@ -137,7 +137,7 @@ def _to_piece(score: Any, abc_metre: Any, candidate: Candidate, collection: Coll
     stated_bpm = _stated_tempo(flat_parts)
     beat_quarters = float(metre.beatDuration.quarterLength) if metre is not None else 1.0
     title, work = _titles(score.metadata, candidate)
-    piece = Piece(
+    piece = NotatedPiece(
         title=title,
         composer=_composer(score.metadata, collection),
         group=f"{collection.name}/{work.casefold()}",

@@ -28,7 +28,7 @@ CACHE_VARIABLE: Final = "TRITONE_CACHE"
 
 
 @dataclass(frozen=True)
-class Track:
+class CatalogueTrack:
     """One piece of the catalogue.
 
     Attributes:
@@ -123,7 +123,7 @@ class Catalogue:
     """
 
     path: Path
-    tracks: tuple[Track, ...]
+    tracks: tuple[CatalogueTrack, ...]
     fingerprint: str
     report: tuple[CollectionReport, ...]
     made_with: dict[str, str]
@@ -136,10 +136,10 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __iter__(self) -> Iterator[Track]:
+    def __iter__(self) -> Iterator[CatalogueTrack]:
         return iter(self.tracks)
 
-    def __getitem__(self, track_id: str) -> Track:
+    def __getitem__(self, track_id: str) -> CatalogueTrack:
         """Look a track up by id.
 
         Raises:
@@ -250,12 +250,12 @@ def _load(folder: Path) -> Catalogue | None:
         return None
 
 
-def _track(folder: Path, facts: dict[str, Any]) -> Track:
+def _track(folder: Path, facts: dict[str, Any]) -> CatalogueTrack:
     facts = dict(facts)
     path = folder / facts.pop("midi")
     if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
         raise ValueError(path)
-    return Track(midi_path=path, **facts)
+    return CatalogueTrack(midi_path=path, **facts)
 
 
 def _report(entry: dict[str, Any]) -> CollectionReport:

@@ -16,7 +16,7 @@ from typing import Final
 import soundfile
 
 from tritone_training.data.manifest import from_manifest
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
+from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, normal_label, printable
 from tritone_training.exceptions import DataError
 
 MANIFEST_NAME: Final = "manifest.csv"
@@ -45,18 +45,22 @@ def load_recordings(path: Path) -> RecordingSet:
 
 def _from_folders(root: Path) -> RecordingSet:
     recordings: list[Recording] = []
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     for file in visible_files(root):
         parts = file.relative_to(root).parts
         name = printable("/".join(parts))
         label = normal_label(parts[0])
         if file.suffix.lower() not in _SUFFIXES:
             kind = printable(file.suffix) or "no suffix"
-            problems.append(Problem(name, "not_audio", f"{name}: {kind} is not the name of an audio file"))
+            problems.append(DataProblem(name, "not_audio", f"{name}: {kind} is not the name of an audio file"))
         elif len(parts) == 1:
-            problems.append(Problem(name, "no_label", f"{name}: lies in no label's folder; expected <label>/{name}"))
+            problems.append(
+                DataProblem(name, "no_label", f"{name}: lies in no label's folder; expected <label>/{name}")
+            )
         elif not label.isprintable():
-            problems.append(Problem(name, "bad_label", f"{name}: the label {parts[0]!r} holds unprintable characters"))
+            problems.append(
+                DataProblem(name, "bad_label", f"{name}: the label {parts[0]!r} holds unprintable characters")
+            )
         else:
             recordings.append(Recording.of_file(name, label, file))
     if not recordings:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tritone.constants import EMOTIONS
 from tritone_training.data.file_names import find_file, is_windows_path
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, normal_label, printable
+from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, normal_label, printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
 
@@ -25,7 +25,7 @@ def from_manifest(manifest: Path) -> RecordingSet:
         DataError: it is not such a table, or no row of it can be used.
     """
     recordings: dict[str, Recording] = {}
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     for line, cells in _rows(manifest):
         name = cells["path"] or f"line {line}"
         try:
@@ -36,7 +36,7 @@ def from_manifest(manifest: Path) -> RecordingSet:
                 raise _RowError("duplicate", "stands twice in the manifest; the first is used")
             recordings[key] = _recording(name, cells, path)
         except _RowError as error:
-            problems.append(Problem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
+            problems.append(DataProblem(name, error.reason, f"{manifest.name} line {line}: {name}: {error}"))
     if not recordings:
         raise DataError(f"{manifest}: no row can be used" + (f"; the first: {problems[0].message}" if problems else ""))
     return RecordingSet(printable(str(manifest)), tuple(recordings.values()), tuple(problems))

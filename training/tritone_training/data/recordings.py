@@ -84,7 +84,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataProblem:
     """A recording that cannot be used, and why."""
 
     name: str
@@ -92,7 +92,7 @@ class Problem:
     message: str
 
     @classmethod
-    def of_audio(cls, recording: Recording, error: InvalidAudioError) -> Problem:
+    def of_audio(cls, recording: Recording, error: InvalidAudioError) -> DataProblem:
         """What the reader found wrong with a recording."""
         return cls(recording.name, error.reason, printable(str(error)))
 
@@ -117,7 +117,7 @@ class RecordingSet:
 
     source: str
     recordings: tuple[Recording, ...]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[DataProblem, ...] = ()
     licence: str = "not stated"
     notes: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
@@ -132,7 +132,7 @@ class RecordingSet:
         """Whether any recording has emotion fractions."""
         return any(recording.emotions is not None for recording in self.recordings)
 
-    def without(self, problems: Iterable[Problem]) -> RecordingSet:
+    def without(self, problems: Iterable[DataProblem]) -> RecordingSet:
         """The same set without the recordings that turned out to be unusable, which move to the report."""
         problems = tuple(problems)
         bad = {problem.name for problem in problems}

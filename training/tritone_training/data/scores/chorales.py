@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, HIGHEST_PITCH, LOWEST_PITCH, MAX_FRAMES, N_PITCHES, STRUCK, with_strikes
-from tritone_training.data.recordings import Problem, printable
+from tritone_training.data.recordings import DataProblem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats
 from tritone_training.exceptions import DataError
 
@@ -32,14 +32,14 @@ def from_json(path: Path) -> ScoreSet:
     """
     contents = _contents(path)
     pieces: list[ScorePiece] = []
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     for split in (split for split in SPLITS if split in contents):
         for index, steps in enumerate(contents[split]):
             name = f"{split}/{index:04d}"
             try:
                 frames, voices = _piece(steps)
             except ValueError as error:
-                problems.append(Problem(name, "bad_steps", f"{path.name} {name}: {error}"))
+                problems.append(DataProblem(name, "bad_steps", f"{path.name} {name}: {error}"))
                 continue
             pieces.append(ScorePiece(name, frames, split, path.stem, voices=voices))
     if not pieces:

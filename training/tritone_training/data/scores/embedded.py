@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, Grid
 from tritone.music.scores import to_grid, to_steps
-from tritone_training.catalogue import Track, load_catalogue
-from tritone_training.data.recordings import Problem
+from tritone_training.catalogue import CatalogueTrack, load_catalogue
+from tritone_training.data.recordings import DataProblem
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
 from tritone_training.progress import progress_bar
@@ -31,14 +31,14 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
     catalogue = load_catalogue(progress=progress)
     splits = hashed_splits([track.group for track in catalogue.tracks])
     pieces: list[ScorePiece] = []
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     lost: Counter[str] = Counter()
     with progress_bar("reading scores", shown=progress) as on_progress:
         for track, split in zip(catalogue.tracks, splits, strict=True):
             try:
                 piece, grid = _piece(track, split)
             except InvalidScoreError as error:
-                problems.append(Problem(track.id, error.reason, f"{track.id}: {error}"))
+                problems.append(DataProblem(track.id, error.reason, f"{track.id}: {error}"))
             else:
                 pieces.append(piece)
                 lost.update(grid.dropped)
@@ -58,7 +58,7 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
     )
 
 
-def _piece(track: Track, split: str) -> tuple[ScorePiece, Grid]:
+def _piece(track: CatalogueTrack, split: str) -> tuple[ScorePiece, Grid]:
     score = track.score()
     grid = to_grid(score)
     scale = Fraction(FRAMES_PER_QUARTER, score.ticks_per_quarter)
@@ -91,7 +91,7 @@ def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) ->
     return sounding
 
 
-def _meter(track: Track, grid: Grid) -> tuple[int, int]:
+def _meter(track: CatalogueTrack, grid: Grid) -> tuple[int, int]:
     """The MIDI file has the metre and no upbeat, the catalogue both."""
     length, _ = grid.meter
     pickup = Fraction(track.pickup_quarters).limit_denominator(96) * FRAMES_PER_QUARTER

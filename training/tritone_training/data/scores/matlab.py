@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from tritone.music.grid import MAX_FRAMES, N_PITCHES, with_strikes
-from tritone_training.data.recordings import Problem, printable
+from tritone_training.data.recordings import DataProblem, printable
 from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet, count_repeats
 from tritone_training.exceptions import DataError
 
@@ -27,13 +27,13 @@ def from_matlab(path: Path) -> ScoreSet:
     """
     cells = _cells(path)
     pieces: list[ScorePiece] = []
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     for split, rolls in cells.items():
         for index, roll in enumerate(rolls):
             name = f"{split}/{index:04d}"
             wrong = _wrong(roll)
             if wrong:
-                problems.append(Problem(name, "bad_roll", f"{path.name} {name}: {wrong}"))
+                problems.append(DataProblem(name, "bad_roll", f"{path.name} {name}: {wrong}"))
             else:
                 pieces.append(ScorePiece(name, with_strikes(np.asarray(roll)), split, path.stem))
     if not pieces:

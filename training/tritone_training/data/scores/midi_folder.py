@@ -11,7 +11,7 @@ from tritone.music.grid import FRAMES_PER_QUARTER
 from tritone.music.scores import to_grid
 from tritone.music.smf import MIDI_SUFFIXES
 from tritone_training.data.loading import visible_files
-from tritone_training.data.recordings import Problem, printable
+from tritone_training.data.recordings import DataProblem, printable
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet, notes_digest
 from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
 from tritone_training.exceptions import DataError
@@ -34,7 +34,7 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
     except OSError as error:
         raise DataError(f"{root}: a folder cannot be read ({error})") from error
     problems = [
-        Problem(
+        DataProblem(
             name,
             "not_midi",
             f"{name}: {printable(file.suffix) or 'no suffix'} is not the name of a MIDI file ({_NAMES})",
@@ -49,18 +49,20 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
         for done, (name, file) in enumerate(files, 1):
             style = _style(root, name)
             if not style.isprintable():  # label files hold one style a line
-                problems.append(Problem(name, "bad_style", f"{name}: the style {style!r} holds unprintable characters"))
+                problems.append(
+                    DataProblem(name, "bad_style", f"{name}: the style {style!r} holds unprintable characters")
+                )
                 continue
             try:
                 grid = to_grid(file)
             except InvalidScoreError as error:
-                problems.append(Problem(name, error.reason, printable(str(error))))
+                problems.append(DataProblem(name, error.reason, printable(str(error))))
                 continue
             finally:
                 on_progress(done, len(files))
             digest = notes_digest(grid.frames)
             if digest in pieces:
-                problems.append(Problem(name, "duplicate", f"{name}: has the same notes as {pieces[digest].name}"))
+                problems.append(DataProblem(name, "duplicate", f"{name}: has the same notes as {pieces[digest].name}"))
                 continue
             lost.update(grid.dropped)
             pieces[digest] = ScorePiece(name, grid.frames, "", style, grid.meter)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training.data.recordings import Problem
+from tritone_training.data.recordings import DataProblem
 from tritone_training.exceptions import DataError
 
 SPLITS: Final = ("train", "valid", "test")
@@ -59,7 +59,7 @@ class ScoreSet:
     pieces: tuple[ScorePiece, ...] = field(repr=False)
     has_onsets: bool
     frames_per_quarter: int
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[DataProblem, ...] = ()
     licence: str = "not stated"
     notes: Mapping[str, Any] = field(default_factory=dict)
 

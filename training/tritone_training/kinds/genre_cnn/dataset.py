@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tritone.audio import FloatArray
 from tritone.constants import EMOTIONS, WINDOW_SAMPLES
 from tritone.exceptions import InvalidAudioError
-from tritone_training.data.recordings import Problem, Recording, Remark, printable
+from tritone_training.data.recordings import DataProblem, Recording, Remark, printable
 
 FeatureArray = npt.NDArray[np.float16]
 # Up to this much of a recording is kept for training, evenly spread: memory stays at 2 MB a recording.
@@ -44,7 +44,7 @@ class Frontend(Protocol):
 
 
 @dataclass(frozen=True)
-class Features:
+class RecordingFeatures:
     """What was computed of a data set.
 
     Attributes:
@@ -55,7 +55,7 @@ class Features:
     """
 
     by_name: dict[str, FeatureArray]
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
     fingerprint: str
     remarks: tuple[Remark, ...] = ()
 
@@ -65,13 +65,13 @@ def compute_features(
     frontend: Frontend,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Features:
+) -> RecordingFeatures:
     """Read every recording once and keep its features.
 
     The next recording is decoded while the front end works on this one.
     """
     by_name: dict[str, FeatureArray] = {}
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     remarks: list[Remark] = []
     digest = hashlib.sha256()
     first: dict[bytes, str] = {}
@@ -82,7 +82,7 @@ def compute_features(
             try:
                 heard = pending.popleft().result()
             except InvalidAudioError as error:
-                problems.append(Problem.of_audio(recording, error))
+                problems.append(DataProblem.of_audio(recording, error))
             else:
                 same = first.setdefault(heard.digest, recording.name)
                 if same == recording.name:
@@ -92,12 +92,12 @@ def compute_features(
                 else:
                     problems.append(_copy_of(same, recording.name))
             on_progress(index + 1, len(recordings))
-    return Features(by_name, tuple(problems), digest.hexdigest(), tuple(remarks))
+    return RecordingFeatures(by_name, tuple(problems), digest.hexdigest(), tuple(remarks))
 
 
-def _copy_of(first: str, name: str) -> Problem:
+def _copy_of(first: str, name: str) -> DataProblem:
     # A copy on the other side of a split would be recognised, not evaluated.
-    return Problem(name, "duplicate", f"{name}: holds the very samples of {first}, which is used")
+    return DataProblem(name, "duplicate", f"{name}: holds the very samples of {first}, which is used")
 
 
 @dataclass(frozen=True, eq=False)

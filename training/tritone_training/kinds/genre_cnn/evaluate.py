@@ -18,7 +18,7 @@ from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
 from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
-from tritone_training.data.recordings import Problem, Recording, RecordingSet, Remark, printable
+from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, printable
 from tritone_training.data.splits import assign_folds
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
@@ -75,13 +75,13 @@ def evaluate_network(
     windows: list[FloatMatrix] = []
     felt: list[FloatMatrix] = []
     used: list[Recording] = []
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     remarks: list[Remark] = []
     for index, recording in enumerate(recordings):
         try:
             probabilities, emotions, notes = _ask(network, recording)
         except InvalidAudioError as error:
-            problems.append(Problem.of_audio(recording, error))
+            problems.append(DataProblem.of_audio(recording, error))
         else:
             windows.append(probabilities)
             felt.append(emotions)

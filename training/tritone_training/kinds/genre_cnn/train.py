@@ -15,10 +15,14 @@ from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet
 from tritone_training.data.splits import assign_folds, held_out_split
 from tritone_training.exceptions import DataError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
-from tritone_training.kinds.genre_cnn.dataset import CropDataset, Features, compute_features, validation_dataset
+from tritone_training.kinds.genre_cnn.dataset import (
+    CropDataset,
+    RecordingFeatures,
+    compute_features,
+    validation_dataset,
+)
 from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
 from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
 from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
@@ -41,7 +45,7 @@ class TrainingData:
     """
 
     recordings: RecordingSet
-    features: Features
+    features: RecordingFeatures
     frontend: MelFeatures | MusicnnFeatures
 
 
@@ -83,16 +87,16 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> GenreConfig:
-    """Preset, backbone's changes, the caller's changes."""
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    backbone = {} if request.pretrained is None else PRETRAINED_CHANGES
-    return from_preset(PRESETS, request.preset, {**backbone, **overrides})
+    """Return the hyper-parameters of a request.
+
+    Raises:
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
+    """
+    return request.configure(PRESETS, backbone_changes=PRETRAINED_CHANGES)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a training run came to.
 
     Attributes:
@@ -104,7 +108,7 @@ class Trained:
     evaluations: Mapping[str, Evaluation]
 
 
-def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> Trained:
+def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> TrainingResult:
     """Fit on all folds but the held-out one; an eighth of them decides when to stop.
 
     With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
@@ -155,7 +159,7 @@ def train_prepared(request: TrainRequest, config: GenreConfig, prepared: Trainin
         "data": recordings.report(),
         **warm_start_info(loaded),
     }
-    return Trained(summary, evaluations)
+    return TrainingResult(summary, evaluations)
 
 
 def _fit(

@@ -9,7 +9,6 @@ from tritone.music.noise import uniform_noise
 from tritone_training.bars.tensors import sampling_example_inputs
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.music_gan.config import PRESETS, suggest
-from tritone_training.kinds.music_gan.crossvalidate import crossvalidate
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
 from tritone_training.kinds.music_gan.evaluate import evaluate
 from tritone_training.kinds.music_gan.export import exportable
@@ -40,11 +39,10 @@ KIND = ModelKind(
     presets=PRESETS,
     configure=configure,
     trainer=trainer,
-    evaluate=evaluate,
-    crossvalidate=crossvalidate,
+    evaluator=evaluate,
     score="likeness",
     suggest=suggest,
-    options=frozenset({"data", "report"}),
+    options=frozenset({"data", "report", "warm_start"}),
     export=exportable,
     example_inputs=example_inputs,
 )

@@ -48,7 +48,7 @@ def measure_conditions(spans: SpanSet) -> SpanConditions:
     return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32), spans.styles)
 
 
-class Conditions(nn.Module):
+class ConditionEncoder(nn.Module):
     """Draws conditions that were left open, and turns conditions into features.
 
     The buffers come from `learn`: the share of major spans, quantiles of the density in each mode, its mean and

@@ -13,7 +13,7 @@ import torch
 
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
-from tritone_training.kinds.music_gan.conditions import Conditions, measure_conditions
+from tritone_training.kinds.music_gan.conditions import ConditionEncoder, measure_conditions
 
 Voices = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ def draw_pool(spans: SpanSet, shares: Shares, n_wanted: int, *, seed: int) -> Sp
     return spans.take(random.choice(len(spans), n_wanted, p=weights / weights.sum()))
 
 
-def as_tensors(vae: MusicVae, conditions: Conditions, spans: SpanSet) -> tuple[torch.Tensor, ...]:
+def as_tensors(vae: MusicVae, conditions: ConditionEncoder, spans: SpanSet) -> tuple[torch.Tensor, ...]:
     """What the GAN learns from: mode (S,), latent (S, Z), features (S, C)."""
     measured = measure_conditions(spans)
     mode, density, style = (

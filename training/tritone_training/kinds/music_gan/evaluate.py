@@ -22,7 +22,7 @@ from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_gan import report
 from tritone_training.kinds.music_gan.dataset import draw_spans
-from tritone_training.kinds.music_gan.declaration import KIND_NAME, N_LATENT_NOISE
+from tritone_training.kinds.music_gan.declaration import N_LATENT_NOISE
 from tritone_training.kinds.music_gan.network import MusicGan, load_network
 from tritone_training.musicality import (
     ATTRIBUTES,
@@ -214,11 +214,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
-        TrainingError: a fold is asked for; splits are asked for with `split`.
         DataError: the data have other styles than those that the checkpoint learnt from.
     """
-    if request.fold is not None:
-        raise TrainingError(f"{KIND_NAME} has no folds; use --split valid or test")
     split = request.split or "valid"
     network, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)

@@ -25,7 +25,7 @@ from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import to_absolute
 from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kinds.music_gan.conditions import (
-    Conditions,
+    ConditionEncoder,
     KeyEstimate,
     KeyTilt,
     n_features,
@@ -147,7 +147,7 @@ class MusicGan(nn.Module):
     def __init__(self, vae: MusicVae, *, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
         self.vae = vae.requires_grad_(False)
-        self.conditions = Conditions(n_styles)
+        self.conditions = ConditionEncoder(n_styles)
         self.generator = Generator(n_latent=vae.n_latent, n_styles=n_styles, width=width, n_layers=n_layers)
         self.estimate_key = KeyEstimate()
         self.key_tilt = KeyTilt()

@@ -16,7 +16,6 @@ from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.exceptions import CheckpointError, TrainingError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_gan.conditions import measure_conditions
 from tritone_training.kinds.music_gan.config import PRESETS, GanConfig
@@ -55,16 +54,9 @@ def configure(request: TrainRequest) -> GanConfig:
     """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: unknown or out of range, or the request asks for what this kind does not have.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.fold is not None:
-        raise TrainingError(f"{KIND_NAME} has no folds: scores are split into train, valid and test by piece")
-    if request.pretrained is not None:
-        raise TrainingError(f"{KIND_NAME} has no pretrained backbone; leave --pretrained out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def prepare(request: TrainRequest) -> TrainingData:

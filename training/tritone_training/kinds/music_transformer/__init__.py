@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_transformer.config import PRESETS, suggest
-from tritone_training.kinds.music_transformer.crossvalidate import crossvalidate
 from tritone_training.kinds.music_transformer.declaration import COMPOSER, DECLARATION
 from tritone_training.kinds.music_transformer.evaluate import evaluate
 from tritone_training.kinds.music_transformer.export import default_chunk_inputs, example_inputs, exportable
@@ -17,11 +16,10 @@ KIND = ModelKind(
     presets=PRESETS,
     configure=configure,
     trainer=trainer,
-    evaluate=evaluate,
-    crossvalidate=crossvalidate,
+    evaluator=evaluate,
     score="log_likelihood_per_frame",
     suggest=suggest,
-    options=frozenset({"data", "devices", "report"}),
+    options=frozenset({"data", "devices", "report", "warm_start"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(COMPOSER, default_chunk_inputs),),

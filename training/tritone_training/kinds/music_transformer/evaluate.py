@@ -105,8 +105,6 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     Raises:
         DataError: there is no such split.
     """
-    if request.fold is not None:
-        raise TrainingError("music_transformer is evaluated on splits, not on folds; give --split valid")
     network, _, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)
     pieces = _selected(scores, request)

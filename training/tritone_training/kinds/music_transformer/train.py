@@ -10,8 +10,6 @@ from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
-from tritone_training.exceptions import TrainingError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
@@ -35,19 +33,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> TransformerConfig:
-    """Preset and the caller's changes.
+    """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: something was asked for that this kind does not have.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.fold is not None:
-        raise TrainingError("music_transformer learns from splits, not from folds; leave --fold out")
-    if request.pretrained is not None:
-        raise TrainingError("music_transformer has no pretrained weights; leave --pretrained out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ from tritone.music.voices import FIRST_STRIKE, N_VOICE_VALUES, N_VOICES, SPAN_FR
 from tritone_training.bars.tensors import N_LATENT, sampling_example_inputs
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_vae.config import PRESETS, suggest
-from tritone_training.kinds.music_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import QUALITY, evaluate
 from tritone_training.kinds.music_vae.export import exportable
@@ -42,11 +41,10 @@ KIND = ModelKind(
     presets=PRESETS,
     configure=configure,
     trainer=trainer,
-    evaluate=evaluate,
-    crossvalidate=crossvalidate,
+    evaluator=evaluate,
     score="reconstruction_accuracy",
     suggest=suggest,
-    options=frozenset({"data", "devices", "report"}),
+    options=frozenset({"data", "devices", "report", "warm_start"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(DECODER, decoder_example_inputs),),

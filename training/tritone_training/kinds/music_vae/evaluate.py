@@ -23,7 +23,6 @@ from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_vae import report
 from tritone_training.kinds.music_vae.attributes import attribute_control
-from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.kinds.music_vae.module import elbo_parts
 from tritone_training.kinds.music_vae.network import load_network
 from tritone_training.musicality import spans_to_frames
@@ -192,13 +191,7 @@ def _interpolation(
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on every span of two bars.
-
-    Raises:
-        TrainingError: a fold is asked for; splits are asked for with `split`.
-    """
-    if request.fold is not None:
-        raise TrainingError(f"{KIND_NAME} has no folds; use --split train, valid or test")
+    """Measure a checkpoint on every span of two bars."""
     network, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)
     with progress_bar("cutting spans", shown=request.progress) as on_progress:

@@ -13,8 +13,6 @@ from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
-from tritone_training.exceptions import TrainingError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig
@@ -38,16 +36,9 @@ def configure(request: TrainRequest) -> VaeConfig:
     """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: unknown or out of range, or the request asks for what this kind does not have.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.fold is not None:
-        raise TrainingError(f"{KIND_NAME} has no folds: scores are split into train, valid and test by piece")
-    if request.pretrained is not None:
-        raise TrainingError(f"{KIND_NAME} has no pretrained backbone; leave --pretrained out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:

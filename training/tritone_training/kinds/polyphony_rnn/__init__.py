@@ -9,7 +9,7 @@ from tritone.music.grid import N_PITCHES
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, suggest
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
-from tritone_training.kinds.polyphony_rnn.evaluate import crossvalidate, evaluate
+from tritone_training.kinds.polyphony_rnn.evaluate import evaluate
 from tritone_training.kinds.polyphony_rnn.export import exportable
 from tritone_training.kinds.polyphony_rnn.train import configure, trainer
 
@@ -50,11 +50,10 @@ KIND = ModelKind(
     presets=PRESETS,
     configure=configure,
     trainer=trainer,
-    evaluate=evaluate,
-    crossvalidate=crossvalidate,
+    evaluator=evaluate,
     score="log_likelihood_per_frame",
     suggest=suggest,
-    options=frozenset({"data", "devices", "report"}),
+    options=frozenset({"data", "devices", "report", "warm_start"}),
     export=exportable,
     example_inputs=example_inputs,
     companions=(Companion(SAMPLER, example_sampler_inputs),),

@@ -19,7 +19,7 @@ from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
-from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, Features
+from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, FrameFeatures
 
 _PIECES_AT_ONCE: Final = 64
 _POOL_BATCHES: Final = 16  # excerpts of so many batches are sorted by length, so that little is padding
@@ -126,7 +126,7 @@ def extract_features(
 
 
 @torch.inference_mode()
-def _extract(pieces: Sequence[Tensor]) -> Features:
+def _extract(pieces: Sequence[Tensor]) -> FrameFeatures:
     """(T, 88) each -> (B, T, C, 88) float16, (B, T, G), the features before each frame."""
     notes = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).float()
     extractor = FeatureExtractor()
@@ -136,7 +136,7 @@ def _extract(pieces: Sequence[Tensor]) -> Features:
         pitch.append(features.pitch.half())
         frame.append(features.frame)
         history, features = extractor(history, each)
-    return Features(torch.stack(pitch, 1), torch.stack(frame, 1))
+    return FrameFeatures(torch.stack(pitch, 1), torch.stack(frame, 1))
 
 
 def _shifts(notes: Tensor, config: PolyphonyConfig) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import torch
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
 from tritone_training.exceptions import TrainingError
-from tritone_training.kind import EvaluateRequest, TrainRequest
+from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.polyphony_rnn import report
 from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
 from tritone_training.kinds.polyphony_rnn.features import FrameHistory
@@ -149,10 +149,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
     Raises:
         DataError: the data cannot be used, or have no such split.
-        TrainingError: a fold was asked for.
     """
-    if request.fold is not None:
-        raise TrainingError("scores have no folds; give --split train, valid or test instead of --fold")
     network, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)
     wanted = frames_per_quarter_of(scores, info["frames_per_quarter"])
@@ -174,18 +171,6 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     if request.report is not None:
         metrics["report"] = report.write(request.report, evaluation)
     return metrics
-
-
-def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Not available: scores have no folds.
-
-    Raises:
-        TrainingError: always.
-    """
-    raise TrainingError(
-        f"polyphony_rnn has no folds to cross-validate; train with several --seed and compare "
-        f"`tritone evaluate polyphony_rnn --checkpoint {request.out} --split valid`"
-    )
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:

@@ -10,8 +10,8 @@ from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.network import (
+    PieceScorer,
     Sampler,
-    Scorer,
     load_network,
 )
 
@@ -31,7 +31,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
     metadata = {"frames_per_quarter": frames_per_quarter}
 
-    def describe(declaration: Declaration, served: Scorer | Sampler) -> Exportable:
+    def describe(declaration: Declaration, served: PieceScorer | Sampler) -> Exportable:
         parameters = {**declaration.parameters, "frames_per_quarter": frames_per_quarter}
         return Exportable(
             # The loop's export would else try to carry what a backward pass needs.
@@ -42,4 +42,4 @@ def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
             card=card,
         )
 
-    return replace(describe(DECLARATION, Scorer(network)), companions=(describe(SAMPLER, Sampler(network)),))
+    return replace(describe(DECLARATION, PieceScorer(network)), companions=(describe(SAMPLER, Sampler(network)),))

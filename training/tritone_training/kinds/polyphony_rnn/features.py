@@ -47,7 +47,7 @@ class FrameHistory(NamedTuple):
     resemblance: Tensor
 
 
-class Features(NamedTuple):
+class FrameFeatures(NamedTuple):
     """The input of the network before it predicts a frame.
 
     Attributes:
@@ -81,7 +81,7 @@ class FeatureExtractor(nn.Module):
         self.cycles: Tensor
         self.fades: Tensor
 
-    def silence(self, like: Tensor) -> tuple[FrameHistory, Features]:
+    def silence(self, like: Tensor) -> tuple[FrameHistory, FrameFeatures]:
         """Return history and features before the first frame.
 
         Args:
@@ -99,13 +99,13 @@ class FeatureExtractor(nn.Module):
             past=nothing.expand(-1, N_LAGS, -1).clone(),
             resemblance=lagged,
         )
-        features = Features(
+        features = FrameFeatures(
             pitch=nothing.expand(-1, N_PITCH_FEATURES, -1).clone(),
             frame=self._frame_features(n_frames, empty[:, : len(ECHOES)]),
         )
         return history, features
 
-    def forward(self, history: FrameHistory, notes: Tensor) -> tuple[FrameHistory, Features]:
+    def forward(self, history: FrameHistory, notes: Tensor) -> tuple[FrameHistory, FrameFeatures]:
         """Update the history and the features with one more frame.
 
         Args:
@@ -125,7 +125,7 @@ class FeatureExtractor(nn.Module):
         pitch = torch.cat([notes[:, None], 0.7 * torch.log1p(age)[:, None], traces, echoes], 1)
         return (
             FrameHistory(n_frames, age, traces, past, resemblance),
-            Features(pitch, self._frame_features(n_frames, sureness)),
+            FrameFeatures(pitch, self._frame_features(n_frames, sureness)),
         )
 
     def _resemblance(self, history: FrameHistory, notes: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from tritone_training.kinds.polyphony_rnn.features import (
     N_FRAME_FEATURES,
     N_PITCH_FEATURES,
     FeatureExtractor,
-    Features,
+    FrameFeatures,
     FrameHistory,
 )
 
@@ -90,13 +90,13 @@ class PolyphonyNetwork(nn.Module):
             (B, T, 88) logits of each frame.
         """
         n_batch, n_frames = frame.shape[:2]
-        seen = self.pitch_inputs(Features(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
+        seen = self.pitch_inputs(FrameFeatures(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
         seen = seen.reshape(n_batch, n_frames, N_PITCHES, -1).transpose(1, 2).flatten(0, 1)  # (B * 88, T, M)
         seen = self.dropout(seen)
         hidden, _ = self.recurrent(seen)
         return self.readout(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
 
-    def pitch_inputs(self, features: Features) -> Tensor:
+    def pitch_inputs(self, features: FrameFeatures) -> Tensor:
         """Return the input of each pitch: (B, C, 88) and (B, G) -> (B, 88, M)."""
         around = self.surroundings(features.pitch).transpose(1, 2)  # (B, 88, M)
         traces = features.pitch[:, _HARMONY_TRACES]  # (B, 2, 88)
@@ -133,7 +133,7 @@ class PolyphonyNetwork(nn.Module):
         hidden, logits = self._step(features, state.hidden)
         return NetworkState(history, hidden, logits)
 
-    def _step(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, features: FrameFeatures, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the recurrent layer, and what it predicts: (B, 88, H), (B, 88)."""
         seen = self.pitch_inputs(features)
         hidden = self._recur(seen, hidden)
@@ -151,7 +151,7 @@ class PolyphonyNetwork(nn.Module):
         return new + update * (hidden - new)
 
 
-class Scorer(nn.Module):
+class PieceScorer(nn.Module):
     """Returns the likelihood of each frame of a piece and the probabilities of the next one."""
 
     def __init__(self, network: PolyphonyNetwork) -> None:

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
-from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.hyperparameters import from_preset
+from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.dataset import (
@@ -88,19 +87,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> PolyphonyConfig:
-    """Preset, then the caller's changes.
+    """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: a value is out of range, or something is asked for that this kind has not.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.pretrained is not None:
-        raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if request.fold is not None:
-        raise TrainingError("scores have no folds: the data set's own splits are used; leave --fold out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:

@@ -31,12 +31,10 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Evaluate on the file `--test`, or on a split that training held out of the log.
 
     Raises:
-        TrainingError: a fold is given, or the options contradict each other.
+        TrainingError: the options contradict each other.
         DataError: no user can be evaluated.
         CheckpointError: the checkpoint cannot be used.
     """
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds; give --test FILE, or --split valid or test")
     info = load_info(request.checkpoint)
     log, held_out, which = _data(request, int(info["seed"]))
     key = request.listening.key if request.listening is not None else None

@@ -71,19 +71,12 @@ def prepare(request: TrainRequest) -> TrainingData:
 
 
 def configure(request: TrainRequest) -> RecommenderConfig:
-    """Return the preset with the request's overrides.
+    """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: a value is out of range, or an option is not supported by this kind.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.pretrained is not None:
-        raise TrainingError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds: give --valid, or let a split be drawn; leave --fold out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["taste_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS, epochs_field="taste_epochs")
 
 
 def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: TrainingData) -> Mapping[str, Any]:

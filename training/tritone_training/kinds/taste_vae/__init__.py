@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tritone_training.kind import LOG_OPTIONS, ModelKind
 from tritone_training.kinds.taste_vae.config import PRESETS, suggest
-from tritone_training.kinds.taste_vae.crossvalidate import crossvalidate
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
 from tritone_training.kinds.taste_vae.evaluate import QUALITY, evaluate
 from tritone_training.kinds.taste_vae.export import example_inputs, exportable
@@ -17,11 +16,10 @@ KIND = ModelKind(
     presets=PRESETS,
     configure=configure,
     trainer=trainer,
-    evaluate=evaluate,
-    crossvalidate=crossvalidate,
+    evaluator=evaluate,
     score="ndcg@40",
     suggest=suggest,
-    options=LOG_OPTIONS | {"devices", "item_tags", "tag_names", "tag_column", "metadata"},
+    options=LOG_OPTIONS | {"devices", "item_tags", "tag_names", "tag_column", "metadata", "warm_start"},
     export=exportable,
     example_inputs=example_inputs,
     quality=QUALITY,

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
-from tritone_training.exceptions import DataError, TrainingError
+from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
 from tritone_training.kinds.taste_vae.export import load_network
@@ -28,11 +28,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Evaluate full rankings for all users with held-out listens, on the split `valid` or `test`.
 
     Raises:
-        TrainingError: a fold is given.
         DataError: the log shares no item with the checkpoint.
     """
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds; use --split valid or test")
     network, info = load_network(request.checkpoint)
     listening = listening_of(request, info)
     part = request.split or ("test" if listening.test is not None else "valid")

@@ -19,7 +19,6 @@ from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import export
 from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
@@ -57,19 +56,12 @@ def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]
 
 
 def configure(request: TrainRequest) -> TasteConfig:
-    """Return the preset with the request's overrides.
+    """Return the hyper-parameters of a request.
 
     Raises:
-        TrainingError: a value is out of range, or an option is not supported by this kind.
+        TrainingError: unknown preset or field, or a value of another type or out of bounds.
     """
-    if request.pretrained is not None:
-        raise TrainingError(f"{export.KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if request.fold is not None:
-        raise TrainingError("listening logs have no folds: give --valid, or let a split be drawn; leave --fold out")
-    overrides = dict(request.overrides)
-    if request.max_epochs is not None:
-        overrides["max_epochs"] = request.max_epochs
-    return from_preset(PRESETS, request.preset, overrides)
+    return request.configure(PRESETS)
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:

@@ -1,0 +1,422 @@
+"""Transports and fake models for the tests of an application, which then need no server.
+
+```python
+from tritone import MusicClient
+from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
+
+server = FakeServer(FakeGenreModel({"jazz": 0.2, "rock": 0.8}), FakeComposer())
+
+def test_my_application():
+    with MusicClient(transport=MockTransport(server)) as music:
+        assert music.classify("song.wav").label == "rock"
+        assert music.compose(bars=2, seed=1).grid.n_bars == 2
+```
+
+A handler is any function that takes a `Request` and returns its `Response`, so a failing server is one as well:
+
+```python
+def busy(request):
+    raise ServerBusyError("the queue is full")
+
+music = MusicClient(transport=MockTransport(busy), retries=0)
+```
+
+The requests, with their tensors, are in `MockTransport.requests`. Everything else of the client works as with a server:
+arguments are checked, recordings and scores are read, and errors are retried (with real waits, unless `retries=0`).
+
+Shapes: B batch, W samples of a window, L labels, N frames, K tracks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, product
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from tritone.constants import (
+    COMPOSE_MODEL,
+    EMBEDDING_SIZE,
+    EMOTION_NOT_TRAINED,
+    EMOTIONS,
+    GENRE_MODEL,
+    RECOMMEND_MODEL,
+    SEARCH_FIELDS,
+    STREAM_MODEL,
+    WINDOW_SAMPLES,
+)
+from tritone.exceptions import ModelNotFoundError, NothingKnownError, VersionChangedError
+from tritone.messages import (
+    Array,
+    InferRequest,
+    InferResponse,
+    ModelRequest,
+    ModelResponse,
+    ReadyRequest,
+    ReadyResponse,
+    Request,
+    Response,
+    StreamRequest,
+    latest_version,
+)
+from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES, STRUCK
+
+# A stream is answered by its responses in their order, any other request by one response.
+Reply: TypeAlias = Response | Iterable[InferResponse]
+
+_RESPONSES: Final[Mapping[type[Request], type[Response]]] = {
+    ReadyRequest: ReadyResponse,
+    ModelRequest: ModelResponse,
+    InferRequest: InferResponse,
+}
+_BAR_FRAMES: Final = 16
+
+
+class MockTransport:
+    """A `Transport` that passes requests to a function instead of a server.
+
+    ```python
+    transport = MockTransport(FakeGenreModel())
+    music = MusicClient(transport=transport)
+    ```
+
+    Attributes:
+        requests: all requests so far, in their order.
+        closed: whether the client has closed the transport.
+    """
+
+    def __init__(self, handler: Callable[[Request], Reply]) -> None:
+        """Create a transport.
+
+        Args:
+            handler: returns the response to a request, for a `StreamRequest` an iterable of them, or raises a
+                `ClientError`; called in the threads that use the client.
+        """
+        self.requests: list[Request] = []
+        self.closed = False
+        self._handler = handler
+
+    def handle(self, request: Request, *, timeout_s: float) -> Response:
+        """Return the response of the handler; `timeout_s` is not used."""
+        self.requests.append(request)
+        response: Response = _checked(self._handler(request), _RESPONSES[type(request)], request)
+        return response
+
+    def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
+        """Yield the responses of the handler; `timeout_s` is not used."""
+        self.requests.append(request)
+        yield from _checked(self._handler(request), Iterable, request)
+
+    def close(self) -> None:
+        """Set `closed`."""
+        self.closed = True
+
+
+class AsyncMockTransport:
+    """An `AsyncTransport` as `MockTransport`, for `AsyncMusicClient`; the handler may also be a coroutine function.
+
+    Attributes:
+        requests: all requests so far, in their order.
+        closed: whether the client has closed the transport.
+    """
+
+    def __init__(self, handler: Callable[[Request], Reply | Awaitable[Reply]]) -> None:
+        """Create a transport.
+
+        Args:
+            handler: as of `MockTransport`, or a coroutine function that does the same; called in the event loop.
+        """
+        self.requests: list[Request] = []
+        self.closed = False
+        self._handler = handler
+
+    async def handle(self, request: Request, *, timeout_s: float) -> Response:
+        """Return the response of the handler; `timeout_s` is not used."""
+        response: Response = _checked(await self._reply(request), _RESPONSES[type(request)], request)
+        return response
+
+    async def stream(self, request: StreamRequest, *, timeout_s: float) -> AsyncGenerator[InferResponse, None]:
+        """Yield the responses of the handler; `timeout_s` is not used."""
+        for response in _checked(await self._reply(request), Iterable, request):
+            yield response
+
+    async def close(self) -> None:
+        """Set `closed`."""
+        self.closed = True
+
+    async def _reply(self, request: Request) -> Reply:
+        self.requests.append(request)
+        reply = self._handler(request)
+        return await reply if inspect.isawaitable(reply) else reply
+
+
+class FakeModel(ABC):
+    """The base of fake models, each a handler for `MockTransport`; subclass it to fake a model of your own."""
+
+    def __init__(self, *models: ModelResponse) -> None:
+        """Create a handler for models with the given metadata."""
+        self.models = {each.model: each for each in models}
+
+    def __call__(self, request: Request) -> Reply:
+        """Return the response of the model to a request.
+
+        Raises:
+            ModelNotFoundError: the request names another model.
+            VersionChangedError: the request names another version.
+        """
+        if isinstance(request, ReadyRequest):
+            return ReadyResponse(request.model is None or request.model in self.models)
+        info = self.models.get(request.model)
+        if info is None:
+            raise ModelNotFoundError(
+                f"no such fake model: expected {' or '.join(self.models)}, got {request.model!r}; add it to FakeServer",
+                model=request.model,
+            )
+        if isinstance(request, ModelRequest):
+            return info
+        version = latest_version(info.versions) or ""
+        if request.version not in (None, version):
+            raise VersionChangedError(
+                f"unknown version of model {info.model!r}: expected {version}, got {request.version}", model=info.model
+            )
+        outputs = self.run(request.inputs)
+        if isinstance(request, StreamRequest):
+            return (_response(request, version, part) for part in self.split(outputs))
+        return _response(request, version, outputs)
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the outputs for the inputs of a request, with the batch axis; text is `str` in arrays of objects."""
+
+    def split(self, outputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        """Yield the outputs of each response to a `StreamRequest`; a single response unless overridden."""
+        yield outputs
+
+
+class FakeServer:
+    """A handler for several fake models: passes each request to the model that it names.
+
+    ```python
+    transport = MockTransport(FakeServer(FakeGenreModel(), FakeRecommender(["a", "b"])))
+    ```
+    """
+
+    def __init__(self, *fakes: FakeModel) -> None:
+        """Create a handler for fakes of models with different names."""
+        self._fakes = {name: fake for fake in fakes for name in fake.models}
+
+    def __call__(self, request: Request) -> Reply:
+        """Return the response of the model that the request names.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        if request.model in self._fakes:
+            return self._fakes[request.model](request)
+        if isinstance(request, ReadyRequest):
+            return ReadyResponse(request.model is None)
+        raise ModelNotFoundError(
+            f"no such fake model: expected one of {', '.join(self._fakes) or 'none'}, got {request.model!r}",
+            model=request.model,
+        )
+
+
+class FakeGenreModel(FakeModel):
+    """A `genre_cnn` that finds the same labels in every recording; embeddings differ with the loudness."""
+
+    def __init__(
+        self,
+        probabilities: Mapping[str, float] | None = None,
+        *,
+        emotions: Sequence[float] | None = None,
+        tags: Mapping[str, float] | None = None,
+        name: str = GENRE_MODEL,
+        version: str = "1",
+    ) -> None:
+        """Create the model.
+
+        Args:
+            probabilities: by label, in the order of the model; classical 0.6, jazz 0.3 and rock 0.1 if None.
+            emotions: the nine emotions in the order of `tritone.constants.EMOTIONS`; None for a model without them.
+            tags: activations by name; None for a model without tags.
+            name: of the model.
+            version: of the model.
+        """
+        by_label = {"classical": 0.6, "jazz": 0.3, "rock": 0.1} if probabilities is None else dict(probabilities)
+        self._rows = {
+            "probabilities": list(by_label.values()),
+            "emotions": [EMOTION_NOT_TRAINED] * len(EMOTIONS) if emotions is None else list(emotions),
+        }
+        labels = {"probabilities": list(by_label)}
+        if tags is not None:
+            self._rows["tags"], labels["tags"] = list(tags.values()), list(tags)
+        outputs = {output: (-1, len(row)) for output, row in self._rows.items()}
+        outputs["embedding"] = (-1, EMBEDDING_SIZE)
+        parameters = {"labels": json.dumps(labels)}
+        super().__init__(ModelResponse(name, (version,), {"audio": (-1, WINDOW_SAMPLES)}, outputs, 64, parameters))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """(B, W) audio -> the rows of all outputs; embeddings turn with the mean level, so louder is further apart."""
+        level = np.abs(inputs["audio"]).mean(axis=1)
+        embedding = np.zeros((len(level), EMBEDDING_SIZE), np.float32)
+        embedding[:, 0], embedding[:, 1] = np.cos(level), np.sin(level)
+        rows = {name: np.tile(np.array(row, np.float32), (len(level), 1)) for name, row in self._rows.items()}
+        return {**rows, "embedding": embedding}
+
+
+class FakeComposer(FakeModel):
+    """A `music_transformer` and its streaming `composer`, which write one note in each time step.
+
+    The seed decides on the pitches, so the same seed gives the same piece, streamed or not. Below a melody to harmonize
+    it writes the same melody an octave lower.
+    """
+
+    def __init__(
+        self,
+        *,
+        styles: Sequence[str] = ("any",),
+        name: str = COMPOSE_MODEL,
+        stream_name: str = STREAM_MODEL,
+        version: str = "1",
+    ) -> None:
+        """Create the models.
+
+        Args:
+            styles: names of the styles; the first one stands for any style.
+            name: of the model for `compose`, `harmonize` and `infill`.
+            stream_name: of the model for `stream_compose`.
+            version: of both models.
+        """
+        frames, per_frame, scalar = (-1, -1, N_PITCHES), (-1, -1), (-1, 1)
+        inputs = {"given": frames, "given_mode": per_frame, "meter": (-1, 2), "style": scalar, "noise": (-1, -1, 8)}
+        inputs |= {"temperature": scalar, "top_k": scalar, "top_p": scalar}
+        outputs: dict[str, tuple[int, ...]] = {"frames": frames, "nll": per_frame}
+        parameters = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "styles": json.dumps(list(styles))}
+        super().__init__(
+            ModelResponse(name, (version,), inputs, outputs, 8, parameters),
+            ModelResponse(stream_name, (version,), inputs, {**outputs, "first_frame": scalar}, 8, parameters),
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """(B, N) frames to keep, to write or to harmonize -> frames (B, N, 88) and their nll (B, N)."""
+        given, mode, noise = inputs["given"], inputs["given_mode"], inputs["noise"]
+        frames = np.where((mode == 0)[..., None], 0, given)
+        rows, steps = np.nonzero(mode == 0)
+        frames[rows, steps, (noise[rows, steps, 0] * N_PITCHES).astype(int)] = STRUCK
+        rows, steps, pitches = np.nonzero((given > 0) & (mode == 2)[..., None])
+        frames[rows, steps, np.maximum(pitches - 12, 0)] = given[rows, steps, pitches]
+        return {"frames": frames.astype(np.uint8), "nll": noise.sum(axis=2)}
+
+    def split(self, outputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        """Yield the first beat, the rest of the bar, then bars."""
+        n_frames = outputs["frames"].shape[1]
+        edges = sorted({0, min(FRAMES_PER_QUARTER, n_frames), *range(_BAR_FRAMES, n_frames, _BAR_FRAMES), n_frames})
+        for start, stop in pairwise(edges):
+            part = {name: array[:, start:stop] for name, array in outputs.items()}
+            yield {**part, "first_frame": np.array([[start]], np.int64)}
+
+
+class FakeRecommender(FakeModel):
+    """A `recommender` that recommends its tracks in their order, without those listened to, skipped or excluded."""
+
+    def __init__(
+        self,
+        tracks: Iterable[str] | Mapping[str, tuple[str, str]],
+        *,
+        users: Iterable[str] = (),
+        name: str = RECOMMEND_MODEL,
+        version: str = "1",
+    ) -> None:
+        """Create the model.
+
+        Args:
+            tracks: their ids, or (title, artist) by id.
+            users: the ids of the users that it knows.
+            name: of the model.
+            version: of the model.
+        """
+        named = tracks if isinstance(tracks, Mapping) else dict.fromkeys(tracks, ("", ""))
+        self._tracks = {track: (track, *named[track]) for track in named}  # in the order of SEARCH_FIELDS
+        self._users = dict.fromkeys(users)
+        super().__init__(ModelResponse(name, (version,), {}, {}, 1))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return K tracks for a batch of one, with all outputs of `recommend`, `similar` or `find_tracks`."""
+        given: dict[str, list[Any]] = {
+            name: [each.decode() if isinstance(each, bytes) else each for each in inputs[name][0]] for name in inputs
+        }
+        n = given["k"][0]
+        if "query" in given:
+            return self._found(given["query"][0].casefold(), given.get("query_field"), given.get("offset", [0])[0], n)
+        known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
+        known |= {name: self._users.keys() for name in ("friends", "user_id")}
+        unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}
+        if unknown.pop("similar_to"):
+            raise NothingKnownError(f"item {given['similar_to'][0]!r} is not known")
+        usable = {name: [each for each in given.get(name, ()) if each in ids] for name, ids in known.items()}
+        left_out = {*usable["skipped"], *usable["exclude"], *usable["similar_to"]}
+        if given.get("filter_listened", [True])[0]:
+            left_out.update(usable["history"])
+        sources = {"user": usable["user_id"], "history": usable["history"], "friends": usable["friends"]}
+        sources |= {name: given.get(tensor, []) for name, tensor in (("audio", "embedding"), ("mood", "mood"))}
+        tracks = [track for track in self._tracks if track not in left_out][:n]
+        scores = 1 / np.arange(1, len(tracks) + 1, dtype=np.float32)
+        because = {"base_model": "popularity", "because": "popularity", "id": ""}
+        return {
+            **self._columns(tracks),
+            "scores": scores[None],
+            "reasons": _text_row([json.dumps([{**because, "amount": score}]) for score in scores.tolist()]),
+            "source": _text_row([next((name for name, ids in sources.items() if len(ids)), "popularity")]),
+            "arm": _text_row([""]),
+            "unknown": _text_row([json.dumps({**unknown, "user": bool(unknown["user_id"])})]),
+        }
+
+    def _found(self, query: str, fields: Sequence[str] | None, offset: int, n: int) -> Mapping[str, Array]:
+        """Find tracks by whole texts, then by all words of the query, both without regard to case."""
+        found: dict[str, tuple[str, str]] = {}  # match and field by track
+        for match, name in product(("exact", "words"), fields or SEARCH_FIELDS):
+            for track, texts in self._tracks.items():
+                text = texts[SEARCH_FIELDS.index(name)].casefold()
+                if text == query or (match == "words" and set(query.split()) <= set(text.split())):
+                    found.setdefault(track, (match, name))
+        page = list(found)[offset : offset + n]
+        return {
+            **self._columns(page),
+            "match": _text_row([found[track][0] for track in page]),
+            "match_field": _text_row([found[track][1] for track in page]),
+            "total": np.array([[len(found)]], np.int32),
+        }
+
+    def _columns(self, tracks: list[str]) -> dict[str, Array]:
+        names = ("item_ids", "titles", "artists")
+        return {name: _text_row([self._tracks[each][index] for each in tracks]) for index, name in enumerate(names)}
+
+
+def _response(request: InferRequest | StreamRequest, version: str, outputs: Mapping[str, Array]) -> InferResponse:
+    wanted = {name: outputs[name] for name in request.outputs}
+    return InferResponse(request.model, version, request.request_id, wanted)
+
+
+def _checked(reply: Any, expected: Any, request: Request) -> Any:
+    """Return a reply if it is of the type that belongs to the request.
+
+    Raises:
+        TypeError: it is not; the handler is wrong.
+    """
+    if not isinstance(reply, expected):
+        raise TypeError(
+            f"invalid reply to {type(request).__name__}: expected {expected.__name__}, got {reply!r}; return one from "
+            f"the handler"
+        )
+    return reply
+
+
+def _text_row(values: Sequence[str]) -> Array:
+    """Return texts as (1, K)."""
+    row = np.empty((1, len(values)), np.object_)
+    row[0] = values
+    return row
