@@ -17,7 +17,7 @@ from tritone import MusicClient, TritoneError
 
 RATE_HZ = 22_050
 N_CLIENTS = 4
-# Seconds of sound; the long one is several requests' worth of shared memory.
+# Length of the recordings in seconds; the long one fills the shared memory with a few requests.
 CLIP_S, LONG_CLIP_S = 3.0, 60.0
 TIMEOUT_S = 20.0
 PAUSE_S = 0.02
@@ -25,7 +25,7 @@ PAUSE_S = 0.02
 
 @dataclass(frozen=True)
 class TimedCall:
-    """One call and its end, in seconds on the monotonic clock; `error` is empty if it was answered."""
+    """One call, with times on the monotonic clock; `error` is empty if it succeeded."""
 
     begun_s: float
     ended_s: float
@@ -33,7 +33,7 @@ class TimedCall:
 
 
 class Clients:
-    """Threads that classify, each with the SDK; a call is the same whoever answers it, so it may be repeated."""
+    """Threads that classify generated sound with the SDK, without pause."""
 
     def __init__(self, addresses: Sequence[str], *, retries: int | None, long_clips: bool = False) -> None:
         self.calls: list[TimedCall] = []
@@ -60,34 +60,34 @@ class Clients:
         with MusicClient(self._addresses, timeout_s=TIMEOUT_S, **given) as music:  # type: ignore[arg-type]
             while not self._stop.is_set():
                 sound = rng.uniform(-0.5, 0.5, int(seconds * RATE_HZ)).astype(np.float32)
-                begun_s, said = time.monotonic(), ""
+                begun_s, failure = time.monotonic(), ""
                 try:
                     music.classify((sound, RATE_HZ))
                 except TritoneError as error:
-                    said = f"{type(error).__name__}: {error}"
-                self.calls.append(TimedCall(begun_s, time.monotonic(), said))
+                    failure = f"{type(error).__name__}: {error}"
+                self.calls.append(TimedCall(begun_s, time.monotonic(), failure))
                 time.sleep(PAUSE_S)
 
 
 def seen(calls: Sequence[TimedCall], fault_s: float) -> dict[str, Any]:
-    """What clients saw of a fault that began at `fault_s`: the longest time in which none of them got an answer."""
+    """Return the effect of a fault that began at `fault_s`: lost calls and the longest gap between responses."""
     lost = [call for call in calls if call.error]
     answered = sorted(call.ended_s for call in calls if not call.error and call.ended_s > fault_s)
     moments = [fault_s, *answered]
-    # Clients that wait when the load ends have had no answer until then.
+    # Clients that still wait when the load ends extend the last gap.
     moments.append(max([call.ended_s for call in calls], default=fault_s))
     gaps = [after - before for before, after in itertools.pairwise(moments)]
     return {
         "requests": len(calls),
         "lost": len(lost),
         "longest_gap_s": max(gaps, default=0.0),
-        "told": sorted({shortened(call.error) for call in lost})[:3],
+        "errors": sorted({shortened(call.error) for call in lost})[:3],
     }
 
 
-def shortened(said: str, n_chars: int = 110) -> str:
-    """An error as a table carries it: one line, without what differs from call to call."""
-    line = " ".join(said.split()).replace("|", "/")
+def shortened(message: str, n_chars: int = 110) -> str:
+    """Return an error message as one short line, without parts that differ from call to call."""
+    line = " ".join(message.split()).replace("|", "/")
     head, found, tail = line.partition(" to request ")
     line = head + "".join(tail.partition(":")[1:]) if found else line
     line = re.sub(r"127\.0\.0\.\d+:\d+", "HOST:PORT", re.sub(r"tritone-\d+-[\w-]*", "tritone-*", line))

@@ -1,4 +1,4 @@
-"""The faults: how each is injected, and repaired where the service does not repair it."""
+"""The faults: how each is injected, and undone if the service does not recover from it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from benchmarks.replica import Replica, libfaketime, may_mount
 from tritone_serving import AdminApiError
 from tritone_serving.supervision.processes import family, stubs_of
 
-HOLD_S = 5.0  # how long what is stopped or full stays so
+HOLD_S = 5.0  # duration of a stop or a full disk
 HOUR_S = 3600
 
 
 @dataclass
 class FaultSetup:
-    """What a fault breaks.
+    """The service into which a fault is injected.
 
     Attributes:
-        replicas: the first is the one that is broken; they serve one repository.
-        disk: a small disk, on which the repository and the first replica's log lie where the fault asks for it.
-        balance: starts the balancer, again too.
+        replicas: they serve the same repository; the first is the one with the fault.
+        disk: a small disk with the repository and the log of the first replica; None unless the fault needs it.
+        balance: starts or restarts the balancer.
     """
 
     folder: Path
@@ -50,12 +50,12 @@ class FaultSetup:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault.
+    """A fault and the setup that it needs.
 
     Attributes:
-        act: breaks, and returns when nothing is broken by it any more; what heals itself is not waited for.
-        own_shm, own_clock, small_disk, balanced: what its world has to have.
-        long_clips: clients send large requests, too.
+        act: injects the fault and returns when it has ended; it does not wait for the recovery.
+        own_shm, own_clock, small_disk, balanced: required parts of the setup.
+        long_clips: clients also send large requests.
     """
 
     name: str
@@ -67,62 +67,62 @@ class Fault:
     long_clips: bool = False
 
     def missing(self) -> str:
-        """What this machine lacks to try it; empty if nothing."""
+        """Return what this machine lacks for the fault; empty if nothing."""
         if (self.own_shm or self.small_disk) and not may_mount():
-            return "this user may not mount a disk to fill (root may)"
+            return "this user may not mount a file system (root may)"
         if self.own_clock and libfaketime() is None:
-            return "libfaketime is not here (pip install libfaketime)"
+            return "libfaketime is not installed (pip install libfaketime)"
         if self.balanced and haproxy_path() is None:
-            return "HAProxy is not here (Debian: apt install haproxy)"
+            return "HAProxy is not installed (Debian: apt install haproxy)"
         return ""
 
 
 def _kill_stubs(n: int) -> Callable[[FaultSetup], None]:
-    def act(world: FaultSetup) -> None:
-        for stub in stubs_of(world.broken.server_pid)[:n]:
+    def act(setup: FaultSetup) -> None:
+        for stub in stubs_of(setup.broken.server_pid)[:n]:
             os.kill(stub.pid, signal.SIGKILL)
 
     return act
 
 
-def _stop_stub(world: FaultSetup) -> None:
-    _stopped(stubs_of(world.broken.server_pid)[0].pid)
+def _stop_stub(setup: FaultSetup) -> None:
+    _stopped(stubs_of(setup.broken.server_pid)[0].pid)
 
 
-def _stop_server(world: FaultSetup) -> None:
-    _stopped(world.broken.server_pid)
+def _stop_server(setup: FaultSetup) -> None:
+    _stopped(setup.broken.server_pid)
 
 
 def _stopped(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     time.sleep(HOLD_S)
-    with contextlib.suppress(ProcessLookupError):  # the watchdog has ended it
+    with contextlib.suppress(ProcessLookupError):  # the watchdog may have killed it
         os.kill(pid, signal.SIGCONT)
 
 
-def _kill_server(world: FaultSetup) -> None:
-    os.kill(world.broken.server_pid, signal.SIGKILL)
+def _kill_server(setup: FaultSetup) -> None:
+    os.kill(setup.broken.server_pid, signal.SIGKILL)
 
 
-def _kill_replica(world: FaultSetup) -> None:
-    world.broken.kill()
+def _kill_replica(setup: FaultSetup) -> None:
+    setup.broken.kill()
     time.sleep(HOLD_S)
-    world.broken.start()
+    setup.broken.start()
 
 
-def _fill_shm(world: FaultSetup) -> None:
-    _filled(world.broken.shared_memory)
+def _fill_shm(setup: FaultSetup) -> None:
+    _filled(setup.broken.shared_memory)
 
 
-def _fill_disk(world: FaultSetup) -> None:
-    """The disk of the log and of the repository; meanwhile requests that are logged, and a publication."""
-    if world.disk is None:
-        raise RuntimeError("this world has no small disk")
+def _fill_disk(setup: FaultSetup) -> None:
+    """Fill the disk of the log and the repository, and try to publish a version meanwhile."""
+    if setup.disk is None:
+        raise RuntimeError("the setup has no small disk")
 
     def publish() -> None:
-        world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=False))}")
+        setup.notes.append(f"publish: {_publish(setup, _exported(setup, spoilt=False))}")
 
-    _filled(world.disk, publish)
+    _filled(setup.disk, publish)
 
 
 def _filled(disk: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -138,10 +138,10 @@ def _filled(disk: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _jump_clock(world: FaultSetup) -> None:
-    clock = world.broken.clock
+def _jump_clock(setup: FaultSetup) -> None:
+    clock = setup.broken.clock
     if clock is None:
-        raise RuntimeError("this world's server has no clock of its own")
+        raise RuntimeError("the server has no clock of its own")
     for seconds in (HOUR_S, -HOUR_S, 0):
         _set_clock(clock, seconds)
         time.sleep(HOLD_S / 2)
@@ -153,42 +153,42 @@ def _set_clock(clock: Path, seconds: int) -> None:
     new.replace(clock)
 
 
-def _load_damaged(world: FaultSetup) -> None:
-    """A damaged version lies in the repository, put there by hand, and every replica is told to load it."""
-    version = world.repository / MODEL / "2"
+def _load_damaged(setup: FaultSetup) -> None:
+    """Copy a damaged version into the repository and load it on every replica."""
+    version = setup.repository / MODEL / "2"
     version.mkdir()
-    whole = (world.repository / MODEL / "1" / "model.onnx").read_bytes()
+    whole = (setup.repository / MODEL / "1" / "model.onnx").read_bytes()
     (version / "model.onnx").write_bytes(whole[: len(whole) // 2])
-    for replica in world.replicas:
+    for replica in setup.replicas:
         try:
             replica.admin().load(MODEL)
-            world.notes.append("loaded")
+            setup.notes.append("loaded")
         except AdminApiError as error:
-            world.notes.append(f"load: {shortened(str(error))}")
+            setup.notes.append(f"load: {shortened(str(error))}")
     time.sleep(HOLD_S / 2)
     shutil.rmtree(version)
 
 
-def _publish_damaged(world: FaultSetup) -> None:
-    world.notes.append(f"publish: {_publish(world, _exported(world, spoilt=True))}")
+def _publish_damaged(setup: FaultSetup) -> None:
+    setup.notes.append(f"publish: {_publish(setup, _exported(setup, spoilt=True))}")
 
 
-def _exported(world: FaultSetup, *, spoilt: bool) -> Path:
-    """A repository with a new version, as another machine exports it."""
-    folder = world.folder / f"exported{len(world.notes)}"
-    shutil.copytree(world.folder / "original", folder)
+def _exported(setup: FaultSetup, *, spoilt: bool) -> Path:
+    """Return a repository with a new version, as exported on another machine."""
+    folder = setup.folder / f"exported{len(setup.notes)}"
+    shutil.copytree(setup.folder / "original", folder)
     if spoilt:
         path = folder / MODEL / "1" / "model.onnx"
         path.write_bytes(path.read_bytes()[:1000])
     return folder
 
 
-def _publish(world: FaultSetup, exported: Path) -> str:
-    replica = world.broken
+def _publish(setup: FaultSetup, exported: Path) -> str:
+    replica = setup.broken
     done = subprocess.run(
         [
             sys.executable, "-m", "tritone_cli", "publish", MODEL, "--from", str(exported), "--max-slowdown", "20",
-            "--repository", str(world.repository), "--server", f"{replica.http_url},{replica.grpc_url}",
+            "--repository", str(setup.repository), "--server", f"{replica.http_url},{replica.grpc_url}",
             "--admin-token-file", str(replica.token_path),
         ],
         capture_output=True, text=True, check=False,
@@ -196,29 +196,29 @@ def _publish(world: FaultSetup, exported: Path) -> str:
     return f"exit {done.returncode}, {shortened(done.stderr or done.stdout)}"
 
 
-def _roll_out(world: FaultSetup) -> None:
-    shutil.copytree(world.repository / MODEL / "1", world.repository / MODEL / "2")
-    for replica in world.replicas:
+def _roll_out(setup: FaultSetup) -> None:
+    shutil.copytree(setup.repository / MODEL / "1", setup.repository / MODEL / "2")
+    for replica in setup.replicas:
         replica.admin().load(MODEL)
         time.sleep(HOLD_S)
 
 
-def _reload_balancer(world: FaultSetup) -> None:
-    if world.balancer is not None:
-        world.balancer.process.send_signal(signal.SIGUSR2)
+def _reload_balancer(setup: FaultSetup) -> None:
+    if setup.balancer is not None:
+        setup.balancer.process.send_signal(signal.SIGUSR2)
 
 
-def _restart_balancer(world: FaultSetup) -> None:
-    if world.balancer is None or world.balance is None:
-        raise RuntimeError("this world has no balancer")
-    for pid in family(world.balancer.process.pid):
+def _restart_balancer(setup: FaultSetup) -> None:
+    if setup.balancer is None or setup.balance is None:
+        raise RuntimeError("the setup has no balancer")
+    for pid in family(setup.balancer.process.pid):
         os.kill(pid, signal.SIGKILL)
-    world.balancer.process.wait()
-    world.balancer = world.balance()
+    setup.balancer.process.wait()
+    setup.balancer = setup.balance()
 
 
 def starter(names: str, ports: tuple[int, int], log: Path, listen: dict[str, int] | None) -> Balancer:
-    """Start a balancer that lets one address load it."""
+    """Start a balancer without a rate limit per client."""
     return start_haproxy(names, ports, log, ports=listen, TRITONE_MAX_REQUESTS_10S="1000000")
 
 

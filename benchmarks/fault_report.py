@@ -1,4 +1,4 @@
-"""The table and the page of a fault injection run."""
+"""Table and page with the results of fault injection."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ HEAD = ("fault", "clients", "requests", "lost", "longest gap", "noticed", "servi
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], *, head: bool = True) -> str:
-    """A table of what clients saw."""
+    """Return a Markdown table of the results."""
     lines = [_line(HEAD), "|" + "---|" * len(HEAD)] if head else []
     return "\n".join([*lines, *(_line(_cells(row)) for row in rows)]) + "\n"
 
 
 def page(rows: Sequence[Mapping[str, Any]], modes: Mapping[str, str]) -> str:
-    """The whole page: what was done, the table, and the verdict."""
+    """Return the page: how it was measured, the table, and the number of lost calls."""
     tried = [row for row in rows if not row["missing"] and row["mode"] == "two"]
     n_lost = sum(row["lost"] for row in tried)
     n_requests = sum(row["requests"] for row in tried)
@@ -46,7 +46,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     again = _seconds(row["again_s"]) if row["healed"] else "**not within half a minute**"
     return [
         row["name"], row["clients"], str(row["requests"]), str(row["lost"]), _seconds(row["longest_gap_s"]),
-        _seconds(row["noticed_s"]), again, "; ".join([*row["told"], *row["notes"]]) or "-",
+        _seconds(row["noticed_s"]), again, "; ".join([*row["errors"], *row["notes"]]) or "-",
     ]  # fmt: skip
 
 

@@ -30,20 +30,20 @@ N_CANARIES = 24
 
 
 def main() -> int:
-    """Fuzz, and print a report in Markdown."""
+    """Fuzz and print a report in Markdown, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=count, default=20_000, help="so many are sent (20000)")
+    parser.add_argument("--requests", type=count, default=20_000, help="number of requests (20000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repository", type=Path, help="serve this instead of tiny models of every kind")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--report", type=Path, help="write the report to a file, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--report", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tritone-fuzz-") as folder:
         if options.repository is None:
             os.environ["XDG_STATE_HOME"] = f"{folder}/state"
         repository = options.repository or servers.make_repository(Path(folder), music=True)
         result = fuzz(repository, n_requests=options.requests, first_seed=options.seed)
-    text = json.dumps(figures(result), indent=2) if options.json else report(result)
+    text = json.dumps(as_json(result), indent=2) if options.json else report(result)
     print(text)
     if options.report:
         options.report.write_text(text + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def fuzz(repository: Path, *, n_requests: int, first_seed: int) -> Result:
-    """Record canaries on a server without a cache, which then could answer for a model; fuzz another that has one."""
+    """Record canaries on a server without a response cache, then fuzz a server with one."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     with TritonServer.start(ServerOptions(repository=repository, response_cache_bytes=0, **ports)) as plain:
         canaries = servers.record(plain, N_CANARIES)
@@ -67,8 +67,8 @@ def _progress(result: Result) -> None:
     print(f"{tally.n_sent} sent in {result.seconds:.0f} s, {found}", file=sys.stderr, flush=True)
 
 
-def figures(result: Result) -> dict[str, object]:
-    """For programs."""
+def as_json(result: Result) -> dict[str, object]:
+    """Return the results as JSON."""
     tally = result.tally
     return {
         "sent": tally.n_sent,
@@ -88,11 +88,11 @@ def figures(result: Result) -> dict[str, object]:
 
 
 def report(result: Result) -> str:
-    """Markdown."""
+    """Return a report in Markdown."""
     tally, memory = result.tally, result.memory_mb
     lines = [
         f"{tally.n_sent} malformed requests in {result.seconds:.0f} s; {result.n_canaries} canaries between rounds and "
-        f"{result.n_bystander} of a bystander were compared with their answers before.",
+        f"{result.n_bystander} of a concurrent client were compared with recorded responses.",
         f"Memory of all its processes: {memory[0]:.0f} MB after the first round, {memory[-1]:.0f} after the last.",
         "",
         tally.table(),
@@ -106,7 +106,7 @@ def report(result: Result) -> str:
         "Triton's own decisions:",
         *(f"- {n} times {why}" for why, n in sorted(tally.known.items())),
         "",
-        "Not sent, as Triton does not survive or never answers it:",
+        "Not sent, since they end or block Triton:",
         *(f"- {n} times {why}" for why, n in sorted(tally.not_sent.items())),
         "",
         f"Unexpected: {len(tally.findings) + len(result.troubles) or 'nothing'}",

@@ -16,11 +16,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class HttpLoad:
-    """What a closed loop found.
+    """Results of a closed loop.
 
     Attributes:
-        per_s: answers with status 200 a second.
-        n_failed: other answers, and connections that broke.
+        per_s: responses with status 200 per second.
+        n_failed: other responses, and lost connections.
     """
 
     per_s: float
@@ -31,24 +31,24 @@ class HttpLoad:
 
 
 def request_bytes(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
-    """A whole POST request."""
+    """Return a complete POST request."""
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def connect(port: int) -> socket.socket:
-    """A connection to this machine."""
+    """Return a connection to a port of this machine."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
 def ask(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
-    """Send a request; answers status and body.
+    """Send a request and return status and body of the response.
 
     Raises:
-        OSError: the connection broke, or nothing came for 30 s.
+        OSError: the connection was lost, or no data arrived for 30 s.
     """
     connection.sendall(request)
     received = bytearray()
@@ -63,7 +63,7 @@ def ask(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
 
 
 def closed_loop(port: int, requests: Sequence[bytes], *, n_clients: int, seconds: float) -> HttpLoad:
-    """Clients that each wait for their answer before they ask again."""
+    """Run clients that send their next request when the previous response has arrived."""
     times: list[list[float]] = [[] for _ in range(n_clients)]
     failed = [0] * n_clients
     gate = threading.Barrier(n_clients + 1)

@@ -36,7 +36,7 @@ from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, write_da
 CLIP_S = 20.0
 N_WARM_UP = 5
 N_TURNS = 4
-N_ASKED = 25  # by the SDK in a turn
+N_CALLS = 25  # of the SDK in a trial
 
 
 def main() -> None:
@@ -51,7 +51,9 @@ def main() -> None:
     if arguments.json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    print(f"{arguments.model}, {CLIP_S:g} s clip = {result['n_windows']} windows, {arguments.rounds} rounds in turn")
+    print(
+        f"{arguments.model}, {CLIP_S:g} s clip = {result['n_windows']} windows, {arguments.rounds} interleaved rounds"
+    )
     print(f"{'':34}{'p50 ms':>9}{'p95 ms':>9}{'ratio':>8}")
     for name, row in result["ways"].items():
         print(f"{name:34}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['ratio']:8.2f}")
@@ -59,17 +61,17 @@ def main() -> None:
     for protocol, row in result["perf_analyzer"].items():
         print(
             f"over {protocol}, without the cache: SDK p50 {row['sdk_p50_ms']:.1f} ms, perf_analyzer "
-            f"{row['perf_analyzer_p50_ms']:.1f} ms, ratio {row['ratio']:.2f} ({row['n_turns']} turns each)"
+            f"{row['perf_analyzer_p50_ms']:.1f} ms, ratio {row['ratio']:.2f} ({row['n_turns']} trials each)"
         )
-    print(f"decoding a 20 s Ogg clip: {result['decode_ms']:.1f} ms (not in the figures above)")
+    print(f"decoding a 20 s Ogg clip: {result['decode_ms']:.1f} ms (not included above)")
     print(f"server start to ready: {result['ready_s']:.2f} s")
 
 
 def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
-    """Run all ways in turn; the first one is what the others are divided by."""
+    """Measure all ways in interleaved trials; ratios are to the first."""
     versions = sorted((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
     if not versions:
-        sys.exit(f"{repository / model} holds no version; `make demo` or `tritone export {model}` makes one")
+        sys.exit(f"{repository / model}: expected a version, got none; run `make demo` or `tritone export {model}`")
     session = onnxruntime.InferenceSession(versions[-1] / "model.onnx", providers=["CPUExecutionProvider"])
     options = ServerOptions(repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0)
     with (
@@ -107,14 +109,14 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
             }
             for name, values in times.items()
         },
-        "perf_analyzer": beside_perf_analyzer(repository, model),
+        "perf_analyzer": compared_with_perf_analyzer(repository, model),
         "decode_ms": decode_ms(random),
         "ready_s": ready_s,
     }
 
 
-def beside_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
-    """What the SDK's single caller waits, and perf_analyzer's, in turns; the same number of windows in each request."""
+def compared_with_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
+    """Compare the latency of the SDK with that of perf_analyzer, one client each, with the same number of windows."""
     options = ServerOptions(
         repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0, response_cache_bytes=0
     )
@@ -127,11 +129,11 @@ def beside_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
         load = Load(concurrency=1, batch=len(windows))
         urls: dict[Protocol, str] = {"grpc": server.grpc_url, "http": server.http_url}
         for protocol, url in urls.items():
-            sdk, rival = [], []
+            sdk, reference = [], []
             with MusicClient(url) as music:
                 for turn in range(N_TURNS + 1):
                     times = []
-                    for _ in range(N_ASKED):
+                    for _ in range(N_CALLS):
                         clip = (new_clip(random), SAMPLE_RATE_HZ)
                         began = time.perf_counter()
                         music.classify(clip, model=model)
@@ -142,30 +144,30 @@ def beside_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
                     )  # fmt: skip
                     if turn:  # the first warms up
                         sdk.append(1e3 * statistics.median(times))
-                        rival.append(reading.p50_ms)
+                        reference.append(reading.p50_ms)
             found[protocol] = {
                 "sdk_p50_ms": statistics.median(sdk),
-                "perf_analyzer_p50_ms": statistics.median(rival),
-                "ratio": statistics.median(a / b for a, b in zip(sdk, rival, strict=True)),
+                "perf_analyzer_p50_ms": statistics.median(reference),
+                "ratio": statistics.median(a / b for a, b in zip(sdk, reference, strict=True)),
                 "n_turns": N_TURNS,
             }
     return found
 
 
 def new_clip(random: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(S,) float32: noise with a tone, never the same twice."""
+    """Return (S,) float32: noise with a tone, different in each call."""
     n_samples = int(CLIP_S * SAMPLE_RATE_HZ)
     tone = np.sin(2 * np.pi * random.uniform(100, 2000) * np.arange(n_samples) / SAMPLE_RATE_HZ)
     return (0.3 * tone + 0.05 * random.standard_normal(n_samples)).astype(np.float32)
 
 
 def windows_of(clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(N, W): the windows that the SDK sends."""
+    """Return (N, W): the windows that the SDK sends."""
     return np.stack([window.samples for window in iter_windows((clip, SAMPLE_RATE_HZ))])
 
 
 def decode_ms(random: np.random.Generator) -> float:
-    """Median time to decode and cut a 20 s Ogg clip, in milliseconds."""
+    """Return the median time to decode a 20 s Ogg clip and cut it into windows, in milliseconds."""
     file = io.BytesIO()
     soundfile.write(file, new_clip(random), SAMPLE_RATE_HZ, format="OGG")
     content = file.getvalue()

@@ -42,11 +42,11 @@ Inputs = dict[str, npt.NDArray[Any]]
 
 
 def main() -> None:
-    """Measure; print a table, or JSON; write a report where asked to."""
+    """Measure and print a table, or JSON; write a report if --report is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each number of clients, five times")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds for each number of clients (10)")
     parser.add_argument("--report", type=Path, help="folder for compose_latency.md and .png")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(repository: Path, n_rounds: int, seconds: float) -> dict[str, Any]:
-    """Start the whole repository and ask it in every way."""
+    """Serve the repository and measure all ways to compose."""
     session = open_like_the_server(newest(repository, MODEL))
     newest(repository, STREAMING)
     with (
@@ -72,35 +72,35 @@ def measure(repository: Path, n_rounds: int, seconds: float) -> dict[str, Any]:
             "reference": IN_PROCESS,
             **latencies(session, grpc, http, n_rounds),
             "step_at_a_time": step_at_a_time(server.grpc_url, grpc),
-            "clients": crowds(grpc, seconds / N_TURNS),
+            "clients": throughputs(grpc, seconds / N_TURNS),
         }
 
 
 def newest(repository: Path, model: str) -> Path:
-    """The ONNX file of a model's newest version; ends the program if there is none."""
+    """Return the ONNX file of a model's newest version; exit if there is none."""
     versions = sorted((repository / model).glob("[0-9]*"), key=lambda path: int(path.name))
     if not versions:
         sys.exit(
-            f"{repository / model} holds no version; expected what `tritone train {MODEL}` and "
-            f"`tritone export {MODEL} --repository {repository}` make"
+            f"{repository / model}: expected a version, got none; run `tritone train {MODEL}` and "
+            f"`tritone export {MODEL} --repository {repository}`"
         )
     return versions[-1] / "model.onnx"
 
 
 def open_like_the_server(path: Path) -> Any:
-    """A session with the threads that the declaration gives an instance."""
+    """Return a session with the number of threads of a served instance."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def latencies(session: Any, grpc: MusicClient, http: MusicClient, n_rounds: int) -> dict[str, Any]:
-    """Each way of asking for eight bars, in turn."""
+    """Measure the latency of eight bars, all ways in interleaved trials."""
     seeds = iter(range(10_000_000))
     first_s: list[float] = []
 
     def in_process() -> None:
-        session.run(["frames", "nll"], asked(N_FRAMES, next(seeds), flat=True))
+        session.run(["frames", "nll"], inputs_of(N_FRAMES, next(seeds), flat=True))
 
     def streamed() -> None:
         began = time.perf_counter()
@@ -139,8 +139,13 @@ def latencies(session: Any, grpc: MusicClient, http: MusicClient, n_rounds: int)
     }
 
 
-def asked(n_frames: int, seed: int, *, flat: bool = False, given: npt.NDArray[np.uint8] | None = None) -> Inputs:
-    """What `compose` from nothing sends for so many frames, or on from those given (n, P); `flat` as ONNX has it."""
+def inputs_of(n_frames: int, seed: int, *, flat: bool = False, given: npt.NDArray[np.uint8] | None = None) -> Inputs:
+    """Return the inputs of `compose` for a number of frames.
+
+    Args:
+        flat: in the shapes of the ONNX graph instead of those of the server.
+        given: (n, P) frames to continue.
+    """
     scalars: dict[str, Any] = {"style": np.int64(0), "temperature": np.float32(1), "top_k": np.int64(177)}
     scalars["top_p"] = np.float32(1)
     frames, mode = np.zeros((1, n_frames, N_PITCHES), np.uint8), np.zeros((1, n_frames), np.uint8)
@@ -156,10 +161,10 @@ def asked(n_frames: int, seed: int, *, flat: bool = False, given: npt.NDArray[np
 
 
 def step_at_a_time(grpc_url: str, music: MusicClient) -> dict[str, Any]:
-    """Eight bars by a client that asks the same model for one step of time after another.
+    """Compose eight bars with one request per time step.
 
-    Each request gives all steps so far and wants the next one, with all its notes: a client that asked for one note
-    at a time would ask as often as there are notes. A plain tritonclient over gRPC, one connection.
+    Each request contains all steps so far and returns the next one with all its notes. Uses tritonclient over one gRPC
+    connection.
     """
     n_bytes = {np.uint8: "UINT8", np.int64: "INT64", np.float32: "FP32"}
     frames = np.zeros((0, N_PITCHES), np.uint8)
@@ -167,7 +172,7 @@ def step_at_a_time(grpc_url: str, music: MusicClient) -> dict[str, Any]:
         began = time.perf_counter()
         for n in range(N_FRAMES):
             inputs = []
-            for name, array in asked(n + 1, 7, given=frames).items():
+            for name, array in inputs_of(n + 1, 7, given=frames).items():
                 inputs.append(triton.InferInput(name, array.shape, n_bytes[array.dtype.type]))
                 inputs[-1].set_data_from_numpy(array)
             answer = client.infer(MODEL, inputs, outputs=[triton.InferRequestedOutput("frames")])
@@ -182,8 +187,8 @@ def step_at_a_time(grpc_url: str, music: MusicClient) -> dict[str, Any]:
     return {"n_requests": N_FRAMES, "s": steps_s, "whole_s": whole_median_s, "ratio": steps_s / whole_median_s}
 
 
-def crowds(music: MusicClient, seconds: float) -> list[dict[str, Any]]:
-    """Several numbers of clients, in turn and so several times; medians, ratios to one client of the same turn."""
+def throughputs(music: MusicClient, seconds: float) -> list[dict[str, Any]]:
+    """Measure the throughput of several numbers of clients in interleaved trials; ratios are to one client."""
     seeds = itertools.count(30_000_000)
     turns = [[throughput(music, n_clients, seconds, seeds) for n_clients in CLIENTS] for _ in range(N_TURNS)]
     return [
@@ -198,7 +203,7 @@ def crowds(music: MusicClient, seconds: float) -> list[dict[str, Any]]:
 
 
 def throughput(music: MusicClient, n_clients: int, seconds: float, seeds: Iterator[int]) -> tuple[float, float]:
-    """Clients that ask for one piece after another: notes (struck, not held on) and pieces a second."""
+    """Return notes (onsets) and pieces per second of clients that compose one piece after another."""
     finished: list[tuple[float, int]] = []
     began = time.perf_counter()
 
@@ -217,10 +222,10 @@ def throughput(music: MusicClient, n_clients: int, seconds: float, seeds: Iterat
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """Return the results as text."""
     steps = result["step_at_a_time"]
     lines = [
-        f"{result['model']}, {result['n_bars']} bars = {N_FRAMES} steps, {result['n_rounds']} rounds in turn",
+        f"{result['model']}, {result['n_bars']} bars = {N_FRAMES} steps, {result['n_rounds']} interleaved rounds",
         f"{'':38}{'p50 ms':>9}{'p95 ms':>9}{'ratio':>8}",
         *(
             f"{name:38}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['ratio']:8.2f}"
@@ -238,7 +243,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def write_report(folder: Path, result: dict[str, Any]) -> None:
-    """compose_latency.md, a table in Markdown, and compose_latency.png."""
+    """Write compose_latency.md and compose_latency.png."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -251,7 +256,7 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
         f"| {name} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['ratio']:.2f} |"
         for name, row in result["ways"].items()
     ]
-    crowd = [
+    client_rows = [
         f"| {n['n_clients']} | {n['notes_per_s']:.0f} | {n['pieces_per_s']:.2f} | {n['ratio']:.2f} |"
         for n in result["clients"]
     ]
@@ -264,7 +269,7 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
         f"\nOne step at a time, a client takes {steps['s']:.2f} s: {steps['ratio']:.1f} times `compose`.\n",
         "| clients | notes/s | pieces/s | times one |",
         "|---|---|---|---|",
-        *crowd,
+        *client_rows,
     ]
     (folder / "compose_latency.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -276,7 +281,7 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
     left.legend()
     right.plot([row["n_clients"] for row in result["clients"]], [row["notes_per_s"] for row in result["clients"]], "o-")
     right.axhline(3 * one, color="grey", linestyle=":", label="3 times one client")
-    right.set(xlabel="clients at once", ylabel="notes/s", ylim=(0, None))
+    right.set(xlabel="concurrent clients", ylabel="notes/s", ylim=(0, None))
     right.legend()
     figure.savefig(folder / "compose_latency.png", dpi=120)
     plt.close(figure)

@@ -38,15 +38,17 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def main() -> None:
-    """Measure; print a table, or JSON."""
+    """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--warm", action="store_true", help="leave the kernel's cache of files as it is")
+    parser.add_argument("--warm", action="store_true", help="do not drop the kernel's file cache")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not (arguments.repository.is_dir() and filled_models(arguments.repository)):
-        parser.error(f"{arguments.repository} holds no version of a model; `tritone export` or `make demo` make some")
+        parser.error(
+            f"{arguments.repository}: expected a version of a model, got none; run `tritone export` or `make demo`"
+        )
     rounds = [start_once(arguments.repository, drop=not arguments.warm) for _ in range(arguments.rounds)]
     result = summary(rounds)
     sys.stdout.write(json.dumps(result) + "\n" if arguments.json else table(result))
@@ -65,12 +67,12 @@ def start_once(repository: Path, *, drop: bool) -> dict[str, Any]:
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
     serving = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE)
     try:
-        said = serving.stdout.readline() if serving.stdout else b""
-        if not said:
-            raise RuntimeError(f"`tritone serve` ended with {serving.wait()}, for the reason above")
+        line = serving.stdout.readline() if serving.stdout else b""
+        if not line:
+            raise RuntimeError(f"`tritone serve` ended with {serving.wait()}, see its messages above")
         ready_s = time.monotonic() - begun_s
-        told = json.loads(said)
-        with Calls(make_endpoint(told["grpc"])) as calls:
+        started = json.loads(line)
+        with Calls(make_endpoint(started["grpc"])) as calls:
             probed = probe(calls, timeout_s=TIMEOUT_S)
         probed_s = time.monotonic() - begun_s
         silent = [each.why for each in probed if not each.ok]
@@ -80,12 +82,12 @@ def start_once(repository: Path, *, drop: bool) -> dict[str, Any]:
             "cold": is_cold,
             "ready_s": ready_s,
             "probed_s": probed_s,
-            "start_s": told["ready_s"],
-            "n_models": len(told["models"]),
-            "n_stubs": len(stubs_of(told["pid"])),
+            "start_s": started["ready_s"],
+            "n_models": len(started["models"]),
+            "n_stubs": len(stubs_of(started["pid"])),
             "all_mb": memory_mb(family(serving.pid)),
-            "server_mb": memory_mb([told["pid"]]),
-            "stubs_mb": by_model(told["pid"]),
+            "server_mb": memory_mb([started["pid"]]),
+            "stubs_mb": by_model(started["pid"]),
         }
     finally:
         serving.send_signal(signal.SIGTERM)
@@ -93,7 +95,7 @@ def start_once(repository: Path, *, drop: bool) -> dict[str, Any]:
 
 
 def drop_caches() -> bool:
-    """Make the kernel forget what it has read of files; False where this user may not."""
+    """Drop the kernel's file cache; return False if this user may not."""
     os.sync()
     try:
         DROP_CACHES.write_text("1")
@@ -103,7 +105,7 @@ def drop_caches() -> bool:
 
 
 def by_model(server_pid: int) -> dict[str, float]:
-    """Memory of each model's processes together."""
+    """Return the memory of the processes of each model, in MB."""
     pids: dict[str, list[int]] = {}
     for stub in stubs_of(server_pid):
         pids.setdefault(stub.model, []).append(stub.pid)
@@ -111,15 +113,15 @@ def by_model(server_pid: int) -> dict[str, float]:
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of the rounds, and whether the slowest and the largest keep the bounds."""
+    """Return the medians of the rounds, and whether the slowest and the largest are within the bounds."""
     slowest_s, largest_mb = max(each["probed_s"] for each in rounds), max(each["all_mb"] for each in rounds)
-    figures = ("ready_s", "probed_s", "start_s", "all_mb", "server_mb")
+    names = ("ready_s", "probed_s", "start_s", "all_mb", "server_mb")
     return {
         "n_rounds": len(rounds),
         "cold": all(each["cold"] for each in rounds),
         "n_models": rounds[0]["n_models"],
         "n_stubs": rounds[0]["n_stubs"],
-        **{name: statistics.median(each[name] for each in rounds) for name in figures},
+        **{name: statistics.median(each[name] for each in rounds) for name in names},
         "slowest_s": slowest_s,
         "largest_mb": largest_mb,
         "stubs_mb": rounds[-1]["stubs_mb"],
@@ -129,8 +131,8 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
-    how = "nothing of it in the kernel's cache" if result["cold"] else "files perhaps in the kernel's cache"
+    """Return the results as text."""
+    how = "with an empty file cache" if result["cold"] else "possibly with a filled file cache"
     ok_s = "within" if result["slowest_s"] <= BOUND_S else "MISSES"
     ok_mb = "within" if result["largest_mb"] <= BOUND_MB else "MISSES"
     return "\n".join(
@@ -139,7 +141,7 @@ def table(result: dict[str, Any]) -> str:
             f"`tritone serve` to ready: {result['ready_s']:.2f} s, the server's own part {result['start_s']:.2f} s",
             f"... and every model probed: median {result['probed_s']:.2f} s, slowest {result['slowest_s']:.2f} s: "
             f"{ok_s} {BOUND_S:.0f} s",
-            f"memory of all of it: {result['all_mb']:.0f} MB, largest {result['largest_mb']:.0f} MB: "
+            f"memory of all processes: {result['all_mb']:.0f} MB, largest {result['largest_mb']:.0f} MB: "
             f"{ok_mb} {BOUND_MB:.0f} MB",
             f"  of the server {result['server_mb']:.0f} MB; of its models' processes, by model:",
             *(f"  {model:24} {mb:6.0f} MB" for model, mb in result["stubs_mb"].items()),

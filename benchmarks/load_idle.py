@@ -31,7 +31,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Measure; print a table, or JSON."""
+    """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--seconds", type=amount, default=60.0, help="length of the measured period (60)")
@@ -66,7 +66,7 @@ def measure(repository: Path, *, seconds: float, settle_s: float, serve_options:
     try:
         line = serving.stdout.readline() if serving.stdout else b""
         if not line:
-            raise RuntimeError(f"`tritone serve` ended with {serving.wait()}, for the reason above")
+            raise RuntimeError(f"`tritone serve` ended with {serving.wait()}, see its messages above")
         started = json.loads(line)
         time.sleep(settle_s)
         begun_s, before = time.monotonic(), _cpu_seconds(serving.pid, started["pid"])
@@ -91,7 +91,7 @@ def measure(repository: Path, *, seconds: float, settle_s: float, serve_options:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown."""
+    """Return the results as a Markdown table."""
     rates = result["requests_per_s"]
     lines = [
         f"{result['models']} models, {result['seconds']:g} s without traffic, load average {result['load_average']:g}",

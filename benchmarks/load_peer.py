@@ -38,7 +38,7 @@ MODEL = "genre_cnn"
 OUTPUTS = ("probabilities", "emotions", "embedding")
 N_WINDOWS = 32
 PEERS = {"plain": 0, "tuned": 1}  # threads of each worker; 0: ONNX Runtime's default
-AGREE = 0.15  # the middle half of the rounds may lie this far apart, as a share of the middle one
+AGREE = 0.15  # maximum interquartile range of the rounds, as a share of the median
 
 
 def main() -> None:
@@ -47,33 +47,33 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--clients", type=count, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--seconds", type=amount, default=4.0, help="of each turn")
-    parser.add_argument("--workers", type=count, default=2, help="of the peer")
+    parser.add_argument("--seconds", type=amount, default=4.0, help="length of each trial in seconds (4)")
+    parser.add_argument("--workers", type=count, default=2, help="number of workers of the peer (2)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result = measure(arguments)
     if arguments.json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    print(f"{MODEL}, raw windows over HTTP, {arguments.rounds} turns of {arguments.seconds:g} s each; medians")
-    print(f"{'clients':>8}{'':10}{'a second':>10}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}")
+    print(f"{MODEL}, raw windows over HTTP, {arguments.rounds} rounds of {arguments.seconds:g} s each; medians")
+    print(f"{'clients':>8}{'':10}{'per second':>10}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}")
     for n_clients, row in result["clients"].items():
         for name, side in row["sides"].items():
             print(f"{n_clients:>8}{name:>10}", end="")
             print(f"{side['per_s']:>10.1f}{side['p50_ms']:>9.1f}{side['p99_ms']:>9.1f}{side['n_failed']:>8}")
         for name, found in row["beside"].items():
             if found["ratio"] is None:
-                print(f"{'':8}beside the {name} peer no ratio: the rounds differ by {found['spread']:.0%}")
+                print(f"{'':8}compared with the {name} peer: no ratio, the rounds differ by {found['spread']:.0%}")
             else:
-                print(f"{'':8}beside the {name} peer Triton carries {found['ratio']:.2f} times as much; ", end="")
-                print(f"its p99 is {found['p99_ratio']:.2f} of the peer's")
+                print(f"{'':8}compared with the {name} peer: {found['ratio']:.2f} times its throughput; ", end="")
+                print(f"{found['p99_ratio']:.2f} times its p99")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Start all and load them in turns."""
+    """Start all servers and load them in interleaved trials."""
     version = newest_version(arguments.repository / MODEL)
     if version is None:
-        sys.exit(f"{arguments.repository / MODEL} holds no version; `tritone export {MODEL}` makes one")
+        sys.exit(f"{arguments.repository / MODEL}: expected a version, got none; run `tritone export {MODEL}`")
     windows = get_kind(MODEL).example_inputs(N_WINDOWS, 0)["audio"].astype(np.float32)
     options = ServerOptions(
         repository=arguments.repository,
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         http_port=0,
         grpc_port=0,
         metrics_port=0,
-        response_cache_bytes=0,  # or it would answer for the model
+        response_cache_bytes=0,  # since it would answer in place of the model
     )
     model = version / "model.onnx"
     with contextlib.ExitStack() as stack:
@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def compared(rounds: dict[str, list[HttpLoad]]) -> dict[str, Any]:
-    """Medians of all; ratios of turns side by side, None where the rounds do not agree."""
+    """Return the medians, and the ratios of the rounds; None if the rounds do not agree."""
     sides = {
         name: {key: statistics.median(asdict(load)[key] for load in loads) for key in ("per_s", "p50_ms", "p99_ms")}
         | {"n_failed": sum(load.n_failed for load in loads)}
@@ -116,18 +116,18 @@ def compared(rounds: dict[str, list[HttpLoad]]) -> dict[str, Any]:
         pairs = list(zip(rounds["triton"], rounds[name], strict=True))
         ratios = [a.per_s / b.per_s for a, b in pairs if b.per_s]
         middle = statistics.median(ratios) if ratios else 0.0
-        # The middle half: a single turn that something else disturbed spoils nothing.
+        # The interquartile range, so that a single disturbed round does not matter.
         spread = (
             (statistics.quantiles(ratios, n=4)[2] - statistics.quantiles(ratios, n=4)[0]) / middle if middle else 1.0
         )
-        told = spread <= AGREE and not sides["triton"]["n_failed"] and not sides[name]["n_failed"]
+        agree = spread <= AGREE and not sides["triton"]["n_failed"] and not sides[name]["n_failed"]
         p99 = statistics.median(a.p99_ms / b.p99_ms for a, b in pairs)
-        beside[name] = {"spread": spread, "ratio": middle if told else None, "p99_ratio": p99 if told else None}
+        beside[name] = {"spread": spread, "ratio": middle if agree else None, "p99_ratio": p99 if agree else None}
     return {"sides": sides, "beside": beside}
 
 
 def triton_request(window: np.ndarray[Any, Any]) -> bytes:
-    """The same window in Triton's binary form."""
+    """Return a request with the window in Triton's binary format."""
     tensor = triton.InferInput("audio", [1, window.size], "FP32")
     tensor.set_data_from_numpy(window[None], binary_data=True)
     outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in OUTPUTS]
@@ -136,7 +136,7 @@ def triton_request(window: np.ndarray[Any, Any]) -> bytes:
 
 
 def check_same(ports: dict[str, int], asked: dict[str, list[bytes]], peer: str) -> None:
-    """Triton and a peer must answer the same numbers, or their speeds are not to be compared."""
+    """Exit unless Triton and a peer return the same outputs, since only then can they be compared."""
     tails = {}
     for name in ("triton", peer):
         connection = connect(ports[name])
@@ -168,7 +168,7 @@ def peer(model: Path, n_workers: int, n_threads: int) -> Iterator[int]:
         ready: set[bytes] = set()
         while len(ready) < n_workers:
             if process.poll() is not None or time.monotonic() > deadline_s:
-                sys.exit("the peer does not start; see above, or pip install 'tritone[bench]'")
+                sys.exit("the peer does not start: see its messages above; it needs pip install 'tritone[bench]'")
             with contextlib.suppress(OSError), connect(port) as connection:
                 status, body = ask(connection, b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 if status == 200:

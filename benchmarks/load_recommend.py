@@ -36,35 +36,37 @@ from tritone_serving.security.service_key import make_service_key
 from tritone_serving.supervision.processes import memory_mb, stubs_of
 
 MODEL = "recommender"
-OUTPUTS = ("item_ids", "scores", "source", "arm", "unknown")  # what the SDK asks for
+OUTPUTS = ("item_ids", "scores", "source", "arm", "unknown")  # those that the SDK requests
 K = 10
 CONCURRENCY = 32
 N_WARM_UP = 50
-N_PERF_QUESTIONS = 256
+N_PERF_REQUESTS = 256
 N_HISTORY = 40
 N_LISTED = 100
-KINDS = ("listed", "scored", "newcomer")
+KINDS = ("listed", "scored", "cold")
 
 
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path)
-    parser.add_argument("--user-ids", type=Path, help="with --repository: known users, one a line")
+    parser.add_argument("--user-ids", type=Path, help="with --repository: file with known user ids, one per line")
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--items", type=int, default=17_000)
     parser.add_argument("--taste", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each of perf_analyzer's windows")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="length of each measurement window of perf_analyzer (5)"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if (arguments.repository is None) != (arguments.user_ids is None):
-        parser.error("--repository and --user-ids go together")
+        parser.error("expected both or neither of --repository and --user-ids")
     with tempfile.TemporaryDirectory(prefix="tritone-load-") as temporary:
         folder = Path(temporary)
         if arguments.repository is None:
-            os.environ["XDG_STATE_HOME"] = str(folder / "state")  # the simulated log's key is nobody's
+            os.environ["XDG_STATE_HOME"] = str(folder / "state")  # keep the key of simulated users apart from real ones
             repository, users = simulated(folder, arguments)
         else:
             repository, users = arguments.repository, arguments.user_ids.read_text(encoding="utf-8").split()
@@ -77,21 +79,21 @@ def main() -> None:
         one, many = result[kind]["one_client"], result[kind]["perf_analyzer"]
         print(f"{kind:9s} one client: p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms ({one['n']} requests)")
         if many is None:
-            print("          32 clients were not measured, for the reason above")
+            print("          32 clients were not measured, see the message above")
         else:
             print(
                 f"          {CONCURRENCY} clients, perf_analyzer: {many['per_s']:.0f}/s, p50 {many['p50_ms']:.1f} ms, "
-                f"p99 {many['p99_ms']:.1f} ms, {result[kind]['questions_a_call']:.1f} questions a call, "
-                f"{result[kind]['backend_ms']:.2f} ms of an instance each"
+                f"p99 {many['p99_ms']:.1f} ms, {result[kind]['requests_per_call']:.1f} requests per call, "
+                f"{result[kind]['backend_ms']:.2f} ms of an instance per request"
             )
     if not result["has_lists"]:
-        print("the artifact holds no lists: its `listed` questions were scored")
-    print(f"memory of the backend's processes: {result['memory_mb']:.0f} MB (what they share counted once)")
+        print("the artifact has no precomputed lists: `listed` requests were scored")
+    print(f"memory of the backend's processes: {result['memory_mb']:.0f} MB (shared pages count once)")
     print(f"server start to ready: {result['ready_s']:.2f} s")
 
 
 def simulated(folder: Path, arguments: argparse.Namespace) -> tuple[Path, list[str]]:
-    """A repository with a simulated recommender, and its users."""
+    """Return a repository with a simulated recommender, and its user ids."""
     n_taste = arguments.items if arguments.taste else None
     artifact = models.make_artifact(
         folder / "artifact",
@@ -113,7 +115,7 @@ def simulated(folder: Path, arguments: argparse.Namespace) -> tuple[Path, list[s
 def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Start a server and measure it."""
     served = tuple(name for name in (MODEL, "taste_vae") if list((repository / name).glob("[0-9]*")))
-    # Of this run alone, for perf_analyzer shows it on its command line.
+    # A key for this run only, since perf_analyzer shows it on its command line.
     key_file = folder / "service" / "service.key"
     make_service_key(key_file)
     headers = {SERVICE_KEY_HEADER: key_file.read_text()}
@@ -122,9 +124,9 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
     )
     with TritonServer.start(options) as server:
         version = newest(repository / MODEL)
-        questions = {kind: questions_of(kind, users, version) for kind in arguments.kinds}
+        requests = {kind: requests_of(kind, users, version) for kind in arguments.kinds}
         measured = {}
-        for kind, asked in questions.items():
+        for kind, asked in requests.items():
             times = one_client(server, asked, arguments.rounds, headers)
             before = counted(server)
             many = perf_analyzer(server, asked, arguments.seconds, folder, headers)
@@ -137,7 +139,7 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
                     "n": len(times),
                 },
                 "perf_analyzer": many,
-                "questions_a_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
+                "requests_per_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
                 "backend_ms": 1e3 * (after[2] - before[2]) / max(after[0] - before[0], 1),
             }
         memory_mb = backend_memory_mb(server)
@@ -152,32 +154,32 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
         }
 
 
-def questions_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str, list[Any]]]:
-    """Questions of one kind by input, drawn by popularity; each is asked many times."""
+def requests_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str, list[Any]]]:
+    """Return requests of one kind by input name, with items drawn by popularity."""
     items = open_artifact(version).texts("items")
     rng = np.random.default_rng(1)
     odds = 1 / np.arange(1, len(items) + 1) ** 0.8
-    n = {"listed": 0, "scored": 1, "newcomer": min(N_HISTORY, len(items))}[kind]
-    questions = []
-    for number in range(N_PERF_QUESTIONS):
-        question: dict[str, list[Any]] = {} if kind == "newcomer" else {"user_id": [users[number % len(users)]]}
+    n = {"listed": 0, "scored": 1, "cold": min(N_HISTORY, len(items))}[kind]
+    requests = []
+    for number in range(N_PERF_REQUESTS):
+        request: dict[str, list[Any]] = {} if kind == "cold" else {"user_id": [users[number % len(users)]]}
         if n:
             drawn = rng.choice(len(items), n, replace=False, p=odds / odds.sum())
-            question["history"] = [items[item] for item in drawn.tolist()]
-        questions.append({**question, "k": [K]})
-    return questions
+            request["history"] = [items[item] for item in drawn.tolist()]
+        requests.append({**request, "k": [K]})
+    return requests
 
 
 def one_client(
-    server: TritonServer, questions: Sequence[dict[str, list[Any]]], n_rounds: int, headers: dict[str, str]
+    server: TritonServer, requests: Sequence[dict[str, list[Any]]], n_rounds: int, headers: dict[str, str]
 ) -> list[float]:
-    """Seconds of each request, one after the other."""
+    """Return the latency of successive requests in seconds."""
     client = triton.InferenceServerClient(server.grpc_url)
     outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
     times = []
     for index in range(N_WARM_UP + n_rounds):
         inputs = []
-        for name, values in questions[index % len(questions)].items():
+        for name, values in requests[index % len(requests)].items():
             is_text = isinstance(values[0], str)
             each = triton.InferInput(name, [1, len(values)], "BYTES" if is_text else "INT32")
             tensor = np.array([[v.encode() for v in values]], np.object_) if is_text else np.array([values], np.int32)
@@ -193,22 +195,21 @@ def one_client(
 
 def perf_analyzer(
     server: TritonServer,
-    questions: Sequence[dict[str, list[Any]]],
+    requests: Sequence[dict[str, list[Any]]],
     window_s: float,
     folder: Path,
     headers: dict[str, str],
 ) -> dict[str, float] | None:
-    """32 clients at once; None where perf_analyzer is not there or does not start."""
+    """Measure 32 concurrent clients; None if perf_analyzer is missing or fails."""
     try:
         tool = PerfAnalyzer.find(folder)
     except PerfAnalyzerMissingError as error:
         sys.stderr.write(f"{error}\n")
         return None
     shaped = [
-        {name: {"content": values, "shape": [len(values)]} for name, values in question.items()}
-        for question in questions
+        {name: {"content": values, "shape": [len(values)]} for name, values in request.items()} for request in requests
     ]
-    data = folder / "questions.json"
+    data = folder / "requests.json"
     data.write_text(json.dumps({"data": shaped}))
     try:
         reading = tool.measure(
@@ -230,7 +231,7 @@ def perf_analyzer(
 
 
 def counted(server: TritonServer) -> tuple[float, float, float]:
-    """(questions answered, execute calls, seconds in them) since the server started."""
+    """Return requests answered, execute calls and seconds in them since the server started."""
     import urllib.request
 
     with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - our own server
@@ -243,12 +244,12 @@ def counted(server: TritonServer) -> tuple[float, float, float]:
 
 
 def backend_memory_mb(server: TritonServer) -> float:
-    """Of the processes that run the recommender."""
+    """Return the memory of the processes that run the recommender, in MB."""
     return memory_mb(stub.pid for stub in stubs_of(server.pid) if stub.model == MODEL)
 
 
 def newest(model: Path) -> Path:
-    """The newest version's folder."""
+    """Return the folder of the newest version."""
     return max(model.glob("[0-9]*"), key=lambda path: int(path.name))
 
 

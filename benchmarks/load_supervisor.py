@@ -36,7 +36,7 @@ REPAIRED_TIMEOUT_S: Final = 180.0
 
 
 def main() -> None:
-    """Measure; print a table, or JSON."""
+    """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--processes", type=count, default=20, help="processes that only compute (20)")
@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not (arguments.repository.is_dir() and filled_models(arguments.repository)):
-        parser.error(f"{arguments.repository} holds no version of a model; `tritone export` or `make demo` make some")
+        parser.error(
+            f"{arguments.repository}: expected a version of a model, got none; run `tritone export` or `make demo`"
+        )
     result = measure(
         arguments.repository,
         n_processes=arguments.processes,
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def measure(repository: Path, *, n_processes: int, seconds: float, load_first: bool) -> dict[str, Any]:
-    """Serve under load.
+    """Serve under CPU load and return the results.
 
     Raises:
         RuntimeError: the server does not start.
@@ -90,7 +92,7 @@ def measure(repository: Path, *, n_processes: int, seconds: float, load_first: b
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown."""
+    """Return the results as a Markdown table."""
     rows = [
         ("processes that compute, on cores", f"{result['processes']}, {result['cores']}"),
         ("load average at the end", f"{result['load_average']:g}"),
@@ -152,7 +154,7 @@ def _watch(
 
 
 def text_names(text: str, model: str) -> bool:
-    """Whether a line of the supervisor is about a model."""
+    """Return whether a line of the supervisor is about a model."""
     return f"{model}:" in text
 
 

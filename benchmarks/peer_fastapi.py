@@ -23,7 +23,7 @@ OUTPUTS = ("probabilities", "emotions", "embedding")
 
 
 def make_app() -> FastAPI:
-    """What each worker runs; uvicorn calls it once in each."""
+    """Return the application; uvicorn calls this once in each worker."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("PEER_THREADS", "1"))
     session = onnxruntime.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
@@ -34,12 +34,12 @@ def make_app() -> FastAPI:
     async def ready() -> Response:
         return Response(str(os.getpid()))
 
-    # Runs on the event loop: with a worker a core and one thread each, a thread pool would only add a switch.
+    # Runs on the event loop: with one worker per core, a thread pool would only add context switches.
     @app.post("/infer")
     async def infer(request: Request) -> Response:
         body = await request.body()
         if len(body) != WINDOW_BYTES:
-            return Response(f"{len(body)} bytes; expected {WINDOW_BYTES}", status_code=400)
+            return Response(f"expected {WINDOW_BYTES} bytes, got {len(body)}", status_code=400)
         audio = np.frombuffer(body, np.float32).reshape(1, -1)
         answers = session.run(OUTPUTS, {"audio": audio})
         return Response(b"".join(answer.tobytes() for answer in answers), media_type="application/octet-stream")

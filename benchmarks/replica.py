@@ -26,7 +26,7 @@ from tritone_serving.supervision.processes import family
 
 SHM_MB = 96
 STOP_S = 4.0
-# Mounted in a namespace that the replica alone is in: its /dev/shm is what a container has.
+# The replica gets a mount namespace with its own /dev/shm, like a container.
 IN_OWN_SHM = ("unshare", "--mount", "--propagation", "private", "sh", "-c",
               f'mount -t tmpfs -o size={SHM_MB}m tmpfs /dev/shm && exec "$@"', "sh")  # fmt: skip
 
@@ -35,8 +35,8 @@ class Replica:
     """A server with its watchdog.
 
     Attributes:
-        said: lines of the command's stderr and when they came, on the monotonic clock.
-        clock: what the server takes for now: written as `+3600`, read by libfaketime. None: the machine's.
+        log_lines: lines of the command's stderr, with their times on the monotonic clock.
+        clock: file with the offset of the server's clock, such as `+3600`, read by libfaketime. None: the real clock.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Replica:
         self.host, self.ports, self.repository = host, ports, repository
         self.log = (log_folder or folder) / "server.log"
         self.clock = folder / "clock" if own_clock else None
-        self.said: list[tuple[float, str]] = []
+        self.log_lines: list[tuple[float, str]] = []
         self._state = folder / "state"
         self._wrapper = IN_OWN_SHM if own_shm else ()
         self.start()
@@ -62,10 +62,10 @@ class Replica:
 
     @property
     def server_pid(self) -> int:
-        """Of the Triton that runs now; the watchdog may have replaced the one before.
+        """Process id of the current Triton server, which the watchdog may have restarted.
 
         Raises:
-            ProcessLookupError: none runs.
+            ProcessLookupError: no server runs.
         """
         for pid in family(self.process.pid):
             with contextlib.suppress(OSError):
@@ -75,23 +75,23 @@ class Replica:
 
     @property
     def shared_memory(self) -> Path:
-        """The replica's own /dev/shm, seen from outside."""
+        """The replica's own /dev/shm, as other processes can reach it."""
         return Path(f"/proc/{self.process.pid}/root/dev/shm")
 
     @property
     def token_path(self) -> Path:
         """The file with the admin token."""
-        return Path(self._told["token"])
+        return Path(self._started["token"])
 
     def admin(self) -> AdminApi:
-        """The admin APIs, with the token that the server stored."""
+        """Return a client of the admin API with the server's token."""
         return AdminApi(self.host, self.ports[0], token=self.token_path.read_text().strip())
 
     def start(self) -> None:
-        """Start it, again too; waits until it is ready.
+        """Start or restart the replica and wait until it is ready.
 
         Raises:
-            RuntimeError: it is not.
+            RuntimeError: it does not start.
         """
         names = zip(("http", "grpc", "metrics"), self.ports, strict=True)
         ports = [f"--{name}-port={port}" for name, port in names]
@@ -104,7 +104,7 @@ class Replica:
             self.clock.write_text("+0")
             environment |= {
                 "LD_PRELOAD": str(libfaketime()), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_NO_CACHE": "1",
-                # A clock that is set jumps; the time since boot goes on, and so do the times of files.
+                # Only the wall clock jumps; the monotonic clock and file times do not.
                 "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
             }  # fmt: skip
         self.process = subprocess.Popen(
@@ -115,11 +115,11 @@ class Replica:
         line = self.process.stdout.readline() if self.process.stdout else b""
         if not line:
             self._reader.join(5)
-            raise RuntimeError(f"{self.grpc_url} does not start: {[text for _, text in self.said[-3:]]}")
-        self._told = json.loads(line)
+            raise RuntimeError(f"{self.grpc_url} does not start: {[text for _, text in self.log_lines[-3:]]}")
+        self._started = json.loads(line)
 
     def kill(self) -> None:
-        """End all of it at once, watchdog first; nothing is left to heal it."""
+        """Kill all processes, the watchdog first."""
         pids = family(self.process.pid)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ class Replica:
         self.process.wait()
 
     def stop(self) -> None:
-        """End it; what was broken may not end by itself."""
+        """Terminate the replica; kill it if it does not end in time."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(STOP_S)
@@ -135,33 +135,33 @@ class Replica:
             self.kill()
 
     def answers(self, timeout_s: float = 1.0) -> bool:
-        """Whether every model answers a canary."""
+        """Return whether every model answers a canary."""
         try:
             with Calls(make_endpoint(self.grpc_url)) as calls:
                 return all(each.ok for each in probe(calls, timeout_s=timeout_s))
         except CanaryError:
             return False
 
-    def heard(self, word: str, since_s: float, timeout_s: float) -> float | None:
-        """When a line with a word came, at or after a moment; None if none does in time."""
+    def wait_for_line(self, word: str, since_s: float, timeout_s: float) -> float | None:
+        """Wait for a log line with a word, at or after a time, and return its time; None if none appears in time."""
         found: list[float] = []
 
         def is_there() -> bool:
-            found[:] = [at_s for at_s, line in list(self.said) if at_s >= since_s and word in line]
+            found[:] = [at_s for at_s, line in list(self.log_lines) if at_s >= since_s and word in line]
             return bool(found)
 
         return found[-1] if wait_until(is_there, timeout_s) else None
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         for line in process.stderr or ():
-            self.said.append((time.monotonic(), line.decode("utf-8", "replace").strip()))
+            self.log_lines.append((time.monotonic(), line.decode("utf-8", "replace").strip()))
 
 
 @functools.cache
 def libfaketime() -> Path | None:
-    """The library that lies to a program about the time, of PyPI's `libfaketime`.
+    """Return the shared library of PyPI's `libfaketime`, which changes a program's clock; None if it is not installed.
 
-    Debian 12's own, 0.9.10, makes Python's `time.sleep` fail or never end where only the clock is to jump.
+    With Debian 12's package, 0.9.10, Python's `time.sleep` fails or never ends after a jump of the wall clock.
     """
     spec = importlib.util.find_spec("libfaketime")
     found = list(Path(spec.origin).parent.rglob("libfaketime.so.1")) if spec is not None and spec.origin else []
@@ -170,7 +170,7 @@ def libfaketime() -> Path | None:
 
 @functools.cache
 def may_mount() -> bool:
-    """Whether this process may mount a small disk, where nobody else sees it."""
+    """Return whether this process may mount a file system in a namespace of its own."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*IN_OWN_SHM, "true"], capture_output=True, check=False).returncode == 0

@@ -37,16 +37,16 @@ SIZES = {
 SMALL = ("2k", "8k", "50k", "200k")
 N_TASTES = 50
 N_WARM_UP = 50
-N_QUESTIONS = 1_000
+N_REQUESTS = 1_000
 KEY = b"a key for simulated listeners"
 RESULT = "recommender-scale.json"
 
 
 def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.csr_matrix:
-    """(U, I) plays, built in blocks of users so that nothing larger than the result is ever in memory."""
+    """Return (U, I) plays, built in blocks of users to limit memory."""
     rng = np.random.default_rng(seed)
     fame = 1 / np.arange(1, n_items + 1) ** 0.8
-    group = rng.integers(0, N_TASTES, n_items)  # whose item it is
+    group = rng.integers(0, N_TASTES, n_items)  # taste group of each item
     own = [np.flatnonzero(group == taste) for taste in range(N_TASTES)]
     curves = [np.cumsum(fame[items]) / fame[items].sum() for items in own]
     everyone = np.cumsum(fame) / fame.sum()
@@ -72,7 +72,7 @@ def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.
 
 
 def measure(name: str, keep: Path | None) -> dict[str, Any]:
-    """Fit one size, write the artifact, answer stored users; this process's own figures."""
+    """Fit one size, write the artifact and recommend to stored users; return times and memory of this process."""
     from tritone_serving.recommender import write_artifact
     from tritone_training.hyperparameters import from_preset
     from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
@@ -84,7 +84,7 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
     simulated_mb = peak_mb()
     config = from_preset(PRESETS, "default", {"n_neighbours": 100})
     began_s, worked_s = time.perf_counter(), time.process_time()
-    world = dataset_of_matrix(plays, config, KEY)
+    dataset = dataset_of_matrix(plays, config, KEY)
     steps: dict[str, float] = {}
     current = [("world", worked_s)]
 
@@ -94,20 +94,20 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         current[0] = (step, now_s)
         return lambda done, total: None
 
-    parts = fit_base_models(world, config, metadata={}, on_step=on_step)
+    parts = fit_base_models(dataset, config, metadata={}, on_step=on_step)
     on_step("end")
     fit_s, fit_cpu_s = time.perf_counter() - began_s, time.process_time() - worked_s
     weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
     for base_model, described in parts.base_models.items():
         described["scale"] = 0.0 if base_model == "popularity" else 0.01
-    manifest = {**manifest_of(parts, world, config, KEY), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
+    manifest = {**manifest_of(parts, dataset, config, KEY), "ensembles": {"a": {"warm_from": 10, "weights": weights}}}
     with tempfile.TemporaryDirectory() as folder:
         began_s = time.perf_counter()
         write_artifact(Path(folder), manifest, parts.arrays)
         write_s = time.perf_counter() - began_s
         disk_mb = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
         base_models = list(parts.base_models)
-        del parts, world, plays
+        del parts, dataset, plays
         fit_mb = peak_mb()
         answering = answer(Path(folder))
         if keep is not None:
@@ -130,13 +130,13 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
 
 
 def answer(folder: Path) -> dict[str, float]:
-    """Ask an artifact of `measure` about stored users, one after the other; milliseconds."""
+    """Return the latency of recommendations to successive stored users, in milliseconds."""
     from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse
     from tritone_serving.recommender.memory import keep_freed_memory
 
     keep_freed_memory()  # as the backend does
     recommender = Recommender.open(folder, key=KEY)
-    users = np.linspace(0, recommender.artifact.n_users - 1, N_WARM_UP + N_QUESTIONS).astype(int)
+    users = np.linspace(0, recommender.artifact.n_users - 1, N_WARM_UP + N_REQUESTS).astype(int)
     taken_ms, worked_ms = [], []
     for user in np.random.default_rng(0).permutation(users).tolist():
         began_s, worked_s = time.perf_counter(), time.thread_time()
@@ -154,12 +154,12 @@ def answer(folder: Path) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """The largest resident memory of this process so far."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time, memory and answers against the number of plays."""
+    """Plot time, memory and latency over the number of plays."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -168,7 +168,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8))
     plays = [row["n_plays"] for row in rows]
     axes[0].plot(plays, [row["fit_s"] for row in rows], marker="o", label="fit")
-    axes[0].plot(plays, [row["fit_cpu_s"] for row in rows], marker="o", label="fit, processor time")
+    axes[0].plot(plays, [row["fit_cpu_s"] for row in rows], marker="o", label="fit, CPU time")
     axes[0].set_ylabel("s")
     axes[0].legend()
     axes[1].plot(plays, [row["peak_mb"] / 1024 for row in rows], marker="o", label="largest memory")
@@ -179,7 +179,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for figure_name in ("answer_p50_ms", "answer_p99_ms", "answer_cpu_p99_ms"):
         axes[2].plot(plays, [row[figure_name] for row in rows], marker="o", label=figure_name)
     axes[2].axhline(20, color="grey", linestyle=":")
-    axes[2].set_ylabel("ms an answer, alone")
+    axes[2].set_ylabel("ms per response")
     axes[2].legend()
     for axis in axes:
         axis.set_xscale("log")
@@ -194,10 +194,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Run each size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default=",".join(SMALL), help=f"of {', '.join(SIZES)}, with commas, or all")
-    parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; other sizes in it stay")
-    parser.add_argument("--keep", type=Path, help="folder for the artifacts, which are removed otherwise")
-    parser.add_argument("--answers", type=Path, help="only ask an artifact that was kept")
+    parser.add_argument(
+        "--sizes", default=",".join(SMALL), help=f"some of {', '.join(SIZES)}, separated by commas, or all"
+    )
+    parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; results of other sizes are kept")
+    parser.add_argument("--keep", type=Path, help="folder for the artifacts; without it they are removed")
+    parser.add_argument("--answers", type=Path, help="only measure an artifact from --keep")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answers:
@@ -218,7 +220,7 @@ def main() -> None:
             continue
         print(ended.stdout.splitlines()[-1], flush=True)
         rows[name] = json.loads(ended.stdout.splitlines()[-1])
-        if options.out:  # after each, for the largest take long
+        if options.out:  # after each size, since the largest take long
             in_order = [rows[size] for size in SIZES if size in rows]
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / RESULT).write_text(json.dumps(in_order, indent=2) + "\n")
@@ -226,7 +228,7 @@ def main() -> None:
 
 
 def _measured_before(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sizes that are not measured anew stay in the plot."""
+    """Return earlier results, so that sizes that are not measured again stay in the plot."""
     path = folder / RESULT
     return {row["size"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
 

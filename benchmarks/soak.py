@@ -40,10 +40,10 @@ CACHE_MB = 4
 
 
 def main() -> None:
-    """Soak; print a table, or JSON."""
+    """Run the soak test and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, help="default: model_repository, else small stand-ins")
-    parser.add_argument("--models", nargs="+", help="load only these; default: all")
+    parser.add_argument("--models", nargs="+", help="load only these models; default: all")
     parser.add_argument("--minutes", type=amount, default=10.0)
     parser.add_argument("--load", type=amount, default=LOAD, help="share of the capacity")
     parser.add_argument("--capacity-seconds", type=amount, default=CAPACITY_S)
@@ -51,14 +51,14 @@ def main() -> None:
         "--cache-mb",
         type=int,
         default=CACHE_MB,
-        help="of the response cache, 0 for none; small, so that it is full, and forgets, before memory is judged",
+        help="size of the response cache in MB, 0 for none; small, so that it is full before memory is compared (4)",
     )
     parser.add_argument("--report", type=Path, help="folder for soak.png, soak.txt and soak.json")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     given = arguments.repository
     if given is not None and not (given.is_dir() and filled_models(given)):
-        parser.error(f"{given} holds no version of a model; `tritone export` or `make demo` make some")
+        parser.error(f"{given}: expected a version of a model, got none; run `tritone export` or `make demo`")
     with tempfile.TemporaryDirectory(prefix="tritone-soak-") as folder:
         repository = arguments.repository or Path("model_repository")
         if arguments.repository is None and not (repository.is_dir() and filled_models(repository)):
@@ -69,7 +69,7 @@ def main() -> None:
         try:
             result, sent, memory = soak(repository, arguments)
         except report.TooShortError as error:
-            sys.exit(f"no judgement: {error}")
+            sys.exit(f"not evaluated: {error}")
     if arguments.report:
         arguments.report.mkdir(parents=True, exist_ok=True)
         report.draw(sent, memory, arguments.report / "soak.png")
@@ -82,11 +82,11 @@ def main() -> None:
 def soak(
     repository: Path, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], list[mixing.SentRequest], list[report.Memory]]:
-    """Serve, find the capacity, load, judge."""
+    """Serve, measure the capacity, apply the load and evaluate it."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     options = ServerOptions(repository=repository, response_cache_bytes=arguments.cache_mb << 20, **ports)
     with TritonServer.start(options) as server:
-        asked = mixing.ask_all(server.http_url, repository, arguments.models or sorted(server.models))
+        asked = mixing.requests_of_all(server.http_url, repository, arguments.models or sorted(server.models))
         seconds = 60 * arguments.minutes
         capacity_per_s, sent, memory = asyncio.run(
             _load(server, asked, load=arguments.load, seconds=seconds, capacity_s=arguments.capacity_seconds)
@@ -99,20 +99,20 @@ def soak(
         "per_s": arguments.load * capacity_per_s,
         "span_s": span.latency_s,
         "late": sum(each.late_s > LATE_S for each in sent) / max(len(sent), 1),
-        **report.judge(sent, memory, span),
+        **report.evaluate(sent, memory, span),
     }
     return found, sent, memory
 
 
 async def _load(
-    server: TritonServer, asked: Sequence[mixing.Asked], *, load: float, seconds: float, capacity_s: float
+    server: TritonServer, asked: Sequence[mixing.ModelRequests], *, load: float, seconds: float, capacity_s: float
 ) -> tuple[float, list[mixing.SentRequest], list[report.Memory]]:
     memory: list[report.Memory] = []
     async with mixing.Client(server.grpc_url) as client:
         share = mixing.shares(await mixing.costs_s(client, asked))
-        _say(f"{len(asked)} models; seeking what the server carries of the mix, {capacity_s:.0f} s")
+        _say(f"{len(asked)} models; measuring the capacity for {capacity_s:.0f} s")
         capacity_per_s = await mixing.closed_loop(client, asked, share, n_clients=N_CLIENTS, seconds=capacity_s)
-        _say(f"{capacity_per_s:.1f} requests a second; now {load:.0%} of that for {seconds / 60:g} minutes")
+        _say(f"{capacity_per_s:.1f} requests per second; now {load:.0%} of that for {seconds / 60:g} minutes")
         look_s = min(LOOK_S, report.spans(seconds).memory_s / 3)
         watching = asyncio.create_task(_watch(server.pid, memory, look_s))
         sent = await mixing.open_loop(client, asked, share, per_s=load * capacity_per_s, seconds=seconds)

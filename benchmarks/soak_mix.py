@@ -25,18 +25,19 @@ from tritone_cli.bench.server_statistics import model_config
 
 SERVICE = "/inference.GRPCInferenceService/"
 TIMEOUT_S = 60.0
-N_VARIED = 3  # floats whose lowest bytes are a number: 2**24 sendings before one repeats
+N_VARIED = 3  # floats whose lowest bytes encode a counter: a request repeats after 2**24
 N_COST_ROUNDS = 7
 MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One model and what it is asked.
+class ModelRequests:
+    """Prepared requests to one model.
 
     Attributes:
-        is_stream: it answers in pieces.
-        messages: serialised requests. BenchTarget `n_tail` is not 0, each ends with so many bytes of floats.
+        is_stream: whether the model streams its responses.
+        messages: serialised requests.
+        n_tail: number of bytes of floats at the end of each message; 0 if it has none.
     """
 
     model: str
@@ -46,7 +47,7 @@ class Asked:
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
     def next(self) -> bytes:
-        """The next request; differs from all before where it can."""
+        """Return the next request; it differs from all previous ones if it contains floats."""
         number = next(self._numbers)
         message, n_tail = self.messages[number % len(self.messages)], self.n_tail[number % len(self.messages)]
         return varied(message, n_tail, number)
@@ -54,13 +55,13 @@ class Asked:
 
 @dataclass
 class SentRequest:
-    """What became of one request.
+    """Result of one request.
 
     Attributes:
-        due_s: when it was to be sent, since the load began.
-        latency_s: from then until its (last) answer, so a late sending counts as waiting.
-        late_s: how much later it was sent than due: the generator's own delay.
-        error: empty if it was answered.
+        due_s: time at which it was due, since the beginning of the load.
+        latency_s: time from `due_s` to the last response, which includes a delay of the generator.
+        late_s: delay of the generator: time from `due_s` to sending.
+        error: empty if it succeeded.
     """
 
     model: str
@@ -70,20 +71,20 @@ class SentRequest:
     error: str = ""
 
 
-def ask_all(http_url: str, repository: Path, models: Sequence[str]) -> list[Asked]:
-    """What each model is asked, drawn from its declaration."""
-    return [ask_of(model_config(http_url, model), repository) for model in models]
+def requests_of_all(http_url: str, repository: Path, models: Sequence[str]) -> list[ModelRequests]:
+    """Return prepared requests to each model, drawn from its declaration."""
+    return [requests_of(model_config(http_url, model), repository) for model in models]
 
 
-def ask_of(config: Mapping[str, Any], repository: Path) -> Asked:
-    """What one model is asked."""
+def requests_of(config: Mapping[str, Any], repository: Path) -> ModelRequests:
+    """Return prepared requests to one model."""
     is_stream = bool(config.get("model_transaction_policy", {}).get("decoupled"))
     made = [message_of(config, request) for request in example_requests(config, repository).requests]
-    return Asked(config["name"], is_stream, [each[0] for each in made], [each[1] for each in made])
+    return ModelRequests(config["name"], is_stream, [each[0] for each in made], [each[1] for each in made])
 
 
 def message_of(config: Mapping[str, Any], request: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, int]:
-    """A serialised request, and how many bytes of floats it ends with; 0 if it has none to vary."""
+    """Return a serialised request and the number of bytes of floats at its end; 0 if it has no floats to vary."""
     batched = int(config.get("max_batch_size", 0)) > 0
     # Raw contents are the last field of the message, in the order of the inputs.
     floats = [name for name, array in request.items() if array.dtype == np.float32 and array.size >= N_VARIED]
@@ -98,7 +99,7 @@ def message_of(config: Mapping[str, Any], request: Mapping[str, np.ndarray[Any, 
 
 
 def varied(message: bytes, n_tail: int, number: int) -> bytes:
-    """The message with `number` in the lowest bytes of its last floats."""
+    """Return the message with `number` in the lowest bytes of its last floats."""
     if n_tail == 0:
         return message
     changed = bytearray(message)
@@ -108,7 +109,7 @@ def varied(message: bytes, n_tail: int, number: int) -> bytes:
 
 
 class Client:
-    """Sends messages; for one event loop."""
+    """Sends prepared requests; for one event loop."""
 
     def __init__(self, grpc_url: str) -> None:
         options = [("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES)]
@@ -122,58 +123,58 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
-    async def ask(self, asked: Asked) -> str:
-        """Ask once, to the end of the answer; answers what went wrong, empty if nothing did."""
+    async def ask(self, asked: ModelRequests) -> str:
+        """Send one request and wait for the end of the response; return the error, empty if there was none."""
         try:
             return await (self._all_of_stream(asked) if asked.is_stream else self._answer(asked))
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"  # type: ignore[attr-defined]
 
-    async def _answer(self, asked: Asked) -> str:
-        return "" if await self._infer(asked.next(), timeout=TIMEOUT_S) else "an empty answer"
+    async def _answer(self, asked: ModelRequests) -> str:
+        return "" if await self._infer(asked.next(), timeout=TIMEOUT_S) else "an empty response"
 
-    async def _all_of_stream(self, asked: Asked) -> str:
+    async def _all_of_stream(self, asked: ModelRequests) -> str:
         n_answers = 0
         async for each in self._stream(iter([asked.next()]), timeout=TIMEOUT_S):
             n_answers += 1
-            said = service_pb2.ModelStreamInferResponse.FromString(each).error_message
-            if said:
-                return str(said)
-        return "" if n_answers else "the stream ended without an answer"
+            failure = service_pb2.ModelStreamInferResponse.FromString(each).error_message
+            if failure:
+                return str(failure)
+        return "" if n_answers else "the stream ended without a response"
 
 
-async def costs_s(client: Client, mix: Sequence[Asked]) -> dict[str, float]:
-    """Median seconds of each model's requests, one after the other.
+async def costs_s(client: Client, mix: Sequence[ModelRequests]) -> dict[str, float]:
+    """Return the median latency of successive requests to each model in seconds.
 
     Raises:
-        RuntimeError: a model does not answer what it is asked.
+        RuntimeError: a request failed.
     """
     found = {}
     for asked in mix:
         times = []
         for _ in range(N_COST_ROUNDS):
             begun_s = time.perf_counter()
-            said = await client.ask(asked)
-            if said:
-                raise RuntimeError(f"{asked.model} does not answer what its declaration draws: {said}")
+            failure = await client.ask(asked)
+            if failure:
+                raise RuntimeError(f"{asked.model} does not answer an example request: {failure}")
             times.append(time.perf_counter() - begun_s)
         found[asked.model] = statistics.median(times[1:])
     return found
 
 
 def shares(cost_s: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the requests by which every model gets the same part of the machine's time."""
+    """Return shares of the requests such that all models take the same share of the machine's time."""
     total = sum(1 / each for each in cost_s.values())
     return {model: 1 / each / total for model, each in cost_s.items()}
 
 
 async def closed_loop(
-    client: Client, mix: Sequence[Asked], share: Mapping[str, float], *, n_clients: int, seconds: float
+    client: Client, mix: Sequence[ModelRequests], share: Mapping[str, float], *, n_clients: int, seconds: float
 ) -> float:
-    """Requests of the mix that are answered a second when so many clients never pause.
+    """Return the throughput of a closed loop with the mix, in requests per second.
 
     Raises:
-        RuntimeError: a request failed: a load on which no capacity can be found.
+        RuntimeError: a request failed, so that the capacity cannot be measured.
     """
     random = np.random.default_rng(3)
     odds = [share[asked.model] for asked in mix]
@@ -184,9 +185,9 @@ async def closed_loop(
         nonlocal n_answered
         while time.perf_counter() < end_s:
             asked = mix[int(random.choice(len(mix), p=odds))]
-            said = await client.ask(asked)
-            if said:
-                raise RuntimeError(f"{asked.model} failed while its capacity was sought: {said}")
+            failure = await client.ask(asked)
+            if failure:
+                raise RuntimeError(f"{asked.model} failed while the capacity was measured: {failure}")
             n_answered += time.perf_counter() < end_s
 
     await asyncio.gather(*(keep_asking() for _ in range(n_clients)))
@@ -194,15 +195,21 @@ async def closed_loop(
 
 
 async def open_loop(
-    client: Client, mix: Sequence[Asked], share: Mapping[str, float], *, per_s: float, seconds: float, seed: int = 5
+    client: Client,
+    mix: Sequence[ModelRequests],
+    share: Mapping[str, float],
+    *,
+    per_s: float,
+    seconds: float,
+    seed: int = 5,
 ) -> list[SentRequest]:
-    """Send at Poisson arrivals whatever becomes of what was sent before; in the order of the arrivals."""
+    """Send requests at Poisson arrivals, without waiting for responses; return them in the order of arrival."""
     random = np.random.default_rng(seed)
     due_s, which = arrivals(random, [share[asked.model] for asked in mix], per_s=per_s, seconds=seconds)
     sent = [SentRequest(mix[place].model, due) for due, place in zip(due_s, which, strict=True)]
     begun_s = time.perf_counter()
 
-    async def send(each: SentRequest, asked: Asked) -> None:
+    async def send(each: SentRequest, asked: ModelRequests) -> None:
         each.late_s = time.perf_counter() - begun_s - each.due_s
         each.error = await client.ask(asked)
         each.latency_s = time.perf_counter() - begun_s - each.due_s
@@ -216,17 +223,17 @@ async def open_loop(
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     if under_way:
-        await asyncio.wait(list(under_way), timeout=TIMEOUT_S)  # a load has to end whatever becomes of the last
+        await asyncio.wait(list(under_way), timeout=TIMEOUT_S)  # the load must end even if the last requests hang
     for each in sent:
         if each.latency_s == 0.0:
-            each.error = each.error or "no answer when the load had ended"
+            each.error = each.error or "no response at the end of the load"
     return sent
 
 
 def arrivals(
     random: np.random.Generator, odds: Sequence[float], *, per_s: float, seconds: float
 ) -> tuple[list[float], list[int]]:
-    """Moments of a Poisson process, in seconds, and which of several each is for."""
+    """Return arrival times of a Poisson process in seconds, and the index of the model for each."""
     n = int(random.poisson(per_s * seconds))
     moments = np.sort(random.uniform(0, seconds, n))
     return moments.tolist(), random.choice(len(odds), n, p=np.asarray(odds) / sum(odds)).tolist()

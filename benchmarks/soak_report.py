@@ -23,12 +23,12 @@ CONFIDENCE_Z = 1.96  # of a p99's interval, from the order of its values
 
 
 class TooShortError(ValueError):
-    """There is too little to judge by."""
+    """Raised when the load was too short to compare its beginning with its end."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of the server and its stubs at a moment of the load."""
+    """Memory of the server and its stubs at one time."""
 
     at_s: float
     mb: float
@@ -36,12 +36,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class SoakPeriods:
-    """What is compared, in seconds of the load: latencies of both ends, memory after warm-up with that at the end.
+    """Periods of the load whose latencies and memory are compared, in seconds.
 
     Attributes:
-        warm_up_s: memory is not judged before.
-        latency_s: length of the first and of the last span of latencies.
-        memory_s: ... and of memory.
+        warm_up_s: memory is not compared before this time.
+        latency_s: length of the first and the last period for latencies.
+        memory_s: length of the first and the last period for memory.
     """
 
     whole_s: float
@@ -51,15 +51,15 @@ class SoakPeriods:
 
 
 def spans(whole_s: float) -> SoakPeriods:
-    """Two minutes at each end and a minute of warm-up; of a short load, a fifth and a tenth."""
+    """Return the periods: two minutes at each end after a minute of warm-up; shares of a short load."""
     return SoakPeriods(whole_s, min(60.0, whole_s / 5), min(120.0, whole_s / 5), min(30.0, whole_s / 10))
 
 
-def judge(sent: Sequence[SentRequest], memory: Sequence[Memory], span: SoakPeriods) -> dict[str, Any]:
-    """All that was found, with a verdict for each bound.
+def evaluate(sent: Sequence[SentRequest], memory: Sequence[Memory], span: SoakPeriods) -> dict[str, Any]:
+    """Return the results, with a verdict for each bound.
 
     Raises:
-        ValueError: the load was too short to have both ends.
+        ValueError: no model was answered in both periods.
     """
     first, last = _ends(sent, span)
     failed = [each for each in sent if each.error]
@@ -119,7 +119,7 @@ def _model(first: Any, last: Any) -> dict[str, Any]:
 
 
 def p99_interval(values: Any) -> tuple[float, float]:
-    """Where the p99 of what the values were drawn from lies with 95 % confidence; its ends are values."""
+    """Return the 95 % confidence interval of the p99, from order statistics."""
     ordered, n = np.sort(values), len(values)
     half = CONFIDENCE_Z * math.sqrt(n * 0.99 * 0.01)
     low, high = math.floor(0.99 * n - half), math.ceil(0.99 * n + half)
@@ -129,12 +129,12 @@ def p99_interval(values: Any) -> tuple[float, float]:
 def _between(memory: Sequence[Memory], begin_s: float, end_s: float) -> list[float]:
     found = [each.mb for each in memory if begin_s <= each.at_s <= end_s]
     if not found:
-        raise TooShortError(f"memory was not looked at between {begin_s:.0f} and {end_s:.0f} s; the load was too short")
+        raise TooShortError(f"memory was not measured between {begin_s:.0f} and {end_s:.0f} s; the load was too short")
     return found
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """Return the results as text."""
     mix, memory = result["p99_of_the_mix"], result["memory_mb"]
     head = (
         f"{result['n']} requests in {result['minutes']:g} minutes, Poisson arrivals at {result['per_s']:.1f}/s = "
@@ -164,7 +164,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(sent: Sequence[SentRequest], memory: Sequence[Memory], path: Path) -> None:
-    """Latency of each model (p50 and p99 of each 15 s) and memory, against time."""
+    """Plot the latency of each model (p50 and p99 of each 15 s) and memory over time."""
     import matplotlib as mpl
 
     mpl.use("Agg")

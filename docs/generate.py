@@ -18,6 +18,8 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from tritone_training.hyperparameters import Hyperparameters
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("tritone", "tritone_serving", "tritone_training", "tritone_export", "tritone_cli")
 
@@ -264,44 +266,34 @@ def configuration_page() -> str:
     page = [
         "# Configuration fields",
         "",
-        "Hyper-parameters by model kind. `tritone train KIND --preset NAME` chooses a preset, `--set FIELD=VALUE`",
-        "replaces one value; in Python, `train(kind, preset=..., settings={...})`.",
+        "Hyper-parameters by model kind. `tritone train KIND --preset NAME` chooses a preset, `--config FILE` replaces",
+        "some values, and `--set FIELD=VALUE` a single one; in Python, `train(kind, preset=..., settings={...})`.",
         "",
     ]
     for kind in kinds():
-        module = importlib.import_module(f"tritone_training.kinds.{kind.name}.config")
         page += [f"## {kind.name}", "", kind.summary, ""]
         page += [f"Presets: {', '.join(f'`{name}`' for name in kind.presets)}.", ""]
-        page += ["| Field | Type | Default | Description |", "|---|---|---|---|"]
-        page += [*_fields(type(module.PRESETS["default"])), ""]
+        page += ["| Field | Type | Default | Bounds | Description |", "|---|---|---|---|---|"]
+        page += [*_fields(type(kind.presets["default"])), ""]
     return "\n".join(page) + "\n"
 
 
-def _fields(config: Any) -> list[str]:
-    if hasattr(config, "model_fields"):
-        described = {name: _described(field) for name, field in config.model_fields.items()}
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in config.model_fields.items()}
-    else:
-        described = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", inspect.getdoc(config) or "", re.M))
-        defaults = {name: getattr(config, name, None) for name in config.__annotations__}
+def _fields(config: type[Hyperparameters]) -> list[str]:
     rows = []
-    for name, default in defaults.items():
+    for name, field in config.model_fields.items():
         annotation = config.__annotations__[name]
         kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        text = _cell(described.get(name, ""))
-        rows.append(f"| `{name}` | `{_cell(kind)}` | `{default!r}` | {text[:1].upper()}{text[1:]} |")
+        bounds = ", ".join(_bound(each) for each in field.metadata if _bound(each))
+        row = (f"`{name}`", f"`{_cell(kind)}`", f"`{field.default!r}`", bounds, _cell(field.description or ""))
+        rows.append(f"| {' | '.join(row)} |")
     return rows
 
 
-def _described(field: Any) -> str:
-    """Return a pydantic field's description and bounds."""
-    signs = {"Ge": "≥ {0.ge}", "Gt": "> {0.gt}", "Le": "≤ {0.le}", "Lt": "< {0.lt}"}
-    bounds = [signs[type(each).__name__].format(each) for each in field.metadata if type(each).__name__ in signs]
-    text = (field.description or "").rstrip(".")
-    return ". ".join(part for part in (text, ", ".join(bounds)) if part) + "."
-
-
-# --- documents of the repository -----------------------------------------------------------------------------
+def _bound(constraint: object) -> str:
+    for name, symbol in (("ge", "\u2265"), ("gt", ">"), ("le", "\u2264"), ("lt", "<")):
+        if hasattr(constraint, name):
+            return f"{symbol} {getattr(constraint, name)}"
+    return ""
 
 
 def changelog_page() -> str:

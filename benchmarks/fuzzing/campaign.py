@@ -1,4 +1,4 @@
-"""Draws requests, sends them from several threads, and looks after each round whether the server is as it was."""
+"""Draw requests, send them from several threads, and check the server after each round."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tritone_serving import TritonServer
 from tritone_serving.calls import Calls
 
 ROUND: Final = 1000
-N_SENDERS: Final = 4  # so that what is wrong meets what is right in one batch
+N_SENDERS: Final = 4  # so that valid and malformed requests meet in one batch
 N_AHEAD: Final = 16
 
 
 @dataclass
 class Result:
-    """What a campaign found.
+    """Results of a campaign.
 
     Attributes:
-        troubles: what is wrong with the server itself, by round.
+        troubles: problems of the server itself, by round.
     """
 
     tally: OutcomeTally = field(default_factory=OutcomeTally)
@@ -43,7 +43,7 @@ class Result:
 
     @property
     def is_clean(self) -> bool:
-        """Nothing that should not be."""
+        """Whether nothing unexpected happened."""
         return not self.troubles and not self.tally.findings
 
 
@@ -57,13 +57,13 @@ def run(
     class_counts: Sequence[Any] = CLASS_COUNTS,
     on_round: Callable[[Result], None] = lambda result: None,
 ) -> Result:
-    """Send so many malformed requests.
+    """Send malformed requests.
 
     Args:
-        server: the one that runs now; a watchdog may have started another.
+        server: returns the current server, which a watchdog may have restarted.
         canaries: recorded before, at least two of each model.
-        class_counts: first every output of every model is asked for with each of these counts of classes, each way.
-        on_round: told after each round.
+        class_counts: values of `classification`; each is first requested for every output of every model.
+        on_round: called after each round.
     """
     result = Result()
     begun_s = time.monotonic()
@@ -124,7 +124,7 @@ def _round(server: TritonServer, canaries: Canaries, tally: OutcomeTally, n: int
             transport, (_, _, _, how) = attempt
             if isinstance(how, str):
                 done: Future[Outcome] = Future()
-                done.set_result(Outcome(NOT_SENT, said=how))
+                done.set_result(Outcome(NOT_SENT, message=how))
             else:
                 done = pool.submit(_twice, how, targets[transport])
             waiting.append((attempt, done))
@@ -157,13 +157,13 @@ def send_classes(server: TritonServer, canaries: Canaries, tally: OutcomeTally, 
                 if sum(len(tensor.data) for tensor in ask.tensors) < over_http.MOST_JSON_ITEMS:
                     ways.append(("http", lambda ask=ask: http.send(over_http.whole(ask, as_json=True))))
                 for transport, send in ways:
-                    outcome = Outcome(NOT_SENT, said=why) if why is not None else send()
+                    outcome = Outcome(NOT_SENT, message=why) if why is not None else send()
                     tally.add(transport, "classes of every output", outcome, words)
                     tally.options.update(["output: classification"] if why is None else [])
     rpc.close()
 
 
 def _twice(how: Callable[[Any], Outcome], target: Any) -> Outcome:
-    """What got no answer in time is asked once more: this process, not the server, may have been stopped meanwhile."""
+    """Send a request again if it timed out, since this process may have been stopped meanwhile, not the server."""
     outcome = how(target)
     return how(target) if outcome.kind == HANG else outcome

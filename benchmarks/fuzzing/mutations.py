@@ -1,7 +1,7 @@
-"""What is done to a valid request: each mutation spoils one thing that a client can get wrong.
+"""Mutations of valid requests: each makes one mistake that a client can make.
 
-`spoiled_asks` draws requests with Hypothesis: it decides what is wrong and how; contents come from a generator whose
-seed it draws, so that large tensors cost it nothing.
+`mutated_requests` draws requests with Hypothesis. Contents come from a NumPy generator with a drawn seed, since drawing
+large tensors with Hypothesis would be slow.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _place(draw: Draw, ask: FuzzRequest) -> int | None:
 
 
 def _resized(tensor: RequestTensor, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
-    """A shape with as much data as it says, where that can be."""
+    """Return a new shape, with data of that size if it is possible."""
     n_items = int(np.prod([abs(size) for size in shape], dtype=object)) if shape else 1
     if n_items * ITEM_BYTES.get(tensor.datatype, 8) > MOST_BYTES or min(shape, default=0) < 0:
         return {"shape": shape}
@@ -106,7 +106,7 @@ def _rank(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest
 
 
 def _size(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Another size, with the data that belongs to it: this reaches the backends."""
+    """Change a size together with the data, so that the request reaches the backend."""
     place = _place(draw, ask)
     if place is None or not ask.tensors[place].shape:
         return ask
@@ -117,7 +117,7 @@ def _size(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest
 
 
 def _batch(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """More rows in all inputs, or in some."""
+    """Change the number of rows of all or some inputs."""
     rows = draw(st.sampled_from((2, 3, 17, 33, 65)))
     for place, tensor in enumerate(ask.tensors):
         if tensor.shape and draw(st.integers(0, 3)):
@@ -126,7 +126,7 @@ def _batch(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzReques
 
 
 def _dims(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Sizes that no tensor has, with the data of before."""
+    """Set impossible sizes without changing the data."""
     place = _place(draw, ask)
     if place is None or not ask.tensors[place].shape:
         return ask
@@ -149,7 +149,7 @@ def _bytes(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzReques
 
 
 def _values(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Numbers of the right type that mean nothing: NaN, infinity, denormals, the least and the most."""
+    """Set unusual numbers of the right type: NaN, infinity, denormals, extremes."""
     place = _place(draw, ask)
     if place is None:
         return ask
@@ -174,7 +174,7 @@ def _values(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzReque
 
 
 def _noise(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Any bits in every tensor."""
+    """Set random bits in most tensors."""
     for place, tensor in enumerate(ask.tensors):
         if draw(st.integers(0, 3)):
             ask = ask.with_tensor(place, data=rng.bytes(len(tensor.data)))
@@ -186,21 +186,21 @@ def _text_places(ask: FuzzRequest) -> list[int]:
 
 
 def _lengths(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Text whose lengths lie."""
+    """Add text with a wrong length."""
     places = _text_places(ask)
     if not places:
         return _bytes(draw, ask, rng)
     place = draw(st.sampled_from(places))
-    said = draw(st.sampled_from((0, 1, 3, 5, 1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFC)))
+    length = draw(st.sampled_from((0, 1, 3, 5, 1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFC)))
     text = draw(st.sampled_from((b"", b"a", b"abcd", b"\x00" * 8)))
-    data = said.to_bytes(4, "little") + text
+    data = length.to_bytes(4, "little") + text
     if draw(st.booleans()):
         data = ask.tensors[place].data + data
     return ask.with_tensor(place, data=data)
 
 
 def _words(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Text that is none: not UTF-8, empty, very long, with what may not be in a line."""
+    """Set unusual text: not UTF-8, empty, very long, with control characters."""
     places = _text_places(ask)
     if not places:
         return _noise(draw, ask, rng)
@@ -223,7 +223,7 @@ def _words(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzReques
 
 
 def _names(draw: Draw, ask: FuzzRequest, rng: np.random.Generator) -> FuzzRequest:
-    """Inputs left out, twice, renamed, or that nobody knows."""
+    """Remove, repeat, rename, add or reorder inputs."""
     place = _place(draw, ask)
     if place is None:
         return ask
@@ -310,8 +310,8 @@ SEVERAL = "several at once"
 
 
 @st.composite
-def spoiled_asks(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, FuzzRequest]:
-    """What was done, and the request."""
+def mutated_requests(draw: Draw, configs: Mapping[str, Any]) -> tuple[str, FuzzRequest]:
+    """Return the kind of mutation and the request."""
     config = configs[draw(st.sampled_from(sorted(configs)))]
     rng = np.random.default_rng(draw(st.integers(0, (1 << 32) - 1)))
     ask = valid_request(config, rng)

@@ -1,4 +1,4 @@
-"""Every option of an inference request that the v2 protocol and Triton 2.51's extensions know, and values for them.
+"""All options of an inference request in the v2 protocol and Triton 2.51's extensions, and values for them.
 
 Sources: the Open Inference Protocol (v2), Triton's extensions for binary data, classification, generate, parameters,
 schedule policy, sequences, shared memory and tracing, and the strings of the server's binary.
@@ -19,7 +19,7 @@ from benchmarks.fuzzing.requests import FuzzRequest
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
-OWN: Final = "x-own"  # a parameter that no extension knows; Triton passes it to the model
+OWN: Final = "x-own"  # not part of any extension; Triton passes it to the model
 REQUEST: Final = (
     *("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"),
     *("triton_enable_empty_final_response", "headers", *SHARED_MEMORY, "classification", OWN),
@@ -62,7 +62,7 @@ METADATA: Final[Mapping[str, tuple[str, ...]]] = {
 }
 COMPRESSIONS: Final = (None, None, grpc.Compression.Gzip, grpc.Compression.Deflate)
 DEADLINES_S: Final = (None, None, None, 0.001, 0.02, 86_400.0, 1e9)
-# What a campaign has to have sent to have sampled every option.
+# Names of all options.
 ALL: Final = frozenset(
     {f"request: {name}" for name in REQUEST}
     | {f"input: {name}" for name in INPUT}
@@ -74,7 +74,7 @@ ALL: Final = frozenset(
 
 
 def add_options(draw: Draw, ask: FuzzRequest, outputs: Iterable[str]) -> FuzzRequest:
-    """The same request with options of the request, of its inputs and of outputs that the model has."""
+    """Return the request with drawn options of the request, its inputs and the model's outputs."""
     some = st.sampled_from(VALUES)
     ask = replace(
         ask, parameters={**ask.parameters, **draw(st.dictionaries(st.sampled_from(REQUEST), some, max_size=3))}
@@ -91,13 +91,13 @@ def add_options(draw: Draw, ask: FuzzRequest, outputs: Iterable[str]) -> FuzzReq
 
 
 def draw_headers(draw: Draw) -> dict[str, str]:
-    """Up to three HTTP headers that mean something to Triton, to a balancer or to our backends."""
+    """Draw up to three HTTP headers that Triton, a balancer or our backends interpret."""
     names = draw(st.lists(st.sampled_from(sorted(HEADERS)), max_size=3, unique=True))
     return {name: draw(st.sampled_from(HEADERS[name])) for name in names}
 
 
 def draw_metadata(draw: Draw) -> tuple[tuple[str, str | bytes], ...]:
-    """The same of gRPC."""
+    """Draw gRPC metadata in the same way."""
     names = draw(st.lists(st.sampled_from(sorted(METADATA)), max_size=3, unique=True))
     values = ((name, draw(st.sampled_from(METADATA[name]))) for name in names)
     return tuple((name, value.encode() if name.endswith("-bin") else value) for name, value in values)
@@ -106,7 +106,7 @@ def draw_metadata(draw: Draw) -> tuple[tuple[str, str | bytes], ...]:
 def named(
     ask: FuzzRequest, headers: Mapping[str, str] | None = None, metadata: Iterable[tuple[str, Any]] = ()
 ) -> Counter[str]:
-    """The options that a request carries, by their names in `ALL`."""
+    """Count the options of a request by their names in `ALL`."""
     found: Counter[str] = Counter(f"request: {name}" for name in ask.parameters)
     found.update(f"input: {name}" for tensor in ask.tensors for name in tensor.parameters)
     found.update(f"output: {name}" for _, parameters in ask.outputs for name in parameters)

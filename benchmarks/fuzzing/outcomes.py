@@ -1,4 +1,4 @@
-"""What may not be sent, what came of what was sent, and whether that is as it should be."""
+"""Requests that must not be sent, outcomes of the others, and which outcomes are expected."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from benchmarks.fuzzing.requests import ITEM_BYTES, FuzzRequest
 
-# Kinds of outcomes. `hung up`: the server ended the connection without an answer. `not waited for`: the client did
-# not listen to the end, as part of the mutation.
+# Kinds of outcomes. `hung up`: the server closed the connection without a response. `not waited for`: the client left
+# early, as part of the mutation.
 OK, REFUSED, FAILED, HUNG_UP, LEFT, HANG = "ok", "refused", "failed", "hung up", "not waited for", "hang"
 NOT_SENT: Final = "not sent"
 KINDS: Final = (OK, REFUSED, FAILED, HUNG_UP, LEFT, HANG, NOT_SENT)
 
-# What Triton 2.51 does not survive or never answers, before any of our code sees it; never sent, and counted.
+# Requests that end Triton 2.51 or that it never answers, before our code sees them; counted but not sent.
 OVERFLOW: Final = "a shape whose bytes overflow 64 bits ends the server or a model's process"
 MEMORY: Final = "numbers as JSON under a shape that memory cannot hold end the server: it allocates what the shape says"
 NO_ROWS: Final = "a batch of no rows is never taken out of Triton's batcher"
@@ -26,7 +26,7 @@ FATAL: Final = (OVERFLOW, MEMORY, NO_ROWS, CLASSES)
 _MOST_JSON_BYTES: Final = 1 << 26
 _TYPE_STRING: Final = 13  # of Triton's model_config.proto
 
-# What Triton 2.51 itself answers to a client's mistake as if it were its own: (transport, text, why it is not ours).
+# Server errors of Triton 2.51 for mistakes of a client: (transport, message, reason).
 KNOWN: Final = tuple(
     (transport, re.compile(text), why)
     for transport, text, why in (
@@ -49,21 +49,21 @@ KNOWN: Final = tuple(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one request.
+    """Outcome of one request.
 
     Attributes:
-        code: HTTP's status or gRPC's, as text.
-        said: the server's words, cut.
+        code: status of HTTP or gRPC, as text.
+        message: error message of the server, shortened.
     """
 
     kind: str
     code: str = ""
-    said: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class FuzzFinding:
-    """What should not have come."""
+    """An unexpected outcome."""
 
     transport: str
     category: str
@@ -73,25 +73,25 @@ class FuzzFinding:
 
 @dataclass
 class OutcomeTally:
-    """Outcomes by what was done to a request."""
+    """Outcomes by mutation."""
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     not_sent: Counter[str] = field(default_factory=Counter)
     findings: list[FuzzFinding] = field(default_factory=list)
-    options: Counter[str] = field(default_factory=Counter)  # those that were sent, as `options.ALL` names them
+    options: Counter[str] = field(default_factory=Counter)  # options that were sent, by their names in `options.ALL`
 
     @property
     def n_sent(self) -> int:
-        """Requests that went out."""
+        """Number of requests that were sent."""
         return sum(n for (_, _, kind), n in self.counts.items() if kind != NOT_SENT)
 
     def add(self, transport: str, category: str, outcome: Outcome, request: str, *, must: str = "") -> None:
-        """Count one; `must` says the kind that it has to be, where only one is right."""
+        """Add an outcome; `must` is the only expected kind, or empty."""
         self.counts[transport, category, outcome.kind] += 1
         if outcome.kind == NOT_SENT:
-            self.not_sent[outcome.said] += 1
+            self.not_sent[outcome.message] += 1
             return
         if outcome.code:
             self.codes[transport, outcome.code] += 1
@@ -102,7 +102,7 @@ class OutcomeTally:
             self.findings.append(FuzzFinding(transport, category, outcome, request))
 
     def table(self) -> str:
-        """Markdown: mutations down, outcomes across."""
+        """Return a Markdown table: mutations by outcomes."""
         rows = sorted({(transport, category) for transport, category, _ in self.counts})
         lines = [f"| request | {' | '.join(KINDS)} |", "|---|" + "---:|" * len(KINDS)]
         for transport, category in rows:
@@ -114,11 +114,11 @@ class OutcomeTally:
 
 @dataclass(frozen=True)
 class Guard:
-    """What one server does not survive beyond what no server of this version does.
+    """Requests that end one server, in addition to those that end every server of this version.
 
     Attributes:
         text_outputs: names of the outputs of type BYTES of all its models.
-        fixes: what is mended in its binary, as `TritonServer.binary_fixes` names it.
+        fixes: bugs that are fixed in its binary, as `TritonServer.binary_fixes` names it.
     """
 
     text_outputs: frozenset[str] = frozenset()
@@ -126,12 +126,12 @@ class Guard:
 
     @classmethod
     def of(cls, server: Any, configs: Mapping[str, Any]) -> Guard:
-        """For a running server and its models' configurations; a server that says nothing of fixes has none."""
+        """Return the guard for a running server and its models' configurations."""
         texts = {each.name for config in configs.values() for each in config.output if each.data_type == _TYPE_STRING}
         return cls(frozenset(texts), frozenset(getattr(server, "binary_fixes", ())))
 
     def fatal_outputs(self, outputs: Iterable[tuple[str, Iterable[str]]]) -> str | None:
-        """Why requested outputs, each with the names of its parameters, may not be sent."""
+        """Return why requested outputs, each with the names of its parameters, must not be sent; None if they may."""
         if "classification" in self.fixes:
             return None
         asked = (name in self.text_outputs and "classification" in parameters for name, parameters in outputs)
@@ -139,15 +139,15 @@ class Guard:
 
 
 def known_exception(transport: str, outcome: Outcome) -> str | None:
-    """Why a failure is Triton's own decision; None if nobody has said so."""
+    """Return the reason if a failure is a known decision of Triton, else None."""
     for where, pattern, why in KNOWN:
-        if where == transport and pattern.search(outcome.said):
+        if where == transport and pattern.search(outcome.message):
             return why
     return None
 
 
 def fatal(ask: FuzzRequest, guard: Guard | None = None, *, as_json: bool = False) -> str | None:
-    """Why a request may not be sent."""
+    """Return why a request must not be sent; None if it may."""
     if guard is not None and (why := guard.fatal_outputs(ask.outputs)) is not None:
         return why
     fixes = guard.fixes if guard is not None else frozenset()
@@ -157,7 +157,7 @@ def fatal(ask: FuzzRequest, guard: Guard | None = None, *, as_json: bool = False
 def fatal_shapes(
     tensors: Iterable[tuple[Iterable[int], str]], *, as_json: bool = False, fixes: frozenset[str] = frozenset()
 ) -> str | None:
-    """As `fatal`, of shapes and types.
+    """As `fatal`, for shapes and types.
 
     Args:
         fixes: as `TritonServer.binary_fixes` names them.
@@ -175,9 +175,9 @@ def fatal_shapes(
 
 
 def fatal_json(parsed: Any, guard: Guard | None = None) -> str | None:
-    """As `fatal`, of whatever a spoiled JSON body says; doubled keys are to be given as lists of pairs."""
+    """As `fatal`, for a malformed JSON body; objects are lists of pairs, so that repeated keys are kept."""
     shapes: list[tuple[list[int], str]] = []
-    if guard is not None:  # wherever the words stand: which output of several the parameter belongs to is not certain
+    if guard is not None:  # searched as text, since it is uncertain to which output a parameter belongs
         text = repr(parsed)
         names = [name for name in guard.text_outputs if repr(name) in text]
         if "'classification'" in text and (why := guard.fatal_outputs((name, ["classification"]) for name in names)):

@@ -1,4 +1,4 @@
-"""Sends spoiled requests over gRPC, as bytes: a client of ours could not even say most of them."""
+"""Send malformed requests over gRPC as bytes, since client libraries cannot express most of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from benchmarks.fuzzing.mutations import VALID, Draw, spoiled_asks
+from benchmarks.fuzzing.mutations import VALID, Draw, mutated_requests
 from benchmarks.fuzzing.options import COMPRESSIONS, DEADLINES_S, draw_metadata, named
 from benchmarks.fuzzing.outcomes import FAILED, HANG, LEFT, NOT_SENT, OK, REFUSED, Guard, Outcome, fatal, fatal_shapes
 from benchmarks.fuzzing.requests import FuzzRequest
@@ -47,7 +47,7 @@ Attempt = tuple[str, str, str, Send | str]
 
 
 class GrpcTarget:
-    """A channel to a server; threads may share it."""
+    """A channel to a server; it is thread-safe."""
 
     def __init__(self, address: str) -> None:
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -62,7 +62,7 @@ class GrpcTarget:
         timeout_s: float | None = LIMIT_S,
         compression: Any = None,
     ) -> Outcome:
-        """Call any method with any bytes; a time limit below `LIMIT_S` is part of the request, and may pass."""
+        """Call a method with the given bytes; exceeding a time limit below 1 s is part of the mutation."""
         try:
             self._channel.unary_unary(method)(body, metadata=metadata, timeout=timeout_s, compression=compression)
         except grpc.RpcError as error:
@@ -74,7 +74,7 @@ class GrpcTarget:
     def stream(
         self, bodies: list[bytes], metadata: Any = (), *, n_answers: int | None = None, compression: Any = None
     ) -> Outcome:
-        """Stream requests; listens to the end, or to so many answers and then goes away."""
+        """Stream requests and read all responses, or `n_answers` responses and then cancel."""
         call = self._channel.stream_stream(SERVICE + "ModelStreamInfer")(
             iter(bodies), metadata=metadata, timeout=LIMIT_S, compression=compression
         )
@@ -88,12 +88,12 @@ class GrpcTarget:
                     return Outcome(LEFT)
         except grpc.RpcError as error:
             return _outcome(error)
-        # A stream tells errors in words alone; ours and Triton's own for what is broken are known by these.
+        # A stream reports errors without a code; these words identify server errors of Triton and our backends.
         broken = any(word in said for word in ("model failed", "composer failed", "recommender failed", "not healthy"))
         return Outcome(FAILED if broken else REFUSED if said else OK, "stream", said[:300])
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the channel."""
         self._channel.close()
 
 
@@ -106,7 +106,7 @@ def _outcome(error: Any) -> Outcome:
 
 
 def message(ask: FuzzRequest) -> Any:
-    """The protobuf message; what a protobuf cannot carry at all is put into words that it can."""
+    """Return the protobuf message; values that protobuf cannot represent are replaced."""
     text = ask.id if isinstance(ask.id, str) else ask.id.decode("latin-1")
     request = service_pb2.ModelInferRequest(
         model_name=_utf8(ask.model), model_version=_utf8(ask.version), id=_utf8(text)
@@ -160,17 +160,17 @@ def _set_parameters(request: Any, parameters: Mapping[str, Any]) -> None:
 
 @st.composite
 def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter[str]) -> Attempt:
-    """(category, the only right kind or nothing, words for a report, how to send it or why not).
+    """Draw (category, expected kind of outcome or empty, description, function that sends it or reason not to).
 
     Args:
-        sent: counts the options of what is to be sent.
+        sent: counts the options of the requests.
     """
     shape = draw(st.sampled_from(("ask",) * 8 + ("stream", "bytes", "bytes", "admin")))
     if shape == "admin":
         return _admin(draw)
     if shape == "bytes":
         return _any_bytes(draw, configs, guard)
-    category, ask = draw(spoiled_asks(configs))
+    category, ask = draw(mutated_requests(configs))
     request = message(ask)
     words = f"{ask.model} {category}: {_short(request)}"
     why = fatal(ask, guard)
@@ -186,14 +186,14 @@ def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter
     if shape == "stream" or (ask.decoupled and draw(st.integers(0, 3))):
         n_answers = draw(st.none() | st.integers(0, 2)) if category != VALID else None
         n_requests = draw(st.integers(1, 3)) if category != VALID else 1
-        must = must if ask.decoupled else ""  # nobody else need be good at it
+        must = must if ask.decoupled else ""  # other models may reject streams
         return (
             f"stream, {category}",
             must,
             words,
             lambda target: target.stream([body] * n_requests, n_answers=n_answers, **call),
         )
-    if ask.decoupled:  # which an ordinary call cannot ask
+    if ask.decoupled:  # unary calls cannot call decoupled models
         must = ""
     if call and (deadline_s := draw(st.sampled_from(DEADLINES_S))) is not None:
         call["timeout_s"] = deadline_s
@@ -221,14 +221,14 @@ def _admin(draw: Draw) -> tuple[str, str, str, Send | str]:
 
 
 def _any_bytes(draw: Draw, configs: Mapping[str, Any], guard: Guard) -> tuple[str, str, str, Send | str]:
-    """No protobuf, or one with a few bytes changed."""
+    """Draw bytes that are not a message, or a message with a few bytes changed."""
     if draw(st.booleans()):
         method = draw(st.sampled_from((*OPEN_METHODS, "ModelStreamInfer", "NoSuchMethod", "")))
         body = draw(st.binary(max_size=60))
         category = "bytes that are no message"
     else:
         method, category = "ModelInfer", "message with bytes changed"
-        whole = bytearray(message(draw(spoiled_asks(configs))[1]).SerializeToString())
+        whole = bytearray(message(draw(mutated_requests(configs))[1]).SerializeToString())
         whole = whole[:4096] if draw(st.booleans()) else whole
         for _ in range(draw(st.integers(1, 6))):
             if whole:

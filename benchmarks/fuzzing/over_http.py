@@ -1,4 +1,4 @@
-"""Sends spoiled requests over HTTP/1.1 from plain sockets: also such as no HTTP library would send."""
+"""Send malformed requests over HTTP/1.1 from plain sockets, since HTTP libraries would not send most of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import strategies as st
 
-from benchmarks.fuzzing.mutations import PATHS, VALID, Draw, spoiled_asks
+from benchmarks.fuzzing.mutations import PATHS, VALID, Draw, mutated_requests
 from benchmarks.fuzzing.options import draw_headers, named
 from benchmarks.fuzzing.outcomes import (
     FAILED,
@@ -57,16 +57,16 @@ TYPES: Final = (
     "multipart/form-data",
     "x" * 9000,
 )
-_NOT_OFFERED: Final = 501  # what no server of this configuration does, which is the client's to know
+_NOT_OFFERED: Final = 501  # not implemented by this server: a mistake of the client
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What goes out on a connection of its own, and how it ends.
+    """The bytes sent on one connection, and how the connection ends.
 
     Attributes:
-        ending: `answer` waits for one; `half` ends our side and then waits; `away` leaves at once.
-        n_answers: so many are due, of requests sent together.
+        ending: `answer` waits for the response; `half` shuts down writing first; `away` closes at once.
+        n_answers: number of expected responses.
         json: the JSON part, if it was changed.
     """
 
@@ -77,20 +77,22 @@ class Frame:
 
 
 class HttpTarget:
-    """One server's HTTP port."""
+    """The HTTP port of a server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
 
     def send(self, frame: Frame) -> Outcome:
-        """Send and listen. No answer in time is a hang; an end of the connection is not."""
+        """Send and read the response. A timeout is a hang; a closed connection is not."""
         deadline_s = time.monotonic() + LIMIT_S
         outcome = Outcome(HUNG_UP)
         try:
             with socket.create_connection(self._address, timeout=LIMIT_S) as connection:
-                # Closing sends a reset: no port is kept waiting, and the server meets that, too.
+                # Closing sends a reset, which frees the port at once and is a case of its own for the server.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                with contextlib.suppress(ConnectionError):  # it may answer before it has read all, and hang up
+                with contextlib.suppress(
+                    ConnectionError
+                ):  # the server may respond and close before it has read everything
                     connection.sendall(frame.data)
                 if frame.ending == "away":
                     return Outcome(LEFT)
@@ -110,14 +112,14 @@ class HttpTarget:
 
 
 def _answer(connection: socket.socket, received: bytes, deadline_s: float) -> tuple[Outcome, bytes]:
-    """Read one answer; also what came behind it.
+    """Return one response and the bytes after it.
 
     Raises:
-        TimeoutError: it did not come.
+        TimeoutError: no response in time.
         ConnectionError: the connection ended.
     """
     while (end := received.find(b"\r\n\r\n")) < 0 or received.startswith(b"HTTP/1.1 100"):
-        if end >= 0:  # `100 Continue` is no answer yet
+        if end >= 0:  # `100 Continue` is not the response
             received = received[end + 4 :]
         else:
             received += _some(connection, deadline_s)
@@ -147,7 +149,7 @@ def _some(connection: socket.socket, deadline_s: float) -> bytes:
 
 
 def body_of(ask: FuzzRequest, *, as_json: bool) -> tuple[bytes, int]:
-    """The body, and how much of it is JSON."""
+    """Return the body and the length of its JSON part."""
     inputs: list[dict[str, Any]] = []
     binary = b""
     for tensor in ask.tensors:
@@ -187,7 +189,7 @@ def _json_data(datatype: str, data: bytes) -> list[Any]:
 def framed(
     path: str, body: bytes, headers: Mapping[str, str], *, method: str = "POST", length: str | None = None
 ) -> bytes:
-    """A request as bytes, right if its parts are."""
+    """Return a request as bytes; it is valid if the arguments are."""
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: localhost",
@@ -198,7 +200,7 @@ def framed(
 
 
 def whole(ask: FuzzRequest, *, as_json: bool) -> Frame:
-    """A request as it is, to where its model is."""
+    """Return a request to its model, without changes."""
     body, n_json = body_of(ask, as_json=as_json)
     headers = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
     return Frame(framed(f"/v2/models/{ask.model}/infer", body, headers))
@@ -210,17 +212,17 @@ Attempt = tuple[str, str, str, Send | str]
 
 @st.composite
 def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter[str]) -> Attempt:
-    """(category, the only right kind or nothing, words for a report, how to send it or why not).
+    """Draw (category, expected kind of outcome or empty, description, function that sends it or reason not to).
 
     Args:
-        sent: counts the options of what is to be sent.
+        sent: counts the options of the requests.
     """
     shape = draw(st.sampled_from(("ask",) * 6 + ("admin", "place", "frame", "frame", "frame")))
     if shape == "admin":
         return _admin(draw)
     if shape == "place":
         return _place(draw)
-    category, ask = draw(spoiled_asks(configs))
+    category, ask = draw(mutated_requests(configs))
     small = sum(len(tensor.data) for tensor in ask.tensors) < MOST_JSON_ITEMS
     as_json = small and draw(st.booleans())
     why = fatal(ask, guard, as_json=as_json)
@@ -231,7 +233,7 @@ def attempts(draw: Draw, configs: Mapping[str, Any], guard: Guard, sent: Counter
     path += f"/versions/{_quoted(draw, ask.version)}" if ask.version else ""
     headers = {} if as_json else {"Inference-Header-Content-Length": str(n_json)}
     if shape == "frame":
-        return _spoiled_frame(draw, path + "/infer", body, headers, n_json, guard=guard)
+        return _malformed_frame(draw, path + "/infer", body, headers, n_json, guard=guard)
     if category != VALID and draw(st.integers(0, 2)) == 0:
         more = draw_headers(draw)
         headers = {**headers, **more}
@@ -247,7 +249,7 @@ def _sent(category: str, must: str, frame: Frame) -> Attempt:
 
 
 def _quoted(draw: Draw, text: str) -> str:
-    """A part of a path; what cannot stand there is escaped, and sometimes not."""
+    """Return a text as part of a path; characters that need it are sometimes escaped."""
     if text.isidentifier():
         return text
     return urllib.parse.quote(text.encode("utf-8", "replace"), safe="" if draw(st.booleans()) else "/%.?*<>$;'")
@@ -262,7 +264,7 @@ def _admin(draw: Draw) -> Attempt:
 
 
 def _place(draw: Draw) -> Attempt:
-    """Somewhere else, in some other way."""
+    """Draw a request with another path or method."""
     path = draw(st.sampled_from((*OPEN_PATHS, *(f"/v2/models/{each}/config" for each in PATHS if each.isprintable()))))
     path = urllib.parse.quote(path, safe="/%.?*<>$;'") if draw(st.booleans()) else path.replace(" ", "%20")
     method = draw(st.sampled_from(("GET", "POST", *METHODS)))
@@ -270,7 +272,7 @@ def _place(draw: Draw) -> Attempt:
     return _sent("method or path", "", Frame(framed(path, b"", {}, method=method), ending))
 
 
-def _spoiled_frame(
+def _malformed_frame(
     draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int, *, guard: Guard
 ) -> Attempt:
     kind = draw(st.sampled_from(sorted(_FRAMES)))
@@ -299,7 +301,7 @@ def _json_changed(draw: Draw, path: str, body: bytes, headers: dict[str, str], n
 
 
 def _checked(frame: Frame, guard: Guard) -> Frame | Attempt:
-    """The frame, or why its JSON may not be sent."""
+    """Return the frame, or the reason why its JSON must not be sent."""
     with contextlib.suppress(ValueError, RecursionError):
         why = fatal_json(json.loads(frame.json, object_pairs_hook=list), guard)
         if why is not None:
@@ -308,7 +310,7 @@ def _checked(frame: Frame, guard: Guard) -> Frame | Attempt:
 
 
 def _json_odd(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
-    """JSON that is well formed, and no request."""
+    """Draw JSON that is not a request."""
     depth = draw(st.sampled_from((10, 1000, 30_000)))
     tensor = b'{"name":"audio","datatype":"FP32","shape":[1],"data":%s}'
     odd = draw(
@@ -338,7 +340,7 @@ def _header_length(draw: Draw, path: str, body: bytes, headers: dict[str, str], 
 
 
 def _content_length(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
-    """A length that lies: too long ends our side, too short leaves a rest that is no request."""
+    """Draw a wrong Content-Length."""
     odd = ("-1", "", "x", "18446744073709551616", "0x10", "1,2", str(len(body) + 10), str(max(0, len(body) - 10)), "0")
     return Frame(framed(path, body, headers, length=draw(st.sampled_from(odd))), "half")
 
@@ -348,17 +350,17 @@ def _content_type(draw: Draw, path: str, body: bytes, headers: dict[str, str], n
 
 
 def _compressed(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
-    """Says that it is compressed: is not, is otherwise, is cut, or is."""
-    said = draw(st.sampled_from(("gzip", "deflate", "br", "gzip, gzip", "identity", "\x00", "GZIP")))
+    """Draw a Content-Encoding with a body that may not match it."""
+    encoding = draw(st.sampled_from(("gzip", "deflate", "br", "gzip, gzip", "identity", "\x00", "GZIP")))
     packed = draw(
         st.sampled_from((body, gzip.compress(body, 1), zlib.compress(body, 1), gzip.compress(bytes(1 << 20))))
     )
     packed = packed[: draw(st.sampled_from((len(packed), len(packed) // 2, 5)))]
-    return Frame(framed(path, packed, {**headers, "Content-Encoding": said}))
+    return Frame(framed(path, packed, {**headers, "Content-Encoding": encoding}))
 
 
 def _chunked(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json: int) -> Frame:
-    """In chunks that are right, wrong, or never end."""
+    """Draw valid, invalid or unfinished chunks."""
     size = draw(st.sampled_from((b"%x" % len(body), b"-1", b"ffffffffffffffff", b"zz", b"", b"5", b"1;x=y")))
     last = draw(st.sampled_from((b"0\r\n\r\n", b"", b"0\r\nA: b\r\n\r\n", b"\r\n")))
     fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -397,7 +399,7 @@ def _garbage(draw: Draw, path: str, body: bytes, headers: dict[str, str], n_json
 _FRAMES: Final[Mapping[str, Callable[..., Frame]]] = {
     "JSON cut": _json_cut,
     "JSON changed": _json_changed,
-    "JSON that is no request": _json_odd,
+    "JSON that is not a request": _json_odd,
     "length of the JSON part": _header_length,
     "content length": _content_length,
     "content type": _content_type,
@@ -406,5 +408,5 @@ _FRAMES: Final[Mapping[str, Callable[..., Frame]]] = {
     "huge headers": _huge_headers,
     "requests sent together": _pipelined,
     "connection left open": _half_open,
-    "no HTTP": _garbage,
+    "not HTTP": _garbage,
 }

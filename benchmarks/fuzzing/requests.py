@@ -1,6 +1,6 @@
-"""Requests as data: valid ones are made from a server's own configuration, as a canary's are; mutations spoil them.
+"""Requests as data: valid ones are built from a model's configuration, like canaries, and then mutated.
 
-Nothing here is sent; `over_http` and `over_grpc` know how.
+`over_http` and `over_grpc` send them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 from tritone_serving.calls import Array
 from tritone_serving.canary import FEW, make_inputs
 
-MOST_BYTES = 1 << 21  # of one tensor: the traffic is bounded
+MOST_BYTES = 1 << 21  # of one tensor, to bound the traffic
 ITEM_BYTES = {
     **{"BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2},
     **{"INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8},
@@ -25,7 +25,7 @@ WORDS = (b"track-1", b"track-4", b"piece/3", b"tension", b"nobody", b"\xc3\x96rt
 
 @dataclass(frozen=True)
 class RequestTensor:
-    """One input as it goes over the wire; `shape` need not fit `data`, nor `data` the `datatype`."""
+    """One input as sent; `shape`, `data` and `datatype` need not agree."""
 
     name: str
     datatype: str
@@ -35,7 +35,7 @@ class RequestTensor:
 
     @property
     def n_items(self) -> int:
-        """What the shape says, in numbers without an end."""
+        """Number of items by the shape, as an unbounded integer."""
         return math.prod(self.shape)
 
 
@@ -44,8 +44,8 @@ class FuzzRequest:
     """One inference request.
 
     Attributes:
-        outputs: names that are asked for, each with its parameters; none asks for all.
-        contents: over gRPC, how data goes: `raw`, `typed`, `both`, or `fewer` and `more` raw than tensors.
+        outputs: requested outputs, each with its parameters; empty for all.
+        contents: how gRPC carries the data: `raw`, `typed`, `both`, or `fewer` or `more` raw contents than tensors.
     """
 
     model: str
@@ -58,21 +58,21 @@ class FuzzRequest:
     contents: str = "raw"
 
     def with_tensor(self, place: int, **changes: Any) -> FuzzRequest:
-        """The same with one tensor changed."""
+        """Return the request with one tensor changed."""
         tensors = list(self.tensors)
         tensors[place] = replace(tensors[place], **changes)
         return replace(self, tensors=tuple(tensors))
 
 
 def packed(array: Array) -> bytes:
-    """An array's bytes on the wire; text with a length of four bytes before each."""
+    """Return the bytes of an array as sent; each text follows its length in four bytes."""
     if array.dtype != np.object_:
         return array.tobytes()
     return b"".join(len(each).to_bytes(4, "little") + each for each in array.ravel().tolist())
 
 
 def fill(datatype: str, n_items: int, rng: np.random.Generator) -> bytes:
-    """So many items of a type: any bits, where a type allows any; none if the number is below 0."""
+    """Return random items of a type; none if the number is negative."""
     n_items = max(0, n_items)
     if datatype == "BYTES":
         words = [WORDS[each] for each in rng.integers(0, len(WORDS), n_items)]
@@ -81,7 +81,7 @@ def fill(datatype: str, n_items: int, rng: np.random.Generator) -> bytes:
 
 
 def valid_inputs(config: Any, rng: np.random.Generator) -> dict[str, Array]:
-    """A canary's inputs, from this generator alone, so that the same request can be made again."""
+    """Return the inputs of a canary, determined by the generator."""
     inputs = {}
     for name, array in make_inputs(config).items():
         if array.size >= FEW and array.dtype.kind == "f":
@@ -94,7 +94,7 @@ def valid_inputs(config: Any, rng: np.random.Generator) -> dict[str, Array]:
 
 
 def valid_request(config: Any, rng: np.random.Generator) -> FuzzRequest:
-    """A request that the model has to answer; of its optional inputs, any that hold numbers or known words."""
+    """Return a valid request, which the model must answer."""
     tensors = [
         RequestTensor(name, np_to_triton_dtype(array.dtype), array.shape, packed(array))
         for name, array in valid_inputs(config, rng).items()
@@ -103,7 +103,7 @@ def valid_request(config: Any, rng: np.random.Generator) -> FuzzRequest:
 
 
 def optional_tensors(config: Any, rng: np.random.Generator) -> list[RequestTensor]:
-    """One of each optional input, with one row and what may be any; a model need not take them together."""
+    """Return each optional input with one row of random values; a model may reject combinations of them."""
     tensors = []
     for each in config.input:
         if not each.optional:

@@ -1,4 +1,4 @@
-"""What is fuzzed: a repository of tiny models, and whether its server is still the one that it was and still right."""
+"""The fuzzed server: a repository of tiny models, and checks of its processes and responses."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tritone_training.kinds.genre_cnn import declaration as genre_cnn
 from tritone_training.kinds.taste_vae import declaration as taste_vae
 
 MUSIC: Final = ("polyphony_rnn", "music_transformer", "music_vae", "music_gan")
-TOLERANCE: Final = 1e-3  # of numbers; notes and words have to be equal
-_TIMEOUT_S: Final = 90.0  # a crowded machine is no fault
+TOLERANCE: Final = 1e-3  # of floats; other outputs must be equal
+_TIMEOUT_S: Final = 90.0  # long, since a busy machine is not an error
 _PAGE_MB: Final = 4096 / 1e6
-_PAUSE_S: Final = 0.2  # between two questions of the bystander
+_PAUSE_S: Final = 0.2  # between two requests of the bystander
 
 
 def make_repository(folder: Path, *, music: bool) -> Path:
-    """`genre_cnn`, recommender, `taste_vae`, the ensemble; and every model that writes music, or a stand-in for one.
+    """Write a repository with `genre_cnn`, a recommender, `taste_vae`, the ensemble and generative models.
 
     Args:
-        folder: the repository will be in it, and whatever was needed to make it.
-        music: train and export tiny models of written music, which takes two minutes.
+        folder: for the repository and intermediate files.
+        music: train and export tiny generative models, which takes two minutes; otherwise use a stand-in.
     """
     path = folder / "repository"
     conftest.make_repository(path)
@@ -58,7 +58,7 @@ def make_repository(folder: Path, *, music: bool) -> Path:
 
 
 def _add_parameters(folder: Path, parameters: Mapping[str, str]) -> None:
-    """Give a stand-in the parameters that an export of its kind has."""
+    """Add the parameters that an export of the kind has to a stand-in."""
     config = folder / "config.pbtxt"
     text = config.read_text()
     for key, value in parameters.items():
@@ -68,14 +68,14 @@ def _add_parameters(folder: Path, parameters: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Canaries:
-    """Requests of each model with the answers that they had before."""
+    """Requests to each model with recorded responses."""
 
     asked: Mapping[str, list[tuple[Mapping[str, Array], Mapping[str, Array]]]]
     configs: Mapping[str, Any]
 
     @property
     def n(self) -> int:
-        """Of each model."""
+        """Number of canaries per model."""
         return min(len(each) for each in self.asked.values())
 
 
@@ -116,7 +116,7 @@ def _ask(calls: Calls, config: Any, inputs: Mapping[str, Array]) -> Mapping[str,
 
 @dataclass
 class Processes:
-    """The server's processes and their memory, each time that it is looked."""
+    """The processes of a server, and their memory at each check."""
 
     server: int
     stubs: Mapping[int, str]
@@ -124,19 +124,19 @@ class Processes:
 
     @classmethod
     def of(cls, server: TritonServer) -> Processes:
-        """As they are now."""
+        """Return the current processes."""
         return cls(server.pid, {stub.pid: stub.model for stub in stubs_of(server.pid)})
 
     def look(self, server: TritonServer) -> list[str]:
-        """What changed; and note the memory."""
+        """Return the changes since the last check, and record the memory."""
         now = Processes.of(server)
         self.memory_mb.append(sum(_resident_mb(pid) for pid in (now.server, *now.stubs)))
         changed = (
-            [f"the server's process is another: {self.server} was, {now.server} is"]
+            [f"the process id of the server changed from {self.server} to {now.server}"]
             if now.server != self.server
             else []
         )
-        changed += [f"{model}: its process {pid} is gone" for pid, model in self.stubs.items() if pid not in now.stubs]
+        changed += [f"{model}: process {pid} ended" for pid, model in self.stubs.items() if pid not in now.stubs]
         changed += [f"{model}: process {pid} is new" for pid, model in now.stubs.items() if pid not in self.stubs]
         self.server, self.stubs = now.server, now.stubs
         return changed
@@ -144,7 +144,7 @@ class Processes:
 
 def _resident_mb(pid: int) -> float:
     try:
-        # Less what is shared: pages of /dev/shm, that belong to all, would count for each.
+        # Without shared pages, since those of /dev/shm would count for each process.
         n_pages, n_shared = (int(number) for number in Path(f"/proc/{pid}/statm").read_text().split()[1:3])
     except OSError:
         return 0.0
@@ -152,7 +152,7 @@ def _resident_mb(pid: int) -> float:
 
 
 class Bystander:
-    """Somebody who asks rightly all the time, and has to be answered rightly, whatever others send beside it."""
+    """A client that sends valid requests all the time and checks the responses."""
 
     def __init__(self, server: TritonServer, canaries: Canaries) -> None:
         self.n_asked = 0

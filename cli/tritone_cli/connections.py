@@ -1,4 +1,4 @@
-"""Connect to a server as the options `--server`, `--api-key-file` and the like say.
+"""Connect to the server that the options `--server`, `--api-key-file` and others describe.
 
 `tritone serve` and the images use adjacent ports, HTTP before gRPC (8000 and 8001), so one address is enough. For a
 server with other ports, both addresses are given, separated by a comma.

@@ -1,4 +1,4 @@
-"""Where people read (stderr) and where machines read (stdout, `--json`)."""
+"""Output of the commands: text for people on stderr, results for programs on stdout (`--json`)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _as_log = False
 
 
 def log_as_json() -> None:
-    """From now on, print what is said as JSON lines on stderr, for collectors of logs."""
+    """Print all further messages as JSON lines on stderr, for log collectors."""
     global _as_log  # noqa: PLW0603 - there is one stderr
     _as_log = True
     people.quiet = True
 
 
 def logs_json() -> bool:
-    """Whether `log_as_json` was called."""
+    """Return whether messages are printed as JSON lines."""
     return _as_log
 
 
@@ -43,7 +43,7 @@ def shows_progress(*, as_json: bool) -> bool:
 
 
 def write_log_line(line: str) -> None:
-    """Print one line that is JSON already on stderr."""
+    """Print one line of JSON on stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -93,19 +93,19 @@ def say(message: str) -> None:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout; numbers that are not finite become null, which JSON can say."""
+    """Print one JSON object on stdout; NaN and infinity, which JSON does not have, become null."""
     plain = _plain(value)
     text = json.dumps(plain, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a locale that cannot write these letters; JSON has escapes for all of them
+    except UnicodeEncodeError:  # the locale lacks some characters; JSON can escape all of them
         text = json.dumps(plain)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout; what it cannot write (a file's name need not be text) is escaped."""
+    """Print one line on stdout; characters that its encoding lacks, such as in file names, are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
         return _plain(value.tolist())
-    if isinstance(value, str):  # the bytes of a file's name need not be text, and JSON holds nothing else
+    if isinstance(value, str):  # file names may hold bytes that are not UTF-8, which JSON requires
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -135,8 +135,8 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
         people.print(table)
 
 
-RANKING_FIGURES: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
-_BASE_MODEL_FIGURES: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # beside a name, within 80 columns
+RANKING_METRICS: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
+_BASE_MODEL_METRICS: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # fit in 80 columns with a name
 
 
 def print_warm_start(loaded: Mapping[str, Any]) -> None:
@@ -147,32 +147,33 @@ def print_warm_start(loaded: Mapping[str, Any]) -> None:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        say(f"  not taken over ({reason}): {', '.join(names[:4])}{more}")
+        say(f"  not loaded ({reason}): {', '.join(names[:4])}{more}")
 
 
 def print_base_models(base_models: Mapping[str, Mapping[str, float]]) -> None:
     """Print an ensemble's base models, the best first."""
     rows = sorted(base_models.items(), key=lambda entry: -entry[1]["ndcg@10"])
     shown = [
-        {"base model": name, **{key: each[key] for key in _BASE_MODEL_FIGURES if key in each}} for name, each in rows
+        {"base model": name, **{key: each[key] for key in _BASE_MODEL_METRICS if key in each}} for name, each in rows
     ]
     print_rows("base models", shown)
 
 
 def print_ranking(metrics: Mapping[str, Any]) -> None:
     """Print an evaluation of a recommender."""
-    figures = metrics["ensemble"]
+    ensemble = metrics["ensemble"]
     say(f"{metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens")
-    say("ensemble: " + ", ".join(f"{name} {figures[name]:.4f}" for name in RANKING_FIGURES))
-    say(", ".join(f"{name}@10 {figures[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
+    say("ensemble: " + ", ".join(f"{name} {ensemble[name]:.4f}" for name in RANKING_METRICS))
+    say(", ".join(f"{name}@10 {ensemble[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
     print_base_models(metrics["base_models"])
     shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
     print_rows("by history", [{name: row[name] for name in shown} for row in metrics["segments"]])
     by_friends = metrics["cold_users"]["by_friends"]
     if by_friends:
-        say(f"by friends alone: ndcg@10 {by_friends['ndcg@10']:.4f}, {by_friends['times_popularity']:.1f} x popularity")
+        ratio = by_friends["times_popularity"]
+        say(f"cold-start users, by friends: ndcg@10 {by_friends['ndcg@10']:.4f}, {ratio:.1f} x popularity")
     if metrics["cold_items"]["recall@40"] is not None:
-        say(f"items nobody in the log heard: recall@40 {metrics['cold_items']['recall@40']:.3f}")
+        say(f"items without listens in the log: recall@40 {metrics['cold_items']['recall@40']:.3f}")
     for path in metrics.get("report", ()):
         say(f"written: {path}")
 
@@ -188,12 +189,12 @@ _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
         "n_tags_too_long": "rows not used: a text, not a tag",
     },
 }
-# What each table beside a log is about.
+# What the rows of each additional table refer to.
 _BELONGS: Final = {"friends": "two users", "tags": "an item", "metadata": "an item", "recordings": "an item"}
 
 
 def print_listening_report(report: Mapping[str, Any]) -> None:
-    """Print what of a log is used, and how many rows are not, by reason."""
+    """Print how many rows of a listening log are used, and how many are left out, by reason."""
     log = report["parts"]["log"]
     say(f"log: {report['source']}: {report['n_used']} listens of {report['n_in']} rows used")
     if log.get("n_merged"):
@@ -203,7 +204,7 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
     for part in ("log", "valid", "friends", "tags", "metadata"):
         _print_table_report(part, report["parts"].get(part, {}))
     if n := report["parts"].get("valid", {}).get("n_in_log_too"):
-        say(f"  {n} of the listens to choose by are in the log too, and not used for that")
+        say(f"  {n} listens of the validation log are also in the training log and are not used for validation")
     for part, reasons in _LEFT_OUT.items():
         for reason, words in reasons.items():
             if n := report["parts"].get(part, {}).get(reason):
@@ -211,12 +212,12 @@ def print_listening_report(report: Mapping[str, Any]) -> None:
     for part, words in _BELONGS.items():
         found = report["parts"].get(part, {})
         if found.get("n_used") and found.get("n_in_log") == 0:
-            say(f"{part}: none of {found['n_used']} is about {words} of the log: are these ids the log's?")
+            say(f"{part}: none of {found['n_used']} rows is about {words} of the log; check the ids")
     how = report["parts"].get("valid", {}).get("how", "a tenth of the listens, and a tenth for testing")
     say(f"  {log['n_users']} users, {log['n_items']} items; held out: {how}")
 
 
-# What normalising did to a column of ids.
+# Messages about the normalisation of a column of ids.
 _ID_COUNTS: Final = {
     "n_rows_normalized": "rows had another Unicode form or blanks around the id",
     "n_ids_merged": "ids were other spellings of the same id and are merged",
@@ -226,20 +227,20 @@ _ID_COUNTS: Final = {
 
 
 def _print_table_report(part: str, table: Mapping[str, Any]) -> None:
-    """Print which columns of a table were read, and how."""
+    """Print which columns of a table were read, and what was normalised."""
     if columns := table.get("columns"):
         say(f"  {part} columns: " + ", ".join(f"{what} = {name!r}" for what, name in columns.items()))
     for what, counts in table.get("ids", {}).items():
         for name, n in counts.items():
             say(f"  {part} {what}: {n} {_ID_COUNTS[name]}")
     if n := table.get("times", {}).get("n_without_zone"):
-        say(f"  {part} time: {n} times have no zone and are taken for UTC")
+        say(f"  {part} time: {n} times have no time zone and are read as UTC")
     for note in table.get("notes", ()):
         say(f"  {part}: {note}")
 
 
 def print_data_report(report: Mapping[str, Any]) -> None:
-    """Print what of a data set is used, and everything that is not, with its reason."""
+    """Print how much of a data set is used, and each example that is left out, with the reason."""
     if "parts" in report:
         print_listening_report(report)
         return
@@ -266,26 +267,26 @@ def _print_problems(what: str, problems: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print an evaluation of any kind."""
+    """Print the evaluation of a model of any kind but recommenders."""
     if "window" in metrics:
         _print_classification(metrics)
     else:
-        _print_figures(metrics)
+        _print_numbers(metrics)
     for path in metrics.get("report", ()):
         say(f"written: {path}")
 
 
-def _print_figures(metrics: Mapping[str, Any]) -> None:
-    """Print numbers in a line, what has parts as a table."""
-    say(", ".join(f"{_words(name)} {_cell(value)}" for name, value in metrics.items() if _is_figure(value)))
+def _print_numbers(metrics: Mapping[str, Any]) -> None:
+    """Print plain numbers in one line, and groups of numbers as tables."""
+    say(", ".join(f"{_words(name)} {_cell(value)}" for name, value in metrics.items() if _is_number(value)))
     for name, value in metrics.items():
         if not isinstance(value, Mapping):
             continue
-        if plain := {key: each for key, each in value.items() if _is_figure(each)}:
+        if plain := {key: each for key, each in value.items() if _is_number(each)}:
             print_rows(_words(name), [plain])
         parts = {key: each for key, each in value.items() if isinstance(each, Mapping)}
         rows = [
-            {"": _words(key), **{name: number for name, number in part.items() if _is_figure(number)}}
+            {"": _words(key), **{name: number for name, number in part.items() if _is_number(number)}}
             for key, part in parts.items()
         ]
         if rows:
@@ -293,7 +294,7 @@ def _print_figures(metrics: Mapping[str, Any]) -> None:
             print_rows(_words(name), [{column: row.get(column) for column in columns} for row in rows])
 
 
-def _is_figure(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -302,7 +303,7 @@ def _words(name: str) -> str:
 
 
 def _print_classification(metrics: Mapping[str, Any]) -> None:
-    """Print the headline, per class, the confusion matrix, emotions."""
+    """Print the main metrics, those per class, the confusion matrix and the correlation of emotions."""
     window = metrics["window"]
     say(
         f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
@@ -310,7 +311,8 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
     )
     say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
     if metrics["n_seen_in_training"]:
-        say(f"caution: {metrics['n_seen_in_training']} of these recordings were trained on; --fold or --split narrows")
+        n = metrics["n_seen_in_training"]
+        say(f"caution: {n} of these recordings are training data; select held-out data with --fold or --split")
     if metrics.get("n_early_stopping"):
         say(f"note: {metrics['n_early_stopping']} of these recordings were used for early stopping")
     print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
@@ -326,7 +328,7 @@ def _print_classification(metrics: Mapping[str, Any]) -> None:
         print_rows("emotions (correlation)", [metrics["emotion_correlation"]])
     if metrics["emotion_correlation_mean"] is not None:
         say(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
-    _print_problems("not judged", metrics["problems"])
+    _print_problems("not evaluated", metrics["problems"])
 
 
 def _cell(value: Any) -> Text:

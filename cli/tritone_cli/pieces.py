@@ -37,7 +37,7 @@ def write_pieces(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None
     entries = []
     for number, piece in enumerate(pieces, 1):
         wanted = (_default(verb, piece),) if outs is None and not as_json else outs or ()
-        if not as_json:  # before writing: the seed must not be lost if that fails
+        if not as_json:  # before writing, so that the seed is known if writing fails
             _show(piece)
         files = [_write(piece, _numbered(out, number, len(pieces))) for out in wanted]
         written = [file for file in files if file]

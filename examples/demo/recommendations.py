@@ -71,14 +71,14 @@ class RecommendedPiece:
 
     Attributes:
         because: the reasons as text, the largest first.
-        members: contribution of each base model to the score.
+        contributions: contribution of each base model to the score.
         sound: recording of the first 20 s.
     """
 
     track: CatalogueTrack
     score: float
     because: tuple[str, ...]
-    members: Mapping[str, float]
+    contributions: Mapping[str, float]
     sound: Path
 
 
@@ -152,12 +152,12 @@ def _check(listener: SimulatedListener, answer: Recommendations) -> None:
 
 
 def _suggestion(recommended: Recommendation, catalogue: Catalogue, folder: Path) -> RecommendedPiece:
-    members: dict[str, float] = {}
+    contributions: dict[str, float] = {}
     for reason in recommended.reasons:
-        members[reason.base_model] = members.get(reason.base_model, 0.0) + reason.amount
+        contributions[reason.base_model] = contributions.get(reason.base_model, 0.0) + reason.amount
     track = catalogue[recommended.track_id]
     because = _because(recommended, catalogue)
-    return RecommendedPiece(track, recommended.score, because, members, _sound(track, folder))
+    return RecommendedPiece(track, recommended.score, because, contributions, _sound(track, folder))
 
 
 def _sound(track: CatalogueTrack, folder: Path) -> Path:
@@ -200,14 +200,19 @@ def plot_contributions(pieces: Sequence[RecommendedPiece], path: Path) -> Path:
     axes = figure.add_subplot()
     totals: dict[str, float] = {}
     for each in pieces:
-        for member, amount in each.members.items():
-            totals[member] = totals.get(member, 0.0) + abs(amount)
+        for base_model, amount in each.contributions.items():
+            totals[base_model] = totals.get(base_model, 0.0) + abs(amount)
     ends, starts = [0.0] * len(pieces), [0.0] * len(pieces)
-    for member in sorted(totals, key=lambda name: -totals[name]):
-        amounts = [each.members.get(member, 0.0) for each in pieces]
+    for base_model in sorted(totals, key=lambda name: -totals[name]):
+        amounts = [each.contributions.get(base_model, 0.0) for each in pieces]
         lefts = [end if amount >= 0 else start for amount, end, start in zip(amounts, ends, starts, strict=True)]
         axes.barh(
-            range(len(pieces)), amounts, left=lefts, height=0.72, label=member, color=_COLOURS.get(member, _OTHER)
+            range(len(pieces)),
+            amounts,
+            left=lefts,
+            height=0.72,
+            label=base_model,
+            color=_COLOURS.get(base_model, _OTHER),
         )
         ends = [end + max(amount, 0.0) for end, amount in zip(ends, amounts, strict=True)]
         starts = [start + min(amount, 0.0) for start, amount in zip(starts, amounts, strict=True)]

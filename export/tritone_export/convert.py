@@ -132,10 +132,11 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loops_within_loops() -> Iterator[None]:
-    """Let torch 2.13 convert a while_loop that lies two scans deep.
+    """Let torch 2.13 convert a while_loop inside two nested scans.
 
-    It marks its call of a while_loop's condition, alone of all calls of subgraphs, with the version of ONNX's own
-    operators, and then refuses to inline subgraphs whose domain has two versions.
+    Its exporter sets the version of ONNX's own operators on the call of a while_loop's condition, but on no other call
+    of a subgraph. It then refuses to inline subgraphs, because their domain has two versions.
+    No upstream issue is known. This patches a private function, hence the upper bound of torch in pyproject.toml.
     """
     from torch.onnx._internal.exporter import _constants
     from torch.onnx._internal.exporter._torchlib.ops import hop

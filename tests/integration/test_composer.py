@@ -307,25 +307,43 @@ def bad(**arrays: Array) -> dict[str, Array]:
 
 
 BAD = {
-    "temperature of 0": ({"temperature": np.zeros((1, 1), np.float32)}, "temperature is 0.0; expected"),
-    "temperature of NaN": ({"temperature": np.full((1, 1), np.nan, np.float32)}, "temperature is nan; expected"),
-    "top_p of 0": ({"top_p": np.zeros((1, 1), np.float32)}, "top_p is 0.0; expected a number above 0, at most 1"),
-    "top_k of 0": ({"top_k": np.zeros((1, 1), np.int64)}, "top_k is 0; expected a whole number, 1 or more"),
-    "style below 0": ({"style": np.full((1, 1), -1, np.int64)}, "style is -1; expected"),
-    "noise of 1": ({"noise": np.ones((1, 8, 8), np.float32)}, "is 1.0; expected a number from 0 to below 1"),
-    "noise of NaN": ({"noise": np.full((1, 8, 8), np.nan, np.float32)}, "is nan; expected a number from 0 to below 1"),
-    "given of 3": ({"given": np.full((1, 8, 88), 3, np.uint8)}, "is 3; expected a whole number from 0 to 2"),
-    "mode of 3": ({"given_mode": np.full((1, 8), 3, np.uint8)}, "is 3; expected a whole number from 0 to 2"),
-    "index beyond the bar": ({"meter": np.array([[4, 4]], np.int64)}, r"meter is \[4, 4\]; expected"),
-    "meter below 0": ({"meter": np.array([[-4, 0]], np.int64)}, r"meter is \[-4, 0\]; expected"),
-    "lengths that differ": ({"noise": np.zeros((1, 9, 8), np.float32)}, "differ in the size of axis frame"),
+    "temperature of 0": ({"temperature": np.zeros((1, 1), np.float32)}, "invalid temperature: expected.*, got 0.0"),
+    "temperature of NaN": (
+        {"temperature": np.full((1, 1), np.nan, np.float32)},
+        "invalid temperature: expected.*, got nan",
+    ),
+    "top_p of 0": (
+        {"top_p": np.zeros((1, 1), np.float32)},
+        "invalid top_p: expected a number above 0 and at most 1.*, got 0.0",
+    ),
+    "top_k of 0": ({"top_k": np.zeros((1, 1), np.int64)}, "invalid top_k: expected a whole number, 1 or more.*, got 0"),
+    "style below 0": ({"style": np.full((1, 1), -1, np.int64)}, "invalid style: expected.*, got -1"),
+    "noise of 1": (
+        {"noise": np.ones((1, 8, 8), np.float32)},
+        "invalid .*: expected a number from 0 to below 1.*, got 1.0",
+    ),
+    "noise of NaN": (
+        {"noise": np.full((1, 8, 8), np.nan, np.float32)},
+        "invalid .*: expected a number from 0 to below 1.*, got nan",
+    ),
+    "given of 3": (
+        {"given": np.full((1, 8, 88), 3, np.uint8)},
+        "invalid .*: expected a whole number from 0 to 2.*, got 3",
+    ),
+    "mode of 3": (
+        {"given_mode": np.full((1, 8), 3, np.uint8)},
+        "invalid .*: expected a whole number from 0 to 2.*, got 3",
+    ),
+    "index beyond the bar": ({"meter": np.array([[4, 4]], np.int64)}, r"invalid meter: expected.*, got \[4, 4\]"),
+    "meter below 0": ({"meter": np.array([[-4, 0]], np.int64)}, r"invalid meter: expected.*, got \[-4, 0\]"),
+    "lengths that differ": ({"noise": np.zeros((1, 9, 8), np.float32)}, "expected equal sizes of axis frame"),
     "no frames": (
         {name: array[:, :0] for name, array in stand_in.piece(8).items() if name in ("given", "given_mode", "noise")},
-        "size 0 along axis frame; expected 1 to 16384",
+        "expected a size of 1 to 16384 along axis frame, got 0",
     ),
     "too many frames": (
         {name: array for name, array in stand_in.piece(4097).items() if name in ("given", "given_mode", "noise")},
-        "4097 frames; expected 1 to 4096",
+        "expected 1 to 4096 frames, got 4097",
     ),
     "87 pitches": ({"given": np.zeros((1, 8, 87), np.uint8)}, "unexpected shape for input 'given'"),
     "two pieces": (

@@ -16,7 +16,7 @@ from benchmarks.fault_report import markdown, page
 ROW: dict[str, Any] = {
     "fault": "stub", "mode": "two", "name": "kill -9 of a stub", "clients": "two replicas", "missing": "",
     "requests": 100, "lost": 0, "longest_gap_s": 0.21, "noticed_s": 0.5, "again_s": 1.25, "healed": True,
-    "told": [], "said": [], "notes": [],
+    "errors": [], "log": [], "notes": [],
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def test_the_longest_gap_is_between_answers_of_any_client() -> None:
     found = seen(calls, fault_s=10.0)
     assert found["requests"] == 6
     assert found["lost"] == 1
-    assert found["told"] == ["gone"]
+    assert found["errors"] == ["gone"]
     assert found["longest_gap_s"] == pytest.approx(3.0)  # from 11 to 14: an error is no answer
 
 

@@ -75,8 +75,8 @@ def test_what_once_went_wrong_is_refused(fuzzed: Fuzzed, wrong: str) -> None:
     body = over_grpc.message(FuzzRequest(model, tensors)).SerializeToString()
     outcome = target.unary(over_grpc.SERVICE + "ModelInfer", body)
     target.close()
-    assert (outcome.kind, outcome.code) == (outcomes.REFUSED, "INVALID_ARGUMENT"), outcome.said
-    assert part in outcome.said
+    assert (outcome.kind, outcome.code) == (outcomes.REFUSED, "INVALID_ARGUMENT"), outcome.message
+    assert part in outcome.message
 
 
 def test_a_few_hundred_malformed_requests(fuzzed: Fuzzed) -> None:
@@ -141,7 +141,7 @@ def test_a_tally_tells_what_should_not_be() -> None:
     tally.add("http", "valid", outcomes.Outcome(outcomes.REFUSED, "400", "no"), "", must=outcomes.OK)
     tally.add("http", "bytes", outcomes.Outcome(outcomes.HANG), "")
     tally.add("grpc", "admin without a token", outcomes.Outcome(outcomes.OK, "OK"), "", must=outcomes.REFUSED)
-    tally.add("grpc", "size", outcomes.Outcome(outcomes.NOT_SENT, said=outcomes.OVERFLOW), "")
+    tally.add("grpc", "size", outcomes.Outcome(outcomes.NOT_SENT, message=outcomes.OVERFLOW), "")
     assert [each.category for each in tally.findings] == ["values", "valid", "bytes", "admin without a token"]
     assert (tally.n_sent, sum(tally.known.values()), tally.not_sent[outcomes.OVERFLOW]) == (7, 3, 1)
     assert "| grpc: size |  |  |  |  |  |  | 1 |" in tally.table()

@@ -121,14 +121,23 @@ def ask_http(server: TritonServer, arrays: dict[str, Array], outputs: tuple[str,
 
 
 BAD = {
-    "zeros, as in the warm-up": (request(x=0.0, temperature=0.0), "temperature is 0.0; expected a number from 0.001"),
-    "a temperature below the least": (request(temperature=-1.0), "temperature is -1.0; expected a number from 0.001"),
-    "NaN": (request(x=np.nan), "x[0] is nan; expected a number from 0 to 1"),
-    "infinity": (request(x=np.inf), "x[0] is inf; expected a number from 0 to 1"),
-    "a huge number": (request(x=1e38), "x[0] is 1e+38; expected a number from 0 to 1"),
-    "too long": (request(n_frames=17), "x has size 17 along axis frame; expected 1 to 16"),
-    "no frames": (request(n_frames=0), "x has size 0 along axis frame; expected 1 to 16"),
-    "too much in all": (request(3, n_frames=16), "48 in all; expected at most 32 in one request"),
+    "zeros, as in the warm-up": (
+        request(x=0.0, temperature=0.0),
+        "invalid temperature: expected a number from 0.001 to 100, got 0.0",
+    ),
+    "a temperature below the least": (
+        request(temperature=-1.0),
+        "invalid temperature: expected a number from 0.001 to 100, got -1.0",
+    ),
+    "NaN": (request(x=np.nan), "invalid x[0]: expected a number from 0 to 1, got nan"),
+    "infinity": (request(x=np.inf), "invalid x[0]: expected a number from 0 to 1, got inf"),
+    "a huge number": (request(x=1e38), "invalid x[0]: expected a number from 0 to 1, got 1e+38"),
+    "too long": (request(n_frames=17), "expected a size of 1 to 16 along axis frame, got 17"),
+    "no frames": (request(n_frames=0), "expected a size of 1 to 16 along axis frame, got 0"),
+    "too much in all": (
+        request(3, n_frames=16),
+        "expected at most 32 along axis frame in all rows of a request, got 48",
+    ),
 }
 
 
@@ -177,6 +186,6 @@ def test_requests_that_are_joined_with_a_bad_one_are_answered(limited: TritonSer
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(8)))
-    assert "x[0] is nan" in str(answers.pop(3))
+    assert "invalid x[0]: expected a number from 0 to 1, got nan" in str(answers.pop(3))
     for number, answer in zip((0, 1, 2, 4, 5, 6, 7), answers, strict=True):
         np.testing.assert_allclose(answer["half"], np.full((1, 4), (0.25 + number / 16) / 2), rtol=1e-6)

@@ -13,7 +13,7 @@ from tests.support.benchmark_tools import run_tool
 from tritonclient.grpc import service_pb2
 
 from benchmarks.soak_mix import SentRequest, arrivals, message_of, shares, varied
-from benchmarks.soak_report import Memory, judge, p99_interval, spans
+from benchmarks.soak_report import Memory, evaluate, p99_interval, spans
 
 SECONDS = 600.0
 KEPT = [True, True, True]
@@ -39,7 +39,7 @@ def memory(growth: float = 0.0) -> list[Memory]:
 
 
 def verdicts(sent: list[SentRequest], looked: list[Memory]) -> list[bool]:
-    return list(judge(sent, looked, spans(SECONDS))["verdicts"].values())
+    return list(evaluate(sent, looked, spans(SECONDS))["verdicts"].values())
 
 
 def test_a_steady_load_passes() -> None:
@@ -49,7 +49,7 @@ def test_a_steady_load_passes() -> None:
 def test_one_failure_fails() -> None:
     sent = load()
     sent[len(sent) // 2].error = "UNAVAILABLE: gone"
-    found = judge(sent, memory(), spans(SECONDS))
+    found = evaluate(sent, memory(), spans(SECONDS))
     assert list(found["verdicts"].values()) == [False, True, True]
     assert found["n_failed"] == 1
     assert "UNAVAILABLE: gone" in found["errors"][0]
@@ -69,7 +69,7 @@ def test_one_model_that_is_clearly_slower_fails() -> None:
     for each in sent:
         if each.model == "model1" and each.due_s > 400:
             each.latency_s *= 3
-    found = judge(sent, memory(), spans(SECONDS))
+    found = evaluate(sent, memory(), spans(SECONDS))
     assert found["clearly_slower"] == ["model1"]
     assert not found["passed"]
 
@@ -90,7 +90,7 @@ def test_a_p99_of_few_has_no_upper_end() -> None:
 
 def test_too_short_a_load_says_so() -> None:
     with pytest.raises(ValueError, match="too short"):
-        judge(load(), [Memory(0, 1000)], spans(SECONDS))
+        evaluate(load(), [Memory(0, 1000)], spans(SECONDS))
 
 
 def test_arrivals_are_poisson() -> None:

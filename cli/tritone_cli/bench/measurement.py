@@ -1,4 +1,4 @@
-"""Loads from command-line options, and the measurement of a model under each of them."""
+"""Parse loads from command-line options, and measure a model under each of them."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class BenchTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchPlan:
-    """What to measure.
+    """Loads and durations of a benchmark.
 
     Attributes:
         batches: inferences per request.

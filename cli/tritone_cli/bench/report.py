@@ -1,4 +1,4 @@
-"""Results of a bench as tables, Markdown, CSV and plots."""
+"""Write benchmark results as tables, Markdown, CSV and plots."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ def bench(
         typer.Argument(metavar="[MODEL]...", help="Names of models. Default: all that have a version."),
     ] = None,
     concurrency: Annotated[
-        str, typer.Option(help="Closed loop, number of concurrent requests: 8, 1,4,16, 1:32 (doubling) or 1:32:4.")
+        str,
+        typer.Option(
+            help="Closed loop: numbers of concurrent requests, as 8, 1,4,16, 1:32 (doubling) or 1:32:4 (in steps of 4)."
+        ),
     ] = "1:32",
     request_rate: Annotated[
         str,
@@ -71,12 +74,13 @@ def bench(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Markdown file whose table between the marks of this command is replaced.", show_default=False
+            help="Markdown file to update: the lines between `<!-- bench: begin -->` and `<!-- bench: end -->`.",
+            show_default=False,
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure throughput, latency and their parts. Results that are not stable are left out."""
+    """Measure throughput, latency and the time in queue and computation; unstable results are left out."""
     options.require_unused(report, overwrite=overwrite, option="--report")
     from tritone_cli.bench import measurement
     from tritone_cli.bench import report as reporting
@@ -167,9 +171,7 @@ def _running(
             raise typer.BadParameter(f"{server!r}: expected a gRPC port without TLS, got one with TLS")
         here = repository if repository.is_dir() and addresses.is_loopback else None
         if not models and here is None:
-            raise typer.BadParameter(
-                "expected names of MODELs, since the repository of --server is not on this machine"
-            )
+            raise typer.BadParameter("expected MODEL names, since the repository of --server is not on this machine")
         names = tuple(models) if models else servable_models(repository)
         try:
             if over_grpc and names:

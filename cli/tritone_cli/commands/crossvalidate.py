@@ -16,10 +16,16 @@ def crossvalidate(
     kind: options.Kind,
     data: options.Data = None,
     interactions: options.Interactions = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the folds' checkpoints.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the checkpoint of each fold. Default: runs/KIND-folds.", show_default=False),
+    ] = None,
     seed: options.Seed = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="How often a listening log, which has no folds, is split anew: --seed and on.")
+        int,
+        typer.Option(
+            min=1, help="Number of random splits of a listening log, which has no folds; the first uses --seed."
+        ),
     ] = 3,
     preset: options.Preset = "default",
     pretrained: options.Pretrained = None,
@@ -46,7 +52,7 @@ def crossvalidate(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Hold every fold out once: train on the others, judge on it; mean and spread."""
+    """Hold out each fold once: train on the others, evaluate on it; prints mean and standard deviation."""
     from tritone_training import api as training
 
     kind_options.check_kind_takes(context, kind)
@@ -76,14 +82,14 @@ def crossvalidate(
     console.print_data_report(result["data"])
     console.print_rows("folds", result["folds"])
     if "cold_start_ratio" in result:
-        figures = (f"{name} {result[name]:.4f} ± {result[name + '_std']:.4f}" for name in ("ndcg@10", "recall@40"))
-        console.say(", ".join(figures) + f" (mean ± spread over {len(result['folds'])} seeds)")
-        console.say(f"users who were not in training reach {result['cold_start_ratio']:.0%} of trained users' NDCG@10")
+        metrics = (f"{name} {result[name]:.4f} ± {result[name + '_std']:.4f}" for name in ("ndcg@10", "recall@40"))
+        console.say(", ".join(metrics) + f" (mean ± standard deviation over {len(result['folds'])} seeds)")
+        console.say(f"cold-start users reach {result['cold_start_ratio']:.0%} of the NDCG@10 of users in training")
         return
     console.say(
         f"accuracy {result['accuracy']:.3f} ± {result['accuracy_std']:.3f}, "
         f"macro-F1 {result['macro_f1']:.3f} ± {result['macro_f1_std']:.3f} "
-        f"(mean ± spread over {len(result['folds'])} folds, {result['n']} tracks)"
+        f"(mean ± standard deviation over {len(result['folds'])} folds, {result['n']} tracks)"
     )
     if result["emotion_correlation_mean"] is not None:
         console.say(f"emotion correlation over all tracks: {result['emotion_correlation_mean']:.3f}")

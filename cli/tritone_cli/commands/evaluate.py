@@ -14,9 +14,12 @@ def evaluate(
     kind: options.Kind,
     checkpoint: options.Checkpoint,
     data: options.Data = None,
-    fold: Annotated[int | None, typer.Option(help="Only this fold of the data.", show_default=False)] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Evaluate on this fold of the data only.", show_default=False)
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Only this part of the training run: train, valid or test.", show_default=False)
+        str | None,
+        typer.Option(help="Evaluate on this split of the training run only: train, valid or test.", show_default=False),
     ] = None,
     interactions: options.Interactions = None,
     test: options.Test = None,
@@ -30,7 +33,7 @@ def evaluate(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a checkpoint: of recordings whole tracks first, windows beside them; of scores whole pieces."""
+    """Evaluate a checkpoint: recordings per track and per window, scores per piece, recommenders per user."""
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
     options.require_unused(report, overwrite=overwrite, option="--report")
@@ -63,6 +66,6 @@ def evaluate(
     elif "base_models" in metrics:
         console.print_ranking(metrics)
     elif "ndcg@10" in metrics:
-        console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_FIGURES}])
+        console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_METRICS}])
     else:
         console.print_metrics(metrics)

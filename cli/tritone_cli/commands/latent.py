@@ -1,4 +1,4 @@
-"""`tritone reconstruct`, `interpolate`, `vary` and `sample`: move through a latent space, or sample from it."""
+"""`tritone reconstruct`, `interpolate`, `vary` and `sample`: generate pieces from a latent space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reconstruct(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Encode a score and decode it again, which shows what the model keeps of it."""
+    """Encode a score and decode it again, to see how much of it the model preserves."""
     pieces.check_outs(out)
     with (
         connections.connect(server, timeout, api_key_file, ca_file) as music,
@@ -48,8 +48,8 @@ def reconstruct(
 
 
 def interpolate(
-    a: Annotated[Path, typer.Argument(help="MIDI file at the beginning.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="MIDI file at the end.", show_default=False)],
+    a: Annotated[Path, typer.Argument(help="First MIDI file.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Last MIDI file.", show_default=False)],
     *,
     steps: Annotated[int, typer.Option(help="Number of pieces, both ends included.")] = 5,
     out: options.Out = None,
@@ -93,7 +93,7 @@ def vary(
         typer.Option(help="Attribute to change: note_density, pitch_range or rhythmic_complexity.", show_default=False),
     ],
     amount: Annotated[
-        float, typer.Option(help="Change in standard deviations; negative for less.", show_default=False)
+        float, typer.Option(help="Change in standard deviations; negative decreases the attribute.", show_default=False)
     ],
     out: options.Out = None,
     seed: options.PieceSeed = None,
@@ -143,7 +143,8 @@ def sample(
     truncation: Annotated[
         float | None,
         typer.Option(
-            help="Scale of the noise, up to 1: smaller is safer and less varied (music_gan only).", show_default=False
+            help="Scale of the noise, at most 1: smaller values are more typical and less varied (music_gan only).",
+            show_default=False,
         ),
     ] = None,
     note_density: Annotated[

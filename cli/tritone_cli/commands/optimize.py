@@ -71,7 +71,7 @@ def optimize(
 
     A clear winner is written to MODEL's serving.json, which later exports and publications use, and to its
     config.pbtxt; a running server uses it when it loads the model again. Otherwise nothing changes. The exit status is
-    1 if no setting keeps --latency-ms.
+    1 if no setting has a p99 latency within --latency-ms.
     """
     from tritone_export.repository import check_model_name
 

@@ -17,10 +17,12 @@ def train(
     kind: options.Kind,
     data: options.Data = None,
     interactions: options.Interactions = None,
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: runs/KIND.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. Default: runs/KIND.")] = None,
     seed: options.Seed = 0,
     preset: options.Preset = "default",
-    fold: Annotated[int | None, typer.Option(help="Fold that is held out and judged at the end; default 0.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Fold to hold out and evaluate on after training. Default: 0.")
+    ] = None,
     pretrained: options.Pretrained = None,
     devices: options.Devices = 1,
     max_epochs: options.MaxEpochs = None,
@@ -49,7 +51,7 @@ def train(
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on your data, or on the embedded catalogue, and write a checkpoint."""
+    """Train a model on your data or on the embedded catalogue, and write a checkpoint."""
     from tritone_training import api as training
 
     kind_options.check_kind_takes(context, kind)
@@ -95,7 +97,7 @@ def train(
         console.print_json({**result.to_dict(), **({} if report is None else {"report": written})})
         return
     if result.finished:
-        console.say(f"{result.folder}: this training is finished; there is nothing to resume")
+        console.say(f"{result.folder}: this training is complete; there is nothing to resume")
     else:
         console.print_data_report(result.data)
     if result.warm_start is not None:
@@ -107,7 +109,7 @@ def train(
         console.print_base_models(result.base_models_valid)
     console.say(f"checkpoint: {result.folder} ({result.n_epochs} epochs)")
     if result.key is not None:
-        console.say(f"key: {result.key} (keep it, and apart from the model: it tells whose history is whose)")
+        console.say(f"key: {result.key} (keep it, separate from the model: it links pseudonyms to user ids)")
     for path in written:
         console.say(f"written: {path}")
     console.say(f"next: tritone export {kind} --checkpoint {result.folder}")

@@ -16,10 +16,10 @@ from tritone_cli import console, kind_options, options
 def tune(
     context: typer.Context,
     kind: options.Kind,
-    trials: Annotated[int, typer.Option(min=1, help="How many settings to try.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials.")] = 20,
     data: options.Data = None,
     interactions: options.Interactions = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study; default: runs/KIND-tune.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the study. Default: runs/KIND-tune.")] = None,
     seed: options.Seed = 0,
     preset: options.Preset = "default",
     pretrained: options.Pretrained = None,
@@ -45,9 +45,9 @@ def tune(
     key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search the kind's hyper-parameters with Optuna, judged on the validation part only.
+    """Search for good hyper-parameters with Optuna, by the score on the validation split.
 
-    A study in the same folder is continued, so that an interrupted search loses nothing.
+    A study that exists in --out is continued.
     """
     from tritone_training import api as training
     from tritone_training.tuning import tune as run_study
@@ -77,8 +77,8 @@ def tune(
         return
     console.print_rows("trials, best first", result["trials"][:10])
     if result["n_failed"]:
-        console.say(f"{result['n_failed']} trials could not be trained and do not count")
-    console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation part")
+        console.say(f"{result['n_failed']} trials failed and are not counted")
+    console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation split")
     same = {
         "--data": data,
         "--preset": preset,
@@ -87,7 +87,6 @@ def tune(
         "--max-epochs": max_epochs,
         "--config": config,
     }
-    same |= {"--config": config}
     same |= {f"--{each.name.replace('_', '-')}": getattr(listening, each.name) for each in fields(listening)}
     again = [part for option, value in same.items() if value is not None for part in (option, str(value))]
     again += [part for setting in settings or () for part in ("--set", setting)]

@@ -41,7 +41,7 @@ def forget(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to remove the user from, too.", show_default=False),
+        typer.Option(help="Checkpoint to remove the user from as well.", show_default=False),
     ] = None,
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Keep the old versions, which hold the user, for a rollback.")
@@ -94,7 +94,7 @@ def forget(
         _print_report(done, users, live, model=model, http_url=addresses.http if addresses else None)
         if not checkpoint:
             console.say(
-                "a checkpoint that holds the user would restore them: remove the user there, too, with --checkpoint"
+                "a checkpoint that holds the user would restore them: remove the user there as well, with --checkpoint"
             )
     for each in failed:
         console.fail(each)
@@ -203,7 +203,7 @@ def _numbers(versions: Sequence[int]) -> str:
 
 @contextmanager
 def _noting(where: str, failed: list[str]) -> Iterator[None]:
-    """Note a failure and continue."""
+    """Add a failure of the block to `failed` instead of raising it."""
     try:
         yield
     except (TritoneError, OSError) as error:

@@ -57,9 +57,9 @@ def _shown(trial: SettingTrial, found: SearchResult) -> dict[str, str]:
         "threads": "-" if setting.threads is None else "shared" if setting.threads == 0 else str(setting.threads),
         "batches": " ".join(map(str, setting.preferred_batch_sizes)) or "none",
         "us": str(setting.max_queue_delay_microseconds),
-        "/s": _figure(trial.per_s),
-        "p50": _figure(trial.p50_ms),
-        "p99 ms": _figure(trial.p99_ms),
+        "/s": _shortened(trial.per_s),
+        "p50": _shortened(trial.p50_ms),
+        "p99 ms": _shortened(trial.p99_ms),
         "gain": "-" if gain is None else f"{gain:+.1%}",
         "n": str(sum(reading is not None for reading in trial.readings)),
         "": remark or ("not measured" if trial.per_s is None else ""),
@@ -120,7 +120,7 @@ def _row(row: Mapping[str, str], *, values: bool = False) -> str:
     return "| " + " | ".join(row.values() if values else row.keys()) + " |"
 
 
-def _figure(value: float | None) -> str:
+def _shortened(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -99,18 +99,22 @@ class RecommendRequest:
         for most, option in ((MOST_EXPLAINED, "explain"), (MOST_DIVERSE, "diversity")):
             # NaN is rejected below.
             if self.k > most and getattr(self, option):
-                raise InvalidRequestError(f"k is {self.k}; expected a whole number from 1 to {most} with {option}")
+                raise InvalidRequestError(
+                    f"invalid k: expected a whole number from 1 to {most} with {option}, got {self.k}"
+                )
         for name in ("diversity", "novelty"):
             value = getattr(self, name)
             if not 0 <= value <= 1:  # false for NaN
-                raise InvalidRequestError(f"{name} is {np.float32(value)!s}; expected a number from 0 to 1")
+                raise InvalidRequestError(f"invalid {name}: expected a number from 0 to 1, got {np.float32(value)!s}")
         for name in ("history", "skipped", "friends", "exclude"):
             if len(getattr(self, name)) > MOST_HISTORY:
-                raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
+                raise InvalidRequestError(f"invalid {name}: expected at most {MOST_HISTORY:,} ids, got more")
         if len(self.friends) > MOST_FRIENDS and (n_friends := len(set(self.friends))) > MOST_FRIENDS:
-            raise InvalidRequestError(f"friends holds {n_friends:,} different ids; expected at most {MOST_FRIENDS:,}")
+            raise InvalidRequestError(
+                f"invalid friends: expected at most {MOST_FRIENDS:,} different ids, got {n_friends:,}"
+            )
         if self.mood is not None and self.mood not in MOODS:
-            raise InvalidRequestError(f"mood is {shown(self.mood)}; expected one of {', '.join(MOODS)}")
+            raise InvalidRequestError(f"unknown mood: expected one of {', '.join(MOODS)}, got {shown(self.mood)}")
         self._check_weights()
         if self.embedding is not None:
             check_embedding(self.embedding)
@@ -119,14 +123,22 @@ class RecommendRequest:
         if self.weights is None:
             return
         if len(self.weights) != len(self.history):
-            raise InvalidRequestError(f"weights holds {len(self.weights):,} numbers, history {len(self.history):,} ids")
+            raise InvalidRequestError(weights_problem(len(self.weights), len(self.history)))
         weights = np.asarray(self.weights, np.float64)
         wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if len(wrong):
             raise InvalidRequestError(
-                f"weights[{wrong[0]}] is {np.float32(weights[wrong[0]])!s}; expected a number, 0 or more (use skipped "
-                f"for items that were rejected)"
+                f"invalid weights[{wrong[0]}]: expected a number, 0 or more, for each track of history, got "
+                f"{np.float32(weights[wrong[0]])!s}; use skipped for rejected tracks"
             )
+
+
+def weights_problem(n_weights: int, n_history: int) -> str:
+    """Return the error message for weights that do not fit the history."""
+    return (
+        f"invalid weights: expected a number, 0 or more, for each track of history, got {n_weights:,} for "
+        f"{n_history:,} ids"
+    )
 
 
 def check_embedding(embedding: npt.ArrayLike) -> None:
@@ -137,15 +149,15 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
     """
     values = np.asarray(embedding)
     if values.shape != (EMBEDDING_SIZE,):
-        raise InvalidRequestError(f"embedding has shape {values.shape}; expected ({EMBEDDING_SIZE},)")
+        raise InvalidRequestError(f"invalid embedding: expected shape ({EMBEDDING_SIZE},), got {values.shape}")
     wrong = np.flatnonzero(~(np.abs(values) <= LARGEST_EMBEDDING))  # also true for NaN
     if len(wrong):
         most = f"{LARGEST_EMBEDDING:.0f}"
         raise InvalidRequestError(
-            f"embedding[{wrong[0]}] is {values[wrong[0]]!s}; expected a number from -{most} to {most}"
+            f"invalid embedding[{wrong[0]}]: expected a number from -{most} to {most}, got {values[wrong[0]]!s}"
         )
     if not values.any():
-        raise InvalidRequestError("embedding holds only zeros; expected the embedding of a recording")
+        raise InvalidRequestError("invalid embedding: expected the embedding of a recording, got only zeros")
 
 
 def check_k(k: int) -> None:
@@ -155,7 +167,7 @@ def check_k(k: int) -> None:
         InvalidRequestError: it is out of range.
     """
     if isinstance(k, bool) or not 1 <= k <= MOST_ITEMS:
-        raise InvalidRequestError(f"k is {k}; expected a whole number from 1 to {MOST_ITEMS}")
+        raise InvalidRequestError(f"invalid k: expected a whole number from 1 to {MOST_ITEMS}, got {k}")
 
 
 def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
@@ -170,11 +182,11 @@ def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
     """
     for name, length in lengths.items():
         if length > MOST_HISTORY:
-            raise InvalidRequestError(f"{name} holds more than {MOST_HISTORY:,} ids")
+            raise InvalidRequestError(f"invalid {name}: expected at most {MOST_HISTORY:,} ids, got more")
         if n_rows * length > MOST_IDS_IN_ALL:
             raise InvalidRequestError(
-                f"{name} has {n_rows} rows of {length:,} ids; expected at most {MOST_IDS_IN_ALL:,} ids in one request; "
-                f"send fewer rows at a time"
+                f"invalid {name}: expected at most {MOST_IDS_IN_ALL:,} ids in one request, got {n_rows} rows of "
+                f"{length:,}; send fewer rows at a time"
             )
 
 
@@ -191,11 +203,13 @@ def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
     for name, ids in lists.items():
         longest = max(map(len, ids), default=0)
         if longest > LONGEST_ID_BYTES:
-            raise InvalidRequestError(f"{name} holds an id of {longest:,} bytes; expected at most {LONGEST_ID_BYTES:,}")
+            raise InvalidRequestError(
+                f"invalid id in {name}: expected at most {LONGEST_ID_BYTES:,} bytes, got {longest:,}"
+            )
         total += sum(map(len, ids))
     if total > MOST_ID_BYTES_IN_ALL:
         raise InvalidRequestError(
-            f"the request's ids have {total:,} bytes; expected at most {MOST_ID_BYTES_IN_ALL:,} in one request"
+            f"invalid ids: expected at most {MOST_ID_BYTES_IN_ALL:,} bytes in one request, got {total:,}"
         )
 
 
@@ -214,8 +228,8 @@ def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
     ):
         if n_items > most:
             raise InvalidRequestError(
-                f"the {len(wanted)} rows of the request ask for {n_items:,} {what}; expected at most {most:,}; send "
-                f"fewer rows at a time"
+                f"invalid k: expected at most {most:,} {what} in all rows of a request, got {n_items:,} in "
+                f"{len(wanted)} rows; send fewer rows at a time"
             )
 
 

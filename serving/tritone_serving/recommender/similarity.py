@@ -60,7 +60,7 @@ def similar_items(
         InvalidRequestError: as `Recommender.similar`.
     """
     if by not in WAYS:
-        raise InvalidRequestError(f"by is {shown(by)}; expected one of {', '.join(WAYS)}")
+        raise InvalidRequestError(f"invalid by: expected one of {', '.join(WAYS)}, got {shown(by)}")
     check_k(n)
     if embedding is not None:
         check_embedding(embedding)

@@ -116,10 +116,14 @@ class SearchRequest:
             InvalidRequestError: a value is out of range.
         """
         if self.field is not None and self.field not in FIELDS:
-            raise InvalidRequestError(f"query_field is {shown(self.field)}; expected one of {', '.join(FIELDS)}")
+            raise InvalidRequestError(
+                f"invalid query_field: expected one of {', '.join(FIELDS)}, got {shown(self.field)}"
+            )
         check_k(self.limit)
         if not 0 <= self.offset <= _LARGEST_OFFSET:
-            raise InvalidRequestError(f"offset is {self.offset}; expected a whole number from 0 to {_LARGEST_OFFSET}")
+            raise InvalidRequestError(
+                f"invalid offset: expected a whole number from 0 to {_LARGEST_OFFSET}, got {self.offset}"
+            )
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class TrackSearch:
         search.check()
         words = words_of(search.query)
         if not words:
-            raise InvalidRequestError("query is blank; expected a title, an artist or an id")
+            raise InvalidRequestError("invalid query: expected a title, an artist or an id, got blanks only")
         fields = self._fields_of(search)
         items, ranks = self._ranked(search.query, words, fields)
         if not len(items) and search.field is None and len(self._columns) == 1:

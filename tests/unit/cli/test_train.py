@@ -50,7 +50,7 @@ def test_train_then_evaluate(run_tritone: Callable[..., Any], run_folder: Path, 
     assert ended.status == 0
     assert ended.stdout == ""
     assert "tracks:  accuracy" in ended.stderr
-    assert "of these recordings were trained on" in ended.stderr
+    assert "of these recordings are training data" in ended.stderr
     assert "written: report/confusion_matrix.png" in ended.stderr
     assert (run_folder / "report" / "predictions.csv").is_file()
     ended = run_tritone(
@@ -111,7 +111,7 @@ def test_similar_labels_and_cancelling_channels_are_warned_of(
 def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
     said = {part: run_tritone(*common, part).stderr for part in ("train", "valid", "test")}
-    assert {part: "were trained on" in text for part, text in said.items()} == {
+    assert {part: "are training data" in text for part, text in said.items()} == {
         "train": True, "valid": False, "test": False,
     }  # fmt: skip
     assert {part: "used for early stopping" in text for part, text in said.items()} == {
@@ -125,7 +125,7 @@ def test_crossvalidate(run_tritone: Callable[..., Any], data: Path, tmp_path: Pa
     ended = run_tritone(*common, "--out", tmp_path / "folds")
     assert ended.status == 0
     assert ended.stdout == ""
-    assert "(mean ± spread over 4 folds, 12 tracks)" in ended.stderr
+    assert "(mean ± standard deviation over 4 folds, 12 tracks)" in ended.stderr
     refused = run_tritone(*common, "--out", tmp_path / "folds")
     assert refused.status == 2
     assert "--overwrite" in refused.stderr
@@ -174,7 +174,7 @@ def test_training_again_into_the_same_folder_needs_overwrite_or_resume(
     assert "runs/genre_cnn: expected a new or empty folder, got a trained genre_cnn" in refused.stderr
     finished = run_tritone(*common, "--resume")
     assert finished.status == 0
-    assert "this training is finished; there is nothing to resume" in finished.stderr
+    assert "this training is complete; there is nothing to resume" in finished.stderr
     assert json.loads(run_tritone(*common, "--resume", "--json").stdout)["finished"] is True
     other = run_tritone(*common, "--resume", "--seed", 5)
     assert other.status == 1
@@ -206,7 +206,7 @@ def test_class_weights_and_a_warm_start(run_tritone: Callable[..., Any], run_fol
     )  # fmt: skip
     assert ended.status == 0
     assert "weights from runs/genre_cnn" in ended.stderr
-    assert "not taken over (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
+    assert "not loaded (shape (4, 1, 5, 5), expected (5, 1, 5, 5)): body.convolutions.0.weight" in ended.stderr
     info = json.loads((run_folder / "second" / "checkpoint.json").read_text())
     assert info["config"]["class_weights"] == {"hum": 2}
     wrong = run_tritone(*common, "--out", "third", "--set", "class_weights={'hm': 2}")

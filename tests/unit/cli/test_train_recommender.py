@@ -63,7 +63,7 @@ def test_as_many_seeds_as_are_asked_for(run_tritone: Callable[..., Any], words: 
 
 
 def test_the_members_fit_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = dict.fromkeys(console.RANKING_FIGURES, 0.12345)
+    figures = dict.fromkeys(console.RANKING_METRICS, 0.12345)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "people", Console(stderr=True, width=80))
         console.print_base_models(dict.fromkeys(("taste_vae", "popularity"), figures))

@@ -238,7 +238,9 @@ def _outside(tensor: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("violation", _violations(), ids=str)
-def test_a_value_beyond_a_limit_is_refused_by_backend_and_sdk(backend: Any, violation: Violation) -> None:
+def test_a_value_beyond_a_limit_is_refused_by_backend_and_sdk_in_the_same_words(
+    backend: Any, violation: Violation
+) -> None:
     model = MODELS[violation.model]
     feed = reshaped(model, model.example)
     array = feed[violation.tensor].copy()
@@ -246,15 +248,26 @@ def test_a_value_beyond_a_limit_is_refused_by_backend_and_sdk(backend: Any, viol
     feed[violation.tensor] = array
     said = refusal(backend, model, feed)
     assert said is not None
-    assert said.startswith(violation.tensor)
-    _, _, expected = said.partition("; ")
-    assert expected.startswith("expected ")
+    name, expected, got = _parts(said)
+    assert name.startswith(f"invalid {violation.tensor}")
     sdk = SDK.get(violation.tensor)
     if sdk is None:
         return
     with pytest.raises(InvalidInputError) as caught:
         sdk(violation.value)
     assert caught.value.argument == {"attributes": "amount"}.get(violation.tensor, violation.tensor)
+    sdk_name, sdk_expected, sdk_got = _parts(str(caught.value))
+    assert sdk_expected.startswith(expected.removesuffix(", or -1"))
+    if violation.tensor != "attributes" and np.float32(violation.value) == violation.value:
+        assert (sdk_name, sdk_got) == (name, got)
+
+
+def _parts(message: str) -> tuple[str, str, str]:
+    """Split an error message into the argument, what was expected and what was given."""
+    name, _, rest = message.partition(": expected ")
+    expected, _, got = rest.rpartition(", got ")
+    assert all((name, expected, got)), message
+    return name, expected, got.partition(";")[0]
 
 
 def _choice(**changed: Any) -> None:
@@ -280,13 +293,14 @@ def test_a_size_beyond_a_limit_is_refused(backend: Any, name: str) -> None:
         for size in (0, (axis.max_size or 0) + 1):
             said = refusal(backend, model, _resized(model, feed, axis.name, size))
             assert said is not None
-            assert f"size {size} along axis {axis.name}; expected {axis.min_size} to {axis.max_size}" in said
+            expected = f"expected a size of {axis.min_size} to {axis.max_size} along axis {axis.name}, got {size}"
+            assert expected in said
         if axis.max_total is not None:
             n_rows = axis.max_total // (axis.max_size or 1) + 1
             rows = {key: np.repeat(array, n_rows, axis=0) for key, array in feed.items()}
             said = refusal(backend, model, _resized(model, rows, axis.name, axis.max_size or 1))
             assert said is not None
-            assert f"in all; expected at most {axis.max_total} in one request" in said
+            assert f"expected at most {axis.max_total} along axis {axis.name} in all rows of a request" in said
 
 
 @pytest.mark.parametrize("name", ONNX_MODELS)
@@ -303,7 +317,7 @@ def test_inputs_of_different_lengths_are_refused(backend: Any, name: str) -> Non
             other = _resized(model, {tensor_name: feed[tensor_name]}, axis_name, 1)
             said = refusal(backend, model, feed | other)
             assert said is not None
-            assert f"differ in the size of axis {axis_name}" in said
+            assert f"expected equal sizes of axis {axis_name}" in said
 
 
 # Wrong in the SDK and on the wire alike: the SDK's argument, the question's field.
@@ -325,7 +339,7 @@ ASKED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("sdk", "served"), ASKED)
-def test_the_recommender_refuses_what_the_sdk_refuses(sdk: dict[str, Any], served: dict[str, Any]) -> None:
+def test_the_recommender_refuses_in_the_words_of_the_sdk(sdk: dict[str, Any], served: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
         **dict.fromkeys(("user_id", "history", "weights", "skipped", "friends", "mood", "exclude")),
         "n": 10,
@@ -337,8 +351,12 @@ def test_the_recommender_refuses_what_the_sdk_refuses(sdk: dict[str, Any], serve
     with pytest.raises(InvalidInputError) as client:
         RecommendOptions(**(fields | sdk)).inputs()
     assert client.value.argument in sdk
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(InvalidRequestError) as server:
         RecommendRequest(**served).check()
+    name, expected, got = _parts(str(server.value))
+    sdk_name, sdk_expected, sdk_got = _parts(str(client.value))
+    assert (sdk_name, sdk_got) == (name.replace("invalid k", "invalid n"), got)
+    assert sdk_expected.startswith(expected)
 
 
 def test_the_graph_that_pools_windows_has_limits_too() -> None:

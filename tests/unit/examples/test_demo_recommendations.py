@@ -171,7 +171,7 @@ def test_reasons_as_text(tmp_path: Path) -> None:
         "15% fits the listening history as a whole",
         "9% popular",
     )
-    assert first.members == {
+    assert first.contributions == {
         "ease": 5.0, "user_knn": 0.5, "sound": 2.0, "taste_vae": 1.5, "popularity": 0.9, "tags": 0.1,
     }  # fmt: skip
     assert dict(recommended.collections) == {"bach": 4, "essen": 4}

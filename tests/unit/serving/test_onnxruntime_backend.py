@@ -146,8 +146,8 @@ def test_an_output_without_a_batch_is_refused_not_split(backend: Any) -> None:
     ("request_", "part"),
     [
         (Request(), "input x is missing"),
-        (Request(x=np.zeros(3, np.float32)), "shape [3]; expected [any, any]"),
-        (Request(x=np.zeros((1, 3), np.float64)), "type float64; expected float32"),
+        (Request(x=np.zeros(3, np.float32)), "expected shape [any, any], got [3]"),
+        (Request(x=np.zeros((1, 3), np.float64)), "expected type float32, got float64"),
     ],
 )
 def test_what_does_not_fit_is_named(backend: Any, request_: Request, part: str) -> None:

@@ -15,6 +15,10 @@ import pytest
 
 Array = np.ndarray[Any, Any]
 F = np.float32
+METER = (
+    "invalid meter: expected the time steps of a bar and the index of the first step in its bar, counted from 0, or "
+    "[0, 0] if they are not known, got "
+)
 
 LIMITS = {
     "axes": {"frame": {"min": 1, "max": 64, "total": 128}},
@@ -90,27 +94,36 @@ def test_values_within_the_limits_pass(limits: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"temperature": [-1]}, "temperature is -1.0; expected a number from 0.001 to 100"),
-        ({"temperature": [0]}, "temperature is 0.0; expected a number from 0.001 to 100"),
-        ({"temperature": [np.nan]}, "temperature is nan; expected a number from 0.001 to 100"),
-        ({"temperature": [np.inf]}, "temperature is inf; expected a number from 0.001 to 100"),
-        ({"top_k": [-5]}, "top_k is -5; expected a whole number from 1 to 2147483647"),
-        ({"top_k": [2**40]}, "top_k is 1099511627776; expected a whole number from 1 to 2147483647"),
-        ({"top_p": [2]}, "top_p is 2.0; expected a number above 0, at most 1"),
-        ({"top_p": [0]}, "top_p is 0.0; expected a number above 0, at most 1"),
-        ({"density": [0]}, "density is 0.0; expected a number above 0, at most 16, or -1"),
-        ({"density": [np.nan]}, "density is nan; expected a number above 0, at most 16, or -1"),
-        ({"style": [3]}, "style is 3; expected a whole number from 0 to 2"),
-        ({"style": [-1]}, "style is -1; expected a whole number from 0 to 2"),
-        ({"given": np.full((1, 8, 4), 255)}, "given[0, 0] is 255; expected a whole number, at most 2"),
-        ({"noise": with_value(1, (0, 4, 2), 1)}, "noise[4, 2] is 1.0; expected a number from 0 to below 1"),
-        ({"noise": with_value(1, (0, 4, 2), -1e-9)}, "noise[4, 2] is -1e-09; expected a number from 0 to below 1"),
-        ({"noise": with_value(1, (0, 7, 0), np.nan)}, "noise[7, 0] is nan; expected a number from 0 to below 1"),
-        ({"noise": with_value(1, (0, 7, 0), -np.inf)}, "noise[7, 0] is -inf; expected a number from 0 to below 1"),
-        ({"meter": [[4, 4]]}, "meter is [4, 4]; expected the steps of a bar and the index of the first step"),
-        ({"meter": [[0, 1]]}, "meter is [0, 1]; expected"),
-        ({"meter": [[-4, 0]]}, "meter is [-4, 0]; expected"),
-        ({"meter": [[2**60, 0]]}, "meter is [1152921504606846976, 0]; expected"),
+        ({"temperature": [-1]}, "invalid temperature: expected a number from 0.001 to 100, got -1.0"),
+        ({"temperature": [0]}, "invalid temperature: expected a number from 0.001 to 100, got 0.0"),
+        ({"temperature": [np.nan]}, "invalid temperature: expected a number from 0.001 to 100, got nan"),
+        ({"temperature": [np.inf]}, "invalid temperature: expected a number from 0.001 to 100, got inf"),
+        ({"top_k": [-5]}, "invalid top_k: expected a whole number from 1 to 2147483647, got -5"),
+        ({"top_k": [2**40]}, "invalid top_k: expected a whole number from 1 to 2147483647, got 1099511627776"),
+        ({"top_p": [2]}, "invalid top_p: expected a number above 0 and at most 1, got 2.0"),
+        ({"top_p": [0]}, "invalid top_p: expected a number above 0 and at most 1, got 0.0"),
+        ({"density": [0]}, "invalid density: expected a number above 0 and at most 16, or -1, got 0.0"),
+        ({"density": [np.nan]}, "invalid density: expected a number above 0 and at most 16, or -1, got nan"),
+        ({"style": [3]}, "invalid style: expected a whole number from 0 to 2, got 3"),
+        ({"style": [-1]}, "invalid style: expected a whole number from 0 to 2, got -1"),
+        ({"given": np.full((1, 8, 4), 255)}, "invalid given[0, 0]: expected a whole number, at most 2, got 255"),
+        ({"noise": with_value(1, (0, 4, 2), 1)}, "invalid noise[4, 2]: expected a number from 0 to below 1, got 1.0"),
+        (
+            {"noise": with_value(1, (0, 4, 2), -1e-9)},
+            "invalid noise[4, 2]: expected a number from 0 to below 1, got -1e-09",
+        ),
+        (
+            {"noise": with_value(1, (0, 7, 0), np.nan)},
+            "invalid noise[7, 0]: expected a number from 0 to below 1, got nan",
+        ),
+        (
+            {"noise": with_value(1, (0, 7, 0), -np.inf)},
+            "invalid noise[7, 0]: expected a number from 0 to below 1, got -inf",
+        ),
+        ({"meter": [[4, 4]]}, f"{METER}[4, 4]"),
+        ({"meter": [[0, 1]]}, f"{METER}[0, 1]"),
+        ({"meter": [[-4, 0]]}, f"{METER}[-4, 0]"),
+        ({"meter": [[2**60, 0]]}, f"{METER}[1152921504606846976, 0]"),
     ],
 )
 def test_a_value_beyond_its_limits_is_refused_by_name(limits: Any, changed: dict[str, Any], says: str) -> None:
@@ -120,23 +133,31 @@ def test_a_value_beyond_its_limits_is_refused_by_name(limits: Any, changed: dict
 def test_the_row_is_named_in_a_batch(limits: Any) -> None:
     noise = with_value(3, (2, 1, 0), np.nan)
     assert (
-        limits.problem(request(3, noise=noise), 3) == "row 2: noise[1, 0] is nan; expected a number from 0 to below 1"
+        limits.problem(request(3, noise=noise), 3)
+        == "row 2: invalid noise[1, 0]: expected a number from 0 to below 1, got nan"
     )
-    assert limits.problem(request(2, temperature=[1, -1]), 2).startswith("row 1: temperature is -1.0;")
+    assert limits.problem(request(2, temperature=[1, -1]), 2).endswith(
+        "invalid temperature: expected a number from 0.001 to 100, got -1.0"
+    )
 
 
 @pytest.mark.parametrize(
     ("n_rows", "n_frames", "changed", "says"),
     [
-        (1, 65, {}, "given has size 65 along axis frame; expected 1 to 64"),
-        (1, 0, {}, "given has size 0 along axis frame; expected 1 to 64"),
-        (3, 64, {}, "given has 3 rows of size 64 along axis frame, 192 in all; expected at most 128 in one request"),
-        (0, 8, {}, "the request has 0 rows; expected 1 or more"),
+        (1, 65, {}, "invalid given: expected a size of 1 to 64 along axis frame, got 65"),
+        (1, 0, {}, "invalid given: expected a size of 1 to 64 along axis frame, got 0"),
+        (
+            3,
+            64,
+            {},
+            "invalid given: expected at most 128 along axis frame in all rows of a request, got 192 (3 rows of 64)",
+        ),
+        (0, 8, {}, "invalid request: expected 1 row or more, got 0"),
         (
             1,
             8,
             {"noise": np.zeros((1, 9, 3))},
-            "the inputs differ in the size of axis frame: given has 8, noise has 9; expected equal sizes",
+            "invalid inputs: expected equal sizes of axis frame, got 8 for given, 9 for noise",
         ),
     ],
 )
@@ -158,7 +179,9 @@ def test_a_large_input_is_checked_in_full(backend: Any) -> None:
     for value in (np.nan, np.inf, -np.inf, 1e38, -65):
         audio = np.zeros((4, 66_150), F)
         audio[3, 66_149] = value
-        assert limits.problem({"audio": audio}, 4).startswith(f"row 3: audio[66149] is {F(value)!s}; expected a number")
+        assert limits.problem({"audio": audio}, 4).startswith(
+            "row 3: invalid audio[66149]: expected a number from -64 to 64, got " + str(F(value))
+        )
     assert limits.problem({"audio": np.full((4, 66_150), 1e-40, F)}, 4) is None
     assert limits.problem({"audio": np.full((4, 66_150), 1.5, F)}, 4) is None  # a loud mix
 
@@ -241,7 +264,7 @@ def test_only_the_request_with_a_bad_value_fails(backend: Any) -> None:
             ready.append(backend.batching.read_request(index, Request(1, 3, value), contract))
         except backend.batching.Failed as error:
             refused.append((index, str(error)))
-    assert refused == [(1, "x[0] is nan; expected a number from 0 to 1")]
+    assert refused == [(1, "invalid x[0]: expected a number from 0 to 1, got nan")]
     (group,) = backend.batching.group_requests(ready, contract)
     assert [member.index for member in group] == [0, 2]
 

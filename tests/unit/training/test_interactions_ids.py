@@ -323,7 +323,7 @@ def test_the_printed_report_says_what_was_read_and_changed(tmp_path: Path, capsy
     text = captured.out + captured.err
     assert "log columns: user = 'user', item = 'item', time = 'time'" in text
     assert "log user: 30 rows had another Unicode form or blanks around the id" in text
-    assert "log time: 60 times have no zone and are taken for UTC" in text
+    assert "log time: 60 times have no time zone and are read as UTC" in text
     assert "friends columns: user = 'user', friend = 'friend'" in text
     assert "friends friend: 1 rows had" in text
 

@@ -447,6 +447,6 @@ def test_tables_of_other_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     print_listening_report(report)
     told = capsys.readouterr()
     told_text = told.out + told.err
-    assert "friends: none of 1 is about two users of the log" in told_text
-    assert "metadata: none of 1 is about an item of the log" in told_text
+    assert "friends: none of 1 rows is about two users of the log" in told_text
+    assert "metadata: none of 1 rows is about an item of the log" in told_text
     assert "tags: none" not in told_text

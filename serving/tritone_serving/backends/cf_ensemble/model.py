@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ class TritonPythonModel:
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         _ = self._recommender.track_search  # built at load, so that the first search is not slower
+        index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
             self._recommender.artifact.n_items,
-            self._recommender.resolver.item,
+            index_of,
             _FOLDER and _FOLDER / f"coverage-{args['model_name']}-{args['model_version']}",
         )
         labels = {"model": args["model_name"], "version": args["model_version"]}
@@ -156,7 +158,7 @@ class TritonPythonModel:
     def _answer(self, asked: list[Asked]) -> list[OutputRow | Exception]:
         queries = [query for query in asked if isinstance(query, RecommendRequest)]
         try:
-            recommended = iter(self._recommend(queries))
+            recommended: Iterator[RecommendResponse | Exception] = iter(self._recommend(queries))
         except Exception:
             recommended = iter(self._one_by_one(queries))
         rows: list[OutputRow | Exception] = []

@@ -115,7 +115,7 @@ def _longest(rows: Sequence[OutputRow]) -> int:
     return max((len(row.items) for row in rows), default=0)
 
 
-def _filled(values: Sequence[Sequence[Any]], array: Array) -> Array:
+def _filled(values: Sequence[Sequence[Any] | Array], array: Array) -> Array:
     for row, each in zip(array, values, strict=True):
         row[: len(each)] = each
     return array
@@ -125,7 +125,7 @@ def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[
     if texts is None:
         return lambda row: [b""] * len(row.items)
     encoded = [text.encode("utf-8") for text in texts]
-    index = recommender.resolver.item
+    index: Callable[[str], Any] = recommender.resolver.item  # never None, because results hold known items only
     return lambda row: [encoded[index(item)] for item in row.items]
 
 
@@ -180,8 +180,10 @@ class SimilarItemFinder:
             if index is None:
                 return None
             wanted = self._recommender.artifact.arrays["items.embeddings"][index]
+        if wanted is None or wanted.shape != (_SIZE,):
+            return None
         length = float(np.linalg.norm(wanted))
-        if wanted.shape != (_SIZE,) or not np.isfinite(length) or length == 0:
+        if not np.isfinite(length) or length == 0:
             return None
         indices, cosines = self._index.search(wanted, query.k + (index is not None))
         kept = [(each, score) for each, score in zip(indices.tolist(), cosines.tolist(), strict=True) if each != index]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tritone_serving.recommender import NOBODY, Caller, InvalidRequestError, RecommendRequest, SearchRequest
-from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
+from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists, weights_problem
 
 Array = np.ndarray[Any, Any]
 
@@ -136,5 +136,5 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
     """Return the weights of ids other than padding."""
     ids = [] if history is None else history[row].tolist()
     if len(ids) != len(weights):
-        raise InvalidRequestError(f"weights holds {len(weights):,} numbers, history {len(ids):,} ids")
+        raise InvalidRequestError(weights_problem(len(weights), len(ids)))
     return weights if all(ids) else weights[[bool(each) for each in ids]]

@@ -124,9 +124,9 @@ def _n_frames(feed: dict[str, Array], most: int) -> int:
     sizes = {name: feed[name].shape[1] for name in (*GIVEN, NOISE)}
     n_frames = sizes[NOISE]
     if len(set(sizes.values())) > 1:
-        raise Failed(f"the inputs' numbers of frames differ: {sizes}")
+        raise Failed(f"invalid inputs: expected equal numbers of frames, got {sizes}")
     if not 1 <= n_frames <= most:
-        raise Failed(f"the piece has {n_frames} frames; expected 1 to {most}")
+        raise Failed(f"invalid length of the piece: expected 1 to {most} frames, got {n_frames}")
     return n_frames
 
 

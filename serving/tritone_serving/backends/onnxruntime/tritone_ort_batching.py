@@ -216,11 +216,11 @@ def _checked(spec: Spec, array: Array) -> Array:
         want is None or have == want for have, want in zip(array.shape, spec.dims, strict=True)
     )
     if not fits:
-        raise Failed(f"input {spec.name} has shape {list(array.shape)}; expected {_shown(spec)}")
+        raise Failed(f"invalid {spec.name}: expected shape {_shown(spec)}, got {list(array.shape)}")
     if spec.dtype is np.object_:
         return _as_text(spec.name, array)
     if array.dtype != spec.dtype:
-        raise Failed(f"input {spec.name} has type {array.dtype}; expected {np.dtype(spec.dtype)}")
+        raise Failed(f"invalid {spec.name}: expected type {np.dtype(spec.dtype)}, got {array.dtype}")
     return array
 
 

@@ -1,7 +1,8 @@
-"""RequestLimits of a model's inputs, from the config's parameter `limits`: sizes of axes and ranges of values.
+"""Limits of a model's inputs, from the config's parameter `limits`: sizes of axes and ranges of values.
 
 `tritone export` writes the parameter from the model's declaration. Without it nothing is checked, since other models
-may accept NaN. The messages are those of the Python client, `<input> is <value>; expected <...>`.
+may accept NaN. The messages are those of the Python client,
+`invalid <input>: expected <...>, got <value>`.
 
 Shapes: B rows of a request.
 """
@@ -68,7 +69,7 @@ class ValueLimits:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """RequestLimits of all inputs of a model."""
+    """Limits of all inputs of a model."""
 
     inputs: Mapping[str, ValueLimits]
     axes: Mapping[str, AxisLimits] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class RequestLimits:
             An error message for the sender; None if the request is valid.
         """
         if n_rows < 1:
-            return "the request has 0 rows; expected 1 or more"
+            return "invalid request: expected 1 row or more, got 0"
         problem = self._size_problem(feed, n_rows, batched=batched)
         if problem is not None or only_sizes:
             return problem
@@ -116,18 +117,18 @@ class RequestLimits:
             by_axis.setdefault(axis, {})[name] = size
         for axis, sizes in by_axis.items():
             if len(set(sizes.values())) > 1:
-                shown = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-                return f"the inputs differ in the size of axis {axis}: {shown}; expected equal sizes"
+                shown = ", ".join(f"{size} for {name}" for name, size in sizes.items())
+                return f"invalid inputs: expected equal sizes of axis {axis}, got {shown}"
             limits, size = self.axes.get(axis), next(iter(sizes.values()))
             if limits is None:
                 continue
             if size < limits.least or (limits.most is not None and size > limits.most):
                 expected = f"{limits.least} to {limits.most}" if limits.most is not None else f"{limits.least} or more"
-                return f"{next(iter(sizes))} has size {size} along axis {axis}; expected {expected}"
+                return f"invalid {next(iter(sizes))}: expected a size of {expected} along axis {axis}, got {size}"
             if limits.total is not None and n_rows * size > limits.total:
                 return (
-                    f"{next(iter(sizes))} has {n_rows} rows of size {size} along axis {axis}, {n_rows * size} in all; "
-                    f"expected at most {limits.total} in one request"
+                    f"invalid {next(iter(sizes))}: expected at most {limits.total} along axis {axis} in all rows of a "
+                    f"request, got {n_rows * size} ({n_rows} rows of {size})"
                 )
         return None
 
@@ -276,21 +277,21 @@ def _index_of(wrong: Array) -> tuple[int, ...] | None:
 
 
 def _described(name: str, limits: ValueLimits, array: Array, place: tuple[int, ...], *, batched: bool) -> str:
-    """Return the message `<input> is <value>; expected <values>`."""
+    """Return the message `invalid <input>: expected <values>, got <value>`."""
     if limits.is_meter:
         return meter_problem(name, *array[place[0]])
     inner = place[1:] if batched else place
     where = f"{name}[{', '.join(map(str, inner))}]" if inner and array[0].size > 1 else name
     value = array[place]
     shown = repr(str(value)[:80]) if limits.words is not None else str(value)
-    return f"{where} is {shown}; expected {expected_values(limits, whole=array.dtype.kind in 'iu')}"
+    return f"invalid {where}: expected {expected_values(limits, whole=array.dtype.kind in 'iu')}, got {shown}"
 
 
 def meter_problem(name: str, length: Any, index: Any) -> str:
     """Return the error message for an invalid meter."""
     return (
-        f"{name} is [{length}, {index}]; expected the steps of a bar and the index of the first step in its bar, "
-        f"counted from 0, or [0, 0] where they are not known"
+        f"invalid {name}: expected the time steps of a bar and the index of the first step in its bar, counted from 0, "
+        f"or [0, 0] if they are not known, got [{length}, {index}]"
     )
 
 
@@ -308,7 +309,7 @@ def expected_values(limits: ValueLimits, *, whole: bool) -> str:
     elif most is None:
         text = f"{what} above {least}" if limits.above else f"{what}, {least} or more"
     elif limits.above:
-        text = f"{what} above {least}, {'below' if limits.below else 'at most'} {most}"
+        text = f"{what} above {least} and {'below' if limits.below else 'at most'} {most}"
     else:
         text = f"{what} from {least} to {'below ' * limits.below}{most}"
     return "".join([text, *(f", or {_shown(value)}" for value in limits.also)])
