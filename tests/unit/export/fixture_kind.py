@@ -101,7 +101,7 @@ def kind(
         "declaration": declaration,
         "presets": ("tiny", "default"),
         "score": "accuracy",
-        "options": frozenset({"data"}),
+        "options": frozenset({"data", "pretrained"}),
         "export": export,
         "example_inputs": inputs,
         "quality": quality,

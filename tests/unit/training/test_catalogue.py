@@ -181,7 +181,7 @@ def test_too_few_usable_pieces_is_an_error_that_says_why(tmp_path: Path, monkeyp
 def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITONE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"cannot be made: .*TRITONE_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be created: .*TRITONE_CACHE"):
         reload()
 
 

@@ -187,7 +187,7 @@ def test_dates_are_read_by_one_rule_for_the_column(tmp_path: Path, times: tuple[
 
 
 def test_dates_whose_order_cannot_be_told_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"like '05/06/2012', begin with the day or with the month\? No row tells"):
+    with pytest.raises(DataError, match=r"such as '05/06/2012': no row shows whether the day comes first"):
         days(tmp_path, "05/06/2012", "07/08/2012")
     with pytest.raises(DataError, match=r"begin with the day \('18/06/2012'\), others with the month \('06/18/2012'\)"):
         days(tmp_path, "18/06/2012", "06/18/2012")

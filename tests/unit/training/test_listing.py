@@ -200,7 +200,7 @@ def test_rows_that_cannot_be_used_are_reported_with_their_line(tmp_path: Path) -
         ("path,label\na.wav,rock,1999\n", "line 2: has 3 cells under 2 columns"),
         ("path,label\n", "no row can be used"),
         ("path,label\n,rock\n", "no row can be used; the first: m.csv line 2"),
-        ("path,label,emotion_power\na.wav,rock,0.1\n", r"all nine or none; missing: emotion_amazement"),
+        ("path,label,emotion_power\na.wav,rock,0.1\n", r"expected all nine or none; missing: emotion_amazement"),
         ('path,label\n"a.wav,rock\n', "is not a CSV table"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritone_training.data.scores import ScorePiece, ScoreSet, evenly_chosen, load_scores
-from tritone_training.data.scores.splits import hashed_splits
+from tritone_training.data.scores.score_set import hashed_splits
 from tritone_training.exceptions import DataError
 
 PINNED = ["train", "train", "train", "train", "train", "train", "train", "train", "test", "train", "valid", "train"]
@@ -55,7 +55,7 @@ def test_a_missing_portion_names_those_there_are() -> None:
     piece = ScorePiece("a", np.full((4, 88), 2, np.uint8), "train", "x")
     scores = ScoreSet("here", (piece,), True, 4)
     assert scores.split("train") == (piece,)
-    with pytest.raises(DataError, match=r"here: has no pieces in the portion 'test'; there are: train \(1\)"):
+    with pytest.raises(DataError, match=r"here: has no pieces in the split 'test'; expected one of: train \(1\)"):
         scores.split("test")
 
 
@@ -96,7 +96,7 @@ def test_the_fingerprint_tells_sets_apart() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none", "no such file or folder"), ("a.mid", "give the folder"), ("a.csv", "no data set"), ("a", "no data set")],
+    [("none", "no such file or folder"), ("a.mid", "give the folder"), ("a.csv", "expected"), ("a", "expected")],
 )
 def test_what_is_no_data_set(name: str, message: str, tmp_path: Path) -> None:
     if name != "none":

@@ -43,7 +43,7 @@ def test_matlab_portions_and_frames(tmp_path: Path) -> None:
         starts = np.diff(roll.astype(int), axis=0, prepend=0) == 1
         assert np.array_equal(piece.frames == 2, starts)
     assert scores.report()["n_frames"] == {"train": 14, "valid": 3}
-    with pytest.raises(DataError, match=r"there are: train \(2\), valid \(1\)"):
+    with pytest.raises(DataError, match=r"expected one of: train \(2\), valid \(1\)"):
         scores.split("test")
 
 

@@ -58,7 +58,7 @@ def test_the_other_names_of_midi_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mid", "a.kar", "a.smf", "a.rmi"])
 def test_one_file_where_a_folder_is_expected(tmp_path: Path, name: str) -> None:
     path = tune(0).save(tmp_path / name, format="mid")
-    with pytest.raises(DataError, match="give the folder that the MIDI files lie in"):
+    with pytest.raises(DataError, match="give the folder of the MIDI files"):
         load_scores(path, progress=False)
 
 

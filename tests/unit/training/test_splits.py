@@ -126,7 +126,7 @@ def test_given_folds_that_tear_artists_apart_are_said_to() -> None:
 
 def test_folds_in_some_rows_only_are_an_error() -> None:
     data = collection(recording("has.wav", "a", fold=0), recording("bare.wav", "b"))
-    with pytest.raises(DataError, match=r"1 of 2 recordings have a fold and bare\.wav has none; give all of them one"):
+    with pytest.raises(DataError, match=r"1 of 2 recordings have a fold and bare\.wav has none; expected a fold"):
         assign_folds(data)
 
 

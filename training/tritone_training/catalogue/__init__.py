@@ -1,4 +1,4 @@
-"""The embedded world: real pieces of old and traditional music, as scores and as sound.
+"""The embedded catalogue: pieces of early and traditional music, as scores and as rendered audio.
 
 catalogue = load_catalogue()
 track = catalogue["bach/bwv269"]

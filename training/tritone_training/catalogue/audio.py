@@ -1,4 +1,4 @@
-"""The catalogue as recordings: pieces rendered in many ways, for models that listen.
+"""Render pieces of the catalogue as audio, with random variations for training.
 
 ```
 samples = render(catalogue["bach/bwv269"], seed=7)
@@ -32,9 +32,9 @@ from tritone_training.catalogue.midi import naming_the_extra
 from tritone_training.catalogue.store import CatalogueTrack
 from tritone_training.exceptions import DataError
 
-# Every collection draws from the same instruments, `PROGRAMS`, so that the instrument tells nothing.
+# Every collection draws from the same instruments, `PROGRAMS`, so that the instrument does not indicate the collection.
 TEMPO_FACTORS: Final = (0.8, 1.25)
-TRANSPOSITIONS: Final = (-6, 5)  # semitones, both ends included: every key once
+TRANSPOSITIONS: Final = (-6, 5)  # semitones, inclusive; each key occurs once
 MAX_REST_S: Final = 1.0  # longer rests are shortened in a rendering of fixed length
 _GAIN_DB: Final = (-6.0, 0.0)
 
@@ -90,10 +90,10 @@ def write_audio(
     duration_s: float | None = 20.0,
     rate_hz: int = SAMPLE_RATE_HZ,
 ) -> None:
-    """Render to a file, whose suffix (.ogg, .flac, .wav, ...) says the format; it appears when it is whole.
+    """Render to a file atomically; the suffix (.ogg, .flac, .wav, ...) sets the format.
 
     Raises:
-        DataError: as `render`; or the suffix is not libsndfile's, or the file cannot be written.
+        DataError: as `render`; also if libsndfile does not know the suffix, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").upper()
@@ -108,10 +108,10 @@ def write_samples(samples: FloatArray, path: Path, *, rate_hz: int) -> None:
     """Encode samples (S,) in the format of the path's suffix, and write the file in one step.
 
     Raises:
-        DataError: the file cannot be written; the message has the system's reason.
+        DataError: the file cannot be written; the message contains the reason of the operating system.
     """
     try:
-        encoded = io.BytesIO()  # libsndfile, writing a file itself, does not say that the disk is full
+        encoded = io.BytesIO()  # libsndfile does not report a full disk when it writes a file itself
         with soundfile.SoundFile(encoded, "w", rate_hz, 1, format=path.suffix.lstrip(".").upper()) as file:
             for start in range(0, len(samples), rate_hz):  # libsndfile's Vorbis overflows on one large block
                 file.write(samples[start : start + rate_hz])
@@ -130,7 +130,7 @@ def _check(seed: int | None, duration_s: float | None, rate_hz: int) -> None:
 
 
 def _notes_of(score: Any) -> tuple[Notes, list[int]]:
-    """All pitched notes of a score, the first at 0 s, and the program of each voice."""
+    """Return all pitched notes of a score, the first at 0 s, and the program of each voice."""
     try:
         notes, programs = sounding_notes(score)
     except InvalidScoreError as error:
@@ -142,7 +142,7 @@ def _notes_of(score: Any) -> tuple[Notes, list[int]]:
 
 
 def _draw_programs(rng: np.random.Generator, n_voices: int) -> list[int]:
-    """One instrument for all voices, or one for each."""
+    """Return the program of each voice: one for all voices, or one for each."""
     alike = rng.random() < 0.5
     drawn = rng.choice(PROGRAMS, size=n_voices)
     return [int(drawn[0])] * n_voices if alike else [int(program) for program in drawn]
@@ -159,12 +159,12 @@ def _vary(rng: np.random.Generator, notes: Notes) -> None:
 
 
 def _window(notes: Notes, duration_s: float, rng: np.random.Generator | None) -> Notes:
-    """Cut `duration_s` out of the piece, repeated as often as it takes; times then start at 0."""
+    """Return an excerpt of `duration_s`, with the piece repeated as needed; times start at 0."""
     _shorten_rests(notes)
     period_s = float(notes.end_s.max())
     start_s = 0.0
     if rng is not None:
-        # A longer piece is not run past its end; a shorter one may start anywhere. Always on an onset.
+        # An excerpt of a longer piece ends within it; a shorter piece may start at any onset.
         latest_s = period_s - duration_s if period_s > duration_s else period_s
         onsets_s = np.unique(notes.onset_s[notes.onset_s <= latest_s])
         start_s = float(onsets_s[int(rng.integers(len(onsets_s)))])

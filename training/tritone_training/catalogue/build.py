@@ -1,4 +1,4 @@
-"""Builds the catalogue's folder: beside its place, under a lock, and moved into it when whole."""
+"""Build the folder of the catalogue: in a temporary folder, under a lock, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LOCK_POLL_S: Final = 0.2
 
 
 def find_corpus() -> Path:
-    """The corpus folder of the installed music21, found without importing it (that takes half a second).
+    """Return the corpus folder of the installed music21 without importing it, which takes half a second.
 
     Raises:
-        MissingExtraError: music21 is not installed, or came without its corpus.
+        MissingExtraError: music21 is not installed, or has no corpus.
     """
     spec = find_spec("music21")
     folder = Path(spec.origin).parent / "corpus" if spec is not None and spec.origin else None
@@ -44,7 +44,7 @@ def find_corpus() -> Path:
 
 @contextmanager
 def locked(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold the lock of a catalogue folder; the system drops it when the holder dies.
+    """Hold the lock of a catalogue folder; the operating system releases it if the process ends.
 
     Raises:
         DataError: another process held it for all of `timeout_s`.
@@ -70,12 +70,12 @@ def build(
     corpus: Path,
     progress: bool,
 ) -> None:
-    """Build a catalogue and put it at `folder`; call it with the lock held.
+    """Build a catalogue in `folder`; the caller holds the lock.
 
     Raises:
         DataError: a collection has too few usable pieces, or the folder cannot be written.
     """
-    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a builder that was killed
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # from a build that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -102,12 +102,12 @@ def _replace(folder: Path, made: Path) -> None:
 def _build_in(
     made: Path, collections: tuple[str, ...], n_per_collection: int, corpus: Path, progress: bool
 ) -> dict[str, Any]:
-    seen: dict[str, str] = {}  # across collections, or one tune could stand under two labels
+    seen: dict[str, str] = {}  # across collections, so that no tune has two labels
     picks = [_Pick(name, n_per_collection, corpus, made, seen) for name in collections]
     n_wanted = n_per_collection * len(picks)
     with progress_bar("reading pieces", shown=progress) as on_progress, WorkerPool() as pool:
-        # Each wave asks for as many pieces as are still missing, so the choice does not depend on which
-        # worker is quicker.
+        # Each round reads as many pieces as are still missing, so that the choice does not depend on the speed of
+        # the workers.
         while jobs := [job for pick in picks for job in pick.next_jobs()]:
             answers: dict[str, dict[str, Any]] = {}
             for job, answer in pool.run(jobs):
@@ -129,12 +129,12 @@ def _build_in(
 
 
 def fingerprint(tracks: list[dict[str, Any]]) -> str:
-    """SHA-256 over every track's facts, its MIDI file's digest among them."""
+    """Return the SHA-256 of the metadata of all tracks, including the digests of their MIDI files."""
     return hashlib.sha256(json.dumps(tracks, sort_keys=True).encode()).hexdigest()
 
 
 class _Pick:
-    """Chooses one collection's pieces: its candidates in order, until enough of them can be used."""
+    """Selects the pieces of one collection: its candidates in order, until enough of them are usable."""
 
     def __init__(self, name: str, n_wanted: int, corpus: Path, made: Path, seen: dict[str, str]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Plain notes to a MIDI file, one track a voice."""
+"""Write notes as a MIDI file with one track for each voice."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tritone.music import scores
 from tritone_training.catalogue.reading import NotatedPiece
 from tritone_training.exceptions import MissingExtraError
 
-TICKS_PER_QUARTER: Final = 480  # divides evenly by every tuplet of the corpus but sevenths
+TICKS_PER_QUARTER: Final = 480  # divisible by every tuplet of the corpus except sevenths
 VELOCITY: Final = 80
 
 
 def require_symusic() -> Any:
-    """Import symusic, which only the `train` extra brings.
+    """Import symusic, which the extra `train` installs.
 
     Raises:
         MissingExtraError: with the command that installs it.
@@ -28,7 +28,7 @@ def require_symusic() -> Any:
 
 @contextmanager
 def naming_the_extra() -> Iterator[None]:
-    """Turn the client's word on a missing package into this package's.
+    """Translate the MissingExtraError of the client to the one of this package.
 
     Raises:
         MissingExtraError: a package was missing.
@@ -60,7 +60,7 @@ def write_midi(piece: NotatedPiece, path: Path) -> None:
             track.notes.append(symusic.Note(begin, max(1, end - begin), pitch, VELOCITY))
         score.tracks.append(track)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(score.dumps_midi())  # not dump_midi: its error on a full disk does not say so
+    path.write_bytes(score.dumps_midi())  # dump_midi does not report a full disk
 
 
 def _ticks(quarters: float) -> int:

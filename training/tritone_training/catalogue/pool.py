@@ -1,4 +1,4 @@
-"""Worker processes that survive what they read: one that hangs or dies is replaced, its job reported."""
+"""Pool of worker processes; a worker that hangs or crashes is replaced, and its job is reported as failed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMMAND: Final = (sys.executable, "-m", "tritone_training.catalogue.worker")
 
 
 class WorkerPool:
-    """As many workers as there are cores, each a process of its own; a context manager."""
+    """A context manager with one worker process for each core."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class WorkerPool:
     ) -> None:
         with self._lock:
             self._closed = True
-            for worker in self._all:  # a thread that waits for an answer sees the end of the pipe at once
+            for worker in self._all:  # a thread that waits for a response gets the end of the pipe
                 worker.stop()
         self._threads.shutdown(cancel_futures=True)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
-        """Answer jobs in the order in which they get done."""
+        """Yield jobs with their results, in the order of completion."""
         futures: dict[Future[Answer], Job] = {self._threads.submit(self._answer, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -125,5 +125,5 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         for pipe in self._pipes:
-            with suppress(OSError):  # what was still to be written has no reader any more
+            with suppress(OSError):  # buffered data can no longer be written
                 pipe.close()

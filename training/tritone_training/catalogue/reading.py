@@ -1,4 +1,4 @@
-"""From a corpus file to plain notes, through music21.
+"""Read pieces of the corpus as notes, with music21.
 
 Repeats are not expanded, tied notes become one, grace notes and chord symbols are left out (and counted).
 """
@@ -36,10 +36,10 @@ class NotatedPiece:
 
     Attributes:
         voices: notes of each voice, in order of onset; the first sounding note is not necessarily at 0.
-        group: what pieces of one work or one tune share, so that a split can keep them together.
+        group: shared by the pieces of one work or tune, so that a split can keep them together.
         pickup_quarters: length of an incomplete first bar, 0 if the piece starts on a barline.
         tempo_bpm: quarter notes a minute.
-        tempo_stated: whether the score says so; else it follows from the metre.
+        tempo_stated: whether the score states the tempo; otherwise it is derived from the metre.
     """
 
     title: str
@@ -56,11 +56,11 @@ class NotatedPiece:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Why a candidate is not in the catalogue.
+    """The reason why a candidate is not in the catalogue.
 
     Attributes:
         reason: one word for counting: `unreadable`, `too_few_voices`, `too_short`, ...
-        detail: what exactly, for people.
+        detail: description for the user.
     """
 
     reason: str
@@ -70,8 +70,8 @@ class Unusable:
 def read_piece(candidate: Candidate, collection: Collection) -> NotatedPiece | Unusable:
     """Read one candidate.
 
-    Whatever goes wrong inside music21 comes back as `Unusable`: its readers raise nearly every
-    exception there is on a damaged file, and one damaged file must not cost the catalogue.
+    Any exception of music21 is returned as `Unusable`, because its readers raise many types of exceptions for damaged
+    files, and one damaged file must not stop the build.
     """
     try:
         if candidate.number is None:
@@ -99,7 +99,7 @@ def _refusal(piece: NotatedPiece, collection: Collection) -> Unusable | None:
 
 
 def end_quarters(piece: NotatedPiece) -> float:
-    """Where the last note ends, in quarter notes."""
+    """Return the end of the last note, in quarter notes."""
     return max((onset + duration for voice in piece.voices for onset, duration, _ in voice), default=0.0)
 
 
@@ -108,12 +108,12 @@ def _parse_file(path: Path) -> tuple[Any, Any]:
 
     if path.suffix == ".abc":
         return _parse_tune(read_text(path), None)
-    # No pickles: they would fill the user's temporary folder with a second copy of the corpus.
+    # No pickles, which would store a second copy of the corpus in the user's temporary folder.
     return converter.parse(path, forceSource=True, storePickle=False), None
 
 
 def _parse_tune(text: str, number: int | None) -> tuple[Any, Any]:
-    """Read one ABC tune; answers the score and the metre of its header.
+    """Return the score of an ABC tune and the metre of its header.
 
     music21 replaces the header's metre by that of the pickup bar where it re-bars a tune, so the first
     time signature of the score may be 1/16.
@@ -156,7 +156,7 @@ def _to_piece(score: Any, abc_metre: Any, candidate: Candidate, collection: Coll
 
 
 def _voice(part: Any) -> tuple[list[Note], int]:
-    """Notes of a flat part with ties merged, and how many grace notes were left out."""
+    """Return the notes of a flat part with ties merged, and the number of grace notes that were left out."""
     from music21 import harmony
 
     notes: list[Note] = []
@@ -164,7 +164,7 @@ def _voice(part: Any) -> tuple[list[Note], int]:
     n_grace_notes = 0
     for element in part.notes:
         if isinstance(element, harmony.Harmony):
-            continue  # a chord symbol is written for the accompanist, not sung
+            continue  # a chord symbol is not part of the melody
         duration = float(element.quarterLength)
         if element.duration.isGrace or duration <= 0:
             n_grace_notes += 1
@@ -206,7 +206,7 @@ def _stated_tempo(flat_parts: list[Any]) -> float | None:
 
 
 def _key(flat_parts: list[Any]) -> str | None:
-    """The key that the source states: `G major`, `G mixolydian`; a bare signature does not tell."""
+    """Return the key that the source states, such as `G mixolydian`; None if it has only a key signature."""
     from music21 import key
     from music21.humdrum.spineParser import MiscTandem
 
@@ -239,7 +239,7 @@ def _composer(metadata: Any, collection: Collection) -> str:
 
 
 def _titles(metadata: Any, candidate: Candidate) -> tuple[str, str]:
-    """A piece's title, and the title of the work or tune that it belongs to."""
+    """Return the title of a piece, and the title of the work or tune that it belongs to."""
     name = candidate.id.partition("/")[2]
     if candidate.collection == "bach":
         bwv = name.removeprefix("bwv")

@@ -1,4 +1,4 @@
-"""Which collections of music21's corpus can be in the catalogue, and where they come from.
+"""The collections of music21's corpus that the catalogue can include, with their sources and terms.
 
 The compositions are centuries old or traditional; the *encodings* are other people's work, and music21
 passes them on by their permission, some for non-commercial use only (see `terms`). The catalogue is
@@ -21,13 +21,13 @@ class Collection:
 
     Attributes:
         name: the label of its pieces, and the first half of their ids.
-        pattern: which files of the folder belong to it.
+        pattern: glob pattern of its files in the folder.
         layout: `file` has one piece in each file, `tunes` a book of numbered ABC tunes.
         composer: for pieces that do not name one themselves.
         years: when the music was written or printed.
-        beat_bpm: tempo of the beat where a score states none; the beat follows the metre.
+        beat_bpm: tempo of the beat if a score states none; the beat depends on the metre.
         min_voices: fewer than this is a fragment or an arrangement, not a piece of this collection.
-        terms: who encoded it, and under which terms music21 passes it on.
+        terms: who encoded it, and the terms under which music21 distributes it.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Candidate:
     """A piece that may enter the catalogue.
 
     Attributes:
-        id: `collection/name`, the track's id once it is in.
-        number: the tune's number in its book, None where the file is the piece.
+        id: `collection/name`, the id of the track in the catalogue.
+        number: the tune's number in its book, None if the file is a single piece.
     """
 
     id: str
@@ -184,17 +184,17 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def list_candidates(collection: Collection, corpus: Path) -> list[Candidate]:
-    """Pieces of a collection, in the order in which they are tried.
+    """Return the pieces of a collection, in the order in which they are tried.
 
-    The order looks shuffled but is a function of the ids alone: every part of a collection has its
-    share of any first N, on every machine.
+    The order is pseudorandom but depends only on the ids, so that the first N are a representative sample and the same
+    on every machine.
 
     Args:
-        collection: whose.
+        collection: the collection.
         corpus: music21's corpus folder.
 
     Returns:
-        Candidates, of which two may share an id: then music21 can reach only the first.
+        The candidates. If two have the same id, music21 can read only the first.
     """
     found = list(_iter_candidates(collection, corpus / collection.folder))
     return sorted(found, key=lambda candidate: hashlib.sha256(candidate.id.encode()).digest())
@@ -210,12 +210,12 @@ def _iter_candidates(collection: Collection, folder: Path) -> Iterator[Candidate
             numbers = [int(number) for number in _TUNE_NUMBER.findall(read_text(path))]
         except OSError:
             numbers = []
-        if not numbers:  # not a book of tunes, or not readable: reading it will say why
+        if not numbers:  # not a book of tunes, or not readable, which is reported when it is read
             yield Candidate(f"{collection.name}/{stem}", collection.name, path)
         for number in numbers:
             yield Candidate(f"{collection.name}/{stem}.{number}", collection.name, path, number)
 
 
 def read_text(path: Path) -> str:
-    """Read an ABC file; a byte that is not UTF-8 spoils its character, not its book."""
+    """Return the text of an ABC file; bytes that are not UTF-8 are replaced."""
     return path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The catalogue as the rest of the project sees it."""
+"""Load the catalogue: its tracks, and a report on pieces that were left out."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class CatalogueTrack:
 
     Attributes:
         id: `collection/name`; the same on every machine and in every build.
-        group: shared by movements of one work and settings of one tune: keep it on one side of a split.
+        group: shared by the movements of a work and the settings of a tune; a split must keep them together.
         years: when the music was written or printed.
-        key: as the source states it (`G mixolydian`), None where it gives a bare signature.
-        metre: as the first bar's (`6/8`).
+        key: as stated by the source (`G mixolydian`); None if it has only a key signature.
+        metre: of the first bar (`6/8`).
         pickup_quarters: length of an incomplete first bar, 0 where the piece starts on a barline.
         tempo_bpm: quarter notes a minute in the MIDI file.
-        tempo_stated: whether the source says so; else it follows from the metre.
+        tempo_stated: whether the source states the tempo; otherwise it is derived from the metre.
         midi_path: one track for each voice, program 0, 480 ticks a quarter.
     """
 
@@ -63,7 +63,7 @@ class CatalogueTrack:
 
     @property
     def duration_s(self) -> float:
-        """Length at `tempo_bpm`."""
+        """Return the duration at `tempo_bpm`, in seconds."""
         return self.duration_quarters * 60.0 / self.tempo_bpm
 
     def score(self) -> Any:
@@ -73,7 +73,7 @@ class CatalogueTrack:
             A `symusic.Score` in ticks.
 
         Raises:
-            DataError: the file has gone since the catalogue was loaded.
+            DataError: the file was removed after the catalogue was loaded.
         """
         try:
             with naming_the_extra():
@@ -86,7 +86,7 @@ class CatalogueTrack:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A piece that was looked at and left out; `reason` is one word, `detail` is for people."""
+    """A piece that was read and left out; `reason` is one word, `detail` a description for the user."""
 
     id: str
     reason: str
@@ -95,7 +95,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class CollectionReport:
-    """What became of one collection's pieces.
+    """Counts of the pieces of one collection.
 
     Attributes:
         n_candidates: pieces in the corpus; those beyond `n_read` were not needed.
@@ -114,11 +114,11 @@ class CollectionReport:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Real pieces of old and traditional music, the embedded world of demos and tests.
+    """Pieces of early and traditional music, the embedded data of demos and tests.
 
     Attributes:
         fingerprint: SHA-256 over all tracks and their notes, for model cards.
-        report: what was left out and why, by collection.
+        report: pieces that were left out and the reasons, by collection.
         made_with: versions of the packages that made it.
     """
 
@@ -130,7 +130,7 @@ class Catalogue:
 
     @property
     def collections(self) -> tuple[Collection, ...]:
-        """The collections, in the order of the labels."""
+        """Return the collections, in the order of the labels."""
         return tuple(KNOWN_COLLECTIONS[entry.collection] for entry in self.report)
 
     def __len__(self) -> int:
@@ -140,10 +140,10 @@ class Catalogue:
         return iter(self.tracks)
 
     def __getitem__(self, track_id: str) -> CatalogueTrack:
-        """Look a track up by id.
+        """Return the track with an id.
 
         Raises:
-            DataError: no such track.
+            DataError: there is no such track.
         """
         for track in self.tracks:
             if track.id == track_id:
@@ -183,7 +183,7 @@ def load_catalogue(
     Args:
         progress: show progress bars on stderr while building.
         rebuild: build it again even if it is whole.
-        n_per_collection: fewer make a small catalogue of its own, for tests.
+        n_per_collection: number of pieces in each collection; tests use fewer.
         collections: names in `KNOWN_COLLECTIONS`.
         corpus: another folder of music21's layout, for tests.
 
@@ -195,12 +195,12 @@ def load_catalogue(
     folder = cache_folder() / _folder_name(n_per_collection, collections, corpus)
     if not rebuild and (catalogue := _load(folder)) is not None:
         return catalogue
-    require_symusic()  # before the workers each fail on it
+    require_symusic()  # before every worker fails for the same reason
     corpus = corpus or find_corpus()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"the cache folder {folder.parent} cannot be made: {error}; set {CACHE_VARIABLE}") from error
+        raise DataError(f"the cache folder {folder.parent} cannot be created: {error}; set {CACHE_VARIABLE}") from error
     with locked(folder):
         # Another builder may have finished while this one waited.
         if not rebuild and (catalogue := _load(folder)) is not None:
@@ -214,7 +214,7 @@ def load_catalogue(
         )
         catalogue = _load(folder)
     if catalogue is None:
-        raise DataError(f"{folder} does not read back as it was written; check the disk")
+        raise DataError(f"{folder} is damaged right after it was written; check the disk")
     return catalogue
 
 
@@ -234,7 +234,7 @@ def _folder_name(n_per_collection: int, collections: tuple[str, ...], corpus: Pa
 
 
 def _load(folder: Path) -> Catalogue | None:
-    """Read a catalogue and check every byte of it against its digests; None if anything is amiss."""
+    """Read a catalogue and check every byte of it against its digests; None if anything differs."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index["tracks"]):

@@ -1,7 +1,7 @@
-"""A process that reads candidates, one JSON object a line on stdin, and answers one a line on stdout.
+"""Worker process that reads candidates: one JSON object on each line of stdin, one result on each line of stdout.
 
-A process of its own rather than `multiprocessing`: that would run the caller's script again in each
-worker where the script has no `__main__` guard, or fork a process in which PyTorch has started threads.
+`multiprocessing` is not used, because it would run the script of the caller again in each worker if the script has no
+`__main__` guard, or fork a process in which PyTorch has started threads.
 """
 
 from __future__ import annotations

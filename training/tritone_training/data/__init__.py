@@ -1,1 +1,1 @@
-"""Recordings with their labels: read, checked, reported, split."""
+"""Data sets: labelled recordings, scores and listening logs, with reports on data that cannot be used."""

@@ -1,4 +1,4 @@
-"""The embedded catalogue as recordings: each piece rendered several times, its collection as the label."""
+"""The embedded catalogue as labelled recordings: each piece is rendered several times; its collection is the label."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LICENCE = "music in the public domain; encodings from music21's corpus, rendered
 
 
 def embedded_recordings(*, n_variants: int, progress: bool = True) -> RecordingSet:
-    """Every piece of the catalogue in `n_variants` seeded renderings.
+    """Return `n_variants` seeded renderings of every piece of the catalogue.
 
-    Instrument, tempo, key and starting point differ between renderings, so that only the music tells the label.
+    Instrument, tempo, key and starting point differ between renderings, so that only the notes indicate the label.
     """
     catalogue = load_catalogue(progress=progress)
     recordings = tuple(

@@ -1,4 +1,4 @@
-"""What is known about a recording, and a data set with the report on what of it cannot be used."""
+"""Labelled recordings, and data sets with a report on recordings that cannot be used."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _INSIGNIFICANT: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Pd", "Pc"})
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording and what is known about it.
+    """One recording with its label and metadata.
 
     Attributes:
         name: the path as the data set writes it, or a catalogue id; unique within a set.
-        load: reads it as (S,) float32 at 22,050 Hz, mono; raises InvalidAudioError.
+        load: returns the samples, (S,) float32, mono at 22,050 Hz; raises InvalidAudioError.
         path: the file, if it is one.
-        fold: the data set's own fold, held out together.
-        artist: recordings of one artist never stand on both sides of a split.
-        piece: the composition, where several recordings may be of one; never on both sides either.
+        fold: the fold that the data set assigns; recordings of one fold are held out together.
+        artist: recordings of one artist are always in the same part of a split.
+        piece: the composition, if several recordings may share it; also kept in the same part of a split.
         emotions: nine fractions in 0..1 in the order of `EMOTIONS`, or None.
     """
 
@@ -43,31 +43,31 @@ class Recording:
 
     @classmethod
     def of_file(cls, name: str, label: str, path: Path, **known: Any) -> Recording:
-        """A recording that lies in a file."""
+        """Return the recording for a file."""
         return cls(name, label, lambda: load_mono(path), path, **known)
 
     @property
     def group(self) -> str:
-        """What stays together when the set is split: the artist, else the piece, else the recording itself."""
+        """Return the group that a split keeps together: the artist, else the piece, else the recording itself."""
         if self.artist:
-            # However it is capitalised or composed, a name is one artist.
+            # Different capitalisation or Unicode composition of a name is the same artist.
             return f"artist {unicodedata.normalize('NFKC', self.artist).casefold()}"
         return f"piece {self.piece}" if self.piece else f"recording {self.name}"
 
     def windows(self, *, on_note: OnNote | None = None) -> Iterator[Window]:
-        """The recording as the SDK cuts it; a file is read piece by piece, in bounded memory.
+        """Yield the windows of the recording, cut as in the SDK; files are read in blocks, in bounded memory.
 
         Args:
-            on_note: is called with each remark about a recording that can be used.
+            on_note: called with each warning about a usable recording.
 
         Raises:
-            InvalidAudioError: it cannot be used.
+            InvalidAudioError: the recording cannot be used.
         """
         audio = self.path if self.path is not None else (self.load(), SAMPLE_RATE_HZ)
         yield from iter_windows(audio, on_note=on_note)
 
     def blocks(self, *, on_note: OnNote | None = None) -> Iterator[FloatArray]:
-        """All samples once, in order, as (S,) of 3 s or less.
+        """Yield all samples once, in order, as blocks (S,) of at most 3 s.
 
         Args:
             on_note: as `windows`.
@@ -93,13 +93,13 @@ class DataProblem:
 
     @classmethod
     def of_audio(cls, recording: Recording, error: InvalidAudioError) -> DataProblem:
-        """What the reader found wrong with a recording."""
+        """Return the problem for a recording whose audio cannot be used."""
         return cls(recording.name, error.reason, printable(str(error)))
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A remark on a recording that is used."""
+    """A warning about a recording that is used."""
 
     name: str
     message: str
@@ -107,12 +107,12 @@ class Remark:
 
 @dataclass(frozen=True)
 class RecordingSet:
-    """The usable recordings of a data set and the report on the rest.
+    """The usable recordings of a data set, and a report on the others.
 
     Attributes:
         source: where they come from, for the model card.
-        licence: the data's licence, if the data set says.
-        remarks: on recordings that are used.
+        licence: licence of the data, if the data set states it.
+        remarks: warnings about recordings that are used.
     """
 
     source: str
@@ -124,16 +124,16 @@ class RecordingSet:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels, sorted."""
+        """Return the labels, sorted."""
         return tuple(sorted({recording.label for recording in self.recordings}))
 
     @property
     def has_emotions(self) -> bool:
-        """Whether any recording has emotion fractions."""
+        """Return whether any recording has emotion fractions."""
         return any(recording.emotions is not None for recording in self.recordings)
 
     def without(self, problems: Iterable[DataProblem]) -> RecordingSet:
-        """The same set without the recordings that turned out to be unusable, which move to the report."""
+        """Return the set without the recordings of the given problems, which are added to the report."""
         problems = tuple(problems)
         bad = {problem.name for problem in problems}
         kept = tuple(recording for recording in self.recordings if recording.name not in bad)
@@ -141,19 +141,19 @@ class RecordingSet:
 
     @property
     def similar_labels(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of labels that differ only by case, blanks or hyphens, and probably mean the same."""
+        """Return groups of labels that differ only by case, blanks or hyphens, and probably mean the same."""
         groups: dict[str, list[str]] = {}
         for label in self.labels:
             groups.setdefault(comparable_label(label), []).append(label)
         return tuple(tuple(labels) for labels in groups.values() if len(labels) > 1)
 
     def only(self, names: Iterable[str]) -> RecordingSet:
-        """The recordings of these names."""
+        """Return the set of the recordings with these names."""
         wanted = set(names)
         return replace(self, recordings=tuple(r for r in self.recordings if r.name in wanted))
 
     def report(self) -> dict[str, Any]:
-        """Counts in and out and every problem, for people and the model card."""
+        """Return the number of recordings found and used and all problems, for the user and the model card."""
         counts = Counter(r.label for r in self.recordings)
         return {
             "source": self.source,
@@ -187,5 +187,5 @@ def comparable_label(label: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A path as text that every file and terminal can hold; bytes that are not UTF-8 become `\xNN`."""
+    r"""Return a path as valid Unicode text; bytes that are not UTF-8 become `\xNN`."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -1,6 +1,6 @@
-"""Folds and held-out portions that keep an artist's recordings together.
+"""Folds and held-out splits that keep the recordings of an artist together.
 
-A random split lets a model recognise the artist or the studio instead of the genre and looks better than it is.
+With a random split, a model can recognise the artist or the studio instead of the genre, and its metrics are too good.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tritone_training.exceptions import DataError
 
 
 def assign_folds(recordings: RecordingSet, *, n_folds: int = 4, seed: int = 0) -> RecordingSet:
-    """Give every recording a fold: the data set's own where all have one, else stratified and artist-disjoint.
+    """Return the set with a fold for every recording: the given ones, or stratified and artist-disjoint folds.
 
     Raises:
         DataError: some recordings have a fold and some have none, or a label has too few artists for the folds.
@@ -28,7 +28,7 @@ def assign_folds(recordings: RecordingSet, *, n_folds: int = 4, seed: int = 0) -
         bare = next(r.name for r in recordings.recordings if r.fold is None)
         raise DataError(
             f"{recordings.source}: {sum(known)} of {len(known)} recordings have a fold and {bare} has none; "
-            f"give all of them one, or leave the column out"
+            f"expected a fold for all recordings or for none; complete the column, or leave it out"
         )
     folds = _group_folds(recordings.recordings, n_folds, seed)
     return replace(
@@ -41,10 +41,13 @@ def assign_folds(recordings: RecordingSet, *, n_folds: int = 4, seed: int = 0) -
 def held_out_split(
     recordings: Sequence[Recording], *, n_parts: int, seed: int
 ) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
-    """Split off about one n-th, artist-disjoint and stratified by label.
+    """Hold out about 1 / `n_parts` of the recordings, artist-disjoint and stratified by label.
 
     Returns:
-        (the rest, the held-out part).
+        (training recordings, held-out recordings).
+
+    Raises:
+        DataError: a label has too few artists.
     """
     folds = _group_folds(recordings, n_parts, seed)
     rest = tuple(r for r, fold in zip(recordings, folds, strict=True) if fold != 0)

@@ -1,8 +1,8 @@
-"""Listening logs: read from any table, cleaned with a report, split; friends, tags and metadata beside them.
+"""Listening logs with friends, tags and metadata: read from tables, cleaned with a report, and split.
 
 ```python
 log = load_log(Path("plays.tsv"), Columns(user="userID", item="artistID", plays="weight"))
-log.report                       # rows in, rows out, and why the others were left out
+log.report                       # rows read, rows used, and why the others were left out
 train, held_out = split_log(log, fraction=0.1, seed=0)
 ```
 """
@@ -10,12 +10,10 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 from tritone_training.data.interactions.cleaning import CleaningRules
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.listening import ListeningData, columns_of, files_of, load_listening
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
-from tritone_training.data.interactions.metadata import load_metadata
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, held_out_counts, split_log
+from tritone_training.data.interactions.metadata import load_metadata, words_of
 from tritone_training.data.interactions.reading import load_friends, load_log, load_tags
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
-from tritone_training.data.interactions.splits import held_out_counts, split_log
-from tritone_training.data.interactions.words import words_of
 
 __all__ = [
     "SIMULATED",

@@ -1,14 +1,14 @@
-"""What of a listening log is used, and what is not and why: nothing is dropped silently.
+"""Clean a listening log; the report counts all rows that are left out.
 
-The rules, in their order:
+The rules, in order:
 
-1. rows without a user or an item, or with an id that is no UTF-8, are left out; so are those with an id of several
-   lines: a stray quote swallowed what is between;
-2. rows whose count is no finite number above 0, or above `most_plays`, are left out (as are unreadable times);
+1. rows without a user or an item, or with an id that is not UTF-8, are left out; so are rows whose id has several
+   lines, which is the result of an unbalanced quote;
+2. rows whose count is not a finite number above 0, or above `most_plays`, are left out (as are unreadable times);
 3. rows of the same user and item are added up, ratings averaged, and the earliest time is kept;
-4. ratings below `least_rating` are left out: a bad rating is no listening;
+4. ratings below `least_rating` are left out: a bad rating does not count as listening;
 5. bots: users with more than `bot_factor` times the median number of items, and more than 1,000, are left out;
-6. if asked for, users and items with too little support, again and again until none is left.
+6. if asked for, users and items with too little support are left out, repeatedly until none remain.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class CleaningRules:
     """Thresholds; the support filters are off by default.
 
     Attributes:
-        most_plays: more of one item by one user than this is impossible: a play each three seconds for a century.
-        least_rating: where the log has ratings.
-        bot_factor: 0 keeps everybody.
+        most_plays: largest plausible count of one item by one user: one play every three seconds for a century.
+        least_rating: smallest rating that counts as listening, if the log has ratings.
+        bot_factor: multiple of the median number of items above which a user is a bot; 0 keeps all users.
     """
 
     most_plays: float = 1e9
@@ -47,7 +47,7 @@ class CleaningRules:
 
 
 def is_text(column: pd.Series[Any]) -> Flags:
-    """Whether each value is a string that UTF-8 can say."""
+    """Return whether each value is a string that can be encoded as UTF-8."""
 
     def ok(value: object) -> bool:
         if not isinstance(value, str) or not value:
@@ -79,7 +79,7 @@ def clean(
         report: entries from reading the table, for the log's report.
 
     Raises:
-        DataError: nothing is left; says what was left out.
+        DataError: no rows are left.
     """
     dropped: dict[str, int] = {}
     table = pd.DataFrame({"user": users.to_numpy(object), "item": items.to_numpy(object)})
@@ -129,7 +129,7 @@ def clean(
     }
     if not len(table):
         why = ", ".join(f"{reason} {n}" for reason, n in dropped.items() if n) or "it has a header and no rows"
-        raise DataError(f"{source}: no listening is left of {n_in} rows ({why})")
+        raise DataError(f"{source}: no rows are left of {n_in} after cleaning ({why})")
     user, user_ids = pd.factorize(table["user"], sort=True)
     item, item_ids = pd.factorize(table["item"], sort=True)
     return Log(

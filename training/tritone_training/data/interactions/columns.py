@@ -21,7 +21,7 @@ _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "friend": ("friendid", "friend", "followee", "otherid"),
     "tag": ("tagid", "tag", "tagvalue", "label", "genre"),
 }
-# In a log, `id` may number the rows; then one of these names the items.
+# In a log, `id` may be a row number; then one of these is the column of the items.
 _ROW_ID: Final = "id"
 _ITEM_NAMES: Final = (
     *("trackuri", "trackmbid", "recordingid", "recordingmbid", "songname", "trackname", "tracktitle", "songtitle"),
@@ -68,7 +68,8 @@ def required(table: Table, what: str, name: str | None) -> str:
         raise _not_single(table, nested, what)
     hint = next((f"; it {note}" for note in table.notes if note.startswith(NOT_UTF8)), "")
     raise DataError(
-        f"{path}: which column holds the {what}? Found are {_listed(names)}; name it with --{option}-column{hint}"
+        f"{path}: no column of the {what} found: expected a usual name, got {_listed(names)}; name the column with "
+        f"--{option}-column{hint}"
     )
 
 
@@ -163,7 +164,7 @@ def distinct(table: Table, **columns: str | None) -> None:
 
 
 def shown_columns(chosen: Mapping[str, str | None]) -> dict[str, str]:
-    """Return what was chosen for the report; bytes of a name that are not UTF-8 are escaped."""
+    """Return the chosen columns for the report; bytes of a name that are not UTF-8 are escaped."""
     return {what: name.encode("utf-8", "backslashreplace").decode() for what, name in chosen.items() if name}
 
 

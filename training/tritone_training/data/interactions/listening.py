@@ -1,4 +1,4 @@
-"""Everything about listening that a training run reads: the log with its portions, friends, tags, metadata."""
+"""The listening data of a training run: the log with its splits, friends, tags and metadata."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from tritone_training.data.interactions.columns import Columns
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
 from tritone_training.data.interactions.metadata import load_metadata
 from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
-from tritone_training.data.interactions.splits import split_log
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
 
@@ -23,16 +22,16 @@ _NO_TAGS: Final = TagTable((), (), ())
 
 @dataclass(frozen=True, eq=False)
 class ListeningData:
-    """A log and what belongs to it.
+    """A listening log with its splits, friends, tags and metadata.
 
     Attributes:
-        train: what is learnt from.
-        valid: what is chosen by; never learnt from.
-        test: what is judged by, None if no such part is known.
+        train: the training split.
+        valid: the validation split, for model selection; never trained on.
+        test: the test split; None if there is none.
         friends: pairs of raw user ids.
-        tags: tags of (user, item) pairs that are held out are left out: they would tell.
+        tags: without those of held-out (user, item) pairs, which would leak the held-out listens.
         metadata: item id -> column -> text.
-        report: what of all that is used.
+        report: what was read and used of each table.
     """
 
     train: Log
@@ -44,17 +43,17 @@ class ListeningData:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> Log:
-        """A held-out part by name.
+        """Return a held-out split by name.
 
         Raises:
-            DataError: there is no such part.
+            DataError: there is no such split.
         """
         parts = {"valid": self.valid, "test": self.test}
         if parts.get(name) is None:
             known = ", ".join(key for key, value in parts.items() if value is not None)
-            raise DataError(f"{self.train.source}: has no part {name!r}; there are: {known}")
+            raise DataError(f"{self.train.source}: has no split {name!r}; expected one of: {known}")
         found = parts[name]
-        assert found is not None  # noqa: S101 - just looked
+        assert found is not None  # noqa: S101 - checked above
         return found
 
 
@@ -74,7 +73,7 @@ def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
 
 
 def columns_of(files: ListeningFiles) -> Columns:
-    """The columns' names of a request."""
+    """Return the column names of a request."""
     return Columns(
         user=files.user_column,
         item=files.item_column,
@@ -87,10 +86,10 @@ def columns_of(files: ListeningFiles) -> Columns:
 
 
 def load_listening(request: TrainRequest) -> ListeningData:
-    """Read what a request names, or simulate listening over the embedded catalogue.
+    """Return the listening data that a request names, or simulated listening over the embedded catalogue.
 
     Raises:
-        DataError: something cannot be read, or the log has fewer than two listeners.
+        DataError: a table cannot be read, or the log has fewer than two listeners.
     """
     files = files_of(request)
     _check_needs(request.listening, files)
@@ -112,7 +111,9 @@ def load_listening(request: TrainRequest) -> ListeningData:
             how += ", since the latest are of listeners or items without earlier listens"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
     if len(np.unique(train.user)) < 2:
-        raise DataError(f"{train.source}: holds one listener; recommending from others' listening needs at least two")
+        raise DataError(
+            f"{train.source}: has one listener; expected at least two, to recommend from the listening of others"
+        )
     tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
     tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
     friends, friend_report = read_friends(files.friends, columns) if files.friends else ([], {})
@@ -126,10 +127,10 @@ def load_listening(request: TrainRequest) -> ListeningData:
 
 
 def _check_needs(given: ListeningFiles | None, files: ListeningFiles | None) -> None:
-    """Refuse what would not be looked at.
+    """Check that no option would be ignored.
 
     Raises:
-        DataError: a file is named that belongs to another, which is not.
+        DataError: an option is given without the file that it belongs to.
     """
     if given is None:
         return
@@ -148,10 +149,10 @@ def _check_needs(given: ListeningFiles | None, files: ListeningFiles | None) -> 
 
 
 def _without_known(train: Log, valid: Log) -> tuple[Log, int]:
-    """(held-out pairs that the log does not hold, how many it holds): what is learnt from cannot be chosen by.
+    """Return the validation pairs that are not in the training log, and the number of those that are.
 
     Raises:
-        DataError: it holds them all.
+        DataError: all validation pairs are in the training log.
     """
     known = valid.matrix(
         {name: place for place, name in enumerate(train.users)}, {name: place for place, name in enumerate(train.items)}
@@ -171,7 +172,7 @@ def _without_known(train: Log, valid: Log) -> tuple[Log, int]:
 
 
 def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
-    """The simulated world in three parts."""
+    """Return simulated listening with training, validation and test splits."""
     train, test, valid = three_parts(world.log, seed)
     tags = without_pairs(world.tags, [valid, test])
     return ListeningData(
@@ -180,10 +181,10 @@ def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
 
 
 def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
-    """(train, test, valid): the test part is split off first, so that the latest listens judge.
+    """Return (train, test, valid); the test split is made first, so that it has the latest listens.
 
-    Where none of the latest listens is of a listener and an item of the earlier ones, as in a log whose listeners
-    follow one another, times are left out and each listener's listens are split at random.
+    If none of the latest listens is of a listener and an item of the earlier ones, as in a log that is sorted by
+    listener, times are ignored and the listens of each listener are split at random.
     """
     rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
@@ -193,12 +194,12 @@ def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
 
 
 def _can_judge(train: Log, held_out: Log) -> bool:
-    """Return whether a held-out listen is of a listener and an item of the training part."""
+    """Return whether any held-out listen is of a listener and an item of the training split."""
     return bool((np.isin(held_out.user, train.user) & np.isin(held_out.item, train.item)).any())
 
 
 def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:
-    """Leave out the tags of held-out (user, item) pairs: who tags an item knows it."""
+    """Return the tags without those of held-out (user, item) pairs: a user who tags an item has listened to it."""
     pairs = {
         (log.users[u], log.items[i])
         for log in held_out

@@ -1,4 +1,4 @@
-"""A cleaned listening log, and tags: plain arrays with the ids beside them.
+"""Cleaned listening logs and tags as arrays, and the split of a log into a training and a held-out part.
 
 Shapes: E pairs of user and item, A assignments of tags.
 """
@@ -14,21 +14,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from tritone_training.exceptions import DataError
+
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """Who listened to what, each pair once.
+    """A cleaned listening log; each pair of user and item occurs once.
 
     Attributes:
         users: raw ids.
         items: ids.
-        user: (E,) place in `users`.
-        item: (E,) place in `items`.
+        user: (E,) index in `users`.
+        item: (E,) index in `items`.
         plays: (E,) float32, above 0.
         time: (E,) seconds since 1970 of the first listen, or None if the log has no times.
-        report: what cleaning did.
+        report: counts of the cleaning.
     """
 
     source: str
@@ -46,7 +48,7 @@ class Log:
     def matrix(
         self, users: Mapping[str, int] | None = None, items: Mapping[str, int] | None = None
     ) -> sparse.csr_matrix:
-        """Plays as (users, items); with other people's places, pairs that have none are left out."""
+        """Return the plays as a sparse matrix (users, items); pairs without a given index are left out."""
         if users is None:
             users = {name: place for place, name in enumerate(self.users)}
         if items is None:
@@ -59,7 +61,7 @@ class Log:
         )
 
     def take(self, pairs: npt.NDArray[np.bool_] | Ints) -> Log:
-        """Some of the pairs; ids keep their places."""
+        """Return the log with some of the pairs; the indices of ids do not change."""
         return Log(
             self.source,
             self.users,
@@ -72,7 +74,7 @@ class Log:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over all pairs in a fixed order, 16 characters."""
+        """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""
         users, items = np.array(self.users, object), np.array(self.items, object)
         lines = sorted(
             f"{u}\t{i}\t{p:g}" for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
@@ -82,12 +84,12 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class TagTable:
-    """Tags of items, and who gave them.
+    """Tags of items, and the users who gave them.
 
     Attributes:
         items: raw item id of each assignment.
         tags: (A,) tag of each.
-        users: raw id of who gave it, empty if unknown.
+        users: raw id of the user who gave it, empty if unknown.
     """
 
     items: Sequence[str]
@@ -101,7 +103,7 @@ class TagTable:
 
 @dataclass(frozen=True, eq=False)
 class MetadataTable:
-    """What is said of items.
+    """Metadata of items.
 
     Attributes:
         rows: item id -> column -> text.
@@ -112,3 +114,54 @@ class MetadataTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
+    """Return a training and a held-out log; the held-out log must not be used in training.
+
+    With times, the latest `fraction` of the pairs of all users is held out, so that no listen is predicted from later
+    ones; ties, which are common if times are months, are broken at random. Without times, that fraction of the items
+    of each user is held out at random; a user with a single item keeps it.
+
+    Raises:
+        DataError: one of the logs would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"invalid held-out fraction: expected a number between 0 and 1, got {fraction}")
+    held_out = _latest(log, fraction, seed) if log.time is not None else _random(log, fraction, seed)
+    if held_out.all() or not held_out.any():
+        wanted = "users with several items each" if log.time is None else "several listens"
+        raise DataError(
+            f"{log.source}: {len(log)} listens of {len(np.unique(log.user))} users cannot be split: one side would be "
+            f"empty; expected {wanted}"
+        )
+    return log.take(~held_out), log.take(held_out)
+
+
+def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the number of held-out listens of each user (n,), including those of unknown items."""
+    counts = dict(zip(held_out.users, np.bincount(held_out.user, minlength=len(held_out.users)).tolist(), strict=True))
+    return np.array([counts.get(name, 0) for name in users], np.int64)
+
+
+def _latest(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    assert log.time is not None  # noqa: S101 - checked by the caller
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(log)), log.time))
+    held_out = np.zeros(len(log), np.bool_)
+    held_out[order[int((1 - fraction) * (len(log) - 1)) + 1 :]] = True
+    return held_out
+
+
+def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(log))
+    order = shuffled[np.argsort(log.user[shuffled], kind="stable")]  # user by user, each in random order
+    counts = np.bincount(log.user, minlength=len(log.users))
+    firsts = np.cumsum(counts) - counts
+    place = np.arange(len(log)) - np.repeat(firsts, counts)
+    # Rounded at random, so that short histories hold out their share on average.
+    wanted = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
+    wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
+    held_out = np.zeros(len(log), np.bool_)
+    held_out[order] = place < np.repeat(wanted, counts)
+    return held_out

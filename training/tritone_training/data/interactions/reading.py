@@ -20,11 +20,9 @@ from tritone_training.data.interactions.columns import (
     required,
     shown_columns,
 )
-from tritone_training.data.interactions.identifiers import id_column
 from tritone_training.data.interactions.log import Log, TagTable
-from tritone_training.data.interactions.numeric import numbers_of
-from tritone_training.data.interactions.times import times_of
-from tritone_training.data.interactions.words import LONGEST_TAG
+from tritone_training.data.interactions.metadata import LONGEST_TAG
+from tritone_training.data.interactions.parsing import id_column, numbers_of, times_of
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
@@ -46,7 +44,7 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
                 f"{path}: expected play counts or ratings, got a column of each ({columns.plays!r}, "
                 f"{columns.rating!r}); leave --plays-column or --rating-column out"
             )
-        # A column of ratings that is named is not passed over for one of plays that is merely found.
+        # A rating column that is given by name takes precedence over a column of plays that was found by its name.
         plays = None if columns.rating is not None else optional(table, "plays", columns.plays)
         rating = None if plays else optional(table, "rating", columns.rating)
         time = optional(table, "time", columns.time)

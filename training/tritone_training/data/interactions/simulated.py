@@ -1,8 +1,8 @@
-"""Simulated listening over the embedded catalogue: nobody has ever listened like this.
+"""Simulated listening over the embedded catalogue, for demos and tests.
 
-Each listener has a taste: a few collections, a liking for tempo and for minor or major, and friends of like taste.
-They pick pieces by taste and by how well known a piece is; plays follow a heavy-tailed count; some give tags. So
-there is something to find for every member of an ensemble, and nothing that says how well it would work on people.
+Each listener has a taste (some collections, a preference for a tempo and for minor or major) and friends of similar
+taste. Pieces are drawn by taste and popularity, play counts have a heavy tail, and some listeners give tags. Every base
+model of the ensemble therefore finds structure in the data, but metrics on them say nothing about real listeners.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SIMULATED: Final = "simulated listening over the embedded catalogue (no real peo
 N_LISTENERS: Final = 400
 _N_TASTES: Final = 6
 _FRIENDS_EACH: Final = 3
-_OF_KIND: Final = 2.0  # what a piece's kind says about it, beside any other word
-_UNHEARD: Final = 0.03  # share of pieces that nobody has played yet: they are known from tags alone
+_OF_KIND: Final = 2.0  # weight of the kind of a piece relative to other words
+_UNHEARD: Final = 0.03  # share of pieces without plays, which have only tags
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class SimulatedWorld:
 
     Attributes:
         friends: pairs of user ids.
-        metadata: of every piece, true.
+        metadata: the actual metadata of every piece.
     """
 
     log: Log
@@ -42,10 +42,10 @@ class SimulatedWorld:
 
 @dataclass(frozen=True)
 class SimulatedItem:
-    """What a simulation knows of a piece.
+    """A piece of a simulation.
 
     Attributes:
-        words: what listeners may tag it with; the first is its kind.
+        words: the tags that listeners may give it; the first is its kind.
     """
 
     id: str
@@ -54,7 +54,7 @@ class SimulatedItem:
 
 
 def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool = True) -> SimulatedWorld:
-    """Draw listeners for the embedded catalogue; equal seeds give equal worlds."""
+    """Return simulated listeners for the embedded catalogue; equal seeds give equal results."""
     catalogue = load_catalogue(progress=progress)
     items = []
     for track in catalogue.tracks:
@@ -66,14 +66,14 @@ def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool
 
 
 def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mean_items: float = 30) -> SimulatedWorld:
-    """Draw listeners for given pieces."""
+    """Return simulated listeners for the given pieces."""
     rng = np.random.default_rng(seed)
     words = sorted({word for item in items for word in item.words})
     has = np.array(
         [[_OF_KIND if word == item.words[0] else float(word in item.words) for word in words] for item in items]
     )  # (I, words)
     tastes = rng.normal(0, 1.6, (_N_TASTES, len(words)))
-    hidden = rng.normal(0, 1, (len(items), 8))  # what no word says: friends and neighbours alone can tell
+    hidden = rng.normal(0, 1, (len(items), 8))  # independent of the words: only friends and similar users reveal it
     hidden_tastes = rng.normal(0, 0.9, (_N_TASTES, 8))
     fame = np.log(rng.zipf(1.6, len(items)).clip(1, 200))
     fame[rng.random(len(items)) < _UNHEARD] = -np.inf
@@ -118,7 +118,7 @@ def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mea
 
 
 def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Mostly of the same taste."""
+    """Return pairs of friends, mostly of the same taste."""
     pairs: set[tuple[str, str]] = set()
     for listener in range(len(names)):
         alike = np.flatnonzero(group == group[listener])
@@ -131,7 +131,7 @@ def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequ
 
 
 def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) -> TagTable:
-    """A tenth of the listens were tagged; pieces that nobody played were tagged by some who know them elsewhere."""
+    """Return tags for a tenth of the listens, and some for pieces without plays."""
     tagged = np.flatnonzero(rng.random(len(log)) < 0.1)
     pairs = list(zip(log.user[tagged].tolist(), log.item[tagged].tolist(), strict=True))
     unheard = set(range(len(items))) - set(log.item.tolist())

@@ -1,4 +1,4 @@
-"""Scores to learn from: MIDI folders, poly-music `.mat` files, JSB-style JSON, the embedded catalogue.
+"""Score data sets: MIDI folders, poly-music `.mat` files, JSB-style JSON and the embedded catalogue.
 
 ```python
 scores = load_scores(Path("JSB_Chorales.mat"))

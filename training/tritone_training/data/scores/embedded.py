@@ -1,4 +1,4 @@
-"""The embedded catalogue as scores: a style for each collection, a voice for each part."""
+"""The embedded catalogue as scores: one style for each collection, one voice for each part."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tritone.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, 
 from tritone.music.scores import to_grid, to_steps
 from tritone_training.catalogue import CatalogueTrack, load_catalogue
 from tritone_training.data.recordings import DataProblem
-from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
-from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
+from tritone_training.data.scores.score_set import SPLIT_NOTE, ScorePiece, ScoreSet, hashed_splits
 from tritone_training.progress import progress_bar
 
 LICENCE: Final = "music in the public domain; encodings from music21's corpus"
 
 
 def embedded_scores(*, progress: bool = True) -> ScoreSet:
-    """Every piece of the catalogue on a grid of sixteenths; movements of a work and settings of a tune share a portion.
+    """Return every piece of the catalogue on a grid of sixteenths.
+
+    Movements of a work and settings of a tune are in the same split.
 
     Raises:
         DataError: the catalogue cannot be built.
@@ -75,9 +76,9 @@ def _piece(track: CatalogueTrack, split: str) -> tuple[ScorePiece, Grid]:
 
 
 def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) -> npt.NDArray[np.int64] | None:
-    """(T,) the MIDI pitch that a part sounds, or -1; None if it ever sounds two.
+    """Return the MIDI pitch of a part at each time step (T,), -1 for a rest; None if a step has several pitches.
 
-    Of two notes that fall on one step, as ornaments do, the later one counts.
+    Of two notes that round to the same step, such as ornaments, the later one is used.
     """
     time, duration, pitch = (np.asarray(notes[key], np.int64) for key in ("time", "duration", "pitch"))
     order = np.argsort(time, kind="stable")
@@ -92,7 +93,7 @@ def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) ->
 
 
 def _meter(track: CatalogueTrack, grid: Grid) -> tuple[int, int]:
-    """The MIDI file has the metre and no upbeat, the catalogue both."""
+    """Return the meter with the upbeat, which is in the catalogue but not in the MIDI file."""
     length, _ = grid.meter
     pickup = Fraction(track.pickup_quarters).limit_denominator(96) * FRAMES_PER_QUARTER
     if track.metre is None or not length or pickup.denominator != 1:

@@ -1,4 +1,4 @@
-"""Scores to learn from, whatever they come as."""
+"""Load score data sets of all supported formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritone_training.exceptions import DataError
 
 
 def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
-    """Read a data set of scores.
+    """Return a data set of scores.
 
     Args:
         data: a folder of MIDI files (a subfolder is a style), a poly-music `.mat`, a JSB-style `.json`, or None for
@@ -18,7 +18,7 @@ def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
         progress: show a progress bar on stderr.
 
     Raises:
-        DataError: nothing usable is there; the message says what was expected.
+        DataError: there are no usable scores, or the format is not supported.
         MissingExtraError: a package of the `train` extra is not installed.
     """
     if data is None:
@@ -30,18 +30,18 @@ def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
 
         return from_midi_folder(data, progress=progress)
     if not data.is_file():
-        raise DataError(f"{data}: no such file or folder; expected a folder of MIDI files, a .mat or a .json")
+        raise DataError(f"{data}: no such file or folder; expected a folder of MIDI files, a .mat file or a .json file")
     suffix = data.suffix.lower()
     if suffix == ".mat":
-        from tritone_training.data.scores.matlab import from_matlab
+        from tritone_training.data.scores.benchmark_files import from_matlab
 
         return from_matlab(data)
     if suffix == ".json":
-        from tritone_training.data.scores.chorales import from_json
+        from tritone_training.data.scores.benchmark_files import from_json
 
         return from_json(data)
-    hint = "; give the folder that the MIDI files lie in" if suffix in MIDI_SUFFIXES else ""
+    hint = "; give the folder of the MIDI files" if suffix in MIDI_SUFFIXES else ""
     raise DataError(
-        f"{data}: {suffix or 'a name without a suffix'} is no data set of scores; "
-        f"expected a folder of MIDI files, a .mat or a .json{hint}"
+        f"{data}: {suffix or 'a name without a suffix'} is not a data set of scores; "
+        f"expected a folder of MIDI files, a .mat file or a .json file{hint}"
     )

@@ -1,4 +1,4 @@
-"""A folder of MIDI files: the folder that a file lies in is its style."""
+"""Read a folder of MIDI files; the name of the subfolder is the style of a piece."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tritone.music.scores import to_grid
 from tritone.music.smf import MIDI_SUFFIXES
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import DataProblem, printable
-from tritone_training.data.scores.score_set import ScorePiece, ScoreSet, notes_digest
-from tritone_training.data.scores.splits import SPLIT_NOTE, hashed_splits
+from tritone_training.data.scores.score_set import SPLIT_NOTE, ScorePiece, ScoreSet, hashed_splits, notes_digest
 from tritone_training.exceptions import DataError
 from tritone_training.progress import progress_bar
 
@@ -21,10 +20,10 @@ _NAMES = ", ".join(MIDI_SUFFIXES)
 
 
 def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
-    """Read every MIDI file below a folder onto a grid of sixteenths.
+    """Return every MIDI file below a folder on a grid of sixteenths.
 
-    A file in a folder of its own is of that folder's style (the uppermost counts), one that lies in `root` itself is
-    of the style `root` is called. What has the very notes of an earlier file is left out and reported.
+    The style of a file is the name of its topmost subfolder, or the name of `root` for files in `root` itself. A file
+    with the same notes as an earlier file is left out and reported.
 
     Raises:
         DataError: no file can be used.
@@ -37,7 +36,7 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
         DataProblem(
             name,
             "not_midi",
-            f"{name}: {printable(file.suffix) or 'no suffix'} is not the name of a MIDI file ({_NAMES})",
+            f"{name}: {printable(file.suffix) or 'no suffix'} is not a MIDI suffix; expected one of {_NAMES}",
         )
         for name, file in files
         if file.suffix.lower() not in MIDI_SUFFIXES

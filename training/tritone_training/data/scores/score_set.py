@@ -1,4 +1,4 @@
-"""What is known about a piece to learn from, and a data set with the report on what of it cannot be used.
+"""Score data sets: pieces with their metadata and splits, and a report on pieces that cannot be used.
 
 Shapes: T time steps, 88 pitches (MIDI 21..108), V voices.
 """
@@ -19,6 +19,9 @@ from tritone_training.data.recordings import DataProblem
 from tritone_training.exceptions import DataError
 
 SPLITS: Final = ("train", "valid", "test")
+SPLIT_SEED: Final = 0
+_SHARES: Final = (("train", 0.8), ("valid", 0.9), ("test", 1.0))  # upper ends
+SPLIT_NOTE: Final = f"by a hash of the name (seed {SPLIT_SEED}): 80 % train, 10 % valid, 10 % test"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +30,8 @@ class ScorePiece:
 
     Attributes:
         name: the path as the data set writes it, a catalogue id, or `train/0007`; unique within a set.
-        frames: (T, 88) uint8 grid, T >= 1: 0 silent, 1 held on from the step before, 2 struck here. Where the data
-            set knows no onsets, a note is struck where its pitch begins to sound, and repeated notes are one.
+        frames: (T, 88) uint8 grid, T >= 1: 0 silent, 1 held on from the step before, 2 struck here. If the data
+            set has no onsets, a note is struck where its pitch begins to sound, and repeated notes are one note.
         split: `train`, `valid` or `test`.
         style: a collection, a folder's or a file's name.
         meter: (time steps in a bar, index within its bar of the first step); (0, 0) if unknown.
@@ -45,11 +48,11 @@ class ScorePiece:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSet:
-    """The usable pieces of a data set and the report on the rest.
+    """The usable pieces of a data set, and a report on the others.
 
     Attributes:
         source: where they come from, for the model card.
-        has_onsets: whether repeated notes are told from held ones.
+        has_onsets: whether the data distinguish repeated notes from held ones.
         frames_per_quarter: time steps in a quarter note; 0 if unknown.
         licence: the data's licence, if it is known.
         notes: more facts for the report, such as how it was split.
@@ -64,25 +67,25 @@ class ScoreSet:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[ScorePiece, ...]:
-        """The pieces of one portion.
+        """Return the pieces of one split.
 
         Raises:
-            DataError: there are none; the message names the portions there are.
+            DataError: the split has no pieces.
         """
         pieces = tuple(piece for piece in self.pieces if piece.split == name)
         if not pieces:
             there = ", ".join(f"{split} ({n})" for split, n in self._split_sizes().items())
-            raise DataError(f"{self.source}: has no pieces in the portion {name!r}; there are: {there}")
+            raise DataError(f"{self.source}: has no pieces in the split {name!r}; expected one of: {there}")
         return pieces
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The styles, sorted."""
+        """Return the styles, sorted."""
         return tuple(sorted({piece.style for piece in self.pieces}))
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every piece's notes and what is known about it."""
+        """Return the SHA-256 of all notes and metadata of the pieces."""
         digest = hashlib.sha256(f"{self.has_onsets} {self.frames_per_quarter}".encode())
         for piece in self.pieces:
             digest.update(repr((piece.name, piece.split, piece.style, piece.meter, piece.frames.shape)).encode())
@@ -92,7 +95,7 @@ class ScoreSet:
         return digest.hexdigest()
 
     def report(self) -> dict[str, Any]:
-        """Counts in and out and every problem, for people and the model card."""
+        """Return the number of pieces found and used and all problems, for the user and the model card."""
         return {
             "source": self.source,
             "licence": self.licence,
@@ -117,9 +120,9 @@ class ScoreSet:
 
 
 def evenly_chosen(pieces: Sequence[ScorePiece], most_frames: int) -> tuple[ScorePiece, ...]:
-    """Pieces at even distances, so many that they have about `most_frames` frames in all; at least one.
+    """Return evenly spaced pieces with about `most_frames` frames in total, at least one piece.
 
-    All of them, if they have no more than that.
+    All pieces are returned if they have no more frames than that.
     """
     n_frames = sum(len(piece.frames) for piece in pieces)
     n_chosen = max(1, min(len(pieces), int(len(pieces) * most_frames / n_frames)))
@@ -127,9 +130,9 @@ def evenly_chosen(pieces: Sequence[ScorePiece], most_frames: int) -> tuple[Score
 
 
 def count_repeats(pieces: Sequence[ScorePiece]) -> dict[str, int]:
-    """How many pieces have the very notes of an earlier one, by portion (`train and valid`: one in each).
+    """Return the number of pieces with the same notes as an earlier one, by split (`train and valid`: one in each).
 
-    For published data sets, whose portions must stay as they are.
+    For published data sets, whose splits must not change.
     """
     first: dict[bytes, ScorePiece] = {}
     repeats: Counter[str] = Counter()
@@ -142,5 +145,24 @@ def count_repeats(pieces: Sequence[ScorePiece]) -> dict[str, int]:
 
 
 def notes_digest(frames: npt.NDArray[np.uint8]) -> bytes:
-    """What two pieces share only if they have the same notes at the same steps."""
+    """Return a digest that is equal only for pieces with the same notes at the same steps."""
     return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).digest()
+
+
+def hashed_splits(keys: Sequence[str]) -> list[str]:
+    """Return the split of each key, chosen by a seeded hash; a key keeps its split when the data set grows.
+
+    If no key falls into `valid`, the key of `train` whose hash is nearest to it is moved there.
+    """
+    places = {key: _place(key) for key in keys}
+    splits = {key: next(split for split, end in _SHARES if place < end) for key, place in places.items()}
+    training = [key for key, split in splits.items() if split == "train"]
+    if "valid" not in splits.values() and len(training) > 1:
+        splits[max(training, key=lambda key: places[key])] = "valid"
+    return [splits[key] for key in keys]
+
+
+def _place(key: str) -> float:
+    """Return the hash of a key as a number in [0, 1)."""
+    digest = hashlib.sha256(f"{SPLIT_SEED}:{key}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""JSON: a list of objects, or one object a line; numbers keep their digits."""
+"""Read JSON tables: a list of objects, or one object on each line; numbers keep their digits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,13 @@
-"""JSON of the kind of the JSB chorales in sixteenths: `{"train": [piece, ...], "valid": ..., "test": ...}`.
+"""Read the file formats of published data sets with a fixed split: JSON of chorales, and `.mat` piano rolls.
 
-A piece is a list of time steps, a step a list of MIDI pitches: one for each voice, -1 (or null) where it rests; or,
-where the steps' lengths differ, simply what sounds. A voice that repeats a pitch looks like one that holds it.
-Source: the chorales as Boulanger-Lewandowski et al. 2012 split them.
+JSON of the kind of the JSB chorales in sixteenths: `{"train": [piece, ...], "valid": ..., "test": ...}`. A piece is a
+list of time steps, a step a list of MIDI pitches: one for each voice, -1 (or null) for a rest; or, if the lengths of
+the steps differ, all sounding pitches. A voice that repeats a pitch cannot be told from one that holds it. Source:
+the chorales as split by Boulanger-Lewandowski et al. 2012.
+
+`.mat` files of the polyphonic-music benchmark (Boulanger-Lewandowski et al. 2012) as packaged by Bai et al. 2018
+(https://arxiv.org/abs/1803.01271): cell arrays `traindata`, `validdata` and `testdata` of (T, 88) 0/1 piano rolls, MIDI
+pitches 21..108; a repeated note cannot be told from a held one.
 """
 
 from __future__ import annotations
@@ -20,15 +25,16 @@ from tritone_training.data.scores.score_set import SPLITS, ScorePiece, ScoreSet,
 from tritone_training.exceptions import DataError
 
 REST: Final = -1
-# The format does not say its resolution; the files' names do (Jsb16thSeparated, jsb-chorales-quarter).
+# The resolution is only in the file name (Jsb16thSeparated, jsb-chorales-quarter).
 _RESOLUTIONS: Final = {"16th": 4, "8th": 2, "quarter": 1}
+_KEYS: Final = {split: f"{split}data" for split in SPLITS}
 
 
 def from_json(path: Path) -> ScoreSet:
-    """Read such a file; its portions stay whole.
+    """Return the pieces of a JSON file with its own splits.
 
     Raises:
-        DataError: it is not such a file, or no piece of it can be used.
+        DataError: the file has another format, or no piece of it can be used.
     """
     contents = _contents(path)
     pieces: list[ScorePiece] = []
@@ -59,7 +65,7 @@ def _contents(path: Path) -> dict[str, list[Any]]:
         contents = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON
+    except (ValueError, RecursionError) as error:  # not text, or not JSON
         raise DataError(f"{path}: is not JSON ({error})") from error
     if not isinstance(contents, dict) or not any(isinstance(contents.get(split), list) for split in SPLITS):
         there = ", ".join(map(str, contents)) if isinstance(contents, dict) else f"a {type(contents).__name__}"
@@ -80,7 +86,7 @@ def _piece(steps: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | N
         pitches = [_pitch(value) for value in step]
         for voice, pitch in enumerate(pitches):
             if pitch != REST:
-                # A voice that takes over another's pitch strikes it.
+                # A voice that continues with the pitch of another voice strikes it.
                 new = voiced and bool(before) and before[voice] != pitch
                 column = pitch - LOWEST_PITCH
                 frame[column] = max(frame[column], STRUCK if new else HELD)
@@ -97,3 +103,65 @@ def _pitch(value: Any) -> int:
     if not LOWEST_PITCH <= value <= HIGHEST_PITCH:
         raise ValueError(f"holds the pitch {value!r:.40}; expected {LOWEST_PITCH} to {HIGHEST_PITCH}, or -1 for a rest")
     return int(value)
+
+
+def from_matlab(path: Path) -> ScoreSet:
+    """Return the pieces of a poly-music `.mat` file with their published splits.
+
+    Raises:
+        DataError: the file has another format, or no piece of it can be used.
+    """
+    cells = _cells(path)
+    pieces: list[ScorePiece] = []
+    problems: list[DataProblem] = []
+    for split, rolls in cells.items():
+        for index, roll in enumerate(rolls):
+            name = f"{split}/{index:04d}"
+            wrong = _wrong(roll)
+            if wrong:
+                problems.append(DataProblem(name, "bad_roll", f"{path.name} {name}: {wrong}"))
+            else:
+                pieces.append(ScorePiece(name, with_strikes(np.asarray(roll)), split, path.stem))
+    if not pieces:
+        raise DataError(f"{path}: no piece can be used; the first: {problems[0].message if problems else 'no cells'}")
+    return ScoreSet(
+        source=printable(str(path)),
+        pieces=tuple(pieces),
+        has_onsets=False,
+        frames_per_quarter=0,
+        problems=tuple(problems),
+        notes={"split": "the data set's own", "n_repeats_kept": count_repeats(pieces)},
+    )
+
+
+def _cells(path: Path) -> dict[str, list[Any]]:
+    from scipy.io import loadmat
+
+    try:
+        contents = loadmat(str(path))
+    except NotImplementedError as error:  # HDF5 in disguise
+        raise DataError(f"{path}: is a MATLAB 7.3 file; save it with -v7") from error
+    except Exception as error:  # scipy raises many types of exceptions for damaged files
+        raise DataError(f"{path}: is not a MATLAB file that can be read ({type(error).__name__}: {error})") from error
+    found = {split: contents[key] for split, key in _KEYS.items() if key in contents}
+    if not found:
+        there = ", ".join(key for key in contents if not key.startswith("__")) or "nothing"
+        raise DataError(f"{path}: holds {there}; expected the cell arrays {', '.join(_KEYS.values())}")
+    for split, cells in found.items():
+        if cells.dtype != object:
+            raise DataError(
+                f"{path}: {_KEYS[split]} is an array of {cells.dtype}; expected a cell array of piano rolls"
+            )
+    return {split: list(cells.ravel()) for split, cells in found.items()}
+
+
+def _wrong(roll: Any) -> str | None:
+    """Return why a cell is not a piano roll; None if it is one."""
+    array = np.asarray(roll)
+    if array.ndim != 2 or array.shape[1] != N_PITCHES or array.dtype.kind not in "biuf":
+        return f"has shape {array.shape} and type {array.dtype}; expected numbers of shape (T, 88)"
+    if not 0 < len(array) <= MAX_FRAMES:
+        return f"has {len(array):,} time steps; expected 1 to {MAX_FRAMES:,}"
+    if not ((array == 0) | (array == 1)).all():
+        return "holds other values than 0 and 1"
+    return None
