@@ -1,22 +1,29 @@
-"""What can go wrong, as types.
+"""The exceptions that Tritone raises on purpose.
 
 ```
-TritoneError                      everything that Tritone raises on purpose (all packages)
-└── ClientError                   everything that the SDK raises
-    ├── InvalidInputError         what was passed in cannot be used
-    │   ├── InvalidAudioError     ... as a recording: not audio, empty, silent, too short, non-finite
-    │   └── InvalidScoreError     ... as a score: not MIDI, cut off, without notes, too long
-    ├── ConnectionFailedError     the server cannot be reached, or went away during the call
-    ├── RequestTimeoutError       no answer within `timeout_s`
-    ├── ProcessBoundError         the client belongs to another process: create one in each process
-    ├── MissingExtraError         a feature needs packages that an extra installs
-    └── ServerError               the server answered with an error, or with nonsense
-        ├── ModelNotFoundError    no such model, or none of its versions is ready
-        ├── RequestRejectedError  the server says that the request is not valid
-        │   └── NothingKnownError a recommender knows nothing of what it was asked about
-        ├── ServerBusyError       the server's queue was full, the wait in it too long, or a part of it is dead
-        └── AccessDeniedError     the API key or header is missing or wrong
+TritoneError                        root, for all packages
+├── ClientError                     root for the client
+│   ├── InvalidInputError           an argument is invalid (also a ValueError)
+│   │   ├── InvalidAudioError       a recording cannot be used: unreadable, empty, silent, too short
+│   │   └── InvalidScoreError       a score cannot be used: not MIDI, truncated, without notes, too long
+│   ├── ConnectionFailedError       the server cannot be reached or ended (also a ConnectionError)
+│   ├── RequestTimeoutError         no response within `timeout_s` (also a TimeoutError)
+│   ├── ProcessBoundError           the client belongs to another process; create one in each process
+│   │   └── NotCopiedError          the object cannot be pickled or copied (also a TypeError)
+│   ├── MissingExtraError           a feature needs packages that an extra installs (also an ImportError)
+│   └── ServerError                 the server responded with an error, or with an invalid response
+│       ├── ModelNotFoundError      no such model, or none of its versions is ready
+│       ├── VersionChangedError     model versions kept changing during the call
+│       ├── RequestRejectedError    the server rejected the request as invalid
+│       │   └── NothingKnownError   a recommender knows none of the ids of the request
+│       ├── ServerBusyError         the queue of the server is full, or the process of a model ended
+│       └── AccessDeniedError       the API key or header is missing or wrong
+├── TrainingError                   root for training, in `tritone_training.exceptions`
+├── ExportError                     root for exporting
+└── ServingError                    root for serving
 ```
+
+The exceptions of the client can be pickled with their attributes.
 """
 
 from __future__ import annotations
@@ -25,16 +32,16 @@ from typing import Any
 
 
 class TritoneError(Exception):
-    """Root of every error that Tritone raises on purpose; its text is meant for people."""
+    """The base of all exceptions that Tritone raises on purpose."""
 
 
 class ClientError(TritoneError):
-    """Root of the SDK's errors.
+    """The base of the client's exceptions.
 
     Attributes:
-        model: name of the model that was asked, if the call had got that far.
-        status: the transport's status (gRPC code name or HTTP number), if there was one.
-        request_id: the id the request carried; the server's log has the same.
+        model: name of the model, if the error is about a request to one.
+        status: status of the response: the name of a gRPC code, or an HTTP number; None without a response.
+        request_id: id of the request, as in the server's log; None if nothing was sent.
         n_lost: how often the connection was lost after the request was sent completely and before the response. The
             request may be the cause, so it is repeated at most once, regardless of `retries` and the number of servers.
     """
@@ -55,8 +62,7 @@ class ClientError(TritoneError):
         self.n_lost = n_lost
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own way calls __init__ with the message alone and so loses, or misses, the keywords;
-        # worker processes send errors home by pickling them.
+        # The method of Exception passes only the message to __init__, and would lose the attributes.
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -75,10 +81,10 @@ class InvalidInputError(ClientError, ValueError):
 
 
 class InvalidAudioError(InvalidInputError):
-    """The recording cannot be used.
+    """Raised when a recording cannot be used.
 
     Attributes:
-        path: the recording's path or a word for where it came from.
+        path: path of the recording, or a description such as `samples`.
         reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite`, `out_of_range` or
             `bad_shape`.
     """
@@ -90,10 +96,10 @@ class InvalidAudioError(InvalidInputError):
 
 
 class InvalidScoreError(InvalidInputError):
-    """The score cannot be used.
+    """Raised when a score cannot be used.
 
     Attributes:
-        path: the score's path or a word for where it came from.
+        path: path of the score, or a description of its source.
         reason: `missing`, `unreadable`, `not_midi`, `truncated`, `empty`, `too_long` or `bad_shape`.
     """
 
@@ -104,54 +110,55 @@ class InvalidScoreError(InvalidInputError):
 
 
 class ConnectionFailedError(ClientError, ConnectionError):
-    """The server cannot be reached, or went away during the call."""
+    """Raised when the server cannot be reached, or ended during the call."""
 
 
 class RequestTimeoutError(ClientError, TimeoutError):
-    """No answer came within the timeout."""
+    """Raised when there was no response within the time limit."""
 
 
 class ProcessBoundError(ClientError):
-    """The client or its connection belongs to another process; create a client in each process."""
+    """Raised when a client is used outside its process; create a client in each process."""
 
 
 class NotCopiedError(ProcessBoundError, TypeError):
-    """The object cannot be pickled or copied; a `TypeError`, as `pickle` raises for other objects of this sort."""
+    """Raised when an object cannot be pickled or copied; a `TypeError`, as `pickle` raises for other objects."""
 
 
 class MissingExtraError(ClientError, ImportError):
-    """A feature needs packages that an extra installs; the message has the command."""
+    """Raised when a feature needs packages that an extra installs; the message contains the command."""
 
 
 class ServerError(ClientError):
-    """The server answered with an error, or with something that is not an answer."""
+    """Raised when the server responded with an error, or with an invalid response."""
 
 
 class ModelNotFoundError(ServerError):
-    """No such model on this server, or none of its versions is ready."""
+    """Raised when the server has no such model, or none of its versions is ready."""
 
 
 class VersionChangedError(ServerError):
-    """The model is there, but not in the version that the call went by: it must begin again with another one.
+    """Raised when the server has the model, but not the requested version of it.
 
-    Callers meet it only where versions kept changing for all of the call's time.
+    The clients start the call again with the new version; callers see the error only if versions kept changing until
+    the time of the call was used up.
     """
 
 
 class RequestRejectedError(ServerError):
-    """The server says that the request is not valid: wrong name, type or shape."""
+    """Raised when the server rejected the request as invalid: wrong name, type or shape of a tensor."""
 
 
 class NothingKnownError(RequestRejectedError):
-    """A recommender knows none of the ids that it was asked about, or not in the way that was asked for."""
+    """Raised when a recommender knows none of the ids of the request, or cannot use them as requested."""
 
 
 class ServerBusyError(ServerError):
-    """The server's queue was full, the request waited in it for too long, or the model's process is dead."""
+    """Raised when the server's queue is full, the wait in it was too long, or the model's process ended."""
 
 
 class AccessDeniedError(ServerError):
-    """The API key or header that the server wants is missing or wrong."""
+    """Raised when the API key or header that the server requires is missing or wrong."""
 
 
 def _rebuilt(kind: type[ClientError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClientError:

@@ -1,4 +1,4 @@
-"""The export package's errors.
+"""Exceptions raised by the export package.
 
 ```
 ExportError
@@ -6,8 +6,8 @@ ExportError
 ├── InvalidModelNameError        a model name that is unsafe as a folder or unusable in a URL
 ├── ConversionError              PyTorch, the ONNX checker or ONNX Runtime refused the model
 │   └── ModelTooLargeError       more than one protobuf file can hold
-├── LabelError                   class names are missing, or are not one per column of their output
-├── ParityError                  the ONNX model is not what was declared, or not what PyTorch computes
+├── LabelError                   class names are missing, or their number differs from the output's size
+├── ParityError                  the ONNX model differs from its declaration or from PyTorch
 │   ├── NameMismatchError        ... in the names of its tensors
 │   ├── DTypeMismatchError       ... in their types
 │   ├── RankMismatchError        ... in how many axes they have
@@ -15,10 +15,10 @@ ExportError
 │   ├── ShapeMismatchError       ... in the size of an axis
 │   ├── ValueMismatchError       ... in the numbers
 │   └── NonFiniteError           NaN or infinity came out
-├── PrecisionError               a graph cannot be served in the precision that was asked for
-│   └── QualityLossError         ... because it would lose more than may be lost
+├── PrecisionError               a graph cannot be converted to the requested precision
+│   └── QualityLossError         ... because its quality would drop below the limit
 ├── ForgettingError              a user cannot be removed
-├── TunedError                   serving.json, what `tritone optimize` found, is nonsense or does not fit
+├── TunedError                   serving.json (from `tritone optimize`) is invalid or does not fit the model
 └── RepositoryError              the repository cannot be written
     ├── ConfigFileError          a config.pbtxt cannot be read
     ├── DiskFullError            no room (or a quota or file size limit)
@@ -36,11 +36,11 @@ from tritone import TritoneError
 
 
 class ExportError(TritoneError):
-    """Root of what exporting and linting raise on purpose."""
+    """Base class of the errors of export and lint."""
 
 
 class DeclarationError(ExportError, ValueError):
-    """The declaration contradicts itself or asks for what Triton cannot do."""
+    """Raised when a declaration contradicts itself or needs what Triton cannot do."""
 
 
 class InvalidModelNameError(ExportError, ValueError):
@@ -56,14 +56,14 @@ class ModelTooLargeError(ConversionError):
 
 
 class LabelError(ExportError):
-    """Class names are missing, repeated, or not as many as their output is wide."""
+    """Raised when class names are missing or repeated, or their number differs from the size of the output."""
 
 
 class ParityError(ExportError):
     """The ONNX model differs from its declaration or from PyTorch.
 
     Attributes:
-        tensor: name of the input or output concerned, None if it concerns all of them.
+        tensor: name of the input or output; None if the error concerns all of them.
     """
 
     def __init__(self, message: str, *, tensor: str | None = None) -> None:
@@ -72,7 +72,7 @@ class ParityError(ExportError):
 
 
 class NameMismatchError(ParityError):
-    """Tensors are missing, too many, or named otherwise than declared."""
+    """Raised when tensors are missing, undeclared or have other names than declared."""
 
 
 class DTypeMismatchError(ParityError):
@@ -84,10 +84,10 @@ class RankMismatchError(ParityError):
 
 
 class StaticAxisError(ParityError):
-    """An axis that must differ between calls was frozen at the size of the example.
+    """Raised when an axis of variable size was fixed at the size of the example.
 
     Attributes:
-        axis: its word in the declaration, `batch` most often.
+        axis: its name in the declaration, usually `batch`.
     """
 
     def __init__(self, message: str, *, tensor: str, axis: str) -> None:
@@ -96,16 +96,16 @@ class StaticAxisError(ParityError):
 
 
 class ShapeMismatchError(ParityError):
-    """An axis has another size than declared, or than in PyTorch's answer."""
+    """Raised when an axis has another size than declared or than in the output of PyTorch."""
 
 
 class ValueMismatchError(ParityError):
     """The numbers differ by more than the declared tolerance.
 
     Attributes:
-        n_batch: the batch size at which they do.
+        n_batch: batch size at which they differ.
         max_abs_difference: the largest difference.
-        index: where it is, batch axis first.
+        index: its index, batch axis first.
         tolerance: what the declaration allows.
     """
 
@@ -131,7 +131,7 @@ class NonFiniteError(ParityError):
 
     Attributes:
         source: `PyTorch`, `ONNX Runtime`, or `both`.
-        index: the first such place, batch axis first.
+        index: index of the first such value, batch axis first.
     """
 
     def __init__(self, message: str, *, tensor: str, source: str, index: tuple[int, ...]) -> None:
@@ -141,17 +141,17 @@ class NonFiniteError(ParityError):
 
 
 class PrecisionError(ExportError):
-    """The graph cannot be converted to this precision, or what that costs cannot be measured."""
+    """Raised when a graph cannot be converted to a precision, or the loss of quality cannot be measured."""
 
 
 class QualityLossError(PrecisionError):
-    """On validation data the reduced graph is worse than the bound allows.
+    """Raised when the converted graph loses more quality on validation data than allowed.
 
     Attributes:
-        metric: which figure.
-        before: in single precision.
-        after: in the precision that was asked for.
-        max_loss: how much it may lose.
+        metric: name of the metric.
+        before: its value in single precision.
+        after: its value in the requested precision.
+        max_loss: largest allowed loss.
     """
 
     def __init__(self, message: str, *, metric: str, before: float, after: float, max_loss: float) -> None:
@@ -167,7 +167,7 @@ class ForgettingError(ExportError):
 
 
 class TunedError(ExportError, ValueError):
-    """A model's `serving.json` cannot be read, or asks for what the model cannot do."""
+    """Raised when a model's `serving.json` cannot be read or does not fit the model."""
 
 
 class RepositoryError(ExportError):
@@ -187,7 +187,7 @@ class ConfigFileError(RepositoryError):
 
 
 class DiskFullError(RepositoryError):
-    """There is no room for the new version; the old one is untouched."""
+    """Raised when the disk is too full for a new version; the previous one is unchanged."""
 
 
 class RepositoryBusyError(RepositoryError):
@@ -196,9 +196,9 @@ class RepositoryBusyError(RepositoryError):
 
 @contextmanager
 def translating(step: str) -> Iterator[None]:
-    """Turn whatever PyTorch, ONNX or ONNX Runtime raise during `step` into a `ConversionError`.
+    """Translate exceptions of PyTorch, ONNX and ONNX Runtime during `step` into `ConversionError`.
 
-    Their exceptions share no root (ONNX Runtime's derive from `Exception` directly), hence the wide net.
+    All exceptions are caught, because those of the three libraries have no common base class.
     """
     try:
         yield

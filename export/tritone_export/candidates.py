@@ -1,4 +1,4 @@
-"""A new version on trial: its files under a name of its own, where the server can load it and no start serves it."""
+"""Stage a candidate version under a temporary model name that is not loaded at start-up."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ORT = ("onnxruntime",)
 
 
 def newest(source: Path, model: str) -> Path:
-    """The folder of a model's newest version.
+    """Return the folder of a model's newest version.
 
     Raises:
-        RepositoryError: there is none.
+        RepositoryError: the model has no version.
     """
     folder = source / model
     found = versions(folder) if folder.is_dir() else []
@@ -41,10 +41,10 @@ def newest(source: Path, model: str) -> Path:
 
 
 def read_card(version: Path) -> dict[str, Any]:
-    """A version's card; empty if it has none.
+    """Return the model card of a version; empty if it has none.
 
     Raises:
-        RefusedVersionError: it cannot be read.
+        RefusedVersionError: the card cannot be read.
     """
     path = version / CARD_FILENAME
     if not path.is_file():
@@ -57,10 +57,10 @@ def read_card(version: Path) -> dict[str, Any]:
 
 
 def check_files(version: Path) -> None:
-    """Hold a version's files against the checksums of its card.
+    """Compare a version's files with the checksums in its model card.
 
     Raises:
-        RefusedVersionError: one is missing or has other content.
+        RefusedVersionError: a file is missing or has other content.
     """
     for name, said in read_card(version).get("files", {}).items():
         path = version / name
@@ -71,7 +71,7 @@ def check_files(version: Path) -> None:
 
 
 def corrupted(version: Path, why: str) -> RefusedVersionError:
-    """The refusal of a version's files."""
+    """Return the error for a version whose files are damaged."""
     model = version.parent.name
     return RefusedVersionError(
         f"{model}: the new version is refused, and the one before serves on: {why}", model=model, reason=why
@@ -80,16 +80,16 @@ def corrupted(version: Path, why: str) -> RefusedVersionError:
 
 @contextmanager
 def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: AdminApi) -> Iterator[dict[str, str]]:
-    """Load the newest versions of `source` under names of their own, and remove them in the end.
+    """Load the newest versions of `source` under temporary names, and unload them afterwards.
 
     Yields:
-        the names, by model.
+        the temporary names, by model.
 
     Raises:
-        RefusedVersionError: one does not load.
+        RefusedVersionError: a version does not load.
     """
     names = {model: f"{model}{CANDIDATE_SUFFIX}" for model in models}
-    _remove(repository, admin)  # of a publication that was killed
+    _remove(repository, admin)  # left by a publication that was killed
     try:
         for model in models:
             _lay_out(newest(source, model), repository / names[model], names)
@@ -111,7 +111,7 @@ def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: Ad
 
 
 def reference_of(version: Path, config_file: Path) -> Reference | None:
-    """What a version's ONNX file computes in this process; None if it has none, or ONNX Runtime is not here."""
+    """Return a function that runs a version's ONNX file in this process; None without the file or ONNX Runtime."""
     config = read_config(config_file)
     path = version / (config.default_model_filename or "model.onnx")
     if config.backend not in _ORT or not path.is_file() or importlib.util.find_spec("onnxruntime") is None:
@@ -129,7 +129,7 @@ def reference_of(version: Path, config_file: Path) -> Reference | None:
 
 
 def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
-    """Files by path inside a folder, without hidden ones; of a model's folder those beside its versions."""
+    """Return the files of a folder by relative path, without hidden ones and, in a model's folder, without versions."""
 
     def is_apart(path: Path) -> bool:
         parts = path.relative_to(folder).parts
@@ -143,7 +143,7 @@ def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
 
 
 def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
-    """Copy a model's files with one version, called 1, and give all that the configs name its name on trial."""
+    """Copy a model's files and one version, as version 1, and put the temporary names into its configs."""
     is_private = holds_personal_data(version / CARD_FILENAME)
     if is_private:
         make_private_folder(folder / "1")
@@ -163,9 +163,9 @@ def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
         config.name = folder.name
         for step in config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ():
             step.model_name = names.get(step.model_name, step.model_name)
-        for parameter in config.parameters.values():  # a companion that it asks
+        for parameter in config.parameters.values():  # the name of a companion model
             parameter.string_value = names.get(parameter.string_value, parameter.string_value)
-        for group in config.instance_group:  # one is enough to be asked by one
+        for group in config.instance_group:  # one instance suffices, because the trial sends one request at a time
             group.count = 1
         target.write_text(text_format.MessageToString(config))
 
@@ -176,6 +176,6 @@ def _remove(repository: Path, admin: AdminApi) -> None:
             admin.unload(folder.name, timeout_s=LOAD_TIMEOUT_S)
         except AdminApiError as error:
             if error.status is None:
-                shutil.rmtree(folder, ignore_errors=True)  # the server is gone, and the candidate with it
+                shutil.rmtree(folder, ignore_errors=True)  # the server has stopped, so no candidate is loaded
                 continue
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: one self-contained model under our names, without warnings, chatter or machine paths."""
+"""Convert a PyTorch network to one self-contained ONNX model with the declared names of tensors and axes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def to_onnx(
 
 
 def check_size(network: torch.nn.Module) -> None:
-    """Refuse weights that one file cannot hold, before minutes are spent on converting them.
+    """Check that the weights fit into one ONNX file, before the conversion, which takes minutes.
 
     Raises:
         ModelTooLargeError: with the size and the limit.
@@ -95,8 +95,8 @@ def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def _dynamic_shapes(declaration: Declaration) -> tuple[dict[int, Any], ...]:
-    # AUTO rather than a named Dim: where the network freezes an axis, PyTorch's own error names only its
-    # insides; so let it freeze, and let the signature check say which tensor and axis.
+    # AUTO instead of a named Dim: if the network fixes the size of an axis, PyTorch's own error does not name the
+    # tensor; with AUTO the export succeeds and the signature check reports tensor and axis.
     from torch.export import Dim
 
     return tuple(
@@ -106,7 +106,7 @@ def _dynamic_shapes(declaration: Declaration) -> tuple[dict[int, Any], ...]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Remove the exporter's stack traces: they show the author's paths and outweigh small graphs."""
+    """Remove the exporter's stack traces, which hold paths of this machine and can be larger than the graph."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.doc_string = ""
@@ -119,7 +119,7 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, whose warnings concern its own insides; what matters is checked afterwards."""
+    """Suppress the output and warnings of the exporter; the result is checked afterwards."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -168,7 +168,7 @@ def set_axes(model: onnx.ModelProto, declaration: Declaration) -> None:
         tensor = declared.get(value.name)
         dims = value.type.tensor_type.shape.dim
         if tensor is None or len(dims) != 1 + len(tensor.axes):
-            continue  # the signature check says so, better than here
+            continue  # the signature check reports it in more detail
         for dim, (word, size) in zip(dims, _words(tensor), strict=True):
             if dim.HasField("dim_value"):
                 continue

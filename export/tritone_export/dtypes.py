@@ -1,4 +1,4 @@
-"""One table: what a declared type is called in NumPy, ONNX, ONNX Runtime and Triton."""
+"""Names of the declared element types in NumPy, ONNX, ONNX Runtime and Triton."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DTypeNames:
 
     Attributes:
         onnx: name in `onnx.TensorProto.DataType`.
-        onnxruntime: as `InferenceSession.get_inputs()` says it.
+        onnxruntime: type in `InferenceSession.get_inputs()`.
         triton: name in Triton's `DataType`.
     """
 
@@ -35,7 +35,7 @@ DTYPES: Final[dict[DType, DTypeNames]] = {
     "BYTES": DTypeNames("object", "STRING", "tensor(string)", "TYPE_STRING"),
 }
 
-# What lint may meet in other people's repositories besides.
+# With the types that no declaration uses, but that other models in a repository may have.
 TRITON_BY_ONNX: Final = {
     **{names.onnx: names.triton for names in DTYPES.values()},
     "DOUBLE": "TYPE_FP64",

@@ -1,4 +1,4 @@
-"""Models that join others on the server: Triton ensembles, and the small graph that pools windows for one.
+"""Export of Triton ensembles, and of the small graph that pools window embeddings in one of them.
 
 An ensemble of ours has no batch axis, so that one request may be many windows for one step and one question for the
 next: Triton holds the whole shape of a tensor against the steps', batch axes included. The graph in between turns
@@ -39,14 +39,14 @@ def publish_ensemble(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> Path:
-    """Add the next version of an ensemble, and the graphs of ours that it passes through, if they are not there.
+    """Add the next version of an ensemble, and the pooling graph if a step needs it and it is missing.
 
     Args:
-        rename: the name of each step's model in this repository.
-        name: of the ensemble, if it differs from the declaration's.
+        rename: returns the name of a step's model in this repository.
+        name: name of the ensemble, if it differs from the declaration's.
 
     Returns:
-        the version's folder, which holds nothing but its card.
+        the version's folder, which holds only its card.
     """
     name = name or declaration.name
     check_model_name(name)
@@ -68,7 +68,7 @@ def write_ensemble_configs(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> list[Path]:
-    """Write an ensemble's configs, and those of our graphs in it, where they differ.
+    """Write the configs of an ensemble and of its pooling graph, if they differ from the existing ones.
 
     Returns:
         the files that were written.
@@ -85,7 +85,7 @@ def write_ensemble_configs(
 
 
 def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = None) -> dict[str, str]:
-    """Both configuration files, which are alike: path inside the model's folder -> text."""
+    """Return the texts of both configuration files, which are equal, by path inside the model's folder."""
     config = model_config_pb2.ModelConfig(name=name or declaration.name, platform="ensemble", max_batch_size=0)
     for tensor in declaration.inputs:
         _add_tensor(config.input, tensor)
@@ -102,7 +102,7 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
 
 
 def pooling_configs() -> dict[str, str]:
-    """Configs of the graph that pools windows; without a batch axis, and on the CPU in both."""
+    """Return the configs of the graph that pools windows; without a batch axis, and on the CPU in both."""
     config: ModelConfig = model_config_pb2.ModelConfig(
         name=POOLING_MODEL, backend="onnxruntime", default_model_filename=_ONNX, max_batch_size=0
     )
@@ -155,7 +155,7 @@ def pooling_graph() -> bytes:
 
 
 def _publish_pooling(repository: Path) -> None:
-    """A new version only where the newest is another graph."""
+    """Add a version of the pooling graph, unless the newest one holds the same graph."""
     folder, content = repository / POOLING_MODEL, pooling_graph()
     configs = {file: text.encode() for file, text in pooling_configs().items()}
     there = versions(folder) if folder.is_dir() else []

@@ -1,11 +1,11 @@
-"""Publishing to a running server: a new version goes live when it has passed, and can be taken back.
+"""Publish versions to a running server, and roll back.
 
-A version that is on trial lies under a name of its own, `MODEL.candidate`. Only what passed gets a number in the
-model's folder; so neither a restart of the server nor a load by somebody else in the meantime can serve what did not.
-Triton then loads it beside the version before, and passes requests on to it from one to the next.
+A candidate version is loaded under a temporary name, `MODEL.candidate`. It gets a version number in the model's folder
+only when it has passed its tests, so that no restart of the server and no other load request can serve a version that
+failed. Triton then loads the new version while the previous one responds, and switches requests over when it is ready.
 
-The version before stays on disk, with the files that lay beside it (labels, configs) in its folder `.beside`. Going
-back adds it once more under the next number, since a version's files never change.
+The previous version stays on disk; the files of its model folder (labels, configs) are copied to its folder `.beside`.
+A rollback adds the earlier version again under the next number, because the files of a version never change.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _LOAD_TIMEOUT_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Published:
-    """A version that is live.
+    """A version that was made live.
 
     Attributes:
-        before: the version that was live until then; None if it is the first.
-        trial: what it showed before; None where a version was brought back.
-        seconds: how long the change took, from writing the version to its answering.
+        before: the version that was live before; None if there was none.
+        trial: measurements of the candidate; None for a rollback.
+        seconds: duration of the change, from writing the version until it responds.
     """
 
     model: str
@@ -60,11 +60,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Live:
-    """A running server, and what it serves.
+    """A running server and its model repository.
 
     Attributes:
-        repository: the one that it serves.
-        bounds: what a new version has to keep.
+        repository: the model repository that the server loads from.
+        bounds: requirements for a new version.
     """
 
     repository: Path
@@ -81,25 +81,25 @@ def publish_live(
     force: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Published, ...]:
-    """Try the newest versions of `source`, and make them live if all pass.
+    """Test the newest versions of `source` and make them live if all pass.
 
     Args:
         source: a model repository, of an export or of another server.
-        models: in the order to load them; an ensemble after its steps.
+        models: names, in the order to load them; an ensemble after its steps.
         live: the server to publish to.
-        force: publish even if `genre_cnn` and a recommender then do not belong together.
-        on_step: told each step as it begins.
+        force: publish even if the recommender's embeddings are not from the `genre_cnn` that would be live.
+        on_step: called with a description of each step when it begins.
 
     Returns:
         the new versions.
 
     Raises:
-        InvalidModelNameError: one is none.
-        RefusedVersionError: one did not pass; all that was live is live still. Or all passed and are live, but an
-            ensemble with one of them as a step fails since then.
+        InvalidModelNameError: a model name is invalid.
+        RefusedVersionError: a version did not pass, and nothing was changed; or all are live, but an ensemble with one
+            of them as a step fails since then.
         RepositoryError: a version is missing, or the repository cannot be written.
-        DiskFullError: the repository's disk is full; all that was live is live still.
-        AdminApiError: the server does not answer, or refuses the admin token.
+        DiskFullError: the repository's disk is full; nothing was changed.
+        AdminApiError: the server does not respond, or refuses the admin token.
     """
     for model in models:
         check_model_name(model)
@@ -137,21 +137,21 @@ def publish_live(
 def rollback(
     model: str, live: Live, *, version: int | None = None, force: bool = False, together: Sequence[str] = ()
 ) -> Published:
-    """Make the version before the live one live again, as the next number.
+    """Make an earlier version live again, under the next version number.
 
     Args:
-        version: the one to bring back; None takes the newest below the live one that was not withdrawn before and is
-            not the same.
-        force: go back even if `genre_cnn` and a recommender then do not belong together.
-        together: other models that will go back too, which counts when it is checked whether models belong together.
+        version: number of the version; None takes the newest one before the live one that was not withdrawn by an
+            earlier rollback and has other content.
+        force: go back even if the recommender's embeddings are not from the `genre_cnn` that would be live.
+        together: other models that will be rolled back next, which the check of embeddings takes into account.
 
     Returns:
         the model's new version.
 
     Raises:
-        InvalidModelNameError: this is none.
-        RepositoryError: there is none.
-        RefusedVersionError: it does not respond any more, or an ensemble with it as a step fails with it.
+        InvalidModelNameError: the model name is invalid.
+        RepositoryError: there is no such version.
+        RefusedVersionError: the version does not respond any more, or an ensemble with it as a step fails with it.
     """
     check_model_name(model)
     with translated(live.repository), _alone(live.repository):
@@ -161,7 +161,7 @@ def rollback(
         if wanted is None or wanted not in found[:-1]:
             asked = f"version {version}" if version is not None else "version before the live one"
             listed = ", ".join(map(str, found)) or "none"
-            # What was withdrawn, or holds the same files, is passed over unless it is asked for by number.
+            # Versions that were withdrawn or hold the same files are skipped unless requested by number.
             passed_over = version is None and len(found) > 1
             hint = "; the others hold the same or were withdrawn, which --version N overrules" if passed_over else ""
             raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}{hint}")
@@ -172,7 +172,7 @@ def rollback(
             planned = {name: others[name] / str(number) for name, number in before.items() if number is not None}
             _refuse_mismatch(live.repository, {**planned, model: folder / str(wanted)})
         kept = folder / str(wanted) / BESIDE
-        # How this machine serves best is not a version's: what holds now stays.
+        # Settings of `tritone optimize` belong to the machine, not to a version, so the current ones stay.
         beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
         ensembles = _working_ensembles(live, [model, *together])
         result = _switch(live, folder / str(wanted), beside, None)
@@ -217,10 +217,10 @@ def _check_ensembles(live: Live, ensembles: Mapping[str, Any], changed: Sequence
 
 
 def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
-    """Refuse versions with which a recommender could no longer answer about recordings.
+    """Check that a recommender and the `genre_cnn` whose embeddings it holds stay together.
 
     Args:
-        planned: model -> version folder that is about to become live.
+        planned: folder of the version that is about to become live, by model.
 
     Raises:
         RefusedVersionError: `genre_cnn` is not the network that embedded the recommender's items.
@@ -238,7 +238,7 @@ def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
 
 
 def _beside(source: Path, folder: Path) -> dict[str, bytes]:
-    """What is to lie beside a version: as beside its source, but served as `tritone optimize` found best here."""
+    """Return the files of the source's model folder, with the settings that `tritone optimize` stored in `folder`."""
     return overridden(_contents(source), folder)
 
 
@@ -254,14 +254,14 @@ def _before(folder: Path, found: Sequence[int]) -> int | None:
 
 
 def _content(version: Path) -> Any:
-    """What two versions with the same weights have in common."""
+    """Return a value that is equal for two versions with the same files."""
     files = files_in(version, is_version=True)
     said = read_card(version).get("files")
     return said or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
 
 def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial | None) -> Published:
-    """Give a version its number, load it and see it answer; else put everything back."""
+    """Add a version under the next number, load it and send a canary; undo everything if one of these fails."""
     begun_s = time.monotonic()
     model, bounds = source.parent.name, live.bounds
     folder = live.repository / model
@@ -299,7 +299,7 @@ def _take_back(placed: Path, kept: Mapping[str, bytes], admin: AdminApi) -> None
         if TUNED_FILENAME not in kept:
             (folder / TUNED_FILENAME).unlink(missing_ok=True)
     placed.rename(folder / f".refused-{placed.name}-{time.time_ns()}")
-    with contextlib.suppress(AdminApiError):  # a server that is gone will start with what is there now
+    with contextlib.suppress(AdminApiError):  # a server that has stopped loads the restored files when it starts
         admin.load(folder.name, timeout_s=_LOAD_TIMEOUT_S)
     for refused in folder.glob(".refused-*"):
         shutil.rmtree(refused, ignore_errors=True)

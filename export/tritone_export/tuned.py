@@ -1,8 +1,8 @@
-"""What `tritone optimize` found for this machine: `serving.json` in a model's folder, beside config.pbtxt.
+"""Settings that `tritone optimize` found for this machine: `serving.json` in a model's folder.
 
-It overrides what the model's kind declares, for what runs on a CPU: instances, threads, preferred batch sizes and how
-long to wait for them. Exports and publications go by it whenever they write a config, so it stays across versions; it
-belongs to the folder, not to a version. `tritone optimize MODEL --reset` removes it.
+They override what the model's kind declares for a CPU: instances, threads, preferred batch sizes and the time to wait
+for them. Exports and publications apply them to each config that they write, so they hold for all versions of the
+model. `tritone optimize MODEL --reset` removes the file.
 
 ```json
 {"setting": {"instances": 3, "threads": 1, "preferred_batch_sizes": [4, 8], "max_queue_delay_microseconds": 500}}
@@ -38,10 +38,10 @@ _KIND_CPU: Final = model_config_pb2.ModelInstanceGroup.KIND_CPU
 
 @dataclass(frozen=True, kw_only=True)
 class TunedSetting:
-    """How a model is served on a CPU.
+    """Settings of a model on a CPU.
 
     Attributes:
-        threads: of each instance; 0 leaves them to share all cores; None where the model's backend takes no number.
+        threads: threads of each instance; 0 for all cores; None if the model's backend has no such setting.
     """
 
     instances: int
@@ -55,13 +55,13 @@ class TunedSetting:
         return f"instances {self.instances}{threads}, batches {sizes}, delay {self.max_queue_delay_microseconds} us"
 
     def as_json(self) -> dict[str, Any]:
-        """As the file holds it."""
+        """Return the setting as in `serving.json`."""
         said = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
         return {**said, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
 
 
 def setting_of(config: ModelConfig) -> TunedSetting:
-    """What a config says."""
+    """Return the setting in a config."""
     threads = config.parameters[_THREADS].string_value if _THREADS in config.parameters else None
     return TunedSetting(
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
@@ -72,7 +72,7 @@ def setting_of(config: ModelConfig) -> TunedSetting:
 
 
 def nothing_to_choose(config: ModelConfig) -> str | None:
-    """Why settings mean nothing to a model; None if they do."""
+    """Return the reason why settings have no effect on a model; None if they have."""
     if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
         return "it is an ensemble, which computes nothing itself: optimize the models that it joins"
     if config.model_transaction_policy.decoupled:
@@ -85,7 +85,7 @@ def nothing_to_choose(config: ModelConfig) -> str | None:
 
 
 def unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
-    """Why a model cannot be served so; None if it can."""
+    """Return the reason why a model cannot have a setting; None if it can."""
     if reason := nothing_to_choose(config):
         return reason
     if setting.threads is not None and _THREADS not in config.parameters:
@@ -100,7 +100,7 @@ def unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
 
 
 def apply(setting: TunedSetting, config: ModelConfig) -> ModelConfig:
-    """A copy of a config with a setting, which has to fit; one that is placed on a GPU comes back as it is."""
+    """Return a copy of a config with a setting that fits it; without the setting if the config places it on a GPU."""
     changed = model_config_pb2.ModelConfig()
     changed.CopyFrom(config)
     if any(group.kind != _KIND_CPU for group in config.instance_group):
@@ -115,10 +115,10 @@ def apply(setting: TunedSetting, config: ModelConfig) -> ModelConfig:
 
 
 def read_tuned(folder: Path) -> dict[str, Any] | None:
-    """A model folder's file, checked; `setting` and `declared` in it are `TunedSetting`s. None if there is no file.
+    """Return the checked content of `serving.json`, with `setting` and `declared` as `TunedSetting`; None without file.
 
     Raises:
-        TunedError: it is no such file; says what is expected.
+        TunedError: the file is invalid.
     """
     path = folder / TUNED_FILENAME
     try:
@@ -130,10 +130,10 @@ def read_tuned(folder: Path) -> dict[str, Any] | None:
 
 
 def parse_tuned(text: bytes, path: Path) -> dict[str, Any]:
-    """The file's content, as `read_tuned` gives it.
+    """Return the checked content of a `serving.json`, as `read_tuned` does.
 
     Args:
-        path: for messages.
+        path: its path, for error messages.
 
     Raises:
         TunedError: as `read_tuned`.
@@ -173,7 +173,7 @@ _HEADER: Final = f"# ... with what {TUNED_FILENAME} says for this machine (`trit
 
 
 def overridden(files: Mapping[str, bytes], folder: Path) -> dict[str, bytes]:
-    """Files that are about to be written into a model's folder, by what `serving.json` there says of its configs.
+    """Return files for a model's folder, with the settings of its `serving.json` in the configs.
 
     Args:
         files: by path inside the folder, configs among them: as the kind declares them, or from another folder with
@@ -190,10 +190,10 @@ def overridden(files: Mapping[str, bytes], folder: Path) -> dict[str, bytes]:
 
 
 def untuned(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """A folder's files without `serving.json`, and its configs as they are declared.
+    """Return a folder's files without `serving.json` and with the declared settings in the configs.
 
     Raises:
-        TunedError: that file is nonsense.
+        TunedError: the file is invalid.
     """
     if TUNED_FILENAME not in files:
         return dict(files)
@@ -207,11 +207,11 @@ def untuned(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def tune(folder: Path, setting: TunedSetting, *, measured: Mapping[str, Any]) -> list[Path]:
-    """Serve a model so from its next load on, in whatever version.
+    """Write a setting to `serving.json` and the configs; it applies to all versions from the next load on.
 
     Args:
-        folder: the model's, with its configs.
-        measured: what speaks for it, as JSON has it.
+        folder: the model's folder, with its configs.
+        measured: measurements behind the setting, as JSON values.
 
     Returns:
         the files that were written.
@@ -234,10 +234,10 @@ def tune(folder: Path, setting: TunedSetting, *, measured: Mapping[str, Any]) ->
 
 
 def reset(folder: Path) -> list[Path]:
-    """Serve a model as it is declared again.
+    """Remove `serving.json` and restore the declared settings in the configs.
 
     Returns:
-        the configs that were written; none where `serving.json` did not say what is declared. It is gone then too.
+        the configs that were written; none if `serving.json` did not hold the declared settings.
 
     Raises:
         TunedError: there is no such file.
@@ -258,7 +258,7 @@ def reset(folder: Path) -> list[Path]:
 
 
 def tuned_text(config: ModelConfig) -> str:
-    """A config's text that says where it comes from."""
+    """Return the text of a config, with a comment on its origin."""
     return HEADER + _HEADER + config_text(config).removeprefix(HEADER)
 
 
@@ -267,7 +267,7 @@ def _configs(folder: Path) -> dict[str, bytes]:
 
 
 def _tuned(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """`serving.json`, first, and the configs that it changes; `files` holds them as declared."""
+    """Return `serving.json`, first, and the configs that it changes; `files` holds the declared ones."""
     configs = {path: parse_config(files[path], path) for path in CONFIG_FILES if path in files}
     told = {name: said[name] for name in PARTS if name in said}
     if "config.pbtxt" in configs:

@@ -1,4 +1,4 @@
-"""The serving package's errors.
+"""Exceptions raised by the serving package.
 
 ```
 ServingError
@@ -12,12 +12,12 @@ ServingError
 │   └── ServerExitedError     ... or, later too, ended by itself
 ├── ModelLoadError            the server runs, a model does not load
 ├── CanaryError               a model on a running server does not answer as it should
-├── CrashLoopError            what was restarted over and over broke each time
-├── RefusedVersionError       a new version did not pass its canaries; the old one serves on
+├── CrashLoopError            the server or a model failed again after each restart
+├── RefusedVersionError       a new version did not pass its canaries; the previous one stays live
 ├── AdminApiError             the server refused an administrative call
 └── PerfAnalyzerError         a load could not be measured
     ├── PerfAnalyzerMissingError  perf_analyzer is not installed, or does not start
-    └── UnstableError             its windows do not agree with one another
+    └── UnstableError             the windows of a measurement differ too much
 ```
 """
 
@@ -30,7 +30,7 @@ from tritone import TritoneError
 
 
 class ServingError(TritoneError):
-    """Root of what launching and driving a server raises on purpose."""
+    """Base class of the errors of starting and controlling a server."""
 
 
 class OptionsError(ServingError, ValueError):
@@ -38,7 +38,7 @@ class OptionsError(ServingError, ValueError):
 
 
 class ServerNotInstalledError(ServingError):
-    """No Triton was found, or none that can run models with this Python."""
+    """Raised when no Triton is installed that can run models with this Python."""
 
 
 class ModelRepositoryError(ServingError):
@@ -83,7 +83,7 @@ class ServerExitedError(StartupError):
     """The server ended by itself.
 
     Attributes:
-        exit_code: as the shell counts: 128 + the signal's number if one killed it.
+        exit_code: as in a shell: 128 + the signal's number if a signal ended the process.
         is_lock_exception: whether the Python backend aborted the server because a stub started too slowly.
     """
 
@@ -97,7 +97,7 @@ class ModelLoadError(ServingError):
     """One or more models did not load.
 
     Attributes:
-        reasons: why, by model name, each in one line.
+        reasons: one line for each model, by name.
     """
 
     def __init__(self, message: str, *, reasons: Mapping[str, str]) -> None:
@@ -120,10 +120,10 @@ class CanaryError(ServingError):
 
 
 class CrashLoopError(ServingError):
-    """What was restarted over and over broke each time; the server is stopped.
+    """Raised when the server or a model failed again after each restart; the server is stopped.
 
     Attributes:
-        last: what broke last.
+        last: the last failure.
     """
 
     def __init__(self, message: str, *, last: str) -> None:
@@ -132,10 +132,10 @@ class CrashLoopError(ServingError):
 
 
 class RefusedVersionError(ServingError):
-    """A new version did not pass its canaries; the version before serves on.
+    """Raised when a new version fails its tests, or breaks an ensemble that uses it.
 
     Attributes:
-        model: its name.
+        model: name of the model that failed.
         reason: what was wrong.
     """
 
@@ -166,4 +166,4 @@ class PerfAnalyzerMissingError(PerfAnalyzerError):
 
 
 class UnstableError(PerfAnalyzerError):
-    """The windows of a measurement do not agree with one another, so there is no figure to tell."""
+    """Raised when the windows of a measurement differ too much for a result."""

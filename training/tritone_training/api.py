@@ -1,4 +1,4 @@
-"""What the command line and scripts use of the training package."""
+"""The names of the training package that the command line and scripts use."""
 
 from tritone_training.exceptions import (
     CheckpointError,

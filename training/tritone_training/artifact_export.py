@@ -1,4 +1,4 @@
-"""What is exported where nothing is converted; apart from `kind`, so that publishing does not import PyTorch."""
+"""Exports without conversion to ONNX; a separate module, so that publishing does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArtifactExport:
-    """Data that a backend of ours serves by itself, without a network, and all that travels with it.
+    """Data that a Tritone backend serves without a network, with the files that belong to it.
 
     Attributes:
         files: name in the version folder -> the file to copy, or its content.

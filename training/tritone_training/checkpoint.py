@@ -1,4 +1,4 @@
-"""A checkpoint folder: weights without pickled code, and everything needed to know what they are.
+"""Checkpoint folders: weights without pickled code, and a description of them in JSON.
 
 ```
 runs/genre_cnn/
@@ -37,7 +37,7 @@ BEST: Final = "best"  # in it, a checkpoint of the best epoch so far
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """The content of a checkpoint folder.
 
     Attributes:
         info: the content of checkpoint.json; see `save`.
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-    """Write a checkpoint so that a crash at any point leaves the old one or the new one, never a mixture.
+    """Write a checkpoint atomically: after a crash, the folder holds the old or the new one, never a mixture.
 
     The weights' file is named by its content and checkpoint.json, which names it, is replaced last.
     """
@@ -132,7 +132,7 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made an artifact."""
+    """Return the versions of the packages that made an artifact."""
     found = {"python": platform.python_version()}
     for package in ("tritone", "torch", "lightning", "numpy"):
         try:

@@ -1,6 +1,6 @@
-"""How a model kind declares, once, what it takes, answers and costs.
+"""Declarations of models: their inputs, outputs, limits and serving settings.
 
-ONNX export, config.pbtxt, parity, lint and the contract tests all read this and nothing else.
+ONNX export, config.pbtxt, parity checks, lint and the contract tests all use these declarations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis, named by a word.
+    """One axis with a name.
 
     Inputs of one request must have equal sizes along axes of the same name.
 
@@ -104,7 +104,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """How long a request may wait in a model's queue, and how many may.
+    """Limits of the queue of a model: longest wait and largest number of requests.
 
     Attributes:
         default_timeout_microseconds: longest wait of an interactive request.
@@ -121,7 +121,7 @@ class QueuePolicy:
 
 @dataclass(frozen=True)
 class Instances:
-    """How many copies of the model run, on what, with how many threads each."""
+    """Number of instances of a model on CPU and GPU, and their threads."""
 
     n_cpu: int
     n_gpu: int  # 0: the kind gains nothing from a GPU, and configs/gpu.pbtxt keeps it on the CPU
@@ -130,7 +130,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Serving:
-    """What config.pbtxt says beyond the tensors.
+    """Settings of config.pbtxt apart from the tensors.
 
     Attributes:
         response_cache: whether Triton caches responses, if the server has a cache (`ServerOptions`). Triton identifies
@@ -149,7 +149,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A model as the server sees it.
+    """The declaration of one model on the server.
 
     Attributes:
         parameters: constants a caller may want (sample rate, window length), written to config.pbtxt.

@@ -6,7 +6,7 @@ from tritone import TritoneError
 
 
 class TrainingError(TritoneError):
-    """Root of what training, data loading and evaluation raise on purpose."""
+    """Base class of the errors of training, data loading and evaluation."""
 
 
 class HyperparameterError(TrainingError):
@@ -34,7 +34,7 @@ class UnsupportedOptionError(TrainingError):
 
 
 class DataError(TrainingError):
-    """The data cannot be used as asked: missing, malformed, or too little of it is left."""
+    """The data are missing, malformed or too few."""
 
 
 class CheckpointError(TrainingError):
@@ -45,9 +45,5 @@ class UnknownKindError(TrainingError):
     """No model kind of that name is registered."""
 
 
-class MissingExtraError(TrainingError):
-    """A feature needs packages that an extra installs."""
-
-
 class PretrainedWeightsError(TrainingError):
-    """Pretrained weights cannot be fetched or read, or are not what they should be."""
+    """Pretrained weights cannot be fetched or read, or differ from the expected ones."""

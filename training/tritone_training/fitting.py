@@ -36,7 +36,7 @@ from tritone_training.training_state import (
 )
 
 _LARGEST_SEED: Final = 2**32 - 1  # NumPy's
-# What Lightning and torch remark about small data sets and single processes, each known and intended.
+# Warnings of Lightning and torch about small data sets and single processes that are expected.
 _KNOWN_REMARKS = (
     r".*does not have many workers.*",  # batches are slices of memory: workers would only copy them
     r".*number of training batches.*is smaller than the logging interval.*",
@@ -49,7 +49,7 @@ _KNOWN_REMARKS = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """How training went.
+    """The result of training.
 
     Attributes:
         best_weights: state dict of the module at the epoch that is kept.
@@ -84,12 +84,12 @@ def fit(
     device it ends with the same weights as without the interruption.
 
     Args:
-        valid: judged in its own order, whole on every device, because the module judges runs of items together.
+        valid: evaluated in its own order, completely on every device, because the module evaluates items in groups.
         request: folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
         settings: hyper-parameters and the fingerprint of the data; a state with other settings is not resumed.
-        keep: `last` runs all epochs and keeps the end, for when `valid` is no judge because it is trained on too.
+        keep: `last` runs all epochs and keeps the last one, for when `valid` is also trained on.
         stage: name of this training within the run; stages other than `fit` have their own folder of logs.
-        snapshot: how the best epoch so far is written as a checkpoint.
+        snapshot: writes the best epoch so far as a checkpoint.
 
     Raises:
         TrainingError: training diverged, there are fewer GPUs than asked for, or the state to resume does not fit.
@@ -157,7 +157,7 @@ def _run(
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=n_devices,
-            # Spawned processes see to the fitting alone; scripts started anew would read all data again.
+            # Spawned processes only fit; restarting the script in them would read all data again.
             strategy="ddp_spawn" if n_devices > 1 else "auto",
             sync_batchnorm=n_devices > 1,
             max_epochs=max_epochs,
@@ -187,7 +187,7 @@ def _run(
 def _require_text(out: Path) -> None:
     try:
         str(out.absolute()).encode()
-    except UnicodeEncodeError as error:  # TensorBoard's writer would fail on it in the middle
+    except UnicodeEncodeError as error:  # TensorBoard's writer would fail on it during training
         raise TrainingError(
             f"{printable(str(out))}: the path's bytes are not UTF-8, which the training logs need; choose another --out"
         ) from error
@@ -204,7 +204,7 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch.
 
     Raises:
-        TrainingError: NumPy takes no such seed.
+        TrainingError: the seed is outside the range of NumPy.
     """
     if not 0 <= seed <= _LARGEST_SEED:
         raise TrainingError(f"the seed is {seed}; expected 0 to {_LARGEST_SEED}")
@@ -214,7 +214,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep known remarks and device banners from people who did not ask for them."""
+    """Suppress known warnings and device banners of Lightning and torch."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

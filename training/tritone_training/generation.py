@@ -23,11 +23,11 @@ MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near wha
 
 @dataclass(frozen=True)
 class SamplingFilter:
-    """How to choose, made ready outside the loop that chooses: an ONNX loop repeats whatever stands inside.
+    """Sampling parameters, prepared outside the sampling loop, because an ONNX loop repeats everything inside it.
 
     Attributes:
         temperature: (B, 1).
-        reach: (B, V) for each rank, the likeliest first: it stays if those before it add up to less than this.
+        reach: (B, V) for each rank, most probable first: the rank is kept if the sum of those before it is below this.
     """
 
     temperature: Tensor
@@ -35,33 +35,33 @@ class SamplingFilter:
 
     @classmethod
     def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> SamplingFilter:
-        """Prepare.
+        """Return the prepared parameters.
 
         Args:
-            temperature: (B,) above 0; below 1 the likely gets likelier.
-            top_k: (B,) int64, only so many of the likeliest stay (all from V on); at least 1.
-            top_p: (B,) only the likeliest that together reach this probability stay (Holtzman et al. 2020,
+            temperature: (B,) above 0; below 1 is more conservative, above 1 more random.
+            top_k: (B,) int64, number of most probable choices to keep (all from V on); at least 1.
+            top_p: (B,) keep the most probable choices that together reach this probability (Holtzman et al. 2020,
                 arXiv:1904.09751); 0 < p <= 1.
             n_choices: V.
         """
         rank = torch.arange(n_choices, device=top_k.device)
         stays = rank < top_k[:, None]
         reach = torch.where(stays, top_p[:, None], -1.0)
-        # Something must stay, whatever is asked: nothing stands before the likeliest.
+        # The most probable choice is always kept.
         reach = torch.where(rank == 0, 1.0, reach)
         return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
 
 
 def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
-    """Choose one of V for each row.
+    """Sample one of V choices for each row.
 
-    The running sum goes in the order of the vocabulary, not of the probabilities: two choices that are almost
-    equally likely would change places from host to host, and with them the answer.
+    The cumulative sum is in the order of the vocabulary, not of the probabilities, because the order of two almost
+    equally probable choices may differ between hosts, and with it the result.
 
     Args:
-        logits: (B, V), NEVER for what is forbidden; something in each row must not be.
+        logits: (B, V), NEVER for forbidden choices; each row must have an allowed one.
         noise: (B, 1) uniform in 0 <= u < 1.
-        choice: how.
+        choice: prepared sampling parameters.
 
     Returns:
         (B,) int64.
@@ -73,14 +73,14 @@ def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
     least = torch.where(before < choice.reach, ranked, torch.inf).amin(1, keepdim=True)
     kept = torch.softmax(torch.where(scaled >= least, scaled, -torch.inf), dim=1)
     reached = torch.cumsum(kept, dim=1)
-    # The first whose running sum passes the noise. What is forbidden adds nothing, so it is never the first. The
-    # product stays below the whole sum, although rounding may carry it there: see `open_above`.
+    # The first whose cumulative sum exceeds the noise. Forbidden choices add nothing, so they are never the first.
+    # `open_above` keeps the product below the total in spite of rounding.
     passed = reached > noise * reached[:, -1:]
     return torch.argmax(passed.to(torch.uint8), dim=1)
 
 
 def open_above(noise: Tensor) -> Tensor:
-    """Noise (any shape) of which any product with a positive number is below that number, rounded or not."""
+    """Return noise (any shape) whose rounded product with any positive number is below that number."""
     return noise.clamp_max(1 - 2.0**-23)
 
 
@@ -91,7 +91,7 @@ def choose_each(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Te
         logits: (B, V) of being on.
         noise: (B, V) uniform in 0 <= u < 1.
         temperature: (B,) above 0.
-        top_k: (B,) int64, at most so many of the likeliest may be on.
+        top_k: (B,) int64, largest number of notes that may be on, the most probable ones.
         top_p: (B,) a note less likely than 1 - p is never on.
 
     Returns:
@@ -110,7 +110,7 @@ Step: TypeAlias = Callable[[State, State], tuple[State, State]]
 
 
 def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tuple[State, tuple[Tensor, ...]]:
-    """Carry a state through N steps; exported as a `Scan`.
+    """Apply a step function N times; exported as a `Scan`.
 
     Args:
         step: (state, inputs of one step) -> (state, outputs of one step). States keep shape and type, and no
@@ -135,7 +135,7 @@ def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tupl
 
 
 def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State], State], state: State) -> State:
-    """Carry a state through steps for as long as it says; exported as a `Loop`.
+    """Apply a step function while a condition holds; exported as a `Loop`.
 
     Args:
         goes_on: state -> () bool, whether there is another step.
@@ -143,7 +143,7 @@ def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State],
         state: tensors before the first step.
 
     Returns:
-        the state that goes on no more.
+        the first state for which `goes_on` is false.
     """
     if torch.compiler.is_exporting():
         from torch._higher_order_ops.while_loop import while_loop

@@ -25,7 +25,7 @@ _LONGEST_S: Final = 24 * 3600.0  # for one call: generation on a slow CPU must n
 class LocalModel(MusicClient):
     """A checkpoint with the calls of `MusicClient`: `classify`, `compose`, `recommend` ..., whatever its kind can do.
 
-    Results have the types of the SDK. A call that the kind cannot answer raises `ModelNotFoundError` with the models
+    Results have the types of the SDK. A call that the kind does not support raises `ModelNotFoundError` with the models
     that the checkpoint has.
 
     Attributes:

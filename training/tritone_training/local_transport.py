@@ -149,7 +149,7 @@ class RecommenderModel:
         self._tensors = self._answers.OutputTensors(recommender)
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
-        """Answer one request with the code of the backend `cf_ensemble`.
+        """Serve one request with the code of the backend `cf_ensemble`.
 
         Raises:
             NothingKnownError: the model knows none of the ids.
@@ -194,7 +194,7 @@ def _backend(name: str) -> ModuleType:
 
 
 def _axes(tensor: Tensor) -> tuple[Axis, ...]:
-    """The axes on the wire after the batch axis: numbers of a row have one of size 1, see config.pbtxt."""
+    """Return the axes on the wire after the batch axis; a tensor without axes has one of size 1, see config.pbtxt."""
     return tensor.axes or (Axis("value", 1),)
 
 

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tritone import MissingExtraError
 from tritone_training import checkpoint, training_logs
-from tritone_training.exceptions import MissingExtraError, TrainingError
+from tritone_training.exceptions import TrainingError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest

@@ -22,7 +22,7 @@ def saved_figure(
         path: of the PNG file.
         inches: width and height of the figure.
     """
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    from matplotlib.figure import Figure  # not pyplot, which may open a display
 
     figure = Figure(figsize=inches, layout="constrained")
     yield figure.subplots(n_rows, n_columns, squeeze=False).tolist()

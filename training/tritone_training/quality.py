@@ -1,7 +1,7 @@
-"""What an exported graph is worth on held-out data: how `tritone export --precision` measures what it costs.
+"""Quality of an exported graph on held-out data: `tritone export --precision` measures the loss of lower precision.
 
-A kind that can be served in less than single precision declares a `Quality`: the figures of its own `evaluate` that
-count, how much of each may be lost, and how to take them of any graph with its tensors.
+A kind that can be served in less than single precision declares a `Quality`: the relevant metrics of its `evaluate`,
+the largest loss of each, and a function that measures them for any graph with the same tensors.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _EMBEDDED: Final = ("embedded catalogue", "simulated listening")  # how the sour
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure, named as `evaluate` names it.
+    """One metric, named as in the results of `evaluate`.
 
     Attributes:
-        max_loss: how much worse it may get, in its own unit, before an export is refused.
+        max_loss: largest accepted loss, in the unit of the metric; an export with a larger loss is refused.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Metric:
     higher_is_better: bool = True
 
     def loss(self, before: float, after: float) -> float:
-        """How much worse `after` is; negative where it is better."""
+        """Return how much worse `after` is than `before`; negative if it is better."""
         return before - after if self.higher_is_better else after - before
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Data to judge by, and data to calibrate by.
+    """Data for evaluation and data for calibration.
 
     Attributes:
-        source: where they come from.
-        measure: a graph -> figures by name (those that this checkpoint has), and `n`, the number of examples.
-        calibration: batches of real inputs from the part that was learnt from, never from what is judged.
+        source: description of the data.
+        measure: a graph -> metrics by name (those that this checkpoint has), and `n`, the number of examples.
+        calibration: batches of inputs from the training split, never from the evaluated one.
     """
 
     source: str
@@ -59,12 +59,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Quality:
-    """How a graph is judged.
+    """How the quality of a graph is measured.
 
     Attributes:
-        held_out: reads the checkpoint's validation data, or says what is missing.
+        held_out: reads the validation data of the checkpoint; raises an error if they are missing.
         int8: `static` quantises activations by ranges seen in calibration, `dynamic` by those of each request; None if
-            whole numbers of eight bits do not serve this graph.
+            this graph does not support 8-bit integers.
     """
 
     metrics: tuple[Metric, ...]
@@ -73,10 +73,10 @@ class Quality:
 
 
 def recorded_data(given: Path | None, info: Mapping[str, Any], checkpoint: Path) -> Path | None:
-    """Where a checkpoint's data lie: what the caller gives, else what training wrote down; None for embedded data.
+    """Return the path of the data of a checkpoint: the given one, else the recorded one; None for embedded data.
 
     Raises:
-        DataError: they are not where training found them.
+        DataError: the recorded path does not exist.
     """
     if given is not None:
         return given
@@ -93,5 +93,5 @@ def recorded_data(given: Path | None, info: Mapping[str, Any], checkpoint: Path)
 
 
 def spread(n: int, wanted: int) -> list[int]:
-    """`wanted` places (or all) evenly over `n`."""
+    """Return `wanted` evenly spaced indices below `n`, or all of them."""
     return sorted({int(place) for place in np.linspace(0, n - 1, min(n, wanted))}) if n else []

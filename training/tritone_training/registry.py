@@ -1,4 +1,4 @@
-"""Which model kinds there are: one line each."""
+"""The registry of model kinds: one line for each kind."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MODULES: Final = {
 
 
 def kind_names() -> tuple[str, ...]:
-    """Names of all registered kinds."""
+    """Return the names of all registered kinds."""
     return tuple(_MODULES)
 
 
 def get_kind(name: str) -> ModelKind:
-    """Look a kind up by name.
+    """Return the kind with a name.
 
     Raises:
-        UnknownKindError: with the names of the known kinds.
+        UnknownKindError: there is no such kind.
     """
     if name not in _MODULES:
         raise UnknownKindError(f"no model kind {name!r}; there are: {', '.join(_MODULES)}")

@@ -1,4 +1,4 @@
-"""Hyper-parameter search with Optuna over a kind's own space, judged on validation data."""
+"""Hyper-parameter search with Optuna over the search space of a kind, evaluated on validation data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[str, Any]:
     """Run `n_trials` more trials of the study in `request.out`.
 
-    The held-out fold plays no part: a trial's value is the score on its validation part. A trial that cannot be
-    trained (it diverged, say) counts as pruned and the search goes on.
+    The held-out fold is not used: the value of a trial is its score on the validation split. A trial whose training
+    fails, for example because it diverges, counts as pruned, and the search continues.
 
     Raises:
-        TrainingError: the folder's study is of other data or settings, or not one trial could be trained.
+        TrainingError: the study in the folder has other data or settings, or no trial could be trained.
     """
     import optuna
 
@@ -37,7 +37,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[st
         try:
             summary = train(replace(request, out=folder, overrides=overrides))
         except DataError:
-            raise  # true of every trial
+            raise  # would fail in every trial
         except TrainingError as error:
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned(str(error)) from error

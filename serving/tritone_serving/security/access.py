@@ -1,4 +1,4 @@
-"""Who may call what on a server: the flags for TLS, for the admin token and for the API key.
+"""Access control of a server: its flags for TLS, the admin token and the API key.
 
 Triton checks one header for each group of APIs. Two groups are closed here: administration always, what callers use
 if there is a key. `health` stays open, for probes have no secrets and learn nothing but whether there is an answer.
@@ -25,7 +25,7 @@ SHORTEST_SECRET: Final = 8
 
 
 def check_access(options: ServerOptions) -> None:
-    """Hold the options against what can work.
+    """Check the options for access control.
 
     Raises:
         OptionsError: says which option is wrong.
@@ -51,7 +51,7 @@ def check_access(options: ServerOptions) -> None:
 
 
 def access_flags(options: ServerOptions, token: str) -> list[str]:
-    """The server's flags for secrets and TLS.
+    """Return the server's flags for secrets and TLS.
 
     2.51 takes secrets from its command line and from nowhere else; see `admin_token.wipe_from_command_line`.
     """
@@ -71,7 +71,7 @@ def access_flags(options: ServerOptions, token: str) -> list[str]:
 
 
 def own_endpoint(options: ServerOptions, grpc_url: str) -> Endpoint:
-    """How whoever started a server reaches its gRPC: with its key, and trusting the certificate that it was given.
+    """Return the gRPC endpoint for the process that started the server: with its API key and its certificate.
 
     Under mutual TLS the server's own certificate is shown to it, which it takes if the same authority has signed it,
     for clients too.
@@ -100,7 +100,7 @@ def own_endpoint(options: ServerOptions, grpc_url: str) -> Endpoint:
 
 
 def _name_of(endpoint: Endpoint) -> str:
-    """A name that the server's certificate bears; the one for callers need not be the loopback's."""
+    """Return a host name in the server's certificate, which need not include the loopback address."""
     context = endpoint.ssl_context()
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is trusted is the certificate itself

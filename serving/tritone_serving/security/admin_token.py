@@ -1,4 +1,4 @@
-"""Secrets: the admin token made and stored for this user alone, and all wiped from the server's command line."""
+"""Create and store the admin token for this user only, and remove secrets from the server's command line."""
 
 from __future__ import annotations
 

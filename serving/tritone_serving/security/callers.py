@@ -26,6 +26,7 @@ from tritone_serving.security.tokens import TokenError, verified_user
 
 SERVICE_KEY_VARIABLE: Final = "TRITONE_SERVICE_KEY_FILE"
 TRUST_CALLERS_VARIABLE: Final = "TRITONE_TRUST_CALLERS"
+# As in `tritone.credentials`, which a backend cannot import: NVIDIA's container has this package's files alone.
 SERVICE_KEY_HEADER: Final = "tritone-service-key"
 USER_TOKEN_HEADER: Final = "tritone-user-token"  # noqa: S105 - a header's name
 CANARY_PARAMETER: Final = "tritone_canary"

@@ -93,7 +93,7 @@ def server_command(
 
 
 def _speakable(repository: Path, folder: Path) -> Path:
-    """A path that Triton can hand to the stub, which it starts by way of a shell without quoting: a link if need be."""
+    """Return a path without characters special to a shell, through a link if necessary: Triton does not quote it."""
     if _PLAIN.fullmatch(str(repository)):
         return repository
     link = folder / "repository"

@@ -28,7 +28,7 @@ _MODEL: Final = re.compile(r"\bmodel(?: instance)? '([\w.-]+?)(?:_\d+_\d+)?'|^(\
 
 
 def entry(level: str, message: str, **more: Any) -> dict[str, Any]:
-    """One entry, of now."""
+    """Return an entry with the current time."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {"time": now, "level": level, "logger": "tritone", "message": message, **more}
 
@@ -62,7 +62,7 @@ def parsed(line: str) -> dict[str, Any] | None:
 
 
 class LogFollower:
-    """Hands on each line of a log as JSON from a thread of its own, until it is closed.
+    """Writes each line of a growing log as JSON, in its own thread, until it is closed.
 
     When the log is rotated or the server restarted, the rest of the renamed file comes before the new one.
     """
@@ -78,7 +78,7 @@ class LogFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """Hand on what is left, and end."""
+        """Write the remaining lines and stop."""
         self._closing.set()
         self._thread.join()
 
@@ -138,7 +138,7 @@ _STACK_FRAME: Final = re.compile(r"^\s*\d+# ")  # " 3# 0x000055B0 in .../tritons
 
 
 def last_lines(log_path: Path, n_lines: int = 8) -> str:
-    """The last lines of a log, without the tables that Triton draws at its start and the stack of a crash."""
+    """Return the last lines of a log, without Triton's tables at start-up and without the stack of a crash."""
     lines = [
         line
         for line in _tail(log_path)
@@ -148,7 +148,7 @@ def last_lines(log_path: Path, n_lines: int = 8) -> str:
 
 
 def reason_in_log(log_path: Path, model: str) -> str:
-    """What the log says of a model that did not load: the index has no reason for a config it cannot read."""
+    """Return the log's message on a model that did not load; the index has none for a config it cannot read."""
     errors = [found[1] for line in _tail(log_path) if (found := _ERROR.match(line))]
     about = [line for line in errors if model in line]
     # The first is the cause, the later ones its consequences.
@@ -161,7 +161,7 @@ def names_in_tail(log_path: Path, text: str) -> bool:
 
 
 def has_begun(log_path: Path) -> bool:
-    """Whether the server itself has written to its log; a dynamic linker's warning is not enough."""
+    """Return whether the server itself has written to its log; a warning of the dynamic linker does not count."""
     return any(_ANY.match(line) for line in _tail(log_path))
 
 

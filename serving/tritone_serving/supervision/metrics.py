@@ -117,7 +117,7 @@ class SupervisorMetrics:
         return [json.dumps(body).encode()]
 
     def add_model(self, model: str) -> None:
-        """Show the counters of a model from 0 on: `increase` sees nothing in a series that begins with its event."""
+        """Start the counters of a model at 0, because `increase` ignores the first value of a series."""
         for reason in _MODEL_REASONS:
             self._reloads.labels(model, reason)
         self._failed_reloads.labels(model)
@@ -144,7 +144,7 @@ class SupervisorMetrics:
         self._checks.labels(model, result).inc()
 
     def set_healthy(self, model: str, is_healthy: bool) -> None:
-        """Set whether a model answers."""
+        """Set whether a model responds."""
         self._healthy.labels(model).set(is_healthy)
 
     def set_patience(self, factor: float) -> None:
@@ -164,7 +164,7 @@ class SupervisorMetrics:
 
 
 class _HttpServer(ThreadingMixIn, WSGIServer):
-    """Answers few clients at a time, each within a few seconds: slow or many ones must not fill the launcher."""
+    """HTTP server with limits on the number of clients and their time, so that they cannot exhaust the launcher."""
 
     daemon_threads = True
     request_queue_size = 16
@@ -174,14 +174,14 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         self._free = threading.BoundedSemaphore(_N_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread; one too many is closed."""
+        """Handle a connection in a thread; close it if there are too many."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Handle a connection, and end it after a few seconds whatever its client does."""
+        """Handle a connection, and close it after a few seconds in any case."""
         deadline = threading.Timer(_CONNECTION_S, _disconnect, (request,))
         deadline.daemon = True
         deadline.start()
@@ -192,12 +192,12 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: a client that goes away is no event."""
+        """Print nothing when a client disconnects."""
 
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  - the base class's name
-        """Print nothing: a probe every few seconds is no event."""
+        """Print nothing for a request, because probes come every few seconds."""
 
 
 def _disconnect(connection: socket.socket) -> None:

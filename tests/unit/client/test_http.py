@@ -310,6 +310,7 @@ def test_what_else_may_listen_there(ask: Any, answers: tuple[bytes, ...], kind: 
             ask(f"http://127.0.0.1:{listener.getsockname()[1]}", INFER, timeout_s=0.4)
         assert time.monotonic() - began_s < 1.5
         assert caught.value.request_id == "id-7"
+        assert says in str(caught.value)
 
 
 def test_nobody_listens(ask: Any) -> None:

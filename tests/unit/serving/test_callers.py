@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tritone import credentials
 from tritone_serving.security.callers import (
     NOBODY,
+    SERVICE_KEY_HEADER,
     SERVICE_KEY_VARIABLE,
     TRUST_CALLERS_VARIABLE,
     TRUSTED,
+    USER_TOKEN_HEADER,
     Caller,
     CallerCheck,
     RequestParameters,
@@ -38,6 +41,11 @@ def written(path: Path, content: str, mode: int = 0o600) -> Path:
 
 def sent(**credentials: str) -> RequestParameters:
     return RequestParameters({f"tritone-{name.replace('_', '-')}": value for name, value in credentials.items()})
+
+
+def test_the_headers_are_those_that_clients_send() -> None:
+    assert SERVICE_KEY_HEADER == credentials.SERVICE_KEY_HEADER
+    assert USER_TOKEN_HEADER == credentials.USER_TOKEN_HEADER
 
 
 # --- parameters -----------------------------------------------------------------------------------------------

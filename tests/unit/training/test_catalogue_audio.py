@@ -15,10 +15,11 @@ import pytest
 import soundfile
 import symusic
 
+from tritone import MissingExtraError
 from tritone.music import render as render_module
 from tritone_training.catalogue import audio as audio_module
 from tritone_training.catalogue import render, write_audio
-from tritone_training.exceptions import DataError, MissingExtraError
+from tritone_training.exceptions import DataError
 
 RATE_HZ = 22_050
 

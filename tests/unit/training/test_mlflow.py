@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.unit.training.small_data import write_scores
 
+from tritone import MissingExtraError
 from tritone_training import train
 from tritone_training.api import TrainingError
-from tritone_training.exceptions import MissingExtraError
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from tritone.music.render import (
     sounding_notes,
     synthesize,
 )
-from tritone_training.catalogue.midi import naming_the_extra
 from tritone_training.catalogue.store import CatalogueTrack
 from tritone_training.exceptions import DataError
 
@@ -78,8 +77,7 @@ def render(
         duration_s = float(notes.end_s.max()) + TAIL_S
     else:
         notes = _window(notes, duration_s, rng)
-    with naming_the_extra():
-        return synthesize(notes, programs, round(duration_s * rate_hz), rate_hz, gain=gain)
+    return synthesize(notes, programs, round(duration_s * rate_hz), rate_hz, gain=gain)
 
 
 def write_audio(

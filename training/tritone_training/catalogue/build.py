@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from tritone import MissingExtraError
 from tritone_training.catalogue.pool import WorkerPool
 from tritone_training.catalogue.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
-from tritone_training.exceptions import DataError, MissingExtraError
+from tritone_training.exceptions import DataError
 from tritone_training.progress import progress_bar
 
 FORMAT: Final = 1

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tritone import MissingExtraError as ClientMissingExtraError
-from tritone.music import scores
+from tritone.music.scores import require_symusic
 from tritone_training.catalogue.reading import NotatedPiece
-from tritone_training.exceptions import MissingExtraError
 
 TICKS_PER_QUARTER: Final = 480  # divisible by every tuplet of the corpus except sevenths
 VELOCITY: Final = 80
-
-
-def require_symusic() -> Any:
-    """Import symusic, which the extra `train` installs.
-
-    Raises:
-        MissingExtraError: with the command that installs it.
-    """
-    with naming_the_extra():
-        return scores.require_symusic()
-
-
-@contextmanager
-def naming_the_extra() -> Iterator[None]:
-    """Translate the MissingExtraError of the client to the one of this package.
-
-    Raises:
-        MissingExtraError: a package was missing.
-    """
-    try:
-        yield
-    except ClientMissingExtraError as error:
-        raise MissingExtraError(str(error)) from error
 
 
 def write_midi(piece: NotatedPiece, path: Path) -> None:

@@ -13,9 +13,8 @@ from typing import Any, Final
 from platformdirs import user_cache_path
 
 from tritone import InvalidScoreError
-from tritone.music.scores import read_midi
+from tritone.music.scores import read_midi, require_symusic
 from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
-from tritone_training.catalogue.midi import naming_the_extra, require_symusic
 from tritone_training.catalogue.sources import (
     COLLECTIONS,
     KNOWN_COLLECTIONS,
@@ -76,8 +75,7 @@ class CatalogueTrack:
             DataError: the file was removed after the catalogue was loaded.
         """
         try:
-            with naming_the_extra():
-                return read_midi(self.midi_path)
+            return read_midi(self.midi_path)
         except InvalidScoreError as error:
             raise DataError(
                 f"{self.midi_path} cannot be read ({error}); `tritone catalogue --rebuild` builds it again"
