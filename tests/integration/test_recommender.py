@@ -103,7 +103,7 @@ def test_everyone_gets_an_answer(client: Client, source: str, given: dict[str, A
 def test_the_server_answers_as_the_library_does(served: TritonServer, twin: Recommender) -> None:
     client = Client(served, "twin")
     given = {"history": ["track-9", "track-2", "track-9"], "weights": [1.0, 2.0, 3.0]}
-    wanted = twin.answer(
+    wanted = twin.recommend(
         [
             RecommendRequest(user=KNOWN, k=7, diversity=0.5, novelty=0.2),
             RecommendRequest(skipped=["track-5"], exclude=["track-0"], k=7, **given),  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def test_a_wrong_question_harms_nobody_beside_it(served: TritonServer, twin: Rec
             wanted.append(RecommendRequest(history=history, k=1 + place % 7))
     before = metric(served, "calls_total", model="twin")
     answers = client.send_together(asked)
-    expected = iter(twin.answer([each for each in wanted if each is not None]))
+    expected = iter(twin.recommend([each for each in wanted if each is not None]))
     for answer, want in zip(answers, wanted, strict=True):
         if want is None:
             assert isinstance(answer, InferenceServerException)
@@ -366,7 +366,7 @@ def test_without_taste_vae_the_others_answer(
     served: TritonServer, client: Client, repository: Path, key_file: Path
 ) -> None:
     alone = models.opened(repository / "recommender" / "1", key_file)
-    [want] = alone.answer([RecommendRequest(history=["track-1", "track-4"], k=20)])
+    [want] = alone.recommend([RecommendRequest(history=["track-1", "track-4"], k=20)])
     with_taste = client.ask(history=["track-1", "track-4"], k=20)
     assert tuple(with_taste["item_ids"]) != want.items  # type: ignore[union-attr]
     before = metric(served, "taste_fallbacks_total", model="recommender")
@@ -378,7 +378,7 @@ def test_without_taste_vae_the_others_answer(
         assert metric(served, "taste_fallbacks_total", model="recommender") - before == 3
     finally:
         served.load_model("taste_vae")
-    assert "answers without taste_vae" in served.log_path.read_text()
+    assert "cf_ensemble: without taste_vae for" in served.log_path.read_text()
     after = metric(served, "taste_fallbacks_total", model="recommender")
     for _ in range(60):  # both instances leave it alone for two seconds
         if client.ask(history=["track-1", "track-4"], k=20)["item_ids"] == with_taste["item_ids"]:
@@ -399,7 +399,7 @@ def test_both_arms_are_live_and_each_user_stays_in_one(served: TritonServer, twi
     assert 8 < arms.count("a") < 32
     assert set(arms) == {"a", "b"}
     assert [client.ask(user_id=user)["arm"] for user in users] == arms
-    assert arms == [answer.arm for answer in twin.answer([RecommendRequest(user=user) for user in users])]  # type: ignore[union-attr]
+    assert arms == [answer.arm for answer in twin.recommend([RecommendRequest(user=user) for user in users])]  # type: ignore[union-attr]
     for arm in "ab":
         assert metric(served, "answers_total", model="twin", arm=arm) - before[arm] == 2 * arms.count(arm)
     # The second arm was given a heavy hand for what is popular.

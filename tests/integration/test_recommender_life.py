@@ -157,7 +157,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
     card = json.loads((whole_repository / "recommender" / "2" / "model_card.json").read_text())
     assert (card["version"], card["n_forgotten"], card["personal_data"]["n_users"]) == (2, 1, models.N_USERS - 1)
     smaller = models.opened(whole_repository / "recommender" / "2", key_file)
-    known = [not answer.unknown.user for answer in smaller.answer([RecommendRequest(user=user) for user in USERS])]  # type: ignore[union-attr]
+    known = [not answer.unknown.user for answer in smaller.recommend([RecommendRequest(user=user) for user in USERS])]  # type: ignore[union-attr]
     assert known == [user != gone for user in USERS]
 
 

@@ -19,8 +19,8 @@ from tritone_serving.recommender.artifact import rows_arrays, text_arrays
 from tritone_serving.recommender.pseudonyms import key_check, pseudonyms
 from tritone_serving.recommender.rows import Rows
 from tritone_training.artifact_export import ArtifactExport
-from tritone_training.kinds.recommender.build import from_artifact
 from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
+from tritone_training.kinds.recommender.export import from_artifact
 
 Array = np.ndarray[Any, Any]
 

@@ -131,8 +131,8 @@ def _runs_alone(exportable: Exportable) -> bool:
 
 
 def _recommender(folder: Path, key: Path | None) -> RecommenderModel:
-    from tritone_training.kinds.recommender.build import load_info
     from tritone_training.kinds.recommender.declaration import DECLARATION
+    from tritone_training.kinds.recommender.export import load_info
     from tritone_training.kinds.recommender.offline import open_recommender
 
     recorded = load_info(folder).get("key")

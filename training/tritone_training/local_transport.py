@@ -168,7 +168,7 @@ class RecommenderModel:
             return self._answers.row_of_similar(found)
         if isinstance(question, SearchRequest):
             return self._answers.row_of_search(self._recommender.search(question))
-        (answer,) = self._recommender.answer([question], taste=self._taste)
+        (answer,) = self._recommender.recommend([question], taste=self._taste)
         if isinstance(answer, InvalidRequestError):
             raise answer
         return self._answers.row_of(answer)

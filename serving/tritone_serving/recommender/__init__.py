@@ -1,7 +1,7 @@
-"""Scores and explains recommendations; what the `cf_ensemble` backend and the offline evaluation both call.
+"""Scoring and explanation of recommendations, used by the `cf_ensemble` backend and by offline evaluation.
 
-NumPy and SciPy are all it needs. Of its parent package it imports only itself, `callers` and `ids`, which need the
-standard library alone, so that a backend may load it where the rest of Tritone is not installed.
+Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports modules that need nothing but the
+standard library (`ids`, `security.callers`), so that the backend can load it without Tritone's other dependencies.
 """
 
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError

@@ -1,29 +1,29 @@
-"""The recommender's errors.
+"""Exceptions raised by the recommender.
 
 ```
 RecommenderError
-├── ArtifactError   the artifact is missing, damaged, or of another version
-├── KeyFileError    the key for pseudonyms is missing or too short
-└── InvalidRequestError   one request cannot be answered; the others of its call are
+├── ArtifactError         the artifact is missing, damaged, or of another format version
+├── KeyFileError          the key file for pseudonyms is missing, unreadable or too short
+└── InvalidRequestError   a request is invalid; other requests of the same call are not affected
 ```
 
-They do not derive from the client's root: the backend runs where nothing but NumPy and SciPy is installed.
+They do not derive from the client's exceptions, because the backend runs where only NumPy and SciPy are installed.
 """
 
 from __future__ import annotations
 
 
 class RecommenderError(Exception):
-    """Root of what the recommender raises on purpose."""
+    """Base class of the exceptions raised by the recommender."""
 
 
 class ArtifactError(RecommenderError):
-    """The artifact is missing, damaged, or of another version."""
+    """Raised when an artifact is missing, damaged, or of another format version."""
 
 
 class KeyFileError(RecommenderError):
-    """The key for pseudonyms is missing or too short."""
+    """Raised when the key file for pseudonyms is missing, unreadable or too short."""
 
 
 class InvalidRequestError(RecommenderError, ValueError):
-    """One request cannot be answered."""
+    """Raised when a request is invalid or contains nothing that the recommender knows."""

@@ -1,15 +1,15 @@
-"""The artifact: a folder of arrays that are mapped into memory, and a manifest that says what they are.
+"""Reading and writing of artifacts: a folder of memory-mapped arrays and a JSON manifest that describes them.
 
 ```
 recommender.json         format, base_models, ensembles, weighting, privacy, data, metrics, embedding_model
-items.ids.npy            item ids as UTF-8, one after the other; items.ends.npy: where each ends
-users.npy                (U, 2) uint64: pseudonyms in ascending order
-history.*.npy            (U, I) rows: plays as they were logged
-friends.*.npy            (U, U) rows
-<base_model>.<array>.npy     what each base_model knows
+items.ids.npy            item ids, concatenated as UTF-8; items.ends.npy holds the end of each
+users.npy                (U, 2) uint64 pseudonyms, ascending
+history.*.npy            (U, I) sparse: plays as logged
+friends.*.npy            (U, U) sparse
+<base_model>.<array>.npy parameters of each base model
 ```
-Items are ordered by how many people listen to them, most first; those known from tags alone come last. Nothing
-is pickled, and nothing is trusted: sizes are held against the manifest when the folder is opened.
+Items are in descending order of their number of listeners; items without listeners, known from metadata only, come
+last. Nothing is pickled, and the content is validated against the manifest when the folder is opened.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tritone_serving.recommender.validation import check_arrays, check_manifest
 
 FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"
-EMBEDDINGS: Final = "items.embeddings"  # the array of a recommender that knows how its items sound
-# In the manifest: {"kind", "weights_sha256"} of the network whose embeddings these are; see that kind's model card.
+EMBEDDINGS: Final = "items.embeddings"  # present if the recommender was trained with recordings
+# Manifest entry {"kind", "weights_sha256"} of the network that computed the embeddings, as in its model card.
 EMBEDDING_MODEL: Final = "embedding_model"
 _ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
 Array = npt.NDArray[Any]
@@ -43,8 +43,8 @@ class Artifact:
     """An opened artifact.
 
     Attributes:
-        manifest: the content of recommender.json.
-        arrays: name -> array, mapped into memory and read-only.
+        manifest: content of recommender.json.
+        arrays: name -> read-only memory-mapped array.
     """
 
     folder: Path
@@ -60,10 +60,10 @@ class Artifact:
         return int(self.manifest["n_users"])
 
     def rows(self, name: str) -> Rows:
-        """A sparse matrix that was written with `rows_arrays`.
+        """Return a sparse matrix that was written with `rows_arrays`.
 
         Raises:
-            ArtifactError: its arrays are missing.
+            ArtifactError: one of its arrays is missing.
         """
         try:
             return Rows(*(self.arrays[f"{name}.{part}"] for part in ("starts", "columns", "values")))
@@ -71,10 +71,10 @@ class Artifact:
             raise ArtifactError(f"{self.folder}: lacks {error.args[0]}.npy; export the recommender again") from None
 
     def texts(self, name: str) -> list[str]:
-        """Strings that were written with `text_arrays`.
+        """Return the strings that were written with `text_arrays`.
 
         Raises:
-            ArtifactError: they are no text.
+            ArtifactError: they are not valid UTF-8.
         """
         ids, ends = self.arrays[f"{name}.ids"].tobytes(), self.arrays[f"{name}.ends"]
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
@@ -85,21 +85,21 @@ class Artifact:
 
 
 def rows_arrays(name: str, rows: Rows) -> dict[str, Array]:
-    """The arrays of a sparse matrix, under the names that `Artifact.rows` reads."""
+    """Return the arrays that `Artifact.rows` reads a sparse matrix from."""
     return {f"{name}.starts": rows.starts, f"{name}.columns": rows.columns, f"{name}.values": rows.values}
 
 
 def text_arrays(name: str, texts: Sequence[str]) -> dict[str, Array]:
-    """The arrays of a list of strings, under the names that `Artifact.texts` reads."""
+    """Return the arrays that `Artifact.texts` reads a list of strings from."""
     encoded = [text.encode("utf-8") for text in texts]
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64) if encoded else np.zeros(0, np.int64)
     return {f"{name}.ids": np.frombuffer(b"".join(encoded), np.uint8), f"{name}.ends": ends}
 
 
 def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write an artifact into a folder; the manifest comes last, so that half an artifact is never taken for one.
+    """Write an artifact; the manifest is written last, so that an incomplete artifact is not mistaken for a valid one.
 
-    Old arrays that the new manifest does not name are removed. Folder and files are closed to other users.
+    Arrays of an earlier artifact in the folder are removed. Folder and files are readable by their owner only.
     """
     make_private_folder(folder)
     described = {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in sorted(arrays.items())}
@@ -116,29 +116,29 @@ def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[st
 
 
 def _write_array(file: BinaryIO, array: Array) -> None:
-    """Write what `np.save` writes, but with the system's error on a full disk, which `np.save` hides."""
-    npy: Any = np.lib.format  # without types
+    """Write a .npy file as `np.save` does, but raise the original OSError if the disk is full."""
+    npy: Any = np.lib.format  # has no type hints
     npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
     file.write(array.data)
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:
-    """Every file that makes up an artifact, the manifest first."""
+    """Yield the paths of an artifact's files, the manifest first."""
     yield artifact.folder / MANIFEST
     for name in artifact.arrays:
         yield artifact.folder / f"{name}.npy"
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """Map an artifact into memory.
+    """Open an artifact with its arrays mapped into memory.
 
     Raises:
-        ArtifactError: it is missing, damaged, or of another version.
+        ArtifactError: it is missing, damaged, or of another format version.
     """
     manifest = read_manifest(folder)
     arrays: dict[str, Array] = {}
     for name, described in manifest["arrays"].items():
-        if not _ARRAY_NAME.fullmatch(name):  # it becomes a file's name, here and wherever the artifact is copied to
+        if not _ARRAY_NAME.fullmatch(name):  # used as a file name
             raise ArtifactError(
                 f"{folder / MANIFEST}: names an array {name!r}; expected letters, digits, '_', '.', '-'"
             )
@@ -166,11 +166,11 @@ def _map(path: Path, shape: Sequence[int]) -> Array:
     if 0 in shape:  # nothing to map
         return np.asarray(np.load(path, allow_pickle=False))
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.asarray(array)  # the plain type: every slice of a memmap costs microseconds
+    return np.asarray(array)  # a plain ndarray, because slicing an np.memmap is slower by microseconds
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What an artifact says of itself, without its arrays.
+    """Return the validated manifest of an artifact.
 
     Raises:
         ArtifactError: as `open_artifact`.

@@ -1,4 +1,4 @@
-"""Questions made into arrays: what every base model scores.
+"""A batch of resolved requests as arrays, the input of every base model.
 
 Shapes: B requests, I items, U stored users, L entries of all histories.
 """
@@ -22,15 +22,16 @@ class RequestBatch:
 
     Attributes:
         users: (B,) row of the stored user, -1 if unknown or not given.
-        history: (B, I) rows, weighted as in training; what was skipped is below 0.
-        heard: (B, I) rows of what was heard, skips and weights of 0 left out; the values mean nothing.
-        friends: (B, U) rows of friends that are known, stored and given ones; the values are how close they are.
-        social neighbourhood: (B, U) the same with the friends' friends.
-        embeddings: (B, 256) of length 1, zeros where there is none; None if nobody gave one.
-        moods: (B,) place in `MOODS`, -1 without.
-        unknown: ids that were passed over.
-        borrowed: (B,) whether the history is what friends listen to, for want of one's own.
-        friend_ids: by request, stored user row -> the id by which the request named that friend.
+        history: (B, I) sparse, weighted as in training; skipped items have negative weights.
+        consumed: (B, I) sparse, items listened to, without skipped items and weights of 0; the values have no meaning.
+        friends: (B, U) sparse, known friends (stored or in the request), with their closeness.
+        social_neighbourhood: (B, U) sparse, the same with friends of friends.
+        embeddings: (B, 256) of norm 1, zeros where missing; None if no request has one.
+        moods: (B,) index in `MOODS`, -1 if not given.
+        unknown: by request, inputs that were ignored.
+        friend_ids: by request, row of a stored user -> the id by which the request names that friend.
+        borrowed: (B,) whether the history is that of friends, because the user has none.
+        memo: results shared by base models, such as similarities between users.
     """
 
     users: npt.NDArray[np.int64]
@@ -50,7 +51,7 @@ class RequestBatch:
         return len(self.users)
 
     def only(self, request: int) -> RequestBatch:
-        """One request as a batch of its own."""
+        """Return a batch of one of the requests."""
         row = np.array([request])
         return RequestBatch(
             self.users[row],
@@ -67,40 +68,40 @@ class RequestBatch:
 
     @property
     def has_history(self) -> npt.NDArray[np.bool_]:
-        """(B,) whether there is anything to go by, own or borrowed."""
+        """(B,) whether there is a history, own or borrowed."""
         return self.history.counts > 0
 
     @property
     def n_history(self) -> npt.NDArray[np.int64]:
-        """(B,) how many known items each own history holds that were not skipped."""
+        """(B,) number of known items in each own history, without skipped ones."""
         return self.consumed.counts
 
     @property
     def brought(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """LocalBaseModel -> (B,) whether the request itself brings what that base model goes by."""
+        """Base model -> (B,) whether the request contains the input of that base model (a recording or a mood)."""
         none = np.zeros(self.n, np.bool_)
         return {"sound": none if self.embeddings is None else self.embeddings.any(1), "mood": self.moods >= 0}
 
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:
-    """Plays of one user to the weights that base models see: `(plays / mean) ** power`, so a mean listen counts 1.
+    """Convert play counts of one user to weights, `(plays / mean) ** power`.
 
     Args:
         plays: (n,) of one user, above 0.
-        weighting: `power`, 0 to 1: at 0 it only counts that an item was heard.
+        weighting: `power`, 0 to 1; with 0 all items weigh the same.
     """
     power = float(weighting["power"])
     if power == 0 or not len(plays):
         return np.ones(len(plays), np.float32)
     logged = np.asarray(plays, np.float64)
-    # The largest first, so that numbers near the end of the float range do not overflow in the mean.
+    # Divided by the maximum first, so that very large numbers do not overflow in the mean.
     relative = logged / logged.max()
     weights: Floats = ((relative / relative.mean()) ** power).astype(np.float32)
     return weights
 
 
 def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
-    """(B, 256) of length 1, or None if no request has one that can be used."""
+    """Return embeddings of norm 1 (B, 256), zeros where missing; None if no request has one."""
     if all(embedding is None for embedding in embeddings):
         return None
     size = next(len(embedding) for embedding in embeddings if embedding is not None)
@@ -113,5 +114,5 @@ def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
 
 
 def mood_rows(requests: Sequence[RecommendRequest]) -> npt.NDArray[np.int64]:
-    """(B,) place in `MOODS`, -1 without."""
+    """Return the index in `MOODS` of each request's mood (B,), -1 if not given."""
     return np.array([-1 if q.mood is None else MOODS.index(q.mood) for q in requests], np.int64)

@@ -18,7 +18,7 @@ from tritone_serving.repository.folders import newest_version
 
 CARD_FILENAME: Final = "model_card.json"
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_KEEP_S: Final = 1.0  # versions are published while a recommender runs; reading all cards takes a millisecond
+_KEEP_S: Final = 1.0  # new versions may be published at any time; reading all cards takes about a millisecond
 
 
 def weights_digest(described: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""How much each base model counts: other weights for long, short and no histories.
+"""The ensemble: a weighted sum of base models, with separate weights for long, short and empty histories.
 
 Shapes: B requests, M base models, I items.
 """
@@ -16,20 +16,17 @@ from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
 SEGMENTS: Final = ("cold", "short", "warm")
-
-
-BIAS: Final = "bias"  # in a manifest's weights for cold items: a constant
+BIAS: Final = "bias"  # key of the constant in a manifest's weights for cold items
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What each base model counts for each request.
+    """Weights of the base models for each request.
 
     Attributes:
-        listened: (B, M) for items that somebody listens to.
-        cold: (B, M) for items that nobody listens to yet: most base models are silent about them, and the others
-            would be outvoted.
-        bias: (B,) added to cold items, so that the two kinds can be compared.
+        listened: (B, M) for items with listeners.
+        cold: (B, M) for items without listeners, which collaborative base models cannot score.
+        bias: (B,) added to the scores of cold items, which makes them comparable with other items.
     """
 
     listened: Floats
@@ -38,31 +35,31 @@ class Weights:
 
     @classmethod
     def zeros(cls, n: int, n_base_models: int) -> Weights:
-        """Nobody counts."""
+        """Return weights of 0."""
         shape = (n, n_base_models)
         return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n, np.float32))
 
     def put(self, rows: npt.NDArray[np.bool_], others: Weights) -> None:
-        """Take some requests' weights from others."""
-        for mine, theirs in ((self.listened, others.listened), (self.cold, others.cold), (self.bias, others.bias)):
-            mine[rows] = theirs[rows]
+        """Overwrite the weights of the selected requests (B,) with those of `others`."""
+        for target, source in ((self.listened, others.listened), (self.cold, others.cold), (self.bias, others.bias)):
+            target[rows] = source[rows]
 
     def of(self, row: int) -> Weights:
-        """One request's, as a batch of its own."""
+        """Return the weights of one request, with a batch axis of 1."""
         one = slice(row, row + 1)
         return Weights(self.listened[one], self.cold[one], self.bias[one])
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """One set of weights, learned on validation data.
+    """One set of weights, fitted on the validation split.
 
     Attributes:
-        warm_from: own histories of at least so many items are warm, those of at least one item short.
-        weights: segment -> base model -> weight; a base model that is not named has none.
-        cold_items: the same for items that nobody listens to yet, `bias` among them.
-        minimum_weights: segment -> base model -> least weight for requests with that base model's input (a
-            recording or a mood); cannot be fitted, since listening logs do not hold such inputs.
+        warm_from: histories of at least this many items are warm, those with 1 or more short, others cold.
+        weights: segment -> base model -> weight; 0 for base models that are not listed.
+        cold_items: the same for items without listeners, including `bias`.
+        minimum_weights: segment -> base model -> smallest weight for requests with that base model's input (a
+            recording or a mood); not fitted, because listening logs do not contain such inputs.
     """
 
     warm_from: int
@@ -80,12 +77,12 @@ class Ensemble:
         )
 
     def segments(self, batch: RequestBatch) -> npt.NDArray[np.int64]:
-        """(B,) place in `SEGMENTS`."""
+        """Return the index in `SEGMENTS` of each request (B,)."""
         n_history = batch.n_history
         return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
 
     def weights_of(self, base_models: Sequence[str], batch: RequestBatch) -> Weights:
-        """Weights by each request's segment, and by what it brings."""
+        """Return each request's weights, by its segment and its inputs."""
         segments = self.segments(batch)
         listened, cold = (
             np.array([[table[s].get(name, 0.0) for name in base_models] for s in SEGMENTS], np.float32)
@@ -105,10 +102,10 @@ class Ensemble:
 
 
 def log_scaled(scores: Floats, scale: float) -> Floats:
-    """`log(1 + score / scale)`, 0 where a base model has nothing good to say: the blend is nearly a product.
+    """Return `log(1 + score / scale)`, with negative scores as 0; the ensemble is then close to a product of scores.
 
     Args:
-        scale: the base model's own unit, from training; 0 leaves its scores as they are.
+        scale: unit of the base model's scores, from training; 0 returns the scores unchanged.
     """
     if scale == 0:
         return scores
@@ -119,24 +116,24 @@ def log_scaled(scores: Floats, scale: float) -> Floats:
 
 
 class Blend:
-    """A weighted sum of base models' scores, added up as they come."""
+    """Accumulates the weighted sum of base models' scores."""
 
     def __init__(self, weights: Weights, n_listened: int, n_items: int) -> None:
-        """Begin with nothing.
+        """Start with scores of 0.
 
         Args:
-            n_listened: the first items of that number are those that somebody listens to.
+            n_listened: number of items with listeners, which come first.
         """
         self._weights = weights
         self._n_listened = n_listened
         self._total = np.zeros((len(weights.bias), n_items), np.float32)
 
     def add(self, base_model: int, scores: Floats) -> None:
-        """Add a base model's.
+        """Add the scores of one base model.
 
         Args:
-            base model: its place in the weights.
-            scores: (B, I), as `log_scaled` made them.
+            base_model: its index in the weights.
+            scores: (B, I), as returned by `log_scaled`.
         """
         listened, cold = slice(self._n_listened), slice(self._n_listened, None)
         for part, table in ((listened, self._weights.listened), (cold, self._weights.cold)):
@@ -144,6 +141,6 @@ class Blend:
                 self._total[:, part] += table[:, base_model, None] * scores[:, part]
 
     def total(self) -> Floats:
-        """(B, I)."""
+        """Return the scores of the ensemble (B, I)."""
         self._total[:, self._n_listened :] += self._weights.bias[:, None]
         return self._total

@@ -1,6 +1,7 @@
-"""Keeps freed memory in the process: arrays as large as a call's scores otherwise come anew from the kernel each time.
+"""Tuning of glibc's malloc so that freed memory stays in the process.
 
-Zeroing their pages took nearly half of the time of answering.
+By default, each array of scores is large enough to be allocated with mmap and returned to the kernel when freed.
+Zeroing the new pages took nearly half of the time of a request.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import ctypes
 import sys
 from typing import Final
 
-_TRIM_THRESHOLD: Final = -1  # mallopt's names for its settings, of glibc's malloc.h
+_TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _MMAP_THRESHOLD: Final = -3
-_LARGEST_ARRAY: Final = 32 << 20  # bytes; the most that glibc accepts
+_LARGEST_ARRAY: Final = 32 << 20  # bytes; the maximum that glibc accepts
 _KEPT: Final = 256 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse what is freed; answers whether it was told, which it is not with other C libraries."""
+    """Configure glibc to reuse freed memory; return False if the C library does not support it."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -1,14 +1,14 @@
-"""Pseudonyms of users, and the keys that they are made with.
+"""Pseudonyms of users, and the key files they are computed with.
 
-User ids are stored as keyed hashes only: without the key nobody can tell whose history a row is.
+User ids are stored only as keyed hashes; without the key, rows cannot be attributed to users.
 
 ```python
 key = read_key(Path("recommender.key"))
 pseudonym(key, "user 42")   # 16 bytes
 ```
-Keys are kept outside every model repository, in a folder of this user, under the check value that an artifact stores of
-its key. Recommenders that were trained with different keys can be served together, and an old version finds its key
-after a new training.
+Keys are stored outside of model repositories, in a folder of the current user, in files named by the key's check value,
+which is also stored in the artifact. Recommenders with different keys can therefore be served together, and older
+versions keep working after a new training with another key.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _LEAST_KEY_BYTES: Final = 16
 
 
 def pseudonym(key: bytes, user: str) -> bytes:
-    """HMAC-SHA256 of the id in UTF-8, the first 16 bytes."""
+    """Return the first 16 bytes of the HMAC-SHA256 of a user id in UTF-8."""
     return hmac.digest(key, user.encode("utf-8", "surrogatepass"), hashlib.sha256)[:PSEUDONYM_BYTES]
 
 
 def pseudonyms(key: bytes, users: list[str]) -> npt.NDArray[np.uint64]:
-    """Of many ids: (n, 2) as pairs of big-endian halves, so that they sort as their bytes do."""
+    """Return the pseudonyms of n users as pairs of big-endian halves (n, 2), which sort like their bytes."""
     whole = b"".join(pseudonym(key, user) for user in users)
     return np.frombuffer(whole, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def key_check(key: bytes) -> str:
-    """What an artifact stores of the key, to tell a wrong key from an unknown user."""
+    """Return the check value of a key, by which a wrong key is recognised."""
     return hmac.digest(key, b"tritone recommender key", hashlib.sha256).hex()[:16]
 
 
@@ -52,7 +52,7 @@ def read_key(path: Path) -> bytes:
     """Read a key from a file that `make_key` wrote, or any file of at least 16 bytes.
 
     Raises:
-        KeyFileError: it is missing, unreadable or too short.
+        KeyFileError: the file is missing, unreadable or too short.
     """
     try:
         key = path.read_bytes().strip()
@@ -67,7 +67,11 @@ def read_key(path: Path) -> bytes:
 
 
 def make_key(path: Path) -> bytes:
-    """Read the key if the file is there, else write a new random one that only its owner may read."""
+    """Read a key, or create a random one, readable by its owner only, if the file does not exist.
+
+    Raises:
+        KeyFileError: the file cannot be read or written, or is too short.
+    """
     if path.exists():
         return read_key(path)
     if not path.parent.exists():
@@ -77,7 +81,7 @@ def make_key(path: Path) -> bytes:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(_KEY_BYTES) + "\n")
     except FileExistsError:
-        pass  # somebody else was first
+        pass  # created by another process in the meantime
     except OSError as error:
         raise KeyFileError(f"{path}: the key cannot be written ({error.strerror})") from error
     return read_key(path)
@@ -87,10 +91,10 @@ KEY_VARIABLE: Final = "TRITONE_RECOMMENDER_KEY"
 
 
 def key_folder() -> Path:
-    """The folder of keys; it need not be there.
+    """Return the folder of keys, which may not exist yet.
 
     Raises:
-        ValueError: this user has no home folder, and XDG_STATE_HOME is not set.
+        ValueError: the current user has no home folder and XDG_STATE_HOME is not set.
     """
     try:
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
@@ -103,27 +107,27 @@ def key_folder() -> Path:
 
 
 def key_path(key_check: str) -> Path:
-    """Where the key lies that an artifact with this check value was made with.
+    """Return the path of the key with this check value.
 
     Raises:
-        ValueError: it is no check value, and could name another file; or as `key_folder`.
+        ValueError: the check value is malformed and could name another file; or as `key_folder`.
     """
     return key_folder() / f"{_checked(key_check)}.key"
 
 
 def _checked(key_check: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8,64}", key_check):
-        raise ValueError(f"{key_check!r} is no check value of a key; expected 8 to 64 hexadecimal digits")
+        raise ValueError(f"check value of a key is malformed: expected 8 to 64 hexadecimal digits, got {key_check!r}")
     return key_check
 
 
 def find_key(configured: str, key_check: str) -> Path:
-    """The file to read the key from; it need not be there.
+    """Return the path of the key file of an artifact, which may not exist.
 
     Args:
-        configured: a path, or empty to look at the environment, then in the folder of keys. Where it names a folder,
-            the key lies in there as it does in the folder of keys, which is how containers are given theirs.
-        key_check: what the artifact stores of its key.
+        configured: path of the key file, or of a folder laid out like the folder of keys (as mounted into containers);
+            if empty, the environment variable TRITONE_RECOMMENDER_KEY and then the folder of keys are used.
+        key_check: check value stored in the artifact.
 
     Raises:
         ValueError: as `key_path`.
@@ -132,23 +136,23 @@ def find_key(configured: str, key_check: str) -> Path:
     if not named:
         return key_path(key_check)
     try:
-        place = Path(named).expanduser()
+        path = Path(named).expanduser()
     except RuntimeError as error:
         raise ValueError(
             f"the path of the key cannot be expanded, got {named!r}: {error}; give an absolute path"
         ) from error
-    return place / f"{_checked(key_check)}.key" if place.is_dir() else place
+    return path / f"{_checked(key_check)}.key" if path.is_dir() else path
 
 
 def install_key(source: Path, key_check: str) -> Path:
-    """Copy a key into the folder of keys, readable for its owner alone.
+    """Copy a key into the folder of keys, readable by its owner only.
 
     Returns:
-        where it lies now.
+        path of the copy.
 
     Raises:
         ValueError: as `key_path`.
-        OSError: it cannot be read or written.
+        OSError: the key cannot be read or written.
     """
     target = key_path(key_check)
     content = source.read_bytes()

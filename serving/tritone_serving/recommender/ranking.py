@@ -2,7 +2,7 @@
 
 Rankings of stored users are computed in training for each ensemble of an A/B test. They serve requests that contain
 nothing but a stored user; all other requests are scored.
-Shapes: U stored users, I items, k of them wanted, P in the pool that is re-ranked, D size of an item vector.
+Shapes: U stored users, I items, k requested items, D size of an item vector.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.requests import RecommendRequest
 from tritone_serving.recommender.rows import Floats, Rows
 
-_POOL_PER_ITEM: Final = 10  # so many candidates for each wanted item are re-ranked
+_POOL_PER_ITEM: Final = 10  # candidates for re-ranking, per requested item
 _SMALLEST_POOL: Final = 100
 _LARGEST_POOL: Final = 2_000
 _GROUPS_PER_ITEM: Final = 16
@@ -28,13 +28,13 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Chosen items, best first.
+    """Selected items, best first.
 
     Attributes:
-        items: (k,).
-        scores: (k,) what they were ranked by: relevance + novelty + diversity.
-        novelty: (k,) what novelty gave.
-        diversity: (k,) what similarity to items above took away, 0 or less.
+        items: (k,) indices.
+        scores: (k,) relevance + novelty + diversity.
+        novelty: (k,) bonus for novelty.
+        diversity: (k,) penalty for similarity to higher-ranked items, 0 or less.
     """
 
     items: Places
@@ -44,14 +44,16 @@ class Ranked:
 
 
 def top(scores: Floats, k: int) -> Places:
-    """The k best items that are not -inf, best first; ties go to the better known item, which comes first.
+    """Return the indices of the k largest scores other than -inf, best first; ties are broken by popularity.
+
+    Items are in descending order of popularity, so ties go to the lower index.
 
     Args:
         scores: (I,).
     """
     k = min(k, len(scores))
     if k < len(scores):
-        # Everything that ties with the k-th, so that ties are not cut at random.
+        # Includes all items that tie with the k-th, so that the selection among them is deterministic.
         candidates = _promising(scores, k)
         found = scores[candidates]
         candidates = candidates[found >= np.partition(found, len(found) - k)[len(found) - k]]
@@ -63,9 +65,9 @@ def top(scores: Floats, k: int) -> Places:
 
 
 def _promising(scores: Floats, k: int) -> Places:
-    """The k best and a few more, ascending: sorting out all of a large catalogue takes longer than scoring it.
+    """Return a small superset of the k best items, ascending; partitioning a large catalogue would take longer.
 
-    Of groups of items at least k have a best one that is no worse than the k-th best of these best ones.
+    Items are divided into groups. At least k items reach the k-th largest maximum of the groups, so the k best do.
     """
     n_groups = _GROUPS_PER_ITEM * k
     size = len(scores) // n_groups
@@ -78,12 +80,14 @@ def _promising(scores: Floats, k: int) -> Places:
 def rank(
     scores: Floats, k: int, *, diversity: float, novelty: float, popularity: Floats, vectors: Floats | None
 ) -> Ranked:
-    """Choose k items: maximal marginal relevance (Carbonell & Goldstein 1998) with a bonus for the little known.
+    """Select k items by maximal marginal relevance (Carbonell & Goldstein 1998) with a bonus for unpopular items.
 
     Args:
-        scores: (I,) relevance, -inf for what must not come.
+        scores: (I,) relevance, -inf for excluded items.
+        diversity: 0..1, weight of the similarity to items selected before.
+        novelty: 0..1, weight of the bonus.
         popularity: (I,) 0..1.
-        vectors: (I, D) of length 1; without them diversity has no effect.
+        vectors: (I, D) of norm 1; without them diversity has no effect.
     """
     if diversity == 0 and novelty == 0:
         items = top(scores, k)
@@ -101,10 +105,10 @@ def rank(
 
 
 def _marginal(values: Floats, vectors: Floats, k: int, unit: float) -> tuple[Places, Floats]:
-    """Greedy: the best value less the similarity to the most alike item chosen before.
+    """Select greedily by value minus similarity to the most similar item selected before.
 
     Returns:
-        (k,) places, and (k,) what similarity took away from each.
+        (k,) indices, and the (k,) penalties for similarity.
     """
     nearest = np.zeros(len(values), np.float32)
     open_ = values.astype(np.float32).copy()
@@ -121,7 +125,11 @@ def _marginal(values: Floats, vectors: Floats, k: int, unit: float) -> tuple[Pla
 
 @dataclass(frozen=True, eq=False)
 class PrecomputedRankings:
-    """Each stored user's best items not yet listened to, best first, by arm: (U, I) rows of scores."""
+    """Precomputed recommendations of stored users.
+
+    Attributes:
+        by_arm: arm -> (U, I) sparse scores of each user's best new items, best first.
+    """
 
     by_arm: dict[str, Rows]
 
@@ -133,7 +141,7 @@ class PrecomputedRankings:
         return cls({arm: artifact.rows(f"lists.{arm}") for arm in arms})
 
     def find(self, request: RecommendRequest, user: int, arm: str, exclude: list[int]) -> Ranked | None:
-        """The answer to a plain request, or None if it has to be scored."""
+        """Return the ranking for a plain request, or None if the request has to be scored."""
         lists = self.by_arm.get(arm)
         if lists is None or not is_plain(request):
             return None
@@ -148,7 +156,7 @@ class PrecomputedRankings:
 
 
 def is_plain(request: RecommendRequest) -> bool:
-    """Whether nothing but a stored user is asked about."""
-    brings = len(request.history) or len(request.skipped) or len(request.friends)
-    wishes = request.diversity or request.novelty or request.explain or not request.filter_listened
-    return not brings and not wishes and request.embedding is None and request.mood is None
+    """Return whether a request contains nothing but a user, `k` and `exclude`."""
+    has_inputs = len(request.history) or len(request.skipped) or len(request.friends)
+    has_options = request.diversity or request.novelty or request.explain or not request.filter_listened
+    return not has_inputs and not has_options and request.embedding is None and request.mood is None

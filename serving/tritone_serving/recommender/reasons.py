@@ -1,4 +1,4 @@
-"""Why an item was recommended: summands that add up to its score."""
+"""Explanations of recommendations: each score as a sum of contributions with their causes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
-_MOST_NAMED: Final = 20  # causes of one base model for one item, the strongest; the others are summed up
+_MOST_NAMED: Final = 20  # strongest causes that are listed per item and base model; the others are summed up
 
-_MOST_AT_ONCE: Final = 4 << 20  # summands: some 100 MB with all that is made of them
+_MOST_AT_ONCE: Final = 4 << 20  # contributions computed at a time; takes about 100 MB
 
 
 def reasons_of(
@@ -35,13 +35,15 @@ def reasons_of(
     scored: Scored,
     is_trusted: bool,
 ) -> tuple[tuple[ScoreReason, ...], ...]:
-    """Reasons for one request's answer, by item, the weightiest first.
+    """Return the reasons for each item recommended for one request, in descending order of their amounts.
 
     A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
     without names. It names an item that friends listen to only if at least `min_friends` of them do.
 
     Args:
-        scored: the batch's.
+        row: index of the request in the batch.
+        ranked: the recommended items.
+        scored: scores of the whole batch.
         is_trusted: whether the caller may use all users' data. For other callers, an item that fewer than `min_friends`
             friends listen to is not attributed to friends at all.
     """
@@ -49,14 +51,14 @@ def reasons_of(
     scorer, weights = recommender.scorer, scored.weights.of(row)
     known = ranked.items < scorer.n_listened
     shared = _Shared(recommender, batch, row) if batch.borrowed[row] else None
-    for column, (name, member_scores) in enumerate(scored.base_models.items()):
+    for column, (name, model_scores) in enumerate(scored.base_models.items()):
         counts = np.where(known, weights.listened[0, column], weights.cold[0, column]).astype(np.float64)
         if not counts.any():
             continue
         base_model = scorer.base_models[name]
         for some in _slices(len(ranked.items), int(batch.history.counts[row])):
             items = ranked.items[some]
-            raw = member_scores[row, items]
+            raw = model_scores[row, items]
             parts = (
                 [whole_taste(raw)]
                 if isinstance(base_model, RemoteBaseModel)
@@ -117,13 +119,13 @@ def _without_few(part: ScoreParts, found: list[list[ScoreReason]], least: int) -
 
 
 def _slices(n_items: int, n_history: int) -> list[slice]:
-    """So many items at a time that a summand for each of them and each of the history fits into little memory."""
+    """Return slices of items such that the contributions of all history items to each slice fit into memory."""
     size = max(1, _MOST_AT_ONCE // max(n_history, 1))
     return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
 def _shared(parts: Sequence[ScoreParts], contributions: Floats) -> list[ScoreParts]:
-    """Divide what the ensemble heard of a base model (n,) among its causes, in proportion to their amounts."""
+    """Distribute a base model's contributions (n,) to the ensemble over its causes, in proportion to their amounts."""
     total = np.zeros(len(contributions))
     for part in parts:
         total += part.amounts.astype(np.float64).sum(1)
@@ -142,23 +144,23 @@ def _add(
     *,
     texts: Callable[[int], tuple[str, str]],
 ) -> None:
-    """Add a part's summands to each item's reasons; causes without a name, and the weaker of many, become one.
+    """Append the contributions of a part to each item's reasons; unnamed and weak causes are merged into one reason.
 
     Args:
         texts: returns title and artist of a cause.
     """
     is_named = np.array([bool(each) for each in names], np.bool_)
     for reasons, amounts in zip(found, part.amounts.astype(np.float64), strict=True):
-        told = np.flatnonzero(is_named & (amounts != 0))
-        if len(told) > _MOST_NAMED:
-            told = told[np.argpartition(-np.abs(amounts[told]), _MOST_NAMED - 1)[:_MOST_NAMED]]
-        for cause in told.tolist():
+        listed = np.flatnonzero(is_named & (amounts != 0))
+        if len(listed) > _MOST_NAMED:
+            listed = listed[np.argpartition(-np.abs(amounts[listed]), _MOST_NAMED - 1)[:_MOST_NAMED]]
+        for cause in listed.tolist():
             title, artist = texts(int(part.causes[cause]))
             reasons.append(ScoreReason(name, because, names[cause], float(amounts[cause]), title, artist))
         rest = np.ones(len(amounts), np.bool_)
-        rest[told] = False
-        if nameless := float(amounts[rest].sum()):
-            reasons.append(ScoreReason(name, because, "", nameless))
+        rest[listed] = False
+        if unnamed := float(amounts[rest].sum()):
+            reasons.append(ScoreReason(name, because, "", unnamed))
 
 
 def _no_texts(cause: int) -> tuple[str, str]:

@@ -1,11 +1,11 @@
-"""The recommender: requests in, answers out, all of one call scored together.
+"""The public `Recommender` class: recommendations, similar items and search from one artifact.
 
 ```python
 from pathlib import Path
 from tritone_serving.recommender import RecommendRequest, Recommender, read_key
 
 recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_key(Path("recommender.key")))
-[answer] = recommender.answer([RecommendRequest(user="42", k=10)], taste=None)
+[answer] = recommender.recommend([RecommendRequest(user="42", k=10)], taste=None)
 print(answer.items, answer.scores, answer.source)
 ```
 Shapes: B requests, I items.
@@ -49,16 +49,17 @@ _NEVER: Final = np.float32(-np.inf)
 
 
 class Recommender:
-    """One artifact, opened. Safe to use from several threads: nothing changes after `open`.
+    """Recommends from one artifact. Safe to use from several threads, since it is immutable.
 
     Attributes:
-        artifact: its manifest and arrays.
-        item_ids: (I,) in the artifact's order.
-        tags: their names, for reasons.
+        artifact: manifest and arrays.
+        resolver: maps ids of users and items to indices.
+        item_ids: (I,) in the order of the artifact.
+        tags: names of tags, for reasons.
         titles: (I,) of the items, empty where unknown; None if the artifact has no titles.
         artists: as `titles`.
-        scorer: scores batches by its base models and ensembles.
-        min_friends: smallest number of friends whose shared listening reasons may name.
+        scorer: scores batches with the base models and ensembles.
+        min_friends: smallest number of friends whose shared listening may be named in reasons.
     """
 
     def __init__(
@@ -85,15 +86,17 @@ class Recommender:
     def open(
         cls, folder: Path, *, key: bytes, on_base_model: OnBaseModel | None = None, min_friends: int = MIN_FRIENDS
     ) -> Recommender:
-        """Map an artifact into memory.
+        """Open an artifact with its arrays mapped into memory.
 
         Args:
-            on_base_model: told each base model's name and seconds after it has scored a call's requests; `taste_vae`'s
-                are those of waiting for it.
-            min_friends: smallest number of friends whose shared listening reasons may name.
+            folder: folder of the artifact.
+            key: key of the users' pseudonyms.
+            on_base_model: called with the name of a base model and the seconds it took to score a batch; for
+                `taste_vae`, the time spent waiting for it.
+            min_friends: smallest number of friends whose shared listening may be named in reasons.
 
         Raises:
-            ArtifactError: it is missing, damaged, of another version, or was made with another key.
+            ArtifactError: the artifact is missing, damaged, of another version, or was made with another key.
         """
         artifact = open_artifact(folder)
         if artifact.manifest["key_check"] != key_check(key):
@@ -108,30 +111,34 @@ class Recommender:
         resolver = Resolver(artifact, key, min_friends=min_friends)
         return cls(artifact, resolver, base_models, on_base_model, min_friends=min_friends)
 
-    # --- answering -----------------------------------------------------------------------------
+    # --- recommend -----------------------------------------------------------------------------
 
-    def answer(
+    def recommend(
         self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None, arm: str | None = None
     ) -> list[RecommendResponse | InvalidRequestError]:
-        """Answer requests, each in its place; what cannot be answered becomes an error in its place.
+        """Recommend items for each request; all requests of a call are scored together.
 
         Args:
-            taste: asks `taste_vae`; without it that base model has no say.
-            arm: of an A/B test, for all; drawn by each user's id unless given.
+            requests: B requests.
+            taste: calls `taste_vae`; if None, that base model is left out.
+            arm: arm of the A/B test for all requests; by default drawn from each user's id.
+
+        Returns:
+            in the order of the requests, a response or the reason why the request is invalid.
         """
         listed = {index: answer for index, q in enumerate(requests) if (answer := self._listed(q, arm)) is not None}
         rest = [index for index in range(len(requests)) if index not in listed]
         batch, wrong = self.resolver.batch([requests[index] for index in rest])
         errors = {rest[index]: error for index, error in wrong.items()}
         kept = [requests[index] for index in rest if index not in errors]
-        answers = iter(self._answer(kept, batch, taste, arm) if kept else ())
+        answers = iter(self._recommend(kept, batch, taste, arm) if kept else ())
         return [
             listed[index] if index in listed else errors[index] if index in errors else next(answers)
             for index in range(len(requests))
         ]
 
     def _listed(self, request: RecommendRequest, arm: str | None) -> RecommendResponse | None:
-        """The answer to a plain request about a stored user, if it was worked out in training."""
+        """Return the precomputed response to a plain request for a stored user, None if there is none."""
         if not self._lists.by_arm:
             return None
         user = self.resolver.user_of(request)
@@ -140,7 +147,7 @@ class Recommender:
         try:
             request.check()
         except InvalidRequestError:
-            return None  # it is told in its place with the others
+            return None  # reported with the errors of the other requests
         arm = arm or self.scorer.arm(request)
         exclude, unknown = self.resolver.items(request.exclude)
         ranked = self._lists.find(request, user, arm, exclude)
@@ -159,13 +166,13 @@ class Recommender:
     def score(
         self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None
     ) -> tuple[dict[str, Floats], Floats, RequestBatch]:
-        """Every base model's scores and the ensemble's, for evaluation: nothing is filtered or cut.
+        """Return the unfiltered scores of all base models and of the ensemble, for evaluation.
 
         Returns:
-            base model -> (B, I); the ensemble's (B, I); the batch.
+            base model -> (B, I); ensemble (B, I); the batch.
 
         Raises:
-            InvalidRequestError: one of the requests cannot be answered.
+            InvalidRequestError: one of the requests is invalid.
         """
         batch, errors = self.resolver.batch(requests)
         for error in errors.values():
@@ -176,13 +183,15 @@ class Recommender:
     def score_by_friends(
         self, friends: Sequence[Sequence[int]], users: Sequence[int], *, taste: RemoteScorer | None = None
     ) -> tuple[dict[str, Floats], Floats]:
-        """As `score`, for people of whom nothing is known but the rows of their friends.
+        """As `score`, for users of whom only the friends are known.
 
         Args:
-            users: rows of these people themselves, who may be friends of their friends.
+            friends: rows of each user's friends.
+            users: rows of the users themselves, who are left out of their friends' friends.
+            taste: as in `recommend`.
 
         Returns:
-            base model -> (B, I); the ensemble's (B, I).
+            base model -> (B, I); ensemble (B, I).
         """
         n = len(friends)
         nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
@@ -203,7 +212,7 @@ class Recommender:
         scored = self.scorer.score([RecommendRequest()] * n, batch, taste)
         return scored.base_models, scored.ensemble
 
-    def _answer(
+    def _recommend(
         self, requests: Sequence[RecommendRequest], batch: RequestBatch, taste: RemoteScorer | None, arm: str | None
     ) -> list[RecommendResponse]:
         scored = self.scorer.score(requests, batch, taste, arm)
@@ -240,7 +249,7 @@ class Recommender:
         return reasons_of(self, batch, row, ranked=ranked, scored=scored, is_trusted=request.caller.is_trusted)
 
     def _mask(self, scores: Floats, request: RecommendRequest, batch: RequestBatch, row: int) -> int:
-        """Put -inf where an item must not come; answers how many were left out as heard."""
+        """Set the scores of excluded items to -inf; return how many were excluded because the user listened to them."""
         consumed = batch.consumed.row(row)[0]
         history, weights = batch.history.row(row)
         scores[history[weights < 0]] = _NEVER
@@ -273,19 +282,19 @@ class Recommender:
 
     @cached_property
     def track_search(self) -> TrackSearch:
-        """The index of ids, titles and artists; building it takes about a second for 100,000 items."""
+        """Search index of ids, titles and artists; building it takes about a second for 100,000 items."""
         texts = {"id": self.item_ids, "title": self.titles, "artist": self.artists}
         return TrackSearch({field: each for field, each in texts.items() if each is not None})
 
     def search(self, search: SearchRequest) -> SearchResponse:
-        """Return items found by id, title or artist.
+        """Find items by id, title or artist.
 
         Raises:
             InvalidRequestError: as `TrackSearch.search`.
         """
         return self.track_search.search(search)
 
-    # --- alike ---------------------------------------------------------------------------------
+    # --- similar -------------------------------------------------------------------------------
 
     def similar(
         self,
@@ -295,16 +304,16 @@ class Recommender:
         by: str = "both",
         n: int = 10,
     ) -> list[SimilarItem]:
-        """Items that are listened to by the same people, sound alike, or both.
+        """Return the items most similar to an item or a recording, best first.
 
         Args:
-            item: an item's id, or
-            embedding: (256,) of a recording.
-            by: `listening`, `sound` or `both`.
-            n: how many, best first.
+            item: id of an item, or
+            embedding: (256,) embedding of a recording.
+            by: compare by `listening` (who listens to the items), `sound`, or `both`.
+            n: number of items to return.
 
         Raises:
-            InvalidRequestError: the item is unknown, or nothing of the kind is known about it.
+            InvalidRequestError: the item is unknown, or it cannot be compared in this way.
         """
         index = None
         if item is not None:

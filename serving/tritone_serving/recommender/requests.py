@@ -1,4 +1,4 @@
-"""What a recommender is asked and what it answers."""
+"""Requests and responses of the recommender, and their limits."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ MOODS: Final = (
     "sadness",
 )
 EMBEDDING_SIZE: Final = 256
-MOST_ITEMS: Final = 10_000  # that one answer holds
-# With reasons. Measured on one core with 20,000 items: 14 ms for 200 items of a history of 50, 0.35 s of one of 19,000.
+MOST_ITEMS: Final = 10_000  # in one response
+# In one response with reasons. Explaining 200 items takes 14 ms for a history of 50 and 0.35 s for one of 19,000 (one
+# core, 20,000 items).
 MOST_EXPLAINED: Final = 200
-MOST_DIVERSE: Final = 1_000  # with diversity, whose work grows with the square of the number
-MOST_HISTORY: Final = 100_000  # that one request holds, duplicates included
-# Of all rows of a request together.
+MOST_DIVERSE: Final = 1_000  # in one response with diversity, whose cost grows with the square of the number
+MOST_HISTORY: Final = 100_000  # ids in each list of a request, duplicates included
+# Limits of all rows of a Triton request together.
 MOST_IDS_IN_ALL: Final = 100_000  # in each list
 MOST_ID_BYTES_IN_ALL: Final = 8 << 20  # of all lists; unknown ids come back in the response
 MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
 LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
-MIN_FRIENDS: Final = 3  # data of fewer people is not shown, because it could be attributed to one of them
-MOST_FRIENDS: Final = 1_000  # different ones: each costs a hash, and what they and their friends listen to is added up
+MIN_FRIENDS: Final = 3  # data of fewer users is not disclosed, because it could be attributed to one of them
+MOST_FRIENDS: Final = 1_000  # distinct ids; the cost grows with the listening of all of them and their friends
 
 Source = Literal["user", "history", "friends", "audio", "mood", "popularity"]
 SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mood", "popularity")
@@ -50,23 +51,23 @@ SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mo
 
 @dataclass(frozen=True, eq=False)
 class RecommendRequest:
-    """Whom to recommend to. Everything may be left out; what is given is used together.
+    """A request for recommendations. All fields are optional and can be combined.
 
     Attributes:
-        user: raw id; its stored history and friends are used if the artifact knows it.
-        history: item ids, duplicates are summed.
-        weights: how much each item of `history` was listened to, in the unit of the log (plays); all 1 if None.
-        skipped: item ids that were turned away: never recommended, and evidence against what is like them.
-        friends: raw user ids, at most 1000 different ones.
-        embedding: (256,) of a recording by `genre_cnn`, any length but 0.
+        user: raw user id; the stored history and friends are used if the user is known.
+        history: item ids; weights of duplicates are summed.
+        weights: play counts of the items in `history`; all 1 if None.
+        skipped: ids of rejected items; they are never recommended and count against similar items.
+        friends: raw user ids, at most 1,000 distinct ones.
+        embedding: (256,) embedding of a recording by `genre_cnn`, of any norm but 0.
         mood: one of `MOODS`.
-        k: how many items are wanted, 1 to 10,000 (1,000 with diversity, 200 with reasons); fewer come only where the
-            catalogue has no more.
-        exclude: item ids that must not come.
-        filter_listened: leave out what the user has heard (stored history and `history`).
-        diversity: 0..1, how unlike one another the items should be.
-        novelty: 0..1, how much little-known items are preferred.
-        explain: answer reasons.
+        k: number of items to return, 1 to 10,000 (1,000 with diversity, 200 with reasons); fewer are returned only if
+            the catalogue has no more.
+        exclude: ids of items that must not be recommended.
+        filter_listened: exclude items that the user has listened to (stored history and `history`).
+        diversity: 0..1, penalty for similarity between the items.
+        novelty: 0..1, preference for less popular items.
+        explain: return reasons.
         embedding_fits: whether `embedding` is from the network that embedded the artifact's items; if not, it is
             ignored and reported as unknown.
         caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
@@ -89,14 +90,14 @@ class RecommendRequest:
     caller: Caller = TRUSTED
 
     def check(self) -> None:
-        """Refuse what has no meaning.
+        """Validate the fields.
 
         Raises:
-            InvalidRequestError: says which field, what it holds and what was expected.
+            InvalidRequestError: a field is out of range.
         """
         check_k(self.k)
         for most, option in ((MOST_EXPLAINED, "explain"), (MOST_DIVERSE, "diversity")):
-            # NaN is refused below.
+            # NaN is rejected below.
             if self.k > most and getattr(self, option):
                 raise InvalidRequestError(
                     f"invalid k: expected a whole number from 1 to {most} with {option}, got {self.k}"
@@ -141,7 +142,7 @@ def weights_problem(n_weights: int, n_history: int) -> str:
 
 
 def check_embedding(embedding: npt.ArrayLike) -> None:
-    """Check the embedding of a recording.
+    """Validate the embedding of a recording.
 
     Raises:
         InvalidRequestError: it has another shape, holds NaN, infinity or too large a number, or only zeros.
@@ -160,7 +161,7 @@ def check_embedding(embedding: npt.ArrayLike) -> None:
 
 
 def check_k(k: int) -> None:
-    """Check the number of requested items.
+    """Validate the number of requested items.
 
     Raises:
         InvalidRequestError: it is out of range.
@@ -170,7 +171,7 @@ def check_k(k: int) -> None:
 
 
 def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
-    """Check the total number of ids in the rows of a request, before any of them is decoded.
+    """Validate the total number of ids in the rows of a Triton request, before any of them is decoded.
 
     Args:
         n_rows: number of rows.
@@ -190,13 +191,13 @@ def check_lists(n_rows: int, lengths: Mapping[str, int]) -> None:
 
 
 def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
-    """Check how long the ids of a request are, before any of them is decoded.
+    """Validate the lengths of the ids in a Triton request, before any of them is decoded.
 
     Args:
         lists: ids in UTF-8 of all rows, by input name.
 
     Raises:
-        InvalidRequestError: one is too long, or all together are.
+        InvalidRequestError: an id is too long, or the total length is too large.
     """
     total = 0
     for name, ids in lists.items():
@@ -213,13 +214,13 @@ def check_id_lengths(lists: Mapping[str, Sequence[bytes]]) -> None:
 
 
 def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
-    """Check the total number of items that the rows of a request ask for.
+    """Validate the total number of items that the rows of a Triton request ask for.
 
     Args:
         wanted: (k, whether with reasons) of each row.
 
     Raises:
-        InvalidRequestError: there are too many.
+        InvalidRequestError: the total is too large.
     """
     for most, what, n_items in (
         (MOST_ITEMS_IN_ALL, "items", sum(k for k, _ in wanted)),
@@ -234,17 +235,17 @@ def check_answers(wanted: Sequence[tuple[int, bool]]) -> None:
 
 @dataclass(frozen=True)
 class ScoreReason:
-    """One summand of one item's score.
+    """One contribution to the score of an item.
 
     Attributes:
-        base model: who says it.
-        because: what of the request it rests on: `history`, `friend`, `tag`, `audio`, `mood`;
-            `friends_listening`: an item that friends listen to and that stood in for a history; `popularity`: what
-            everybody listens to; `cold_item`: a constant of items that nobody listens to yet; `diversity` and
-            `novelty`: what re-ranking took away or gave.
-        id: item id, friend's id as the request gave it, tag; empty where there is none to name.
-        amount: of the score.
-        title: of the item that `id` names, empty if it names no item or the title is not known.
+        base_model: name of the base model, or `ensemble`.
+        because: the part of the request it is based on: `history`, `friend`, `tag`, `audio` or `mood`;
+            `friends_listening`: an item that friends listen to, used in place of a history; `listeners`: friends who
+            are too few to be disclosed; `popularity`; `cold_item`: a constant for items without listeners;
+            `diversity` and `novelty`: penalty and bonus of re-ranking.
+        id: item id, friend's id as given in the request, or tag; empty if there is none that may be named.
+        amount: contribution to the score.
+        title: title of the item `id`, empty if `id` is not an item or the title is unknown.
         artist: as `title`.
     """
 
@@ -258,7 +259,7 @@ class ScoreReason:
 
 @dataclass(frozen=True)
 class UnknownInputs:
-    """The parts of a request that cannot be used: unknown ids, a mood, or a recording."""
+    """The inputs of a request that were ignored: unknown ids, or a mood or a recording that cannot be used."""
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -274,14 +275,14 @@ class RecommendResponse:
     """Recommendations.
 
     Attributes:
-        items: ids, best first.
-        scores: (k,) in the order of `items`, never rising.
-        source: the best that was known of whom was asked for.
-        reasons: by item, in the order of `items`; each item's amounts add up to its score (to 1e-4 of the largest).
-            Empty unless asked for.
-        unknown: ids that were passed over.
-        arm: which ensemble of an A/B test answered.
-        n_consumed: number of items that were left out because the user has listened to them.
+        items: item ids, best first.
+        scores: (k,) in the order of `items`, descending.
+        source: the most specific input that the recommendations are based on.
+        reasons: reasons of each item; the amounts of an item add up to its score (to 1e-4 of the largest). Empty unless
+            requested.
+        unknown: inputs that were ignored.
+        arm: arm of the A/B test.
+        n_consumed: number of items excluded because the user has listened to them.
     """
 
     items: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Ids to places in the artifact: users by their pseudonyms, items by name; what is unknown is reported.
+"""Resolution of the ids in requests to indices in the artifact; users are found by their pseudonyms.
 
 Shapes: B requests, I items, U stored users.
 """
@@ -24,12 +24,12 @@ from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.social import SocialNeighbourhood
 
 _NOBODY: Final = -1
-_MOST_BORROWED: Final = 200  # items of friends
+_MOST_BORROWED: Final = 200  # most shared items of friends that stand in for a history
 
 
 @dataclass(frozen=True, eq=False)
 class _Resolved:
-    """One request's ids as places."""
+    """One request with ids replaced by indices; see `RequestBatch`."""
 
     user: int
     history: npt.NDArray[np.int64]
@@ -41,12 +41,14 @@ class _Resolved:
 
 
 class Resolver:
-    """Looks ids up in one artifact."""
+    """Resolves ids of users and items to indices in one artifact."""
 
     def __init__(self, artifact: Artifact, key: bytes, *, min_friends: int = MIN_FRIENDS) -> None:
-        """Prepare lookups.
+        """Build the lookup tables.
 
         Args:
+            artifact: the opened artifact.
+            key: key of the users' pseudonyms.
             min_friends: for a caller with access to one user only, fewer stored friends than this are ignored.
         """
         self._key = key
@@ -55,7 +57,8 @@ class Resolver:
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
-        self._circle = SocialNeighbourhood.open(self._friends, artifact.manifest.get("social_neighbourhood") or {})
+        parameters = artifact.manifest.get("social_neighbourhood") or {}
+        self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._has_moods = "items.moods" in artifact.arrays
         self._has_embeddings = EMBEDDINGS in artifact.arrays
@@ -98,16 +101,16 @@ class Resolver:
         return self.user(request.user if caller.is_trusted or caller.user is None else caller.user)
 
     def n_stored(self, user: int) -> int:
-        """How many items a stored user has heard."""
+        """Return the number of items in the history of a stored user."""
         return int(self._history.starts[user + 1] - self._history.starts[user])
 
     def friends_of(self, raw: str) -> list[int]:
-        """Rows of a stored user's stored friends."""
+        """Return the rows of a user's stored friends; empty if the user is unknown."""
         row = self.user(raw)
         return [] if row == _NOBODY else [int(each) for each in self._friends.row(row)[0]]
 
     def items(self, names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-        """Places of the known ones, and the names of the others."""
+        """Return the indices of the known items and the ids of the unknown ones."""
         known, unknown = [], []
         for name in names:
             index = self.item(name)
@@ -118,10 +121,10 @@ class Resolver:
         return known, tuple(dict.fromkeys(unknown))
 
     def batch(self, requests: Sequence[RecommendRequest]) -> tuple[RequestBatch, dict[int, InvalidRequestError]]:
-        """Resolve requests together.
+        """Resolve requests into one batch.
 
         Returns:
-            the batch of those that can be answered, in order, and what is wrong with the others by their place.
+            the batch of the valid requests, in order, and the errors of the others by their index.
         """
         resolved: list[_Resolved] = []
         kept: list[RecommendRequest] = []
@@ -153,39 +156,39 @@ class Resolver:
         return batch, errors
 
     def around(self, friends: Sequence[npt.NDArray[np.int64]], users: Sequence[int]) -> tuple[Rows, Rows]:
-        """Friends (B, U) by closeness, and the same with their friends.
+        """Return the friends of each user and their social neighbourhoods, sparse (B, U) with closeness as values.
 
         Args:
-            friends: rows of each one's friends.
-            users: (B,) row of each one, -1 if not stored.
+            friends: rows of each user's friends.
+            users: (B,) row of each user, -1 if not stored.
         """
-        people = [self._circle.around(direct, but=user) for direct, user in zip(friends, users, strict=True)]
+        people = [self._neighbourhood.around(direct, exclude=user) for direct, user in zip(friends, users, strict=True)]
         return (
-            Rows.from_lists(friends, [self._circle.say[direct] for direct in friends]),
+            Rows.from_lists(friends, [self._neighbourhood.step_weights[direct] for direct in friends]),
             Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people]),
         )
 
     def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Give whoever has friends and no history what the friends listen to, the most shared first.
+        """Replace the empty histories of users with friends by what their friends listen to, weighted by closeness.
 
         Args:
             history: (B, I).
-            friends: (B, U) by closeness.
+            friends: (B, U), closeness as values.
 
         Returns:
-            (B, I), and (B,) whose was borrowed.
+            histories (B, I), and whether each was replaced (B,).
         """
         borrowed = (history.counts == 0) & (friends.counts > 0)
         if not borrowed.any():
             return history, borrowed
         columns, values = [], []
-        for row, wanting in enumerate(borrowed.tolist()):
+        for row, is_borrowed in enumerate(borrowed.tolist()):
             items, weights = history.row(row)
-            if wanting:
+            if is_borrowed:
                 people, closeness = friends.row(row)
-                theirs = self._listening.take(people.astype(np.int64))
-                items, index = np.unique(theirs.columns, return_inverse=True)
-                shared = theirs.values * np.repeat(closeness, theirs.counts)
+                listening = self._listening.take(people.astype(np.int64))
+                items, index = np.unique(listening.columns, return_inverse=True)
+                shared = listening.values * np.repeat(closeness, listening.counts)
                 weights = np.bincount(index, shared, len(items)).astype(np.float32)
                 if len(items) > _MOST_BORROWED:
                     best = np.sort(np.argpartition(-weights, _MOST_BORROWED - 1)[:_MOST_BORROWED])
@@ -196,7 +199,7 @@ class Resolver:
         return Rows.from_lists(columns, values), borrowed
 
     def listening_of(self, people: npt.NDArray[np.int64]) -> Rows:
-        """Return the listening of n stored users, (n, I)."""
+        """Return the items that n stored users listen to, sparse (n, I)."""
         return self._listening.take(people)
 
     @cached_property
@@ -206,7 +209,7 @@ class Resolver:
         return counts
 
     def _can_compare(self, request: RecommendRequest) -> bool:
-        """Return whether a request brings a recording that can be compared with the items."""
+        """Return whether a request contains a recording that can be compared with the items."""
         return request.embedding is not None and request.embedding_fits and self._has_embeddings
 
     def _resolve(self, request: RecommendRequest) -> _Resolved:
@@ -238,13 +241,13 @@ class Resolver:
                 "was trained without emotions, and nothing else is given"
             )
         if skipped:
-            stays = ~np.isin(consumed, skipped)
-            consumed, plays = consumed[stays], plays[stays]
+            kept = ~np.isin(consumed, skipped)
+            consumed, plays = consumed[kept], plays[kept]
         history, weights = consumed, weigh(plays, self._weighting)
         if skipped:
-            aside = np.unique(np.array(skipped, np.int64))
-            minus = np.full(len(aside), -float(self._weighting["skip"]), np.float32)
-            history, weights = np.concatenate([consumed, aside]), np.concatenate([weights, minus])
+            rejected = np.unique(np.array(skipped, np.int64))
+            negative = np.full(len(rejected), -float(self._weighting["skip"]), np.float32)
+            history, weights = np.concatenate([consumed, rejected]), np.concatenate([weights, negative])
             order = np.argsort(history, kind="stable")
             history, weights = history[order], weights[order]
         return _Resolved(
@@ -260,7 +263,7 @@ class Resolver:
     def _plays(
         self, request: RecommendRequest, user: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], tuple[str, ...]]:
-        """Stored and given plays: items in ascending order, how often each was played, and what is unknown."""
+        """Return the items of the stored and the given history, ascending, their play counts, and unknown ids."""
         stored, plays = np.zeros(0, np.int64), np.zeros(0, np.float64)
         if user != _NOBODY:
             columns, values = self._history.row(user)
@@ -280,7 +283,7 @@ class Resolver:
     def _friends_of(
         self, request: RecommendRequest, user: int
     ) -> tuple[npt.NDArray[np.int64], dict[int, str], tuple[str, ...]]:
-        """Stored and given friends: rows, the names that the request used, and who is unknown."""
+        """Return the rows of stored and given friends, the ids of given ones by row, and unknown ids."""
         rows: set[int] = set()
         if user != _NOBODY:
             rows.update(self._friends.row(user)[0].tolist())
@@ -299,10 +302,10 @@ class Resolver:
             else:
                 names[row] = name
         rows.update(names)
-        rows.discard(user)  # nobody is their own friend
+        rows.discard(user)  # users may list themselves
         return np.array(sorted(rows), np.int64), names, tuple(unknown)
 
 
 def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:
-    """Rows of 1 at the given columns."""
+    """Return sparse rows with values of 1 at the given columns."""
     return Rows.from_lists(columns, [np.ones(len(each), np.float32) for each in columns])

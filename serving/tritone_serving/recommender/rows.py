@@ -1,6 +1,6 @@
-"""Sparse rows as three plain arrays, and the few products that recommending takes.
+"""Sparse matrices in CSR layout as plain arrays, with the few operations that scoring needs.
 
-SciPy's matrices cost tens of microseconds a call in checks alone; a request has less than a millisecond.
+SciPy's matrix classes spend tens of microseconds per call on validation, too much for a request of under a millisecond.
 Shapes: R rows, C columns, E entries.
 """
 
@@ -14,19 +14,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse import _sparsetools  # its C loops, without the 50 us that a matrix object costs
+from scipy.sparse import _sparsetools  # the C loops behind the matrix classes, which save 50 us per call
 
 Floats = npt.NDArray[np.float32]
-_MOST_COUNTED: Final = 2**31 - 1  # entries, by the loops' 32-bit numbers
+_MOST_COUNTED: Final = 2**31 - 1  # entries that can be indexed by the 32-bit integers of these loops
 Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A sparse matrix by rows.
+    """A sparse matrix in CSR layout.
 
     Attributes:
-        starts: (R + 1,) int64, where each row begins in the others, and the end.
+        starts: (R + 1,) int64, start of each row in `columns` and `values`, and their length.
         columns: (E,) int32.
         values: (E,) float32.
     """
@@ -41,49 +41,49 @@ class Rows:
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """(R,) entries of each row."""
+        """(R,) number of entries in each row."""
         counts: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
         return counts
 
     @cached_property
     def span(self) -> tuple[int, int]:
-        """The least and the largest column; looked for once, and all columns are read for it."""
+        """Smallest and largest column index; computed once, by reading all columns."""
         return (int(self.columns.min()), int(self.columns.max())) if len(self.columns) else (0, 0)
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:
-        """One row's columns and values."""
+        """Return the columns and values of one row."""
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
         return self.columns[span], self.values[span]
 
     def row_numbers(self) -> npt.NDArray[np.int64]:
-        """(E,) the row of each entry."""
+        """Return the row of each entry (E,)."""
         return np.repeat(np.arange(self.n_rows), self.counts)
 
     def take(self, rows: Integers) -> Rows:
-        """The named rows, in that order."""
+        """Return the given rows, in that order."""
         counts = self.starts[rows + 1] - self.starts[rows]
         entries = ranges(self.starts[rows], counts)
         starts = np.concatenate([[0], np.cumsum(counts)])
         return Rows(starts, self.columns[entries], self.values[entries])
 
     def to_csr(self, n_columns: int) -> sparse.csr_matrix:
-        """As SciPy's matrix (R, n_columns)."""
+        """Convert to a SciPy matrix (R, n_columns)."""
         return sparse.csr_matrix((self.values, self.columns, self.starts), shape=(self.n_rows, n_columns))
 
     def to_dense(self, n_columns: int) -> Floats:
-        """(R, n_columns), entries of equal place added up."""
+        """Convert to a dense array (R, n_columns); duplicate entries are summed."""
         return scatter(self.row_numbers(), self.columns, self.values, (self.n_rows, n_columns))
 
     @classmethod
     def from_csr(cls, matrix: sparse.csr_matrix) -> Rows:
-        """From SciPy's matrix, columns in ascending order."""
+        """Convert from a SciPy matrix; columns are sorted in each row."""
         matrix = sparse.csr_matrix(matrix)
         matrix.sort_indices()
         return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32))
 
     @classmethod
     def from_lists(cls, columns: Sequence[Integers], values: Sequence[Floats]) -> Rows:
-        """One pair of arrays for each row."""
+        """Build from the columns and values of each row."""
         starts = np.zeros(len(columns) + 1, np.int64)
         np.cumsum([len(each) for each in columns], out=starts[1:])
         if not len(columns):
@@ -96,10 +96,10 @@ class Rows:
 
 
 def product(left: Rows, table: Rows, n_columns: int) -> Floats:
-    """`left table` as a dense (R, n_columns): rows of left (R, C) name rows of table (C, n_columns).
+    """Return the matrix product of left (R, C) and table (C, n_columns) as a dense array (R, n_columns).
 
     Raises:
-        IndexError: the table is damaged where it is needed.
+        IndexError: a column of a used row of the table is out of range, so the artifact is damaged.
     """
     least, largest = table.span
     is_sound = least >= 0 and largest < n_columns
@@ -111,12 +111,13 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
         known = table
         if not is_sound or len(table.columns) > _MOST_COUNTED:
             known, indices = table.take(indices), np.arange(len(indices), dtype=np.int32)
-            if known.span[0] < 0 or known.span[1] >= n_columns:  # the loop below would write there
+            if known.span[0] < 0 or known.span[1] >= n_columns:  # csc_matvec would write out of bounds
                 raise IndexError(f"columns {known.span[0]} to {known.span[1]} of a table with {n_columns}")
         starts, ends = known.starts[indices], known.starts[indices + 1]
         order = np.argsort(starts)[::-1]
-        # The table's rows as columns of a matrix (n_columns, places), from the last to the first. Each ends where the
-        # next begins, so between two of them lies one of weight 0 that ends before it begins: nothing is copied.
+        # The used rows of the table become the columns of a CSC matrix, last row first, without copying them. CSC
+        # requires each column to start where the previous one ends, so an empty column of weight 0, which ends before
+        # it starts, is put between two of them.
         bounds = np.empty(2 * len(indices) + 1, np.int32)
         bounds[:-1:2], bounds[1::2], bounds[-1] = starts[order], ends[order], 0
         heights = np.zeros(2 * len(indices), np.float32)
@@ -126,7 +127,7 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
 
 
 def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:
-    """`[s0, s0+1, ... s0+c0-1, s1, ...]`."""
+    """Return concatenated ranges, `[s0, s0+1, ... s0+c0-1, s1, ...]`."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     indices: npt.NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
@@ -134,6 +135,6 @@ def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:
 
 
 def scatter(rows: Integers, columns: Integers, values: npt.NDArray[np.floating[Any]], shape: tuple[int, int]) -> Floats:
-    """A dense (R, C) matrix with the values added at their places."""
+    """Return a dense (R, C) array of the values, summed where row and column are equal."""
     flat = rows.astype(np.int64) * shape[1] + columns
     return np.bincount(flat.ravel(), values.ravel(), shape[0] * shape[1]).reshape(shape).astype(np.float32)

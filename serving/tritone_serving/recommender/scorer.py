@@ -1,4 +1,4 @@
-"""Score a batch with every base model, and combine the scores into those of the ensemble.
+"""Scoring of a batch by all base models and the ensemble.
 
 Shapes: B requests, M base models, I items, T items that `taste_vae` knows (the first T).
 """
@@ -24,12 +24,12 @@ DEFAULT_ARM: Final = "a"
 
 
 def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
-    """Draw an arm by the salted hash of the raw user id.
+    """Return the arm of an A/B test for a user, drawn by the salted hash of the raw user id.
 
     Args:
-        user: None gets the first arm: nobody can be told apart from nobody.
-        salt: another salt shuffles everybody anew.
-        shares: arm -> share of the users; they are divided by their sum.
+        user: None gets the first arm.
+        salt: a different salt gives a different assignment.
+        shares: arm -> share of users, relative to the sum of all shares.
     """
     names = list(shares)
     if user is None or len(names) == 1:
@@ -43,7 +43,7 @@ def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
     return names[-1]
 
 
-# Asks taste_vae for its scores (B, T), and calls the second argument once, before, after or meanwhile.
+# Returns the scores (B, T) of taste_vae; calls its second argument once, which scores the other base models.
 RemoteScorer = Callable[[TasteInputs, Callable[[], None]], Floats]
 OnBaseModel = Callable[[str, float], None]
 
@@ -53,10 +53,10 @@ class Scored:
     """Scores of one batch.
 
     Attributes:
-        base models: name -> (B, I), raw.
+        base_models: name -> raw scores (B, I).
         ensemble: (B, I).
-        weights: of the base models in that order.
-        arms: (B,) which ensemble each request got.
+        weights: weights of the base models, in the order of `base_models`.
+        arms: (B,) arm of each request.
     """
 
     base_models: dict[str, Floats]
@@ -66,12 +66,12 @@ class Scored:
 
 
 class EnsembleScorer:
-    """Base models and ensembles of one artifact.
+    """Scores batches with the base models and ensembles of one artifact.
 
     Attributes:
-        base models: by name; `taste_vae` is among them though another model scores for it.
-        scales: each base model's unit, see `ensemble.log_scaled`.
-        n_listened: items that anybody listens to; they come first.
+        base_models: by name, including the remote `taste_vae`.
+        scales: unit of each base model's scores, see `ensemble.log_scaled`.
+        n_listened: number of items with listeners, which come first.
     """
 
     def __init__(
@@ -85,21 +85,21 @@ class EnsembleScorer:
         self.scales = {name: float(each.get("scale", 0.0)) for name, each in manifest["base_models"].items()}
         self.n_listened = int(np.count_nonzero(artifact.arrays["popularity.shares"]))
         self._n_items = artifact.n_items
-        self._on_member = on_base_model
+        self._on_base_model = on_base_model
         self._ensembles = {arm: Ensemble.from_manifest(each) for arm, each in manifest["ensembles"].items()}
         self._ab: Mapping[str, Any] = manifest.get("ab") or {"salt": "", "shares": {next(iter(self._ensembles)): 1.0}}
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The arms that anybody gets."""
+        """Arms with a share above 0."""
         return tuple(name for name, share in self._ab["shares"].items() if share > 0)
 
     def arm(self, request: RecommendRequest) -> str:
-        """The arm that a request gets by its user's id."""
+        """Return the arm of a request, drawn from its user id."""
         return arm_of(request.user, salt=self._ab["salt"], shares=self._ab["shares"])
 
     def score_base_models(self, batch: RequestBatch, taste: RemoteScorer | None) -> dict[str, Floats]:
-        """Every base model's raw scores: name -> (B, I)."""
+        """Return the raw scores of all base models, name -> (B, I)."""
         scores: dict[str, Floats] = {}
         self._score(batch, taste, scores.__setitem__)
         return scores
@@ -111,10 +111,13 @@ class EnsembleScorer:
         taste: RemoteScorer | None,
         arm: str | None = None,
     ) -> Scored:
-        """Base models' scores, and the ensemble's, which is added up while `taste_vae` is being asked.
+        """Score a batch; local base models are scored while `taste_vae` runs.
 
         Args:
-            arm: for all; drawn by each user's id unless given.
+            requests: the requests of the batch.
+            batch: the same, resolved.
+            taste: calls `taste_vae`; if None, that base model is left out.
+            arm: arm for all requests; by default drawn from each user's id.
         """
         names = self._names(batch, taste)
         weights, arms = self._weights(requests, batch, names, arm)
@@ -129,49 +132,49 @@ class EnsembleScorer:
         return Scored(scores, blend.total(), weights, arms)
 
     def _names(self, batch: RequestBatch, taste: RemoteScorer | None) -> tuple[str, ...]:
-        """Who will score a batch, `taste_vae` last."""
-        asked = self._asked(batch, taste)
-        others = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
-        return (*others, *([] if asked is None else [asked.name]))
+        """Return the names of the base models that score a batch, the remote one last."""
+        remote = self._remote(batch, taste)
+        local = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
+        return (*local, *([] if remote is None else [remote.name]))
 
-    def _asked(self, batch: RequestBatch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
-        """The base model that another model scores for, if it has anything to say."""
+    def _remote(self, batch: RequestBatch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
+        """Return the remote base model, None if it is not available or can score none of the requests."""
         found = (base_model for base_model in self.base_models.values() if isinstance(base_model, RemoteBaseModel))
         return next((base_model for base_model in found if taste is not None and base_model.knows(batch).any()), None)
 
     def _score(self, batch: RequestBatch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
-        """Hand over each base model's scores as they come."""
+        """Call `take` with the name and the scores of each base model as soon as they are computed."""
         done_s = 0.0
 
-        def others() -> None:
+        def score_local() -> None:
             nonlocal done_s
             for name, base_model in self.base_models.items():
                 if not isinstance(base_model, RemoteBaseModel):
                     start_s = time.perf_counter()
                     scores = base_model.score(batch)
-                    self._tell(name, start_s)
+                    self._report(name, start_s)
                     take(name, scores)
             done_s = time.perf_counter()
 
-        asked = self._asked(batch, taste)
-        if taste is None or asked is None:
-            others()
+        remote = self._remote(batch, taste)
+        if taste is None or remote is None:
+            score_local()
             return
-        scores = asked.ask(batch, taste, others)
-        self._tell(asked.name, done_s)
-        take(asked.name, scores)
+        scores = remote.ask(batch, taste, score_local)
+        self._report(remote.name, done_s)
+        take(remote.name, scores)
 
-    def _tell(self, name: str, start_s: float) -> None:
-        if self._on_member is not None:
-            self._on_member(name, time.perf_counter() - start_s)
+    def _report(self, name: str, start_s: float) -> None:
+        if self._on_base_model is not None:
+            self._on_base_model(name, time.perf_counter() - start_s)
 
     def _weights(
         self, requests: Sequence[RecommendRequest], batch: RequestBatch, base_models: tuple[str, ...], arm: str | None
     ) -> tuple[Weights, list[str]]:
-        """Each request's weights, and its arm."""
+        """Return the weights and the arm of each request."""
         arms = [arm or self.arm(request) for request in requests]
         weights = Weights.zeros(batch.n, len(base_models))
         for each in set(arms):
-            mine = np.array([other == each for other in arms])
-            weights.put(mine, self._ensembles[each].weights_of(base_models, batch))
+            is_arm = np.array([other == each for other in arms])
+            weights.put(is_arm, self._ensembles[each].weights_of(base_models, batch))
         return weights, arms

@@ -1,6 +1,6 @@
-"""Items that are alike: by who listens to them, by how they sound, or by both.
+"""Similar items: by their listeners, by their sound, or by both.
 
-Shapes: I items, D size of a vector by listening.
+Shapes: I items.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ WAYS: Final = ("listening", "sound", "both")
 
 @dataclass(frozen=True)
 class SimilarItem:
-    """An item that is like another.
+    """An item that is similar to the requested one.
 
     Attributes:
-        score: cosine, -1..1; with `both` the mean of the two where both are known.
+        item: item id.
+        score: cosine similarity, -1..1; with `both`, the mean of the two if both are available.
     """
 
     item: str
@@ -42,12 +43,17 @@ def similar_items(
     n: int,
     n_listeners: Callable[[], npt.NDArray[np.int64]],
 ) -> list[tuple[int, float]]:
-    """(item, cosine) of the n most alike, best first.
+    """Return (index, cosine similarity) of the n most similar items, best first.
 
     Similarity by listening is not available for an item with fewer than `MIN_FRIENDS` listeners, because it would
-    disclose what else these people listen to.
+    disclose what else these users listen to.
 
     Args:
+        artifact: the opened artifact.
+        item: index of an item, or
+        embedding: (256,) embedding of a recording.
+        by: one of `WAYS`.
+        n: number of items to return.
         n_listeners: returns the number of listeners of each item, (I,).
 
     Raises:

@@ -1,8 +1,8 @@
-"""Whose listening stands for someone: friends, and more faintly the friends of friends.
+"""Social neighbourhood: friends' listening as a proxy for a user without history, and as a signal for others.
 
-A friend of everybody's tells less about each of them, so closeness is divided by how many friends someone has, and a
-way over a friend counts less than a direct one: two steps of a walk over the graph of friends.
-Shapes: U stored users, n people.
+Friends with many friends tell less about each of them, so closeness is divided by a power of their degree. Friends of
+friends count less than friends: closeness is a weighted sum of the walks of one and two steps in the graph of friends.
+Shapes: U stored users, n users of a neighbourhood.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.rows import Floats, Rows
 
-_MOST: Final = 300  # people, the closest
+_MOST: Final = 300  # closest users that are kept
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class SocialNeighbourhood:
-    """The graph of friends, and what a way through it is worth.
+    """The graph of friends and the weights of its walks.
 
     Attributes:
-        friends: (U, U).
-        say: (U,) what one step to someone is worth.
-        second: what a way of two steps is worth beside one of a single step; 0 for friends alone.
+        friends: (U, U) sparse adjacency.
+        step_weights: (U,) weight of a step to each user, degree ** -damping.
+        second: weight of walks of two steps relative to those of one; 0 ignores friends of friends.
     """
 
     friends: Rows
-    say: Floats
+    step_weights: Floats
     second: float
 
     @classmethod
     def open(cls, friends: Rows, described: Mapping[str, Any]) -> SocialNeighbourhood:
-        """Of an artifact; one that says nothing about it has friends of equal worth alone."""
+        """Read the parameters from a manifest; by default all friends count the same and their friends not at all."""
         damping = float(described.get("damping", 0.0))
-        say = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
-        return cls(friends, say, float(described.get("second", 0.0)))
+        step_weights = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
+        return cls(friends, step_weights, float(described.get("second", 0.0)))
 
-    def around(self, direct: Ints, *, but: int) -> tuple[Ints, Floats]:
-        """People around someone, ascending, and how close they are.
+    def around(self, direct: Ints, *, exclude: int) -> tuple[Ints, Floats]:
+        """Return the rows of the users around a user, ascending, and their closeness.
 
         Args:
-            direct: (n,) friends, each once.
-            but: row of whom is asked for, who is no friend of their own; -1 if not stored.
+            direct: rows of the user's friends, without duplicates.
+            exclude: row of the user, -1 if not stored.
         """
-        closeness = self.say[direct]
+        closeness = self.step_weights[direct]
         if not self.second or not len(direct):
             return direct, closeness
-        theirs = self.friends.take(direct)
-        ways = np.float32(self.second) * np.repeat(closeness, theirs.counts) * self.say[theirs.columns]
-        people, index = np.unique(np.concatenate([direct, theirs.columns]), return_inverse=True)
-        total = np.bincount(index, np.concatenate([closeness, ways]), len(people)).astype(np.float32)
-        kept = people != but
+        second = self.friends.take(direct)
+        walks = np.float32(self.second) * np.repeat(closeness, second.counts) * self.step_weights[second.columns]
+        people, index = np.unique(np.concatenate([direct, second.columns]), return_inverse=True)
+        total = np.bincount(index, np.concatenate([closeness, walks]), len(people)).astype(np.float32)
+        kept = people != exclude
         people, total = people[kept], total[kept]
         if len(people) > _MOST:
             best = np.sort(np.argpartition(-total, _MOST - 1)[:_MOST])

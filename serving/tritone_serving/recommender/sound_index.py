@@ -1,8 +1,8 @@
-"""Which items sound alike, without looking at each: a graph over their embeddings, mapped into memory.
+"""Approximate nearest-neighbour index of item embeddings (usearch), mapped into memory.
 
-It lies beside the recommender's arrays as `sound.usearch`. Where it is not (few items, or usearch was not installed
-when the version was exported) or cannot be opened, the recommender compares all items, which takes 2 ms for 17,000 and
-grows with their number. Nothing of Tritone's is imported: the `cf_ensemble` backend runs where little else is.
+The index is the file `sound.usearch` in the version folder of a recommender. If it does not exist (few items, or
+usearch was not installed at export) or cannot be opened, the recommender compares all items, which takes 2 ms for
+17,000 items and grows linearly. Depends on NumPy only, because the `cf_ensemble` backend imports it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 FILENAME: Final = "sound.usearch"
-LEAST_ITEMS: Final = 5_000  # fewer are compared one by one in less than a millisecond
-MOST_ANSWERS: Final = 200  # more than that would be looked for too long in a graph
+LEAST_ITEMS: Final = 5_000  # exact search among fewer items takes less than a millisecond
+MOST_ANSWERS: Final = 200  # searching the graph for more results is slow
 
 Floats = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,12 @@ class SoundIndex:
 
     index: Any
 
-    def search(self, embedding: npt.ArrayLike, n: int) -> tuple[Places, Floats]:
-        """The n items that sound most like a recording, best first, and their cosines.
+    def search(self, embedding: npt.ArrayLike, n: int) -> tuple[Ints, Floats]:
+        """Return the n items most similar to a recording, best first, and their cosine similarities.
 
         Args:
-            embedding: (E,) of any length but 0.
+            embedding: (E,) of any norm but 0.
+            n: number of items.
         """
         wanted = np.asarray(embedding, np.float32)
         found = self.index.search(wanted / np.linalg.norm(wanted), n)
@@ -41,23 +42,23 @@ class SoundIndex:
 
 
 def build_index(embeddings: Floats) -> bytes | None:
-    """Index items by how they sound; one thread, so that the same embeddings give the same file.
+    """Build an index, with one thread so that equal embeddings give equal files.
 
     Args:
-        embeddings: (I, E) of length 1; items with zeros have no sound and are left out.
+        embeddings: (I, E) of norm 1; rows of zeros, items without a recording, are left out.
 
     Returns:
-        the file's content; None where there are few items, or usearch is not installed.
+        content of the file; None if there are fewer than `LEAST_ITEMS` items or usearch is not installed.
     """
-    heard = np.flatnonzero(np.asarray(embeddings).any(axis=1))
-    if len(heard) < LEAST_ITEMS:
+    embedded = np.flatnonzero(np.asarray(embeddings).any(axis=1))
+    if len(embedded) < LEAST_ITEMS:
         return None
     try:
         from usearch.index import Index
     except ImportError:
         return None
     index = Index(ndim=embeddings.shape[1], metric="ip", dtype="f32")
-    index.add(heard, np.ascontiguousarray(embeddings[heard]), threads=1)
+    index.add(embedded, np.ascontiguousarray(embeddings[embedded]), threads=1)
     with tempfile.TemporaryDirectory(prefix="tritone-index-") as folder:
         path = Path(folder) / FILENAME
         index.save(str(path))
@@ -65,7 +66,7 @@ def build_index(embeddings: Floats) -> bytes | None:
 
 
 def open_index(folder: Path) -> SoundIndex | None:
-    """Map a version's index into memory; None where there is none, or nothing that can read it."""
+    """Open the index of a version, mapped into memory; None if it does not exist or cannot be read."""
     path = folder / FILENAME
     if not path.is_file():
         return None
@@ -77,6 +78,6 @@ def open_index(folder: Path) -> SoundIndex | None:
         return None
     if index is None:
         return None
-    # An item's own place is among its answers. usearch declares the setter under another property's name.
+    # One more, because an item finds itself. usearch declares the setter under another property's name.
     index.expansion_search = MOST_ANSWERS + 1  # type: ignore[misc]
     return SoundIndex(index)

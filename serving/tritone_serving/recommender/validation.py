@@ -1,7 +1,7 @@
 """Validation of an artifact before it is used: manifest, ensembles, A/B shares, and sizes and ranges of arrays.
 
-Nothing in an artifact folder is trusted: an index out of range would read or write outside an array. Every array is
-read once; apart from row starts, nothing of its size is allocated.
+The content of an artifact folder is not trusted, since an index out of range would read or write outside an array.
+Every array is read once; apart from row starts, nothing of its size is allocated.
 Shapes: U users, I items, G tags.
 """
 
@@ -18,20 +18,21 @@ from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.requests import EMBEDDING_SIZE, MOODS
 
-MOST: Final = 1e6  # of a weight or a share: scores stay far within the range of float32
+MOST: Final = 1e6  # maximum of weights and shares; scores stay far within the range of float32
 _LONGEST_NAME: Final = 64
 _LARGEST_WARM_FROM: Final = 1_000_000
 KEYS: Final = frozenset({"warm_from", "weights", "cold_items", "minimum_weights", "how"})
 
 
 def check_ensembles(ensembles: Any, base_models: Collection[str] | None = None) -> None:
-    """Refuse what cannot be served.
+    """Validate the ensembles of a manifest or an A/B test.
 
     Args:
-        base models: that there are; None to pass over names that are no base model's, as answering does.
+        ensembles: arm -> ensemble.
+        base_models: names of the existing base models; None accepts any name, since scoring ignores unknown ones.
 
     Raises:
-        ValueError: says of which arm, what it holds, and what was expected.
+        ValueError: an ensemble is malformed or names an unknown base model.
     """
     if not isinstance(ensembles, dict) or not ensembles:
         raise ValueError(f"ensembles is {shown(ensembles)}; expected an object of arms")
@@ -41,10 +42,12 @@ def check_ensembles(ensembles: Any, base_models: Collection[str] | None = None) 
 
 
 def check_shares(shares: Any, ensembles: Collection[str], *, above_0: bool = False) -> None:
-    """Refuse shares that nobody can be drawn by.
+    """Validate the shares of an A/B test.
 
     Args:
-        above_0: refuse a share of 0 as well, which is an arm that nobody gets.
+        shares: arm -> share of users.
+        ensembles: names of the existing arms.
+        above_0: reject shares of 0 too.
 
     Raises:
         ValueError: as `check_ensembles`.
@@ -57,21 +60,20 @@ def check_shares(shares: Any, ensembles: Collection[str], *, above_0: bool = Fal
         raise ValueError(wrong)
     if not sum(shares.values()) > 0:
         raise ValueError(f"{wrong}, and not all 0")
-    strangers = sorted(shares.keys() - set(ensembles))
-    if strangers:
+    unknown = sorted(shares.keys() - set(ensembles))
+    if unknown:
         raise ValueError(
-            f"shares name the arms {', '.join(map(_plain, strangers))}, which are no ensembles; there are: "
-            f"{', '.join(ensembles)}"
+            f"shares name unknown arms {', '.join(map(_plain, unknown))}; there are: {', '.join(ensembles)}"
         )
 
 
 def is_number(value: Any, most: float = MOST) -> bool:
-    """Whether it is a finite number of sane size."""
+    """Return whether a value is a finite number of at most the given absolute value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most  # false for NaN
 
 
 def _check_name(arm: Any) -> None:
-    # Names go into metrics' labels and into answers.
+    # Names are used as labels of metrics and returned in responses.
     if not isinstance(arm, str) or not 0 < len(arm) <= _LONGEST_NAME or not arm.isprintable() or set(arm) & set('"\\'):
         raise ValueError(
             f"an arm is named {shown(arm)}; expected 1 to {_LONGEST_NAME} printable characters without quotes and "
@@ -105,10 +107,10 @@ def _check_weights(what: str, where: tuple[str, str], weights: Any, base_models:
     key, segment = where
     if not isinstance(weights, dict):
         raise ValueError(f"{what} has the {key} {shown(weights)} for {segment}; expected an object of base models")
-    strangers = [] if base_models is None else sorted(weights.keys() - set(base_models))
-    if strangers:
+    unknown = [] if base_models is None else sorted(weights.keys() - set(base_models))
+    if unknown:
         raise ValueError(
-            f"{what} weighs {', '.join(map(_plain, strangers))}, and there are no such base models; there are: "
+            f"{what} has weights for unknown base models {', '.join(map(_plain, unknown))}; there are: "
             f"{', '.join(base_models or ())}"
         )
     bad: Mapping[str, Any] = {name: weight for name, weight in weights.items() if not is_number(weight)}
@@ -123,14 +125,14 @@ def _plain(name: str) -> str:
     return name if name.isprintable() and len(name) <= _LONGEST_NAME else shown(name)
 
 
-_MOST: Final = 2**31 - 1  # items or users: columns are 32-bit numbers
+_MOST: Final = 2**31 - 1  # items or users, because column indices are 32-bit integers
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Refuse what cannot be answered with.
+    """Validate the entries of a manifest.
 
     Raises:
-        ValueError: says which entry, what it holds, and what was expected.
+        ValueError: an entry is malformed.
     """
     for name in ("n_items", "n_users"):
         if not _is_count(manifest[name]):
@@ -138,7 +140,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     if not isinstance(manifest["key_check"], str):
         raise ValueError(f"key_check is {shown(manifest['key_check'])}; expected text")
     _check_arrays(manifest["arrays"])
-    _check_members(manifest["base_models"], manifest["n_items"])
+    _check_base_models(manifest["base_models"], manifest["n_items"])
     _check_numbers("weighting", manifest["weighting"], {"power": 1.0, "skip": 1e6})
     check_ensembles(manifest["ensembles"])
     social_neighbourhood = manifest.get("social_neighbourhood")
@@ -166,7 +168,7 @@ def _check_arrays(arrays: Any) -> None:
             raise ValueError(f"array {shown(name)} is {shown(described)}; expected its shape and dtype")
 
 
-def _check_members(base_models: Any, n_items: int) -> None:
+def _check_base_models(base_models: Any, n_items: int) -> None:
     if not isinstance(base_models, dict) or not base_models:
         raise ValueError(f"base_models is {shown(base_models)}; expected an object of base models")
     for name, described in base_models.items():
@@ -194,7 +196,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 Array = npt.NDArray[Any]
 
-# name -> rows and columns of a sparse table; base models of the kind `item_item` have one of (I, I) by their own name.
+# name -> rows and columns of a sparse table; base models of kind `item_item` have a table (I, I) of their own name.
 _TABLES: Final = {
     "history": "UI",
     "friends": "UU",
@@ -224,10 +226,10 @@ _NEEDED: Final = ("users", "items.ids", "items.ends", "popularity.shares", "hist
 
 
 def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Refuse arrays that do not belong together, or hold what no training writes.
+    """Validate shapes, types and ranges of arrays.
 
     Raises:
-        ValueError: says which array, and what is wrong with it.
+        ValueError: an array is missing or inconsistent with the others or the manifest.
     """
     missing = [name for name in _NEEDED if name not in arrays]
     if missing:
@@ -248,7 +250,7 @@ def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
 
 
 def _check_table(name: str, arrays: Mapping[str, Array], shape: list[int]) -> None:
-    """A sparse table of so many rows and columns; an empty shape is that of a table that nobody here knows."""
+    """Validate a sparse table; `shape` is empty for tables of unknown purpose."""
     parts = [arrays.get(f"{name}.{part}") for part in ("starts", "columns", "values")]
     if any(part is None or part.ndim != 1 for part in parts):
         raise ValueError(f"{name} lacks one of its starts, columns and values")

@@ -83,7 +83,7 @@ def findings(repository: Path) -> list[str]:
 
 
 def users_known(version: Path, key_file: Path) -> list[int]:
-    answers = models.opened(version, key_file).answer(
+    answers = models.opened(version, key_file).recommend(
         [RecommendRequest(user=models.user_id(number)) for number in range(models.N_USERS)]
     )
     return [number for number, answer in enumerate(answers) if not answer.unknown.user]  # type: ignore[union-attr]
@@ -126,8 +126,8 @@ def test_a_version_is_the_artifact_and_its_card(repository: Path, artifact: Path
     assert personal["n_users"] == models.N_USERS
     assert personal["held"] == [
         "listening histories (which items, how often)",
-        "who is whose friend",
-        "which items they gave tags to",
+        "which users are friends",
+        "which items they tagged",
     ]
     assert "HMAC" in personal["identified_by"]
     assert [tensor["name"] for tensor in card["outputs"]][:2] == ["item_ids", "scores"]
@@ -206,9 +206,9 @@ def test_what_names_a_key_comes_before_the_folder(tmp_path: Path, monkeypatch: p
     assert find_key(str(tmp_path / "config.key"), "0123456789abcdef") == tmp_path / "config.key"
     monkeypatch.setenv("TRITONE_RECOMMENDER_KEY", str(tmp_path))  # a folder, as containers are given
     assert find_key("", "0123456789abcdef") == tmp_path / "0123456789abcdef.key"
-    with pytest.raises(ValueError, match="no check value of a key"):
+    with pytest.raises(ValueError, match="check value of a key is malformed"):
         find_key("", "../../etc/passwd")
-    with pytest.raises(ValueError, match="no check value of a key"):
+    with pytest.raises(ValueError, match="check value of a key is malformed"):
         key_path("../../etc/passwd")
 
 
@@ -396,11 +396,11 @@ def test_answers_that_were_worked_out_go_with_their_user(tmp_path: Path) -> None
     assert json.loads((checkpoint / "checkpoint.json").read_text())["n_users"] == len(others)
     after = Recommender.open(checkpoint / "artifact", key=key)
     for recommender, source in ((before, "user"), (after, "popularity")):
-        [answer] = recommender.answer([RecommendRequest(user=gone, k=5)])
+        [answer] = recommender.recommend([RecommendRequest(user=gone, k=5)])
         assert isinstance(answer, RecommendResponse)
         assert answer.source == source
     asked = [RecommendRequest(user=name, k=5) for name in others]
-    for was, now in zip(before.answer(asked), after.answer(asked), strict=True):
+    for was, now in zip(before.recommend(asked), after.recommend(asked), strict=True):
         assert isinstance(was, RecommendResponse)
         assert isinstance(now, RecommendResponse)
         assert was.items == now.items

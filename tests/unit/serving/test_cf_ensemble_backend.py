@@ -121,7 +121,7 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
     assert search == SearchRequest("Örtchen", "artist", 3, 1)
     assert isinstance(question, RecommendRequest)
     rows = [cf_ensemble.answers.row_of_search(recommender.search(search))]
-    rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.answer([question])]
+    rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.recommend([question])]
     made = cf_ensemble.answers.OutputTensors(recommender)
     assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]
     assert made.make("match", rows).tolist() == [[b"words"] * 3, [b"", b"", b""]]
@@ -156,7 +156,7 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
     tensors = cf_ensemble.answers.OutputTensors(recommender)
-    [answer] = recommender.answer([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
+    [answer] = recommender.recommend([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
     rows = [
         cf_ensemble.answers.row_of(answer),
         cf_ensemble.answers.row_of_similar([SimilarItem("track-5", 0.5)]),

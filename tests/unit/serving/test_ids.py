@@ -74,7 +74,9 @@ def test_a_request_finds_its_ids_in_every_form(recommender: Recommender, name: s
     assert resolver.item(name) == 0
     assert resolver.items([name, "unknown"]) == ([0], ("unknown",))
     assert resolver.user(name) == resolver.user(NFC) >= 0
-    (answer,) = recommender.answer([RecommendRequest(user=name, history=[name], skipped=[name], exclude=[name], k=5)])
+    (answer,) = recommender.recommend(
+        [RecommendRequest(user=name, history=[name], skipped=[name], exclude=[name], k=5)]
+    )
     assert not isinstance(answer, Exception)
     assert not answer.unknown.user
     assert answer.unknown.history == answer.unknown.skipped == answer.unknown.exclude == ()

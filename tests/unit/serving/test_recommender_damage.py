@@ -60,7 +60,7 @@ def test_entries_of_other_types(artifact: Path, whole: Path, name: str, value: o
         (lambda m: m.update(social_neighbourhood=[1]), "social_neighbourhood is .1."),
         (lambda m: m.update(social_neighbourhood={"damping": None}), "expected damping from 0"),
         (lambda m: m.update(ab={"salt": "", "shares": {"a": 0}}), "not all 0"),
-        (lambda m: m.update(ab={"salt": "", "shares": {"zz": 1}}), "shares name the arms zz"),
+        (lambda m: m.update(ab={"salt": "", "shares": {"zz": 1}}), "shares name unknown arms zz"),
         (lambda m: m.update(ab={"salt": "", "shares": {"a": -1}}), "expected a number from 0"),
         (lambda m: m.update(ab=[]), "ab is ..; expected an object with salt and shares"),
         (lambda m: m.update(weighting={"power": "x", "skip": 1}), "expected power from 0 to 1"),
@@ -109,4 +109,4 @@ def test_an_artifact_of_nobody_can_be_opened(tmp_path: Path) -> None:
 
     for number in (0, 1):
         forget_in_checkpoint(models.user_id(number), tmp_path, key=tmp_path / "key")
-    models.opened(tmp_path / "artifact", tmp_path / "key").answer([])
+    models.opened(tmp_path / "artifact", tmp_path / "key").recommend([])

@@ -65,7 +65,7 @@ def social(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Recommen
 
 
 def answered(recommender: Recommender, **given: Any) -> RecommendResponse:
-    [answer] = recommender.answer([RecommendRequest(**given)])
+    [answer] = recommender.recommend([RecommendRequest(**given)])
     assert isinstance(answer, RecommendResponse), answer
     return answer
 
@@ -101,7 +101,7 @@ def test_a_stored_user_looks_like_an_unknown_user(
     recommender: Recommender, given: dict[str, Any], caller: Caller
 ) -> None:
     known, unknown = (
-        plain(recommender.answer([RecommendRequest(user=user, caller=caller, **given)])[0])
+        plain(recommender.recommend([RecommendRequest(user=user, caller=caller, **given)])[0])
         for user in (VICTIM, STRANGER)
     )
     assert known == unknown
@@ -116,7 +116,7 @@ def test_friends_are_named_by_trusted_callers_alone(
     recommender: Recommender, caller: Caller, beside: dict[str, Any]
 ) -> None:
     answers = [
-        plain(recommender.answer([RecommendRequest(friends=[friend], explain=True, caller=caller, **beside)])[0])
+        plain(recommender.recommend([RecommendRequest(friends=[friend], explain=True, caller=caller, **beside)])[0])
         for friend in (VICTIM, STRANGER)
     ]
     texts = [repr(answer).replace(friend, "ID") for answer, friend in zip(answers, (VICTIM, STRANGER), strict=True)]
@@ -130,9 +130,9 @@ def test_no_id_of_an_unauthorised_caller_is_looked_up(
     looked_up: list[str] = []
     user = Resolver.user
     monkeypatch.setattr(Resolver, "user", lambda self, raw: looked_up.append(raw) or user(self, raw))
-    recommender.answer([RecommendRequest(user=VICTIM, caller=NOBODY, **given)])
+    recommender.recommend([RecommendRequest(user=VICTIM, caller=NOBODY, **given)])
     assert looked_up == []
-    recommender.answer([RecommendRequest(user=VICTIM, caller=Caller(user=VICTIM), **given)])
+    recommender.recommend([RecommendRequest(user=VICTIM, caller=Caller(user=VICTIM), **given)])
     assert set(looked_up) <= {VICTIM}
 
 
@@ -145,7 +145,9 @@ def test_the_authorised_are_answered(recommender: Recommender, caller: Caller) -
 
 def test_one_row_does_not_authorise_another(recommender: Recommender) -> None:
     own = Caller(user=OTHER)
-    answers = recommender.answer([RecommendRequest(user=user, caller=own) for user in (OTHER, VICTIM, OTHER, STRANGER)])
+    answers = recommender.recommend(
+        [RecommendRequest(user=user, caller=own) for user in (OTHER, VICTIM, OTHER, STRANGER)]
+    )
     assert [answer.unknown.user for answer in answers if isinstance(answer, RecommendResponse)] == [
         False,
         True,

@@ -88,7 +88,7 @@ def test_the_stand_in_has_lists_if_asked(tmp_path: Path) -> None:
     assert "lists.a.starts" in open_artifact(listed).arrays
     for number in range(5):
         question = RecommendRequest(user=models.user_id(number))
-        [one], [other] = (models.opened(each, tmp_path / "key").answer([question]) for each in (listed, plain))
+        [one], [other] = (models.opened(each, tmp_path / "key").recommend([question]) for each in (listed, plain))
         assert isinstance(one, RecommendResponse)
         assert isinstance(other, RecommendResponse)
         assert one.items == other.items

@@ -50,7 +50,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
     assert set(arms.card["ensembles"]) == {"a", "b"}
     version = unpacked(arms, tmp_path / "version")
     recommender = models.opened(version, tmp_path / "key")
-    answers = recommender.answer([RecommendRequest(user=f"u{number}") for number in range(400)])
+    answers = recommender.recommend([RecommendRequest(user=f"u{number}") for number in range(400)])
     drawn = [answer.arm for answer in answers]  # type: ignore[union-attr]
     assert 260 < drawn.count("b") < 340
     assert drawn.count("a") + drawn.count("b") == 400
@@ -59,7 +59,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"shares": {"a": 1, "c": 1}}, "shares name the arms c, which are no ensembles; there are: a, b"),
+        ({"shares": {"a": 1, "c": 1}}, "shares name unknown arms c; there are: a, b"),
         ({"shares": {"a": 0}}, "expected a number above 0"),
         ({"shares": {"a": "half"}}, "expected a number above 0"),
         ({"shares": {}}, "expected a number above 0"),
@@ -68,7 +68,7 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
         ({"ensembles": {"b": {"weights": WEIGHTS}}}, "arm 'b' needs warm_from"),
         (
             {"ensembles": {"b": {"warm_from": 3, "weights": {**WEIGHTS, "warm": {"oracle": 1}}}}},
-            "weighs oracle, and there are no such base models; there are: popularity, ease",
+            "has weights for unknown base models oracle; there are: popularity, ease",
         ),
         ({"ensembles": {"b": {"warm_from": 3, "weights": {**WEIGHTS, "warm": {"ease": True}}}}}, "finite numbers"),
         ({"ensembles": []}, r"ensembles is \[\]; expected an object of arms"),
@@ -80,17 +80,17 @@ def test_three_of_four_users_get_the_new_arm(artifact: Path, tmp_path: Path, mon
         (arm(weights={**WEIGHTS, "warm": []}), r"has the weights \[\] for warm; expected an object of base models"),
         (arm(weights={**WEIGHTS, "warm": {"ease": 1e7}}), "expected finite numbers, at most 1e\\+06"),
         (arm(weights={**WEIGHTS, "warm": {"ease": 10**400}}), "expected finite numbers, at most 1e\\+06"),
-        (arm(weights={**WEIGHTS, "warm": {"bias": 1}}), "weighs bias, and there are no such base models"),
+        (arm(weights={**WEIGHTS, "warm": {"bias": 1}}), "weights for unknown base models bias"),
         ({"ensembles": {"{x}": {"warm_from": 1, "weights": {**WEIGHTS, "warm": 1}}}}, "arm '{x}' has the weights 1"),
         (arm(warm_from=True), "warm_from is True, expected 0 to 1000000"),
         (arm(warm_from=10**30), "expected 0 to 1000000"),
         (arm(cold_items="x"), "cold_items is 'x'"),
         (arm(cold_items=None), "cold_items is None"),
         (arm(cold_items={"warm": {}}), "cold_items is {'warm': {}}"),
-        (arm(cold_items={**WEIGHTS, "warm": {"oracle": 1}}), "weighs oracle"),
+        (arm(cold_items={**WEIGHTS, "warm": {"oracle": 1}}), "weights for unknown base models oracle"),
         (arm(minimum_weights=[1]), r"minimum_weights is \[1\]"),
         (arm(minimum_weights={"hot": {}}), "has minimum_weights for .'hot'.; expected cold, short, warm"),
-        (arm(minimum_weights={"warm": {"sound": "loud"}}), "weighs sound, and there are no such base models"),
+        (arm(minimum_weights={"warm": {"sound": "loud"}}), "weights for unknown base models sound"),
         (arm(unherd={}), "holds .'unherd'.; expected cold_items, how, minimum_weights"),
         (arm(how="\ud800"), "how is .*; expected text"),
         ({"shares": {"a": 1e308, "b": 1e308}}, "expected a number above 0 to 1e\\+06"),
@@ -123,7 +123,7 @@ def test_an_arm_that_is_another_one_loses_what_was_worked_out_for_it(tmp_path: P
     version = unpacked(with_arms(models.to_export(artifact, None), written(tmp_path / "ab.json", both)), tmp_path / "v")
     assert not list(version.glob("lists.a.*"))
     recommender = models.opened(version, tmp_path / "key")
-    plain, explained = recommender.answer(
+    plain, explained = recommender.recommend(
         [RecommendRequest(user=models.user_id(1)), RecommendRequest(user=models.user_id(1), explain=True)]
     )
     assert plain.items == explained.items  # type: ignore[union-attr]

@@ -149,7 +149,7 @@ def test_beyond_the_limit_the_answers_are_the_same_where_neighbours_are_all(
     assert "among" not in dense.artifact.manifest["base_models"]["ease"]
     assert near.artifact.manifest["base_models"]["ease"]["among"] == N_ITEMS
     for user in ("user-0", "user-41"):
-        [one], [other] = dense.answer([RecommendRequest(user=user)]), near.answer([RecommendRequest(user=user)])
+        [one], [other] = dense.recommend([RecommendRequest(user=user)]), near.recommend([RecommendRequest(user=user)])
         assert isinstance(one, RecommendResponse)
         assert isinstance(other, RecommendResponse)
         assert one.items == other.items

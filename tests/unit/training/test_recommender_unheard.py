@@ -70,7 +70,7 @@ def recommender(run: Path) -> Recommender:
 
 
 def scores_of(recommender: Recommender, **given: Any) -> dict[str, float]:
-    [answer] = recommender.answer([RecommendRequest(k=len(recommender.item_ids), **given)])
+    [answer] = recommender.recommend([RecommendRequest(k=len(recommender.item_ids), **given)])
     assert not isinstance(answer, Exception)
     return dict(zip(answer.items, answer.scores.tolist(), strict=True))
 
@@ -104,7 +104,7 @@ def test_without_any_knowledge_new_items_come_last(recommender: Recommender) -> 
 
 
 def test_the_reasons_for_a_new_item_are_its_tags(recommender: Recommender) -> None:
-    [answer] = recommender.answer([RecommendRequest(history=["polka-1", "polka-2"], k=60, explain=True)])
+    [answer] = recommender.recommend([RecommendRequest(history=["polka-1", "polka-2"], k=60, explain=True)])
     assert not isinstance(answer, Exception)
     place = next(place for place, item in enumerate(answer.items) if item.startswith("new-polka"))
     tags = {reason.id: reason.amount for reason in answer.reasons[place] if reason.because == "tag"}

@@ -1,8 +1,9 @@
-"""Ranking metrics over all items, users with held-out listens averaged.
+"""Ranking metrics over the full catalogue, averaged over users with held-out listens.
 
-recall@k = hits / held-out; precision@k = hits / k; NDCG@k binary, against the best order of min(k, held-out); MAP@k
-divided by min(k, held-out); MRR@k by the first hit. Held-out items that are not in the catalogue count as missed.
-Shapes: B users, I items, E held-out entries, K deepest cut.
+With h held-out items of a user: recall@k = hits / h; precision@k = hits / k; NDCG@k has binary relevance and an ideal
+DCG of min(k, h) hits; MAP@k is normalised by min(k, h); MRR@k uses the first hit. Held-out items outside the catalogue
+count as missed.
+Shapes: B users, I items, K largest cutoff.
 """
 
 from __future__ import annotations
@@ -35,37 +36,38 @@ def top_items(scores: npt.NDArray[np.float32], consumed: sparse.csr_matrix, k: i
 
 
 def hits_of(best: Ints, wanted: sparse.csr_matrix) -> npt.NDArray[np.bool_]:
-    """(B, K) whether each recommended item was held out."""
+    """Return whether each recommended item is among the held-out items `wanted` (B, I); (B, K)."""
     n_items = wanted.shape[1]
     held_out = np.repeat(np.arange(wanted.shape[0]), np.diff(wanted.indptr)) * n_items + wanted.indices
     return np.isin(np.arange(len(best))[:, None] * n_items + best, held_out) & (best >= 0)
 
 
 def per_user(hits: npt.NDArray[np.bool_], n_held_out: Ints, cuts: Sequence[int] = CUTS) -> dict[str, Floats]:
-    """Every metric for each user: name@k -> (B,).
+    """Return every metric of each user, name@k -> (B,).
 
     Args:
-        hits: (B, K).
-        n_held_out: (B,) at least 1.
+        hits: (B, K) as returned by `hits_of`.
+        n_held_out: (B,) number of held-out items, at least 1.
+        cuts: the cutoffs k.
     """
     discounts = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
     found: dict[str, Floats] = {}
     for k in cuts:
-        here = hits[:, :k]
-        n_hits = here.sum(1).astype(np.float64)
+        top_hits = hits[:, :k]
+        n_hits = top_hits.sum(1).astype(np.float64)
         possible = np.minimum(k, n_held_out)
         recall, precision = n_hits / n_held_out, n_hits / k
         both = recall + precision
         f1 = np.divide(2 * recall * precision, both, out=np.zeros(len(hits)), where=both > 0)
-        gains = (here * discounts[:k]).sum(1) / np.cumsum(discounts)[possible - 1]
-        precisions = np.cumsum(here, axis=1) / np.arange(1, here.shape[1] + 1)
-        first = np.where(here.any(1), here.argmax(1) + 1, np.inf)
+        gains = (top_hits * discounts[:k]).sum(1) / np.cumsum(discounts)[possible - 1]
+        precisions = np.cumsum(top_hits, axis=1) / np.arange(1, top_hits.shape[1] + 1)
+        first = np.where(top_hits.any(1), top_hits.argmax(1) + 1, np.inf)
         values = {
             "recall": recall,
             "precision": precision,
             "f1": f1,
             "ndcg": gains,
-            "map": (precisions * here).sum(1) / possible,
+            "map": (precisions * top_hits).sum(1) / possible,
             "hit_rate": (n_hits > 0).astype(np.float64),
             "mrr": 1 / first,
         }
@@ -80,14 +82,17 @@ def beyond_accuracy(
     vectors: npt.NDArray[np.float32] | None,
     cuts: Sequence[int] = CUTS,
 ) -> dict[str, float]:
-    """Coverage, novelty and diversity of what was recommended.
+    """Return coverage, novelty and diversity of recommendations, name@k -> value.
 
-    coverage@k: share of the catalogue that anybody was recommended; novelty@k: mean self-information of the items,
-    -log2 of the share of users who listen to them; diversity@k: mean cosine distance between the items of a list.
+    coverage@k: share of the catalogue recommended to at least one user; novelty@k: mean self-information of the items,
+    -log2 of the share of users who listen to them; diversity@k: mean pairwise cosine distance within a list.
 
     Args:
-        listeners: (I,) of each item.
-        vectors: (I, D) of length 1 or 0.
+        best: (B, K) recommended items, -1 for none.
+        listeners: (I,) number of listeners of each item.
+        n_users: number of users.
+        vectors: (I, D) of norm 1 or 0; without them, diversity is left out.
+        cuts: the cutoffs k.
     """
     surprise = -np.log2(np.maximum(listeners, 1) / max(n_users, 1))
     found: dict[str, float] = {}
@@ -105,5 +110,5 @@ def beyond_accuracy(
 
 
 def means(values: dict[str, Floats], users: npt.NDArray[np.bool_] | slice = slice(None)) -> dict[str, float]:
-    """Average over some users."""
+    """Return the mean of each metric over the given users, 0 if there are none."""
     return {name: float(each[users].mean()) if len(each[users]) else 0.0 for name, each in values.items()}

@@ -1,11 +1,11 @@
-"""Triton's `cf_ensemble` backend: recommends from an artifact that lies in the version folder.
+"""Triton's `cf_ensemble` backend, which recommends items from the artifact in the version folder.
 
-All queries of an execute call are scored together, and `taste_vae` is asked meanwhile. No id and no history goes
-into a log: errors go only to the sender of a request. Stored data of a user is used only for callers who may use it;
-see `tritone_serving.security.callers`.
+All requests of an execute call are scored together, while `taste_vae` runs as a separate model. Ids and histories are
+never logged; error messages that contain them go only to the sender of the request. A user's stored data is used only
+for authorised callers, see `tritone_serving.security.callers`.
 
-Triton's stub loads this file as a top-level module named `model`, and its siblings by their own names. The scoring
-itself is `tritone_serving.recommender`, which offline evaluation calls too.
+Triton's stub loads this file as a top-level module named `model`, and the modules next to it by their own names.
+Scoring is done by `tritone_serving.recommender`, which offline evaluation uses too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import triton_python_backend_utils as pb_utils
 import tritone_cf_package
 
 tritone_cf_package.make_importable()
-# Triton loads this backend through a link; the backend that shares code with it is next to the link's target.
+# Triton loads this backend through a link. The onnxruntime backend, which shares code, is next to the link's target.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
-# ruff: noqa: E402  - nothing of the recommender can be imported before
+# ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_answers import (
     SEARCH,
     SIMILAR,
@@ -40,7 +40,7 @@ from tritone_cf_answers import (
 from tritone_cf_loading import LoadError, load, taste_of
 from tritone_cf_metrics import Coverage, MetricCounts, Reporter
 from tritone_cf_questions import Asked, SimilarRequest, read_requests
-from tritone_cf_taste import TasteError
+from tritone_cf_taste import PAUSE_S, TasteError
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
@@ -56,7 +56,7 @@ from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender.messages import cut
 from tritone_serving.security.callers import RequestParameters, read_parameters
 
-# `tritone serve` gives each server a folder of its own, which goes when the server does.
+# A folder that `tritone serve` makes for each server and removes with it.
 _FOLDER = Path(os.environ["TRITONE_STOP_FILE"]).parent if "TRITONE_STOP_FILE" in os.environ else None
 
 
@@ -64,7 +64,7 @@ class TritonPythonModel:
     """One instance of a model; Triton calls each instance from one thread."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Map the artifact, and answer once, so that the first request finds everything in place."""
+        """Open the artifact and run one request, so that the first real request is not slower."""
         config = json.loads(args["model_config"])
         self._counts = MetricCounts()
         self._is_counting = False
@@ -73,7 +73,7 @@ class TritonPythonModel:
         )
         try:
             self._recommender = load(
-                Path(args["model_repository"]) / args["model_version"], config, on_base_model=self._member_took
+                Path(args["model_repository"]) / args["model_version"], config, on_base_model=self._count_base_model
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
@@ -89,7 +89,7 @@ class TritonPythonModel:
         self._taste = taste_of(self._recommender, config, pb_utils)
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
-        self._recommender.answer([RecommendRequest(history=self._recommender.item_ids[:2])])
+        self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         _ = self._recommender.track_search  # built at load, so that the first search is not slower
         index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
@@ -106,7 +106,7 @@ class TritonPythonModel:
             self._reporter = None
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer R requests, each row of each a query; all are scored together."""
+        """Process the requests of one call; each row of a request is one query, and all are scored together."""
         checks = [is_health_check(request) for request in requests]
         if not any(checks):
             return self._execute(requests)
@@ -140,7 +140,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Tell the last counts, and let go of the artifact."""
+        """Report the last counts and stop the threads."""
         if self._reporter is not None:
             self._reporter.close()
         if self._taste is not None:
@@ -152,7 +152,7 @@ class TritonPythonModel:
             return read_requests(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
         except InvalidRequestError as error:
             return error
-        except Exception as error:  # a shape that Triton let through must not fail the other requests of the call
+        except Exception as error:  # a shape not checked by Triton must not fail the other requests of the call
             return InvalidRequestError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
     def _answer(self, asked: list[Asked]) -> list[OutputRow | Exception]:
@@ -176,22 +176,24 @@ class TritonPythonModel:
         taste = self._taste
         if taste is not None and not taste.is_paused:
             try:
-                return self._recommender.answer(queries, taste=taste.ask)
+                return self._recommender.recommend(queries, taste=taste.ask)
             except TasteError as error:
                 taste.pause()
-                pb_utils.Logger.log_warn(f"cf_ensemble: answers without {taste.model} for a while: {error}")
+                pb_utils.Logger.log_warn(
+                    f"cf_ensemble: without {taste.model} for {PAUSE_S:g} s, since it failed: {error}"
+                )
         if taste is not None:
             self._count("taste_fallbacks_total")
-        return self._recommender.answer(queries)
+        return self._recommender.recommend(queries)
 
     def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
-        """Find the query that a fault of ours is about, so that the others get their answers."""
+        """Process queries one by one after an internal error, so that only the query that causes it fails."""
         answers: list[RecommendResponse | Exception] = []
         for query in queries:
             try:
-                answers += self._recommender.answer([query])
+                answers += self._recommender.recommend([query])
             except Exception as error:
-                # Its text may hold ids, which belong into no log.
+                # The message is not logged, because it may contain ids.
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 pb_utils.Logger.log_error(f"cf_ensemble: {type(error).__name__} at {where.filename}:{where.lineno}")
                 answers.append(error)
@@ -226,7 +228,7 @@ class TritonPythonModel:
             output_tensors=[pb_utils.Tensor(name, self._tensors.make(name, rows)) for name in wanted]
         )
 
-    def _member_took(self, base_model: str, seconds: float) -> None:
+    def _count_base_model(self, base_model: str, seconds: float) -> None:
         self._count("base_model_seconds_total", seconds, base_model=base_model)
         self._count("base_model_calls_total", base_model=base_model)
 

@@ -26,7 +26,7 @@ from tritone_serving.recommender.sound_index import MOST_ANSWERS, open_index
 
 Array = np.ndarray[Any, Any]
 
-# Values of `source` for answers other than recommendations.
+# Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
 _NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
@@ -35,12 +35,13 @@ _KNOWN = UnknownInputs()
 
 @dataclass(frozen=True, eq=False)
 class OutputRow:
-    """One query's answer, as it goes out.
+    """The response to one query.
 
     Attributes:
-        reasons: JSON by item, or empty for none.
-        matches: how each item of a search matched, and in which field; empty for other answers.
-        total: how many items a search found in all.
+        unknown: JSON of the ignored inputs.
+        reasons: JSON of each item's reasons; empty if none were requested.
+        matches: kind of match and matching field of each item of a search; empty for other queries.
+        total: number of items that a search found.
     """
 
     items: Sequence[str]
@@ -54,7 +55,7 @@ class OutputRow:
 
 
 def row_of(answer: RecommendResponse) -> OutputRow:
-    """A recommendation's row."""
+    """Return the row of a recommendation."""
     return OutputRow(
         answer.items,
         answer.scores,
@@ -66,13 +67,13 @@ def row_of(answer: RecommendResponse) -> OutputRow:
 
 
 def row_of_similar(found: Sequence[SimilarItem]) -> OutputRow:
-    """The row of what is like an item."""
+    """Return the row of a query for similar items."""
     scores = np.array([each.score for each in found], np.float32)
     return OutputRow([each.item for each in found], scores, SIMILAR, "", _NOTHING_UNKNOWN)
 
 
 def row_of_search(answer: SearchResponse) -> OutputRow:
-    """Return the row of a search; its scores are 0."""
+    """Return the row of a search, with scores of 0."""
     return OutputRow(
         [each.item for each in answer.found],
         np.zeros(len(answer.found), np.float32),
@@ -85,7 +86,7 @@ def row_of_search(answer: SearchResponse) -> OutputRow:
 
 
 class OutputTensors:
-    """Makes output tensors; knows items' titles and artists."""
+    """Builds output tensors, including items' titles and artists."""
 
     def __init__(self, recommender: Recommender) -> None:
         self._makers: dict[str, Callable[[OutputRow], Sequence[bytes]]] = {
@@ -98,7 +99,7 @@ class OutputTensors:
         }
 
     def make(self, name: str, rows: Sequence[OutputRow]) -> Array:
-        """One output of one request: (B, k) or (B, 1)."""
+        """Return an output tensor of one request, (B, k) or (B, 1)."""
         if name == "scores":
             return _filled([row.scores for row in rows], np.zeros((len(rows), _longest(rows)), np.float32))
         if name in self._makers:
@@ -129,7 +130,7 @@ def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[
 
 
 def _reason(reason: ScoreReason) -> dict[str, Any]:
-    """Return a reason as plain values, without a title and an artist that are not known."""
+    """Return a reason as a dict, without title and artist if they are unknown."""
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
@@ -145,14 +146,14 @@ _SIZE = 256
 
 
 class SimilarItemFinder:
-    """Answers one model's queries about similarity."""
+    """Finds similar items, by the version's sound index if it has one."""
 
     def __init__(self, recommender: Recommender) -> None:
         self._recommender = recommender
         self._index = open_index(recommender.artifact.folder)
 
     def similar(self, query: SimilarRequest) -> list[SimilarItem]:
-        """Best first.
+        """Return the most similar items, best first.
 
         Raises:
             InvalidRequestError: as `Recommender.similar`.
@@ -163,12 +164,12 @@ class SimilarItemFinder:
                 "recommender's items; publish the two that belong together"
             )
         found = self._by_index(query)
-        if found is None:  # so it is with all that is asked wrongly, too
+        if found is None:  # including invalid queries, which are rejected here
             found = self._recommender.similar(query.item, embedding=query.embedding, by=query.by, n=query.k)
         return found
 
     def _by_index(self, query: SimilarRequest) -> list[SimilarItem] | None:
-        """None where the index has no say."""
+        """Return similar items by the sound index; None if the query cannot be answered by it."""
         if self._index is None or query.by != "sound" or not 1 <= query.k <= MOST_ANSWERS:
             return None
         if (query.item is None) == (query.embedding is None):

@@ -1,4 +1,4 @@
-"""Opens a version's artifact as its config says."""
+"""Loading of a version's artifact and key, with the parameters in config.pbtxt."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LARGEST_MIN_FRIENDS = 1_000
 
 
 class LoadError(Exception):
-    """The model cannot be served; the text says why and is meant for people."""
+    """Raised when the model cannot be loaded."""
 
 
 def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, float], None]) -> Recommender:
-    """Open the artifact with the key that belongs to it.
+    """Open the artifact with its key.
 
     Args:
-        folder: the version's.
-        config: the model's, as Triton hands it to a backend.
-        on_base_model: told how many seconds each base model took.
+        folder: the version folder.
+        config: the model's configuration as passed by Triton.
+        on_base_model: as in `Recommender.open`.
 
     Raises:
-        LoadError: the artifact or its key is missing, damaged, or does not fit.
+        LoadError: the artifact or its key is missing or damaged, or they do not belong together.
     """
     keep_freed_memory()
     if config.get("response_cache", {}).get("enable"):
@@ -62,7 +62,7 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
 
 
 def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
-    """What asks `taste_vae`, if the artifact has that base model."""
+    """Return the client of `taste_vae`; None if the artifact does not have that base model."""
     base_models = recommender.artifact.manifest["base_models"].values()
     n_known = next((int(each["n_known"]) for each in base_models if each.get("kind") == "taste"), None)
     if n_known is None:

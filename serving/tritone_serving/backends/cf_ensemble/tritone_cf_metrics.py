@@ -1,7 +1,7 @@
-"""The backend's own metrics, at Triton's metrics endpoint.
+"""Metrics of the backend, exposed at Triton's metrics endpoint.
 
-What is counted is kept here and told to the server's process a few times a second, from a thread of its own: each
-telling is a message that takes as long as a base model's scoring.
+Counts are accumulated in this process and reported to the server a few times per second by a thread, because each
+report is an inter-process message that takes as long as the scoring of a base model.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 
 PERIOD_S = 0.25
 _PREFIX = "tritone_recommender_"
-# name -> help, labels beside model and version
+# name -> help text; labels besides model and version are source, arm or base_model
 COUNTERS: Mapping[str, str] = {
-    "answers_total": "Questions answered, by source of the answer and arm",
-    "refused_total": "Questions that could not be answered",
-    "calls_total": "Execute calls; answers_total over this is how many are scored together",
-    "seconds_total": "Time in execute calls",
-    "base_model_seconds_total": "Time that a base model took to score, of taste_vae to be waited for",
-    "base_model_calls_total": "How often a base model scored",
-    "taste_fallbacks_total": "Execute calls that were answered without taste_vae because it failed",
+    "answers_total": "Queries answered, by source and arm",
+    "refused_total": "Queries rejected as invalid or failed",
+    "calls_total": "Execute calls; answers_total divided by this is the mean batch size",
+    "seconds_total": "Seconds spent in execute calls",
+    "base_model_seconds_total": "Seconds spent scoring by each base model; for taste_vae, seconds spent waiting for it",
+    "base_model_calls_total": "Batches scored by each base model",
+    "taste_fallbacks_total": "Execute calls processed without taste_vae because it failed",
 }
 COVERAGE = "catalogue_coverage"
 
@@ -33,58 +33,58 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class MetricCounts:
-    """Counters of this process; `take` returns and clears what has been counted."""
+    """Thread-safe counters; `take` returns and resets them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._gathered: Counter[tuple[str, Labels]] = Counter()
+        self._counts: Counter[tuple[str, Labels]] = Counter()
         self.changed = threading.Event()
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Count; `name` is one of `COUNTERS`."""
+        """Add to the counter `name`, one of `COUNTERS`."""
         with self._lock:
-            self._gathered[name, tuple(sorted(labels.items()))] += amount  # type: ignore[assignment]
+            self._counts[name, tuple(sorted(labels.items()))] += amount  # type: ignore[assignment]
         self.changed.set()
 
     def take(self) -> dict[tuple[str, Labels], float]:
-        """What was counted since the last time."""
+        """Return what was counted since the last call."""
         self.changed.clear()
         with self._lock:
-            gathered, self._gathered = self._gathered, Counter()
-        return dict(gathered)
+            taken, self._counts = self._counts, Counter()
+        return dict(taken)
 
 
 class Coverage:
-    """Which items were recommended since the server started, by arm.
+    """Tracks which items were recommended since the server started, by arm.
 
-    A file that the instances of a model map together, so that what two of them recommended counts once.
+    The instances of a model share a memory-mapped file, so that an item recommended by two of them counts once.
     """
 
-    def __init__(self, arms: Sequence[str], n_items: int, place_of: Callable[[str], int], shared: Path | None) -> None:
-        """Begin with what the other instances have recommended.
+    def __init__(self, arms: Sequence[str], n_items: int, index_of: Callable[[str], int], shared: Path | None) -> None:
+        """Open the shared file, or create it.
 
         Args:
-            arms: of the artifact's ensembles.
-            n_items: in the catalogue.
-            place_of: item id -> 0..n_items - 1.
-            shared: the file to map; None to count this instance alone.
+            arms: names of the artifact's ensembles.
+            n_items: number of items in the catalogue.
+            index_of: returns the index of an item id.
+            shared: the file to map; None counts this instance only.
         """
         self._arms = {arm: row for row, arm in enumerate(arms)}
-        self._place_of = place_of
+        self._index_of = index_of
         shape = (len(arms), n_items)
         self._seen = np.zeros(shape, np.bool_) if shared is None else _mapped(shared, shape)
         self._is_new = True
 
     def add(self, arm: str, items: Iterable[str]) -> None:
-        """These were recommended."""
+        """Record recommended items."""
         row = self._seen[self._arms[arm]]
-        indices = [self._place_of(item) for item in items]
+        indices = [self._index_of(item) for item in items]
         if not row[indices].all():
             row[indices] = True
             self._is_new = True
 
     def take(self) -> dict[str, float]:
-        """Arm -> share of the catalogue, if anything was added since the last time."""
+        """Return the share of the catalogue by arm; empty if nothing has changed since the last call."""
         if not self._is_new:
             return {}
         self._is_new = False
@@ -96,14 +96,14 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Any:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.fstat(descriptor).st_size != size:
-            os.ftruncate(descriptor, size)  # zeros; whoever is second finds it long enough
+            os.ftruncate(descriptor, size)  # filled with zeros; other instances find it at full size
     finally:
         os.close(descriptor)
     return np.memmap(path, np.bool_, "r+", shape=shape)
 
 
 class Reporter:
-    """Tells Triton what was counted, until it is closed; on a server without metrics it tells nobody."""
+    """Reports the counts to Triton from a thread until it is closed."""
 
     def __init__(self, pb_utils: Any, counts: MetricCounts, coverage: Coverage, labels: Mapping[str, str]) -> None:
         self._counts = counts
@@ -112,20 +112,20 @@ class Reporter:
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._closing = threading.Event()
         family = pb_utils.MetricFamily
-        # Kept: a metric leaves the endpoint with the last reference to its family.
+        # Kept, because a metric is removed from the endpoint with the last reference to its family.
         self._families = {
             name: family(name=_PREFIX + name, description=text, kind=family.COUNTER) for name, text in COUNTERS.items()
         }
         self._families[COVERAGE] = family(
             name=_PREFIX + COVERAGE,
-            description="Share of the catalogue that was recommended since the model was loaded, by arm",
+            description="Share of the catalogue recommended since the model was loaded, by arm",
             kind=family.GAUGE,
         )
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Tell the rest, and end."""
+        """Report the remaining counts and stop the thread."""
         self._closing.set()
         self._counts.changed.set()
         self._thread.join()
@@ -134,12 +134,12 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._tell()
+            self._report()
             self._closing.wait(PERIOD_S)
             self._counts.changed.wait()
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         for (name, labels), amount in self._counts.take().items():
             self._metric(name, labels).increment(amount)
         for arm, share in self._coverage.take().items():

@@ -1,7 +1,7 @@
-"""Finds the recommender's code, which is not a part of any backend: offline evaluation calls it too.
+"""Makes the package `tritone_serving.recommender` importable in Triton's Python stub.
 
-It is imported without running `tritone_serving/__init__.py`, whose dependencies a container of NVIDIA's lacks.
-Beside the backends' folder lies the package; where this folder was copied elsewhere, an installed one is used.
+The package is imported without running `tritone_serving/__init__.py`, whose dependencies are missing in NVIDIA's
+containers. It is taken from the folder above the backends, or from the installed package if the backends were copied.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _PACKAGE = "tritone_serving"
 
 def make_importable() -> None:
     """Make `tritone_serving.recommender` importable."""
-    beside = Path(__file__).resolve().parents[2]
-    if _PACKAGE in sys.modules or not (beside / "recommender").is_dir():
+    package_folder = Path(__file__).resolve().parents[2]
+    if _PACKAGE in sys.modules or not (package_folder / "recommender").is_dir():
         return
     package = types.ModuleType(_PACKAGE)
-    package.__path__ = [str(beside)]
+    package.__path__ = [str(package_folder)]
     sys.modules[_PACKAGE] = package

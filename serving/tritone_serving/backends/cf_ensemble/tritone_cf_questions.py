@@ -1,4 +1,4 @@
-"""Reads requests: tensors become queries, one for each row.
+"""Conversion of the input tensors of a Triton request to queries, one for each row.
 
 Shapes: B rows of a request, L ids of the longest list.
 """
@@ -22,10 +22,11 @@ _LISTS = ("history", "skipped", "friends", "exclude")
 
 @dataclass(frozen=True)
 class SimilarRequest:
-    """The query what is like an item or a recording; `by` is as in `Recommender.similar`.
+    """A query for items similar to an item or a recording; see `Recommender.similar`.
 
     Attributes:
-        embedding_fits: as `RecommendRequest.embedding_fits`.
+        k: number of items to return.
+        embedding_fits: as in `RecommendRequest`.
     """
 
     item: str | None
@@ -41,19 +42,18 @@ Asked = RecommendRequest | SimilarRequest | SearchRequest
 def read_requests(
     tensors: dict[str, Array], caller: Caller = NOBODY, *, embeddings_fit: Callable[[], bool] = lambda: True
 ) -> list[Asked]:
-    """One query for each row.
+    """Return one query for each row of a request.
 
-    Lists of different lengths are filled up with empty ids, which are passed over with their weights.
+    Lists are padded with empty ids, which are ignored together with their weights.
 
     Args:
-        tensors: by input name, each (B, ...); Triton has checked types and shapes but for the B, which differ
-            only if the sender made a mistake that Triton lets through.
-        caller: whose stored data each row of the request may use.
+        tensors: input name -> (B, ...); types and shapes are checked by Triton, except that B is equal for all inputs.
+        caller: the authenticated caller.
         embeddings_fit: returns whether recordings are embedded by the network that embedded the items; called only if
             the request has an embedding.
 
     Raises:
-        InvalidRequestError: text that is not UTF-8, or rows that do not fit one another.
+        InvalidRequestError: an input is not UTF-8, too long, or of another number of rows than the others.
     """
     sizes = {array.shape[0] for array in tensors.values()}
     if len(sizes) > 1:
@@ -112,7 +112,7 @@ def _question(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
 
 
 def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:
-    """A text, None if it is left out or empty."""
+    """Return a text input, None if it is missing or empty."""
     array = tensors.get(name)
     if array is None or not array[row, 0]:
         return None
@@ -124,7 +124,7 @@ def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:
 
 
 def _texts(values: Array, name: str) -> list[str]:
-    """Ids, without the empty ones."""
+    """Return the ids of a list without padding."""
     try:
         return [value.decode("utf-8") for value in values.tolist() if value]
     except UnicodeDecodeError as error:
@@ -133,7 +133,7 @@ def _texts(values: Array, name: str) -> list[str]:
 
 
 def _weights(weights: Array, history: Array | None, row: int) -> Array:
-    """Weights of the ids that are not empty."""
+    """Return the weights of ids other than padding."""
     ids = [] if history is None else history[row].tolist()
     if len(ids) != len(weights):
         raise InvalidRequestError(weights_problem(len(weights), len(ids)))

@@ -1,6 +1,6 @@
-"""Asks the model `taste_vae` of the same server, while the other base models score.
+"""Client of the model `taste_vae` on the same server.
 
-Shapes: B queries, L items of the longest history, T items that the network knows.
+Shapes: B queries, T items known to the network.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from tritone_serving.recommender import TasteInputs
 
 Array = np.ndarray[Any, Any]
 
-PAUSE_S = 2.0  # after a failure it is not asked for so long: an error costs as much as an answer
+PAUSE_S = 2.0  # how long the circuit breaker stays open after a failure, since errors take as long as responses
 
 
 class TasteError(Exception):
-    """`taste_vae` did not answer as it should."""
+    """Raised when `taste_vae` fails or returns an invalid response."""
 
 
 class RemoteModel:
-    """Asks through Triton's business logic scripting; the other base models score meanwhile, in a thread.
+    """Calls `taste_vae` by business logic scripting, while the local base models score in a worker thread.
 
-    They go into the thread and not the query: whoever asks waits without holding Python's lock, so they begin at
-    once, and nothing stands between the answer and who waits for it. The other way round, half a millisecond passes
-    on a busy host before the query is out, and five at worst.
+    The call itself is made in the calling thread: it waits without holding the GIL, so the worker starts at once. With
+    the call in the worker, sending it would be delayed by 0.5 ms on a busy host, and by up to 5 ms.
 
     Attributes:
-        model: the model's name on this server.
+        model: name of the model on this server.
     """
 
     def __init__(self, pb_utils: Any, model: str, n_known: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,19 +43,19 @@ class RemoteModel:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it failed a moment ago."""
+        """Whether the circuit breaker is open, `PAUSE_S` after a failure."""
         return self._clock() < self._paused_until_s
 
     def pause(self) -> None:
-        """It failed: leave it alone for a while."""
+        """Open the circuit breaker after a failure."""
         self._paused_until_s = self._clock() + PAUSE_S
 
     def ask(self, inputs: TasteInputs, meanwhile: Callable[[], None]) -> Array:
-        """The scores (B, T); `meanwhile` has returned, too.
+        """Return the scores (B, T) after `meanwhile` has returned too.
 
         Raises:
-            TasteError: there are none.
-            Exception: what `meanwhile` raised.
+            TasteError: the model failed, or its response is invalid.
+            Exception: raised by `meanwhile`.
         """
         pb_utils = self._pb_utils
         request = pb_utils.InferenceRequest(
@@ -65,13 +64,13 @@ class RemoteModel:
             inputs=[pb_utils.Tensor("items", inputs.items), pb_utils.Tensor("weights", inputs.weights)],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
         )
-        others = self._pool.submit(meanwhile)
+        local = self._pool.submit(meanwhile)
         try:
             response = request.exec()
         except pb_utils.TritonModelException as error:
             raise TasteError(str(error)) from error
         finally:
-            others.result()
+            local.result()
         if response.has_error():
             raise TasteError(response.error().message())
         scores: Array = pb_utils.get_output_tensor_by_name(response, "scores").as_numpy()
@@ -83,5 +82,5 @@ class RemoteModel:
         return scores
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the worker thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)

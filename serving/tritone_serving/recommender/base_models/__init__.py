@@ -1,4 +1,4 @@
-"""The ensemble's base models: each knows one way to score every item for a batch of requests."""
+"""Base models of the ensemble; each scores all items for a batch of requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
 from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
 
-# By the `kind` that the manifest gives a base model.
+# By the base model's `kind` in the manifest.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {
     "popularity": Popularity.open,
     "item_item": ItemItem.open,
@@ -27,15 +27,15 @@ __all__ = ["LocalBaseModel", "ScoreParts", "open_base_models"]
 
 
 def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:
-    """Every base model of an artifact, by name.
+    """Return the local base models of an artifact by name.
 
     Raises:
-        ArtifactError: of a kind that this version does not know, or its arrays are missing.
+        ArtifactError: a base model is of an unknown kind, or its arrays or parameters are missing.
     """
     base_models: dict[str, LocalBaseModel] = {}
     for name, described in artifact.manifest["base_models"].items():
         kind = described.get("kind")
-        if kind == "taste":  # asked of another model
+        if kind == "taste":  # remote, see `open_taste`
             continue
         if kind not in _KINDS:
             raise ArtifactError(

@@ -3,7 +3,7 @@
 Tags count as weak listening for all other users, since whoever tags an item knows it. For the user who gave them, their
 effect is removed. The ratio of "fitted without the tags of this user" to "fitted with them" is computed in training,
 for each item that a user tagged and is not logged to have played.
-Shapes: B requests, U stored users, I items, n items of interest, C causes.
+Shapes: B requests, U stored users, I items, n items to explain, C causes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tritone_serving.recommender.rows import Floats, Rows
 
 @dataclass(frozen=True, eq=False)
 class ScoreParts:
-    """Why some items got their scores: summands by cause.
+    """Contributions of causes to the scores of n items.
 
     Attributes:
-        because: as `ScoreReason.because`.
-        causes: (C,) item rows for `history`, user rows for `friend`, tag rows for `tag`; a single -1 otherwise.
-        amounts: (n, C) summands of the n items' scores.
+        because: as in `ScoreReason.because`.
+        causes: (C,) indices of items for `history`, of users for `friend`, of tags for `tag`; a single -1 otherwise.
+        amounts: (n, C) contributions.
     """
 
     because: str
@@ -36,34 +36,38 @@ class ScoreParts:
 
 
 class LocalBaseModel(Protocol):
-    """A base model that scores in this process; see `RemoteBaseModel` for the other kind."""
+    """Interface of base models that score in this process; see also `RemoteBaseModel`."""
 
     @property
     def name(self) -> str:
-        """As the manifest calls it."""
+        """Name in the manifest."""
         ...
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
-        """(B,) whether it has anything to say; where not, its scores are all 0."""
+        """Return for which requests the base model can score items (B,); the scores of others are 0."""
         ...
 
     def score(self, batch: RequestBatch) -> Floats:
-        """(B, I)."""
+        """Return the scores (B, I)."""
         ...
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        """The summands of one request's scores of some items; they add up to `score`'s."""
+        """Return the contributions to one request's scores of some items; they add up to the scores of `score`."""
         ...
 
 
 def whole(because: str, scores: Floats) -> ScoreParts:
-    """Scores with a single cause that has no name."""
+    """Return a part with a single unnamed cause for scores (n,)."""
     return ScoreParts(because, np.array([-1]), scores[:, None])
 
 
 @dataclass(frozen=True, eq=False)
 class OwnTags:
-    """Ratios (U, I), 0..1, by stored user; None if nobody is known to have tagged anything."""
+    """Correction of scores for a user's own tags.
+
+    Attributes:
+        ratios: (U, I) sparse factors by stored user; None if the artifact has no tags by users.
+    """
 
     ratios: Rows | None
 
@@ -73,7 +77,7 @@ class OwnTags:
         return cls(artifact.rows(f"{name}.own_tags") if found else None)
 
     def apply(self, scores: Floats, batch: RequestBatch) -> None:
-        """Scale scores (B, I) in place."""
+        """Multiply scores (B, I) by the ratios in place."""
         if self.ratios is None:
             return
         known = np.flatnonzero(batch.users >= 0)
@@ -82,7 +86,7 @@ class OwnTags:
             scores[known[taken.row_numbers()], taken.columns] *= taken.values
 
     def of(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Floats:
-        """(n,) the factors of some items."""
+        """Return the factors of some items for one request (n,)."""
         factors = np.ones(len(items), np.float32)
         user = int(batch.users[request])
         if self.ratios is not None and user >= 0:

@@ -1,6 +1,6 @@
-"""What items are said to be, and how they sound: tags, words of their metadata, embeddings, moods.
+"""Content-based base models: tags and metadata words, audio embeddings, and moods.
 
-Shapes: B requests, I items, G tags, n items of interest.
+Shapes: B requests, I items, G tags, n items to explain.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from tritone_serving.recommender.rows import Floats, Rows, product
 
 @dataclass(frozen=True, eq=False)
 class Tags:
-    """Cosine between an item's tags and the tags of a history. Reaches items that nobody has listened to.
+    """Cosine similarity between an item's tags and the tags of a history; also scores items without listeners.
 
     Attributes:
-        by_item: (I, G) each item of length 1.
-        by_tag: (G, I) the same by tag.
-        n_profile: so many of a history's weightiest tags are used.
+        by_item: (I, G) sparse tag weights, each item of norm 1.
+        by_tag: (G, I) the transpose.
+        n_profile: number of a history's tags that are used, by weight.
+        own: correction for the user's own tags.
     """
 
     name: str
@@ -58,10 +59,10 @@ class Tags:
         return [ScoreParts("tag", tags.astype(np.int64), strengths)]
 
     def _profiles(self, batch: RequestBatch) -> Rows:
-        """(B, G) each request's weightiest tags; each profile of length 1."""
-        whole = product(batch.history, self.by_item, self.by_tag.n_rows)
+        """Return the tags with the largest weights of each history, sparse (B, G), each row of norm 1."""
+        totals = product(batch.history, self.by_item, self.by_tag.n_rows)
         columns, values = [], []
-        for row in whole:
+        for row in totals:
             best = np.flatnonzero(row)
             if len(best) > self.n_profile:
                 best = best[np.argpartition(-np.abs(row[best]), self.n_profile - 1)[: self.n_profile]]
@@ -73,11 +74,11 @@ class Tags:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """Cosine between an item's embedding and a recording's, or the mean of a history's.
+    """Cosine similarity between an item's audio embedding and that of a recording, or the mean of a history's.
 
     Attributes:
-        embeddings: (I, 256) of length 1, zeros where no recording is known.
-        centre: (256,) mean of all: what every recording has in common says nothing.
+        embeddings: (I, 256) of norm 1, zeros for items without a recording.
+        centre: (256,) mean of all embeddings, which is subtracted from the query.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Sound:
         return [whole(because, self.score(one)[0, items])]
 
     def _wanted(self, batch: RequestBatch) -> Floats:
-        """(B, 256) of length 1, or 0: a given recording, else the history's mean."""
+        """Return the query (B, 256) of norm 1 or 0: the given recording, else the weighted mean of the history."""
         wanted = np.zeros((batch.n, self.embeddings.shape[1]), np.float32)
         for request, row in enumerate(wanted):
             if batch.embeddings is not None and batch.embeddings[request].any():
@@ -120,10 +121,10 @@ class Sound:
 
 @dataclass(frozen=True, eq=False)
 class Mood:
-    """How much listeners feel an emotion at an item, beside other items.
+    """Strength of the requested emotion in each item, as predicted by `genre_cnn`.
 
     Attributes:
-        moods: (I, 9) standard deviations from the mean of all items.
+        moods: (I, 9) standardised over all items.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Base models that do not compare users: popularity, and item-item tables (EASE, item-kNN, graph filter).
+"""Popularity, and base models with an item-item matrix (EASE, item-kNN, graph filter).
 
-Shapes: B requests, I items, n items of interest.
+Shapes: B requests, I items, n items to explain.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tritone_serving.recommender.rows import Floats, Rows, product
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """Log of how many people listen to an item, 1 for the best known one.
+    """Logarithm of the number of listeners of each item.
 
     Attributes:
-        shares: (I,).
+        shares: (I,) relative to the most popular item.
     """
 
     name: str
@@ -45,11 +45,12 @@ class Popularity:
 
 @dataclass(frozen=True, eq=False)
 class ItemItem:
-    """score = (sum of weight x strength) / (number of history items) ** `damping`.
+    """score = sum over the history of (weight x table entry) / (length of the history) ** `damping`.
 
     Attributes:
-        table: (I, I) from a heard item to those that it speaks for.
-        damping: keeps the scale of long and short histories alike.
+        table: (I, I) sparse, from an item of the history to the scored item.
+        damping: exponent that makes the scores of long and short histories comparable.
+        own: correction for the user's own tags.
     """
 
     name: str
@@ -84,6 +85,6 @@ class ItemItem:
         return [ScoreParts("history", columns.astype(np.int64), amounts)]
 
     def _scale(self, history: Rows) -> Floats:
-        """(B,)."""
+        """Return the normalisation by the length of each history (B,)."""
         n_items = np.maximum(history.counts, 1)
         return (n_items.astype(np.float32) ** -self.damping).astype(np.float32)

@@ -1,6 +1,6 @@
-"""People who listen alike: user-kNN, and friends. Both read what other people listen to.
+"""Base models that use other users' listening: user-kNN and friends.
 
-Shapes: B requests, I items, U stored users, S of them who may be neighbours, E entries of all histories.
+Shapes: B requests, I items, U stored users, S candidate neighbours among them, E entries of all histories.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tritone_serving.recommender.rows import Floats, Rows, product
 
 @dataclass(frozen=True, eq=False)
 class Listeners:
-    """What stored users listen to.
+    """The listening of stored users, and similarities to them.
 
     Attributes:
-        by_user: (U, I) weights.
-        by_item: (I, S) the same by item, as similarity sees it: weighted by rarity, each user of length 1.
-        rarity: (I,) how much an item tells about taste.
-        people: (S,) the users who may be neighbours, ascending: all of them, or those that were drawn.
+        by_user: (U, I) sparse weights.
+        by_item: (I, S) sparse weights times `rarity`, each user of norm 1, for similarities.
+        rarity: (I,) inverse user frequency.
+        people: (S,) rows of the candidate neighbours, ascending: all stored users or a random sample.
     """
 
     by_user: Rows
@@ -37,7 +37,7 @@ class Listeners:
 
     @classmethod
     def open(cls, artifact: Artifact, described: Mapping[str, Any]) -> Listeners:
-        """Map what training wrote; where it drew people, they are numbered anew, so that nobody counts up to U."""
+        """Read the arrays; if training sampled the candidates, columns are renumbered from U users to S candidates."""
         by_item = artifact.rows("listeners")
         people = np.arange(artifact.n_users)
         if described.get("drawn"):
@@ -51,7 +51,7 @@ class Listeners:
         return len(self.people)
 
     def similarity(self, batch: RequestBatch) -> Floats:
-        """(B, S) cosine with each request's history; oneself 0."""
+        """Return the cosine similarity of each history to each candidate (B, S), 0 for the user themselves."""
         found = batch.memo.get("similarity")
         if found is None:
             history = batch.history
@@ -60,29 +60,29 @@ class Listeners:
             )
             known = np.flatnonzero(batch.users >= 0)
             indices = np.minimum(np.searchsorted(self.people, batch.users[known]), max(self.n_people - 1, 0))
-            drawn = self.people[indices] == batch.users[known] if self.n_people else np.zeros(0, np.bool_)
-            found[known[drawn], indices[drawn]] = 0
+            is_self = self.people[indices] == batch.users[known] if self.n_people else np.zeros(0, np.bool_)
+            found[known[is_self], indices[is_self]] = 0
             batch.memo["similarity"] = found
         return found
 
     def similarity_to(self, batch: RequestBatch, request: int, who: npt.NDArray[np.int64]) -> Floats:
-        """(n,) the same for one request and given users (n,), whether they may be neighbours or not."""
+        """Return the similarities of one request to n given users, who need not be candidates (n,)."""
         if self.n_people == self.by_user.n_rows:
-            everybody: Floats = self.similarity(batch)[request, who]
-            return everybody
+            similarities: Floats = self.similarity(batch)[request, who]
+            return similarities
         items, weights = batch.history.row(request)
-        mine = np.zeros(len(self.rarity), np.float32)
+        vector = np.zeros(len(self.rarity), np.float32)
         rare = weights * self.rarity[items]
-        mine[items] = rare / max(float(np.sqrt(rare @ rare)), 1e-9)
-        theirs = self.by_user.take(who)
-        values, rows = theirs.values * self.rarity[theirs.columns], theirs.row_numbers()
+        vector[items] = rare / max(float(np.sqrt(rare @ rare)), 1e-9)
+        others = self.by_user.take(who)
+        values, rows = others.values * self.rarity[others.columns], others.row_numbers()
         lengths = np.sqrt(np.bincount(rows, values * values, len(who)))
-        cosines = np.bincount(rows, values * mine[theirs.columns], len(who)) / np.maximum(lengths, 1e-9)
+        cosines = np.bincount(rows, values * vector[others.columns], len(who)) / np.maximum(lengths, 1e-9)
         found: Floats = np.where(who == batch.users[request], 0, cosines).astype(np.float32)
         return found
 
     def _directions(self, history: Rows) -> Floats:
-        """(E,) weights of histories by rarity, each row of length 1."""
+        """Return the weights of histories times rarity, each history of norm 1 (E,)."""
         rare = history.values * self.rarity[history.columns]
         rows = history.row_numbers()
         lengths = np.sqrt(np.bincount(rows, rare * rare, history.n_rows))
@@ -90,20 +90,20 @@ class Listeners:
         return unit
 
     def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
-        """(B, I) what given people listen to, weighted."""
+        """Return the sum of given users' listening, weighted by strength (B, I)."""
         return product(Rows.from_lists(people, strengths), self.by_user, n_items)
 
 
 @dataclass(frozen=True, eq=False)
 class UserKnn:
-    """What the most alike people listen to; the well-known is held back by `popularity ** -damping`.
+    """User-kNN: listening of the most similar users, with a penalty for popular items.
 
     Attributes:
         metric: `cosine`, `pearson` (cosine of deviations from each user's mean over all items) or `euclidean`.
-        n_neighbours: of each user.
-        sharpness: similarity to this power.
-        popularity_penalty: (I,).
-        means: (S,) mean of each user's vector over all items, for `pearson`.
+        n_neighbours: number of neighbours of each user.
+        sharpness: exponent of the similarity.
+        popularity_penalty: (I,) popularity ** -damping.
+        means: (S,) mean of each candidate's vector over all items, for `pearson`.
     """
 
     name: str
@@ -136,8 +136,8 @@ class UserKnn:
         return self.listeners.add_up(people, strengths, len(self.popularity_penalty)) * self.popularity_penalty
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        # Whose listening it was stays unsaid: they did not agree to be named. What is said is which items of the
-        # history made them alike; each neighbour's strength is divided as its cosine is.
+        # Neighbours are not disclosed. Contributions are attributed to the items of the history: each neighbour's
+        # strength is divided among them in proportion to their contributions to the cosine similarity.
         one = batch.only(request)
         who, strengths = self._nearest(self._strengths(one)[0])
         columns = one.history.columns.astype(np.int64)
@@ -145,12 +145,12 @@ class UserKnn:
         shares *= (one.history.values * self.listeners.rarity[columns])[:, None]
         total = shares.sum(0)
         shares *= np.divide(strengths, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
-        theirs = (
+        listening = (
             self.listeners.by_user.take(self.listeners.people[who])
             .to_csr(len(self.popularity_penalty))[:, items]
             .toarray()
         )  # (k, n)
-        amounts = (shares @ theirs).T * self.popularity_penalty[items][:, None]
+        amounts = (shares @ listening).T * self.popularity_penalty[items][:, None]
         return [ScoreParts("history", columns, amounts.astype(np.float32))]
 
     def _nearest(self, strengths: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -166,10 +166,10 @@ class UserKnn:
         return who, strengths[who]
 
     def _strengths(self, batch: RequestBatch) -> Floats:
-        """(B, S)."""
+        """Return the weight of each candidate neighbour by `metric` and `sharpness` (B, S)."""
         cosine = self.listeners.similarity(batch)
         near = cosine > 0
-        if self.metric == "euclidean":  # both of length 1: distance ** 2 = 2 - 2 cosine
+        if self.metric == "euclidean":  # both of norm 1: distance ** 2 = 2 - 2 cosine
             distance = np.sqrt(np.maximum(2 - 2 * cosine, 0))
             cosine = np.where(near, 1 / (1 + distance) - 1 / (1 + np.sqrt(2)), 0)
         elif self.metric == "pearson":
@@ -183,7 +183,7 @@ class UserKnn:
         return strengths
 
     def _means(self, batch: RequestBatch) -> Floats:
-        """(B,) mean over all items of each history's vector of length 1."""
+        """Return the mean over all items of each history's vector of norm 1 (B,)."""
         history = batch.history
         rare = history.values * self.listeners.rarity[history.columns]
         rows = history.row_numbers()
@@ -194,10 +194,10 @@ class UserKnn:
 
 @dataclass(frozen=True, eq=False)
 class Social:
-    """What friends and their friends listen to; the closer and those of like taste count more.
+    """Listening of the social neighbourhood, weighted by closeness and by similarity of listening.
 
     Attributes:
-        base: what a friend counts whose taste is not alike at all.
+        base: added to the similarity, so that dissimilar friends count too.
     """
 
     name: str
@@ -220,11 +220,11 @@ class Social:
         who, strengths = self._around(batch, request)
         if not len(who):
             return []
-        theirs = self.listeners.by_user.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
-        return [ScoreParts("friend", who, np.asarray((theirs * strengths[:, None]).T, np.float32))]
+        listening = self.listeners.by_user.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
+        return [ScoreParts("friend", who, np.asarray((listening * strengths[:, None]).T, np.float32))]
 
     def _around(self, batch: RequestBatch, request: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """People, and how much each counts."""
+        """Return the rows of the users around the requesting user, and their weights."""
         columns, closeness = batch.social_neighbourhood.row(request)
         who = columns.astype(np.int64)
         if not len(who) or not batch.n_history[request]:

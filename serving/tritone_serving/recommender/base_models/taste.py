@@ -1,6 +1,6 @@
-"""`taste_vae`, the base model that another Triton model computes: its inputs, and its output as scores of all items.
+"""`taste_vae`, the base model that runs as a separate Triton model: its inputs, and conversion of its output to scores.
 
-Shapes: B requests, L items of the longest history, T items that it knows, I all items.
+Shapes: B requests, L items of the longest history, T items known to the network, I all items.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tritone_serving.recommender.rows import Floats
 TASTE: Final = "taste_vae"
 # A longer history is cut to its items with the largest weights: the network accepts 131,072 entries in a request, and a
 # request may have 64 rows.
-MOST_ASKED: Final = 2_048
+MOST_HISTORY_ITEMS: Final = 2_048
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class TasteInputs:
     """`taste_vae`'s input tensors.
 
     Attributes:
-        items: (B, L) int64 places of history items among the first T; padding is 0 with weight 0.
+        items: (B, L) int64 indices of history items, below T; padding is 0 with weight 0.
         weights: (B, L) float32.
     """
 
@@ -38,13 +38,14 @@ class TasteInputs:
 
 @dataclass(frozen=True, eq=False)
 class RemoteBaseModel:
-    """A base model that another model computes: it has no `score`, since its network is called with `ask`.
+    """A base model that is computed by another Triton model, called with `ask`.
 
-    score = the probability that the network gives each item, times the number of items that it knows.
+    score = probability of the item by the network, times the number of items known to it.
 
     Attributes:
-        n_known: T; the network knows the first T items, the others have score 0.
-        fingerprint: of the network that belongs to this artifact.
+        n_known: T; the network knows the first T items, others have score 0.
+        n_items: I.
+        fingerprint: beginning of the SHA-256 of the weights of the network that belongs to this artifact.
     """
 
     name: str
@@ -53,9 +54,9 @@ class RemoteBaseModel:
     fingerprint: str
 
     def inputs(self, batch: RequestBatch) -> TasteInputs:
-        """Return the inputs of the network for a batch; rows without history are all padding."""
+        """Return the network's inputs for a batch; requests without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
-        keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_ASKED)
+        keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_HISTORY_ITEMS)
         rows = batch.history.row_numbers()[keep]
         counts = np.bincount(rows, minlength=batch.n)
         longest = max(1, int(counts.max(initial=0)))
@@ -74,13 +75,13 @@ class RemoteBaseModel:
         """Return scores (B, I) of the remote network.
 
         Args:
-            taste: calls the network with its inputs, and calls `meanwhile` once while it waits.
+            taste: returns the network's log-probabilities (B, T), and calls `meanwhile` once while it waits.
             meanwhile: scores the local base models.
         """
-        answered = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
+        logits = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
         scores = np.zeros((batch.n, self.n_items), np.float32)
-        likely = np.exp(answered - answered.max(1, keepdims=True))
-        scores[:, : self.n_known] = likely * (self.n_known / likely.sum(1, keepdims=True))
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        scores[:, : self.n_known] = exponentials * (self.n_known / exponentials.sum(1, keepdims=True))
         scores[~self.knows(batch)] = 0
         return scores
 
@@ -100,7 +101,7 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
 
 
 def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
-    """The base models of an artifact that another model scores for."""
+    """Return the remote base models of an artifact by name."""
     return {
         name: RemoteBaseModel(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
         for name, each in artifact.manifest["base_models"].items()
@@ -109,5 +110,5 @@ def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
 
 
 def whole_taste(scores: Floats) -> ScoreParts:
-    """A network's scores cannot be divided among the items of a history."""
+    """Return the scores as one part, since a network's scores cannot be attributed to single items of a history."""
     return whole("history", scores)

@@ -1,17 +1,17 @@
-"""`recommender`: what to listen to next, by an ensemble of collaborative filters."""
+"""The model kind `recommender`: an ensemble of collaborative-filtering and content-based models."""
 
 from __future__ import annotations
 
 from tritone_training.kind import KIND_OPTIONS, Companion, ModelKind
-from tritone_training.kinds.recommender.build import example_inputs, exportable
 from tritone_training.kinds.recommender.config import PRESETS, suggest
 from tritone_training.kinds.recommender.crossvalidate import crossvalidate
 from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
 from tritone_training.kinds.recommender.evaluate import evaluate
+from tritone_training.kinds.recommender.export import example_inputs, exportable
 from tritone_training.kinds.recommender.train import configure, trainer
-from tritone_training.kinds.taste_vae.build import example_inputs as taste_inputs
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
-from tritone_training.kinds.taste_vae.quality import QUALITY_IN_RECOMMENDER
+from tritone_training.kinds.taste_vae.evaluate import QUALITY_IN_RECOMMENDER
+from tritone_training.kinds.taste_vae.export import example_inputs as taste_inputs
 
 KIND = ModelKind(
     name="recommender",

@@ -1,11 +1,11 @@
-"""An A/B test: further ensembles beside the trained one, each served to its share of the users.
+"""A/B tests: adds ensembles to an artifact, each of which serves a share of the users.
 
 ```json
 {"salt": "spring", "shares": {"a": 0.9, "b": 0.1},
  "ensembles": {"b": {"warm_from": 10,
                      "weights": {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}}}}
 ```
-`a` is the ensemble that training found. Another salt deals everybody anew.
+`a` is the ensemble fitted in training. A different salt gives a different assignment of users.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _KEYS: Final = {"salt", "shares", "ensembles"}
 
 
 def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
-    """The same data with the arms that a file describes.
+    """Return the export with the A/B test described in a file.
 
     Raises:
-        CheckpointError: it cannot be read, or says something that cannot be served.
+        CheckpointError: the file cannot be read, or its content is invalid.
     """
     try:
         wanted = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     chosen = {"ensembles": ensembles, "ab": {"salt": wanted["salt"], "shares": wanted["shares"]}}
-    # What was worked out in training for an arm that is another one now.
+    # Rankings that were precomputed for arms which the file redefines.
     stale = {f"lists.{arm}.{part}" for arm in given for part in ("starts", "columns", "values")}
     arrays = {name: described for name, described in manifest["arrays"].items() if name not in stale}
     content = json.dumps({**manifest, **chosen, "arrays": arrays}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -61,15 +61,15 @@ def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
 
 
 def _check_keys(arm: str, described: Mapping[str, Any]) -> None:
-    strangers = sorted(described.keys() - KEYS)
-    if strangers:
-        raise ValueError(f"arm {arm!r} holds {shown(strangers, 200)}; expected {', '.join(sorted(KEYS))}")
+    unknown = sorted(described.keys() - KEYS)
+    if unknown:
+        raise ValueError(f"arm {arm!r} holds {shown(unknown, 200)}; expected {', '.join(sorted(KEYS))}")
     if not isinstance(how := described.get("how", ""), str) or not _is_text(how):
         raise ValueError(f"arm {arm!r}: how is {shown(how)}; expected text")
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8; JSON may hold halves of characters."""
+    """Return whether a string can be encoded in UTF-8; JSON may contain lone surrogates."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""How items sound: embeddings and emotions of their recordings by a trained `genre_cnn`.
+"""Embeddings and emotions of items' recordings, computed by a trained `genre_cnn`.
 
-Shapes: I items, W windows of a recording.
+Shapes: n recordings.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _WINDOWS_AT_ONCE = 32
 
 @dataclass(frozen=True, eq=False)
 class RecordingEmbeddings:
-    """What a network heard.
+    """Embeddings of recordings.
 
     Attributes:
-        items: ids.
-        embeddings: (n, 256) of length 1.
-        emotions: (n, 9), or None if the network was not trained on them.
-        problems: files that could not be heard, with the reason.
-        embedding_model: which network it was: its kind, and the digest of its weights as on its own card.
+        items: ids of the recorded items.
+        embeddings: (n, 256) of norm 1.
+        emotions: (n, 9), or None if the network was not trained on emotions.
+        problems: files that could not be used, with the reason.
+        embedding_model: kind of the network and SHA-256 of its weights, as in its model card.
     """
 
     items: Sequence[str]
@@ -51,17 +51,17 @@ class RecordingEmbeddings:
 
 
 def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
-    """Embed the recordings that a request names; None if it names none.
+    """Embed the recordings of a request; return None if there are none.
 
     Raises:
-        DataError: there is no network to hear them with, or nothing that it could hear, or not one file can be heard.
+        DataError: only one of recordings and network is given, or no file can be read.
     """
     given = request.listening
     if given is None or (given.recordings is None and given.genre_checkpoint is None):
         return None
     if given.genre_checkpoint is None:
         raise DataError(
-            "--recordings need a network that embeds them: give --genre-checkpoint, what `train genre_cnn` wrote"
+            "--recordings need a network that embeds them: give --genre-checkpoint, the output of `train genre_cnn`"
         )
     if given.recordings is not None:
         recordings = [
@@ -72,45 +72,43 @@ def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
             for file in visible_files(given.recordings)
         ]
     elif files_of(request) is None:
-        recordings = _catalogue(request.progress)
+        recordings = _bundled_recordings(request.progress)
     else:
         raise DataError("--genre-checkpoint embeds recordings: give --recordings too, or leave it out")
-    return _hear(recordings, given.genre_checkpoint, request.progress)
+    return _embed(recordings, given.genre_checkpoint, request.progress)
 
 
-def _catalogue(progress: bool) -> list[tuple[str, Recording]]:
+def _bundled_recordings(progress: bool) -> list[tuple[str, Recording]]:
     from tritone_training.data.embedded import embedded_recordings
 
     found = embedded_recordings(n_variants=1, progress=progress).recordings
     return [(recording.name.partition("#")[0], recording) for recording in found]
 
 
-def _hear(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
+def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
     network, embedding_model = _network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
-    consumed: set[str] = set()
-    with progress_bar("hearing recordings", shown=progress) as on_progress:
+    seen: set[str] = set()
+    with progress_bar("embedding recordings", shown=progress) as on_progress:
         for number, (item, recording) in enumerate(recordings, start=1):
-            if item in consumed:
+            if item in seen:
                 problems.append(f"{recording.path}: is a second recording of {item!r}; the first is used")
                 continue
-            consumed.add(item)
+            seen.add(item)
             try:
-                embedding, felt = network(recording)
+                embedding, emotion = network(recording)
             except InvalidAudioError as error:
                 problems.append(str(error))
             else:
                 items.append(item)
                 embeddings.append(embedding)
-                emotions.append(felt)
+                emotions.append(emotion)
             on_progress(number, len(recordings))
     if not items:
-        raise DataError(
-            f"not one of {len(recordings)} recordings can be heard" + "".join(f"; {p}" for p in problems[:1])
-        )
-    felt_by_all = np.stack(emotions)
-    emotions_heard = felt_by_all if (felt_by_all >= 0).all() else None
-    return RecordingEmbeddings(items, np.stack(embeddings), emotions_heard, problems, embedding_model)
+        raise DataError(f"none of {len(recordings)} recordings can be read" + "".join(f"; {p}" for p in problems[:1]))
+    values = np.stack(emotions)
+    known = values if (values >= 0).all() else None  # -1 if the network was not trained on emotions
+    return RecordingEmbeddings(items, np.stack(embeddings), known, problems, embedding_model)
 
 
 def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
@@ -125,19 +123,19 @@ def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floa
         windows = recording.windows()
         with torch.inference_mode():
             while batch := [window.samples for window in islice(windows, _WINDOWS_AT_ONCE)]:
-                answers = made.network(torch.from_numpy(np.stack(batch)))
-                parts.append(dict(zip(names, answers, strict=True)))
-        embedding, felt = (
+                outputs = made.network(torch.from_numpy(np.stack(batch)))
+                parts.append(dict(zip(names, outputs, strict=True)))
+        embedding, emotions = (
             np.asarray(torch.cat([part[name] for part in parts]).mean(0).numpy(), np.float32)
             for name in ("embedding", "emotions")
         )
-        return embedding / max(float(np.linalg.norm(embedding)), 1e-9), felt
+        return embedding / max(float(np.linalg.norm(embedding)), 1e-9), emotions
 
     return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
 
 
 def add_sounds(parts: ArtifactParts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:
-    """Base models `sound` and `mood`: rows of items that were not heard are 0."""
+    """Add the base models `sound` and `mood`; rows of items without a recording are 0."""
     indices = {name: index for index, name in enumerate(dataset.items)}
     rows = np.array([indices[item] for item in sounds.items], np.int64)
     embeddings = np.zeros((dataset.n_items, EMBEDDING_SIZE), np.float32)

@@ -1,4 +1,4 @@
-"""Every base model fitted on the training part: arrays and manifest entries of the artifact, no weights yet."""
+"""Fitting of the base models on the training split, as arrays and manifest entries of the artifact."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ OnStep = Callable[[str], Callable[[int, int], None]]
 
 @dataclass
 class ArtifactParts:
-    """An artifact in the making.
+    """Arrays and manifest entries of an artifact under construction.
 
     Attributes:
         arrays: name -> array.
-        base models: the manifest's entries.
+        base_models: base model -> manifest entry.
     """
 
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -52,10 +52,16 @@ def fit_base_models(
     metadata: Mapping[str, Mapping[str, str]],
     on_step: OnStep,
 ) -> ArtifactParts:
-    """Fit all base models but `taste_vae` and those that need sound.
+    """Fit all base models except `taste_vae` and those based on recordings.
+
+    Args:
+        dataset: the training split.
+        config: hyper-parameters.
+        metadata: item -> column -> text, for titles and artists.
+        on_step: called with the name of a step; returns its progress callback.
 
     Raises:
-        TrainingError: hyper-parameters are so extreme that something is not finite, or cannot be solved.
+        TrainingError: fitted values are not finite, or a system cannot be solved.
     """
     parts = ArtifactParts()
     _base(parts, dataset, metadata)
@@ -114,9 +120,9 @@ def _items_among_neighbours(
     config: RecommenderConfig,
     on_step: OnStep,
 ) -> None:
-    """The same base models where the items' dense matrices would be too large.
+    """As `_items_among_all`, for catalogues whose dense item-item matrices would be too large.
 
-    EASE learns from listening alone here: what one user's tags did to it could not be taken back.
+    EASE is fitted without side information here, because the effect of a user's own tags could not be removed.
     """
     n = config.n_neighbours
     near = neighbourhoods(listening, n, config.item_knn_shrink, on_step("item-kNN"))
@@ -142,7 +148,7 @@ def _items_among_neighbours(
 def manifest_of(
     parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig, key: bytes
 ) -> dict[str, Any]:
-    """What recommender.json says before the ensemble's weights are known."""
+    """Return the manifest without the ensemble's weights."""
     return {
         "n_items": dataset.n_items,
         "n_users": dataset.n_users,
@@ -185,10 +191,10 @@ def _people(
 ) -> None:
     counts = np.bincount(listening.indices, minlength=dataset.n_items)
     rarity = np.log((dataset.n_users + 1) / (counts + 1)).astype(np.float32)
-    keys = _likeness_keys(listening, rarity)
-    parts.arrays["user_knn.means"] = (np.asarray(keys.sum(1)).ravel() / dataset.n_items).astype(np.float32)
+    vectors = _user_vectors(listening, rarity)
+    parts.arrays["user_knn.means"] = (np.asarray(vectors.sum(1)).ravel() / dataset.n_items).astype(np.float32)
     parts.arrays.update(rows_arrays("listening", Rows.from_csr(listening)))
-    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(_drawn(keys, config.user_knn_people).T)))
+    parts.arrays.update(rows_arrays("listeners", Rows.from_csr(_sampled(vectors, config.user_knn_people).T)))
     parts.arrays["listeners.rarity"] = rarity
     popularity_penalty = np.maximum(counts, 1).astype(np.float64) ** -config.user_knn_damping
     parts.arrays["user_knn.popularity_penalty"] = popularity_penalty.astype(np.float32)
@@ -197,36 +203,36 @@ def _people(
         "metric": "cosine",
         "n_neighbours": config.user_knn_neighbours,
         "sharpness": config.user_knn_sharpness,
-        **_drawn_people(dataset, config),
+        **_sample_size(dataset, config),
     }
     if dataset.friends.nnz:
-        parts.base_models["social"] = {"kind": "social", "base": config.social_base, **_drawn_people(dataset, config)}
+        parts.base_models["social"] = {"kind": "social", "base": config.social_base, **_sample_size(dataset, config)}
 
 
-def _likeness_keys(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]) -> sparse.csr_matrix:
-    """(U, I) listening weighted by rarity, each user of length 1."""
-    keys = listening.astype(np.float32, copy=True)
-    keys.data *= rarity[keys.indices]
-    lengths = np.sqrt(np.asarray(keys.multiply(keys).sum(1)).ravel())
-    keys.data *= np.repeat(1 / np.maximum(lengths, 1e-9), np.diff(keys.indptr)).astype(np.float32)
-    return keys
+def _user_vectors(listening: sparse.csr_matrix, rarity: npt.NDArray[np.float32]) -> sparse.csr_matrix:
+    """Return listening weighted by rarity, each user of norm 1 (U, I)."""
+    vectors = listening.astype(np.float32, copy=True)
+    vectors.data *= rarity[vectors.indices]
+    lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(1)).ravel())
+    vectors.data *= np.repeat(1 / np.maximum(lengths, 1e-9), np.diff(vectors.indptr)).astype(np.float32)
+    return vectors
 
 
-def _drawn_people(dataset: InteractionDataset, config: RecommenderConfig) -> dict[str, int]:
-    """How many people were drawn, where not all may be neighbours."""
+def _sample_size(dataset: InteractionDataset, config: RecommenderConfig) -> dict[str, int]:
+    """Return the size of the sample of candidate neighbours as a manifest entry, if there is one."""
     return {"drawn": config.user_knn_people} if dataset.n_users > config.user_knn_people else {}
 
 
-def _drawn(keys: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
-    """The rows of n people drawn at random, the others empty: whoever asks is compared with these alone."""
-    if keys.shape[0] <= n:
-        return keys
-    chosen = np.zeros(keys.shape[0], np.bool_)
-    chosen[np.random.default_rng(0).permutation(keys.shape[0])[:n]] = True
-    counts = np.where(chosen, np.diff(keys.indptr), 0)
-    stays = np.repeat(chosen, np.diff(keys.indptr))
+def _sampled(vectors: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """Return the rows of a random sample of n users, with the other rows empty."""
+    if vectors.shape[0] <= n:
+        return vectors
+    chosen = np.zeros(vectors.shape[0], np.bool_)
+    chosen[np.random.default_rng(0).permutation(vectors.shape[0])[:n]] = True
+    counts = np.where(chosen, np.diff(vectors.indptr), 0)
+    kept = np.repeat(chosen, np.diff(vectors.indptr))
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix((keys.data[stays], keys.indices[stays], starts), shape=keys.shape)
+    return sparse.csr_matrix((vectors.data[kept], vectors.indices[kept], starts), shape=vectors.shape)
 
 
 def _tags(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:

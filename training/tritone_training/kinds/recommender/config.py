@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-# Far beyond useful values; what is computed from them in single precision stays finite.
+# Far beyond useful values, but small enough for finite results in single precision.
 _MOST: Final = 1e12
 _MOST_COUNT: Final = 10**12
 
@@ -105,7 +105,7 @@ PRESETS: Final[Mapping[str, RecommenderConfig]] = {
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The search space: how much each member generalises."""
+    """Return hyper-parameters drawn from the search space."""
     return {
         "power": trial.suggest_float("power", 0.0, 0.6),
         "ease_l2": trial.suggest_float("ease_l2", 20.0, 1_000.0, log=True),

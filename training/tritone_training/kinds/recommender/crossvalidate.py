@@ -1,4 +1,4 @@
-"""Several seeds: each splits the log anew, takes some users out of training altogether, and judges both kinds."""
+"""Cross-validation over several seeds, with held-out listens and held-out users."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.kinds.recommender.train import TrainingData, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
-_TAKEN_OUT: Final = 0.1  # of the users
+_HELD_OUT_USERS: Final = 0.1  # fraction
 _SHOWN: Final = ("ndcg@10", "recall@10", "recall@40", "ndcg@40")
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Train and evaluate once per seed; answers mean and spread of the ensemble's metrics on held-out listens.
+    """Train and evaluate once per seed; return mean and standard deviation of the ensemble's metrics.
 
-    `cold_start` is what users get who were taken out of training altogether and come with their history, beside
-    users who were trained on.
+    Each seed splits the log differently and removes some users from training altogether. These are evaluated by their
+    histories (`cold_start`); all other metrics are those of users in the training data.
     """
     config = configure(request)
     prepared = prepare(request)
@@ -47,7 +47,7 @@ def _fold(request: TrainRequest, prepared: TrainingData, config: Any) -> dict[st
     rng = np.random.default_rng(request.seed)
     rest, held_out = split_log(replace(listening.train, time=None), fraction=0.2, seed=request.seed)
     active = np.unique(rest.user)
-    out = rng.choice(active, max(1, round(_TAKEN_OUT * len(active))), replace=False)
+    out = rng.choice(active, max(1, round(_HELD_OUT_USERS * len(active))), replace=False)
     inside = rest.take(~np.isin(rest.user, out))
     tags = without_pairs(listening.tags, [held_out])
     own = {listening.train.users[user] for user in out.tolist()}
@@ -61,7 +61,7 @@ def _fold(request: TrainRequest, prepared: TrainingData, config: Any) -> dict[st
     fold = ListeningData(inside, listening.valid, None, listening.friends, tags, listening.metadata, listening.report)
     train_prepared(request, config, TrainingData(fold, prepared.sounds))
     recommender, taste = open_recommender(request.out, request.listening.key if request.listening else None)
-    with progress_bar(f"judging seed {request.seed}", shown=request.progress) as on_progress:
+    with progress_bar(f"evaluating seed {request.seed}", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(
             recommender, taste, evaluation_users(recommender, rest, held_out), on_progress=on_progress
         )

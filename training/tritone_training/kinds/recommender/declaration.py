@@ -1,4 +1,4 @@
-"""What `recommender` takes and answers, and the models that join it with others."""
+"""Inputs, outputs and serving parameters of `recommender`, and the Triton ensembles that contain it."""
 
 from __future__ import annotations
 
@@ -50,22 +50,24 @@ def _answer(name: str, dtype: DType, description: str) -> Tensor:
 
 _SHARE: Final = Limits(minimum=0, maximum=1)
 
-USER_ID: Final = _one("user_id", "BYTES", "as in the log; its history and friends are used if it is known")
-HISTORY: Final = _list("history", "BYTES", "ids of items heard, the last ones included")
+USER_ID: Final = _one(
+    "user_id", "BYTES", "user id as in the log; the stored history and friends are used if the user is known"
+)
+HISTORY: Final = _list("history", "BYTES", "ids of items listened to, added to the stored history")
 WEIGHTS: Final = _list(
     "weights",
     "FP32",
-    "how much each item of `history` was heard, in plays; all 1 if left out",
+    "play counts of the items in `history`; all 1 if left out",
     axis="history",
     limits=Limits(minimum=0),
 )
-SKIPPED: Final = _list("skipped", "BYTES", "ids of items turned away")
-FRIENDS: Final = _list("friends", "BYTES", "ids of users")
+SKIPPED: Final = _list("skipped", "BYTES", "ids of rejected items")
+FRIENDS: Final = _list("friends", "BYTES", "user ids of friends")
 EMBEDDING: Final = Tensor(
     "embedding",
     "FP32",
     (Axis("feature", EMBEDDING_SIZE),),
-    "of a recording, by genre_cnn",
+    "embedding of a recording, by genre_cnn",
     optional=True,
     limits=Limits(minimum=-LARGEST_EMBEDDING, maximum=LARGEST_EMBEDDING),
 )
@@ -73,20 +75,22 @@ MOOD: Final = _one("mood", "BYTES", "one of the nine emotions", Limits(words=(""
 K: Final = _one(
     "k",
     "INT32",
-    "how many items are wanted; 10 if left out; at most 10,000, 1,000 with `diversity` and 200 with `explain`, and "
+    "number of items to return; 10 if left out; at most 10,000, 1,000 with `diversity` and 200 with `explain`, and "
     "100,000 (2,000 with `explain`) in all rows of a request",
     Limits(minimum=1, maximum=N_RECOMMENDED_MAX),
 )
-EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not come")
-FILTER_LISTENED: Final = _one("filter_listened", "BOOL", "leave out what was heard; true if left out")
-DIVERSITY: Final = _one("diversity", "FP32", "0..1, how unlike one another the items should be; 0 if left out", _SHARE)
-NOVELTY: Final = _one("novelty", "FP32", "0..1, how much little-known items are preferred; 0 if left out", _SHARE)
-EXPLAIN: Final = _one("explain", "BOOL", "answer reasons; false if left out")
-SIMILAR_TO: Final = _one("similar_to", "BYTES", "an item's id: the request is what is like it")
+EXCLUDE: Final = _list("exclude", "BYTES", "ids of items that must not be recommended")
+FILTER_LISTENED: Final = _one(
+    "filter_listened", "BOOL", "exclude items that the user has listened to; true if left out"
+)
+DIVERSITY: Final = _one("diversity", "FP32", "0..1, penalty for similarity between the items; 0 if left out", _SHARE)
+NOVELTY: Final = _one("novelty", "FP32", "0..1, preference for less popular items; 0 if left out", _SHARE)
+EXPLAIN: Final = _one("explain", "BOOL", "return reasons; false if left out")
+SIMILAR_TO: Final = _one("similar_to", "BYTES", "item id: return similar items instead of recommendations")
 BY: Final = _one(
     "by",
     "BYTES",
-    "listening, sound or both: the request is what is like `similar_to` or `embedding`",
+    "listening, sound or both: how items are compared with `similar_to` or `embedding`",
     Limits(words=("", *WAYS_TO_BE_ALIKE)),
 )
 
@@ -101,10 +105,12 @@ OFFSET: Final = _one(
     Limits(minimum=0, maximum=LARGEST_OFFSET),
 )
 
-ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; where rows differ in length, empty ids fill up")
-SCORES: Final = _answer("scores", "FP32", "of each item, never rising; of similarity the cosine")
-TITLES: Final = _answer("titles", "BYTES", "of each item, empty where unknown")
-ARTISTS: Final = _answer("artists", "BYTES", "of each item, empty where unknown")
+ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; padded with empty ids")
+SCORES: Final = _answer(
+    "scores", "FP32", "score of each item, descending; cosine similarities for `similar_to` and `by`"
+)
+TITLES: Final = _answer("titles", "BYTES", "title of each item, empty if unknown")
+ARTISTS: Final = _answer("artists", "BYTES", "artist of each item, empty if unknown")
 REASONS: Final = _answer(
     "reasons",
     "BYTES",
@@ -112,26 +118,28 @@ REASONS: Final = _answer(
     "the score; title and artist are given where `id` is an item that has them; empty without `explain`",
 )
 SOURCE: Final = Tensor(
-    "source", "BYTES", (Axis("one", 1),), "the best that was known: user, history, friends, audio, mood, popularity"
+    "source", "BYTES", (Axis("one", 1),), "most specific input used: user, history, friends, audio, mood or popularity"
 )
-ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "which ensemble of an A/B test answered")
+ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "arm of the A/B test")
 UNKNOWN: Final = Tensor(
     "unknown",
     "BYTES",
     (Axis("one", 1),),
-    'JSON of what could not be used: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
+    'JSON of ignored inputs: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
     '"exclude": [...], "mood": bool, "audio": bool}',
 )
 
 MATCH: Final = _answer(
-    "match", "BYTES", "of each item found by `query`: exact, normalized, prefix, words or near; else empty"
+    "match", "BYTES", "how each item matches `query`: exact, normalized, prefix, words or near; else empty"
 )
-MATCH_FIELD: Final = _answer("match_field", "BYTES", "what of each item matched: id, title or artist; else empty")
+MATCH_FIELD: Final = _answer(
+    "match_field", "BYTES", "field of each item that matches `query`: id, title or artist; else empty"
+)
 TOTAL: Final = Tensor("total", "INT32", (Axis("one", 1),), "how many items `query` found in all; else 0")
 
 DECLARATION: Final = Declaration(
     name="recommender",
-    summary="What to play next, for a known user, a newcomer, a recording or nobody; what is like an item; search.",
+    summary="Recommends items to known and new users or for a recording, and finds similar items and titles.",
     inputs=(
         USER_ID,
         HISTORY,
@@ -157,29 +165,29 @@ DECLARATION: Final = Declaration(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
-        warmup_batch_sizes=(),  # the backend asks itself when it loads
+        warmup_batch_sizes=(),  # the backend runs a request when it loads
     ),
-    # The key of the users' pseudonyms: a path. Empty: TRITONE_RECOMMENDER_KEY names the file, else it lies in the
-    # state folder of the server's user, where `tritone export` puts it.
+    # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
+    # it is in the state folder of the server's user, where `tritone export` stores it.
     parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": "", "min_friends": "3"},
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
 )
 
-POOLING_MODEL: Final = "recording_embedding"  # the mean direction of the windows' embeddings
+POOLING_MODEL: Final = "recording_embedding"  # normalised mean of the windows' embeddings
 
 _ROW: Final = Axis("row", 1)
 
 
 def _row(tensor: Tensor) -> Tensor:
-    """A tensor of one request, its batch axis written out."""
+    """Return a tensor with an explicit batch axis of 1."""
     return Tensor(tensor.name, tensor.dtype, (_ROW, *tensor.axes), tensor.description)
 
 
-# From sound to suggestion in one request.
+# From audio to recommendations in one request.
 RECORDING_RECOMMENDER: Final = EnsembleDeclaration(
     name="recording_recommender",
-    summary="What to play next for somebody of whom a recording is all that is known.",
+    summary="Recommends items similar to a recording.",
     inputs=(
         Tensor(
             "audio",

@@ -1,8 +1,8 @@
-"""Evaluate a checkpoint on held-out listens with the code that serves it: base models and ensemble, by segment.
+"""Evaluation of a checkpoint on held-out listens, by the code that serves it.
 
-Protocol: full ranking over all items of the catalogue, masking only what the log of the user contains; averages over
-users with at least one held-out listen; held-out items outside the catalogue count as missed.
-Shapes: B users, I items, K deepest cut.
+Protocol: full ranking of the catalogue, without the items in the user's log; means over users with at least one
+held-out listen; held-out items outside the catalogue count as missed.
+Shapes: B users, I items, K largest cutoff.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tritone_training.data.interactions import Log, columns_of, held_out_counts,
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
-from tritone_training.kinds.recommender.build import load_info
+from tritone_training.kinds.recommender.export import load_info
 from tritone_training.kinds.recommender.offline import open_recommender, score_in_chunks
 from tritone_training.kinds.recommender.staging import check_together
 from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
@@ -28,10 +28,11 @@ from tritone_training.progress import progress_bar
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Judge by `--test`, or by a part that training held out of the same log.
+    """Evaluate on the file `--test`, or on a split that training held out of the log.
 
     Raises:
-        DataError: nobody can be evaluated.
+        TrainingError: the options contradict each other.
+        DataError: no user can be evaluated.
         CheckpointError: the checkpoint cannot be used.
     """
     info = load_info(request.checkpoint)
@@ -58,9 +59,7 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     files = request.listening
     if files is not None and files.test is not None:
         if files.interactions is None:
-            raise TrainingError(
-                "--test FILE is evaluated beside the log that was learned from: give --interactions LOG, too"
-            )
+            raise TrainingError("--test FILE needs the log used in training: give --interactions LOG, too")
         if request.split is not None:
             raise TrainingError("give --test or --split, not both")
         columns = columns_of(files)
@@ -72,22 +71,22 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     return listening.train, listening.part(part), part
 
 
-_SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # items in the history
+_SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # lengths of histories
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationUsers:
-    """Whom to evaluate, in the artifact's places.
+    """Users to evaluate, with item indices of the artifact.
 
     Attributes:
         names: raw ids of users with held-out listens.
-        heard: (B, I) their logs.
+        consumed: (B, I) their listens in the log.
         wanted: (B, I) held-out listens to known items.
-        n_held_out: (B,) held-out listens, to known items or not.
-        listeners: (I,) how many users of the whole log listen to each item.
-        n_users: of the whole log.
-        n_cold: held-out listens to items that nobody in the log listens to, known or not.
+        n_held_out: (B,) number of held-out listens, including unknown items.
+        listeners: (I,) number of listeners of each item in the log.
+        n_users: number of users in the log.
+        n_cold: number of held-out listens to items without listeners in the log, including unknown items.
     """
 
     names: list[str]
@@ -101,33 +100,33 @@ class EvaluationUsers:
 
 @dataclass
 class RecommendedItems:
-    """What one scorer recommended."""
+    """Recommendations of one base model or the ensemble, collected in chunks."""
 
     best: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
     def whole(self) -> npt.NDArray[np.int64]:
-        """(B, K)."""
+        """Return the indices of all recommended items (B, K)."""
         return np.concatenate(self.best)
 
 
 def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> EvaluationUsers:
-    """Bring a log and its held-out part into the artifact's places.
+    """Map a log and its held-out listens to item indices of the artifact.
 
     Raises:
-        DataError: nobody can be evaluated.
+        DataError: no user can be evaluated.
     """
     items = {name: index for index, name in enumerate(recommender.item_ids)}
     counts = held_out_counts(held_out, held_out.users)
     names = [name for name, count in zip(held_out.users, counts.tolist(), strict=True) if count]
     if not names:
-        raise DataError(f"{held_out.source}: holds no listens; there is nothing to evaluate by")
+        raise DataError(f"{held_out.source}: holds no listens to evaluate on")
     rows = {name: row for row, name in enumerate(names)}
     consumed, wanted = log.matrix(rows, items), held_out.matrix(rows, items)
     if not wanted.nnz:
         raise DataError(f"{held_out.source}: not one of its items is known to the recommender; are the columns right?")
-    everybody = log.matrix(None, items)
-    listeners = np.bincount(everybody.indices, minlength=len(items))
-    n_known_heard = int((listeners[wanted.indices] > 0).sum())
+    all_users = log.matrix(None, items)
+    listeners = np.bincount(all_users.indices, minlength=len(items))
+    n_not_cold = int((listeners[wanted.indices] > 0).sum())
     return EvaluationUsers(
         names,
         consumed,
@@ -135,17 +134,17 @@ def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> Evalu
         held_out_counts(held_out, names),
         listeners,
         len(np.unique(log.user)),
-        int(len(held_out) - n_known_heard),
+        int(len(held_out) - n_not_cold),
     )
 
 
 def evaluate_ranking(
     recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, *, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """All metrics."""
+    """Return the metrics of the base models and the ensemble, in total and by segment."""
     stored = [recommender.resolver.user(name) >= 0 for name in people.names]
     known = np.array(stored)
-    tallies = _rank(recommender, taste, people, _questions(recommender, people, known), on_progress)
+    tallies = _rank(recommender, taste, people, _requests(recommender, people, known), on_progress)
     hits = {name: hits_of(tally.whole(), people.wanted) for name, tally in tallies.items()}
     values = {name: per_user(each, people.n_held_out) for name, each in hits.items()}
     vectors = recommender.artifact.arrays.get("vectors")
@@ -176,10 +175,10 @@ def evaluate_ranking(
     }
 
 
-def _questions(
+def _requests(
     recommender: Recommender, people: EvaluationUsers, known: npt.NDArray[np.bool_]
 ) -> list[RecommendRequest]:
-    """Stored users by name, the others by what they heard."""
+    """Return requests by user id for stored users, and by history for others."""
     return [
         RecommendRequest(user=name) if stored else history_request(recommender, people, row)
         for row, (name, stored) in enumerate(zip(people.names, known.tolist(), strict=True))
@@ -187,7 +186,7 @@ def _questions(
 
 
 def history_request(recommender: Recommender, people: EvaluationUsers, row: int) -> RecommendRequest:
-    """A user by what they heard alone."""
+    """Return a request with a user's history and without the user id."""
     span = slice(people.consumed.indptr[row], people.consumed.indptr[row + 1])
     items = people.consumed.indices[span].tolist()
     return RecommendRequest(history=[recommender.item_ids[item] for item in items], weights=people.consumed.data[span])
@@ -210,7 +209,7 @@ def _rank(
 
 
 def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], people: EvaluationUsers) -> float | None:
-    """Of all held-out listens to items that nobody in the log listens to, the share found among 40."""
+    """Return recall@40 of held-out listens to items without listeners in the log; None if there are none."""
     if not people.n_cold:
         return None
     found = hits & (people.listeners[np.maximum(best, 0)] == 0)
@@ -220,14 +219,14 @@ def _cold_recall(hits: npt.NDArray[np.bool_], best: npt.NDArray[np.int64], peopl
 def _segments(
     people: EvaluationUsers, values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
 ) -> list[dict[str, Any]]:
-    """The ensemble's metrics by length of history, and its base models' under `base_models`."""
+    """Return the metrics of the ensemble by length of history, with those of the base models under `base_models`."""
     n_listened = np.diff(people.consumed.indptr)
     rows = []
     for least, most in _SEGMENTS:
         inside = (n_listened >= least) & (n_listened <= (most if most is not None else np.inf))
         if inside.any():
             label = "none" if most == 0 else f"{least}-{most}" if most else f"{least} or more"
-            each = {name: means(dict(own), inside) for name, own in values.items()}
+            each = {name: means(dict(each_user), inside) for name, each_user in values.items()}
             ensemble = each.pop("ensemble")
             rows.append({"n_items_listened": label, "n_users": int(inside.sum()), **ensemble, "base_models": each})
     return rows
@@ -242,7 +241,7 @@ def _cold_users(
     values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Cold-start users: those the recommender never saw, and stored users asked for by their friends alone."""
+    """Return metrics of cold-start users: unknown users by their histories, and stored users by their friends only."""
     found: dict[str, Any] = {"by_history": None, "by_friends": None}
     if (~known).any():
         found["by_history"] = {"n": int((~known).sum()), **means(dict(values["ensemble"]), ~known)}
@@ -277,7 +276,7 @@ def _friends(recommender: Recommender, name: str) -> int:
 def _rank_friends(
     recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, on_progress: OnProgress
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """As if nothing was known but who the friends are; what was heard is masked as the protocol says."""
+    """Rank items for users of whom only the friends are given; items in their logs are masked as in the protocol."""
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
     for start in range(0, len(people.names), 64):
         names = people.names[start : start + 64]

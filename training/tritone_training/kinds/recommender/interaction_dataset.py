@@ -1,6 +1,6 @@
-"""Users, items and tags as places: what every base model is fitted on.
+"""Interactions, tags and friends as sparse matrices, the training data of the base models.
 
-Shapes: U users, I items, G tags, A assignments of tags.
+Shapes: U users, I items, G tags, A assignments of tags by users.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class InteractionDataset:
-    """Everything in the artifact's order.
+    """Training data, with users and items in the order of the artifact.
 
     Attributes:
         users: raw ids, ordered by pseudonym.
         pseudonyms: (U, 2).
-        items: ids, best known first, those known from tags alone last.
-        plays: (U, I) as logged.
-        weights: (U, I) as base models see them.
-        tagged: (U, I) 1 where a user tagged an item that they are not logged to have played.
-        tags: (I, G) how many gave each tag; words of metadata count once.
-        tag_names: G.
-        given: (A,) user, item and tag of each assignment in `tagged`.
+        items: ids in descending order of popularity; items without listeners come last.
+        plays: (U, I) play counts as logged.
+        weights: (U, I) weights computed from the play counts.
+        tagged: (U, I) 1 where a user tagged an item without a logged play.
+        tags: (I, G) number of users who assigned each tag; words of metadata count once.
+        tag_names: (G,).
+        given: (A,) each, user, item and tag of the assignments in `tagged`.
         friends: (U, U) 0 or 1, symmetric.
     """
 
@@ -57,18 +57,20 @@ class InteractionDataset:
         return len(self.items)
 
     def listening(self, tag_weight: float) -> sparse.csr_matrix:
-        """(U, I) weights, and tags as weak listening."""
+        """Return the weights plus `tag_weight` for tagged items (U, I)."""
         return sparse.csr_matrix(self.weights + self.tagged * np.float32(tag_weight))
 
 
 def build_dataset(
     listening: ListeningData, config: RecommenderConfig, key: bytes, more: Sequence[str] = ()
 ) -> InteractionDataset:
-    """Give everybody and everything a place.
+    """Build the dataset from the training split of a log.
 
     Args:
-        key: for pseudonyms.
-        more: items that are known in other ways, from their recordings say.
+        listening: log, tags, metadata and friends.
+        config: hyper-parameters.
+        key: key of the users' pseudonyms.
+        more: further items, such as those known from recordings only.
     """
     train = listening.train
     active = np.unique(train.user)
@@ -100,7 +102,7 @@ def build_dataset(
 
 
 def dataset_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> InteractionDataset:
-    """A dataset of plays alone (U, I), whose users and items are called by their numbers: for measurements."""
+    """Build a dataset from play counts (U, I) only, with numbered users and items; used by benchmarks."""
     n_users, n_items = plays.shape
     counts = np.bincount(plays.indices, minlength=n_items)
     best = np.argsort(-counts, kind="stable")

@@ -1,8 +1,8 @@
-"""What validation decides: the measure of similarity of user-kNN, and how much each base model counts for whom.
+"""Selection of the similarity metric of user-kNN and of the ensemble's weights on the validation split.
 
-Weights for short histories and for none are learned from the same listeners with most of their history hidden. Weights
-for items that nobody listens to are learned from the held-out listens to such items if there are enough; else from a
-fifth of the other items, whose scores are taken from their tags and sound alone, as if nobody listened to them.
+Weights for short and empty histories are fitted on the same users with most of their history hidden. Weights for items
+without listeners are fitted on held-out listens to such items if there are enough. Otherwise they are fitted on a fifth
+of the other items, which are scored by content only, as if they had no listeners.
 Shapes: B users, I items.
 """
 
@@ -42,22 +42,25 @@ from tritone_training.kinds.recommender.weight_fitting import (
 )
 
 METRICS: Final = ("cosine", "pearson", "euclidean")
-_LONGEST_SHORT: Final = 5
-_METRIC_USERS: Final = 500
-_LEAST_SHOWN: Final = 30  # held-out listens to cold items; fewer are too few to learn weights from
-# Base models that no log can teach the weight of: somebody who has only a recording or a mood leaves no history.
-_ASKED_ALONE: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
+_LONGEST_SHORT: Final = 5  # items of a history that is cut
+_METRIC_USERS: Final = 500  # users on whom the metric is selected
+_LEAST_COLD_LISTENS: Final = 30  # held-out listens to cold items needed to fit their weights
+# Weights of base models that cannot be fitted, because logs do not contain requests with a recording or a mood.
+_FIXED_WEIGHTS: Final[Mapping[str, float]] = {"sound": 2.0, "mood": 0.5}
 NOTHING_LEARNED: Final = {"a": {"warm_from": 1, "weights": {segment: {} for segment in SEGMENTS}}}
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedEnsemble:
-    """What validation decided.
+    """Metric and weights selected on the validation split.
 
     Attributes:
-        metrics: `ensemble` and `base_models` -> name -> figure on the validation part.
-        how: what these metrics are worth.
+        metric: similarity metric of user-kNN.
+        scales: base model -> unit of its scores.
+        ensembles: arm -> ensemble as in the manifest.
+        metrics: metrics of the ensemble and the base models on the validation split.
+        how: how these metrics were measured.
     """
 
     metric: str
@@ -77,7 +80,7 @@ def select_ensemble(
     seed: int,
     on_progress: OnProgress,
 ) -> SelectedEnsemble:
-    """Learn from the listeners who have held-out listens.
+    """Fit the ensemble on the users with held-out listens.
 
     Raises:
         DataError: there are none.
@@ -86,8 +89,8 @@ def select_ensemble(
     counts = held_out_counts(listening.valid, dataset.users)
     users = np.flatnonzero(counts)
     if not len(users):
-        raise DataError(f"{listening.valid.source}: no listener of the log has held-out listens; give another --valid")
-    # By id: the order of pseudonyms changes with the key, and the same seed is to draw the same.
+        raise DataError(f"{listening.valid.source}: no user of the log has held-out listens; give another --valid")
+    # Sorted by id, because the order of pseudonyms depends on the key and equal seeds should draw equal samples.
     users = users[np.argsort(np.array(dataset.users)[users])]
     if len(users) > config.most_validation_users:
         users = users[np.sort(rng.choice(len(users), config.most_validation_users, replace=False))]
@@ -139,7 +142,7 @@ def select_ensemble(
     weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
     minimum = {
         segment: {
-            name: weight * share for name, weight in _ASKED_ALONE.items() if name in recommender.scorer.base_models
+            name: weight * share for name, weight in _FIXED_WEIGHTS.items() if name in recommender.scorer.base_models
         }
         for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
     }
@@ -168,8 +171,8 @@ def select_ensemble(
             "n": len(users),
             "cold_items": {segment: how for segment, (_, how) in cold.items()},
         },
-        "`ensemble` is on the listens that its weights were learned on; `cross_fitted` learns them on one half of the "
-        "listeners and judges on the other",
+        "`ensemble` is measured on the listens its weights were fitted on; `cross_fitted` fits them on one half of the "
+        "users and evaluates on the other",
     )
 
 
@@ -178,7 +181,7 @@ def _is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
 
 
 def _least_known(recommender: Recommender) -> float:
-    """Return the popularity of the least known item that somebody listens to."""
+    """Return the popularity of the least popular item with listeners."""
     popularity = recommender.scorer.base_models.get("popularity")
     n_listened = recommender.scorer.n_listened
     return float(popularity.shares[:n_listened].min()) if isinstance(popularity, Popularity) and n_listened else 0.0
@@ -193,15 +196,14 @@ def _cold_item_weights(
     *,
     least_known: float,
 ) -> tuple[dict[str, float], str]:
-    """Return the weights for cold items, and what they were learned from.
+    """Return the weights for cold items, and a description of the data they were fitted on.
 
-    Hidden items have as many listeners as others, which new items do not: a bias learned from them would put every new
-    item before items that many listen to. It is therefore at most what the least known item gets for its popularity, so
-    that only content puts a new item before others.
+    Hidden items are as popular as others, unlike new items, so a bias fitted on them would rank every new item above
+    popular items. It is therefore limited to the contribution of popularity for the least popular item.
     """
     n_shown = int((candidates.wanted & candidates.cold).sum())
     orders = any(weight > 0 for name, weight in learned.cold.items() if name != BIAS)
-    if hidden is None or of_hidden is None or (n_shown >= _LEAST_SHOWN and orders):
+    if hidden is None or of_hidden is None or (n_shown >= _LEAST_COLD_LISTENS and orders):
         return dict(learned.cold), f"{n_shown} held-out listens to cold items"
     found = fit_cold_item_weights(of_hidden, hidden.content, learned.listened, scales)
     if found is None:
@@ -219,7 +221,7 @@ def _metric(
     wanted: sparse.csr_matrix,
     counts: npt.NDArray[np.int64],
 ) -> str:
-    """The measure of similarity with the best NDCG@10 + recall@40 / 2."""
+    """Return the similarity metric of user-kNN with the best NDCG@10 + recall@40 / 2."""
     base_model = recommender.scorer.base_models.get("user_knn")
     if base_model is None:
         return METRICS[0]
@@ -243,7 +245,7 @@ def _with_metric(base_model: Any, metric: str) -> UserKnn:
 
 
 def _shortened(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
-    """Histories cut to one to five items at random."""
+    """Return the batch with each history reduced to 1 to 5 random items."""
     columns, values = [], []
     for row in range(batch.n):
         items, weights = batch.history.row(row)
@@ -256,7 +258,7 @@ def _shortened(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
 
 
 def _without_history(batch: RequestBatch, recommender: Recommender) -> RequestBatch:
-    """Nothing but friends."""
+    """Return the batch with empty histories; friends are kept."""
     nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
     history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
     return replace(batch, history=history, consumed=nothing, borrowed=borrowed, memo={})
@@ -272,7 +274,7 @@ def _metrics(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[s
 
 
 def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[str, float]:
-    """Weights learned on even users evaluated on odd ones, and the other way round."""
+    """Return the metrics of two-fold cross-fitting of the weights, over even and odd users."""
     found = []
     n_users = len(candidates.n_held_out)
     for side in (0, 1):

@@ -1,11 +1,11 @@
-"""Item-item base models for large catalogues: each item is solved among its nearest neighbours only.
+"""Item-item base models for large catalogues, with each item's regression restricted to its nearest neighbours.
 
-The Gram matrix is passed over once, in sparse blocks; of each item the `m` items of the highest cosine are kept with
-their exact entries. Item-kNN's table is the best of these, and so what the dense way finds. EASE and the graph filter
-become one small ridge regression an item, on the `n` best of its neighbours (Steck 2019b, arXiv:1911.05394, restricts
-EASE to a sparsity pattern in the same spirit): exact where the neighbourhood is everything, and where it is not, what
-lies outside counts as 0.
-Shapes: U users, I items, m neighbours with a known overlap, n that are solved for, b items of a block.
+The Gram matrix is computed once, in sparse blocks. For each item, the exact entries of the `m` items with the highest
+cosine are kept. The item-kNN table consists of the best of these, so it equals the dense computation. EASE and the
+graph filter are solved by one small ridge regression per item on its `n` best neighbours (cf. Steck 2019,
+arXiv:1911.05394, who restricts EASE to a sparsity pattern). Entries outside of the neighbourhood count as
+0; the result is exact if the neighbourhood contains all items.
+Shapes: U users, I items, m neighbours with a known overlap, n neighbours in the regression, b items of a block.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from scipy import sparse
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 OnProgress = Callable[[int, int], None]
-_MOST_ENTRIES: Final = 40_000_000  # of the Gram matrix at once: 8 bytes each, and as much again while it is made
+_MOST_ENTRIES: Final = (
+    40_000_000  # of a block of the Gram matrix: 8 bytes each, and as much again during its computation
+)
 _SOLVED_AT_ONCE: Final = 128
-_KNOWN_PER_SOLVED: Final = 4  # overlaps are kept for so many times the neighbours that are solved for
+_KNOWN_PER_SOLVED: Final = 4  # m / n
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhoods:
-    """Each item's strongest neighbours, the strongest first, filled up with itself at overlap 0.
+    """The nearest neighbours of each item, nearest first, padded with the item itself at overlap 0.
 
     Attributes:
-        items: (I, m).
+        items: (I, m) indices.
         overlaps: (I, m) entries of the Gram matrix.
-        cosines: (I, m) overlap / (lengths + shrink).
-        squares: (I,) the Gram matrix's diagonal.
+        cosines: (I, m) overlap / (product of norms + shrink).
+        squares: (I,) diagonal of the Gram matrix.
     """
 
     items: Ints
@@ -47,24 +49,26 @@ class Neighbourhoods:
         return len(self.items)
 
     def table(self, n: int, values: Floats) -> sparse.csr_matrix:
-        """(I, I) from a neighbour to the item it speaks for, of values (I, >= n) in the order of `items`."""
+        """Return a sparse table (I, I), from neighbour to item, of values (I, >= n) in the order of `items`."""
         n = min(n, values.shape[1])
         strengths = values[:, :n].ravel()
         targets = np.repeat(np.arange(self.n_items, dtype=np.int32), n)
-        stays = strengths != 0
+        kept = strengths != 0
         table = sparse.csr_matrix(
-            (strengths[stays], (self.items[:, :n].ravel()[stays], targets[stays])), shape=(self.n_items, self.n_items)
+            (strengths[kept], (self.items[:, :n].ravel()[kept], targets[kept])), shape=(self.n_items, self.n_items)
         )
         table.sort_indices()
         return table
 
 
 def neighbourhoods(matrix: sparse.csr_matrix, n: int, shrink: float, on_progress: OnProgress) -> Neighbourhoods:
-    """Every item's neighbours by cosine of their listeners.
+    """Find the neighbours of every item by the cosine similarity of their columns.
 
     Args:
-        matrix: (U, I), nothing below 0.
-        n: that will be solved for; overlaps are kept for four times as many.
+        matrix: (U, I), not negative.
+        n: number of neighbours in the regressions; overlaps are kept for four times as many.
+        shrink: added to the denominator of the cosine.
+        on_progress: called with the number of finished items and of all items.
     """
     n_items = matrix.shape[1]
     m = min(_KNOWN_PER_SOLVED * n, n_items)
@@ -95,15 +99,15 @@ def neighbourhoods(matrix: sparse.csr_matrix, n: int, shrink: float, on_progress
 
 
 def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
-    """Spans of items whose rows of the Gram matrix fit into memory together.
+    """Yield slices of items whose rows of the Gram matrix fit into memory together.
 
     Args:
         turned: (I, U).
-        n_listened: (U,) how many items each user listens to.
+        n_listened: (U,) number of items of each user.
     """
     n_items = turned.shape[0]
     consumed = sparse.csr_matrix((np.ones(turned.nnz, np.float32), turned.indices, turned.indptr), shape=turned.shape)
-    widths = np.minimum(consumed @ n_listened.astype(np.float64), n_items)  # at most so many entries a row
+    widths = np.minimum(consumed @ n_listened.astype(np.float64), n_items)  # upper bound of the entries in each row
     start, total = 0, 0.0
     for item, width in enumerate(widths.tolist()):
         if item > start and total + width > _MOST_ENTRIES:
@@ -116,11 +120,11 @@ def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
 
 @dataclass(frozen=True, eq=False)
 class ItemRegressions:
-    """One ridge regression an item: what its neighbours count when they predict it.
+    """Ridge regressions of each item on its neighbours.
 
     Attributes:
         weights: (I, n) in the order of `Neighbourhoods.items`.
-        inverses: (I,) the diagonal of `(X'X + l2)^-1`, as far as the neighbours tell.
+        inverses: (I,) diagonal of `(X'X + l2)^-1`, approximated within the neighbourhoods.
     """
 
     weights: Floats
@@ -128,9 +132,9 @@ class ItemRegressions:
 
 
 def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> ItemRegressions:
-    """EASE's column of each item, `(G + l2)^-1 g` among its n neighbours."""
+    """Solve `(G + l2)^-1 g` for each item within its n neighbours."""
     n = min(n, near.items.shape[1])
-    index = np.full(near.n_items, -1, np.int16)  # of an item among the target's neighbours
+    index = np.full(near.n_items, -1, np.int16)  # position of an item among the neighbours of the target
     weights = np.zeros((near.n_items, n), np.float32)
     inverses = np.zeros(near.n_items, np.float32)
     for start in range(0, near.n_items, _SOLVED_AT_ONCE):
@@ -144,7 +148,7 @@ def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> I
 
 
 def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:
-    """(n, n) the Gram matrix of an item's neighbours and the ridge; places that are only filled up stand alone."""
+    """Return the regularised Gram matrix of an item's neighbours (n, n); rows of padding are those of the identity."""
     among = near.items[item, :n]
     among = among[: int(np.count_nonzero(near.overlaps[item, :n]))]
     gram = np.zeros((n, n), np.float32)
@@ -154,7 +158,7 @@ def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray
     rows = indices // near.items.shape[1]
     gram[rows, columns.ravel()[indices]] = near.overlaps[among].ravel()[indices]
     index[among] = -1
-    np.maximum(gram, gram.T, out=gram)  # each overlap is known to the one, the other or both
+    np.maximum(gram, gram.T, out=gram)  # an overlap may be known to one of the two items only
     diagonal = np.ones(n, np.float32)
     diagonal[: len(among)] = near.squares[among] + np.float32(l2)
     gram[np.diag_indices(n)] = diagonal
@@ -164,13 +168,13 @@ def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray
 def _positive(grams: Floats, wanted: Floats) -> Floats:
     """Solve (b, n, n) x = (b, n).
 
-    Unknown overlaps may leave a matrix indefinite; then its known ones are halved until it is not.
+    Unknown overlaps may make a matrix indefinite. Its off-diagonal entries are then halved until it is definite.
     """
     if not _is_positive(grams):
-        alone = np.eye(grams.shape[1], dtype=np.bool_)
+        diagonal = np.eye(grams.shape[1], dtype=np.bool_)
         for one in range(len(grams)):
             while not _is_positive(grams[one]):
-                grams[one] = np.where(alone, grams[one], grams[one] * np.float32(0.5))
+                grams[one] = np.where(diagonal, grams[one], grams[one] * np.float32(0.5))
     return np.asarray(np.linalg.solve(grams, wanted[:, :, None])[:, :, 0], np.float32)
 
 
@@ -183,16 +187,19 @@ def _is_positive(grams: Floats) -> bool:
 
 
 def ease_near(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> sparse.csr_matrix:
-    """EASE's table (I, I)."""
+    """Return EASE's weights (I, I)."""
     return near.table(n, solve(near, n, l2, on_progress).weights)
 
 
 def graph_near(near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_progress: OnProgress) -> sparse.csr_matrix:
-    """The graph filter's table (I, I): `-l2 P`, and a column of P is EASE's times its diagonal.
+    """Return the table of the graph filter (I, I), `-l2 P`, where a column of P is EASE's times its diagonal entry.
 
     Args:
-        near: of the graph's edges.
+        near: neighbourhoods by the edges of the graph.
         degrees: (I,) as in `Graph`.
+        n: number of neighbours in the regressions.
+        l2: regularisation.
+        on_progress: called with the number of finished items and of all items.
     """
     solved = solve(near, n, l2, on_progress)
     roots = np.sqrt(degrees)

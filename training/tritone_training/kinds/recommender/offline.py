@@ -1,6 +1,6 @@
-"""Open a checkpoint and score with the code that serves it; `taste_vae` runs in PyTorch instead of on Triton.
+"""Offline scoring of a checkpoint by the serving code, with `taste_vae` run in PyTorch instead of Triton.
 
-Also computes the rankings of stored users that an artifact contains.
+Also precomputes the rankings of stored users for the artifact.
 Shapes: B requests, I items, T items that `taste_vae` knows.
 """
 
@@ -28,7 +28,7 @@ from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
-from tritone_training.kinds.taste_vae.build import load_network
+from tritone_training.kinds.taste_vae.export import load_network
 
 ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
 KEY: Final = "recommender.key"
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, RemoteScorer | None]:
-    """A checkpoint's recommender, and what asks its `taste_vae`.
+    """Open the recommender of a checkpoint, and return the function that runs its `taste_vae`, if it has one.
 
     Raises:
         CheckpointError: the artifact, its key or its network cannot be used.
@@ -50,7 +50,7 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
 
 
 def taste_of(folder: Path) -> RemoteScorer:
-    """Ask the checkpoint's own network, in this process."""
+    """Return a function that runs the checkpoint's `taste_vae` in this process."""
     network, _ = load_network(folder / TASTE)
 
     def ask(inputs: TasteInputs, meanwhile: Callable[[], None]) -> Floats:
@@ -65,7 +65,7 @@ def taste_of(folder: Path) -> RemoteScorer:
 def score_in_chunks(
     recommender: Recommender, taste: RemoteScorer | None, requests: Sequence[RecommendRequest]
 ) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
-    """(which requests, base model -> (B, I), the ensemble's (B, I)), a chunk at a time."""
+    """Yield, for each chunk of requests, its slice, base model -> scores (B, I), and the ensemble's scores (B, I)."""
     for start in range(0, len(requests), AT_ONCE):
         rows = slice(start, min(start + AT_ONCE, len(requests)))
         base_models, ensemble, _ = recommender.score(requests[rows], taste=taste)
@@ -80,7 +80,7 @@ def precompute_rankings(
     *,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays `lists.<arm>.*` of the arms that anybody gets."""
+    """Return the arrays `lists.<arm>.*`, the best n items of each stored user, for all arms with a share above 0."""
     indices = {name: index for index, name in enumerate(recommender.item_ids)}
     n = min(n, dataset.n_items)
     arms: dict[str, tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]] = {}
@@ -88,7 +88,7 @@ def precompute_rankings(
         requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
         for arm in recommender.scorer.arms:
             columns, values = arms.setdefault(arm, ([], []))
-            for answer in recommender.answer(requests, taste=taste, arm=arm):
+            for answer in recommender.recommend(requests, taste=taste, arm=arm):
                 if isinstance(answer, Exception):
                     raise answer
                 columns.append(np.array([indices[item] for item in answer.items], np.int64))

@@ -1,4 +1,4 @@
-"""Pictures and tables of an evaluation: base models beside the ensemble, by history, weights, and beyond accuracy."""
+"""Plots and tables of an evaluation: base models and ensemble, in total and by length of history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tritone_training.plots import saved_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MEMBER: Final = "#7a9cc6"
+_BASE_MODEL: Final = "#7a9cc6"
 _ENSEMBLE: Final = "#d95f02"
 _TABLE: Final = ("ndcg@10", "recall@10", "map@10", "mrr@10", "hit_rate@10", "ndcg@40", "recall@40")
 _BEYOND: Final = {
@@ -27,10 +27,10 @@ _SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm":
 
 
 def write(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """Write the report's pictures and tables; answers their paths."""
+    """Write the plots and tables of an evaluation; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _draw_members(folder / "base_models.png", metrics),
+        _draw_base_models(folder / "base_models.png", metrics),
         _draw_segments(folder / "segments.png", metrics),
         _draw_weights(folder / "weights.png", metrics),
         _draw_beyond(folder / "beyond_accuracy.png", metrics),
@@ -40,14 +40,14 @@ def write(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _all(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """The ensemble last, after its base models from the worst to the best."""
+    """Return the metrics of the base models in ascending order of NDCG@10, followed by the ensemble."""
     ranked = sorted(metrics["base_models"].items(), key=lambda entry: entry[1]["ndcg@10"])
     return {**dict(ranked), "ensemble": metrics["ensemble"]}
 
 
 def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}") -> None:
-    """A bar with its value for each row, the ensemble's in its own colour."""
-    colours = [_ENSEMBLE if name == "ensemble" else _MEMBER for name in rows]
+    """Draw a labelled bar for each row, the ensemble in its own colour."""
+    colours = [_ENSEMBLE if name == "ensemble" else _BASE_MODEL for name in rows]
     bars = axis.barh(list(rows), list(rows.values()), color=colours)
     axis.bar_label(bars, fmt=form.format, padding=3, fontsize=8)
     axis.set_xlabel(label)
@@ -55,7 +55,7 @@ def _bars(axis: Axes, rows: Mapping[str, float], label: str, form: str = "{:.3f}
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_members(path: Path, metrics: Mapping[str, Any]) -> str:
+def _draw_base_models(path: Path, metrics: Mapping[str, Any]) -> str:
     rows = _all(metrics)
     with saved_figure(path, (10, 0.36 * len(rows) + 1), 1, 2) as axes:
         for axis, metric in zip(axes[0], ("ndcg@10", "recall@40"), strict=True):
@@ -65,7 +65,7 @@ def _draw_members(path: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def _draw_segments(path: Path, metrics: Mapping[str, Any]) -> str:
-    """Everybody's NDCG@10 by length of history: whose part of the catalogue of listeners is whose."""
+    """Draw the NDCG@10 of each base model and the ensemble by length of history."""
     rows = metrics["segments"]
     names = list(reversed(_all(metrics)))
     values = np.array(
@@ -79,7 +79,7 @@ def _draw_segments(path: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def _draw_weights(path: Path, metrics: Mapping[str, Any]) -> str:
-    """What each base model counts in each ensemble; 0 where the ensemble does without it."""
+    """Draw the weight of each base model in each ensemble."""
     ensembles = metrics["ensembles"]
     names = list(reversed([name for name in _all(metrics) if name != "ensemble"]))
     with saved_figure(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
@@ -112,55 +112,55 @@ def _draw_beyond(path: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def _write_csv(path: Path, metrics: Mapping[str, Any]) -> str:
-    """A row for each base model, for all and by history, with every figure there is."""
+    """Write all metrics, with a row for each base model and segment."""
     rows: list[tuple[str, str, int, Mapping[str, Any]]] = []
     for name, each in reversed(_all(metrics).items()):
         rows.append((name, "all", metrics["n_users"], each))
         for segment in metrics["segments"]:
-            own = segment if name == "ensemble" else segment["base_models"][name]
-            rows.append((name, segment["n_items_listened"], segment["n_users"], own))
+            values = segment if name == "ensemble" else segment["base_models"][name]
+            rows.append((name, segment["n_items_listened"], segment["n_users"], values))
     columns = list(metrics["ensemble"])
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["who", "n_items_listened", "n_users", *columns])
-        for name, consumed, n_users, own in rows:
-            values = (own.get(column) for column in columns)
-            writer.writerow([name, consumed, n_users, *("" if value is None else f"{value:.6f}" for value in values)])
+        for name, n_listened, n_users, each in rows:
+            cells = (each.get(column) for column in columns)
+            writer.writerow([name, n_listened, n_users, *("" if value is None else f"{value:.6f}" for value in cells)])
     return str(path)
 
 
 def _write_markdown(path: Path, metrics: Mapping[str, Any]) -> str:
-    everybody = dict(reversed(_all(metrics).items()))
+    models = dict(reversed(_all(metrics).items()))
     lines = [
-        "# What the recommender is worth",
+        "# Evaluation of the recommender",
         "",
         f"{metrics['data']}; {metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens, "
-        f"{metrics['n_items']} items. All items are ranked, but for those that a user's log holds.",
+        f"{metrics['n_items']} items. All items are ranked, except those in the user's log.",
         "",
-        *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in everybody.items()]),
+        *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in models.items()]),
         "",
         "![base models](base_models.png)",
         "",
-        "## By history",
+        "## By length of history",
         "",
         *_table(
-            ("items heard", "users", "ndcg@10", "recall@40"),
+            ("items in the history", "users", "ndcg@10", "recall@40"),
             [
                 (row["n_items_listened"], row["n_users"], row["ndcg@10"], row["recall@40"])
                 for row in metrics["segments"]
             ],
         ),
         "",
-        "![by history](segments.png)",
+        "![by length of history](segments.png)",
         "",
-        "## What each base model counts",
+        "## Weights of the base models",
         "",
         "![weights](weights.png)",
         "",
         "## Beyond accuracy",
         "",
-        "Coverage: the share of the catalogue that anybody is recommended. Novelty: how surprising the items are, in "
-        "bits. Diversity: how far the items of a list are from one another.",
+        "Coverage: share of the catalogue recommended to at least one user. Novelty: mean information of the items "
+        "in bits. Diversity: mean pairwise cosine distance of the items in a list.",
         "",
         "![coverage, novelty, diversity](beyond_accuracy.png)",
         "",

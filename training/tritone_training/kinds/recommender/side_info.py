@@ -1,8 +1,8 @@
 """Side information in EASE, and the correction of scores for a user's own tags.
 
-Each tag or metadata word is a further row of the interaction matrix, so that items without listeners are reached too
-(collective EASE: Jeunen et al. 2020, doi:10.1145/3383313.3418480). A tag shows that its user knows the item.
-Scores of other users may use it; scores of that user must not, or a held-out listen to a tagged item would leak.
+Each tag or metadata word is an additional row of the interaction matrix, so that items without listeners are scored
+(collective EASE: Jeunen et al. 2020, doi:10.1145/3383313.3418480). A tag reveals that its user knows the item, so it
+may affect the scores of other users but not of that user; otherwise a held-out listen to a tagged item would leak.
 Shapes: U users, I items, W words, t items that a user tagged and did not play.
 """
 
@@ -20,8 +20,8 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.tables import Ridge
 
-_LEAST_ITEMS: Final = 5  # that a word is said of
-_MOST_WORDS: Final = 4_000  # the commonest
+_LEAST_ITEMS: Final = 5  # items with a word; rarer words are left out
+_MOST_WORDS: Final = 4_000  # most frequent words
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -29,14 +29,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class SideInfo:
-    """Words as rows.
+    """Words of items as additional rows of the interaction matrix.
 
     Attributes:
-        rows: (W, I), each item's column of length `amount` or 0.
-        counts: (I, W) how often each word is said of each item.
-        rarity: (W,).
-        places: (tags,) each tag's place among the W, -1 for those that are left out.
-        amount: what words count beside listening.
+        rows: (W, I), each item's column of norm `amount` or 0.
+        counts: (I, W) number of occurrences of each word.
+        rarity: (W,) inverse item frequency.
+        indices: (G,) index of each tag among the W words, -1 for tags that are left out.
+        amount: weight relative to listening.
     """
 
     rows: sparse.csr_matrix
@@ -46,7 +46,7 @@ class SideInfo:
     amount: float
 
     def without(self, item: int, tags: Sequence[int]) -> tuple[Ints, Floats]:
-        """(words of an item, change of its column when each of the given tags is said once less)."""
+        """Return the words of an item, and the change of its column if each of the given tags occurs once less."""
         span = slice(self.counts.indptr[item], self.counts.indptr[item + 1])
         words, counts = self.counts.indices[span].astype(np.int64), self.counts.data[span].astype(np.float64)
         left = np.maximum(counts - np.isin(words, self.indices[list(tags)]), 0)
@@ -58,7 +58,7 @@ class SideInfo:
 
 
 def side_info_of(dataset: InteractionDataset, amount: float) -> SideInfo:
-    """Count the words that are said of several items."""
+    """Build the side information from the words of several items."""
     spread = dataset.tags.getnnz(axis=0)
     kept = np.argsort(-spread, kind="stable")[:_MOST_WORDS]
     kept = np.sort(kept[spread[kept] >= _LEAST_ITEMS])
@@ -78,10 +78,10 @@ _AT_ONCE = 256
 
 
 def ease_ratios(dataset: InteractionDataset, solved: Ridge, side_info: SideInfo) -> Rows:
-    """EASE: exactly, for each tagged item by itself.
+    """Return the ratios for EASE, exact for each tagged item.
 
-    An item's weights are a regression on its listeners and words: without a user's tags only what is regressed
-    changes, the inverse over all other items stays as it is.
+    The weights of an item are a regression of its column on those of the other items. Removing a user's tags of the
+    item changes only its own column, not the inverse over the others.
     """
     of_words = (
         solved.spread[dataset.n_users :] if solved.spread is not None else solved.rows(side_info.rows)
@@ -114,7 +114,7 @@ def item_knn_ratios(
     listening: sparse.csr_matrix,
     shrink: float,
 ) -> Rows:
-    """Item-kNN: the user's own share of every overlap is subtracted."""
+    """Return the ratios for item-kNN, by subtraction of the user's own contribution to each overlap."""
     lengths = np.sqrt(np.asarray(listening.multiply(listening).sum(0)).ravel())
     ratios: list[Floats] = []
     for user in range(dataset.n_users):
@@ -131,7 +131,7 @@ def item_knn_ratios(
 
 
 def tag_ratios(dataset: InteractionDataset, idf: npt.NDArray[np.float32]) -> Rows:
-    """Likeness by tags: an item's tags without those that the user gave it."""
+    """Return the ratios for similarity by tags, without the tags that the user assigned to an item."""
     squares = np.asarray(dataset.tags.multiply(dataset.tags) @ (idf * idf)).ravel().astype(np.float64)
     by_pair = _tags_of_pairs(dataset)
     profiles = dataset.weights @ _unit(dataset.tags @ sparse.diags_array(idf))
@@ -141,7 +141,7 @@ def tag_ratios(dataset: InteractionDataset, idf: npt.NDArray[np.float32]) -> Row
         if not len(items):
             continue
         wanted = np.asarray(profiles[[user]].todense(), np.float64).ravel()
-        mine = np.ones(len(items))
+        user_ratios = np.ones(len(items))
         for index, item in enumerate(items.tolist()):
             tags, counts = _entries(dataset.tags, item)
             given = np.isin(tags, by_pair[user, item])
@@ -150,10 +150,10 @@ def tag_ratios(dataset: InteractionDataset, idf: npt.NDArray[np.float32]) -> Row
             left = counts - given
             square = squares[item] - float((idf[tags[given]] ** 2) @ (counts[given] ** 2 - left[given] ** 2))
             if before <= 0 or square <= 1e-9:
-                mine[index] = 0
+                user_ratios[index] = 0
                 continue
-            mine[index] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
-        ratios.append(mine)
+            user_ratios[index] = float(left @ pulls) / before * np.sqrt(squares[item] / square)
+        ratios.append(user_ratios)
     return _rows(dataset.tagged, ratios)
 
 
@@ -180,7 +180,7 @@ def _entries(matrix: sparse.csr_matrix, row: int) -> tuple[npt.NDArray[np.int64]
 
 
 def _ratio(after: Floats, before: Floats) -> Floats:
-    """`after / before` between 0 and 2 (tags also dilute); 1 where there was nothing good to say before."""
+    """Return `after / before`, limited to 0..2 (removing tags may raise a score); 1 where `before` is not positive."""
     safe = np.where(before > 1e-12, before, 1)
     return np.where(before > 1e-12, np.clip(after / safe, 0, 2), 1)
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder is replaced as a whole: a training that fails or is interrupted leaves the old one as it was.
+"""Atomic replacement of checkpoint folders; a training that fails or is interrupted does not change the old one.
 
 The new parts are written to a subfolder of the checkpoint (`unfinished/recommender`, see `runs`), so that moving them
 is a rename on any file system. A crash between two renames can still leave parts of both fits; therefore
@@ -30,7 +30,7 @@ _PRIVATE_MODE: Final = 0o700
 
 
 def new_fit() -> str:
-    """A name for one fit."""
+    """Return a random id of a fit."""
     return secrets.token_hex(8)
 
 
@@ -42,7 +42,7 @@ def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
     not.
 
     Raises:
-        TrainingError: it cannot be made.
+        TrainingError: the folder cannot be created.
     """
     staged = folder / _STAGED
     try:
@@ -65,9 +65,9 @@ def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
-    """Replace a checkpoint's parts by what was staged; an old part that the new checkpoint lacks is removed.
+    """Replace the parts of a checkpoint by staged ones; old parts that the new checkpoint lacks are removed.
 
-    The new parts are closed to other users: they hold listening histories or were learned from them.
+    The new parts are readable by their owner only, since they contain listening histories or were trained on them.
 
     Args:
         parts: names of files and folders, checkpoint.json last.
@@ -84,7 +84,7 @@ def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
 
 
 def check_together(folder: Path, info: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose artifact is another fit's; checkpoints from before fits had names pass.
+    """Check that artifact and checkpoint.json are of the same fit; checkpoints without fit ids are accepted.
 
     Raises:
         CheckpointError: they do not belong together.
@@ -98,7 +98,7 @@ def check_together(folder: Path, info: Mapping[str, Any], manifest: Mapping[str,
 
 def _remove(staged: Path) -> None:
     shutil.rmtree(staged, ignore_errors=True)
-    with suppress(OSError):  # it holds the run's own state
+    with suppress(OSError):  # not empty if it holds the state of the run
         staged.parent.rmdir()
 
 

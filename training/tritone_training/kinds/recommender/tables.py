@@ -1,7 +1,7 @@
-"""Item-item base models by EASE, cosine and a graph filter: for each item, the items that speak most for it.
+"""Item-item base models: EASE, item-kNN and a graph filter, each as a sparse table of the strongest entries.
 
-EASE (Steck 2019, arXiv:1905.03375) inverts the items' Gram matrix. With fewer users than items the same inverse
-comes from the users' much smaller one (Woodbury), which is what makes it cheap here.
+EASE (Steck 2019, arXiv:1905.03375) inverts the Gram matrix of the items. With fewer users than items, the inverse is
+computed from the smaller Gram matrix of the users (Woodbury identity).
 Shapes: U users, I items, n neighbours kept, b items of a block.
 """
 
@@ -26,12 +26,14 @@ _POWER_ITERATIONS: Final = 3
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """`P = (X'X + l2)^-1` without ever forming it: `P = (1 - X' inner X) / l2`, or as a whole where items are fewer.
+    """`P = (X'X + l2)^-1`, either as a dense matrix or implicitly as `P = (1 - X' inner X) / l2`.
 
     Attributes:
-        spread: (U, I) `inner X`, dense; None if `whole` is there.
-        whole: (I, I).
-        diagonal: (I,) of P.
+        l2: regularisation.
+        listening: (U, I) X.
+        spread: (U, I) `inner X`, dense; None if `whole` is given.
+        whole: (I, I) P, or None.
+        diagonal: (I,) diagonal of P.
     """
 
     l2: float
@@ -41,7 +43,7 @@ class Ridge:
     diagonal: Floats
 
     def rows(self, left: sparse.csr_matrix) -> Floats:
-        """`left P` (R, I), dense, for sparse left (R, I)."""
+        """Return `left P` (R, I), dense, for sparse `left` (R, I)."""
         if self.whole is not None:
             return np.asarray(left @ self.whole, np.float32)
         assert self.spread is not None  # noqa: S101 - one of the two is there
@@ -53,7 +55,7 @@ class Ridge:
 
 
 def ridge(listening: sparse.csr_matrix, l2: float) -> Ridge:
-    """Invert by the smaller side."""
+    """Compute P from the smaller of the two Gram matrices."""
     n_users, n_items = listening.shape
     if n_users <= min(n_items, MOST_DUAL_USERS):
         gram = np.asarray((listening @ listening.T).todense(), np.float32)
@@ -76,7 +78,7 @@ def _inverse(gram: Floats, l2: float) -> Floats:
 
 
 def ease_table(solved: Ridge, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
-    """EASE's weights `-P[j, i] / P[i, i]` (I, I) from a heard item j to an item i."""
+    """Return EASE's weights `-P[j, i] / P[i, i]` (I, I), from an item j of the history to a scored item i."""
 
     def block(targets: slice) -> Floats:
         if solved.whole is not None:
@@ -90,7 +92,7 @@ def ease_table(solved: Ridge, n: int, on_progress: OnProgress) -> sparse.csr_mat
 
 
 def item_knn_table(listening: sparse.csr_matrix, shrink: float, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
-    """Cosine of two items' listeners, `overlap / (lengths + shrink)`: (I, I)."""
+    """Return the cosine similarities of items' listeners, `overlap / (product of norms + shrink)` (I, I)."""
     turned = sparse.csr_matrix(listening.T)
     lengths = np.sqrt(np.asarray(turned.multiply(turned).sum(1)).ravel()).astype(np.float32)
 
@@ -104,11 +106,11 @@ def item_knn_table(listening: sparse.csr_matrix, shrink: float, n: int, on_progr
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Listening as a bipartite graph, each edge divided by the roots of its ends' degrees.
+    """The bipartite graph of users and items with symmetric normalisation.
 
     Attributes:
-        edges: (U, I).
-        degrees: (I,).
+        edges: (U, I) weights divided by the square roots of the degrees of user and item.
+        degrees: (I,) sums of weights.
     """
 
     edges: sparse.csr_matrix
@@ -116,7 +118,7 @@ class Graph:
 
 
 def graph_of(weights: sparse.csr_matrix) -> Graph:
-    """Normalise both sides."""
+    """Build the graph of listening weights (U, I)."""
     of_users = np.asarray(weights.sum(1)).ravel()
     of_items = np.asarray(weights.sum(0)).ravel()
     left = sparse.diags_array(1 / np.sqrt(np.maximum(of_users, 1e-9)))
@@ -125,9 +127,9 @@ def graph_of(weights: sparse.csr_matrix) -> Graph:
 
 
 def graph_table(graph: Graph, l2: float, n: int, on_progress: OnProgress) -> sparse.csr_matrix:
-    """A smooth filter of the graph's spectrum, `s^2 / (s^2 + l2)`: what LightGCN's layers approximate.
+    """Return the table (I, I) of a low-pass graph filter with the frequency response `s^2 / (s^2 + l2)`.
 
-    Linear graph filters: Shen et al. 2021, arXiv:2108.07567.
+    LightGCN is equivalent to such a linear filter (Shen et al. 2021, arXiv:2108.07567).
     """
     solved = ridge(graph.edges, l2)
     roots = np.sqrt(graph.degrees)
@@ -141,11 +143,11 @@ def graph_table(graph: Graph, l2: float, n: int, on_progress: OnProgress) -> spa
             filtered = np.asarray((graph.edges.T @ solved.spread[:, targets]).T, np.float32)
         return np.asarray(filtered * roots[targets, None] * back, np.float32)
 
-    return strongest(block, graph.edges.shape[1], n, on_progress, consumed=roots)
+    return strongest(block, graph.edges.shape[1], n, on_progress, importance=roots)
 
 
 def item_vectors(graph: Graph, size: int) -> Floats:
-    """(I, size) where items lie by who listens to them, each of length 1; 0 for those that nobody listens to."""
+    """Return item vectors (I, size) by truncated SVD of the graph, of norm 1; 0 for items without listeners."""
     from scipy.sparse.linalg import svds
 
     size = min(size, min(graph.edges.shape) - 1)
@@ -157,7 +159,7 @@ def item_vectors(graph: Graph, size: int) -> Floats:
 
 
 def item_vectors_drawn(graph: Graph, size: int) -> Floats:
-    """As `item_vectors` where exact factors would take hours: randomized SVD (Halko et al. 2011, arXiv:0909.4061)."""
+    """As `item_vectors`, by randomized SVD for large catalogues (Halko et al. 2011, arXiv:0909.4061)."""
     n = min(size + _OVERSAMPLED, *graph.edges.shape)
     turned = sparse.csr_matrix(graph.edges.T)
     basis = np.random.default_rng(0).standard_normal((graph.edges.shape[1], n)).astype(np.float32)
@@ -175,19 +177,22 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def strongest(
-    block: Callable[[slice], Floats], n_items: int, n: int, on_progress: OnProgress, consumed: Floats | None = None
+    block: Callable[[slice], Floats], n_items: int, n: int, on_progress: OnProgress, importance: Floats | None = None
 ) -> sparse.csr_matrix:
-    """Keep, for each item, the n items that speak most for or against it.
+    """Keep the n entries of the largest absolute value for each target item.
 
-    Chosen by target: choosing each heard item's own strongest neighbours would leave the well-known, which many
-    items speak for a little, without most of their support.
+    Entries are selected by target (column), not by source: popular items get small weights from many sources, most of
+    which would be lost otherwise.
 
     Args:
-        block: targets -> (b, I) strengths of all items for each of them; it may be written to.
-        heard: (I,) how much each item's strength matters when choosing, for tables that divide by popularity.
+        block: maps a slice of targets to the strengths of all sources for each of them (b, I); the array is modified.
+        n_items: I.
+        n: number of entries per target.
+        on_progress: called with the number of finished items and of all items.
+        importance: (I,) factor of each source in the selection, for tables whose entries are divided by popularity.
 
     Returns:
-        (I, I) from heard items to targets.
+        sparse (I, I), from source to target.
     """
     n = min(n, n_items)
     targets, sources, strengths = [], [], []
@@ -195,7 +200,7 @@ def strongest(
         end = min(start + _BLOCK, n_items)
         values = block(slice(start, end))
         values[np.arange(end - start), np.arange(start, end)] = 0
-        weight = np.abs(values) if consumed is None else np.abs(values) * consumed
+        weight = np.abs(values) if importance is None else np.abs(values) * importance
         best = np.argpartition(-weight, n - 1, axis=1)[:, :n]
         kept = np.take_along_axis(values, best, 1)
         rows, indices = np.nonzero(kept)

@@ -1,11 +1,11 @@
-"""Fitting of the whole ensemble: base models on the training part, their weights on the validation part.
+"""Training of `recommender`: base models on the training split, their weights on the validation split.
 
 ```
 runs/recommender/
-  checkpoint.json   what was asked, data report, metrics, versions
-  artifact/         what `cf_ensemble` serves, see tritone_serving.recommender.artifact
-  taste_vae/        a checkpoint of that kind
-  recommender.key   for pseudonyms, readable by its owner alone; keep it, and keep it apart from the artifact
+  checkpoint.json   options, data report, metrics, versions
+  artifact/         the data served by `cf_ensemble`, see tritone_serving.recommender.artifact
+  taste_vae/        checkpoint of `taste_vae`
+  recommender.key   key of the users' pseudonyms, readable by its owner only; store it apart from the artifact
 ```
 """
 
@@ -38,8 +38,8 @@ from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, 
 from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
+from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
-from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.progress import progress_bar
 
 KIND_NAME: Final = "recommender"
@@ -47,25 +47,25 @@ KIND_NAME: Final = "recommender"
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What is read once for all folds and trials."""
+    """Data that is read once for all folds and trials."""
 
     listening: ListeningData
     sounds: RecordingEmbeddings | None
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; answers a function that fits on them as another request says."""
-    configure(request)  # what is wrong with it is told before the slow part
+    """Read the data of a request; return a function that trains on it with the options of its own argument."""
+    configure(request)  # invalid options fail before the slow part
     prepared = prepare(request)
     return lambda each: train_prepared(each, configure(each), prepared)
 
 
 def prepare(request: TrainRequest) -> TrainingData:
-    """Read the log and hear the recordings."""
+    """Read the log and embed the recordings."""
     listening, sounds = load_listening(request), embed_recordings(request)
     if sounds is not None:
-        consumed = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
-        parts = {**listening.report["parts"], "recordings": consumed}
+        recordings = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
+        parts = {**listening.report["parts"], "recordings": recordings}
         listening = replace(listening, report={**listening.report, "parts": parts})
     return TrainingData(listening, sounds)
 
@@ -80,7 +80,7 @@ def configure(request: TrainRequest) -> RecommenderConfig:
 
 
 def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Fit everything and write the checkpoint folder; one that is there stays whole until the new one is.
+    """Train and write the checkpoint folder; an existing one is replaced only when training has finished.
 
     Raises:
         TrainingError: training `taste_vae` diverged, or the key cannot be used.
@@ -123,7 +123,7 @@ def _fit(
     folder = request.out / ARTIFACT
     write_artifact(folder, manifest, parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
-    with progress_bar("learning the ensemble's weights", shown=request.progress) as on_progress:
+    with progress_bar("fitting the ensemble's weights", shown=request.progress) as on_progress:
         chosen = select_ensemble(
             recommender, ask, listening, dataset, config, seed=request.seed, on_progress=on_progress
         )
@@ -137,11 +137,11 @@ def _fit(
         "metrics": {"valid": chosen.metrics},
     }
     if not _is_finite(manifest):
-        raise TrainingError("the learned weights are not finite numbers; set the hyper-parameters less extremely")
+        raise TrainingError("the fitted weights are not finite; choose less extreme hyper-parameters")
     write_artifact(folder, manifest, parts.arrays)
     if config.n_listed and dataset.n_users <= config.most_listed_users:
         recommender, ask = open_recommender(request.out, key_path)
-        with progress_bar("listing", shown=request.progress) as on_progress:
+        with progress_bar("precomputing rankings", shown=request.progress) as on_progress:
             parts.arrays.update(
                 precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress)
             )
@@ -195,7 +195,7 @@ def _train_taste(
     if config.taste_epochs:
         overrides["max_epochs"] = config.taste_epochs
     taste_config = from_preset(TASTE_PRESETS, config.taste_preset, overrides)
-    # By id: the order of pseudonyms changes with the key, and the same seed is to train the same.
+    # Sorted by id, because the order of pseudonyms depends on the key and equal seeds should give equal networks.
     order = np.argsort(np.array(dataset.users))
     users = {dataset.users[row]: index for index, row in enumerate(order.tolist())}
     items = {name: index for index, name in enumerate(dataset.items)}
@@ -207,7 +207,7 @@ def _train_taste(
         words_matrix(listening, dataset.items[:n_listened]),
     )
     folder = request.out / TASTE
-    if request.resume and (folder / checkpoint.INFO).is_file():  # it was finished before the interruption
+    if request.resume and (folder / checkpoint.INFO).is_file():  # finished before the interruption
         check_learned_from(folder, data)
     else:
         train_taste(

@@ -1,11 +1,11 @@
 """Fit the weights of the base models on the validation split.
 
-A multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of weight x
-log(1 + score / scale)). It is convex and has one weight per base model, so it hardly overfits. Base models whose weight
-would be negative are left out, except popularity, whose negative weight demotes items that everybody knows.
+The model is a multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of
+weight x log(1 + score / scale)). The problem is convex and has one weight per base model, so it hardly overfits. Base
+models whose weight would be negative are left out, except popularity, whose negative weight demotes popular items.
 
-Weights for cold items are fitted on a fifth of the other items, scored as if nobody listened to them: scores by tags
-and sound do not depend on listening, and the scores of all other base models are set to 0.
+Weights for cold items are fitted on a fifth of the other items, scored as if they had no listeners: scores by tags and
+sound do not depend on listening, and the scores of all other base models are set to 0.
 Shapes: Q candidates of all users, M base models, B users, I items.
 """
 
@@ -25,12 +25,12 @@ from tritone_serving.recommender.ensemble import BIAS, log_scaled
 from tritone_training.metrics.ranking import per_user
 
 Floats = npt.NDArray[np.float32]
-_FRESH: Final = 0.04
-_CANDIDATES: Final = 120  # of each base model
+_COLD_WEIGHT: Final = 0.04  # of the share of found cold items in the objective
+_CANDIDATES: Final = 120  # per base model and user
 _L2: Final = 1e-3
 MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
-# Weight of tags and sound for cold items if the log does not show that they matter: enough to order these items, and
-# less than the usual weight of a base model of listening.
+# Weight of tags and sound for cold items if the fit gives none: orders these items, but is below the usual weight of a
+# collaborative base model.
 PRIOR: Final = 0.1
 SOFTNESS: Final = 0.1  # a base model's scale is this share of its mean score among its best 40 items
 
@@ -40,13 +40,13 @@ class Candidates:
     """The best items of every base model for each user, and which of them were held out.
 
     Attributes:
-        users: (Q,) ascending.
-        items: (Q,).
-        wanted: (Q,) bool.
-        cold: (Q,) bool, nobody listens to the item yet.
+        users: (Q,) index of the user, ascending.
+        items: (Q,) index of the item.
+        wanted: (Q,) bool, whether the item was held out.
+        cold: (Q,) bool, whether the item has no listeners.
         features: base model -> (Q,) raw scores.
-        tops: base model -> (B,) mean of its 40 best.
-        n_held_out: (B,) listens, known items or not.
+        tops: base model -> (B,) mean of its 40 best scores.
+        n_held_out: (B,) number of held-out listens, including unknown items.
     """
 
     users: npt.NDArray[np.int64]
@@ -59,7 +59,7 @@ class Candidates:
 
 
 class Collector:
-    """Gathers candidates chunk by chunk, so that no more than a chunk's scores are in memory."""
+    """Collects candidates in chunks, so that only the scores of one chunk are in memory."""
 
     def __init__(
         self,
@@ -68,26 +68,26 @@ class Collector:
         n_held_out: npt.NDArray[np.int64],
         is_cold: npt.NDArray[np.bool_],
     ) -> None:
-        """Begin without candidates.
+        """Start without candidates.
 
         Args:
-            heard: (B, I) listens of each user that the base models may use.
+            consumed: (B, I) listens of each user in the training split.
             wanted: (B, I) held-out listens.
-            n_held_out: (B,) held-out listens, to known items or not.
-            is_cold: (I,) items that nobody listens to, or that are scored as if nobody did.
+            n_held_out: (B,) number of held-out listens, including unknown items.
+            is_cold: (I,) items that have no listeners or are scored as if they had none.
         """
         self._is_cold = is_cold
-        self._unheard = np.flatnonzero(is_cold)
-        self._heard, self._wanted, self._n_held_out = consumed, wanted, n_held_out
+        self._cold_items = np.flatnonzero(is_cold)
+        self._consumed, self._wanted, self._n_held_out = consumed, wanted, n_held_out
         self._users: list[npt.NDArray[np.int64]] = []
         self._items: list[npt.NDArray[np.int64]] = []
         self._features: dict[str, list[Floats]] = {}
         self._tops: dict[str, list[float]] = {}
 
     def add(self, rows: slice, scores: Mapping[str, Floats]) -> None:
-        """Scores (B, I) of some users."""
+        """Add the scores (B, I) of the users in `rows`."""
         for local, user in enumerate(range(rows.start, rows.stop)):
-            consumed = self._heard.indices[self._heard.indptr[user] : self._heard.indptr[user + 1]]
+            consumed = self._consumed.indices[self._consumed.indptr[user] : self._consumed.indptr[user + 1]]
             chosen: list[npt.NDArray[np.int64]] = []
             for name, each in scores.items():
                 row = each[local].copy()
@@ -96,11 +96,11 @@ class Collector:
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
                 chosen.append(best)
-                cold = row[self._unheard]
+                cold = row[self._cold_items]
                 if (cold[cold > -np.inf] != 0).any():
                     m = min(_CANDIDATES // 4, len(cold) - 1)
                     some = np.argpartition(-cold, m)[:m]
-                    chosen.append(self._unheard[some[cold[some] > -np.inf]])
+                    chosen.append(self._cold_items[some[cold[some] > -np.inf]])
                 top = np.sort(row[best])[-40:]
                 self._tops.setdefault(name, []).append(float(np.maximum(top, 0).mean()) if len(top) else 0.0)
             items = np.unique(np.concatenate(chosen))
@@ -110,7 +110,7 @@ class Collector:
                 self._features.setdefault(name, []).append(each[local, items])
 
     def finish(self) -> Candidates:
-        """All that was added."""
+        """Return all candidates."""
         users, items = np.concatenate(self._users), np.concatenate(self._items)
         n_items = self._wanted.shape[1]
         held_out = np.repeat(np.arange(self._wanted.shape[0]), np.diff(self._wanted.indptr)) * n_items
@@ -126,7 +126,7 @@ class Collector:
 
 
 def scales_of(candidates: Candidates) -> dict[str, float]:
-    """Each base model's unit; some have one of their own, near 1."""
+    """Return the unit of each base model's scores; 0 for those that are used unscaled."""
     return {
         name: 0.0
         if name in MAY_BE_NEGATIVE
@@ -137,7 +137,7 @@ def scales_of(candidates: Candidates) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class EnsembleWeights:
-    """Weights as the manifest holds them."""
+    """Fitted weights, base model -> weight, for items with listeners and for cold items."""
 
     listened: dict[str, float]
     cold: dict[str, float]
@@ -145,18 +145,20 @@ class EnsembleWeights:
 
 @dataclass(frozen=True, eq=False)
 class WeightProblem:
-    """What the weights multiply: a column for each base model and kind of item, and one for being cold.
+    """The features of the logit model.
 
     Attributes:
+        candidates: the Q candidates.
         columns: (base model or `BIAS`, whether for cold items) -> (Q,).
+        fixed: (Q,) added to the weighted sum of the columns.
     """
 
     candidates: Candidates
     columns: Mapping[tuple[str, bool], Floats]
-    fixed: npt.NDArray[np.float64] | float = 0.0  # (Q,) added to the blend independently of the weights
+    fixed: npt.NDArray[np.float64] | float = 0.0
 
     def total(self, weights: Mapping[tuple[str, bool], float]) -> npt.NDArray[np.float64]:
-        """(Q,) the blend."""
+        """Return the score of each candidate (Q,)."""
         total = np.zeros(len(self.candidates.items)) + self.fixed
         for key, weight in weights.items():
             if weight:
@@ -165,13 +167,13 @@ class WeightProblem:
 
 
 def problem_of(candidates: Candidates, base_models: Sequence[str], scales: Mapping[str, float]) -> WeightProblem:
-    """Base models that say nothing at all about a kind of item get no column for it."""
+    """Build the features; base models whose scores are all 0 for a kind of item get no column for it."""
     columns: dict[tuple[str, bool], Floats] = {}
     cold = candidates.cold
     for name in base_models:
-        loudness = log_scaled(candidates.features[name], scales[name])
+        scaled = log_scaled(candidates.features[name], scales[name])
         for kind in (False, True):
-            column = np.where(cold == kind, loudness, 0).astype(np.float32)
+            column = np.where(cold == kind, scaled, 0).astype(np.float32)
             if column.any():
                 columns[name, kind] = column
     if cold.any():
@@ -185,7 +187,14 @@ def fit_weights(
     scales: Mapping[str, float],
     may_be_negative: Sequence[str] = MAY_BE_NEGATIVE,
 ) -> EnsembleWeights:
-    """The likeliest weights, then polished; those of base models that would count against an item are 0."""
+    """Return the maximum-likelihood weights, refined by `polish`; weights that would be negative are 0.
+
+    Args:
+        candidates: the Q candidates.
+        base_models: names of the base models.
+        scales: unit of each base model's scores.
+        may_be_negative: base models (or `BIAS`) whose weights may be negative.
+    """
     problem = problem_of(candidates, base_models, scales)
     weights = polish(problem, _likeliest(problem, may_be_negative))
     return EnsembleWeights(
@@ -197,13 +206,15 @@ def fit_weights(
 def fit_cold_item_weights(
     candidates: Candidates, content: Sequence[str], consumed: Mapping[str, float], scales: Mapping[str, float]
 ) -> dict[str, float] | None:
-    """Return the weights for cold items, from candidates some of which are scored as if nobody listened to them.
+    """Return the weights for cold items, from candidates some of which are scored as if they had no listeners.
 
     The weights for the other items stay as they are, so that the two kinds remain comparable.
 
     Args:
+        candidates: the Q candidates.
         content: base models that can score items without listeners.
-        heard: base model -> weight for items that somebody listens to.
+        consumed: base model -> weight for items with listeners.
+        scales: unit of each base model's scores.
 
     Returns:
         base model -> weight, `BIAS` included; None if there are no held-out listens to those items.
@@ -220,26 +231,26 @@ def fit_cold_item_weights(
     weights = polish(problem, _likeliest(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
-        # Even content that does not predict listening has to order the cold items.
+        # Cold items have to be ordered even if content does not predict listening.
         found |= {name: PRIOR for name, is_cold in columns if name != BIAS and is_cold}
     return found
 
 
 def _likeliest(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
-    open_ = list(problem.columns)
+    active = list(problem.columns)
     while True:
-        features = np.stack([problem.columns[key] for key in open_], 1).astype(np.float64)
-        found = dict(zip(open_, _logit(features, problem.candidates, problem.fixed).tolist(), strict=True))
+        features = np.stack([problem.columns[key] for key in active], 1).astype(np.float64)
+        found = dict(zip(active, _logit(features, problem.candidates, problem.fixed).tolist(), strict=True))
         bad = {key: weight for key, weight in found.items() if weight < 0 and key[0] not in may_be_negative}
-        if not bad or len(open_) == 1:
+        if not bad or len(active) == 1:
             return found
-        open_.remove(min(bad, key=lambda key: bad[key]))
+        active.remove(min(bad, key=lambda key: bad[key]))
 
 
 def _logit(
     features: npt.NDArray[np.float64], candidates: Candidates, fixed: npt.NDArray[np.float64] | float
 ) -> npt.NDArray[np.float64]:
-    """Newton's method with halved steps; features (Q, M) are brought to unit spread for the ridge."""
+    """Fit the weights (M,) by Newton's method with backtracking; features (Q, M) are scaled to unit variance."""
     _, first, owner = np.unique(candidates.users, return_index=True, return_inverse=True)
     n_wanted = np.bincount(owner, candidates.wanted)
     spread = features.std(0) + 1e-9
@@ -272,7 +283,7 @@ def _logit(
 
 
 def polish(problem: WeightProblem, weights: Mapping[tuple[str, bool], float]) -> dict[tuple[str, bool], float]:
-    """Small steps along one weight at a time while the goal is nearer: likelihood is not the goal."""
+    """Refine weights by coordinate search on `goal`, which differs from the likelihood."""
     current = dict(weights)
     total = problem.total(current)
     best = goal(problem.candidates, total)
@@ -289,13 +300,13 @@ def polish(problem: WeightProblem, weights: Mapping[tuple[str, bool], float]) ->
 
 
 def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float:
-    """NDCG@10 + recall@40 / 2, and a little for finding items that nobody listens to yet: a catalogue needs them."""
+    """Return the objective: NDCG@10 + recall@40 / 2, plus a small weight on the recall of cold items."""
     metrics = ranking_metrics(candidates, scores)
-    return metrics["ndcg@10"] + metrics["recall@40"] / 2 + _FRESH * metrics["cold_items_share@40"]
+    return metrics["ndcg@10"] + metrics["recall@40"] / 2 + _COLD_WEIGHT * metrics["cold_items_share@40"]
 
 
 def ranking_metrics(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
-    """Means over users with held-out listens, for scores (Q,)."""
+    """Return the means over users with held-out listens of the metrics of scores (Q,)."""
     order = np.lexsort((candidates.items, -scores, candidates.users))
     users = candidates.users[order]
     starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
@@ -305,22 +316,22 @@ def ranking_metrics(candidates: Candidates, scores: npt.NDArray[np.floating[Any]
     hits[users[near], index[near]] = candidates.wanted[order][near]
     evaluated = candidates.n_held_out > 0
     values = per_user(hits[evaluated], candidates.n_held_out[evaluated], (10, 40))
-    fresh = candidates.wanted & candidates.cold
-    n_found = int(fresh[order][near].sum())
-    share = n_found / max(int(fresh.sum()), 1)
+    cold = candidates.wanted & candidates.cold
+    n_found = int(cold[order][near].sum())
+    share = n_found / max(int(cold.sum()), 1)
     return {**{name: float(each.mean()) for name, each in values.items()}, "cold_items_share@40": share}
 
 
-_SHARE: Final = 0.2  # of the items with tags or sound
+_HIDDEN_SHARE: Final = 0.2  # of the items with tags or sound
 
 
 @dataclass(frozen=True, eq=False)
 class HiddenItems:
-    """The hidden items, and the base models that can score them by content.
+    """Items that are treated as cold to fit the weights for cold items.
 
     Attributes:
-        is_hidden: (I,).
-        content: names of those base models.
+        is_hidden: (I,) bool.
+        content: names of the base models that can score items by content.
     """
 
     is_hidden: npt.NDArray[np.bool_]
@@ -344,8 +355,8 @@ class HiddenItems:
         possible = np.flatnonzero(has_content[:n_listened])
         if not has_content[n_listened:].any() or len(possible) < 2:
             return None
-        n = max(1, round(_SHARE * len(possible)))
-        # Sorted by id and drawn by a generator of its own, so that the same seed draws the same items.
+        n = max(1, round(_HIDDEN_SHARE * len(possible)))
+        # Sorted by id and drawn by a separate generator, so that equal seeds draw equal items.
         possible = possible[np.argsort(np.array(recommender.item_ids)[possible])]
         chosen = np.random.default_rng([seed, n_listened]).choice(possible, n, replace=False)
         is_hidden = np.zeros(n_listened, np.bool_)
@@ -355,7 +366,7 @@ class HiddenItems:
     def collector(
         self, consumed: sparse.csr_matrix, wanted: sparse.csr_matrix, n_held_out: npt.NDArray[np.int64]
     ) -> Collector:
-        """Return a collector of candidates among the items that somebody listens to."""
+        """Return a collector of candidates among the items with listeners."""
         n = len(self.is_hidden)
         return Collector(consumed[:, :n], wanted[:, :n], n_held_out, self.is_hidden)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from tritone_training.kind import LOG_OPTIONS, ModelKind
-from tritone_training.kinds.taste_vae.build import example_inputs, exportable
 from tritone_training.kinds.taste_vae.config import PRESETS, suggest
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
-from tritone_training.kinds.taste_vae.evaluate import evaluate
-from tritone_training.kinds.taste_vae.quality import QUALITY
+from tritone_training.kinds.taste_vae.evaluate import QUALITY, evaluate
+from tritone_training.kinds.taste_vae.export import example_inputs, exportable
 from tritone_training.kinds.taste_vae.train import configure, trainer
 
 KIND = ModelKind(

@@ -50,7 +50,7 @@ PRESETS: Final[Mapping[str, TasteConfig]] = {
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The search space."""
+    """Return hyper-parameters drawn from the search space."""
     return {
         "latent": trial.suggest_categorical("latent", [64, 128, 256, 512]),
         "temperature": trial.suggest_float("temperature", 0.05, 0.3, log=True),

@@ -1,4 +1,4 @@
-"""What `taste_vae` takes and answers."""
+"""Inputs, outputs and serving parameters of `taste_vae`."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ ITEMS: Final = Tensor(
     "items",
     "INT64",
     (_HISTORY,),
-    "places of the items of a history, in any order; padded with 0 of weight 0",
+    "indices of the items of a history, in any order; padded with 0 of weight 0",
     limits=Limits(minimum=0, n_values_key=N_ITEMS),
 )
 WEIGHTS: Final = Tensor(
     "weights",
     "FP32",
     (_HISTORY,),
-    "how much each was listened to, 0 for padding",
-    limits=Limits(minimum=0, maximum=1e6),  # `recommender` sends at most the number of items: a mean weight is 1
+    "weight of each item, from its play count; 0 for padding",
+    limits=Limits(minimum=0, maximum=1e6),  # `recommender` sends weights with a mean of about 1
 )
 SCORES: Final = Tensor(
     "scores",
     "FP32",
     (Axis("item"),),
-    "log-probability of each item that the network knows, but for a constant in each row",
+    "log-probability of each item known to the network, up to a constant per row",
     tolerance=1e-3,
 )
 
 DECLARATION: Final = Declaration(
     name="taste_vae",
-    summary="Which items a listener will like, from a history that comes with the request (variational autoencoder).",
+    summary="Predicts which items a user will listen to, from the history in the request (variational autoencoder).",
     inputs=(ITEMS, WEIGHTS),
     outputs=(SCORES,),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=512),
-        # Two copies: see polyphony_rnn.
+        # Two instances, as in polyphony_rnn.
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
 )

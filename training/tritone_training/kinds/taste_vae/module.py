@@ -1,4 +1,4 @@
-"""How `taste_vae` learns: histories with items hidden that are to be found, the divergence warmed up.
+"""Training and validation steps of `taste_vae`: denoising of histories, with annealing of the KL divergence.
 
 Shapes: B listeners, L items of the longest history, T items.
 """
@@ -21,7 +21,7 @@ _K = 40
 
 
 class TasteModule(lightning.LightningModule):
-    """Trains a TasteLearner; validation ranks all items but the history's."""
+    """Trains a TasteLearner; validation ranks all items that are not in the history."""
 
     def __init__(self, learner: TasteLearner, config: TasteConfig) -> None:
         super().__init__()
@@ -31,27 +31,27 @@ class TasteModule(lightning.LightningModule):
         self._served: tuple[TasteNetwork, ...] = ()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """One batch: of each history some items are hidden from the encoder, and those are to be found."""
+        """Return the loss of predicting items of each history that were hidden from the encoder."""
         kept = (torch.rand_like(batch.weights) >= self.config.dropout) & (batch.weights > 0)
         vectors = self.learner.vectors()
         mean, log_variance = self.learner.code(vectors, batch.items, batch.weights * kept)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         logits = self.learner.logits(vectors, code)
         targets = torch.zeros_like(logits).scatter_add_(1, batch.items, batch.weights * ~kept)
-        shown = torch.zeros_like(logits).scatter_add_(1, batch.items, kept.float()) > 0
+        is_input = torch.zeros_like(logits).scatter_add_(1, batch.items, kept.float()) > 0
         n_steps = max(1, int(self.trainer.estimated_stepping_batches) // 3)
         beta = self.config.beta * min(1.0, self.global_step / n_steps)
-        loss = elbo_loss(logits.masked_fill(shown, -math.inf), targets, mean, log_variance, beta)
+        loss = elbo_loss(logits.masked_fill(is_input, -math.inf), targets, mean, log_variance, beta)
         self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Begin a new mean."""
+        """Reset the metric and build the served network from the current weights."""
         self._gains = []
-        self._served = (self.learner.network(),)  # in a tuple: it is no part of the state
+        self._served = (self.learner.network(),)  # in a tuple, so that it is not registered as a submodule
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """NDCG@40 of the held-out items; the loader adds an axis before the batch's own."""
+        """Compute NDCG@40 of the held-out items; the loader adds a leading axis of 1."""
         items, weights, held_out = (part[0] for part in batch)
         scores = self._served[0](items, weights)[0]
         scores.scatter_(1, torch.where(weights > 0, items, items[:, :1]), -math.inf)
@@ -63,11 +63,11 @@ class TasteModule(lightning.LightningModule):
         self._gains += ((hits * discounts).sum(1) / ideal).tolist()
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over listeners."""
+        """Log the mean over users."""
         self.log(MONITOR, 1 - sum(self._gains) / len(self._gains), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Adam with a rate that falls along half a cosine."""
+        """Return AdamW with a learning rate that decays along half a cosine."""
         optimizer = torch.optim.AdamW(
             self.learner.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )

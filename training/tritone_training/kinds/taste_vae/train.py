@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
@@ -19,26 +20,24 @@ from tritone_training import checkpoint, fitting
 from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.taste_vae import build
+from tritone_training.kinds.taste_vae import export
 from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
-from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
+from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate, words_matrix
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
-from tritone_training.kinds.taste_vae.warm_start import start_from
-from tritone_training.kinds.taste_vae.words import words_matrix
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import saved_checkpoint, warm_start_info
+from tritone_training.warm_start import WarmStart, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
 class TasteData:
-    """What the network learns from.
+    """Training data.
 
     Attributes:
-        plays: (U, T) of the training part, items best known first.
-        held_out: (U, T) of the validation part.
+        plays: (U, T) of the training split, items in descending order of popularity.
+        held_out: (U, T) of the validation split.
         items: T ids.
         words: (T, W), see `words_matrix`.
     """
@@ -50,7 +49,7 @@ class TasteData:
 
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the log of a request; answers a function that trains on it as another request says."""
+    """Read the log of a request; return a function that trains on it with the options of its own argument."""
     configure(request)
     listening = load_listening(request)
     return lambda each: train_listening(each, configure(each), listening)
@@ -66,7 +65,7 @@ def configure(request: TrainRequest) -> TasteConfig:
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:
-    """Fit on the training part of a log; the validation part decides which epoch is kept."""
+    """Train on the training split of a log; the validation split selects the epoch."""
     popularity = np.bincount(listening.train.item, minlength=len(listening.train.items))
     order = np.lexsort((np.arange(len(popularity)), -popularity))
     items = [listening.train.items[index] for index in order.tolist() if popularity[index]]
@@ -87,8 +86,15 @@ def train_taste(
 ) -> dict[str, Any]:
     """Train on matrices and write a checkpoint.
 
+    Args:
+        data: training data; only the first `config.n_items` items are used.
+        config: hyper-parameters.
+        out: folder of the checkpoint.
+        request: seed, preset and the options of the run.
+        report: description of the data, for the checkpoint.
+
     Raises:
-        DataError: nobody has both a history and a held-out item that the network knows.
+        DataError: no user has both a history and a held-out item among these items.
         TrainingError: training diverged.
     """
     n_items = min(config.n_items, len(data.items))
@@ -96,7 +102,7 @@ def train_taste(
     histories = Histories(weights)
     held_out = Histories(weights, sparse.csr_matrix(data.held_out[:, :n_items]))
     if not len(held_out):
-        raise DataError("nobody has both a history and a held-out listen to a known item; more listening is needed")
+        raise DataError("no user has both a history and a held-out listen to a known item; train on a larger log")
     fitting.seed_everything(request.seed)
     learner = TasteLearner(
         torch.from_numpy(np.bincount(weights.indices, minlength=n_items)),
@@ -106,7 +112,7 @@ def train_taste(
         temperature=config.temperature,
     )
     items = list(data.items[:n_items])
-    loaded = start_from(saved_checkpoint(request, build.KIND_NAME), learner, items)
+    loaded = _start_from(saved_checkpoint(request, export.KIND_NAME), learner, items)
     info: dict[str, Any] = {
         "command": request.command,
         "seed": request.seed,
@@ -123,18 +129,18 @@ def train_taste(
         Batches(held_out, _VALID_BATCH),
         request=replace(request, out=out),
         settings={**config.to_dict(), "fingerprint": _fingerprint(data)},
-        batch_size=1,  # each item is a batch already
+        batch_size=1,  # each entry is already a batch
         monitor=MONITOR,
         max_epochs=config.max_epochs,
         patience=config.patience,
-        snapshot=Snapshot(build.KIND_NAME, info, _served_weights),
+        snapshot=Snapshot(export.KIND_NAME, info, _served_weights),
     )
     prefix = "learner."
     learner.load_state_dict({name.removeprefix(prefix): each for name, each in fitted.best_weights.items()})
     network = learner.network()
     metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
     info |= {"n_epochs": fitted.n_epochs, "metrics": metrics}
-    checkpoint.save(out, kind=build.KIND_NAME, info=info, weights=network.state_dict())
+    checkpoint.save(out, kind=export.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(out),
         "n_items": n_items,
@@ -146,6 +152,44 @@ def train_taste(
     }
 
 
+@torch.no_grad()
+def _start_from(saved: checkpoint.Checkpoint | None, learner: TasteLearner, items: Sequence[str]) -> WarmStart | None:
+    """Warm start: copy the vectors of items in both, matched by id, so that they are scored like the checkpoint does.
+
+    Args:
+        saved: earlier checkpoint; nothing is done if None.
+        learner: model to initialise.
+        items: T ids, in the learner's order.
+
+    Raises:
+        TrainingError: the codes differ in size, or no item is in both.
+    """
+    if saved is None:
+        return None
+    embeddings, directions = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
+    if embeddings.shape[1] != learner.items.shape[1]:
+        raise TrainingError(
+            f"{saved.folder}: expected codes of size {learner.items.shape[1]}, got {embeddings.shape[1]}; train with "
+            f"--set latent={embeddings.shape[1]}, or leave --warm-start out"
+        )
+    old_index = {name: index for index, name in enumerate(saved.info["items"])}
+    rows = torch.tensor([row for row, name in enumerate(items) if name in old_index], dtype=torch.int64)
+    if not len(rows):
+        raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
+    old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
+    side_info = learner.vectors()[rows] - learner.items[rows]  # contribution of the items' words, which is kept
+    vectors = embeddings[old] / learner.get_buffer("item_weights")[rows, None]
+    learner.items[rows] = vectors - side_info
+    lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors
+    not_loaded = {
+        "log_variance": "not in the checkpoint",
+        "words": "not in the checkpoint",
+        "items": f"{len(items) - len(rows)} of {len(items)} are not in the checkpoint",
+    }
+    return WarmStart(saved.folder, n_loaded=2, not_loaded=not_loaded)
+
+
 def _served_weights(module: TasteModule) -> dict[str, torch.Tensor]:
     return dict(module.learner.network().state_dict())
 
@@ -154,9 +198,9 @@ def check_learned_from(folder: Path, data: TasteData) -> None:
     """Check that a checkpoint was trained on the same matrices.
 
     Raises:
-        TrainingError: it was.
+        TrainingError: it was trained on other data.
     """
-    if checkpoint.load(folder, kind=build.KIND_NAME).info.get("learned_from") != _fingerprint(data):
+    if checkpoint.load(folder, kind=export.KIND_NAME).info.get("learned_from") != _fingerprint(data):
         raise TrainingError(
             f"{folder}: cannot be resumed with other data: the listening log differs from the one that it was trained "
             f"on; restore that log, or start again with --overwrite"
@@ -173,7 +217,7 @@ def _fingerprint(data: TasteData) -> str:
 
 
 def weigh_rows(plays: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
-    """Plays (U, I) to weights, row by row as the recommender weighs a request."""
+    """Convert play counts (U, I) to weights, each row as the recommender converts the history of a request."""
     plays = sparse.csr_matrix(plays)
     weights = plays.copy()
     spans = list(zip(plays.indptr[:-1].tolist(), plays.indptr[1:].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Who stands for whom: friends, and friends of friends."""
+"""Social neighbourhoods: friends, and friends of friends."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from tritone_serving.recommender.social import SocialNeighbourhood
 PAIRS = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)]
 
 
-def circle(**described: float) -> SocialNeighbourhood:
+def neighbourhood(**described: float) -> SocialNeighbourhood:
     graph = np.zeros((5, 5), np.float32)
     for a, b in PAIRS:
         graph[a, b] = graph[b, a] = 1
     return SocialNeighbourhood.open(Rows.from_csr(sparse.csr_matrix(graph)), described)
 
 
-def around(direct: list[int], but: int = -1, **described: float) -> dict[int, float]:
-    people, closeness = circle(**described).around(np.array(direct, np.int64), but=but)
+def around(direct: list[int], exclude: int = -1, **described: float) -> dict[int, float]:
+    people, closeness = neighbourhood(**described).around(np.array(direct, np.int64), exclude=exclude)
     assert people.tolist() == sorted(people.tolist())
     return dict(zip(people.tolist(), closeness.tolist(), strict=True))
 
 
-def test_without_a_second_step_friends_count_alike() -> None:
-    assert around([1, 2], but=0) == {1: 1, 2: 1}
+def test_friends_have_equal_weights_without_damping() -> None:
+    assert around([1, 2], exclude=0) == {1: 1, 2: 1}
 
 
-def test_who_has_many_friends_counts_less() -> None:
+def test_damping_reduces_the_weight_of_users_with_many_friends() -> None:
     found = around([3, 4], damping=0.5)
     assert found == {3: pytest.approx(3**-0.5), 4: 1}
 
 
-def test_friends_of_friends_count_by_the_ways_to_them() -> None:
-    found = around([1, 2], but=0, damping=0.5, second=0.2)
+def test_friends_of_friends_are_weighted_by_the_paths_to_them() -> None:
+    found = around([1, 2], exclude=0, damping=0.5, second=0.2)
     step = 2**-0.5
     assert found == {1: pytest.approx(step), 2: pytest.approx(step), 3: pytest.approx(2 * 0.2 * step * 3**-0.5)}
 
 
-def test_nobody_is_their_own_friend_s_friend() -> None:
-    assert 0 not in around([1, 2], but=0, second=0.2)
-    assert 0 in around([1, 2], second=0.2)  # of a stranger with the same friends
+def test_the_user_is_not_part_of_the_neighbourhood() -> None:
+    assert 0 not in around([1, 2], exclude=0, second=0.2)
+    assert 0 in around([1, 2], second=0.2)  # a user who is not stored, with the same friends
 
 
-def test_nobody_around_nobody() -> None:
+def test_without_friends_the_neighbourhood_is_empty() -> None:
     assert around([], second=0.2) == {}
 
 
-def test_the_closest_are_kept() -> None:
+def test_only_the_closest_users_are_kept() -> None:
     n = 1_000
     graph = sparse.lil_matrix((n, n), dtype=np.float32)
     graph[0, 1:] = 1
     graph[1:, 0] = 1
     wide = SocialNeighbourhood.open(Rows.from_csr(sparse.csr_matrix(graph)), {"second": 0.1, "damping": 0.25})
-    people, closeness = wide.around(np.array([0]), but=-1)
+    people, closeness = wide.around(np.array([0]), exclude=-1)
     assert len(people) == 300
     assert closeness[people.tolist().index(0)] == closeness.max()

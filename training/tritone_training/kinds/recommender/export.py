@@ -1,4 +1,4 @@
-"""What lies in a checkpoint folder of `recommender`, and what `tritone export` publishes of it."""
+"""Reading of a checkpoint folder of `recommender`, and its export."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TASTE_FOLDER: Final = "taste_vae"
 KEY_FILENAME: Final = "recommender.key"
 KIND_NAME: Final = "recommender"
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
-# What the manifest says that belongs on the card, for people and auditors.
+# Entries of the manifest that are copied to the model card.
 _SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
-    """Load a checkpoint folder.
+    """Return the export of a checkpoint folder.
 
     Raises:
-        CheckpointError: it is missing or damaged, or a pretrained backbone is asked for.
+        CheckpointError: it is missing or damaged, or a pretrained backbone is given.
     """
     from tritone_training.registry import get_kind
 
@@ -56,7 +56,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
 
 
 def _made_with(key: Path, artifact: Artifact) -> bool:
-    """Whether this file is there and holds the artifact's key: one of an earlier training may lie there too."""
+    """Return whether a file exists and holds the artifact's key; it may be the key of an earlier training."""
     try:
         return key_check(read_key(key)) == str(artifact.manifest["key_check"])
     except KeyFileError:
@@ -66,12 +66,13 @@ def _made_with(key: Path, artifact: Artifact) -> bool:
 def from_artifact(
     artifact: Artifact, *, info: Mapping[str, Any], companions: Sequence[Exportable] = (), key: Path | None = None
 ) -> ArtifactExport:
-    """What to publish of an opened artifact.
+    """Return the export of an opened artifact.
 
     Args:
-        info: of the checkpoint: seed, command, licences.
-        companions: exportables of the models that are served beside it.
-        key: the file that the users' pseudonyms were made with.
+        artifact: the opened artifact.
+        info: content of checkpoint.json, for the model card.
+        companions: exports of the models that are served together with it.
+        key: key file of the users' pseudonyms.
     """
     manifest = artifact.manifest
     card = {
@@ -96,7 +97,7 @@ def from_artifact(
 
 
 def _how(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metrics are worth, as training said."""
+    """Return the description of how the metrics were measured, from checkpoint.json."""
     metrics = info.get("metrics")
     return {"how": metrics["how"]} if isinstance(metrics, Mapping) and "how" in metrics else {}
 
@@ -114,13 +115,13 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def personal_data(artifact: Artifact) -> dict[str, Any]:
-    """What a version holds about people."""
+    """Return the description of the personal data in an artifact, for the model card."""
     check = str(artifact.manifest["key_check"])
     held = ["listening histories (which items, how often)"]
     if len(artifact.arrays["friends.columns"]):
-        held.append("who is whose friend")
+        held.append("which users are friends")
     if any(name.endswith(".own_tags.starts") for name in artifact.arrays):
-        held.append("which items they gave tags to")
+        held.append("which items they tagged")
     return {
         "n_users": artifact.n_users,
         "held": held,
@@ -138,7 +139,7 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
 
 
 def load_info(folder: Path) -> Mapping[str, Any]:
-    """checkpoint.json.
+    """Return the content of checkpoint.json.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another kind or format.
@@ -161,7 +162,7 @@ def load_info(folder: Path) -> Mapping[str, Any]:
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Requests with all that one can hold, by ids that a small catalogue may know."""
+    """Return requests with all inputs and random item ids."""
     random = np.random.default_rng(seed)
 
     def ids(n: int) -> npt.NDArray[np.generic]:

@@ -1,4 +1,4 @@
-"""Networks of `taste_vae`: new or from a checkpoint, and what is exported of them."""
+"""Building, loading and export of `taste_vae`'s network."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KIND_NAME: Final = "taste_vae"
 
 
 def build_network(config: TasteConfig, n_items: int) -> TasteNetwork:
-    """A network of the right shapes."""
+    """Return an untrained network."""
     return TasteNetwork(n_items=n_items, latent=config.latent)
 
 
 def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
-    """The trained network in eval mode, and checkpoint.json.
+    """Return the trained network in eval mode, and the content of checkpoint.json.
 
     Raises:
-        CheckpointError: see `checkpoint.load`; also when the weights do not fit the network they describe.
+        CheckpointError: as `checkpoint.load`, or the weights do not fit the network.
     """
     saved = checkpoint.load(folder, kind=KIND_NAME)
     try:
@@ -37,7 +37,7 @@ def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     try:
         network.load_state_dict(dict(saved.weights))
-    except RuntimeError as error:  # torch's word for names and shapes that differ
+    except RuntimeError as error:  # raised by torch for wrong names and shapes
         wrong = str(error).splitlines()[-1].strip()
         raise CheckpointError(
             f"{folder}: weights and checkpoint.json do not belong together ({wrong}); train again"
@@ -46,10 +46,10 @@ def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """What `tritone export` needs; the order of the items travels as labels.
+    """Return the network for export by `tritone export`.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.
+        CheckpointError: no checkpoint is given, or a pretrained backbone, which this kind does not have.
     """
     if pretrained is not None:
         raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
@@ -69,7 +69,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
 
 
 def example_inputs(n_batch: int, seed: int, *, n_items: int = 8) -> dict[str, npt.NDArray[np.generic]]:
-    """Histories of one to 24 items, (n_batch, 24), the rest padding."""
+    """Return random histories of 1 to 24 items, padded, (n_batch, 24)."""
     random = np.random.default_rng(seed)
     items, weights = np.zeros((n_batch, 24), np.int64), np.zeros((n_batch, 24), np.float32)
     for row in range(n_batch):
