@@ -53,12 +53,12 @@ ONCE_BAD = {
     "an item that the network does not know": (
         "taste_vae",
         (numbers("items", np.array([[10**6]])), floats("weights", [1.0])),
-        "items is",
+        "invalid items",
     ),
     "an item before the first": (
         "taste_vae",
         (numbers("items", np.array([[-(1 << 63)]])), floats("weights", [1.0])),
-        "items is",
+        "invalid items",
     ),
     "as many weights as items": (
         "taste_vae",

@@ -20,7 +20,7 @@ from tritone_export.config import build_config, config_text
 from tritone_serving import TritonServer
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.quiet]
 
 N_ROUNDS = 12_000  # of a small matrix product: 0.1 to 0.3 s a request
 SIZE = 256

@@ -106,7 +106,7 @@ def test_tracks_are_recommended_by_the_code_of_the_backend(runs: dict[str, Train
         model.recommend(history=["nobody knows this"])
     arrays = {"k": np.array([[3]], np.int32), "mood": np.array([[b"hunger"]], object)}
     refused = InferRequest("recommender", "1", arrays, ("item_ids",))  # the client lets no such mood through
-    with pytest.raises(RequestRejectedError, match=r"mood is .*hunger"):
+    with pytest.raises(RequestRejectedError, match=r"unknown mood: .*hunger"):
         model._transport.handle(refused, timeout_s=1)
 
 

@@ -80,7 +80,8 @@ def test_spans_of_other_data_are_refused(tmp_path: Path) -> None:
 def test_listening() -> None:
     kind, recommender = get_kind("taste_vae"), get_kind("recommender")
     checkpoint = recommender_models.checkpoint()
-    request = EvaluateRequest(checkpoint / "taste_vae", progress=False, listening=recommender_models.files())
+    listening = replace(recommender_models.files(), friends=None, friend_column=None)
+    request = EvaluateRequest(checkpoint / "taste_vae", progress=False, listening=listening)
     exportable = kind.export(request.checkpoint, None)
     assert isinstance(exportable, Exportable)
     assert kind.quality is not None
