@@ -116,7 +116,7 @@ def test_both_protocols_reach_both_replicas(balancer: Balancer, replicas: Replic
 
 
 def test_streams_pass_piece_by_piece(balancer: Balancer) -> None:
-    inputs = stand_in.piece(256, seed=2, cost=9)  # about 5 ms a frame
+    inputs = stand_in.piece(1024, seed=2, cost=9)  # several ms a frame
     transport = make_transport(make_endpoint(balancer.grpc))
     try:
         moments, frames = [], []

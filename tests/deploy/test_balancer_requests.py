@@ -387,8 +387,8 @@ def http2_exchange(port: int, fields: dict[str, str], body: bytes) -> bytes:
 
     head = b"".join(literal(name, value) for name, value in fields.items())
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, head))
-        connection.sendall(frame(0, 1, 1, body))
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+        connection.sendall(preface + frame(1, 4, 1, head) + frame(0, 1, 1, body))
         received = b""
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError, ConnectionError):
