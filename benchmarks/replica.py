@@ -15,8 +15,6 @@ import threading
 import time
 from pathlib import Path
 
-from tests.deploy.balancing import wait_until
-
 from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.admin import AdminApi
@@ -141,16 +139,6 @@ class Replica:
                 return all(each.ok for each in probe(calls, timeout_s=timeout_s))
         except CanaryError:
             return False
-
-    def wait_for_line(self, word: str, since_s: float, timeout_s: float) -> float | None:
-        """Wait for a log line with a word, at or after a time, and return its time; None if none appears in time."""
-        found: list[float] = []
-
-        def is_there() -> bool:
-            found[:] = [at_s for at_s, line in list(self.log_lines) if at_s >= since_s and word in line]
-            return bool(found)
-
-        return found[-1] if wait_until(is_there, timeout_s) else None
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         for line in process.stderr or ():

@@ -70,10 +70,6 @@ class Rows:
         """Convert to a SciPy matrix (R, n_columns)."""
         return sparse.csr_matrix((self.values, self.columns, self.starts), shape=(self.n_rows, n_columns))
 
-    def to_dense(self, n_columns: int) -> Floats:
-        """Convert to a dense array (R, n_columns); duplicate entries are summed."""
-        return scatter(self.row_numbers(), self.columns, self.values, (self.n_rows, n_columns))
-
     @classmethod
     def from_csr(cls, matrix: sparse.csr_matrix) -> Rows:
         """Convert from a SciPy matrix; columns are sorted in each row."""
@@ -132,9 +128,3 @@ def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:
     total = int(ends[-1]) if len(ends) else 0
     indices: npt.NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
     return indices
-
-
-def scatter(rows: Integers, columns: Integers, values: npt.NDArray[np.floating[Any]], shape: tuple[int, int]) -> Floats:
-    """Return a dense (R, C) array of the values, summed where row and column are equal."""
-    flat = rows.astype(np.int64) * shape[1] + columns
-    return np.bincount(flat.ravel(), values.ravel(), shape[0] * shape[1]).reshape(shape).astype(np.float32)

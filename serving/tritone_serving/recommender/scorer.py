@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from tritone_serving.recommender.base_models.taste import RemoteBaseModel, Taste
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
 from tritone_serving.recommender.requests import Floats, RecommendRequest
-
-DEFAULT_ARM: Final = "a"
 
 
 def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:

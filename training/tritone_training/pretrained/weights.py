@@ -32,7 +32,6 @@ from tritone_training.pretrained import musicnn
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
-_BLOCK_TRAILER_BYTES = 5  # compression type and checksum
 _DT_FLOAT = 1
 
 
