@@ -36,6 +36,7 @@ from tritone_training.kinds.music_gan.evaluate import generate
 from tritone_training.kinds.music_gan.export import exportable
 from tritone_training.kinds.music_gan.module import gradient_penalty
 from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller, build_network
+from tritone_training.kinds.music_gan.train import autoencoder_epochs
 from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
 from tritone_training.kinds.music_vae.network import build_network as build_vae
 from tritone_training.musicality import estimate_keys, spans_to_frames
@@ -357,7 +358,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
 def test_the_limit_on_epochs_bounds_the_autoencoder_too(max_epochs: int | None, expected: int | None) -> None:
     request = TrainRequest(out=Path("runs/music_gan"), max_epochs=max_epochs)
     assert PRESETS["default"].max_epochs == 20, "22 is above the preset of the generator, and below that of music_vae"
-    assert train.autoencoder_epochs(request) == expected
+    assert autoencoder_epochs(request) == expected
 
 
 def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> None:

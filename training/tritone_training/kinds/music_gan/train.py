@@ -87,7 +87,7 @@ def prepare(request: TrainRequest) -> TrainingData:
 
 
 def autoencoder_epochs(request: TrainRequest) -> int | None:
-    """Return the limit on the epochs of the autoencoder: the request's, but at most that of the autoencoder's preset."""
+    """Return the limit on the epochs of `music_vae`: the request's, but at most that of its own preset."""
     if request.max_epochs is None:
         return None
     own = get_kind(_VAE).configure(replace(request, overrides={}, max_epochs=None)).to_dict()
