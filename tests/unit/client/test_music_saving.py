@@ -23,7 +23,7 @@ from tests.unit.client.test_results_json import a_classification, a_prediction
 
 from tritone import Grid, InvalidInputError, Piece, to_grid
 from tritone.music.render import render
-from tritone_training.catalogue import write_audio
+from tritone_training.corpus import write_audio
 from tritone_training.exceptions import DataError
 
 MAGIC = {"mid": b"MThd", "midi": b"MThd", "wav": b"RIFF", "png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

@@ -22,7 +22,7 @@ from examples.demo.page import PageContent, write_page
 from examples.demo.pieces import SavedPiece, ScoreExcerpts, save
 from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
 from tritone import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
-from tritone_training.catalogue import CatalogueTrack
+from tritone_training.corpus import CorpusTrack
 
 STYLES = ("bach", "essen", "palestrina", "ryans")
 
@@ -160,8 +160,8 @@ def content(tmp_path: Path) -> PageContent:
         decode_s=0.0,
         request_s=0.0,
     )
-    facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
-    track = CatalogueTrack(**{**facts, "title": "<b>Jesu & Co</b>", "composer": "J. S. B.", "collection": "bach"})
+    facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
+    track = CorpusTrack(**{**facts, "title": "<b>Jesu & Co</b>", "composer": "J. S. B.", "collection": "bach"})
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     for name in ("a piece.ogg", "medley.ogg"):
@@ -190,7 +190,7 @@ def content(tmp_path: Path) -> PageContent:
         recordings=(
             ClassifiedRecording(track, recordings / "a piece.ogg", answer),
             ClassifiedRecording(
-                CatalogueTrack(**{**facts, "title": "Song", "composer": "", "collection": "essen"}),
+                CorpusTrack(**{**facts, "title": "Song", "composer": "", "collection": "essen"}),
                 recordings / "a piece.ogg",
                 answer,
             ),
