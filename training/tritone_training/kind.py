@@ -55,7 +55,7 @@ class ListeningFiles:
     """Where a listening log and what belongs to it lie, and what their columns are called.
 
     Attributes:
-        interactions: who listened to what; None for the simulated log over the embedded catalogue.
+        interactions: who listened to what; None for the simulated log over the embedded corpus.
         valid: held-out listens to choose by; split off `interactions` if None.
         test: held-out listens to judge by (`evaluate` alone).
         friends: pairs of users.
@@ -102,7 +102,7 @@ class TrainRequest:
     """What `tritone train` was asked.
 
     Attributes:
-        data: the user's data, or None for the embedded catalogue.
+        data: the user's data, or None for the embedded corpus.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
         n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.

@@ -64,7 +64,7 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     # Values of other data, splits or lengths of training could not be compared.
     data = request.data or (request.listening and request.listening.interactions)
     asked = {
-        "data": str(data.resolve()) if data else "embedded catalogue",
+        "data": str(data.resolve()) if data else "embedded corpus",
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "overrides": dict(request.overrides),
     }

@@ -51,7 +51,7 @@ def train(
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on your data or on the embedded catalogue, and write a checkpoint."""
+    """Train a model on your data or on the embedded corpus, and write a checkpoint."""
     from tritone_training import api as training
 
     kind_options.check_kind_takes(context, kind)
