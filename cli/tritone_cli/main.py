@@ -25,6 +25,8 @@ from tritone_cli.commands import (
     crossvalidate,
     evaluate,
     export,
+    gateway,
+    keys,
     latent,
     optimize,
     publish,
@@ -62,6 +64,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "Deploy": (
         export.export,
         serve.serve,
+        gateway.gateway,
         publish.publish,
         publish.rollback,
         check.probe,
@@ -90,6 +93,7 @@ EXTRA_OF: Final = {
         "train",
     ),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+    **dict.fromkeys(("fastapi", "filelock", "limits", "pydantic", "uvicorn", "uvloop"), "gateway"),
 }
 
 
@@ -113,6 +117,7 @@ def build_app() -> typer.Typer:
     for panel, commands in PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
+    app.add_typer(keys.build_keys_app(new_app), name="keys", rich_help_panel="Deploy")
     return app
 
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from tritone.operations.sample import Conditions
     from tritone.operations.stream import AsyncPieceStream, PieceStream
     from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.model_info import ModelInfo
     from tritone.results.piece_chunk import PieceChunk
     from tritone.results.prediction import Prediction
     from tritone.results.recommendations import (
@@ -83,6 +84,7 @@ _LAZY = {
     "Grid": "music.grid",
     "InferRequest": "messages",
     "InferResponse": "messages",
+    "ModelInfo": "results.model_info",
     "ModelRequest": "messages",
     "ModelResponse": "messages",
     "MusicClient": "client",
@@ -124,6 +126,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidScoreError",
     "MissingExtraError",
+    "ModelInfo",
     "ModelNotFoundError",
     "ModelRequest",
     "ModelResponse",

@@ -23,6 +23,7 @@ from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.models import models_flow
 from tritone.operations.options import SamplingParams
 from tritone.operations.predict import predict_flow
 from tritone.operations.recommend import (
@@ -37,6 +38,7 @@ from tritone.operations.recommend import (
 from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -332,6 +334,10 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     async def server_ready(self, *, timeout_s: float | None = None) -> bool:
         """Return whether the server is up and all its models are loaded; see `MusicClient.server_ready`."""
         return await self._run(ready_flow(None), self._deadline(timeout_s))
+
+    async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
+        """Return the models that the server has loaded; see `MusicClient.models`."""
+        return await self._run(models_flow(), self._deadline(timeout_s))
 
     async def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
         """Return whether a model is ready; see `MusicClient.model_ready`."""

@@ -22,6 +22,7 @@ from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.models import models_flow
 from tritone.operations.options import SamplingParams
 from tritone.operations.predict import predict_flow
 from tritone.operations.recommend import (
@@ -36,6 +37,7 @@ from tritone.operations.recommend import (
 from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -517,6 +519,16 @@ class MusicClient(BaseClient[Transport]):
             RequestTimeoutError: the server does not answer.
         """
         return self._run(ready_flow(None), self._deadline(timeout_s))
+
+    def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
+        """Return the models that the server has loaded, in order of their names.
+
+        Candidates of a publication are left out.
+
+        Raises:
+            ConnectionFailedError, RequestTimeoutError, ServerError: as `classify`.
+        """
+        return self._run(models_flow(), self._deadline(timeout_s))
 
     def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
         """Return whether a model is ready; False also if the server does not have it.

@@ -65,6 +65,9 @@ WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
 SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
 
+# Ends the name of a model that is on trial; neither listed to callers nor served at start-up.
+CANDIDATE_SUFFIX: Final = ".candidate"
+
 Priority: TypeAlias = Literal["interactive", "batch"]
 # Priority levels of Triton's queues: the smallest number is served first. The export writes them to config.pbtxt.
 PRIORITIES: Final[Mapping[Priority, int]] = {"interactive": 1, "batch": 2}

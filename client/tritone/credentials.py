@@ -119,7 +119,12 @@ def checked_secret(name: str, value: Any) -> str:
 
 def is_loopback(endpoint: Endpoint) -> bool:
     """Return whether an endpoint's address is a loopback address."""
-    return endpoint.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", endpoint.host))
+    return is_loopback_host(endpoint.host)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether a host name or address is that of this machine's loopback interface."""
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
 def own_key(path: Path, ports: set[int]) -> str | None:

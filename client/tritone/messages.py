@@ -61,6 +61,40 @@ class ModelResponse:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Ask which models are loaded, and what they have done; `model` is always None."""
+
+    model: str | None = None
+    idempotent: bool = True
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """What one version of a loaded model has done since it was loaded.
+
+    Attributes:
+        n_inferences: rows that it has processed.
+        n_executions: batches that it has processed.
+        n_failures: requests that failed.
+        last_inference_s: Unix time of the last one; None if there was none.
+    """
+
+    model: str
+    version: str
+    n_inferences: int
+    n_executions: int
+    n_failures: int
+    last_inference_s: float | None
+
+
+@dataclass(frozen=True)
+class StatisticsResponse:
+    """The response to a `StatisticsRequest`."""
+
+    models: tuple[ModelStatistics, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class InferRequest:
     """Run a model.
@@ -121,9 +155,9 @@ class StreamRequest:
     n_lost: int = 0
 
 
-Request: TypeAlias = ReadyRequest | ModelRequest | InferRequest | StreamRequest
+Request: TypeAlias = ReadyRequest | ModelRequest | StatisticsRequest | InferRequest | StreamRequest
 RequestT = TypeVar("RequestT", bound=Request)
-Response: TypeAlias = ReadyResponse | ModelResponse | InferResponse
+Response: TypeAlias = ReadyResponse | ModelResponse | StatisticsResponse | InferResponse
 
 
 class Transport(Protocol):

@@ -56,10 +56,13 @@ from tritone.messages import (
     InferResponse,
     ModelRequest,
     ModelResponse,
+    ModelStatistics,
     ReadyRequest,
     ReadyResponse,
     Request,
     Response,
+    StatisticsRequest,
+    StatisticsResponse,
     StreamRequest,
     latest_version,
 )
@@ -71,6 +74,7 @@ Reply: TypeAlias = Response | Iterable[InferResponse]
 _RESPONSES: Final[Mapping[type[Request], type[Response]]] = {
     ReadyRequest: ReadyResponse,
     ModelRequest: ModelResponse,
+    StatisticsRequest: StatisticsResponse,
     InferRequest: InferResponse,
 }
 _BAR_FRAMES: Final = 16
@@ -170,6 +174,8 @@ class FakeModel(ABC):
         """
         if isinstance(request, ReadyRequest):
             return ReadyResponse(request.model is None or request.model in self.models)
+        if isinstance(request, StatisticsRequest):
+            return StatisticsResponse(self.statistics())
         info = self.models.get(request.model)
         if info is None:
             raise ModelNotFoundError(
@@ -187,6 +193,13 @@ class FakeModel(ABC):
         if isinstance(request, StreamRequest):
             return (_response(request, version, part) for part in self.split(outputs))
         return _response(request, version, outputs)
+
+    def statistics(self) -> tuple[ModelStatistics, ...]:
+        """Return the statistics of the models, which count nothing."""
+        return tuple(
+            ModelStatistics(info.model, latest_version(info.versions) or "", 0, 0, 0, None)
+            for info in self.models.values()
+        )
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -219,6 +232,9 @@ class FakeServer:
             return self._fakes[request.model](request)
         if isinstance(request, ReadyRequest):
             return ReadyResponse(request.model is None)
+        if isinstance(request, StatisticsRequest):
+            fakes = dict.fromkeys(self._fakes.values())
+            return StatisticsResponse(tuple(each for fake in fakes for each in fake.statistics()))
         raise ModelNotFoundError(
             f"no such fake model: expected one of {', '.join(self._fakes) or 'none'}, got {request.model!r}",
             model=request.model,

@@ -11,7 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.files import File, PathLike
-from tritone.results.json_result import NUMBER, NUMBER_BY_NAME, STRING, JsonResult, array_of, json_result, optional
+from tritone.results.json_result import (
+    NUMBER,
+    NUMBER_BY_NAME,
+    STRING,
+    JsonResult,
+    array_of,
+    json_result,
+    object_of,
+    optional,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Classification(JsonResult):
         "probabilities": NUMBER_BY_NAME,
         "emotions": optional(NUMBER_BY_NAME),
         "tags": optional(NUMBER_BY_NAME),
-        "timeline": array_of({"type": "object", "properties": TimelineWindow.json_properties}),
+        "timeline": array_of(object_of(TimelineWindow)),
         "embedding": array_of(NUMBER),
         "model": STRING,
         "model_version": STRING,

@@ -29,7 +29,8 @@ def array_of(items: Mapping[str, Any], n: int | None = None) -> dict[str, Any]:
 
 def object_of(kind: type[JsonResult]) -> dict[str, Any]:
     """Return the JSON schema of another result."""
-    return {"type": "object", "properties": {name: dict(schema) for name, schema in kind.json_properties.items()}}
+    properties = {name: dict(schema) for name, schema in kind.json_properties.items()}
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def optional(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tritone.messages import (
     ReadyResponse,
     Request,
     Response,
+    StatisticsRequest,
     StreamRequest,
 )
 from tritone.retry import Deadline, timed_out
@@ -106,6 +107,8 @@ class AsyncGrpcTransport:
             metadata = await self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
             config = await self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)
             return wire.read_model(metadata, config)
+        if isinstance(request, StatisticsRequest):
+            return wire.read_statistics(await self._call(stub.ModelStatistics, wire.ALL_STATISTICS, request, deadline))
         if request.model is None:
             return ReadyResponse((await self._call(stub.ServerReady, wire.SERVER_READY, request, deadline)).ready)
         message = wire.ready_request(request.model)

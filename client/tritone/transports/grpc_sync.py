@@ -19,6 +19,7 @@ from tritone.messages import (
     ReadyResponse,
     Request,
     Response,
+    StatisticsRequest,
     StreamRequest,
 )
 from tritone.processes import PerProcess
@@ -106,6 +107,8 @@ class GrpcTransport:
             metadata = self._call(stub.ModelMetadata, wire.metadata_request(request), request, deadline)
             config = self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)
             return wire.read_model(metadata, config)
+        if isinstance(request, StatisticsRequest):
+            return wire.read_statistics(self._call(stub.ModelStatistics, wire.ALL_STATISTICS, request, deadline))
         if request.model is None:
             return ReadyResponse(self._call(stub.ServerReady, wire.SERVER_READY, request, deadline).ready)
         return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)

@@ -33,7 +33,9 @@ from tritone.messages import (
     InferResponse,
     ModelRequest,
     ModelResponse,
+    ModelStatistics,
     Request,
+    StatisticsResponse,
     StreamRequest,
     dtype_name,
     id_of,
@@ -181,6 +183,9 @@ def ready_request(model: str) -> Any:
     return service_pb2.ModelReadyRequest(name=model)
 
 
+ALL_STATISTICS: Final = service_pb2.ModelStatisticsRequest()
+
+
 def metadata_request(request: ModelRequest) -> Any:
     """Return the message that asks for the metadata of a model."""
     return service_pb2.ModelMetadataRequest(name=request.model)
@@ -289,6 +294,23 @@ def read_model(metadata: Any, config: Any) -> ModelResponse:
         outputs=shapes(metadata.outputs),
         max_batch_size=config.config.max_batch_size,
         parameters={name: value.string_value for name, value in config.config.parameters.items()},
+    )
+
+
+def read_statistics(response: Any) -> StatisticsResponse:
+    """Return the statistics of all models from the protobuf message."""
+    return StatisticsResponse(
+        tuple(
+            ModelStatistics(
+                model=each.name,
+                version=each.version,
+                n_inferences=each.inference_count,
+                n_executions=each.execution_count,
+                n_failures=each.inference_stats.fail.count,
+                last_inference_s=each.last_inference / 1_000 if each.last_inference else None,
+            )
+            for each in response.model_stats
+        )
     )
 
 

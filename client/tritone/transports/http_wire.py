@@ -30,10 +30,13 @@ from tritone.messages import (
     InferResponse,
     ModelRequest,
     ModelResponse,
+    ModelStatistics,
     ReadyRequest,
     ReadyResponse,
     Request,
     Response,
+    StatisticsRequest,
+    StatisticsResponse,
     dtype_name,
     id_of,
     latest_version,
@@ -92,6 +95,8 @@ def first_call(request: Request, endpoint: Endpoint) -> Call:
         return _infer_call(request, _model_path(request.model, endpoint, request.version), headers)
     if isinstance(request, ModelRequest):
         return Call("GET", _model_path(request.model, endpoint), headers)
+    if isinstance(request, StatisticsRequest):
+        return Call("GET", f"{endpoint.path}/v2/models/stats", headers)
     path = f"{_model_path(request.model, endpoint)}/ready" if request.model else f"{endpoint.path}/v2/health/ready"
     return Call("GET", path, headers)
 
@@ -131,6 +136,8 @@ def read(request: Request, replies: list[Reply]) -> Response:
     try:
         if isinstance(request, InferRequest):
             return _read_inference(request, replies[0])
+        if isinstance(request, StatisticsRequest):
+            return _read_statistics(json.loads(replies[0].body))
         return _read_model(*(json.loads(reply.body) for reply in replies))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
@@ -242,6 +249,22 @@ def _read_model(metadata: Any, config: Any) -> ModelResponse:
         outputs=shapes(metadata["outputs"]),
         max_batch_size=int(config.get("max_batch_size", 0)),
         parameters={name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()},
+    )
+
+
+def _read_statistics(answer: Any) -> StatisticsResponse:
+    return StatisticsResponse(
+        tuple(
+            ModelStatistics(
+                model=each["name"],
+                version=str(each["version"]),
+                n_inferences=int(each.get("inference_count", 0)),
+                n_executions=int(each.get("execution_count", 0)),
+                n_failures=int(each.get("inference_stats", {}).get("fail", {}).get("count", 0)),
+                last_inference_s=each["last_inference"] / 1_000 if each.get("last_inference") else None,
+            )
+            for each in answer["model_stats"]
+        )
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tritone.constants import CANDIDATE_SUFFIX
+
 _COMMENT: Final = re.compile(r"^\s*#.*$", re.M)
 _REMEDY = "fill it with: tritone export genre_cnn --repository {repository}"
 
@@ -79,8 +81,6 @@ def field_values(config: str, field: str) -> list[str]:
     return [double or single for double, single in re.findall(rf"""\b{field}\s*:\s*(?:"([^"]*)"|'([^']*)')""", text)]
 
 
-# Suffix of the model name under which `tritone publish` stages a candidate version until it has passed its checks.
-CANDIDATE_SUFFIX: Final = ".candidate"
 LARGEST_VERSION: Final = 2**63 - 1  # a larger number terminates Triton 2.51
 
 

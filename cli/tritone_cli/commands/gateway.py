@@ -1,0 +1,161 @@
+"""`tritone gateway`: serve the models as REST with OpenAPI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tritone_cli import console, options
+from tritone_cli.connections import model_address, read_secret
+
+if TYPE_CHECKING:
+    from tritone_gateway import GatewaySettings
+
+
+def gateway(
+    *,
+    server: options.Server = "localhost:8001",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 selects a free port.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TRITONE_GATEWAY_KEYS",
+            help="File with the API keys. Default: TRITONE_GATEWAY_KEYS, or that of `tritone keys`.",
+            show_default=False,
+            show_envvar=False,
+        ),
+    ] = None,
+    allow_anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--allow-anonymous", help="Serve other machines without a key while there are no keys; private networks."
+        ),
+    ] = False,
+    service_key_file: options.ServiceKeyFile = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a call to a model in seconds.")] = 30.0,
+    body_timeout: Annotated[float, typer.Option(min=0.001, help="Time limit for receiving a body in seconds.")] = 30.0,
+    header_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Time limit for receiving the headers in seconds.")
+    ] = 10.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds between SIGTERM, when /readyz says no, and the stop.")
+    ] = 1.0,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest body of a request in MiB.")] = 64,
+    max_bodies_mb: Annotated[
+        int, typer.Option(min=1, help="Memory of a worker for all bodies in MiB; above it, requests get status 503.")
+    ] = 512,
+    max_in_flight: Annotated[
+        int, typer.Option(min=1, help="Requests that a worker serves at once; further ones get status 503.")
+    ] = 256,
+    rate_store: Annotated[
+        str | None,
+        typer.Option(
+            help="Valkey or Redis in which several gateways count requests, such as redis://localhost:6379.",
+            show_default=False,
+        ),
+    ] = None,
+    url_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host to fetch files from for callers; repeatable. Default: none.", show_default=False),
+    ] = None,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with the recordings of the tracks, named by their ids, for the studio.",
+            show_default=False,
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of web pages that may call the gateway; repeatable. Default: none.", show_default=False
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate; enables TLS.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False
+        ),
+    ] = None,
+    otlp_url: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
+        ),
+    ] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Log format, on standard error.")] = "text",
+    print_openapi: Annotated[
+        bool, typer.Option("--print-openapi", help="Print the OpenAPI schema as JSON, and serve nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
+) -> None:
+    """Serve the models as REST with OpenAPI until Ctrl-C; the documentation is at /docs."""
+    from tritone_gateway.server import serve
+
+    settings = _settings(
+        server=model_address(server),
+        host=host,
+        port=port,
+        workers=workers,
+        keys_file=keys_file,
+        allow_anonymous=allow_anonymous,
+        service_key=None if service_key_file is None else read_secret(service_key_file, "--service-key-file"),
+        timeout_s=timeout,
+        body_timeout_s=body_timeout,
+        header_timeout_s=header_timeout,
+        drain_s=drain,
+        max_body_mb=max_body_mb,
+        max_bodies_mb=max_bodies_mb,
+        max_in_flight=max_in_flight,
+        rate_store=rate_store,
+        url_hosts=tuple(url_host or ()),
+        recordings=recordings,
+        cors_origins=tuple(cors_origin or ()),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        otlp_url=otlp_url,
+        log_format=log_format,
+    )
+
+    if print_openapi:
+        from tritone_gateway import create_app
+
+        console.print_line(json.dumps(create_app(settings).openapi(), indent=1))
+        return
+
+    def report(url: str) -> None:
+        if as_json:
+            console.print_json({"url": url, "docs": f"{url}/docs", "server": settings.server})
+        else:
+            console.say(f"gateway at {url} (documentation: {url}/docs) for the models at {settings.server}")
+
+    serve(settings, on_ready=report)
+
+
+def _settings(**values: Any) -> GatewaySettings:
+    from pydantic import ValidationError
+
+    from tritone_gateway import GatewaySettings
+
+    try:
+        return GatewaySettings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"--{str(first['loc'][0]).removesuffix('_s').replace('_', '-')}" if first["loc"] else None
+        raise typer.BadParameter(str(first["msg"]), param_hint=name) from error

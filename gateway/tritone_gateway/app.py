@@ -1,0 +1,130 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from tritone import AsyncMusicClient
+from tritone_gateway import openapi, problems
+from tritone_gateway.admission import Admission, Load
+from tritone_gateway.gateway import Gateway
+from tritone_gateway.metrics import Metrics
+from tritone_gateway.routers import ROUTERS
+from tritone_gateway.routers.studio import mount_page
+from tritone_gateway.security.callers import Callers
+from tritone_gateway.security.keys import KeyStore, default_keys_file
+from tritone_gateway.settings import GatewaySettings
+
+_DESCRIPTION: Final = (
+    "Models that listen to, write and recommend music. Every route is a call of the Python SDK; errors are problems "
+    "as of RFC 9457. Where the operator has created keys, each request needs one: `Authorization: Bearer KEY`."
+)
+_EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "Tritone-Seed", "Tritone-Model", "Tritone-Model-Version")
+
+
+@contextmanager
+def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
+    """Delay the stop that SIGTERM asks for: `/readyz` says no, and connections end with their next response.
+
+    A load balancer thus stops sending requests before the socket closes. Nothing changes outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def drain(number: int, frame: Any) -> None:
+        if load.draining or not callable(stop):
+            return
+        load.draining = True
+        loop.call_soon_threadsafe(loop.call_later, drain_s, stop, number, frame)
+
+    if not callable(stop):  # the application runs without a server, as in a test
+        yield
+        return
+    signal.signal(signal.SIGTERM, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, stop)
+
+
+def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClient | None = None) -> FastAPI:
+    """Return the gateway as an ASGI application.
+
+    Args:
+        settings: the defaults if None.
+        music: the client of the models, as one with a mock transport; one for `settings.server` if None. The
+            application closes it.
+    """
+    settings = settings or GatewaySettings()
+    gateway = Gateway(settings, Metrics())
+    keys = KeyStore(settings.keys_file or default_keys_file())
+    callers = Callers(
+        keys,
+        anonymous=settings.is_loopback or settings.allow_anonymous,
+        rate_store=settings.rate_store,
+        n_workers=settings.workers,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        client = music or AsyncMusicClient(
+            settings.server,
+            timeout_s=settings.timeout_s,
+            retries=settings.retries,
+            service_key=settings.service_key,
+            genre_model=settings.genre_model,
+        )
+        async with client:
+            gateway.music = client
+            with draining_before_stop(gateway.load, settings.drain_s):
+                yield {"header_timeout_s": settings.header_timeout_s}
+            gateway.music = None
+
+    app = FastAPI(
+        title="Tritone",
+        summary="Music intelligence as a service",
+        description=_DESCRIPTION,
+        version=importlib.metadata.version("tritone"),
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+        telemetry={
+            "tracing": settings.otlp_url is not None,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
+    )
+    app.state.gateway = gateway
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    mount_page(app)
+
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.schema_of(app)
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.add_middleware(Admission, settings=settings, callers=callers, load=gateway.load, metrics=gateway.metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=list(_EXPOSED_HEADERS),
+        )
+    return app

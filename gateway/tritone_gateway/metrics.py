@@ -1,0 +1,136 @@
+"""Metrics for Prometheus and one log line for each request.
+
+Labels hold the route as in `/v1/classify`, never ids of users or tracks; logs hold neither audio nor ids nor histories.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from starlette.types import Scope
+
+MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_LOGGER: Final = logging.getLogger("tritone_gateway.requests")
+_UNMATCHED: Final = "unmatched"
+_QUIET_ROUTES: Final = ("/livez", "/readyz", "/metrics")
+
+
+class Metrics:
+    """The metrics of one worker process; `text` adds up those of all workers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter(
+            "tritone_gateway_requests", "Requests by route and status.", labels, registry=self.registry
+        )
+        self.durations = Histogram(
+            "tritone_gateway_request_duration_seconds",
+            "Seconds from the headers of a request to the end of its response.",
+            ("method", "route"),
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "tritone_gateway_requests_in_flight",
+            "Requests being served.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.caller_requests = Counter(
+            "tritone_gateway_caller_requests",
+            "Requests by caller, route and status.",
+            ("caller", "route", "status"),
+            registry=self.registry,
+        )
+        self.caller_received = Counter(
+            "tritone_gateway_caller_received_bytes", "Bytes of bodies by caller.", ("caller",), registry=self.registry
+        )
+        self.caller_sent = Counter(
+            "tritone_gateway_caller_sent_bytes", "Bytes of responses by caller.", ("caller",), registry=self.registry
+        )
+
+    def begin(self, scope: Scope, headers: Mapping[bytes, bytes], request_id: str) -> RequestRecord:
+        """Count a request that begins."""
+        self.in_flight.inc()
+        traceparent = headers.get(b"traceparent", b"").decode("latin-1")[:55]
+        return RequestRecord(self, scope["method"], request_id, traceparent)
+
+    def text(self) -> bytes:
+        """Return the metrics in Prometheus's text format."""
+        if MULTIPROCESS_VARIABLE not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+@dataclass
+class RequestRecord:
+    """What is counted and logged about one request.
+
+    Attributes:
+        caller: None for routes that need no key.
+        status: None until the response begins.
+    """
+
+    metrics: Metrics
+    method: str
+    request_id: str
+    traceparent: str
+    caller: str | None = None
+    status: int | None = None
+    n_sent: int = 0
+
+    def __post_init__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    def respond(self, status: int) -> None:
+        """Note the beginning of the response."""
+        self.status = status
+
+    def add_sent(self, n_bytes: int) -> None:
+        """Note a part of the response."""
+        self.n_sent += n_bytes
+
+    def finish(self, scope: Scope, n_received: int) -> None:
+        """Count and log the request."""
+        duration_s = time.perf_counter() - self._start_s
+        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        status = str(self.status or 499)  # 499: the caller went away before the response
+        metrics = self.metrics
+        metrics.in_flight.dec()
+        metrics.requests.labels(self.method, route, status).inc()
+        metrics.durations.labels(self.method, route).observe(duration_s)
+        if self.caller is not None:
+            metrics.caller_requests.labels(self.caller, route, status).inc()
+            metrics.caller_received.labels(self.caller).inc(n_received)
+            metrics.caller_sent.labels(self.caller).inc(self.n_sent)
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        if _LOGGER.isEnabledFor(level):
+            _LOGGER.log(
+                level,
+                "%s %s %s %.1f ms",
+                self.method,
+                route,
+                status,
+                duration_s * 1e3,
+                extra={
+                    "request_id": self.request_id,
+                    "caller": self.caller,
+                    "method": self.method,
+                    "route": route,
+                    "status": int(status),
+                    "duration_ms": round(duration_s * 1e3, 1),
+                    "received_bytes": n_received,
+                    "sent_bytes": self.n_sent,
+                    "traceparent": self.traceparent or None,
+                },
+            )

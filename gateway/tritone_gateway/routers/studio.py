@@ -1,0 +1,116 @@
+"""The studio page, the SoundFont that it plays notes with, and the recordings of the tracks."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from tritone_gateway.gateway import GatewayOf
+from tritone_gateway.problems import ProblemError, responses
+from tritone_gateway.security.callers import requires
+
+PAGE: Final = Path(__file__).parents[1] / "static"
+# Everything comes from the gateway itself. The synthesiser of the page decodes samples in WebAssembly; recordings and
+# downloads are blobs.
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "connect-src 'self' blob:",
+        "worker-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_FOREVER: Final = "public, max-age=31536000, immutable"  # the names of these files hold a hash of their content
+_SUFFIXES: Final = (".ogg", ".mp3", ".flac", ".wav", ".opus", ".m4a")
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    """Lead to the page, or to the documentation where the page is not built."""
+    return RedirectResponse("/studio/" if PAGE.is_dir() else "/docs")
+
+
+@router.get("/studio/soundfont.sf2", include_in_schema=False)
+async def soundfont() -> Response:
+    """Return the SoundFont of the package pretty_midi, with which `Piece.to_wav` renders as well."""
+    found = importlib.util.find_spec("pretty_midi")
+    path = None if found is None or found.origin is None else Path(found.origin).parent / "TimGM6mb.sf2"
+    if path is None or not path.is_file():
+        raise ProblemError(
+            404, "no-soundfont", "There is no SoundFont", "install it with: pip install 'tritone[gateway]'"
+        )
+    return FileResponse(path, media_type="audio/sf2", headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get(
+    "/v1/tracks/{track_id}/audio",
+    operation_id="trackAudio",
+    summary="Listen to a track",
+    tags=["Recommend"],
+    dependencies=[requires("recommend")],
+    responses={200: {"content": {"audio/*": {}}}, **responses(401, 403, 404, 429)},
+    response_class=FileResponse,
+)
+async def track_audio(track_id: str, gateway: GatewayOf) -> Response:
+    """Return the recording of a track, from the folder that the operator names with --recordings."""
+    folder = gateway.settings.recordings
+    path = None if folder is None else _recording(folder, track_id)
+    if path is None:
+        raise ProblemError(
+            404,
+            "no-recording",
+            "There is no recording",
+            f"the gateway has no recording of track {track_id[:100]!r}; its operator names a folder with --recordings, "
+            f"whose files have the names of the ids",
+        )
+    return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+
+
+class _Page(StaticFiles):
+    """The files of the page, with the headers that protect it."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        response.headers["Cache-Control"] = _FOREVER if path.startswith("assets/") else "no-cache"
+        return response
+
+
+def mount_page(app: FastAPI) -> None:
+    """Serve the page, if it is built."""
+    if PAGE.is_dir():
+        app.mount("/studio", _Page(directory=PAGE, html=True), name="studio")
+
+
+def _recording(folder: Path, track_id: str) -> Path | None:
+    """Return the file of a track; ids with separators and the like name no file."""
+    if not track_id or track_id.startswith(".") or any(letter in track_id for letter in "/\\\0"):
+        return None
+    for suffix in _SUFFIXES:
+        path = folder / f"{track_id}{suffix}"
+        try:
+            if path.is_file():
+                return path
+        except (OSError, ValueError):  # too long a name
+            return None
+    return None

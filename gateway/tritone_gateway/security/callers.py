@@ -1,0 +1,197 @@
+"""The caller of a request: its key, scopes, and limits of rate and concurrency."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+from limits import RateLimitItem, parse
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.storage import storage_from_string
+
+from tritone_gateway.problems import ProblemError
+from tritone_gateway.security.keys import SCOPES, ApiKey, KeyStore, Scope
+
+ANONYMOUS: Final = "anonymous"
+KEY_HEADER: Final = "x-api-key"
+_BEARER: Final = "bearer "
+
+# Only described here, for the OpenAPI schema; `Callers.authenticate` reads the headers before the body is read.
+_BEARER_SCHEME: Final = HTTPBearer(
+    scheme_name="bearer", bearerFormat="tritone_<id>_<secret>", description="An API key.", auto_error=False
+)
+_HEADER_SCHEME: Final = APIKeyHeader(
+    name="X-API-Key", scheme_name="apiKey", description="An API key.", auto_error=False
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        key: None for a caller without a key, who may do everything: the gateway has no keys then.
+    """
+
+    key: ApiKey | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the caller in logs and metrics."""
+        return ANONYMOUS if self.key is None else self.key.caller
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """Return what the caller may do."""
+        return SCOPES if self.key is None else self.key.scopes
+
+    def check_users(self, user_ids: list[str], *, has_token: bool) -> None:
+        """Check that the caller may use stored data of users.
+
+        Args:
+            user_ids: whose data; empty if the request names no user.
+            has_token: whether the request has a token of the user, which the recommender checks itself.
+
+        Raises:
+            ProblemError: 403.
+        """
+        if self.key is None or has_token:
+            return
+        for user_id in user_ids:
+            if not self.key.may_use(user_id):
+                raise ProblemError(
+                    403,
+                    "user-denied",
+                    "The key gives no access to this user",
+                    "the key gives no access to the stored data of this user: expected a key with --users, or the "
+                    "header Tritone-User-Token with a token of the user; send a history instead",
+                    argument="user_id",
+                )
+
+
+class Callers:
+    """Authenticates requests and counts them against the limits of their keys."""
+
+    def __init__(self, keys: KeyStore, *, anonymous: bool, rate_store: str | None, n_workers: int) -> None:
+        """Prepare the limits.
+
+        Args:
+            keys: the API keys.
+            anonymous: whether to serve callers without a key while there are no keys.
+            rate_store: where several gateways count requests; None for this process's memory.
+            n_workers: number of workers that count separately; each gets its part of a rate. Ignored with `rate_store`.
+        """
+        self._keys = keys
+        self._anonymous = anonymous
+        self._n_workers = 1 if rate_store else n_workers
+        self._limiter = SlidingWindowCounterRateLimiter(storage_from_string(f"async+{rate_store or 'memory://'}"))
+        self._rates: dict[str, RateLimitItem] = {}
+        self._running: Counter[str] = Counter()
+
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return the caller of a request.
+
+        Args:
+            headers: names in lower case.
+
+        Raises:
+            ProblemError: 401, the key is missing or invalid.
+            ApiKeyError: the keys cannot be read.
+        """
+        text = _sent_key(headers)
+        if text is not None:
+            key = self._keys.find(text)
+            if key is not None:
+                return Caller(key)
+        if not self._keys.has_keys():
+            if self._anonymous and text is None:
+                return Caller()
+            detail = "the gateway has no API keys yet; its operator creates them with `tritone keys create`"
+        elif text is None:
+            detail = "expected an API key in the header `Authorization: Bearer KEY` or `X-API-Key: KEY`, got none"
+        else:
+            detail = "the API key is unknown, revoked or expired; ask the operator of this gateway for another"
+        raise ProblemError(
+            401, "unauthenticated", "A valid API key is required", detail, headers={"WWW-Authenticate": "Bearer"}
+        )
+
+    async def admit(self, caller: Caller) -> None:
+        """Count a request that begins; `release` must follow when it ends.
+
+        Raises:
+            ProblemError: 429, a limit of the key is exceeded; nothing is to be released then.
+        """
+        key = caller.key
+        if key is None:
+            return
+        if key.concurrency is not None and self._running[key.id] >= math.ceil(key.concurrency / self._n_workers):
+            raise _too_many(
+                f"the key's limit of {key.concurrency} requests at once is reached; wait for a response", retry_s=1
+            )
+        if key.rate is not None:
+            item = self._rate(key.rate)
+            if not await self._limiter.hit(item, key.id):
+                reset_s, _ = await self._limiter.get_window_stats(item, key.id)
+                wait_s = max(1, math.ceil(reset_s - time.time()))
+                raise _too_many(f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s)
+        self._running[key.id] += 1
+
+    def release(self, caller: Caller) -> None:
+        """Count a request that ended."""
+        if caller.key is not None:
+            self._running[caller.key.id] -= 1
+
+    def _rate(self, text: str) -> RateLimitItem:
+        if text not in self._rates:
+            amount, _, unit = text.partition("/")
+            self._rates[text] = parse(f"{math.ceil(int(amount) / self._n_workers)}/{unit}")
+        return self._rates[text]
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request, as the middleware has authenticated it."""
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
+
+
+def requires(scope: Scope) -> Any:
+    """Return a dependency that refuses callers without a scope."""
+
+    async def check(
+        caller: CallerOf,
+        _bearer: Annotated[Any, Depends(_BEARER_SCHEME)],
+        _key: Annotated[Any, Depends(_HEADER_SCHEME)],
+    ) -> None:
+        if scope not in caller.scopes:
+            raise ProblemError(
+                403,
+                "scope-missing",
+                "The key does not allow this",
+                f"the route requires the scope {scope!r}, but the key has {', '.join(caller.scopes)}; ask the operator "
+                f"for another key",
+            )
+
+    return Depends(check)
+
+
+def _sent_key(headers: Mapping[bytes, bytes]) -> str | None:
+    bearer = headers.get(b"authorization", b"").decode("latin-1")
+    if bearer[: len(_BEARER)].lower() == _BEARER:
+        return bearer[len(_BEARER) :].strip()
+    key = headers.get(KEY_HEADER.encode())
+    return None if key is None else key.decode("latin-1").strip()
+
+
+def _too_many(detail: str, *, retry_s: int) -> ProblemError:
+    return ProblemError(
+        429, "limit-exceeded", "A limit of the key is exceeded", detail, headers={"Retry-After": str(retry_s)}
+    )

@@ -1,0 +1,94 @@
+"""Configuration of the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tritone.credentials import is_loopback_host
+
+MIB: Final = 1 << 20
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
+
+
+class GatewaySettings(BaseModel):
+    """What `tritone gateway` can be told; each field is an option of the command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: str = Field("localhost:8001", description="Triton's address, in the SDK's form; several with commas.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 selects a free port.")
+    workers: int = Field(1, ge=1, le=256, description="Number of worker processes.")
+    keys_file: Path | None = Field(None, description="File with the API keys; None for the one of `tritone keys`.")
+    allow_anonymous: bool = Field(
+        False, description="Serve callers without a key on other addresses than loopback while there are no keys."
+    )
+    service_key: str | None = Field(
+        None, repr=False, description="Service key for stored users; None for this user's own key, as in the SDK."
+    )
+    timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit of one call to a model.")
+    retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
+    body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
+    header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time limit for receiving a request's headers.")
+    keep_alive_s: int = Field(30, ge=1, le=3_600, description="Seconds after which an idle connection is closed.")
+    drain_s: float = Field(
+        1.0, ge=0, le=600, description="Seconds of accepting requests while /readyz says no, before a stop."
+    )
+    max_body_mb: int = Field(64, ge=1, le=4_096, description="Largest body of a request in MiB.")
+    max_bodies_mb: int = Field(512, ge=1, le=65_536, description="Memory for all bodies of one worker in MiB.")
+    max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests that one worker serves at once.")
+    rate_store: str | None = Field(
+        None,
+        pattern=r"^(redis|valkey)(s)?://",
+        description="Valkey or Redis that several gateways count requests in; None to count in memory.",
+    )
+    url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
+    recordings: Path | None = Field(
+        None, description="Folder with the recordings of the tracks, named by their ids, as in 42.ogg."
+    )
+    cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
+    tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")
+    tls_key: Path | None = Field(None, description="PEM file with the key of the certificate.")
+    tls_client_ca: Path | None = Field(None, description="PEM file with the authority of callers; for mutual TLS.")
+    otlp_url: str | None = Field(None, description="OpenTelemetry collector for traces.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of the log.")
+    genre_model: str = Field("genre_cnn", description="Default model of classify and embed.")
+
+    @field_validator("tls_cert", "tls_key", "tls_client_ca")
+    @classmethod
+    def _is_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"expected a PEM file, got {path}, which does not exist")
+        return path
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: expected both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca: expected tls_cert and tls_key too, which enable TLS")
+        if self.max_bodies_mb < self.max_body_mb:
+            raise ValueError(f"max_bodies_mb: expected at least max_body_mb ({self.max_body_mb})")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether only this machine can connect."""
+        return is_loopback_host(self.host)
+
+    def to_environment(self) -> str:
+        """Return the settings as text for the environment of a worker process."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_environment(cls, text: str) -> Self:
+        """Return the settings that `to_environment` wrote."""
+        return cls.model_validate_json(text)
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings without secrets, for the log."""
+        return self.model_dump(mode="json", exclude={"service_key"})

@@ -1,0 +1,168 @@
+/** Calls of the gateway, typed by its OpenAPI schema. */
+
+import type { components } from "./schema";
+
+export type Schemas = components["schemas"];
+export type Piece = Schemas["Piece"];
+export type Classification = Schemas["Classification"];
+export type Recommendations = Schemas["Recommendations"];
+export type TrackPage = Schemas["TrackPage"];
+export type Models = Schemas["Models"];
+export type Problem = Schemas["Problem"];
+
+/** The body of a route, with defaults left out. */
+type Body<Name extends keyof Schemas> = Partial<Schemas[Name]>;
+
+/** An error of the gateway (RFC 9457), or of the connection to it. */
+export class ApiError extends Error {
+  constructor(
+    readonly problem: Pick<Problem, "title" | "detail" | "status"> & Partial<Problem>,
+  ) {
+    super(problem.detail || problem.title);
+  }
+}
+
+export interface CallOptions {
+  accept?: string;
+  signal?: AbortSignal;
+}
+
+let apiKey: string | null = null;
+
+/** Send a key with all further calls. */
+export function useApiKey(key: string | null): void {
+  apiKey = key;
+}
+
+async function send(path: string, init: RequestInit, options: CallOptions): Promise<Response> {
+  const headers = new Headers(init.headers);
+  headers.set("Accept", options.accept ?? "application/json");
+  if (apiKey) headers.set("Authorization", `Bearer ${apiKey}`);
+  let response: Response;
+  try {
+    response = await fetch(path, { ...init, headers, signal: options.signal ?? null });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new ApiError({ title: "offline", detail: "", status: 0 });
+  }
+  if (response.ok) return response;
+  throw new ApiError(await problemOf(response));
+}
+
+async function problemOf(response: Response): Promise<Problem> {
+  const fallback = { type: "about:blank", title: response.statusText, status: response.status, detail: "" };
+  try {
+    return { ...fallback, ...((await response.json()) as Problem) };
+  } catch {
+    return fallback;
+  }
+}
+
+function json(body: unknown): RequestInit {
+  return { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+}
+
+function form(file: Blob, fields: Record<string, string | number | undefined>): RequestInit {
+  const data = new FormData();
+  data.append("file", file);
+  for (const [name, value] of Object.entries(fields)) {
+    if (value !== undefined) data.append(name, String(value));
+  }
+  return { method: "POST", body: data };
+}
+
+export const api = {
+  async classify(file: Blob, options: CallOptions = {}): Promise<Classification> {
+    return (await send("/v1/classify", form(file, {}), options)).json();
+  },
+  async compose(body: Body<"ComposeRequest">, options: CallOptions = {}): Promise<Piece> {
+    return (await send("/v1/compose", json(body), options)).json();
+  },
+  async harmonize(body: Body<"HarmonizeRequest">, options: CallOptions = {}): Promise<Piece> {
+    return (await send("/v1/harmonize", json(body), options)).json();
+  },
+  async infill(body: Body<"InfillRequest">, options: CallOptions = {}): Promise<Piece> {
+    return (await send("/v1/infill", json(body), options)).json();
+  },
+  async vary(body: Body<"VaryRequest">, options: CallOptions = {}): Promise<Piece> {
+    return (await send("/v1/vary", json(body), options)).json();
+  },
+  async interpolate(body: Body<"InterpolateRequest">, options: CallOptions = {}): Promise<Piece[]> {
+    const response = await send("/v1/interpolate", json(body), options);
+    return ((await response.json()) as { pieces: Piece[] }).pieces;
+  },
+  async sample(body: Body<"SampleRequest">, options: CallOptions = {}): Promise<Piece[]> {
+    const response = await send("/v1/sample", json(body), options);
+    return ((await response.json()) as { pieces: Piece[] }).pieces;
+  },
+  /** Read a score file as notes. */
+  async readScore(file: Blob, options: CallOptions = {}): Promise<Piece> {
+    return (await send("/v1/convert", form(file, {}), options)).json();
+  },
+  /** Return a score in another format, such as MIDI or MusicXML. */
+  async convert(file: Body<"NoteList">, accept: string, options: CallOptions = {}): Promise<Blob> {
+    return (await send("/v1/convert", json({ file }), { ...options, accept })).blob();
+  },
+  async recommend(body: Body<"RecommendRequest">, options: CallOptions = {}): Promise<Recommendations> {
+    return (await send("/v1/recommend", json(body), options)).json();
+  },
+  async similar(body: Body<"SimilarRequest">, options: CallOptions = {}): Promise<Recommendations> {
+    return (await send("/v1/similar", json(body), options)).json();
+  },
+  async findTracks(q: string, limit: number, options: CallOptions = {}): Promise<TrackPage> {
+    const query = new URLSearchParams({ q, limit: String(limit) });
+    return (await send(`/v1/tracks?${query}`, {}, options)).json();
+  },
+  async models(options: CallOptions = {}): Promise<Models> {
+    return (await send("/v1/models", {}, options)).json();
+  },
+  async metrics(options: CallOptions = {}): Promise<string> {
+    return (await send("/metrics", {}, { ...options, accept: "text/plain" })).text();
+  },
+  trackAudioUrl(trackId: string): string {
+    return `/v1/tracks/${encodeURIComponent(trackId)}/audio`;
+  },
+};
+
+export type ComposeEvent =
+  | { name: "start"; data: { seed: number } }
+  | { name: "bars"; data: Schemas["PieceChunk"] }
+  | { name: "piece"; data: Piece };
+
+/** Compose bar by bar; aborting the signal stops the model. */
+export async function* composeStream(
+  body: Body<"ComposeRequest">,
+  options: CallOptions = {},
+): AsyncGenerator<ComposeEvent> {
+  const response = await send("/v1/compose", json(body), { ...options, accept: "text/event-stream" });
+  if (!response.body) return;
+  for await (const { name, data } of serverSentEvents(response.body)) {
+    if (name === "error") throw new ApiError(data as Problem);
+    yield { name, data } as ComposeEvent;
+  }
+}
+
+/** Read server-sent events with JSON data from the body of a response. */
+export async function* serverSentEvents(
+  body: ReadableStream<Uint8Array>,
+): AsyncGenerator<{ name: string; data: unknown }> {
+  const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
+  let buffered = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      buffered += value;
+      const events = buffered.split("\n\n");
+      buffered = events.pop() ?? "";
+      for (const event of events) {
+        const lines = event.split("\n");
+        const name = lines.find((line) => line.startsWith("event: "))?.slice(7);
+        const data = lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+        if (name && data.length) yield { name, data: JSON.parse(data.join("\n")) };
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
+}

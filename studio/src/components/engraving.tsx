@@ -1,0 +1,64 @@
+/** A score as engraved notes, drawn from MusicXML that the gateway writes. */
+
+import type { OpenSheetMusicDisplay } from "opensheetmusicdisplay";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { api } from "../api/client";
+import { t } from "../i18n";
+import { noteList, type Score } from "../music/notes";
+import { messageOf } from "./status";
+
+const MUSIC_XML = "application/vnd.recordare.musicxml+xml";
+const DELAY_MS = 250;
+
+export function Engraving({ score, label }: { score: Score; label: string }) {
+  const box = useRef<HTMLDivElement>(null);
+  const display = useRef<OpenSheetMusicDisplay | null>(null);
+  const [error, setError] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+
+  useEffect(() => {
+    if (!score.notes.length) return;
+    const controller = new AbortController();
+    const timer = setTimeout(() => {
+      setBusy(true);
+      draw(controller.signal)
+        .then(() => setError(null))
+        .catch((raised: unknown) => {
+          if (!controller.signal.aborted) setError(messageOf(raised));
+        })
+        .finally(() => setBusy(false));
+    }, DELAY_MS);
+    return () => {
+      clearTimeout(timer);
+      controller.abort();
+    };
+  }, [score]);
+
+  const draw = async (signal: AbortSignal) => {
+    const [{ OpenSheetMusicDisplay: Display }, file] = await Promise.all([
+      import("opensheetmusicdisplay"),
+      api.convert(noteList(score), MUSIC_XML, { signal }),
+    ]);
+    const text = await file.text();
+    if (signal.aborted || !box.current) return;
+    display.current ??= new Display(box.current, {
+      backend: "svg",
+      autoResize: true,
+      drawTitle: false,
+      drawPartNames: false,
+      drawingParameters: "compacttight",
+    });
+    await display.current.load(text);
+    display.current.render();
+  };
+
+  return (
+    <figure class="engraving" aria-busy={busy}>
+      <figcaption class="visually-hidden">{label}</figcaption>
+      {error && <p class="error">{error}</p>}
+      {!score.notes.length && <p class="hint">{t("write.empty")}</p>}
+      <div ref={box} class="engraving-paper" role="img" aria-label={label} />
+    </figure>
+  );
+}

@@ -1,0 +1,118 @@
+/** Notes on a time grid: what the gateway returns and takes, and the changes that the piano roll makes. */
+
+import type { Piece, Schemas } from "../api/client";
+
+/** Onset and length in time steps, and the MIDI pitch. */
+export type Note = [onset: number, length: number, pitch: number];
+
+export interface Score {
+  notes: Note[];
+  framesPerQuarter: number;
+  framesPerBar: number;
+  firstFrameInBar: number;
+  meter: [number, number] | null;
+  tempoQpm: number;
+  nFrames: number;
+}
+
+export const LOWEST_PITCH = 21;
+export const HIGHEST_PITCH = 108;
+
+export const EMPTY: Score = {
+  notes: [],
+  framesPerQuarter: 4,
+  framesPerBar: 16,
+  firstFrameInBar: 0,
+  meter: [4, 4],
+  tempoQpm: 120,
+  nFrames: 32,
+};
+
+export function scoreOf(piece: Piece | Schemas["PieceChunk"]): Score {
+  const meter = piece.meter;
+  return {
+    notes: piece.notes.map(([onset = 0, length = 1, pitch = 60]) => [onset, length, pitch]),
+    framesPerQuarter: piece.frames_per_quarter,
+    framesPerBar: piece.frames_per_bar || 4 * piece.frames_per_quarter,
+    firstFrameInBar: piece.first_frame_in_bar,
+    meter: meter && meter.length === 2 ? [meter[0] as number, meter[1] as number] : null,
+    tempoQpm: piece.tempo_qpm,
+    nFrames: piece.n_frames,
+  };
+}
+
+/** Return a score as the gateway takes it. */
+export function noteList(score: Score): Schemas["NoteList"] {
+  return {
+    notes: score.notes,
+    frames_per_quarter: score.framesPerQuarter,
+    frames_per_bar: score.framesPerBar,
+    first_frame_in_bar: score.firstFrameInBar,
+    meter: score.meter,
+    tempo_qpm: score.tempoQpm,
+    n_frames: score.nFrames,
+  };
+}
+
+/** Return a score with the notes of a chunk behind it; notes that go on from before become longer. */
+export function appended(score: Score, chunk: Schemas["PieceChunk"]): Score {
+  const start = chunk.first_frame;
+  const held = new Set(chunk.held_pitches);
+  const notes = score.notes.map((note): Note => [...note]);
+  for (const [onset = 0, length = 1, pitch = 60] of chunk.notes) {
+    const previous =
+      onset === 0 && held.has(pitch) ? notes.findLast(([at, long, of]) => of === pitch && at + long === start) : undefined;
+    if (previous) previous[1] += length;
+    else notes.push([start + onset, length, pitch]);
+  }
+  return { ...score, ...scoreOf(chunk), notes, firstFrameInBar: score.firstFrameInBar, nFrames: start + chunk.n_frames };
+}
+
+export function durationS(score: Score): number {
+  return (score.nFrames / score.framesPerQuarter) * (60 / score.tempoQpm);
+}
+
+export function secondsPerFrame(score: Score): number {
+  return 60 / score.tempoQpm / score.framesPerQuarter;
+}
+
+/** Return the first time step of each bar; an upbeat is a bar of its own. */
+export function barStarts(score: Score): number[] {
+  const starts = [0];
+  for (let at = score.framesPerBar - score.firstFrameInBar; at < score.nFrames; at += score.framesPerBar) starts.push(at);
+  return starts;
+}
+
+/** Return a score with a note added, or with the note there removed; the last bar is kept whole. */
+export function toggled(score: Score, onset: number, length: number, pitch: number): Score {
+  const rest = score.notes.filter(([at, long, of]) => of !== pitch || onset < at || onset >= at + long);
+  if (rest.length < score.notes.length) return { ...score, notes: rest };
+  const cut = score.notes.map(([at, long, of]): Note =>
+    of === pitch && at < onset + length && at + long > onset ? [at, Math.max(1, onset - at), of] : [at, long, of],
+  );
+  const notes = [...cut, [onset, length, pitch] as Note].sort((a, b) => a[0] - b[0] || a[2] - b[2]);
+  return { ...score, notes, nFrames: Math.max(score.nFrames, wholeBars(score, onset + length)) };
+}
+
+/** Return the end of the bar in which a time step is. */
+export function wholeBars(score: Score, frame: number): number {
+  const shifted = frame + score.firstFrameInBar;
+  return Math.ceil(shifted / score.framesPerBar) * score.framesPerBar - score.firstFrameInBar;
+}
+
+/** Return the bars of a score as one of its own. */
+export function excerpt(score: Score, firstBar: number, endBar: number): Score {
+  const starts = [...barStarts(score), score.nFrames];
+  const from = starts[firstBar] ?? 0;
+  const to = starts[endBar] ?? score.nFrames;
+  const notes = score.notes
+    .filter(([onset]) => onset >= from && onset < to)
+    .map(([onset, length, pitch]): Note => [onset - from, Math.min(length, to - onset), pitch]);
+  return { ...score, notes, nFrames: to - from, firstFrameInBar: firstBar === 0 ? score.firstFrameInBar : 0 };
+}
+
+const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
+
+export function pitchName(pitch: number): string {
+  return `${NAMES[pitch % 12]}${Math.floor(pitch / 12) - 1}`;
+}

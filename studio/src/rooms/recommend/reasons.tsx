@@ -1,0 +1,46 @@
+/** Why a track is recommended: in words, and how much each reason weighs. */
+
+import type { Recommendations } from "../../api/client";
+import { t, type Key } from "../../i18n";
+
+type Reason = Recommendations["recommendations"][number]["reasons"][number];
+
+const WORDS: Record<string, Key> = {
+  history: "reason.history",
+  friend: "reason.friend",
+  friends_listening: "reason.friends_listening",
+  tag: "reason.tag",
+  audio: "reason.audio",
+  mood: "reason.mood",
+  listeners: "reason.listeners",
+  popularity: "reason.popularity",
+  cold_item: "reason.cold_item",
+  diversity: "reason.diversity",
+  novelty: "reason.novelty",
+};
+const WIDEST_PX = 48;
+
+export function Reasons({ reasons }: { reasons: readonly Reason[] }) {
+  if (!reasons.length) return null;
+  const scale = Math.max(...reasons.map((reason) => Math.abs(reason.amount)), 1e-9);
+  return (
+    <ul class="reasons" aria-label={t("recommend.reasons")}>
+      {reasons.map((reason, index) => (
+        <li key={index}>
+          <span class="reason-scale" aria-hidden="true">
+            <span
+              class={reason.amount < 0 ? "reason-bar negative" : "reason-bar"}
+              style={{ width: `${Math.round((WIDEST_PX * Math.abs(reason.amount)) / scale)}px` }}
+            />
+          </span>
+          <span>{wordsOf(reason)}</span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function wordsOf(reason: Reason): string {
+  const words = WORDS[reason.because];
+  return words ? t(words, { name: reason.title ?? reason.id }) : reason.because.replaceAll("_", " ");
+}

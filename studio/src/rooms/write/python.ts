@@ -1,0 +1,13 @@
+/** The line of Python that reproduces a call. */
+
+/** Return a call of the client; undefined values are left out, lists become tuples. */
+export function pythonCall(method: string, values: Record<string, unknown>): string {
+  const given = Object.entries(values).filter(([, value]) => value !== undefined);
+  return `music.${method}(${given.map(([name, value]) => `${name}=${literal(value)}`).join(", ")})`;
+}
+
+function literal(value: unknown): string {
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `(${value.map(literal).join(", ")}${value.length === 1 ? "," : ""})`;
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+}

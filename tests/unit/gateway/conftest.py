@@ -1,0 +1,53 @@
+"""A gateway in front of fake models."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fastapi.testclient import TestClient
+
+from tritone import AsyncMusicClient
+from tritone.testing import AsyncMockTransport, FakeComposer, FakeGenreModel, FakeRecommender, FakeServer
+from tritone_gateway import GatewaySettings, create_app
+from tritone_gateway.security.keys import KeyStore
+
+Start = Callable[..., TestClient]
+TRACKS = ("reel-1", "reel-2", "jig-1")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyStore:
+    return KeyStore(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def start(keys: KeyStore) -> Iterator[Start]:
+    """Return a function that starts a gateway with settings, in front of the fake models or of another handler."""
+    with ExitStack() as stack:
+
+        def begin(handler: object = None, **settings: object) -> TestClient:
+            fakes = FakeServer(FakeGenreModel(), FakeComposer(), FakeRecommender(list(TRACKS)))
+            music = AsyncMusicClient(retries=0, transport=AsyncMockTransport(handler or fakes))
+            app = create_app(GatewaySettings(keys_file=keys.path, **settings), music=music)
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield begin
+
+
+@pytest.fixture
+def gateway(start: Start) -> TestClient:
+    return start()
+
+
+def tone(duration_s: float = 5.0, file_format: str = "OGG") -> bytes:
+    """Return a recording of a tone as a file."""
+    file = io.BytesIO()
+    n_samples = int(duration_s * 22_050)
+    soundfile.write(file, 0.5 * np.sin(np.arange(n_samples) / 20), 22_050, format=file_format)
+    return file.getvalue()
