@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from tritone import PieceChunk
 from tritone_gateway.bodies import COMPONENTS, form_schema
-from tritone_gateway.problems import Problem
+from tritone_gateway.problems import Problem, responses
 from tritone_gateway.representations import RESULTS
 
 TAGS: Final = [
@@ -50,4 +50,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
     # FastAPI describes validation errors in a form that the gateway does not use.
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
+    for operation in (each for path in schema["paths"].values() for each in path.values()):
+        if "422" in operation["responses"]:
+            operation["responses"]["422"] = responses(422)[422]
     return schema

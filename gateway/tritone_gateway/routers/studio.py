@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import secrets
 from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -22,7 +23,7 @@ POLICY: Final = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self' 'wasm-unsafe-eval'",
-        "style-src 'self'",
+        "style-src 'self' 'nonce-{nonce}'",  # for the style elements that wavesurfer.js makes
         "img-src 'self' blob: data:",
         "media-src 'self' blob:",
         "connect-src 'self' blob:",
@@ -33,11 +34,11 @@ POLICY: Final = "; ".join(
     )
 )
 _HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_NO_NONCE: Final = 'name="csp-nonce" content=""'
 _FOREVER: Final = "public, max-age=31536000, immutable"  # the names of these files hold a hash of their content
 _SUFFIXES: Final = (".ogg", ".mp3", ".flac", ".wav", ".opus", ".m4a")
 
@@ -89,9 +90,17 @@ async def track_audio(track_id: str, gateway: GatewayOf) -> Response:
 class _Page(StaticFiles):
     """The files of the page, with the headers that protect it."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(directory=folder, html=True)
+        self._index = (folder / "index.html").read_text(encoding="utf-8")
+
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
+        nonce = secrets.token_urlsafe(16)
+        if path in (".", "index.html"):
+            response: Response = HTMLResponse(self._index.replace(_NO_NONCE, f'name="csp-nonce" content="{nonce}"', 1))
+        else:
+            response = await super().get_response(path, scope)
+        response.headers.update({**_HEADERS, "Content-Security-Policy": POLICY.format(nonce=nonce)})
         response.headers["Cache-Control"] = _FOREVER if path.startswith("assets/") else "no-cache"
         return response
 
@@ -99,7 +108,7 @@ class _Page(StaticFiles):
 def mount_page(app: FastAPI) -> None:
     """Serve the page, if it is built."""
     if PAGE.is_dir():
-        app.mount("/studio", _Page(directory=PAGE, html=True), name="studio")
+        app.mount("/studio", _Page(PAGE), name="studio")
 
 
 def _recording(folder: Path, track_id: str) -> Path | None:

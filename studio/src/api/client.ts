@@ -10,8 +10,8 @@ export type TrackPage = Schemas["TrackPage"];
 export type Models = Schemas["Models"];
 export type Problem = Schemas["Problem"];
 
-/** The body of a route, with defaults left out. */
-type Body<Name extends keyof Schemas> = Partial<Schemas[Name]>;
+/** The body of a route; what has a default may be left out. */
+type Body<Name extends keyof Schemas> = Schemas[Name];
 
 /** An error of the gateway (RFC 9457), or of the connection to it. */
 export class ApiError extends Error {
@@ -100,7 +100,7 @@ export const api = {
     return (await send("/v1/convert", form(file, {}), options)).json();
   },
   /** Return a score in another format, such as MIDI or MusicXML. */
-  async convert(file: Body<"NoteList">, accept: string, options: CallOptions = {}): Promise<Blob> {
+  async convert(file: Schemas["NoteList"], accept: string, options: CallOptions = {}): Promise<Blob> {
     return (await send("/v1/convert", json({ file }), { ...options, accept })).blob();
   },
   async recommend(body: Body<"RecommendRequest">, options: CallOptions = {}): Promise<Recommendations> {

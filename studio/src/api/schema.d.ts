@@ -284,6 +284,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/convert": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Convert a score
+         * @description Return a score as the models read it: in sixteenths, without instruments and loudness.
+         */
+        post: operations["convert"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/recommend": {
         parameters: {
             query?: never;
@@ -364,6 +384,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tracks/{track_id}/audio": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Listen to a track
+         * @description Return the recording of a track, from the folder that the operator names with --recordings.
+         */
+        get: operations["trackAudio"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -377,7 +417,7 @@ export interface components {
              * Alive
              * @default true
              */
-            alive: boolean;
+            alive?: boolean;
         };
         /**
          * Readiness
@@ -422,13 +462,13 @@ export interface components {
              * @description Number of labels in the response; all if left out.
              * @default null
              */
-            top: number | null;
+            top?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default null
              */
-            model: string | null;
+            model?: string | null;
         };
         /**
          * ComposeRequest
@@ -440,19 +480,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -463,31 +503,31 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description Score to continue: a MIDI file, or notes.
              * @default null
              */
-            file: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * Bars
              * @description Number of new bars.
              * @default 8
              */
-            bars: number;
+            bars?: number;
             /**
              * Meter
              * @description Time signature, as in [3, 4].
@@ -497,7 +537,7 @@ export interface components {
              *       4
              *     ]
              */
-            meter: [
+            meter?: [
                 number,
                 number
             ] | null;
@@ -506,7 +546,7 @@ export interface components {
              * @description Name of the model for server-sent events.
              * @default composer
              */
-            stream_model: string;
+            stream_model?: string;
         };
         /**
          * ContinueRequest
@@ -518,19 +558,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -541,19 +581,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description Score to continue: a MIDI file, or notes.
@@ -564,7 +604,7 @@ export interface components {
              * @description Number of new bars.
              * @default 8
              */
-            bars: number;
+            bars?: number;
             /**
              * Meter
              * @description Time signature, as in [3, 4].
@@ -574,7 +614,7 @@ export interface components {
              *       4
              *     ]
              */
-            meter: [
+            meter?: [
                 number,
                 number
             ] | null;
@@ -583,7 +623,18 @@ export interface components {
              * @description Name of the model for server-sent events.
              * @default composer
              */
-            stream_model: string;
+            stream_model?: string;
+        };
+        /**
+         * ConvertRequest
+         * @description A score to return in another form.
+         */
+        ConvertRequest: {
+            /**
+             * File
+             * @description The score: a MIDI file, or notes.
+             */
+            file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
         };
         /**
          * EmbedRequest
@@ -600,7 +651,7 @@ export interface components {
              * @description Name of the model.
              * @default null
              */
-            model: string | null;
+            model?: string | null;
         };
         /**
          * FieldProblem
@@ -628,19 +679,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -651,19 +702,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description The melody: a MIDI file, or notes.
@@ -674,7 +725,7 @@ export interface components {
              * @description Use the highest voice of the score as the melody.
              * @default false
              */
-            highest: boolean;
+            highest?: boolean;
         };
         /**
          * InfillRequest
@@ -686,19 +737,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -709,19 +760,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description The score: a MIDI file, or notes.
@@ -750,19 +801,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -773,13 +824,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * A
              * @description The first score, of two bars: a MIDI file, or notes.
@@ -795,7 +846,7 @@ export interface components {
              * @description Number of pieces, those of both ends included.
              * @default 5
              */
-            steps: number;
+            steps?: number;
         };
         /**
          * NoteList
@@ -833,13 +884,13 @@ export interface components {
              * @description Time steps in a quarter note.
              * @default 4
              */
-            frames_per_quarter: number;
+            frames_per_quarter?: number;
             /**
              * Tempo Qpm
              * @description Quarter notes per minute.
              * @default 120
              */
-            tempo_qpm: number;
+            tempo_qpm?: number;
             /**
              * Meter
              * @description Time signature.
@@ -848,7 +899,7 @@ export interface components {
              *       4
              *     ]
              */
-            meter: [
+            meter?: [
                 number,
                 number
             ] | null;
@@ -857,19 +908,19 @@ export interface components {
              * @description Time steps in a bar; that of `meter` if left out.
              * @default null
              */
-            frames_per_bar: number | null;
+            frames_per_bar?: number | null;
             /**
              * First Frame In Bar
              * @description Index of the first time step in its bar.
              * @default 0
              */
-            first_frame_in_bar: number;
+            first_frame_in_bar?: number;
             /**
              * N Frames
              * @description Length; up to the last note's end if left out.
              * @default null
              */
-            n_frames: number | null;
+            n_frames?: number | null;
         };
         /**
          * PredictRequest
@@ -886,7 +937,7 @@ export interface components {
              * @description Name of the model.
              * @default polyphony_rnn
              */
-            model: string;
+            model?: string;
         };
         /**
          * Problem
@@ -921,38 +972,38 @@ export interface components {
              * @description This request, a URN with its id.
              * @default null
              */
-            instance: string | null;
+            instance?: string | null;
             /**
              * Argument
              * @description The argument that is wrong, if it is a single one.
              * @default null
              */
-            argument: string | null;
+            argument?: string | null;
             /**
              * Model
              * @description The model that was called.
              * @default null
              */
-            model: string | null;
+            model?: string | null;
             /**
              * Reason
              * @description Why a recording or score cannot be used.
              * @default null
              * @example silent
              */
-            reason: string | null;
+            reason?: string | null;
             /**
              * Request Id
              * @description Id of the request in the log of the models' server.
              * @default null
              */
-            request_id: string | null;
+            request_id?: string | null;
             /**
              * Errors
              * @description All invalid values.
              * @default null
              */
-            errors: components["schemas"]["FieldProblem"][] | null;
+            errors?: components["schemas"]["FieldProblem"][] | null;
         };
         /**
          * RecommendRequest
@@ -964,85 +1015,85 @@ export interface components {
              * @description A user of the listening log.
              * @default null
              */
-            user_id: string | null;
+            user_id?: string | null;
             /**
              * History
              * @description Tracks that were listened to, the latest last.
              * @default null
              */
-            history: string[] | string | null;
+            history?: string[] | string | null;
             /**
              * Weights
              * @description Weight of each track of `history`, such as a play count.
              * @default null
              */
-            weights: number[] | null;
+            weights?: number[] | null;
             /**
              * Skipped
              * @description Tracks that were skipped.
              * @default null
              */
-            skipped: string[] | string | null;
+            skipped?: string[] | string | null;
             /**
              * Friends
              * @description Users whose listening stands for a user without history.
              * @default null
              */
-            friends: string[] | string | null;
+            friends?: string[] | string | null;
             /**
              * File
              * @description A recording; tracks that sound like it are recommended.
              * @default null
              */
-            file: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            file?: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * Mood
              * @description One of the nine emotions.
              * @default null
              */
-            mood: string | null;
+            mood?: string | null;
             /**
              * N
              * @description Number of tracks.
              * @default 10
              */
-            n: number;
+            n?: number;
             /**
              * Exclude
              * @description Tracks not to recommend.
              * @default null
              */
-            exclude: string[] | string | null;
+            exclude?: string[] | string | null;
             /**
              * Filter Listened
              * @description Leave out tracks of the history.
              * @default true
              */
-            filter_listened: boolean;
+            filter_listened?: boolean;
             /**
              * Diversity
              * @description 0 for the best tracks, 1 for the most different ones.
              * @default 0
              */
-            diversity: number;
+            diversity?: number;
             /**
              * Novelty
              * @description 0 for no preference, 1 for the least known tracks.
              * @default 0
              */
-            novelty: number;
+            novelty?: number;
             /**
              * Explain
              * @description Give reasons: true for all, or how many for each track.
              * @default false
              */
-            explain: boolean | number;
+            explain?: boolean | number;
             /**
              * Model
              * @description Name of the model.
              * @default recommender
              */
-            model: string;
+            model?: string;
         };
         /**
          * ReconstructRequest
@@ -1054,19 +1105,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1077,13 +1128,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description The score, of two bars: a MIDI file, or notes.
@@ -1100,13 +1151,13 @@ export interface components {
              * @description Name of the model.
              * @default music_gan
              */
-            model: string;
+            model?: string;
             /**
              * N
              * @description Number of pieces.
              * @default 4
              */
-            n: number;
+            n?: number;
             /**
              * Seed
              * @description Reproduces the pieces; drawn and returned if left out.
@@ -1117,67 +1168,67 @@ export interface components {
              * @description Below 1 more conservative.
              * @default null
              */
-            temperature: number | null;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Tempo Qpm
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Key
              * @description Tonic, as in F# or 6 (music_gan).
              * @default null
              */
-            key: string | number | null;
+            key?: string | number | null;
             /**
              * Mode
              * @description major or minor (music_gan).
              * @default null
              */
-            mode: string | null;
+            mode?: string | null;
             /**
              * Density
              * @description Struck notes in a quarter (music_gan).
              * @default null
              */
-            density: number | null;
+            density?: number | null;
             /**
              * Truncation
              * @description Less is safer and less varied (music_gan).
              * @default null
              */
-            truncation: number | null;
+            truncation?: number | null;
             /**
              * Note Density
              * @description Standard deviations (music_vae).
              * @default null
              */
-            note_density: number | null;
+            note_density?: number | null;
             /**
              * Pitch Range
              * @description Standard deviations (music_vae).
              * @default null
              */
-            pitch_range: number | null;
+            pitch_range?: number | null;
             /**
              * Rhythmic Complexity
              * @description Standard deviations (music_vae).
              * @default null
              */
-            rhythmic_complexity: number | null;
+            rhythmic_complexity?: number | null;
         };
         /**
          * SimilarRequest
@@ -1189,32 +1240,32 @@ export interface components {
              * @description A track of the listening log.
              * @default null
              */
-            track_id: string | null;
+            track_id?: string | null;
             /**
              * File
              * @description A recording, instead of a track.
              * @default null
              */
-            file: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            file?: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * By
              * @description What similarity is measured by.
              * @default both
              * @enum {string}
              */
-            by: "both" | "listening" | "sound";
+            by?: "both" | "listening" | "sound";
             /**
              * N
              * @description Number of tracks.
              * @default 10
              */
-            n: number;
+            n?: number;
             /**
              * Model
              * @description Name of the model.
              * @default recommender
              */
-            model: string;
+            model?: string;
         };
         /**
          * Upload
@@ -1248,19 +1299,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1271,13 +1322,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * File
              * @description The score, of two bars: a MIDI file, or notes.
@@ -1310,13 +1361,13 @@ export interface components {
              * @description Number of labels in the response; all if left out.
              * @default null
              */
-            top: number | null;
+            top?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default null
              */
-            model: string | null;
+            model?: string | null;
         };
         /**
          * EmbedRequestForm
@@ -1333,7 +1384,7 @@ export interface components {
              * @description Name of the model.
              * @default null
              */
-            model: string | null;
+            model?: string | null;
         };
         /**
          * PredictRequestForm
@@ -1350,7 +1401,7 @@ export interface components {
              * @description Name of the model.
              * @default polyphony_rnn
              */
-            model: string;
+            model?: string;
         };
         /**
          * RecommendRequestForm
@@ -1362,31 +1413,31 @@ export interface components {
              * @description A user of the listening log.
              * @default null
              */
-            user_id: string | null;
+            user_id?: string | null;
             /**
              * History
              * @description Tracks that were listened to, the latest last.
              * @default null
              */
-            history: string[] | string | null;
+            history?: string[] | string | null;
             /**
              * Weights
              * @description Weight of each track of `history`, such as a play count.
              * @default null
              */
-            weights: number[] | null;
+            weights?: number[] | null;
             /**
              * Skipped
              * @description Tracks that were skipped.
              * @default null
              */
-            skipped: string[] | string | null;
+            skipped?: string[] | string | null;
             /**
              * Friends
              * @description Users whose listening stands for a user without history.
              * @default null
              */
-            friends: string[] | string | null;
+            friends?: string[] | string | null;
             /**
              * Format: binary
              * @description A recording; tracks that sound like it are recommended.
@@ -1397,49 +1448,49 @@ export interface components {
              * @description One of the nine emotions.
              * @default null
              */
-            mood: string | null;
+            mood?: string | null;
             /**
              * N
              * @description Number of tracks.
              * @default 10
              */
-            n: number;
+            n?: number;
             /**
              * Exclude
              * @description Tracks not to recommend.
              * @default null
              */
-            exclude: string[] | string | null;
+            exclude?: string[] | string | null;
             /**
              * Filter Listened
              * @description Leave out tracks of the history.
              * @default true
              */
-            filter_listened: boolean;
+            filter_listened?: boolean;
             /**
              * Diversity
              * @description 0 for the best tracks, 1 for the most different ones.
              * @default 0
              */
-            diversity: number;
+            diversity?: number;
             /**
              * Novelty
              * @description 0 for no preference, 1 for the least known tracks.
              * @default 0
              */
-            novelty: number;
+            novelty?: number;
             /**
              * Explain
              * @description Give reasons: true for all, or how many for each track.
              * @default false
              */
-            explain: boolean | number;
+            explain?: boolean | number;
             /**
              * Model
              * @description Name of the model.
              * @default recommender
              */
-            model: string;
+            model?: string;
         };
         /**
          * SimilarRequestForm
@@ -1451,7 +1502,7 @@ export interface components {
              * @description A track of the listening log.
              * @default null
              */
-            track_id: string | null;
+            track_id?: string | null;
             /**
              * Format: binary
              * @description A recording, instead of a track.
@@ -1463,19 +1514,19 @@ export interface components {
              * @default both
              * @enum {string}
              */
-            by: "both" | "listening" | "sound";
+            by?: "both" | "listening" | "sound";
             /**
              * N
              * @description Number of tracks.
              * @default 10
              */
-            n: number;
+            n?: number;
             /**
              * Model
              * @description Name of the model.
              * @default recommender
              */
-            model: string;
+            model?: string;
         };
         /**
          * ComposeRequestForm
@@ -1487,19 +1538,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1510,19 +1561,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description Score to continue: a MIDI file, or notes.
@@ -1533,7 +1584,7 @@ export interface components {
              * @description Number of new bars.
              * @default 8
              */
-            bars: number;
+            bars?: number;
             /**
              * Meter
              * @description Time signature, as in [3, 4].
@@ -1543,7 +1594,7 @@ export interface components {
              *       4
              *     ]
              */
-            meter: [
+            meter?: [
                 number,
                 number
             ] | null;
@@ -1552,7 +1603,7 @@ export interface components {
              * @description Name of the model for server-sent events.
              * @default composer
              */
-            stream_model: string;
+            stream_model?: string;
         };
         /**
          * ContinueRequestForm
@@ -1564,19 +1615,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1587,19 +1638,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description Score to continue: a MIDI file, or notes.
@@ -1610,7 +1661,7 @@ export interface components {
              * @description Number of new bars.
              * @default 8
              */
-            bars: number;
+            bars?: number;
             /**
              * Meter
              * @description Time signature, as in [3, 4].
@@ -1620,7 +1671,7 @@ export interface components {
              *       4
              *     ]
              */
-            meter: [
+            meter?: [
                 number,
                 number
             ] | null;
@@ -1629,7 +1680,7 @@ export interface components {
              * @description Name of the model for server-sent events.
              * @default composer
              */
-            stream_model: string;
+            stream_model?: string;
         };
         /**
          * HarmonizeRequestForm
@@ -1641,19 +1692,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1664,19 +1715,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description The melody: a MIDI file, or notes.
@@ -1687,7 +1738,7 @@ export interface components {
              * @description Use the highest voice of the score as the melody.
              * @default false
              */
-            highest: boolean;
+            highest?: boolean;
         };
         /**
          * InfillRequestForm
@@ -1699,19 +1750,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
              * @default null
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1722,19 +1773,19 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
              */
-            style: string | null;
+            style?: string | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_transformer
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description The score: a MIDI file, or notes.
@@ -1763,19 +1814,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1786,13 +1837,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description The score, of two bars: a MIDI file, or notes.
@@ -1820,19 +1871,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1843,13 +1894,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description The score, of two bars: a MIDI file, or notes.
@@ -1866,19 +1917,19 @@ export interface components {
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @description 1 for the most likely notes.
              * @default 1
              */
-            top_k: number | null;
+            top_k?: number | null;
             /**
              * Top P
              * @description Sample among the candidates of this total probability.
              * @default null
              */
-            top_p: number | null;
+            top_p?: number | null;
             /**
              * Seed
              * @description Reproduces the piece; drawn and returned if left out.
@@ -1889,13 +1940,13 @@ export interface components {
              * @description Quarter notes per minute of the result.
              * @default null
              */
-            tempo_qpm: number | null;
+            tempo_qpm?: number | null;
             /**
              * Model
              * @description Name of the model.
              * @default music_vae
              */
-            model: string;
+            model?: string;
             /**
              * Format: binary
              * @description The first score, of two bars: a MIDI file, or notes.
@@ -1911,7 +1962,18 @@ export interface components {
              * @description Number of pieces, those of both ends included.
              * @default 5
              */
-            steps: number;
+            steps?: number;
+        };
+        /**
+         * ConvertRequestForm
+         * @description A score to return in another form.
+         */
+        ConvertRequestForm: {
+            /**
+             * Format: binary
+             * @description The score: a MIDI file, or notes.
+             */
+            file: string;
         };
         /**
          * Classification
@@ -1929,8 +1991,8 @@ export interface components {
                 [key: string]: number;
             } | null;
             timeline: {
-                start_s?: number;
-                probabilities?: {
+                start_s: number;
+                probabilities: {
                     [key: string]: number;
                 };
             }[];
@@ -2006,29 +2068,29 @@ export interface components {
          */
         Recommendations: {
             recommendations: {
-                track_id?: string;
-                score?: number;
-                title?: string | null;
-                artist?: string | null;
-                reasons?: {
-                    base_model?: string;
-                    because?: string;
-                    id?: string;
-                    amount?: number;
-                    title?: string | null;
-                    artist?: string | null;
+                track_id: string;
+                score: number;
+                title: string | null;
+                artist: string | null;
+                reasons: {
+                    base_model: string;
+                    because: string;
+                    id: string;
+                    amount: number;
+                    title: string | null;
+                    artist: string | null;
                 }[];
             }[];
             source: string | null;
             arm: string | null;
             unknown: {
-                user?: boolean;
-                history?: string[];
-                skipped?: string[];
-                friends?: string[];
-                exclude?: string[];
-                mood?: boolean;
-                audio?: boolean;
+                user: boolean;
+                history: string[];
+                skipped: string[];
+                friends: string[];
+                exclude: string[];
+                mood: boolean;
+                audio: boolean;
             };
             model: string;
             model_version: string;
@@ -2040,11 +2102,11 @@ export interface components {
          */
         TrackPage: {
             tracks: {
-                track_id?: string;
-                title?: string | null;
-                artist?: string | null;
-                match?: string;
-                field?: string;
+                track_id: string;
+                title: string | null;
+                artist: string | null;
+                match: string;
+                field: string;
             }[];
             total: number;
             offset: number;
@@ -2096,6 +2158,27 @@ export interface components {
                 };
                 nll: (number | null)[] | null;
             }[];
+        };
+        /**
+         * PieceChunk
+         * @description The next bars of a streamed piece, or its first beat.
+         */
+        PieceChunk: {
+            first_frame: number;
+            bars: number[];
+            frames_per_quarter: number;
+            meter: number[] | null;
+            frames_per_bar: number;
+            first_frame_in_bar: number;
+            tempo_qpm: number;
+            n_frames: number;
+            duration_s: number;
+            notes: number[][];
+            dropped: {
+                [key: string]: number;
+            };
+            held_pitches: number[];
+            nll: (number | null)[];
         };
     };
     responses: never;
@@ -3766,6 +3849,153 @@ export interface operations {
             };
         };
     };
+    convert: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConvertRequest"];
+                "multipart/form-data": components["schemas"]["ConvertRequestForm"];
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Piece"];
+                    "audio/midi": string;
+                    "audio/wav": string;
+                    "image/png": string;
+                    "image/svg+xml": string;
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model, or every id of the request, is unknown. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description None of the accepted media types can be produced. */
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     recommend: {
         parameters: {
             query?: never;
@@ -4232,6 +4462,73 @@ export interface operations {
             };
             /** @description The model did not respond in time. */
             504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    trackAudio: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                track_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "audio/*": unknown;
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model, or every id of the request, is unknown. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };

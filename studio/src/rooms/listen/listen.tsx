@@ -102,6 +102,7 @@ function Waveform({ file, name }: { file: Blob; name: string }) {
       progressColor: style.getPropertyValue("--accent").trim(),
       cursorColor: style.getPropertyValue("--text").trim(),
       normalize: true,
+      cspNonce: document.querySelector<HTMLMetaElement>("meta[name=csp-nonce]")?.content,
     });
     surfer.current = wave;
     wave.on("timeupdate", (time) => (positionS.value = time));

@@ -71,8 +71,9 @@ function start(): void {
 }
 
 function remember(tracks: readonly { track_id: string; title: string | null }[]): void {
-  const found = Object.fromEntries(tracks.filter((each) => each.title).map((each) => [each.track_id, each.title]));
-  titles.value = { ...titles.value, ...found };
+  const known = { ...titles.value };
+  for (const each of tracks) if (each.title) known[each.track_id] = each.title;
+  titles.value = known;
 }
 
 const titleOf = (id: string) => titles.value[id] ?? id;
