@@ -51,6 +51,7 @@ def _drawn(kind: str) -> Callable[[Piece], bytes]:
 
 _PIECE_FORMATS: Final[Mapping[str, _Format]] = {
     MIDI: _Format("mid", Piece.to_midi),
+    MUSICXML: _Format("musicxml", Piece.to_musicxml),
     WAV: _Format("wav", Piece.to_wav),
     PNG: _Format("png", _drawn("png")),
     SVG: _Format("svg", _drawn("svg")),

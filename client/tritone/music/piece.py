@@ -21,15 +21,18 @@ import numpy.typing as npt
 
 from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
+from tritone.music.notation import write_musicxml
 from tritone.music.plot import PLOT_FORMATS, plot_piece
 from tritone.music.render import RENDER_RATE_HZ, render
 from tritone.music.scores import to_score
 from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
 
 MIDI_FORMATS: Final = ("mid", "midi")
+NOTATION_FORMATS: Final = ("musicxml", "xml")
 SOUND_FORMAT: Final = "wav"
-_EXPECTED: Final = "expected a file name that ends in .mid or .midi (notes), .wav (sound) or " + ", ".join(
-    f".{kind}" for kind in PLOT_FORMATS
+_EXPECTED: Final = (
+    "expected a file name that ends in .mid or .midi (notes), .musicxml (notation), .wav (sound) or "
+    + ", ".join(f".{kind}" for kind in PLOT_FORMATS)
 )
 
 
@@ -84,12 +87,13 @@ class Piece(JsonResult):
     @overload
     def save(self, target: File, *, format: str) -> File: ...
     def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
-        """Write the piece as MIDI, as sound (rendered, 44.1 kHz mono, 16 bit) or as a plot (see `plot`).
+        """Write the piece as MIDI, MusicXML, sound (rendered, 44.1 kHz mono, 16 bit) or a plot (see `plot`).
 
         Args:
             target: a path, whose file is replaced in one step, or a binary file object, which is written at its
                 position and left open.
-            format: `mid`, `midi`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects need it.
+            format: `mid`, `midi`, `musicxml`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects
+                need it.
 
         Returns:
             The path, or the file object.
@@ -97,13 +101,15 @@ class Piece(JsonResult):
         Raises:
             InvalidInputError: the format is unknown, or the target cannot be written.
             InvalidScoreError: a piece without notes, or of more than an hour, has no sound.
-            MissingExtraError: symusic, the SoundFont or matplotlib is not installed.
+            MissingExtraError: symusic, the SoundFont, music21 or matplotlib is not installed.
         """
-        kind = format_of(target, format, (*MIDI_FORMATS, SOUND_FORMAT, *PLOT_FORMATS), _EXPECTED)
+        kind = format_of(target, format, (*MIDI_FORMATS, *NOTATION_FORMATS, SOUND_FORMAT, *PLOT_FORMATS), _EXPECTED)
         if kind in PLOT_FORMATS:
             return plot_piece(self, target, kind)
         if kind == SOUND_FORMAT:
             return write_result(target, self.to_wav, "the sound")
+        if kind in NOTATION_FORMATS:
+            return write_result(target, self.to_musicxml, "the score")
         return write_result(target, self.to_midi, "the score")
 
     @overload
@@ -126,6 +132,14 @@ class Piece(JsonResult):
             MissingExtraError: symusic is not installed.
         """
         return bytes(self.score.dumps_midi())
+
+    def to_musicxml(self) -> bytes:
+        """Return the piece as MusicXML, on two staves divided at middle C.
+
+        Raises:
+            MissingExtraError: music21 is not installed.
+        """
+        return write_musicxml(self.grid)
 
     def to_wav(self) -> bytes:
         """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).

@@ -1,4 +1,4 @@
-"""Convert MIDI files and `symusic.Score` objects to grids, and grids to scores.
+"""Convert MIDI, MusicXML and ABC files and `symusic.Score` objects to grids, and grids to scores.
 
 ```python
 grid = to_grid("tune.mid")
@@ -43,6 +43,8 @@ from tritone.music.grid import (
     simplest_signature,
     too_long,
 )
+from tritone.music.notation import TICKS_PER_QUARTER as NOTATION_TICKS
+from tritone.music.notation import notation_format, read_notation
 from tritone.music.smf import MAX_BYTES, DamagedError, MidiFile, parse_midi
 
 if TYPE_CHECKING:
@@ -95,12 +97,13 @@ def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -
         `missing_tracks`: tracks that the file's header claims and the file does not have.
         `malformed_events`: tempos and time signatures of a wrong length, which are ignored.
         `skipped_chunks`: chunks that are not tracks.
+        `grace_notes`, `tunes`: grace notes, and ABC tunes after the first one, left out.
         `skipped_bytes`: bytes between, behind or after the tracks that belong to no chunk, as of a second file.
 
     Args:
         score: a path, the bytes of a MIDI file (type 0, 1 or 2, whose tracks are read side by side, also in a RIFF
-            RMID container), a binary file object (read from its beginning, left open), a `symusic.Score`, a `Grid` or a
-            `Piece`.
+            RMID container), of MusicXML (also compressed, .mxl) or ABC (both need `tritone[notation]`), a binary file
+            object (read from its beginning, left open), a `symusic.Score`, a `Grid` or a `Piece`.
         frames_per_quarter: 1 to 96; 4 are sixteenths.
 
     Raises:
@@ -203,6 +206,9 @@ def _parsed(data: bytes, name: str) -> tuple[Any, MidiFile]:
 
 
 def _from_bytes(data: bytes, name: str, frames_per_quarter: int) -> Grid:
+    if notation_format(data) is not None:
+        score, left_out = read_notation(data, name)
+        return _from_symusic(score, Fraction(NOTATION_TICKS), left_out, name, frames_per_quarter)
     score, midi = _parsed(data, name)
     if midi.in_seconds:
         score.tempos = []
