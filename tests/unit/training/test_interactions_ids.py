@@ -26,6 +26,7 @@ from tritone_training.data.interactions import (
 from tritone_training.data.interactions.log import Log
 from tritone_training.exceptions import DataError
 from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kinds.recommender.fitting import recording_embeddings
 
 LARGE = 1_152_921_504_606_846_976
 NFD = unicodedata.normalize("NFD", "Jóga")

@@ -112,7 +112,7 @@ def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progre
 
 
 def embedding_network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
-    """Return the embedding and the emotions of a recording as a function, and the name of the network in model cards."""
+    """Return a function from a recording to its embedding and emotions, and the network as named in model cards."""
     from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
     from tritone_training.kinds.genre_cnn.export import exportable
 
