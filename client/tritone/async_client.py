@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, Unpack
 
@@ -23,6 +24,7 @@ from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.many import OnError, OnProgress, amap_ordered
 from tritone.operations.models import models_flow
 from tritone.operations.options import SamplingParams
 from tritone.operations.predict import predict_flow
@@ -83,6 +85,35 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         """Embed a recording; recordings that sound alike have similar embeddings; see `MusicClient.embed`."""
         flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
         return await self._run(flow, self._deadline(timeout_s))
+
+    def classify_many(
+        self,
+        audios: Iterable[Audio],
+        *,
+        concurrency: int = 8,
+        on_error: OnError = "raise",
+        on_progress: OnProgress | None = None,
+        top: int | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Classification | ClientError]:
+        """Classify many recordings at once: `async for` over the results; see `MusicClient.classify_many`."""
+        call = partial(self.classify, top=top, model=model, timeout_s=timeout_s)
+        return amap_ordered(call, audios, concurrency=concurrency, on_error=on_error, on_progress=on_progress)
+
+    def embed_many(
+        self,
+        audios: Iterable[Audio],
+        *,
+        concurrency: int = 8,
+        on_error: OnError = "raise",
+        on_progress: OnProgress | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[FloatArray | ClientError]:
+        """Embed many recordings at once: `async for` over the vectors; see `MusicClient.classify_many`."""
+        call = partial(self.embed, model=model, timeout_s=timeout_s)
+        return amap_ordered(call, audios, concurrency=concurrency, on_error=on_error, on_progress=on_progress)
 
     async def compose(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -22,6 +23,7 @@ from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
+from tritone.operations.many import OnError, OnProgress, map_ordered
 from tritone.operations.models import models_flow
 from tritone.operations.options import SamplingParams
 from tritone.operations.predict import predict_flow
@@ -112,6 +114,51 @@ class MusicClient(BaseClient[Transport]):
         """
         flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
         return self._run(flow, self._deadline(timeout_s))
+
+    def classify_many(
+        self,
+        audios: Iterable[Audio],
+        *,
+        concurrency: int = 8,
+        on_error: OnError = "raise",
+        on_progress: OnProgress | None = None,
+        top: int | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Classification | ClientError]:
+        """Classify many recordings at once, and yield the results in the order of the inputs.
+
+        Memory is bounded: inputs are taken from `audios` only as results are taken from the iterator.
+
+        Args:
+            audios: recordings as for `classify`, such as paths.
+            concurrency: calls that run at once, 1 to 256.
+            on_error: "raise" ends the iteration at the first error; "return" yields the error in its place.
+            on_progress: called with the number of results so far, after each one.
+            top: as for `classify`.
+            model: as for `classify`.
+            timeout_s: as for `classify`, for each recording.
+
+        Raises:
+            InvalidInputError: `concurrency` or `on_error` is invalid.
+            ClientError: as `classify`, with `on_error="raise"`.
+        """
+        call = partial(self.classify, top=top, model=model, timeout_s=timeout_s)
+        return map_ordered(call, audios, concurrency=concurrency, on_error=on_error, on_progress=on_progress)
+
+    def embed_many(
+        self,
+        audios: Iterable[Audio],
+        *,
+        concurrency: int = 8,
+        on_error: OnError = "raise",
+        on_progress: OnProgress | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[FloatArray | ClientError]:
+        """Embed many recordings at once, and yield the vectors in the order of the inputs; see `classify_many`."""
+        call = partial(self.embed, model=model, timeout_s=timeout_s)
+        return map_ordered(call, audios, concurrency=concurrency, on_error=on_error, on_progress=on_progress)
 
     def compose(
         self,

@@ -25,12 +25,15 @@ from tritone import (
     ModelNotFoundError,
     ModelRequest,
     ModelResponse,
+    ModelStatistics,
     NothingKnownError,
     ReadyRequest,
     ReadyResponse,
     Request,
     RequestRejectedError,
     Response,
+    StatisticsRequest,
+    StatisticsResponse,
     StreamRequest,
 )
 from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, RemoteScorer, SearchRequest
@@ -70,6 +73,8 @@ class LocalTransport:
         """
         if isinstance(request, ReadyRequest):
             return ReadyResponse(request.model is None or request.model in self._models)
+        if isinstance(request, StatisticsRequest):
+            return StatisticsResponse(tuple(ModelStatistics(name, _VERSION, 0, 0, 0, None) for name in self._models))
         model = self._find(request)
         if isinstance(request, ModelRequest):
             return _describe(model)

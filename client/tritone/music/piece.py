@@ -174,6 +174,12 @@ class Piece(JsonResult):
         """
         return plot_piece(self, target, format)
 
+    def _repr_html_(self) -> str:
+        """Return the piece for a notebook: a piano roll and a player."""
+        from tritone.results.html import piece_html
+
+        return piece_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: those of `Grid.to_dict`, and null where `nll` is NaN."""
         return {

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.files import File, PathLike
+from tritone.results.frames import require_pandas
 from tritone.results.json_result import (
     NUMBER,
     NUMBER_BY_NAME,
@@ -150,6 +151,22 @@ class Classification(JsonResult):
             request_s=float(values["request_s"]),
             notes=tuple(values["notes"]),
         )
+
+    def to_pandas(self) -> Any:
+        """Return the timeline as a `pandas.DataFrame`: a row for each window, a column for each label.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = require_pandas()
+        rows = [each.probabilities for each in self.timeline]
+        return pandas.DataFrame(rows, index=pandas.Index([each.start_s for each in self.timeline], name="start_s"))
+
+    def _repr_html_(self) -> str:
+        """Return the result for a notebook."""
+        from tritone.results.html import classification_html
+
+        return classification_html(self)
 
     @overload
     def plot(self, target: PathLike, *, format: str | None = None) -> Path: ...

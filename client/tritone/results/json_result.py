@@ -6,6 +6,7 @@ pydantic is imported only when it requests a schema.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
@@ -51,6 +52,10 @@ class JsonResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {name: _plain(getattr(self, name)) for name in self.json_properties}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

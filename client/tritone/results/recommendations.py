@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, overload
 
+from tritone.results.frames import require_pandas
+from tritone.results.html import table
 from tritone.results.json_result import (
     BOOLEAN,
     INTEGER,
@@ -175,6 +177,29 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
         """The ids of the tracks."""
         return tuple(track.track_id for track in self)
 
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame`: a row for each track, without reasons.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        columns = ("track_id", "score", "title", "artist")
+        rows = [{name: getattr(track, name) for name in columns} for track in self]
+        return require_pandas().DataFrame(rows, columns=list(columns))
+
+    def _repr_html_(self) -> str:
+        """Return the tracks as a table for a notebook."""
+        rows = [
+            {
+                "track": track.title or track.track_id,
+                "artist": track.artist,
+                "score": track.score,
+                "reasons": ", ".join(f"{each.because} {each.title or each.id}".strip() for each in track.reasons[:3]),
+            }
+            for track in self
+        ]
+        return table(rows, caption=f"Recommendations by {self.model}, source: {self.source or 'similarity'}")
+
     def __repr__(self) -> str:
         tracks = list(self.recommendations)
         return f"Recommendations({tracks!r}, source={self.source!r}, {self.model} v{self.model_version})"
@@ -258,6 +283,19 @@ class TrackPage(JsonResult, Sequence[Track]):
     def track_ids(self) -> tuple[str, ...]:
         """The ids of the tracks."""
         return tuple(track.track_id for track in self)
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame`: a row for each track.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        columns = list(Track.json_properties)
+        return require_pandas().DataFrame([track.to_dict() for track in self], columns=columns)
+
+    def _repr_html_(self) -> str:
+        """Return the tracks as a table for a notebook."""
+        return table([track.to_dict() for track in self], caption=f"{self.total} tracks found")
 
     def __repr__(self) -> str:
         return f"TrackPage({list(self.tracks)!r}, total={self.total}, offset={self.offset})"
