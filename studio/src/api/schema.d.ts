@@ -2703,6 +2703,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -2851,6 +2852,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -2999,6 +3001,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -3146,6 +3149,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -3293,6 +3297,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -3440,6 +3445,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
@@ -3872,6 +3878,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Piece"];
                     "audio/midi": string;
+                    "application/vnd.recordare.musicxml+xml": string;
                     "audio/wav": string;
                     "image/png": string;
                     "image/svg+xml": string;
