@@ -38,8 +38,11 @@ class Gateway:
         return self.music
 
 
-def gateway_of(request: Request) -> Gateway:
-    """Return the gateway that serves a request."""
+async def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request.
+
+    Asynchronous, because FastAPI runs other dependencies in a thread each.
+    """
     gateway: Gateway = request.app.state.gateway
     return gateway
 

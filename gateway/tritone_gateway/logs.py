@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import logging.handlers
+import queue
+import sys
+import threading
 import time
 from typing import Any, Final, Literal
 
+MAX_WAITING: Final = 10_000
+_FLUSH_S: Final = 1.0
 _FIELDS: Final = (
     "request_id",
     "caller",
@@ -40,6 +47,53 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class BackgroundHandler(logging.handlers.QueueHandler):
+    """Passes records to a thread that writes them to standard error.
+
+    A reader of standard error that stops reading would otherwise stop the event loop with the first full pipe. Records
+    beyond `MAX_WAITING` are dropped and counted.
+    """
+
+    def __init__(self) -> None:
+        self._records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING)
+        super().__init__(self._records)
+        self._n_dropped = 0
+        self._started = False
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return the record with its line, formatted here because exceptions cannot wait in a queue."""
+        record.line = self.format(record)
+        record.exc_info = None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Put a record into the queue, or count it as dropped."""
+        if not self._started:  # in the process that logs: a fork has no threads
+            self._started = True
+            threading.Thread(target=self._write, name="tritone-gateway-log", daemon=True).start()
+            atexit.register(self._flush)
+        try:
+            self._records.put_nowait(record)
+        except queue.Full:
+            self._n_dropped += 1
+
+    def _write(self) -> None:
+        while True:
+            record = self._records.get()
+            n_dropped, self._n_dropped = self._n_dropped, 0
+            if n_dropped:
+                sys.stderr.write(f"{n_dropped} lines of the log were dropped\n")
+            sys.stderr.write(f"{record.line}\n")
+            sys.stderr.flush()
+            self._records.task_done()
+
+    def _flush(self) -> None:
+        """Wait for the last lines, but not for a reader that does not read."""
+        deadline_s = time.monotonic() + _FLUSH_S
+        while self._records.unfinished_tasks and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+
+
 def logging_config(log_format: Literal["text", "json"]) -> dict[str, Any]:
     """Return a configuration for `logging.config.dictConfig`."""
     formatter: dict[str, Any] = {"format": "%(asctime)s %(levelname)s %(message)s"}
@@ -50,7 +104,7 @@ def logging_config(log_format: Literal["text", "json"]) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"default": formatter},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "default"}},
+        "handlers": {"stderr": {"class": "tritone_gateway.logs.BackgroundHandler", "formatter": "default"}},
         "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {**loggers, "uvicorn": {"level": "WARNING"}},
     }

@@ -154,7 +154,7 @@ class Callers:
         return self._rates[text]
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Return the caller of a request, as the middleware has authenticated it."""
     caller: Caller = request.scope["state"]["caller"]
     return caller
