@@ -62,8 +62,7 @@ class BackgroundHandler(logging.handlers.QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Return the record with its line, formatted here because exceptions cannot wait in a queue."""
-        record.line = self.format(record)
-        record.exc_info = None
+        record.msg, record.args, record.exc_info = self.format(record), None, None
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -83,7 +82,7 @@ class BackgroundHandler(logging.handlers.QueueHandler):
             n_dropped, self._n_dropped = self._n_dropped, 0
             if n_dropped:
                 sys.stderr.write(f"{n_dropped} lines of the log were dropped\n")
-            sys.stderr.write(f"{record.line}\n")
+            sys.stderr.write(f"{record.msg}\n")
             sys.stderr.flush()
             self._records.task_done()
 
