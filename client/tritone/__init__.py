@@ -71,8 +71,8 @@ if TYPE_CHECKING:
         UnknownIds,
     )
 
-# Looked up when first used: the errors alone are wanted by every package and by `tritone --help`, and
-# NumPy, libsndfile and soxr would cost each of them a tenth of a second.
+# Imported when first used: every package and `tritone --help` import the exceptions only, and importing NumPy,
+# libsndfile and soxr would take each of them a tenth of a second.
 _LAZY = {
     "AsyncMusicClient": "async_client",
     "AsyncPieceStream": "operations.stream",

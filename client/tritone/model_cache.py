@@ -1,7 +1,7 @@
 """The metadata of models that a client has used: tensors, batch size, version, class names and other parameters.
 
 One request (`ModelRequest`) fetches the metadata and the configuration of a model. The parameters of its config.pbtxt
-hold the static facts, such as the class names of its outputs (`labels`), its `styles` or its grid
+contain static facts, such as the class names of its outputs (`labels`), its `styles` or its grid
 (`frames_per_quarter`).
 
 Shapes: N frames, W samples of a window, Z and G latent dimensions.
@@ -19,8 +19,7 @@ import numpy as np
 
 from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
-from tritone.flows import Flow
-from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
+from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
 
@@ -151,7 +150,7 @@ class CachedModel:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The names of the styles; the first one stands for any style."""
+        """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
 
     def labels(self, output: str, n_labels: int) -> tuple[str, ...]:
@@ -256,7 +255,7 @@ def infer(known: CachedModel, request: InferRequest) -> Flow[InferResponse]:
     """Run the cached version of a model.
 
     Raises:
-        VersionChangedError: another version answered.
+        VersionChangedError: another version responded.
     """
     response = cast(InferResponse, (yield replace(request, version=known.version)))
     if known.version is not None and response.version != known.version:
@@ -308,18 +307,18 @@ def _names(value: Any) -> tuple[str, ...] | None:
 def _agree(expected: Shape, found: tuple[int, ...]) -> bool:
     """Compare shapes; `found` includes the batch axis, and -1 where a size is free."""
     return len(found) == len(expected) + 1 and all(
-        wanted is None or wanted == size for wanted, size in zip(expected, found[1:], strict=True)
+        each is None or each == size for each, size in zip(expected, found[1:], strict=True)
     )
 
 
-def _unfit(info: ModelResponse, found: Role | None, wanted: tuple[Role, ...]) -> ServerError:
+def _unfit(info: ModelResponse, found: Role | None, roles: tuple[Role, ...]) -> ServerError:
     does = (
         f"one that {found.does}"
         if found
         else f"inputs {dict(info.inputs)}, outputs {dict(info.outputs)} and batches of at most {info.max_batch_size}"
     )
     hint = "use stream_compose" if found is STREAMER else "check the name, and that the same release exported it"
-    expected = " or ".join(role.does for role in wanted)
+    expected = " or ".join(role.does for role in roles)
     return ServerError(
         f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",
         model=info.model,

@@ -65,7 +65,7 @@ from tritone.messages import (
 )
 from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES, STRUCK
 
-# A stream is answered by its responses in their order, any other request by one response.
+# The reply to a stream is an iterable of its responses in order; to any other request, it is one response.
 Reply: TypeAlias = Response | Iterable[InferResponse]
 
 _RESPONSES: Final[Mapping[type[Request], type[Response]]] = {
@@ -286,7 +286,7 @@ class FakeComposer(FakeModel):
         """Create the models.
 
         Args:
-            styles: names of the styles; the first one stands for any style.
+            styles: names of the styles; the first one means any style.
             name: of the model for `compose`, `harmonize` and `infill`.
             stream_name: of the model for `stream_compose`.
             version: of both models.
@@ -397,8 +397,8 @@ class FakeRecommender(FakeModel):
 
 
 def _response(request: InferRequest | StreamRequest, version: str, outputs: Mapping[str, Array]) -> InferResponse:
-    wanted = {name: outputs[name] for name in request.outputs}
-    return InferResponse(request.model, version, request.request_id, wanted)
+    outputs = {name: outputs[name] for name in request.outputs}
+    return InferResponse(request.model, version, request.request_id, outputs)
 
 
 def _checked(reply: Any, expected: Any, request: Request) -> Any:

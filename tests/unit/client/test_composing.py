@@ -28,8 +28,8 @@ from tritone import (
     to_grid,
 )
 from tritone.exceptions import VersionChangedError
-from tritone.music.noise import uniform_noise
 from tritone.operations.plan import N_READ_MAX, first_chord, highest_voice, thinned
+from tritone.sampling import uniform_noise
 
 
 @pytest.fixture

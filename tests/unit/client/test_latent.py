@@ -11,10 +11,10 @@ from tests.unit.client.test_composing import chords, melody
 from tests.unit.client.writers import FakeWriters, G
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import voices_to_grid
 from tritone.operations.latent import slerp, to_spans
 from tritone.operations.sample import _normal, key_number, seeds_of
+from tritone.sampling import uniform_noise
 
 
 @pytest.fixture

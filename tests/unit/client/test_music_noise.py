@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritone import InvalidInputError
-from tritone.music.noise import LARGEST_SEED, check_seed, fresh_seed, uniform_noise
+from tritone.sampling import (
+    LARGEST_SEED,
+    check_seed,
+    fresh_seed,
+    uniform_noise,
+)
 
 
 def test_the_generator_is_the_published_one() -> None:

@@ -112,7 +112,7 @@ def test_a_picture(piece: Piece, tmp_path: Path, suffix: str, magic: bytes) -> N
 
 
 def test_the_picture_shows_the_notes_and_the_bars(piece: Piece) -> None:
-    from tritone.music.plot import draw_piece
+    from tritone.plots import draw_piece
 
     axes = draw_piece(piece).axes[0]
     (notes,) = axes.collections

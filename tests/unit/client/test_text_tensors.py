@@ -19,7 +19,10 @@ from tritonclient.utils import serialize_byte_tensor
 from tritone import InferRequest, InferResponse, ServerError
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_async_transport, make_transport
-from tritone.transports.codec import read_texts, tensor_bytes
+from tritone.transports.protocol import (
+    read_texts,
+    tensor_bytes,
+)
 
 TEXTS = ["", "42", "Björk", "夜に駆ける", "\0", "a" * 70_000, "🎵"]
 

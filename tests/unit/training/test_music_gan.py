@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, voices_to_grid
+from tritone.sampling import uniform_noise
 from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint

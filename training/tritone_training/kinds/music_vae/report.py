@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from tritone.music.noise import uniform_noise
+from tritone.sampling import uniform_noise
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.plots import draw_histograms, draw_pianorolls
 from tritone_training.plots import saved_figure
