@@ -10,9 +10,11 @@ Shapes: N frames, W samples of a window, Z and G latent dimensions.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import numpy as np
@@ -22,6 +24,8 @@ from tritone.exceptions import InvalidInputError, ServerError, VersionChangedErr
 from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
+
+_logger = logging.getLogger("tritone")
 
 Shape = tuple[int | None, ...]  # without the batch axis; None where it differs between calls or versions
 
@@ -156,7 +160,8 @@ class CachedModel:
     def labels(self, output: str, n_labels: int) -> tuple[str, ...]:
         """Return the class names of an output.
 
-        Models without class names get the nine emotions for an output `emotions` of that size, else numbers.
+        Models without class names get the nine emotions for an output `emotions` of that size, else numbers, which is
+        logged once. Triton's label files are not used: a client cannot read them.
 
         Args:
             n_labels: size of the last axis of the output.
@@ -168,8 +173,10 @@ class CachedModel:
         labels = self._json("labels")
         names = _names(labels.get(output)) if isinstance(labels, Mapping) else None
         if names is None:
-            is_emotions = output == "emotions" and n_labels == len(EMOTIONS)
-            return EMOTIONS if is_emotions else tuple(str(index) for index in range(n_labels))
+            if output == "emotions" and n_labels == len(EMOTIONS):
+                return EMOTIONS
+            _warn_of_numbers(self.name, output)
+            return tuple(str(index) for index in range(n_labels))
         if len(names) != n_labels:
             raise VersionChangedError(
                 f"model {self.name!r} does not fit its configuration: expected {len(names)} values of {output!r}, as "
@@ -298,6 +305,18 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
             output=output,
         )
     return array
+
+
+@lru_cache(maxsize=1_000)
+def _warn_of_numbers(model: str, output: str) -> None:
+    """Log, once for each output, that its classes have no names."""
+    _logger.warning(
+        "model %r has no class names for %r, so its classes are numbered: expected them in the parameter `labels` of "
+        "its config.pbtxt, a JSON object with a list of names for each output; add it, or export the model with "
+        "`tritone export`",
+        model,
+        output,
+    )
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

@@ -12,9 +12,11 @@ def test_my_application():
         assert music.compose(bars=2, seed=1).grid.n_bars == 2
 ```
 
-A handler is any function that takes a `Request` and returns its `Response`, so a failing server is one as well:
+A handler is any function that takes a `Request` and returns its `Response` or raises the error of a server:
 
 ```python
+from tritone import ServerBusyError
+
 def busy(request):
     raise ServerBusyError("the queue is full")
 
@@ -355,9 +357,17 @@ class FakeRecommender(FakeModel):
         known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
         known |= {name: self._users.keys() for name in ("friends", "user_id")}
         unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}
+        (model,) = self.models
         if unknown.pop("similar_to"):
-            raise NothingKnownError(f"item {given['similar_to'][0]!r} is not known")
+            raise NothingKnownError(f"item {given['similar_to'][0]!r} is not known", model=model)
         usable = {name: [each for each in given.get(name, ()) if each in ids] for name, ids in known.items()}
+        has_input = (
+            any(map(usable.get, ("user_id", "history", "skipped", "friends")))
+            or "embedding" in given
+            or "mood" in given
+        )
+        if not has_input and (unknown["history"] or unknown["friends"]):
+            raise NothingKnownError("none of the ids is known, and nothing else is given", model=model)
         left_out = {*usable["skipped"], *usable["exclude"], *usable["similar_to"]}
         if given.get("filter_listened", [True])[0]:
             left_out.update(usable["history"])

@@ -115,10 +115,10 @@ def test_a_clients_children_answer_or_raise_while_the_parent_calls(urls: list[st
 
 def test_a_fork_during_a_long_call_is_not_delayed_by_it_and_the_child_raises(urls: list[str]) -> None:
     script = f"""
-    from tritone.transports import grpc_forks
-    grpc_forks.LONGEST_WAIT_S = 0.2
+    from tritone import processes
+    processes.LONGEST_WAIT_S = 0.2
     music = MusicClient(URL)
-    with grpc_forks.inside_grpc():  # as a call that takes longer
+    with processes.inside_grpc():  # as a call that takes longer
         print(child(lambda: music.embed(AUDIO, timeout_s={TIMEOUT_S})))
         print(child(lambda: MusicClient(URL)))
         print(child(lambda: music.close()))
@@ -236,7 +236,7 @@ def test_a_stream_is_not_shared_with_a_child(urls: list[str]) -> None:
 
 def test_request_ids_differ_between_processes(urls: list[str]) -> None:
     script = """
-    from tritone.flows import next_request_id
+    from tritone.messages import next_request_id
     ids = [next_request_id("x")]
     print(ids[0], flush=True)
     child(lambda: os.write(1, (next_request_id("x") + "\\n").encode()))

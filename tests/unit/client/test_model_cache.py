@@ -54,6 +54,16 @@ def test_classes_without_usable_names_are_numbered(labels: str | None) -> None:
     assert model.labels("emotions", 3) == ("0", "1", "2")
 
 
+def test_numbered_classes_are_logged_once_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    info = ModelResponse("written by hand", ("1",), {}, {}, 8)
+    for _ in range(3):
+        CachedModel(info, CLASSIFIER, "1").labels("probabilities", 2)
+        CachedModel(info, CLASSIFIER, "1").labels("emotions", 9)
+    (record,) = caplog.records
+    assert record.args == ("written by hand", "probabilities")
+    assert "the parameter `labels` of its config.pbtxt" in record.getMessage()
+
+
 @pytest.mark.parametrize("n_labels", [0, 1, 3])
 def test_another_number_of_values_than_names_is_another_version(n_labels: int) -> None:
     with pytest.raises(VersionChangedError) as caught:
