@@ -100,7 +100,7 @@ def run(script: str, urls: list[str]) -> str:
 
 
 @pytest.mark.parametrize("url", ["URL", "TWO"], ids=["one server", "pool"])
-def test_a_clients_children_answer_or_raise_while_the_parent_calls(urls: list[str], url: str) -> None:
+def test_children_work_or_raise_while_the_parent_calls(urls: list[str], url: str) -> None:
     script = f"""
     music = MusicClient({url})
     under_load(music)
@@ -134,7 +134,7 @@ def test_a_fork_during_a_long_call_is_not_delayed_by_it_and_the_child_raises(url
 
 
 @pytest.mark.parametrize("url", ["URL", "TWO"], ids=["one server", "pool"])
-def test_children_of_an_idle_client_answer_and_the_parents_connection_stays(urls: list[str], url: str) -> None:
+def test_children_of_an_idle_client_work_and_the_parent_stays_connected(urls: list[str], url: str) -> None:
     script = f"""
     music = MusicClient({url})
     before = music.embed(AUDIO)
@@ -154,7 +154,7 @@ def test_children_of_an_idle_client_answer_and_the_parents_connection_stays(urls
     assert run(script, urls).splitlines() == ["ok"] * 8 + ["[0, 0]"]
 
 
-def test_workers_of_a_preloaded_application_answer(urls: list[str]) -> None:
+def test_workers_of_a_preloaded_application_work(urls: list[str]) -> None:
     """As gunicorn with --preload: a warm-up call, then forked workers that serve with threads and end normally."""
     script = f"""
     music = MusicClient(URL)

@@ -197,7 +197,7 @@ def test_searches_find_ids_titles_and_artists() -> None:
 
 
 @pytest.mark.parametrize("handler", [server(), FakeRecommender(["a"])])
-def test_models_that_are_not_there_are_not_found(handler: Any) -> None:
+def test_missing_models_are_not_found(handler: Any) -> None:
     with MusicClient(transport=MockTransport(handler)) as music:
         assert music.server_ready()
         assert music.model_ready("recommender")
