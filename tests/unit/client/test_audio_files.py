@@ -1,4 +1,4 @@
-"""Audio files as they occur: joined, recorded live, with tags that lie, with names that lie, and cut off."""
+"""Tests of irregular audio files: joined, recorded live, truncated, or with wrong tags or names."""
 
 from __future__ import annotations
 

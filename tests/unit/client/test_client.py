@@ -1,4 +1,4 @@
-"""The flows, with a model in memory behind both clients; every test runs the synchronous and the asynchronous one."""
+"""Tests of both clients with a model in memory; every test runs the synchronous and the asynchronous client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing foreign leaks: whatever gRPC, tritonclient or a socket raises becomes one of ours, with its fields."""
+"""Tests that every error of gRPC, tritonclient and sockets is translated to an exception of Tritone with its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients in forked children: they answer or raise within their time, whatever the parent was doing at the fork."""
+"""Tests of clients in forked children: calls work or raise in time, whatever the parent was doing at the fork."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP transports against real sockets: a small server whose behaviour each test chooses."""
+"""Tests of the HTTP transports against real sockets: a small server whose behaviour each test chooses."""
 
 from __future__ import annotations
 

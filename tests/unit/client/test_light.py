@@ -1,4 +1,4 @@
-"""The SDK is light: what it imports, and when."""
+"""Tests of what the SDK imports, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MIDI files that break the rules of the format: the right notes, or an error that says what is wrong."""
+"""Tests of MIDI files that violate the format: they give the right notes, or an error with the reason."""
 
 from __future__ import annotations
 

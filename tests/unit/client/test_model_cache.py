@@ -1,4 +1,4 @@
-"""Class names in the parameters of a model: complete, missing, broken, or of another number than the values."""
+"""Tests of class names in the parameters of a model: complete, missing, malformed, or too many or too few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grid: what it accepts, and what it knows about itself."""
+"""Tests of `Grid`: valid and invalid arguments, and derived values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise: the same numbers for a seed everywhere and for good, whatever NumPy's distributions do."""
+"""Tests that a seed gives the same noise everywhere and in every version of NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real MIDI files: 1,034 folk tunes there and back."""
+"""Tests with real MIDI files: round trips of 1,034 folk tunes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces out: MIDI, sound and pictures, each whole or not there, and what is missing is named."""
+"""Tests of pieces as MIDI, sound and plots: files are written completely or not at all."""
 
 from __future__ import annotations
 

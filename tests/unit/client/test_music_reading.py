@@ -1,4 +1,4 @@
-"""Scores in: real-world MIDI of every kind becomes a grid, what is lost is counted, and what is no score is named."""
+"""Tests of reading scores: MIDI of every kind becomes a grid, losses are counted, and errors have a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces and pictures as bytes, in file objects, from coroutines, and on full disks."""
+"""Tests of saving pieces and plots: bytes, file objects, coroutines and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Voices: four voices out of a grid and back, the same way every time."""
+"""Tests of the conversion of grids to four voices and back."""
 
 from __future__ import annotations
 

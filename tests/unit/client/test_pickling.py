@@ -1,4 +1,4 @@
-"""Clients in pickles and copies: they connect by themselves, and secrets stay out of pickles."""
+"""Tests of pickling and copying clients: copies connect by themselves, and pickles contain no secrets."""
 
 from __future__ import annotations
 

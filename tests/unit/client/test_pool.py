@@ -1,4 +1,4 @@
-"""Several endpoints: who is asked, who is left alone, and that the death of one loses no request."""
+"""Tests of several servers: load balancing, avoiding failed servers, and fail-over without a lost request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of recommending as responses of FastAPI: no field is lost, annotated or not."""
+"""Tests of results as responses of FastAPI, annotated or not: no field is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results in JSON, pydantic models and FastAPI applications: nothing is lost, nothing crashes."""
+"""Tests of results in JSON, pydantic models and FastAPI applications."""
 
 from __future__ import annotations
 

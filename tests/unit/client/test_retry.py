@@ -1,4 +1,4 @@
-"""The largest number of times that one request is sent."""
+"""Tests of the largest number of times that one request is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas of two versions at once, behind several endpoints or one address: no call is lost."""
+"""Tests of replicas with two versions at once, as several servers or behind one address: no call is lost."""
 
 from __future__ import annotations
 

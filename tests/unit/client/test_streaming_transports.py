@@ -1,4 +1,4 @@
-"""Streams of answers over gRPC, against a real gRPC server in this process that speaks Triton's protocol."""
+"""Tests of streamed responses over gRPC, with a real gRPC server in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text on the wire, over both protocols and against real sockets: each server echoes the tensors that it read."""
+"""Tests of text tensors over both protocols and real sockets: each server echoes the tensors that it received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No call takes longer than its `timeout_s`, whatever the other side does or leaves undone."""
+"""Tests that no call takes longer than its `timeout_s`, whatever the server does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of the clients' calls and their trace on the wire; and nothing of it unless the program itself traces."""
+"""Tests of the spans of calls and their propagation, and that programs without tracing are not affected."""
 
 from __future__ import annotations
 
