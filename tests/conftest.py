@@ -43,7 +43,7 @@ LONGEST_FILES = (
     "unit/training/test_warm_start.py",
     "integration/test_publish_checkpoint.py",
     "unit/training/test_polyphony_rnn.py",
-    "unit/training/test_catalogue.py",
+    "unit/training/test_corpus.py",
     "unit/export/test_precision.py",
     "integration/test_composer.py",
     "integration/test_serve.py",

@@ -56,7 +56,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         evaluate.evaluate,
         crossvalidate.crossvalidate,
         tune.tune,
-        resources.catalogue,
+        resources.corpus,
         resources.pretrained,
     ),
     "Deploy": (

@@ -27,7 +27,7 @@ Data = Annotated[
     Path | None,
     typer.Option(
         help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json. "
-        "Default: the embedded catalogue.",
+        "Default: the embedded corpus.",
         show_default=False,
     ),
 ]

@@ -46,26 +46,26 @@ def demo(
     ] = "demo",
     as_json: options.Json = False,
 ) -> None:
-    """Train small models on the embedded catalogue, export and serve them; then classify, compose and recommend.
+    """Train small models on the embedded corpus, export and serve them; then classify, compose and recommend.
 
     Writes a page, demo/index.html, with all results. A repeated run reuses models whose inputs have not changed.
     """
     from tritone import MusicClient
-    from tritone_training.catalogue import load_catalogue
+    from tritone_training.corpus import load_corpus
     from tritone_training.data.scores import load_scores
 
     check_preset(preset)
     started = time.monotonic()
     progress = not as_json
-    with _step(1, "catalogue: real pieces from music21's corpus, in the public domain"):
-        catalogue = load_catalogue(progress=progress)
+    with _step(1, "corpus: real pieces that music21 ships, in the public domain"):
+        corpus = load_corpus(progress=progress)
         scores = load_scores(None, progress=progress)
-        collections = ", ".join(sorted({track.collection for track in catalogue.tracks}))
-        console.say(f"      {len(catalogue.tracks)} pieces of {collections}")
+        collections = ", ".join(sorted({track.collection for track in corpus.tracks}))
+        console.say(f"      {len(corpus.tracks)} pieces of {collections}")
     builder = ModelBuilder(
         out=out,
         repository=repository,
-        catalogue=catalogue,
+        corpus=corpus,
         seed=seed,
         preset=preset,
         retrain=retrain,
@@ -82,9 +82,9 @@ def demo(
         (out / PAGE).unlink(missing_ok=True)  # from an earlier run; its links may now lead to other files
         with MusicClient(server.grpc_url) as music:
             with _step(4, "classifying held-out recordings"):
-                recordings, medley = classification.classify_recordings(music, catalogue, classifier.info, out)
+                recordings, medley = classification.classify_recordings(music, corpus, classifier.info, out)
             with _step(5, "generating pieces"):
-                excerpts = write_excerpts(scores, catalogue, out)
+                excerpts = write_excerpts(scores, corpus, out)
                 sections = [
                     (section, [generation.generate(music, request, excerpts, out) for request in section.requests])
                     for section in generation.sections(excerpts, styles=models[COMPOSER].info["styles"])
@@ -92,8 +92,8 @@ def demo(
                 timing = _time_stream(music, sections)
             with _step(6, "recommending to simulated listeners and to cold-start users"):
                 recommended = [
-                    recommendations.recommend(music, each, catalogue, out)
-                    for each in listeners(simulated_listening(seed), catalogue, recordings)
+                    recommendations.recommend(music, each, corpus, out)
+                    for each in listeners(simulated_listening(seed), corpus, recordings)
                 ]
         seconds = time.monotonic() - started
         content = PageContent(
@@ -102,7 +102,7 @@ def demo(
             medley=medley,
             sections=sections,
             recommended=recommended,
-            collections={collection.name: collection.title for collection in catalogue.collections},
+            collections={collection.name: collection.title for collection in corpus.collections},
             models={kind: each.headline for kind, each in models.items()},
             serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )
@@ -113,7 +113,7 @@ def demo(
                 "server": server.grpc_url,
                 "repository": str(repository),
                 "page": str(page),
-                "catalogue_fingerprint": catalogue.fingerprint,
+                "corpus_fingerprint": corpus.fingerprint,
             }
             results = _as_json(
                 models=models,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tritone import Classification, MusicClient
-    from tritone_training.catalogue import Catalogue, CatalogueTrack
+    from tritone_training.corpus import Corpus, CorpusTrack
 
 KIND: Final = "genre_cnn"
 _EXCERPT_S: Final = 12.0
@@ -24,7 +24,7 @@ _EXCERPT_S: Final = 12.0
 class ClassifiedRecording:
     """A recording, its track and its classification."""
 
-    track: CatalogueTrack
+    track: CorpusTrack
     path: Path
     answer: Classification
 
@@ -44,27 +44,27 @@ class Medley:
 
 
 def classify_recordings(
-    music: MusicClient, catalogue: Catalogue, info: Mapping[str, Any], out: Path
+    music: MusicClient, corpus: Corpus, info: Mapping[str, Any], out: Path
 ) -> tuple[tuple[ClassifiedRecording, ...], Medley]:
     """Classify a held-out piece of each collection, and a medley of excerpts."""
     folder = out / "recordings"
     folder.mkdir(parents=True, exist_ok=True)
-    tracks = held_out(catalogue, info)
+    tracks = held_out(corpus, info)
     recordings = tuple(_classify(music, track, folder) for track in tracks)
     return recordings, _medley(music, tracks, folder, out)
 
 
-def held_out(catalogue: Catalogue, info: Mapping[str, Any]) -> tuple[CatalogueTrack, ...]:
+def held_out(corpus: Corpus, info: Mapping[str, Any]) -> tuple[CorpusTrack, ...]:
     """Return one held-out track of each collection."""
-    chosen: dict[str, CatalogueTrack] = {}
+    chosen: dict[str, CorpusTrack] = {}
     for name in info["splits"]["test"]:
-        track = catalogue[name.rpartition("#")[0]]
+        track = corpus[name.rpartition("#")[0]]
         chosen.setdefault(track.collection, track)
     return tuple(track for _, track in sorted(chosen.items()))
 
 
-def _classify(music: MusicClient, track: CatalogueTrack, folder: Path) -> ClassifiedRecording:
-    from tritone_training.catalogue import write_audio
+def _classify(music: MusicClient, track: CorpusTrack, folder: Path) -> ClassifiedRecording:
+    from tritone_training.corpus import write_audio
 
     path = folder / f"{track.id.replace('/', '-')}.ogg"
     write_audio(track, path, seed=1_000)  # a rendering that training does not use
@@ -73,11 +73,11 @@ def _classify(music: MusicClient, track: CatalogueTrack, folder: Path) -> Classi
     return ClassifiedRecording(track, path, answer)
 
 
-def _medley(music: MusicClient, tracks: tuple[CatalogueTrack, ...], folder: Path, out: Path) -> Medley:
+def _medley(music: MusicClient, tracks: tuple[CorpusTrack, ...], folder: Path, out: Path) -> Medley:
     import numpy as np
 
     from tritone.constants import SAMPLE_RATE_HZ
-    from tritone_training.catalogue import render, write_samples
+    from tritone_training.corpus import render, write_samples
 
     parts: list[npt.NDArray[np.float32]] = [render(track, seed=2_000, duration_s=_EXCERPT_S) for track in tracks]
     path = folder / "medley.ogg"

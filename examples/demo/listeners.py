@@ -15,7 +15,7 @@ from tritone import TritoneError
 if TYPE_CHECKING:
     from examples.demo.classification import ClassifiedRecording
     from tritone import MusicClient, Recommendations
-    from tritone_training.catalogue import Catalogue
+    from tritone_training.corpus import Corpus
     from tritone_training.data.interactions import ListeningData
 
 N_SUGGESTED: Final = 8
@@ -72,22 +72,22 @@ def simulated_listening(seed: int) -> ListeningData:
 
 
 def listeners(
-    listening: ListeningData, catalogue: Catalogue, recordings: Sequence[ClassifiedRecording]
+    listening: ListeningData, corpus: Corpus, recordings: Sequence[ClassifiedRecording]
 ) -> tuple[SimulatedListener, ...]:
     """Return the listeners, in the order of the page.
 
     Args:
         recordings: classified recordings; one of them is the only input of a cold-start user.
     """
-    songs = _favourites(listening, catalogue, DANCES)
+    songs = _favourites(listening, corpus, DANCES)
     friends = _friends(listening)
-    recording = _recording(listening, catalogue, recordings)
+    recording = _recording(listening, corpus, recordings)
     return (
-        _known_user(listening, catalogue),
+        _known_user(listening, corpus),
         SimulatedListener(
             "songs",
             f"Cold-start user with {len(songs)} pieces",
-            f"Not in the log. Has just listened to {join_words([catalogue[song].title for song in songs])}, which are "
+            f"Not in the log. Has just listened to {join_words([corpus[song].title for song in songs])}, which are "
             f"popular with listeners of {DANCES}.",
             "history",
             {"history": songs},
@@ -113,12 +113,12 @@ def listeners(
     )
 
 
-def _known_user(listening: ListeningData, catalogue: Catalogue) -> SimulatedListener:
+def _known_user(listening: ListeningData, corpus: Corpus) -> SimulatedListener:
     log = listening.train
     name = log.users[int(log.user[0])]
     mine = log.user == log.user[0]
     by_plays = sorted(zip(log.plays[mine].tolist(), log.item[mine].tolist(), strict=True), key=lambda row: -row[0])
-    tracks = [catalogue[log.items[item]] for _, item in by_plays]
+    tracks = [corpus[log.items[item]] for _, item in by_plays]
     counts = Counter(track.collection for track in tracks).most_common()
     n_friends = sum(name in pair for pair in listening.friends)
     return SimulatedListener(
@@ -132,15 +132,15 @@ def _known_user(listening: ListeningData, catalogue: Catalogue) -> SimulatedList
     )
 
 
-def _favourites(listening: ListeningData, catalogue: Catalogue, collection: str) -> list[str]:
+def _favourites(listening: ListeningData, corpus: Corpus, collection: str) -> list[str]:
     """Return pieces whose listeners play mostly this collection: unlike popular pieces, they show a taste."""
     log = listening.train
     pairs = [(user, log.items[item]) for user, item in zip(log.user.tolist(), log.item.tolist(), strict=True)]
-    of_kind = Counter(user for user, piece in pairs if catalogue[piece].collection == collection)
+    of_kind = Counter(user for user, piece in pairs if corpus[piece].collection == collection)
     n_listens = Counter(user for user, _ in pairs)
     shares: dict[str, list[float]] = {}
     for user, piece in pairs:
-        if catalogue[piece].collection == collection:
+        if corpus[piece].collection == collection:
             shares.setdefault(piece, []).append(of_kind[user] / n_listens[user])
     least = max(2, len(n_listens) // 40)
     known = {piece: each for piece, each in shares.items() if len(each) >= least} or shares
@@ -148,11 +148,11 @@ def _favourites(listening: ListeningData, catalogue: Catalogue, collection: str)
 
 
 def _recording(
-    listening: ListeningData, catalogue: Catalogue, recordings: Sequence[ClassifiedRecording]
+    listening: ListeningData, corpus: Corpus, recordings: Sequence[ClassifiedRecording]
 ) -> ClassifiedRecording:
     """Return a correctly classified recording of the least played collection, which popularity would not recommend."""
     log = listening.train
-    n_listens = Counter(catalogue[log.items[item]].collection for item in log.item.tolist())
+    n_listens = Counter(corpus[log.items[item]].collection for item in log.item.tolist())
     return min(recordings, key=lambda each: (not each.is_correct, n_listens[each.track.collection]))
 
 

@@ -19,7 +19,7 @@ from examples.demo.reuse import (
 from tritone_cli import console
 
 if TYPE_CHECKING:
-    from tritone_training.catalogue import Catalogue
+    from tritone_training.corpus import Corpus
 
 CLASSIFIER: Final = "genre_cnn"
 COMPOSER: Final = "music_transformer"
@@ -38,7 +38,7 @@ _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "music_transformer": ("nats per sixteenth", ("valid", "nll_per_frame")),
     "polyphony_rnn": ("nats per eighth", ("valid", "nll_per_frame")),
     "music_vae": ("of the notes reconstructed", ("valid", "reconstruction_accuracy")),
-    "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
+    "music_gan": ("times the Fréchet distance between two halves of real music", ("valid", "frechet", "ratio")),
     RECOMMENDER: ("NDCG@10", ("valid", "cross_fitted", "ndcg@10")),
 }
 _EVALUATED_ON: Final[Mapping[str, str]] = {RECOMMENDER: "simulated listeners' held-out listens"}
@@ -93,7 +93,7 @@ class ModelBuilder:
         *,
         out: Path,
         repository: Path,
-        catalogue: Catalogue,
+        corpus: Corpus,
         seed: int,
         preset: str,
         retrain: bool,
@@ -101,7 +101,7 @@ class ModelBuilder:
     ) -> None:
         self.checkpoints = out / "checkpoints"
         self.repository = repository
-        self.catalogue = catalogue
+        self.corpus = corpus
         self.seed = seed
         self.preset = preset
         self.retrain = retrain
@@ -160,7 +160,7 @@ class ModelBuilder:
 
     def _inputs(self, kind: str) -> CheckpointInputs:
         weights = (self.classifier_digest,) if kind == RECOMMENDER else ()
-        return CheckpointInputs(self.catalogue.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()), weights)
+        return CheckpointInputs(self.corpus.fingerprint, self.seed, self.preset, kind, _NEEDS.get(kind, ()), weights)
 
     def find_checkpoint(self, kind: str) -> Mapping[str, Any] | None:
         """Return the info of an earlier run's checkpoint if it can be reused, else None."""

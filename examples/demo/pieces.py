@@ -12,11 +12,11 @@ from tritone import TritoneError
 if TYPE_CHECKING:
     from tritone.music.grid import Grid
     from tritone.music.piece import Piece
-    from tritone_training.catalogue import Catalogue
+    from tritone_training.corpus import Corpus
     from tritone_training.data.scores import ScorePiece, ScoreSet
 
 _FOLDER: Final = "given"
-# Collections of the catalogue; the models learn each as a style.
+# Collections of the corpus; the models learn each as a style.
 CHORALES: Final = "bach"
 SONGS: Final = "essen"
 DANCES: Final = "ryans"
@@ -88,19 +88,19 @@ class ScoreExcerpts:
         return self.folder / f"{name}.mid"
 
 
-def write_excerpts(scores: ScoreSet, catalogue: Catalogue, out: Path) -> ScoreExcerpts:
+def write_excerpts(scores: ScoreSet, corpus: Corpus, out: Path) -> ScoreExcerpts:
     """Cut excerpts from held-out scores and write them as MIDI files, which the commands on the page refer to.
 
     Raises:
-        TritoneError: the catalogue holds too few pieces in 4/4.
+        TritoneError: the corpus holds too few pieces in 4/4.
     """
     from tritone.music.piece import Piece
 
     chorales, songs = _in_four(scores, CHORALES), _in_four(scores, SONGS)
     if len(chorales) < 2 or not songs:
         raise TritoneError(
-            f"the catalogue is too small for the demo: expected at least 2 chorales and 1 song of {_N_BARS} bars of "
-            f"4/4, got {len(chorales)} and {len(songs)}; rebuild it with `tritone catalogue --rebuild`"
+            f"the corpus is too small for the demo: expected at least 2 chorales and 1 song of {_N_BARS} bars of "
+            f"4/4, got {len(chorales)} and {len(songs)}; rebuild it with `tritone corpus --rebuild`"
         )
     sources = {
         "chorale": (chorales[0], _N_BARS, CHORALE_TEMPO_QPM),
@@ -111,7 +111,7 @@ def write_excerpts(scores: ScoreSet, catalogue: Catalogue, out: Path) -> ScoreEx
     folder = out / "music" / _FOLDER
     found = {}
     for name, (source, n_bars, tempo_qpm) in sources.items():
-        track = catalogue[source.name]
+        track = corpus[source.name]
         piece = Piece(replace(_excerpt(source, n_bars), tempo_qpm=tempo_qpm))
         title = f"{n_bars} bars of {track.title} ({track.composer})"
         found[folder / f"{name}.mid"] = save(piece, folder / f"{name}.mid", title=title)

@@ -15,7 +15,7 @@ from tritone_cli import console
 
 if TYPE_CHECKING:
     from tritone import MusicClient, Recommendation, Recommendations
-    from tritone_training.catalogue import Catalogue, CatalogueTrack
+    from tritone_training.corpus import Corpus, CorpusTrack
 
 _N_PRINTED: Final = 3  # in the terminal; the page shows all
 _N_REASONS: Final = 4
@@ -75,7 +75,7 @@ class RecommendedPiece:
         sound: recording of the first 20 s.
     """
 
-    track: CatalogueTrack
+    track: CorpusTrack
     score: float
     because: tuple[str, ...]
     contributions: Mapping[str, float]
@@ -113,9 +113,7 @@ class ListenerRecommendations:
         }
 
 
-def recommend(
-    music: MusicClient, listener: SimulatedListener, catalogue: Catalogue, out: Path
-) -> ListenerRecommendations:
+def recommend(music: MusicClient, listener: SimulatedListener, corpus: Corpus, out: Path) -> ListenerRecommendations:
     """Send one listener's request, check the answer and plot the contribution of each base model.
 
     Raises:
@@ -126,7 +124,7 @@ def recommend(
     milliseconds = (time.perf_counter() - began) * 1e3
     _check(listener, answer)
     folder = out / "recommended"
-    pieces = tuple(_suggestion(each, catalogue, folder) for each in answer)
+    pieces = tuple(_suggestion(each, corpus, folder) for each in answer)
     picture = plot_contributions(pieces, folder / f"{listener.name}.png")
     suggested = ListenerRecommendations(listener, answer, pieces, milliseconds, picture)
     counts = ", ".join(f"{n} from {collection}" for collection, n in suggested.collections.items())
@@ -151,18 +149,18 @@ def _check(listener: SimulatedListener, answer: Recommendations) -> None:
             )
 
 
-def _suggestion(recommended: Recommendation, catalogue: Catalogue, folder: Path) -> RecommendedPiece:
+def _suggestion(recommended: Recommendation, corpus: Corpus, folder: Path) -> RecommendedPiece:
     contributions: dict[str, float] = {}
     for reason in recommended.reasons:
         contributions[reason.base_model] = contributions.get(reason.base_model, 0.0) + reason.amount
-    track = catalogue[recommended.track_id]
-    because = _because(recommended, catalogue)
+    track = corpus[recommended.track_id]
+    because = _because(recommended, corpus)
     return RecommendedPiece(track, recommended.score, because, contributions, _sound(track, folder))
 
 
-def _sound(track: CatalogueTrack, folder: Path) -> Path:
+def _sound(track: CorpusTrack, folder: Path) -> Path:
     """Write a recording of a piece."""
-    from tritone_training.catalogue import write_audio
+    from tritone_training.corpus import write_audio
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{track.id.replace('/', '-')}.ogg"
@@ -170,18 +168,18 @@ def _sound(track: CatalogueTrack, folder: Path) -> Path:
     return path
 
 
-def _because(recommended: Recommendation, catalogue: Catalogue) -> tuple[str, ...]:
-    """Return the largest reasons as text, each with its share of the score."""
+def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
+    """Return the largest reasons as text, each with its share of the score in parentheses."""
     found: dict[str, dict[str, float]] = {}  # text -> name -> amount
     for reason in recommended.reasons:
         own = _UNNAMED.get((reason.base_model, reason.because)) or _BECAUSE.get(reason.because, reason.because)
         causes = found.setdefault(_NAMED.get(reason.because, own) if reason.id else own, {})
-        name = catalogue[reason.id].title if reason.id and reason.because in _OF_PIECES else reason.id
+        name = corpus[reason.id].title if reason.id and reason.because in _OF_PIECES else reason.id
         causes[name] = causes.get(name, 0.0) + reason.amount
     ranked = sorted(found.items(), key=lambda entry: -sum(entry[1].values()))[:_N_REASONS]
     shares = [(sum(causes.values()) / max(recommended.score, 1e-9), words, causes) for words, causes in ranked]
     return tuple(
-        f"{share:.0%} {words.format(_names(causes))}" for share, words, causes in shares if share >= _LEAST_SHARE
+        f"{words.format(_names(causes))} ({share:.0%})" for share, words, causes in shares if share >= _LEAST_SHARE
     )
 
 

@@ -26,12 +26,12 @@ class CheckpointInputs:
     """The inputs of a checkpoint's training. A checkpoint with equal inputs can be reused.
 
     Attributes:
-        catalogue: fingerprint of the music.
+        corpus: fingerprint of the music.
         needs: other kinds whose code affects the training.
         weights: digests of other checkpoints that the training uses.
     """
 
-    catalogue: str
+    corpus: str
     seed: int
     preset: str
     kind: str
@@ -66,7 +66,7 @@ class CheckpointInputs:
 
     def _mark(self, info: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "catalogue": self.catalogue,
+            "corpus": self.corpus,
             "seed": self.seed,
             "preset": self.preset,
             "code": "".join(code_digest(each) for each in (self.kind, *self.needs)),

@@ -1,6 +1,6 @@
 """The demo from beginning to end on a real server: its files, its page, and a second run.
 
-The catalogue is small and the models are tiny. Most are copies of models that other tests trained and exported, as if
+The corpus is small and the models are tiny. Most are copies of models that other tests trained and exported, as if
 from an earlier run; the demo itself makes those that are missing or damaged.
 """
 
@@ -32,8 +32,8 @@ from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient
 from tritone.music.scores import to_grid
 from tritone_serving import ServerOptions, TritonServer
-from tritone_training.catalogue import load_catalogue
-from tritone_training.catalogue.build import FORMAT
+from tritone_training.corpus import load_corpus
+from tritone_training.corpus.build import FORMAT
 
 # Where no other test has asked for the models before, they are trained and exported here.
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
@@ -66,7 +66,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
 @contextmanager
 def use_folder(folder: Path) -> Iterator[None]:
-    """Use a catalogue, keys and tokens in this folder."""
+    """Use a corpus, keys and tokens in this folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITONE_CACHE", str(folder / "cache"))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
@@ -83,9 +83,9 @@ def run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
 def run_first(folder: Path) -> None:
     """Run the demo where models are missing or damaged, and keep its models and its answer."""
     with use_folder(folder):
-        catalogue = load_catalogue(progress=False, n_per_collection=N_PER_COLLECTION)
-        catalogue.path.rename(folder / "cache" / f"catalogue-v{FORMAT}")  # where the whole one is looked for
-        place_models(folder, catalogue.fingerprint)
+        corpus = load_corpus(progress=False, n_per_collection=N_PER_COLLECTION)
+        corpus.path.rename(folder / "cache" / f"catalogue-v{FORMAT}")  # where the whole one is looked for
+        place_models(folder, corpus.fingerprint)
         answer = run_demo(folder).stdout
     for path in (folder / "demo").iterdir():
         if path.name != "checkpoints":  # the second run writes the rest again
@@ -99,7 +99,7 @@ def place_models(folder: Path, fingerprint: str) -> None:
     builder = ModelBuilder(
         out=folder / "demo",
         repository=repository,
-        catalogue=known,
+        corpus=known,
         seed=0,
         preset="tiny",
         retrain=False,

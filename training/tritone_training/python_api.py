@@ -40,7 +40,7 @@ def train(
 
     Args:
         kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae` or `recommender`.
-        data: recordings or scores; the embedded catalogue if None.
+        data: recordings or scores; the embedded corpus if None.
         interactions: listening log of `taste_vae` and `recommender`; simulated listening if None.
         listening: the log's columns and further tables, such as `ListeningFiles(friends=..., user_column=...)`.
         out: checkpoint folder; `runs/KIND` if None.

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Run: TypeAlias = Callable[[Arrays], Arrays]  # a graph: inputs by name -> outputs by name
 
-_EMBEDDED: Final = ("embedded catalogue", "simulated listening")  # how the sources of such data begin
+_EMBEDDED: Final = (
+    "embedded corpus",
+    "embedded catalogue",
+    "simulated listening",
+)  # prefixes of recorded sources, old ones too
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def asked_of(request: TrainRequest) -> dict[str, Any]:
             if getattr(listening, each.name) is not None and each.name not in _NOT_COMPARED
         }
     )
-    source = {} if files.get("interactions") else {"data": _plain(request.data) or "embedded catalogue"}
+    source = {} if files.get("interactions") else {"data": _plain(request.data) or "embedded corpus"}
     return {
         **source,
         **files,

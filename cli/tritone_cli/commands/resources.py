@@ -1,4 +1,4 @@
-"""`tritone catalogue` and `pretrained`: the embedded corpus and pretrained backbones."""
+"""`tritone corpus` and `pretrained`: the embedded corpus and pretrained backbones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 from tritone_cli import console, options
 
 if TYPE_CHECKING:
-    from tritone_training.catalogue import Catalogue
+    from tritone_training.corpus import Corpus
 
 
-def catalogue(
+def corpus(
     *,
     as_json: options.Json = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the catalogue even if it is complete.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the corpus even if it is complete.")] = False,
     render: Annotated[
         tuple[str, Path] | None,
         typer.Option(
@@ -35,17 +35,17 @@ def catalogue(
         int | None, typer.Option(help="Maximum number of pieces per collection.", min=1, show_default=False)
     ] = None,
 ) -> None:
-    """Build and list the embedded catalogue: pieces of music for demos, tests and first trainings.
+    """Build and list the embedded corpus: pieces of music for demos, tests and first trainings.
 
     It is built from music21's corpus and stored in the user's cache folder, or in TRITONE_CACHE. Pieces that are left
     out are listed with the reason.
     """
-    from tritone_training.catalogue import PIECES_PER_COLLECTION, load_catalogue, write_audio
+    from tritone_training.corpus import PIECES_PER_COLLECTION, load_corpus, write_audio
 
     if render is None and (seed is not None or whole):
         raise typer.BadParameter("expected --render ID FILE with --seed or --whole")
     n_per_collection = PIECES_PER_COLLECTION if pieces is None else pieces
-    loaded = load_catalogue(progress=not as_json, rebuild=rebuild, n_per_collection=n_per_collection)
+    loaded = load_corpus(progress=not as_json, rebuild=rebuild, n_per_collection=n_per_collection)
     if render is not None:
         track_id, path = render
         write_audio(loaded[track_id], path, seed=seed, duration_s=None if whole else 20.0)
@@ -58,7 +58,7 @@ def catalogue(
         _show(loaded)
 
 
-def _summary(loaded: Catalogue) -> dict[str, Any]:
+def _summary(loaded: Corpus) -> dict[str, Any]:
     collections = []
     for collection, report in zip(loaded.collections, loaded.report, strict=True):
         tracks = [track for track in loaded if track.collection == collection.name]
@@ -88,7 +88,7 @@ def _summary(loaded: Catalogue) -> dict[str, Any]:
     }
 
 
-def _show(loaded: Catalogue) -> None:
+def _show(loaded: Corpus) -> None:
     summary = _summary(loaded)
     rows = []
     for entry in summary["collections"]:
@@ -103,12 +103,12 @@ def _show(loaded: Catalogue) -> None:
                 "left out": ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none",
             }
         )
-    console.print_rows("catalogue", rows)
+    console.print_rows("corpus", rows)
     for entry in summary["collections"]:
         console.say(f"{entry['title']}: {entry['terms']}")
     console.say(
         f"{summary['n_pieces']} pieces, {summary['hours']:.1f} hours, in {summary['path']}\n"
-        f"render one: tritone catalogue --render {loaded.tracks[0].id} piece.wav --seed 1"
+        f"render one: tritone corpus --render {loaded.tracks[0].id} piece.wav --seed 1"
     )
 
 

@@ -26,10 +26,10 @@ KIND = "music_vae"
 
 @pytest.fixture
 def make_builder(tmp_path: Path) -> Callable[..., ModelBuilder]:
-    def make(*, catalogue: str = "c", **changed: Any) -> ModelBuilder:
+    def make(*, corpus: str = "c", **changed: Any) -> ModelBuilder:
         wanted: dict[str, Any] = {"seed": 0, "preset": "tiny", "retrain": False, "progress": False, **changed}
-        known: Any = SimpleNamespace(fingerprint=catalogue)
-        return ModelBuilder(out=tmp_path / "demo", repository=tmp_path / "models", catalogue=known, **wanted)
+        known: Any = SimpleNamespace(fingerprint=corpus)
+        return ModelBuilder(out=tmp_path / "demo", repository=tmp_path / "models", corpus=known, **wanted)
 
     return make
 
@@ -53,7 +53,7 @@ def test_a_complete_checkpoint_with_the_same_inputs_is_reused(
     assert DemoModel(KIND, trained, info).headline == "held-out music: 0.500 of the notes reconstructed"
 
 
-@pytest.mark.parametrize("changed", [{"catalogue": "d"}, {"seed": 1}, {"preset": "demo"}, {"retrain": True}])
+@pytest.mark.parametrize("changed", [{"corpus": "d"}, {"seed": 1}, {"preset": "demo"}, {"retrain": True}])
 def test_a_checkpoint_with_other_inputs_is_not_reused(
     make_builder: Callable[..., ModelBuilder], trained: Path, changed: dict[str, Any]
 ) -> None:
@@ -99,7 +99,7 @@ def _train_again(folder: Path) -> None:
         lambda folder: (folder / "checkpoint.json").write_text("{"),
         lambda folder: (folder / "checkpoint.json").unlink(),
         lambda folder: (folder / "demo.json").unlink(),
-        lambda folder: (folder / "demo.json").write_text('{"catalogue": '),
+        lambda folder: (folder / "demo.json").write_text('{"corpus": '),
         lambda folder: (folder / "demo.json").write_bytes(b"\xff\xfe"),
     ],
 )

@@ -22,7 +22,7 @@ from examples.demo.page import PageContent, write_page
 from examples.demo.pieces import SavedPiece, ScoreExcerpts, save
 from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
 from tritone import Classification, Grid, MusicClient, Piece, Recommendations, TimelineWindow
-from tritone_training.catalogue import CatalogueTrack
+from tritone_training.corpus import CorpusTrack
 
 STYLES = ("bach", "essen", "palestrina", "ryans")
 
@@ -160,8 +160,8 @@ def content(tmp_path: Path) -> PageContent:
         decode_s=0.0,
         request_s=0.0,
     )
-    facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
-    track = CatalogueTrack(**{**facts, "title": "<b>Jesu & Co</b>", "composer": "J. S. B.", "collection": "bach"})
+    facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
+    track = CorpusTrack(**{**facts, "title": "<b>Jesu & Co</b>", "composer": "J. S. B.", "collection": "bach"})
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     for name in ("a piece.ogg", "medley.ogg"):
@@ -190,7 +190,7 @@ def content(tmp_path: Path) -> PageContent:
         recordings=(
             ClassifiedRecording(track, recordings / "a piece.ogg", answer),
             ClassifiedRecording(
-                CatalogueTrack(**{**facts, "title": "Song", "composer": "", "collection": "essen"}),
+                CorpusTrack(**{**facts, "title": "Song", "composer": "", "collection": "essen"}),
                 recordings / "a piece.ogg",
                 answer,
             ),
@@ -211,7 +211,7 @@ def content(tmp_path: Path) -> PageContent:
                 Recommendations(source="user"),
                 (
                     RecommendedPiece(
-                        track, 2.0, ("90% listened to <u>", "10% popular"), {"ease": 1.8, "popularity": 0.2}, sound
+                        track, 2.0, ("listened to <u> (90%)", "popular (10%)"), {"ease": 1.8, "popularity": 0.2}, sound
                     ),
                 ),
                 3.0,
@@ -261,7 +261,7 @@ def test_the_page_shows_listeners_and_reasons(content: PageContent, tmp_path: Pa
     text = write_page(tmp_path, content).read_text(encoding="utf-8")
     assert "Known &lt;user&gt;" in text
     assert "What is &amp; was played" in text
-    assert "90% listened to &lt;u&gt;; 10% popular" in text
+    assert "listened to &lt;u&gt; (90%); popular (10%)" in text
     plain = html.unescape(text)
     assert "music.recommend(user_id='listener-1', n=8, explain=True)" in plain
     assert "tritone recommend --user listener-1 --n 8 --explain" in plain

@@ -17,29 +17,27 @@ from examples.demo import recommendations
 from examples.demo.listeners import N_SUGGESTED, SimulatedListener, join_words, listeners
 from examples.demo.recommendations import plot_contributions
 from tritone import Reason, Recommendation, Recommendations, TritoneError
-from tritone_training.catalogue import CatalogueTrack
+from tritone_training.corpus import CorpusTrack
 from tritone_training.data.interactions import ListeningData, Log, TagTable
 
 COLLECTIONS = ("bach", "essen", "palestrina", "ryans")
 N_EACH = 4
 
 
-def track(name: str) -> CatalogueTrack:
-    facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
+def track(name: str) -> CorpusTrack:
+    facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
     collection = name.partition("/")[0]
-    return CatalogueTrack(
-        **{**facts, "id": name, "title": f"Piece $ {name}", "composer": "X", "collection": collection}
-    )
+    return CorpusTrack(**{**facts, "id": name, "title": f"Piece $ {name}", "composer": "X", "collection": collection})
 
 
 @pytest.fixture(autouse=True)
 def _no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tracks have no notes; tests/integration/test_demo.py renders real ones."""
-    monkeypatch.setattr("tritone_training.catalogue.write_audio", lambda track, path: path.touch())
+    monkeypatch.setattr("tritone_training.corpus.write_audio", lambda track, path: path.touch())
 
 
-CATALOGUE: Any = {f"{kind}/{n}": track(f"{kind}/{n}") for kind in COLLECTIONS for n in range(N_EACH)}
-PIECES = list(CATALOGUE)
+CORPUS: Any = {f"{kind}/{n}": track(f"{kind}/{n}") for kind in COLLECTIONS for n in range(N_EACH)}
+PIECES = list(CORPUS)
 
 
 def log_of(heard: dict[str, dict[str, float]]) -> Log:
@@ -64,7 +62,7 @@ def listening() -> ListeningData:
 
 
 def classified_as(piece: str, label: str) -> Any:
-    mine = CATALOGUE[piece]
+    mine = CORPUS[piece]
     answer = SimpleNamespace(label=label)
     return SimpleNamespace(
         track=mine, path=Path(f"demo/{mine.collection}.ogg"), answer=answer, is_correct=label == mine.collection
@@ -78,7 +76,7 @@ def everybody(listening: ListeningData) -> tuple[SimulatedListener, ...]:
         classified_as("palestrina/1", "palestrina"),
         classified_as("ryans/2", "ryans"),
     ]
-    return listeners(listening, CATALOGUE, heard)
+    return listeners(listening, CORPUS, heard)
 
 
 def test_every_source_has_a_listener(everybody: tuple[SimulatedListener, ...]) -> None:
@@ -104,7 +102,7 @@ def test_texts_about_listeners_match_the_log(everybody: tuple[SimulatedListener,
 def test_too_few_friends_raise(listening: ListeningData) -> None:
     listening.friends.clear()
     with pytest.raises(TritoneError, match="another --seed"):
-        listeners(listening, CATALOGUE, [classified_as("bach/2", "bach")])
+        listeners(listening, CORPUS, [classified_as("bach/2", "bach")])
 
 
 def test_call_python_and_shell_send_the_same_request(
@@ -159,17 +157,17 @@ REASONS = [
 
 def request(given: Recommendations, out: Path) -> recommendations.ListenerRecommendations:
     listener = SimulatedListener("songs", "A newcomer", "", "history", {"history": ["ryans/3"]})
-    return recommendations.recommend(SimpleNamespace(recommend=lambda **_: given), listener, CATALOGUE, out)  # type: ignore[arg-type]
+    return recommendations.recommend(SimpleNamespace(recommend=lambda **_: given), listener, CORPUS, out)  # type: ignore[arg-type]
 
 
 def test_reasons_as_text(tmp_path: Path) -> None:
     recommended = request(answer(REASONS), tmp_path)
     first = recommended.pieces[0]
     assert first.because == (
-        "55% listened to Piece $ ryans/1, Piece $ ryans/3 and 1 more",
-        "20% sounds like the listening history",
-        "15% fits the listening history as a whole",
-        "9% popular",
+        "listened to Piece $ ryans/1, Piece $ ryans/3 and 1 more (55%)",
+        "sounds like the listening history (20%)",
+        "fits the listening history as a whole (15%)",
+        "popular (9%)",
     )
     assert first.contributions == {
         "ease": 5.0, "user_knn": 0.5, "sound": 2.0, "taste_vae": 1.5, "popularity": 0.9, "tags": 0.1,
@@ -184,12 +182,12 @@ def test_reasons_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("because", "cause", "words"),
     [
-        ("friend", "d", "100% friends: d"),
-        ("friend", "", "100% friends listen to it"),
-        ("friends_listening", "bach/0", "100% friends listened to Piece $ bach/0"),
-        ("audio", "", "100% sounds like the recording"),
-        ("tag", "slow", "100% tagged slow"),
-        ("stars", "", "100% stars"),
+        ("friend", "d", "friends: d (100%)"),
+        ("friend", "", "friends listen to it (100%)"),
+        ("friends_listening", "bach/0", "friends listened to Piece $ bach/0 (100%)"),
+        ("audio", "", "sounds like the recording (100%)"),
+        ("tag", "slow", "tagged slow (100%)"),
+        ("stars", "", "stars (100%)"),
     ],
 )
 def test_every_reason_has_a_text(because: str, cause: str, words: str, tmp_path: Path) -> None:
@@ -204,10 +202,8 @@ def test_inconsistent_answers_raise(tmp_path: Path) -> None:
 
 
 def test_negative_contributions_are_plotted(tmp_path: Path) -> None:
-    plain = recommendations.RecommendedPiece(CATALOGUE["bach/0"], 1.0, (), {"ease": 1.0}, Path("a.ogg"))
-    mixed = recommendations.RecommendedPiece(
-        CATALOGUE["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5}, Path("a.ogg")
-    )
+    plain = recommendations.RecommendedPiece(CORPUS["bach/0"], 1.0, (), {"ease": 1.0}, Path("a.ogg"))
+    mixed = recommendations.RecommendedPiece(CORPUS["bach/0"], 0.5, (), {"ease": 1.0, "ensemble": -0.5}, Path("a.ogg"))
     pictures = [plot_contributions([each], tmp_path / f"{n}.png").read_bytes() for n, each in enumerate((plain, mixed))]
     assert pictures[0] != pictures[1]
 

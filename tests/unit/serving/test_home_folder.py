@@ -16,7 +16,7 @@ from tritone_serving import OptionsError, ServerOptions, TritonServer
 from tritone_serving.recommender.pseudonyms import find_key, key_folder
 from tritone_serving.security.admin_token import make_state_folder, state_folder
 from tritone_serving.security.service_key import SERVICE_KEY_VARIABLE, service_key_environment
-from tritone_training.catalogue import cache_folder
+from tritone_training.corpus import cache_folder
 from tritone_training.pretrained.weights import PRETRAINED, fetch_wheel
 
 CHECK = "0123456789abcdef"

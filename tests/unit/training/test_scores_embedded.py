@@ -1,4 +1,4 @@
-"""The catalogue as scores: its bars, voices and portions."""
+"""The corpus as scores: its bars, voices and portions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tritone import Grid
-from tritone_training.catalogue import CatalogueTrack, load_catalogue
+from tritone_training.corpus import CorpusTrack, load_corpus
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.data.scores import embedded as embedded_module
 
@@ -19,8 +19,8 @@ from tritone_training.data.scores import embedded as embedded_module
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoreSet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITONE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        catalogue = load_catalogue(progress=False, n_per_collection=6)
-        patch.setattr(embedded_module, "load_catalogue", lambda progress: catalogue)
+        corpus = load_corpus(progress=False, n_per_collection=6)
+        patch.setattr(embedded_module, "load_corpus", lambda progress: corpus)
         yield load_scores(None, progress=False)
 
 
@@ -43,8 +43,8 @@ def test_every_piece_with_its_bars_and_voices(scores: ScoreSet) -> None:
 
 def test_upbeats() -> None:
     def meter(metre: str | None, pickup: float, length: int) -> tuple[int, int]:
-        facts: dict[str, Any] = dict.fromkeys(CatalogueTrack.__dataclass_fields__)
-        track = CatalogueTrack(**{**facts, "metre": metre, "pickup_quarters": pickup})
+        facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
+        track = CorpusTrack(**{**facts, "metre": metre, "pickup_quarters": pickup})
         return embedded_module._meter(track, Grid(np.ones((4, 88)), meter=(length, 0)))
 
     assert meter("4/4", 0.0, 16) == (16, 0)
@@ -62,9 +62,9 @@ def test_variants_of_a_tune_share_a_portion(scores: ScoreSet, monkeypatch: pytes
         return ["train"] * len(given)
 
     monkeypatch.setattr(embedded_module, "hashed_splits", spy)
-    catalogue = embedded_module.load_catalogue(progress=False)
+    corpus = embedded_module.load_corpus(progress=False)
     load_scores(None, progress=False)
-    assert keys == [track.group for track in catalogue.tracks]
+    assert keys == [track.group for track in corpus.tracks]
 
 
 def test_a_part_that_sounds_two_notes_has_no_voice() -> None:

@@ -23,7 +23,7 @@ class Recording:
     """One recording with its label and metadata.
 
     Attributes:
-        name: the path as the data set writes it, or a catalogue id; unique within a set.
+        name: the path as the data set writes it, or a corpus id; unique within a set.
         load: returns the samples, (S,) float32, mono at 22,050 Hz; raises InvalidAudioError.
         path: the file, if it is one.
         fold: the fold that the data set assigns; recordings of one fold are held out together.

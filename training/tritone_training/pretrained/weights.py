@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training.catalogue.store import CACHE_VARIABLE, cache_folder
+from tritone_training.corpus.store import CACHE_VARIABLE, cache_folder
 from tritone_training.exceptions import PretrainedWeightsError
 from tritone_training.pretrained import musicnn
 

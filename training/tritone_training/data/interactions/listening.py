@@ -86,7 +86,7 @@ def columns_of(files: ListeningFiles) -> Columns:
 
 
 def load_listening(request: TrainRequest) -> ListeningData:
-    """Return the listening data that a request names, or simulated listening over the embedded catalogue.
+    """Return the listening data that a request names, or simulated listening over the embedded corpus.
 
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.

@@ -1,4 +1,4 @@
-"""Simulated listening over the embedded catalogue, for demos and tests.
+"""Simulated listening over the embedded corpus, for demos and tests.
 
 Each listener has a taste (some collections, a preference for a tempo and for minor or major) and friends of similar
 taste. Pieces are drawn by taste and popularity, play counts have a heavy tail, and some listeners give tags. Every base
@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training.catalogue import load_catalogue
+from tritone_training.corpus import load_corpus
 from tritone_training.data.interactions.log import Log, TagTable
 
-SIMULATED: Final = "simulated listening over the embedded catalogue (no real people)"
+SIMULATED: Final = "simulated listening over the embedded corpus (no real people)"
 N_LISTENERS: Final = 400
 _N_TASTES: Final = 6
 _FRIENDS_EACH: Final = 3
@@ -54,10 +54,10 @@ class SimulatedItem:
 
 
 def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool = True) -> SimulatedWorld:
-    """Return simulated listeners for the embedded catalogue; equal seeds give equal results."""
-    catalogue = load_catalogue(progress=progress)
+    """Return simulated listeners for the embedded corpus; equal seeds give equal results."""
+    corpus = load_corpus(progress=progress)
     items = []
-    for track in catalogue.tracks:
+    for track in corpus.tracks:
         mode = "minor" if track.key and "minor" in track.key.lower() else "major"
         pace = "slow" if track.tempo_bpm < 90 else "fast" if track.tempo_bpm > 130 else "walking"
         words = (track.collection, mode, pace, track.period, track.metre or "free")

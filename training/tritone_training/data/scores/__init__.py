@@ -1,4 +1,4 @@
-"""Score data sets: MIDI folders, poly-music `.mat` files, JSB-style JSON and the embedded catalogue.
+"""Score data sets: MIDI folders, poly-music `.mat` files, JSB-style JSON and the embedded corpus.
 
 ```python
 scores = load_scores(Path("JSB_Chorales.mat"))

@@ -1,4 +1,4 @@
-"""The embedded catalogue as scores: one style for each collection, one voice for each part."""
+"""The embedded corpus as scores: one style for each collection, one voice for each part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, Grid
 from tritone.music.scores import to_grid, to_steps
-from tritone_training.catalogue import CatalogueTrack, load_catalogue
+from tritone_training.corpus import CorpusTrack, load_corpus
 from tritone_training.data.recordings import DataProblem
 from tritone_training.data.scores.score_set import SPLIT_NOTE, ScorePiece, ScoreSet, hashed_splits
 from tritone_training.progress import progress_bar
@@ -21,21 +21,21 @@ LICENCE: Final = "music in the public domain; encodings from music21's corpus"
 
 
 def embedded_scores(*, progress: bool = True) -> ScoreSet:
-    """Return every piece of the catalogue on a grid of sixteenths.
+    """Return every piece of the corpus on a grid of sixteenths.
 
     Movements of a work and settings of a tune are in the same split.
 
     Raises:
-        DataError: the catalogue cannot be built.
+        DataError: the corpus cannot be built.
         MissingExtraError: music21 or symusic is not installed.
     """
-    catalogue = load_catalogue(progress=progress)
-    splits = hashed_splits([track.group for track in catalogue.tracks])
+    corpus = load_corpus(progress=progress)
+    splits = hashed_splits([track.group for track in corpus.tracks])
     pieces: list[ScorePiece] = []
     problems: list[DataProblem] = []
     lost: Counter[str] = Counter()
     with progress_bar("reading scores", shown=progress) as on_progress:
-        for track, split in zip(catalogue.tracks, splits, strict=True):
+        for track, split in zip(corpus.tracks, splits, strict=True):
             try:
                 piece, grid = _piece(track, split)
             except InvalidScoreError as error:
@@ -45,7 +45,7 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
                 lost.update(grid.dropped)
             on_progress(len(pieces) + len(problems), len(splits))
     return ScoreSet(
-        source=f"embedded catalogue ({len(pieces)} pieces)",
+        source=f"embedded corpus ({len(pieces)} pieces)",
         pieces=tuple(pieces),
         has_onsets=True,
         frames_per_quarter=FRAMES_PER_QUARTER,
@@ -54,12 +54,12 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
         notes={
             "split": f"{SPLIT_NOTE}; by work and tune",
             "dropped": dict(sorted(lost.items())),
-            "catalogue_fingerprint": catalogue.fingerprint,
+            "corpus_fingerprint": corpus.fingerprint,
         },
     )
 
 
-def _piece(track: CatalogueTrack, split: str) -> tuple[ScorePiece, Grid]:
+def _piece(track: CorpusTrack, split: str) -> tuple[ScorePiece, Grid]:
     score = track.score()
     grid = to_grid(score)
     scale = Fraction(FRAMES_PER_QUARTER, score.ticks_per_quarter)
@@ -92,8 +92,8 @@ def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) ->
     return sounding
 
 
-def _meter(track: CatalogueTrack, grid: Grid) -> tuple[int, int]:
-    """Return the meter with the upbeat, which is in the catalogue but not in the MIDI file."""
+def _meter(track: CorpusTrack, grid: Grid) -> tuple[int, int]:
+    """Return the meter with the upbeat, which is in the corpus but not in the MIDI file."""
     length, _ = grid.meter
     pickup = Fraction(track.pickup_quarters).limit_denominator(96) * FRAMES_PER_QUARTER
     if track.metre is None or not length or pickup.denominator != 1:

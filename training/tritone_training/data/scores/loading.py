@@ -14,7 +14,7 @@ def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
 
     Args:
         data: a folder of MIDI files (a subfolder is a style), a poly-music `.mat`, a JSB-style `.json`, or None for
-            the embedded catalogue.
+            the embedded corpus.
         progress: show a progress bar on stderr.
 
     Raises:

@@ -29,7 +29,7 @@ class ScorePiece:
     """One piece.
 
     Attributes:
-        name: the path as the data set writes it, a catalogue id, or `train/0007`; unique within a set.
+        name: the path as the data set writes it, a corpus id, or `train/0007`; unique within a set.
         frames: (T, 88) uint8 grid, T >= 1: 0 silent, 1 held on from the step before, 2 struck here. If the data
             set has no onsets, a note is struck where its pitch begins to sound, and repeated notes are one note.
         split: `train`, `valid` or `test`.

@@ -49,9 +49,7 @@ class GenreConfig(Hyperparameters):
         description="After early stopping has chosen the number of epochs, train again on training and validation "
         "split together.",
     )
-    variants: int = Field(
-        4, ge=1, le=1_000, description="Seeded renderings of each catalogue piece (embedded data only)."
-    )
+    variants: int = Field(4, ge=1, le=1_000, description="Seeded renderings of each corpus piece (embedded data only).")
     class_weights: ClassWeights = Field(
         NONE, description="Weights of the labels in the loss: none, balanced (inverse frequency), or label -> weight."
     )

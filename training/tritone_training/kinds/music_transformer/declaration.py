@@ -9,7 +9,7 @@ from typing import Final
 
 from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES
 from tritone.music.grid import MAX_FRAMES as LONGEST_GRID
-from tritone_training.catalogue import COLLECTIONS
+from tritone_training.corpus import COLLECTIONS
 from tritone_training.declaration import (
     Axis,
     Batching,
@@ -138,7 +138,7 @@ def n_styles(styles: Sequence[str]) -> str:
 
 
 _PARAMETERS: Final = {
-    **parameters(frames_per_quarter=FRAMES_PER_QUARTER, styles=sorted(COLLECTIONS)),  # the embedded catalogue's
+    **parameters(frames_per_quarter=FRAMES_PER_QUARTER, styles=sorted(COLLECTIONS)),  # the embedded corpus's
     "max_notes": str(MAX_NOTES),
 }
 

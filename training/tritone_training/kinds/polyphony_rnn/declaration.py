@@ -10,7 +10,7 @@ from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_
 
 KIND_NAME: Final = "polyphony_rnn"
 
-# What the embedded catalogue and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
+# What the embedded corpus and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
 

@@ -17,8 +17,8 @@ import symusic
 
 from tritone import MissingExtraError
 from tritone.music import render as render_module
-from tritone_training.catalogue import audio as audio_module
-from tritone_training.catalogue import render, write_audio
+from tritone_training.corpus import audio as audio_module
+from tritone_training.corpus import render, write_audio
 from tritone_training.exceptions import DataError
 
 RATE_HZ = 22_050
@@ -64,7 +64,7 @@ def test_a_rendering_has_its_length_and_sounds_throughout(seed: int | None, n_no
 def test_the_same_seed_gives_the_same_samples_in_another_process() -> None:
     program = (
         "import hashlib, symusic\n"
-        "from tritone_training.catalogue import render\n"
+        "from tritone_training.corpus import render\n"
         "score = symusic.Score(480); score.tempos.append(symusic.Tempo(0, 120))\n"
         "track = symusic.Track('voice', 0, False)\n"
         "for i in range(40): track.notes.append(symusic.Note(i * 480, 480, 60 + i % 7, 80))\n"

@@ -1,4 +1,4 @@
-"""Load the catalogue: its tracks, and a report on pieces that were left out."""
+"""Load the corpus: its tracks, and a report on pieces that were left out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from platformdirs import user_cache_path
 
 from tritone import InvalidScoreError
 from tritone.music.scores import read_midi, require_symusic
-from tritone_training.catalogue.build import FORMAT, INDEX, build, find_corpus, fingerprint, locked
-from tritone_training.catalogue.sources import (
+from tritone_training.corpus.build import FORMAT, INDEX, build, find_music21_corpus, fingerprint, locked
+from tritone_training.corpus.sources import (
     COLLECTIONS,
     KNOWN_COLLECTIONS,
     PIECES_PER_COLLECTION,
@@ -24,11 +24,12 @@ from tritone_training.catalogue.sources import (
 from tritone_training.exceptions import DataError
 
 CACHE_VARIABLE: Final = "TRITONE_CACHE"
+_FOLDER: Final = "catalogue"  # as in earlier versions, whose folders stay in use
 
 
 @dataclass(frozen=True)
-class CatalogueTrack:
-    """One piece of the catalogue.
+class CorpusTrack:
+    """One piece of the corpus.
 
     Attributes:
         id: `collection/name`; the same on every machine and in every build.
@@ -72,13 +73,13 @@ class CatalogueTrack:
             A `symusic.Score` in ticks.
 
         Raises:
-            DataError: the file was removed after the catalogue was loaded.
+            DataError: the file was removed after the corpus was loaded.
         """
         try:
             return read_midi(self.midi_path)
         except InvalidScoreError as error:
             raise DataError(
-                f"{self.midi_path} cannot be read ({error}); `tritone catalogue --rebuild` builds it again"
+                f"{self.midi_path} cannot be read ({error}); `tritone corpus --rebuild` builds it again"
             ) from error
 
 
@@ -111,7 +112,7 @@ class CollectionReport:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Corpus:
     """Pieces of early and traditional music, the embedded data of demos and tests.
 
     Attributes:
@@ -121,7 +122,7 @@ class Catalogue:
     """
 
     path: Path
-    tracks: tuple[CatalogueTrack, ...]
+    tracks: tuple[CorpusTrack, ...]
     fingerprint: str
     report: tuple[CollectionReport, ...]
     made_with: dict[str, str]
@@ -134,10 +135,10 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __iter__(self) -> Iterator[CatalogueTrack]:
+    def __iter__(self) -> Iterator[CorpusTrack]:
         return iter(self.tracks)
 
-    def __getitem__(self, track_id: str) -> CatalogueTrack:
+    def __getitem__(self, track_id: str) -> CorpusTrack:
         """Return the track with an id.
 
         Raises:
@@ -149,11 +150,11 @@ class Catalogue:
         wanted = track_id.casefold()
         near = [track.id for track in self.tracks if wanted in f"{track.id} {track.title}".casefold()]
         hint = f"did you mean {', '.join(near[:3])}?" if near else f"ids look like {self.tracks[0].id}"
-        raise DataError(f"the catalogue has no track {track_id!r}; {hint}")
+        raise DataError(f"the corpus has no track {track_id!r}; {hint}")
 
 
 def cache_folder() -> Path:
-    """Return the folder of catalogues and fetched weights: `$TRITONE_CACHE`, else the user's cache folder.
+    """Return the folder of the corpus and of fetched weights: `$TRITONE_CACHE`, else the user's cache folder.
 
     Raises:
         DataError: neither can be determined, because this user has no home folder.
@@ -163,57 +164,57 @@ def cache_folder() -> Path:
         return Path(named).expanduser() if named else user_cache_path("tritone")
     except RuntimeError as error:
         raise DataError(
-            "no folder for the catalogue and for pretrained weights: expected a home folder of this user or "
+            "no folder for the corpus and for pretrained weights: expected a home folder of this user or "
             f"XDG_CACHE_HOME, got neither; set {CACHE_VARIABLE} to a folder that this user can write"
         ) from error
 
 
-def load_catalogue(
+def load_corpus(
     *,
     progress: bool = True,
     rebuild: bool = False,
     n_per_collection: int = PIECES_PER_COLLECTION,
     collections: tuple[str, ...] = COLLECTIONS,
-    corpus: Path | None = None,
-) -> Catalogue:
-    """Load the catalogue; build it first if it is missing or damaged (a minute or two on two cores).
+    music21_corpus: Path | None = None,
+) -> Corpus:
+    """Load the corpus; build it first if it is missing or damaged (a minute or two on two cores).
 
     Args:
         progress: show progress bars on stderr while building.
         rebuild: build it again even if it is whole.
         n_per_collection: number of pieces in each collection; tests use fewer.
         collections: names in `KNOWN_COLLECTIONS`.
-        corpus: another folder of music21's layout, for tests.
+        music21_corpus: another folder of music21's layout, for tests.
 
     Raises:
         DataError: it cannot be built, or another process has been building it for a quarter of an hour.
         MissingExtraError: music21 or symusic is not installed.
     """
     _check(n_per_collection, collections)
-    folder = cache_folder() / _folder_name(n_per_collection, collections, corpus)
-    if not rebuild and (catalogue := _load(folder)) is not None:
-        return catalogue
+    folder = cache_folder() / _folder_name(n_per_collection, collections, music21_corpus)
+    if not rebuild and (corpus := _load(folder)) is not None:
+        return corpus
     require_symusic()  # before every worker fails for the same reason
-    corpus = corpus or find_corpus()
+    music21_corpus = music21_corpus or find_music21_corpus()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"the cache folder {folder.parent} cannot be created: {error}; set {CACHE_VARIABLE}") from error
     with locked(folder):
         # Another builder may have finished while this one waited.
-        if not rebuild and (catalogue := _load(folder)) is not None:
-            return catalogue
+        if not rebuild and (corpus := _load(folder)) is not None:
+            return corpus
         build(
             folder,
             collections=collections,
             n_per_collection=n_per_collection,
-            corpus=corpus,
+            music21_corpus=music21_corpus,
             progress=progress,
         )
-        catalogue = _load(folder)
-    if catalogue is None:
+        corpus = _load(folder)
+    if corpus is None:
         raise DataError(f"{folder} is damaged right after it was written; check the disk")
-    return catalogue
+    return corpus
 
 
 def _check(n_per_collection: int, collections: tuple[str, ...]) -> None:
@@ -224,20 +225,20 @@ def _check(n_per_collection: int, collections: tuple[str, ...]) -> None:
         raise DataError(f"no collections {unknown}; there are: {', '.join(KNOWN_COLLECTIONS)}")
 
 
-def _folder_name(n_per_collection: int, collections: tuple[str, ...], corpus: Path | None) -> str:
-    settings = (n_per_collection, collections, str(corpus) if corpus else None)
+def _folder_name(n_per_collection: int, collections: tuple[str, ...], music21_corpus: Path | None) -> str:
+    settings = (n_per_collection, collections, str(music21_corpus) if music21_corpus else None)
     if settings == (PIECES_PER_COLLECTION, COLLECTIONS, None):
-        return f"catalogue-v{FORMAT}"
-    return f"catalogue-v{FORMAT}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+        return f"{_FOLDER}-v{FORMAT}"
+    return f"{_FOLDER}-v{FORMAT}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
 
 
-def _load(folder: Path) -> Catalogue | None:
-    """Read a catalogue and check every byte of it against its digests; None if anything differs."""
+def _load(folder: Path) -> Corpus | None:
+    """Read a corpus and check every byte of it against its digests; None if anything differs."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index["tracks"]):
             return None
-        return Catalogue(
+        return Corpus(
             path=folder,
             tracks=tuple(_track(folder, facts) for facts in index["tracks"]),
             fingerprint=index["fingerprint"],
@@ -248,12 +249,12 @@ def _load(folder: Path) -> Catalogue | None:
         return None
 
 
-def _track(folder: Path, facts: dict[str, Any]) -> CatalogueTrack:
+def _track(folder: Path, facts: dict[str, Any]) -> CorpusTrack:
     facts = dict(facts)
     path = folder / facts.pop("midi")
     if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
         raise ValueError(path)
-    return CatalogueTrack(midi_path=path, **facts)
+    return CorpusTrack(midi_path=path, **facts)
 
 
 def _report(entry: dict[str, Any]) -> CollectionReport:

@@ -1,7 +1,7 @@
-"""Render pieces of the catalogue as audio, with random variations for training.
+"""Render pieces of the corpus as audio, with random variations for training.
 
 ```
-samples = render(catalogue["bach/bwv269"], seed=7)
+samples = render(corpus["bach/bwv269"], seed=7)
 ```
 
 Shapes: S samples, N notes, V voices.
@@ -28,7 +28,7 @@ from tritone.music.render import (
     sounding_notes,
     synthesize,
 )
-from tritone_training.catalogue.store import CatalogueTrack
+from tritone_training.corpus.store import CorpusTrack
 from tritone_training.exceptions import DataError
 
 # Every collection draws from the same instruments, `PROGRAMS`, so that the instrument does not indicate the collection.
@@ -39,7 +39,7 @@ _GAIN_DB: Final = (-6.0, 0.0)
 
 
 def render(
-    track: CatalogueTrack | Any,
+    track: CorpusTrack | Any,
     *,
     seed: int | None,
     duration_s: float | None = 20.0,
@@ -48,7 +48,7 @@ def render(
     """Render a track or a score.
 
     Args:
-        track: a `CatalogueTrack` or a `symusic.Score`; percussion tracks are left out.
+        track: a `CorpusTrack` or a `symusic.Score`; percussion tracks are left out.
         seed: None for the plain rendering (as written, from the start, on the flute where the score's own
             instrument cannot be played in tune); a number draws instruments,
             tempo, transposition, starting point, loudness of the notes and gain from it.
@@ -64,7 +64,7 @@ def render(
         MissingExtraError: symusic or the SoundFont is not installed.
     """
     _check(seed, duration_s, rate_hz)
-    score = track.score() if isinstance(track, CatalogueTrack) else track
+    score = track.score() if isinstance(track, CorpusTrack) else track
     notes, programs = _notes_of(score)
     gain = 1.0
     rng = None if seed is None else np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def render(
 
 
 def write_audio(
-    track: CatalogueTrack | Any,
+    track: CorpusTrack | Any,
     path: str | Path,
     *,
     seed: int | None = None,

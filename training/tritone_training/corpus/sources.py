@@ -1,7 +1,7 @@
-"""The collections of music21's corpus that the catalogue can include, with their sources and terms.
+"""The collections of music21's corpus that Tritone's corpus can include, with their sources and terms.
 
 The compositions are centuries old or traditional; the *encodings* are other people's work, and music21
-passes them on by their permission, some for non-commercial use only (see `terms`). The catalogue is
+passes them on by their permission, some for non-commercial use only (see `terms`). The corpus is
 built on the user's machine from the user's copy of music21; nothing of it is redistributed.
 """
 
@@ -45,10 +45,10 @@ class Collection:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A piece that may enter the catalogue.
+    """A piece that may enter the corpus.
 
     Attributes:
-        id: `collection/name`, the id of the track in the catalogue.
+        id: `collection/name`, the id of the track in the corpus.
         number: the tune's number in its book, None if the file is a single piece.
     """
 
@@ -183,7 +183,7 @@ _TUNE_NUMBER: Final = re.compile(r"^\s*X:\s*(\d+)", re.MULTILINE)
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def list_candidates(collection: Collection, corpus: Path) -> list[Candidate]:
+def list_candidates(collection: Collection, music21_corpus: Path) -> list[Candidate]:
     """Return the pieces of a collection, in the order in which they are tried.
 
     The order is pseudorandom but depends only on the ids, so that the first N are a representative sample and the same
@@ -191,12 +191,12 @@ def list_candidates(collection: Collection, corpus: Path) -> list[Candidate]:
 
     Args:
         collection: the collection.
-        corpus: music21's corpus folder.
+        music21_corpus: music21's corpus folder.
 
     Returns:
         The candidates. If two have the same id, music21 can read only the first.
     """
-    found = list(_iter_candidates(collection, corpus / collection.folder))
+    found = list(_iter_candidates(collection, music21_corpus / collection.folder))
     return sorted(found, key=lambda candidate: hashlib.sha256(candidate.id.encode()).digest())
 
 

@@ -1,4 +1,4 @@
-"""The catalogue's folder: what it holds, and that nothing half-made or damaged is ever loaded."""
+"""The corpus's folder: what it holds, and that nothing half-made or damaged is ever loaded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tritone_training.catalogue import COLLECTIONS, Catalogue, load_catalogue
-from tritone_training.catalogue.build import find_corpus, locked
+from tritone_training.corpus import COLLECTIONS, Corpus, load_corpus
+from tritone_training.corpus.build import find_music21_corpus, locked
 from tritone_training.exceptions import DataError
 
 pytestmark = pytest.mark.slow
 
 N = 4
-LOAD = "from tritone_training.catalogue import load_catalogue; print(load_catalogue(n_per_collection={n}).fingerprint)"
+LOAD = "from tritone_training.corpus import load_corpus; print(load_corpus(n_per_collection={n}).fingerprint)"
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +33,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def catalogue(cache: Path) -> Catalogue:
-    return load_catalogue(progress=False, n_per_collection=N)
+def corpus(cache: Path) -> Corpus:
+    return load_corpus(progress=False, n_per_collection=N)
 
 
-def reload() -> Catalogue:
-    return load_catalogue(progress=False, n_per_collection=N)
+def reload() -> Corpus:
+    return load_corpus(progress=False, n_per_collection=N)
 
 
-def test_it_holds_equally_many_pieces_of_each_collection(catalogue: Catalogue) -> None:
-    assert len(catalogue) == N * len(COLLECTIONS)
-    for collection in catalogue.collections:
-        assert sum(track.collection == collection.name for track in catalogue) == N
-    assert len({track.id for track in catalogue}) == len(catalogue)
+def test_it_holds_equally_many_pieces_of_each_collection(corpus: Corpus) -> None:
+    assert len(corpus) == N * len(COLLECTIONS)
+    for collection in corpus.collections:
+        assert sum(track.collection == collection.name for track in corpus) == N
+    assert len({track.id for track in corpus}) == len(corpus)
 
 
-def test_every_track_says_what_it_is_and_its_score_agrees(catalogue: Catalogue) -> None:
-    for track in catalogue:
+def test_every_track_says_what_it_is_and_its_score_agrees(corpus: Corpus) -> None:
+    for track in corpus:
         score = track.score()
         assert track.title
         assert track.composer
@@ -62,23 +62,23 @@ def test_every_track_says_what_it_is_and_its_score_agrees(catalogue: Catalogue) 
         assert {voice.program for voice in score.tracks} == {0}
 
 
-def test_a_second_load_reads_what_is_there(catalogue: Catalogue) -> None:
-    before = (catalogue.path / "index.json").stat().st_mtime_ns
-    assert reload() == catalogue
-    assert (catalogue.path / "index.json").stat().st_mtime_ns == before
+def test_a_second_load_reads_what_is_there(corpus: Corpus) -> None:
+    before = (corpus.path / "index.json").stat().st_mtime_ns
+    assert reload() == corpus
+    assert (corpus.path / "index.json").stat().st_mtime_ns == before
 
 
-def test_building_again_gives_the_same_bytes(catalogue: Catalogue) -> None:
-    before = {path.name: path.read_bytes() for path in catalogue.path.rglob("*.mid")}
-    again = load_catalogue(progress=False, n_per_collection=N, rebuild=True)
-    assert again.fingerprint == catalogue.fingerprint
+def test_building_again_gives_the_same_bytes(corpus: Corpus) -> None:
+    before = {path.name: path.read_bytes() for path in corpus.path.rglob("*.mid")}
+    again = load_corpus(progress=False, n_per_collection=N, rebuild=True)
+    assert again.fingerprint == corpus.fingerprint
     assert {path.name: path.read_bytes() for path in again.path.rglob("*.mid")} == before
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing file", "truncated index", "edited index", "wrong type"])
-def test_damage_is_noticed_and_repaired(catalogue: Catalogue, damage: str) -> None:
-    index = catalogue.path / "index.json"
-    midi = catalogue.tracks[5].midi_path
+def test_damage_is_noticed_and_repaired(corpus: Corpus, damage: str) -> None:
+    index = corpus.path / "index.json"
+    midi = corpus.tracks[5].midi_path
     match damage:
         case "flipped bit":
             midi.write_bytes(midi.read_bytes()[:-1] + b"\x01")
@@ -87,28 +87,28 @@ def test_damage_is_noticed_and_repaired(catalogue: Catalogue, damage: str) -> No
         case "truncated index":
             index.write_bytes(index.read_bytes()[:500])
         case "edited index":
-            index.write_text(index.read_text().replace(catalogue.tracks[0].title, "Something Else"))
+            index.write_text(index.read_text().replace(corpus.tracks[0].title, "Something Else"))
         case "wrong type":
             index.write_text("[]")
-    assert reload() == catalogue
+    assert reload() == corpus
 
 
-def test_a_track_that_does_not_exist_is_answered_with_near_ones(catalogue: Catalogue) -> None:
-    track = catalogue.tracks[0]
-    assert catalogue[track.id] is track
+def test_a_track_that_does_not_exist_is_answered_with_near_ones(corpus: Corpus) -> None:
+    track = corpus.tracks[0]
+    assert corpus[track.id] is track
     with pytest.raises(DataError, match=f"no track .*did you mean {track.id}"):
-        catalogue[track.id.partition("/")[2][:-1]]
+        corpus[track.id.partition("/")[2][:-1]]
     with pytest.raises(DataError, match="ids look like"):
-        catalogue["bach/nothing-like-it"]
+        corpus["bach/nothing-like-it"]
 
 
-def test_two_builders_at_once_make_one_catalogue(cache: Path, catalogue: Catalogue) -> None:
-    shutil.rmtree(catalogue.path)
+def test_two_builders_at_once_make_one_corpus(cache: Path, corpus: Corpus) -> None:
+    shutil.rmtree(corpus.path)
     command = [sys.executable, "-c", LOAD.format(n=N)]
     builders = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     results = [builder.communicate(timeout=120) for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0], results
-    assert {stdout.strip() for stdout, _ in results} == {catalogue.fingerprint}
+    assert {stdout.strip() for stdout, _ in results} == {corpus.fingerprint}
     assert not list(cache.glob(".catalogue*"))
 
 
@@ -127,14 +127,14 @@ def test_a_killed_builder_leaves_nothing_loadable(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("catalogue-*/index.json"))
     leftovers = list(tmp_path.glob(".catalogue-*"))
     assert leftovers
-    # The name tells the settings: the next builder of the same catalogue sweeps up.
+    # The folder name contains the settings, so that the next build of the same corpus removes leftovers.
     name = leftovers[0].name.removeprefix(".").rpartition("-")[0]
     with locked(tmp_path / name, timeout_s=5):
         pass  # the lock died with its holder
 
 
 def test_waiting_for_another_builder_has_an_end(tmp_path: Path) -> None:
-    folder = tmp_path / "catalogue"
+    folder = tmp_path / "corpus"
     with (
         locked(folder),
         pytest.raises(DataError, match="another process has been building"),
@@ -146,7 +146,7 @@ def test_waiting_for_another_builder_has_an_end(tmp_path: Path) -> None:
 def make_corpus(folder: Path, *, n_good: int) -> Path:
     """A corpus of a few real chorales, with damaged ones among them."""
     (folder / "bach").mkdir(parents=True)
-    for path in sorted((find_corpus() / "bach").glob("bwv2[67]*.mxl"))[:n_good]:
+    for path in sorted((find_music21_corpus() / "bach").glob("bwv2[67]*.mxl"))[:n_good]:
         shutil.copy(path, folder / "bach")
     whole = next((folder / "bach").iterdir()).read_bytes()
     (folder / "bach" / "bwv_copy.mxl").write_bytes(whole)
@@ -158,8 +158,8 @@ def make_corpus(folder: Path, *, n_good: int) -> Path:
 
 def test_damaged_pieces_are_reported_and_the_rest_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONE_CACHE", str(tmp_path / "cache"))
-    corpus = make_corpus(tmp_path / "corpus", n_good=5)
-    loaded = load_catalogue(progress=False, n_per_collection=5, collections=("bach",), corpus=corpus)
+    folder = make_corpus(tmp_path / "corpus", n_good=5)
+    loaded = load_corpus(progress=False, n_per_collection=5, collections=("bach",), music21_corpus=folder)
     (report,) = loaded.report
     reasons = {dropped.id: dropped.reason for dropped in report.dropped}
     assert report.n_kept == len(loaded) == 5
@@ -172,9 +172,9 @@ def test_damaged_pieces_are_reported_and_the_rest_is_used(tmp_path: Path, monkey
 
 def test_too_few_usable_pieces_is_an_error_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONE_CACHE", str(tmp_path / "cache"))
-    corpus = make_corpus(tmp_path / "corpus", n_good=2)
+    folder = make_corpus(tmp_path / "corpus", n_good=2)
     with pytest.raises(DataError, match=r"2 of 6 pieces can be used, 3 are wanted; bach/bwv_"):
-        load_catalogue(progress=False, n_per_collection=3, collections=("bach",), corpus=corpus)
+        load_corpus(progress=False, n_per_collection=3, collections=("bach",), music21_corpus=folder)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
@@ -194,11 +194,11 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
 )
 def test_impossible_wishes_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_catalogue(progress=False, **arguments)  # type: ignore[arg-type]
+        load_corpus(progress=False, **arguments)  # type: ignore[arg-type]
 
 
-def test_the_index_is_plain_json_with_reasons(catalogue: Catalogue) -> None:
+def test_the_index_is_plain_json_with_reasons(corpus: Corpus) -> None:
     index = json.loads((reload().path / "index.json").read_text())
-    assert index["fingerprint"] == catalogue.fingerprint
+    assert index["fingerprint"] == corpus.fingerprint
     assert {entry["collection"] for entry in index["report"]} == set(COLLECTIONS)
     assert set(index["made_with"]) == {"music21", "symusic"}

@@ -1,23 +1,32 @@
-"""Build the folder of the catalogue: in a temporary folder, under a lock, and renamed when it is complete."""
+"""Build the folder of the corpus: in a temporary folder, under a lock, and renamed when it is complete.
+
+The pieces are read in worker processes (`python -m tritone_training.corpus.reading`); a worker that hangs or crashes is
+replaced, and its piece is reported as unusable.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from tritone import MissingExtraError
-from tritone_training.catalogue.pool import WorkerPool
-from tritone_training.catalogue.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
+from tritone_training.corpus.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
 from tritone_training.exceptions import DataError
 from tritone_training.progress import progress_bar
 
@@ -25,9 +34,14 @@ FORMAT: Final = 1
 INDEX: Final = "index.json"
 LOCK_TIMEOUT_S: Final = 900.0
 _LOCK_POLL_S: Final = 0.2
+Job = dict[str, Any]
+Answer = dict[str, Any]
+
+JOB_TIMEOUT_S: Final = 60.0  # the slowest piece of the corpus takes about a second
+_COMMAND: Final = (sys.executable, "-m", "tritone_training.corpus.reading")
 
 
-def find_corpus() -> Path:
+def find_music21_corpus() -> Path:
     """Return the corpus folder of the installed music21 without importing it, which takes half a second.
 
     Raises:
@@ -37,7 +51,7 @@ def find_corpus() -> Path:
     folder = Path(spec.origin).parent / "corpus" if spec is not None and spec.origin else None
     if folder is None or not folder.is_dir():
         raise MissingExtraError(
-            "the catalogue is made from the corpus of music21, which is not installed; "
+            "the corpus is made from the pieces that music21 ships: expected music21, got no such package; "
             "install it with: pip install 'tritone[train]'"
         )
     return folder
@@ -45,7 +59,7 @@ def find_corpus() -> Path:
 
 @contextmanager
 def locked(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold the lock of a catalogue folder; the operating system releases it if the process ends.
+    """Hold the lock of a corpus folder; the operating system releases it if the process ends.
 
     Raises:
         DataError: another process held it for all of `timeout_s`.
@@ -68,10 +82,10 @@ def build(
     *,
     collections: tuple[str, ...],
     n_per_collection: int,
-    corpus: Path,
+    music21_corpus: Path,
     progress: bool,
 ) -> None:
-    """Build a catalogue in `folder`; the caller holds the lock.
+    """Build a corpus in `folder`; the caller holds the lock.
 
     Raises:
         DataError: a collection has too few usable pieces, or the folder cannot be written.
@@ -81,13 +95,13 @@ def build(
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            index = _build_in(made, collections, n_per_collection, corpus, progress)
+            index = _build_in(made, collections, n_per_collection, music21_corpus, progress)
             (made / INDEX).write_text(json.dumps(index, ensure_ascii=False, indent=1), encoding="utf-8")
             _replace(folder, made)
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"the catalogue cannot be written to {folder}: {error}") from error
+        raise DataError(f"the corpus cannot be written to {folder}: {error}") from error
 
 
 def _replace(folder: Path, made: Path) -> None:
@@ -101,10 +115,10 @@ def _replace(folder: Path, made: Path) -> None:
 
 
 def _build_in(
-    made: Path, collections: tuple[str, ...], n_per_collection: int, corpus: Path, progress: bool
+    made: Path, collections: tuple[str, ...], n_per_collection: int, music21_corpus: Path, progress: bool
 ) -> dict[str, Any]:
     seen: dict[str, str] = {}  # across collections, so that no tune has two labels
-    picks = [_Pick(name, n_per_collection, corpus, made, seen) for name in collections]
+    picks = [_Pick(name, n_per_collection, music21_corpus, made, seen) for name in collections]
     n_wanted = n_per_collection * len(picks)
     with progress_bar("reading pieces", shown=progress) as on_progress, WorkerPool() as pool:
         # Each round reads as many pieces as are still missing, so that the choice does not depend on the speed of
@@ -137,13 +151,13 @@ def fingerprint(tracks: list[dict[str, Any]]) -> str:
 class _Pick:
     """Selects the pieces of one collection: its candidates in order, until enough of them are usable."""
 
-    def __init__(self, name: str, n_wanted: int, corpus: Path, made: Path, seen: dict[str, str]) -> None:
+    def __init__(self, name: str, n_wanted: int, music21_corpus: Path, made: Path, seen: dict[str, str]) -> None:
         self.name = name
         self.title = KNOWN_COLLECTIONS[name].title
         self.tracks: list[dict[str, Any]] = []
         self._made = made
         self._n_wanted = n_wanted
-        listed = list_candidates(KNOWN_COLLECTIONS[name], corpus)
+        listed = list_candidates(KNOWN_COLLECTIONS[name], music21_corpus)
         self._candidates = list({candidate.id: candidate for candidate in reversed(listed)}.values())[::-1]
         self._n_tried = 0
         self._wave: list[Candidate] = []
@@ -220,3 +234,110 @@ class _Pick:
 
 def _midi_name(track_id: str) -> str:
     return f"midi/{track_id}.mid"
+
+
+class WorkerPool:
+    """A context manager with one worker process for each core."""
+
+    def __init__(
+        self,
+        *,
+        n_workers: int | None = None,
+        timeout_s: float = JOB_TIMEOUT_S,
+        command: Sequence[str] = _COMMAND,
+    ) -> None:
+        self._n_workers = n_workers or min(8, len(os.sched_getaffinity(0)))
+        self._timeout_s = timeout_s
+        self._command = command
+        self._idle: list[_Worker] = []
+        self._all: list[_Worker] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(self._n_workers, thread_name_prefix="corpus")
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            for worker in self._all:  # a thread that waits for a response gets the end of the pipe
+                worker.stop()
+        self._threads.shutdown(cancel_futures=True)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Yield jobs with their results, in the order of completion."""
+        futures: dict[Future[Answer], Job] = {self._threads.submit(self._answer, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+    def _answer(self, job: Job) -> Answer:
+        with self._borrowed() as worker:
+            return worker.answer(job, self._timeout_s)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Worker]:
+        with self._lock:
+            if self._closed:
+                raise DataError("the worker processes of the corpus were stopped before they had read every piece")
+            if self._idle:
+                worker = self._idle.pop()
+            else:
+                worker = _Worker(self._command)
+                self._all.append(worker)
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                if worker.alive:
+                    self._idle.append(worker)
+                else:
+                    worker.stop()
+                    self._all.remove(worker)
+
+
+class _Worker:
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("Popen was asked for pipes and gave none")
+        self._pipes = (self._process.stdin, self._process.stdout)
+        self.alive = True
+
+    def answer(self, job: Job, timeout_s: float) -> Answer:
+        stdin, stdout = self._pipes
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout_s, give_up)
+        timer.start()
+        try:
+            stdin.write(json.dumps(job) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except (OSError, ValueError):  # a pipe without a reader, or closed by `stop`
+            line = ""
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            answer: Answer = json.loads(line)
+            return answer
+        self.alive = False
+        if late.is_set():
+            return {"reason": "timed_out", "detail": f"was not read within {timeout_s:g} s"}
+        return {"reason": "worker_died", "detail": "the process that read it ended without an answer"}
+
+    def stop(self) -> None:
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+        for pipe in self._pipes:
+            with suppress(OSError):  # buffered data can no longer be written
+                pipe.close()

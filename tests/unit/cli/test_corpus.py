@@ -1,4 +1,4 @@
-"""`tritone catalogue`: one JSON object for machines, a table for people, a file to listen to."""
+"""`tritone corpus`: one JSON object for machines, a table for people, a file to listen to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tritone_training.exceptions import DataError
 def app() -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
     app.callback()(lambda: None)  # or Typer would drop the name of the only command
-    app.command()(command.catalogue)
+    app.command()(command.corpus)
     return app
 
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-
 
 
 def test_json_is_one_object(app: typer.Typer) -> None:
-    result = CliRunner().invoke(app, ["catalogue", "--pieces", "2", "--json"])
+    result = CliRunner().invoke(app, ["corpus", "--pieces", "2", "--json"])
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert answer["n_pieces"] == 8
@@ -42,20 +42,20 @@ def test_json_is_one_object(app: typer.Typer) -> None:
 
 
 def test_people_read_a_table_on_stderr(app: typer.Typer) -> None:
-    result = CliRunner().invoke(app, ["catalogue", "--pieces", "2"])
+    result = CliRunner().invoke(app, ["corpus", "--pieces", "2"])
     assert result.exit_code == 0
     assert result.stdout == ""
     assert "Bach chorales" in result.stderr
-    assert "render one: tritone catalogue --render" in result.stderr
+    assert "render one: tritone corpus --render" in result.stderr
 
 
 def test_a_piece_can_be_heard(app: typer.Typer, tmp_path: Path) -> None:
-    listing = json.loads(CliRunner().invoke(app, ["catalogue", "--pieces", "2", "--json"]).stdout)
+    listing = json.loads(CliRunner().invoke(app, ["corpus", "--pieces", "2", "--json"]).stdout)
     index = json.loads((Path(listing["path"]) / "index.json").read_text())
     track_id = index["tracks"][0]["id"]
     path = tmp_path / "piece.flac"
     result = CliRunner().invoke(
-        app, ["catalogue", "--pieces", "2", "--render", track_id, str(path), "--seed", "3", "--json"]
+        app, ["corpus", "--pieces", "2", "--render", track_id, str(path), "--seed", "3", "--json"]
     )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["rendered"] == str(path)
@@ -63,13 +63,13 @@ def test_a_piece_can_be_heard(app: typer.Typer, tmp_path: Path) -> None:
 
 
 def test_an_unknown_piece_is_an_error_for_people(app: typer.Typer, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["catalogue", "--pieces", "2", "--render", "bach/none", str(tmp_path / "a.wav")])
+    result = CliRunner().invoke(app, ["corpus", "--pieces", "2", "--render", "bach/none", str(tmp_path / "a.wav")])
     assert isinstance(result.exception, DataError)
     assert not list(tmp_path.iterdir())
 
 
 def test_options_of_rendering_need_a_piece(app: typer.Typer) -> None:
-    assert CliRunner().invoke(app, ["catalogue", "--seed", "1"]).exit_code == 2
+    assert CliRunner().invoke(app, ["corpus", "--seed", "1"]).exit_code == 2
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:

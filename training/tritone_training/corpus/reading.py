@@ -1,16 +1,25 @@
-"""Read pieces of the corpus as notes, with music21.
+"""Read pieces with music21 and write them as MIDI files; the module is also the worker process that does so.
 
 Repeats are not expanded, tied notes become one, grace notes and chord symbols are left out (and counted).
+
+The worker reads one JSON object from each line of stdin and writes one result to each line of stdout. `multiprocessing`
+is not used, because it would run the script of the caller again in each worker if the script has no `__main__` guard,
+or fork a process in which PyTorch has started threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
-from tritone_training.catalogue.sources import Candidate, Collection, read_text
+from tritone.music.scores import require_symusic
+from tritone_training.corpus.sources import KNOWN_COLLECTIONS, Candidate, Collection, read_text
 
 MIN_NOTES: Final = 24
 MIN_QUARTERS: Final = 8.0
@@ -28,6 +37,8 @@ _HUMDRUM_MODES: Final = {
     "ion": "ionian",
     "loc": "locrian",
 }
+TICKS_PER_QUARTER: Final = 480  # divisible by every tuplet of the corpus except sevenths
+VELOCITY: Final = 80
 
 
 @dataclass
@@ -56,7 +67,7 @@ class NotatedPiece:
 
 @dataclass(frozen=True)
 class Unusable:
-    """The reason why a candidate is not in the catalogue.
+    """The reason why a candidate is not in the corpus.
 
     Attributes:
         reason: one word for counting: `unreadable`, `too_few_voices`, `too_short`, ...
@@ -261,3 +272,79 @@ def _chorale_titles() -> dict[str, str]:
     for make in lists:
         titles.update({str(bwv): str(entry["title"]).strip() for bwv, entry in make().byBWV.items()})
     return titles
+
+
+def write_midi(piece: NotatedPiece, path: Path) -> None:
+    """Write a piece with its tempo, its metre and one track for each voice (program 0).
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    symusic = require_symusic()
+    score = symusic.Score(TICKS_PER_QUARTER)
+    score.tempos.append(symusic.Tempo(0, piece.tempo_bpm))
+    if piece.metre is not None:
+        numerator, denominator = (int(number) for number in piece.metre.split("/"))
+        # MIDI writes the denominator as a power of two.
+        if denominator & (denominator - 1) == 0:
+            score.time_signatures.append(symusic.TimeSignature(0, numerator, denominator))
+    for index, voice in enumerate(piece.voices):
+        track = symusic.Track(f"voice {index + 1}", 0, False)
+        for onset, duration, pitch in voice:
+            begin, end = _ticks(onset), _ticks(onset + duration)
+            track.notes.append(symusic.Note(begin, max(1, end - begin), pitch, VELOCITY))
+        score.tracks.append(track)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(score.dumps_midi())  # dump_midi does not report a full disk
+
+
+def _ticks(quarters: float) -> int:
+    return round(quarters * TICKS_PER_QUARTER)
+
+
+def handle(job: dict[str, Any]) -> dict[str, Any]:
+    """Read one candidate and write its MIDI file.
+
+    Returns:
+        `{"reason", "detail"}` if the piece cannot be used, `{"failed"}` if its file cannot be written, else the
+        metadata of the piece without its notes.
+    """
+    candidate = Candidate(job["id"], job["collection"], Path(job["path"]), job["number"])
+    piece = read_piece(candidate, KNOWN_COLLECTIONS[candidate.collection])
+    if isinstance(piece, Unusable):
+        return asdict(piece)
+    # By intervals and rhythm: the same tune in another key is the same tune.
+    first_pitch = piece.voices[0][0][2]
+    shape = [[(round(o, 3), round(d, 3), p - first_pitch) for o, d, p in voice] for voice in piece.voices]
+    try:
+        write_midi(piece, Path(job["midi"]))
+    except OSError as error:  # a full disk is not this piece's fault
+        return {"failed": str(error)}
+    facts = asdict(piece)
+    del facts["voices"]
+    return facts | {
+        "n_notes": sum(map(len, piece.voices)),
+        "n_voices": len(piece.voices),
+        "duration_quarters": end_quarters(piece),
+        "shape": json.dumps(shape),
+    }
+
+
+def main() -> None:
+    """Handle jobs until stdin ends, which it also does when the parent process dies."""
+    answers = _claim_stdout()
+    warnings.simplefilter("ignore")  # music21's warnings about a source do not help the user
+    for line in sys.stdin:
+        answers.write(json.dumps(handle(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def _claim_stdout() -> TextIO:
+    """Return stdout as a file for results, and redirect to stderr what libraries print to stdout."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    main()

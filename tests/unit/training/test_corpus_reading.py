@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tritone_training.catalogue.build import find_corpus
-from tritone_training.catalogue.pool import WorkerPool
-from tritone_training.catalogue.reading import NotatedPiece, Unusable, read_piece
-from tritone_training.catalogue.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
+from tritone_training.corpus.build import WorkerPool, find_music21_corpus
+from tritone_training.corpus.reading import NotatedPiece, Unusable, read_piece
+from tritone_training.corpus.sources import KNOWN_COLLECTIONS, Candidate, list_candidates
 
 HEADER = "X:1\nT:The Test -- Reel\nC:NOBODY\nM:2/4\nL:1/8\nK:D\n"
 FILLER = "defg|" * 6  # a piece needs 24 notes
@@ -86,7 +85,7 @@ def test_what_cannot_be_used_says_why(tmp_path: Path, content: bytes, reason: st
 
 
 def test_a_chorale_has_four_voices_a_title_and_a_key() -> None:
-    path = find_corpus() / "bach" / "bwv269.mxl"
+    path = find_music21_corpus() / "bach" / "bwv269.mxl"
     piece = read_piece(Candidate("bach/bwv269", "bach", path), KNOWN_COLLECTIONS["bach"])
     assert isinstance(piece, NotatedPiece)
     assert (len(piece.voices), piece.key, piece.metre, piece.pickup_quarters) == (4, "G major", "3/4", 1.0)
@@ -95,7 +94,7 @@ def test_a_chorale_has_four_voices_a_title_and_a_key() -> None:
 
 
 def test_a_mass_movement_has_its_mode_and_belongs_to_its_mass() -> None:
-    path = find_corpus() / "palestrina" / "Agnus_00.krn"
+    path = find_music21_corpus() / "palestrina" / "Agnus_00.krn"
     piece = read_piece(Candidate("palestrina/Agnus_00", "palestrina", path), KNOWN_COLLECTIONS["palestrina"])
     assert isinstance(piece, NotatedPiece)
     assert (piece.key, piece.metre, len(piece.voices)) == ("G mixolydian", "4/2", 5)
@@ -106,7 +105,7 @@ def test_a_mass_movement_has_its_mode_and_belongs_to_its_mass() -> None:
 
 
 def test_candidates_are_listed_in_the_same_mixed_order_every_time() -> None:
-    once, again = (list_candidates(KNOWN_COLLECTIONS["oneills"], find_corpus()) for _ in range(2))
+    once, again = (list_candidates(KNOWN_COLLECTIONS["oneills"], find_music21_corpus()) for _ in range(2))
     assert once == again
     assert len(once) > 1500
     assert len({candidate.path for candidate in once[:60]}) > 15  # from all over the books

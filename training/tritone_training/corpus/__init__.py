@@ -1,0 +1,35 @@
+"""The embedded corpus: pieces of early and traditional music, as scores and as rendered audio.
+
+corpus = load_corpus()
+track = corpus["bach/bwv269"]
+samples = render(track, seed=7)
+"""
+
+from __future__ import annotations
+
+from tritone_training.corpus.audio import render, write_audio, write_samples
+from tritone_training.corpus.sources import COLLECTIONS, KNOWN_COLLECTIONS, PIECES_PER_COLLECTION, Collection
+from tritone_training.corpus.store import (
+    CollectionReport,
+    Corpus,
+    CorpusTrack,
+    Dropped,
+    cache_folder,
+    load_corpus,
+)
+
+__all__ = [
+    "COLLECTIONS",
+    "KNOWN_COLLECTIONS",
+    "PIECES_PER_COLLECTION",
+    "Collection",
+    "CollectionReport",
+    "Corpus",
+    "CorpusTrack",
+    "Dropped",
+    "cache_folder",
+    "load_corpus",
+    "render",
+    "write_audio",
+    "write_samples",
+]
