@@ -1,5 +1,6 @@
 """The names of the training package that the command line and scripts use."""
 
+from tritone_training.evaluation import CrossValidationResult, EvaluationResult, Table, TuningResult
 from tritone_training.exceptions import (
     CheckpointError,
     DataError,
@@ -13,13 +14,17 @@ from tritone_training.registry import get_kind, kind_names
 
 __all__ = [
     "CheckpointError",
+    "CrossValidationResult",
     "DataError",
     "EvaluateRequest",
+    "EvaluationResult",
     "HyperparameterError",
     "ListeningFiles",
     "ModelKind",
+    "Table",
     "TrainRequest",
     "TrainingError",
+    "TuningResult",
     "UnknownKindError",
     "UnsupportedOptionError",
     "get_kind",

@@ -20,6 +20,7 @@ from tritone_training.data.embedded import embedded_recordings
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, printable
 from tritone_training.data.splits import assign_folds
+from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn import report
@@ -124,8 +125,8 @@ def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, F
     return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts]), notes
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on a data set, one fold of it, or one split of its own training run."""
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Evaluate a checkpoint on a data set, one fold of it, or one split of its own training run."""
     network, info = load_network(request.checkpoint)
     labels = list(info["labels"])
     recordings = recordings_of(request, info)
@@ -141,10 +142,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     validation = set(info["splits"]["valid"])
     # A refit learns from the validation part too, for as long as the training before it that stopped by it.
     trained_on = {*info["splits"]["train"], *(validation if info["config"].get("refit") else ())}
-    metrics = {
-        **evaluation.metrics,
-        "checkpoint": str(request.checkpoint),
-        "data": recordings.source,
+    details = {
         "fold": request.fold,
         "split": request.split,
         # Metrics on recordings that the checkpoint was trained on say nothing about new ones.
@@ -152,9 +150,14 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "n_early_stopping": len((validation - trained_on) & evaluated),  # decided when training stopped
         "labels": labels,
     }
-    if request.report is not None:
-        metrics["report"] = report.write(request.report, evaluation, labels)
-    return metrics
+    return EvaluationResult(
+        request.checkpoint,
+        recordings.source,
+        metrics=evaluation.metrics,
+        details=details,
+        summary=report.summarize(evaluation.metrics, details),
+        report=None if request.report is None else report.write(request.report, evaluation, labels),
+    )
 
 
 def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:

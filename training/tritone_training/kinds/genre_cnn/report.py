@@ -1,15 +1,16 @@
-"""Plots and tables of an evaluation: confusion matrix, calibration, emotions, one row per track."""
+"""Summary, plots and tables of an evaluation: confusion matrix, calibration, emotions, one row per track."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tritone.constants import EMOTIONS
+from tritone_training.evaluation import Table, problem_lines
 from tritone_training.kinds.genre_cnn.metrics import calibration
 from tritone_training.plots import saved_figure
 
@@ -37,6 +38,33 @@ def write(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[s
         files.append("emotions.png")
     _write_predictions(folder / "predictions.csv", evaluation, labels)
     return [str(folder / name) for name in (*files, "predictions.csv")]
+
+
+def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[str | Table]:
+    """Return the main metrics, those per class, the confusion matrix and the correlation of emotions."""
+    window = metrics["window"]
+    found: list[str | Table] = [
+        f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
+        f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}",
+        f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}",
+    ]
+    if n := details["n_seen_in_training"]:
+        found.append(f"caution: {n} of these recordings are training data; select held-out data with --fold or --split")
+    if n := details["n_early_stopping"]:
+        found.append(f"note: {n} of these recordings were used for early stopping")
+    labels, counts = details["labels"], metrics["confusion_matrix"]
+    found += [
+        Table("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()]),
+        Table(
+            "confusion matrix (rows: true, columns: predicted)",
+            [{"true": label, **dict(zip(labels, row, strict=True))} for label, row in zip(labels, counts, strict=True)],
+        ),
+    ]
+    if metrics["emotion_correlation"]:
+        found.append(Table("emotions (correlation)", [metrics["emotion_correlation"]]))
+    if metrics["emotion_correlation_mean"] is not None:
+        found.append(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
+    return found + problem_lines("not evaluated", metrics["problems"])
 
 
 def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:
