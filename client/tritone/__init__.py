@@ -25,6 +25,7 @@ from tritone.exceptions import (
     ConnectionFailedError,
     InvalidAudioError,
     InvalidInputError,
+    InvalidModelNameError,
     InvalidScoreError,
     MissingExtraError,
     ModelNotFoundError,
@@ -35,6 +36,7 @@ from tritone.exceptions import (
     ServerBusyError,
     ServerError,
     TritoneError,
+    VersionChangedError,
 )
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ __all__ = [
     "InferResponse",
     "InvalidAudioError",
     "InvalidInputError",
+    "InvalidModelNameError",
     "InvalidScoreError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -152,6 +155,7 @@ __all__ = [
     "Transport",
     "TritoneError",
     "UnknownIds",
+    "VersionChangedError",
     "to_grid",
     "to_score",
 ]
