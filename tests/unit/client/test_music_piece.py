@@ -221,7 +221,8 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
         import tritone
         assert "numpy" not in sys.modules
         from tritone import Grid, MissingExtraError, Piece, to_grid, to_score
-        from tritone.music import grid, noise, piece, plot, render, scores, voices
+        from tritone import plots, sampling
+        from tritone.music import grid, piece, render, scores, voices
         import numpy as np
         frames = np.zeros((8, 88), np.uint8)
         frames[0, 40] = 2
@@ -233,7 +234,7 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
             except MissingExtraError as error:
                 print(error)
         voices.voices_to_grid(voices.grid_to_voices(piece.grid.frames))
-        noise.uniform_noise(1, 4)
+        sampling.uniform_noise(1, 4)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
