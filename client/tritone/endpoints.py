@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,9 @@ def make_endpoint(
         InvalidInputError: an argument is invalid.
     """
     scheme, host, port, path = _parsed(url)
+    ca_file = _checked_file("ca_file", ca_file)
+    client_cert_file = _checked_file("client_cert_file", client_cert_file)
+    client_key_file = _checked_file("client_key_file", client_key_file)
     if any((ca_file, client_cert_file, client_key_file)) and not scheme.endswith("s"):
         raise InvalidInputError(
             f"TLS files for an unencrypted address: expected grpcs:// or https://, got {url!r}; change the scheme or "
@@ -162,9 +166,9 @@ def make_endpoint(
         path=path,
         tls=scheme in ("grpcs", "https"),
         headers=_checked_headers(api_key, headers),
-        ca_file=_checked_file("ca_file", ca_file),
-        client_cert_file=_checked_file("client_cert_file", client_cert_file),
-        client_key_file=_checked_file("client_key_file", client_key_file),
+        ca_file=ca_file,
+        client_cert_file=client_cert_file,
+        client_key_file=client_key_file,
     )
 
 
@@ -217,7 +221,15 @@ def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> 
 def _checked_file(name: str, file: str | Path | None) -> Path | None:
     if file is None:
         return None
+    if not isinstance(file, str | os.PathLike):
+        raise InvalidInputError(f"invalid {name}: expected the path of a file, got {file!r}", argument=name)
     path = Path(file)
-    if not path.is_file():
-        raise InvalidInputError(f"{name}: expected a file, but {path} does not exist or is not a file")
+    try:
+        is_file = path.is_file()
+    except OSError:  # the name is too long, or a folder of it cannot be read
+        is_file = False
+    if not is_file:
+        raise InvalidInputError(
+            f"invalid {name}: expected a file, but {path} does not exist or is not a file", argument=name
+        )
     return path

@@ -6,6 +6,7 @@ models. Any object with these methods will do; `tritone.testing.MockTransport` i
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -202,7 +203,7 @@ def dtype_name(array: Array) -> str:
 
 def latest_version(versions: Sequence[str]) -> str | None:
     """Return the version that Triton uses by default, the highest number; None without versions."""
-    numbers = [int(version) for version in versions if version.isdecimal()]
+    numbers = [int(version) for version in versions if re.fullmatch(r"[0-9]{1,19}", str(version))]
     return str(max(numbers)) if numbers else None
 
 

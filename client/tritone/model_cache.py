@@ -10,6 +10,7 @@ Shapes: N frames, W samples of a window, Z and G latent dimensions.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ Shape = tuple[int | None, ...]  # without the batch axis; None where it differs 
 # A server may keep an old version next to the new one, and a fleet may serve both for hours without refusing either;
 # after this time the metadata is fetched again, so that clients move to the new version.
 CACHED_FOR_S: Final = 30.0
+_LARGEST_SIZE: Final = 65_536  # of an axis that a model declares, such as its noise or latent space
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 
 
@@ -200,16 +202,20 @@ class CachedModel:
         """Return the size of the last axis of an input or output.
 
         Raises:
-            ServerError: the model does not fix it.
+            ServerError: the model does not fix it, or a tensor of that size cannot be sent.
         """
         size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
-        if size < 1:
-            raise ServerError(f"model {self.name!r} does not declare the size of {tensor!r}", model=self.name)
+        if not 1 <= size <= _LARGEST_SIZE:
+            raise ServerError(
+                f"invalid size of {tensor!r} of model {self.name!r}: expected 1 to {_LARGEST_SIZE}, got {size}; check "
+                f"that the same release exported it",
+                model=self.name,
+            )
         return size
 
     def _number(self, name: str, default: int) -> int:
         text = self.info.parameters.get(name, "")
-        return int(text) if text.isdecimal() and int(text) > 0 else default
+        return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else default
 
     def _json(self, name: str) -> Any:
         try:
@@ -271,9 +277,13 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
         largest: of whole numbers from 0; None where any finite number will do.
 
     Raises:
-        ServerError: shape or values are not as expected.
+        ServerError: the output is missing, or its type, shape or values are not as expected.
     """
-    array = response.outputs[output]
+    array = response.outputs.get(output)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise _invalid_output(
+            response, output, f"expected numbers, got {getattr(array, 'dtype', type(array).__name__)}"
+        )
     problem = None
     fits = array.ndim == len(shape) and all(
         size in (None, found) for size, found in zip(shape, array.shape, strict=True)
@@ -285,12 +295,16 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
     elif largest is not None and array.size and not (array.min() >= 0 and array.max() <= largest):
         problem = f"expected values from 0 to {largest}, got {array.min()} to {array.max()}"
     if problem is not None:
-        raise ServerError(
-            f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
-            model=response.model,
-            request_id=response.request_id,
-        )
+        raise _invalid_output(response, output, problem)
     return array
+
+
+def _invalid_output(response: InferResponse, output: str, problem: str) -> ServerError:
+    return ServerError(
+        f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
+        model=response.model,
+        request_id=response.request_id,
+    )
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

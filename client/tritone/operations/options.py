@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -105,6 +106,19 @@ def check_count(name: str, value: int, *, least: int, most: int) -> int:
             argument=name.partition("[")[0],
         )
     return int(value)
+
+
+def check_bool(name: str, value: bool) -> bool:
+    """Return True or False.
+
+    Raises:
+        InvalidInputError: the value is something else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(
+            f"invalid {name}: expected True or False, got {reprlib.repr(value)}", argument=name.partition("[")[0]
+        )
+    return bool(value)
 
 
 def is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike, describe, to_grid
-from tritone.operations.options import is_whole
+from tritone.operations.options import check_bool, is_whole
 
 FREE: Final = 0  # the model writes this frame
 GIVEN: Final = 1  # this frame is kept
@@ -145,7 +145,7 @@ def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: f
     """
     grid = _start(melody, limits, None, tempo_qpm)
     chord = first_chord(grid.frames)
-    if highest:
+    if check_bool("highest", highest):
         grid = replace(grid, frames=highest_voice(grid.frames))
     elif chord is not None:
         raise InvalidInputError(

@@ -39,7 +39,7 @@ from tritone.flows import Flow, check_model_name, next_request_id
 from tritone.messages import Array, InferRequest, InferResponse
 from tritone.model_cache import ModelCache
 from tritone.operations.classify import embed_flow
-from tritone.operations.options import check_count, is_number, scalar
+from tritone.operations.options import check_bool, check_count, is_number, scalar
 from tritone.results.recommendations import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
 
 # Text, its UTF-8 bytes (logs are not always decoded), or an integer, which stands for its decimal digits.
@@ -49,6 +49,7 @@ Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
 
 _LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
+_NUMBERS: Final = ("scores", "total")  # all other outputs are text
 _TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
 _USER_INPUTS: Final = ("user_id", "friends")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -107,7 +108,7 @@ class RecommendOptions:
             share = check_share(name, getattr(self, name))
             if share:
                 inputs[name] = scalar(share, 1, np.float32)
-        if not _check_bool("filter_listened", self.filter_listened):
+        if not check_bool("filter_listened", self.filter_listened):
             inputs["filter_listened"] = scalar(False, 1, np.bool_)
         if _check_explain(self.explain):
             inputs["explain"] = scalar(True, 1, np.bool_)
@@ -263,7 +264,7 @@ def _expecting_recommender(response: InferResponse) -> Iterator[None]:
     """Translate errors of parsing a response into `ServerError`."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         problem = f"no output {error}" if isinstance(error, KeyError) else str(error)
         raise ServerError(
             f"malformed response of model {response.model!r} version {response.version}: {problem}; check that it is a "
@@ -301,6 +302,9 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     if array.shape != (1, size):
         raise ValueError(f"expected {name!r} of shape {(1, size)}, got {array.shape}")
     row: list[Any] = array[0].tolist()
+    kinds = (int, float) if name in _NUMBERS else (str,)
+    if not all(isinstance(value, kinds) for value in row):
+        raise ValueError(f"expected {name!r} of {'numbers' if name in _NUMBERS else 'text'}, got {array.dtype}")
     return row
 
 
@@ -472,14 +476,6 @@ def _listed(values: Any) -> list[Any] | None:
     except TypeError:
         return None
     return list(islice(each, N_IDS_MAX + 1))
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidInputError(
-            f"invalid {name}: expected True or False, got {reprlib.repr(value)}", argument=name.partition("[")[0]
-        )
-    return bool(value)
 
 
 def _check_explain(value: Any) -> bool:

@@ -245,6 +245,7 @@ def test_no_wait_that_would_outlast_the_call(connect: Any, model: Any, make_nois
         {"timeout_s": 1e18},
         {"timeout_s": "5"},
         {"timeout_s": True},
+        {"timeout_s": 10**400},
         {"retries": -1},
         {"retries": 1.5},
         {"retries": True},

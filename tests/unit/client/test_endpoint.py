@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tritone import AsyncMusicClient, InvalidInputError, MusicClient
@@ -60,6 +61,10 @@ def test_the_key_is_sent_and_never_shown() -> None:
         {"headers": {"a": 1}},
         {"api_key": "a", "headers": {"Authorization": "b"}},
         {"ca_file": __file__},  # not encrypted
+        {"ca_file": b"a.pem"},
+        {"ca_file": "a" * 5_000},
+        {"client_key_file": True},
+        {"client_cert_file": np.array([1, 2])},
     ],
 )
 def test_what_cannot_go_with_a_request(options: dict[str, Any]) -> None:
