@@ -33,9 +33,10 @@ from tritone import (
     Response,
     StreamRequest,
 )
-from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, RemoteScorer, SearchRequest
+from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, SearchRequest
 from tritone_training.declaration import Axis, Declaration, Tensor, labels_parameter
 from tritone_training.kind import Exportable
+from tritone_training.kinds.recommender.offline import TasteNetwork, remote_scores
 
 _VERSION: Final = "1"
 # Model that the client's calls request by default -> model that serves the request if that one is not loaded.
@@ -140,7 +141,7 @@ class NetworkModel:
 class RecommenderModel:
     """A recommender. The caller holds its key, and may therefore use all stored data."""
 
-    def __init__(self, declaration: Declaration, recommender: Recommender, taste: RemoteScorer | None) -> None:
+    def __init__(self, declaration: Declaration, recommender: Recommender, taste: TasteNetwork | None) -> None:
         self.declaration = declaration
         self.parameters = declaration.parameters
         self._recommender = recommender
@@ -168,7 +169,9 @@ class RecommenderModel:
             return self._answers.row_of_similar(found)
         if isinstance(question, SearchRequest):
             return self._answers.row_of_search(self._recommender.search(question))
-        (answer,) = self._recommender.recommend([question], taste=self._taste)
+        resolved = self._recommender.resolve([question])
+        remote = remote_scores(resolved.remote_inputs, self._taste)
+        (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer
         return self._answers.row_of(answer)
