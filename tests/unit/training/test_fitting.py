@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tritone_training import fitting
-from tritone_training.api import TrainingError, TrainRequest
+from tritone_training import TrainingError, TrainRequest, fitting
 
 
 class Scripted(lightning.LightningModule):

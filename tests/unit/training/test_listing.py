@@ -9,7 +9,7 @@ import pytest
 from tests.unit.training import sounds
 
 from tritone.constants import EMOTIONS
-from tritone_training.api import DataError
+from tritone_training import DataError
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import RecordingSet
 

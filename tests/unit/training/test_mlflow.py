@@ -12,8 +12,7 @@ import pytest
 from tests.unit.training.small_data import write_scores
 
 from tritone import MissingExtraError
-from tritone_training import train
-from tritone_training.api import TrainingError
+from tritone_training import TrainingError, train
 
 
 @pytest.fixture

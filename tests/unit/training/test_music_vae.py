@@ -16,7 +16,7 @@ from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
-from tritone_training.bars.encoder import STEPS_PER_QUARTER
+from tritone_training.bars.networks import STEPS_PER_QUARTER
 from tritone_training.bars.spans import (
     N_RELATIVE,
     REACH,

@@ -16,8 +16,7 @@ from scipy.io import savemat
 
 from tritone_export import check_repository, export_kind
 from tritone_export.parity import open_session
-from tritone_training import checkpoint
-from tritone_training.api import CheckpointError, DataError, TrainingError
+from tritone_training import CheckpointError, DataError, TrainingError, checkpoint
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest

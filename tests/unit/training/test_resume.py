@@ -19,15 +19,16 @@ import pytest
 import torch
 from tests.unit.training.small_data import write_log, write_scores
 
-from tritone_training import checkpoint, training_state
-from tritone_training.api import (
+from tritone_training import (
     CheckpointError,
     DataError,
     EvaluateRequest,
     ListeningFiles,
     TrainingError,
     TrainRequest,
+    checkpoint,
     get_kind,
+    training_state,
 )
 
 pytestmark = pytest.mark.slow

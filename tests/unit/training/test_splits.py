@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.training import sounds
 
-from tritone_training.api import DataError
-from tritone_training.data.recordings import Recording, RecordingSet
-from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training import DataError
+from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
 
 
 def unread() -> sounds.Array:

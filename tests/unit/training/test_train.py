@@ -20,8 +20,7 @@ from tests.unit.training import sounds
 from tests.unit.training.conftest import N_EACH, Trained
 
 from tritone.constants import EMOTIONS
-from tritone_training import checkpoint
-from tritone_training.api import DataError, TrainingError
+from tritone_training import DataError, TrainingError, checkpoint
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.kinds.genre_cnn import train as train_module
 from tritone_training.kinds.genre_cnn.dataset import CropDataset

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tritone_training import checkpoint
-from tritone_training.api import DataError, TrainingError
+from tritone_training import DataError, TrainingError, checkpoint
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.tuning import tune
 

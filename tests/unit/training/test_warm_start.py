@@ -10,8 +10,7 @@ import torch
 from tests.unit.training import sounds
 from tests.unit.training.small_data import write_log, write_scores
 
-from tritone_training import checkpoint, train
-from tritone_training.api import CheckpointError, TrainingError, UnsupportedOptionError
+from tritone_training import CheckpointError, TrainingError, UnsupportedOptionError, checkpoint, train
 
 pytestmark = pytest.mark.slow
 

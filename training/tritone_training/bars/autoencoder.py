@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_training.bars.decoder import SpanDecoder
-from tritone_training.bars.encoder import SpanEncoder
+from tritone_training.bars.networks import SpanDecoder, SpanEncoder
 from tritone_training.bars.spans import (
     N_RELATIVE,
 )

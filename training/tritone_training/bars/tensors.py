@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
-from tritone_training.declaration import Axis, Tensor
-from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+from tritone_training.declaration import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM, Axis, Tensor
 
 STEP: Final = Axis("step", SPAN_FRAMES)
 VOICE: Final = Axis("lane", N_VOICES)

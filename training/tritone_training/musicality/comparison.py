@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone_training.exceptions import DataError
-from tritone_training.musicality.spans import note_table
+from tritone_training.musicality.measures import note_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

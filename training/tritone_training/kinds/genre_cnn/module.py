@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone_training.exceptions import TrainingError
-from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights
-from tritone_training.kinds.genre_cnn.config import GenreConfig
+from tritone_training.kinds.genre_cnn.config import NONE, ClassWeights, GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
 from tritone_training.kinds.genre_cnn.network import GenreNetwork
 

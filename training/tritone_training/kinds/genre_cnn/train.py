@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training.data.embedded import embedded_recordings
-from tritone_training.data.loading import load_recordings
-from tritone_training.data.recordings import Recording, RecordingSet
-from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
+from tritone_training.data.loading import embedded_recordings, load_recordings
+from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
@@ -26,11 +26,11 @@ from tritone_training.kinds.genre_cnn.dataset import (
 from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
 from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
 from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
+from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule, label_weights
 from tritone_training.kinds.genre_cnn.network import GenreNetwork, build_frontend, build_network, learned_weights
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _VALID_PARTS: Final = 8  # one eighth of what is trained on decides when to stop
 N_FOLDS: Final = 4
@@ -263,3 +263,42 @@ def fold_of(request: TrainRequest) -> int:
 def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = ("accuracy", "macro_f1", "n", "emotion_correlation_mean", "calibration_error")
     return {name: metrics[name] for name in names if metrics.get(name) is not None}
+
+
+def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
+    """Train once per fold and evaluate each on the fold it never saw.
+
+    Answers mean and spread (standard deviation) over the folds, the metrics of each, and `pooled`: all tracks
+    evaluated together, each by the network that had not seen it.
+    """
+    config = configure(request)
+    prepared = prepare(request, config)
+    labels = prepared.recordings.labels
+    folds = sorted({r.fold for r in prepared.recordings.recordings if r.fold is not None})
+    evaluations: list[Evaluation] = []
+    for fold in folds:
+        fold_request = replace(request, fold=fold, out=request.out / f"fold-{fold}")
+        evaluations.append(train_prepared(fold_request, config, prepared).evaluations["test"])
+    probabilities = np.concatenate([j.probabilities for j in evaluations])
+    truth = np.concatenate([j.truth for j in evaluations])
+    emotions = np.concatenate([j.emotions for j in evaluations])
+    wanted = np.concatenate([j.wanted_emotions for j in evaluations])
+    pooled = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(emotions, wanted)}
+    return {
+        **{name: float(np.mean([j.metrics[name] for j in evaluations])) for name in ("accuracy", "macro_f1")},
+        **{f"{name}_std": float(np.std([j.metrics[name] for j in evaluations])) for name in ("accuracy", "macro_f1")},
+        "n": len(truth),
+        "emotion_correlation": pooled["emotion_correlation"],
+        "emotion_correlation_mean": pooled["emotion_correlation_mean"],
+        "labels": list(labels),
+        "pooled": pooled,
+        "folds": [
+            {
+                "fold": fold,
+                **{k: j.metrics[k] for k in ("accuracy", "macro_f1", "n", "emotion_correlation_mean")},
+            }
+            for fold, j in zip(folds, evaluations, strict=True)
+        ],
+        "data": prepared.recordings.report(),
+        "out": str(request.out),
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,6 @@ from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.music_gan import report
 from tritone_training.kinds.music_gan.dataset import draw_spans
 from tritone_training.kinds.music_gan.declaration import N_LATENT_NOISE
 from tritone_training.kinds.music_gan.network import MusicGan, load_network
@@ -41,6 +41,7 @@ from tritone_training.musicality import (
     spans_to_frames,
 )
 from tritone_training.musicality.measures import N_KEYS, N_MODES
+from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 
 Voices = npt.NDArray[np.int64]
@@ -51,6 +52,7 @@ _BATCH: Final = 128
 _N_PER_KEY: Final = 10
 _N_PER_DENSITY: Final = 20
 _N_DENSITIES: Final = 9
+_N_SHOWN: Final = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,5 +247,31 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "split": split,
     }
     if request.report is not None:
-        metrics["report"] = report.write(request.report, evaluation)
+        metrics["report"] = write_report(request.report, evaluation)
     return metrics
+
+
+def write_report(folder: Path, evaluation: Evaluation) -> list[str]:
+    """Write the plots of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n_shown = min(_N_SHOWN, len(evaluation.held_out))
+    theirs = np.linspace(0, len(evaluation.held_out) - 1, n_shown).astype(np.int64)
+    rolls = [evaluation.held_out[theirs], evaluation.generated[:n_shown]]
+    return [
+        draw_pianorolls(folder / "bars.png", rolls, rows=("held-out", "generated")),
+        draw_histograms(
+            folder / "histograms.png", {"held-out": evaluation.held_out, "generated": evaluation.generated}
+        ),
+        _draw_density(folder / "density.png", evaluation),
+    ]
+
+
+def _draw_density(path: Path, evaluation: Evaluation) -> str:
+    control = evaluation.metrics["conditions"]
+    with saved_figure(path, (4, 3.5), 1, 1, dpi=100) as axes:
+        axis = axes[0][0]
+        axis.plot(control["density_asked"], control["density_measured"], marker="o")
+        axis.set_xlabel("notes a quarter, asked for")
+        axis.set_ylabel("measured, mean")
+        axis.set_title(f"correlation {control['density_correlation']:.2f}")
+    return str(path)

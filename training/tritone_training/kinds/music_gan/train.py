@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
+from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kind import TrainRequest
@@ -27,7 +28,6 @@ from tritone_training.kinds.music_gan.network import MusicGan, build_network
 from tritone_training.progress import progress_bar
 from tritone_training.registry import get_kind
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _VAE: Final = "music_vae"  # kind of the autoencoder
 _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best

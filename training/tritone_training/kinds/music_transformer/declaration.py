@@ -11,6 +11,11 @@ from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES
 from tritone.music.grid import MAX_FRAMES as LONGEST_GRID
 from tritone_training.corpus import COLLECTIONS
 from tritone_training.declaration import (
+    GRID,
+    TEMPERATURE_LIMITS,
+    TOP_K_LIMITS,
+    TOP_P_LIMITS,
+    UNIFORM,
     Axis,
     Batching,
     Declaration,
@@ -25,7 +30,6 @@ from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.notes import (
     MAX_NOTES,
 )
-from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
 KIND_NAME: Final = "music_transformer"
 LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths

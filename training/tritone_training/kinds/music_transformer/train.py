@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
@@ -19,7 +20,6 @@ from tritone_training.kinds.music_transformer.module import MONITOR, Transformer
 from tritone_training.kinds.music_transformer.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _AVERAGED = "averaged."
 _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_frames", "n")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,16 @@ from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_rela
 from tritone_training.data.scores import load_scores
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.music_vae import report
 from tritone_training.kinds.music_vae.attributes import attribute_control
 from tritone_training.kinds.music_vae.module import elbo_parts
 from tritone_training.kinds.music_vae.network import load_network
 from tritone_training.musicality import spans_to_frames
+from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data
+
+if TYPE_CHECKING:
+    pass
 
 Voices = npt.NDArray[np.int64]
 
@@ -35,6 +39,7 @@ _BATCH: Final = 128
 _ACTIVE_VARIANCE: Final = 0.01  # Burda et al. 2016
 _N_CONTROLLED: Final = 256  # spans whose attributes are moved
 _N_INTERPOLATED: Final = 128  # pairs
+_N_SHOWN: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +213,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "split": request.split,
     }
     if request.report is not None:
-        metrics["report"] = report.write(request.report, network, evaluation)
+        metrics["report"] = write_report(request.report, network, evaluation)
     return metrics
 
 
@@ -245,3 +250,38 @@ def _nothing() -> Iterator[Arrays]:
 
 
 QUALITY: Final = Quality((Metric("reconstruction_accuracy", max_loss=0.005),), held_out, int8="dynamic")
+
+
+def write_report(folder: Path, network: MusicVae, evaluation: Evaluation) -> list[str]:
+    """Write the plots of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spans = evaluation.spans.voices
+    shown = np.linspace(0, len(spans) - 1, min(len(spans), _N_SHOWN)).astype(np.int64)
+    files = [
+        draw_pianorolls(
+            folder / "reconstructions.png",
+            [spans[shown], evaluation.reconstructed[shown]],
+            rows=("held-out", "reconstructed"),
+        ),
+        draw_histograms(folder / "histograms.png", {"held-out": spans, "reconstructed": evaluation.reconstructed}),
+        _draw_attributes(folder / "attributes.png", evaluation.metrics["attributes"]),
+    ]
+    if len(shown) > 1:
+        means = evaluation.means[shown]
+        noise = np.broadcast_to(uniform_noise(0, *spans.shape[1:]), (1, *spans.shape[1:]))
+        walk = [
+            decode(network, torch.from_numpy(spherical(means[:1], means[-1:], share)), noise)[0]
+            for share in np.linspace(0, 1, INTERPOLATION_STEPS)
+        ]
+        files.append(draw_pianorolls(folder / "interpolation.png", [np.stack(walk)], rows=("from left to right",)))
+    return files
+
+
+def _draw_attributes(path: Path, control: dict[str, Any]) -> str:
+    with saved_figure(path, (4 * len(control), 3.5), 1, len(control), dpi=100) as axes:
+        for axis, (name, metrics) in zip(axes[0], control.items(), strict=True):
+            axis.plot(metrics["amounts"], metrics["measured"], marker="o")
+            axis.set_xlabel("moved by (standard deviations)")
+            axis.set_ylabel(f"measured {name.replace('_', ' ')}")
+            axis.set_title(f"correlation {metrics['correlation']:.2f}")
+    return str(path)

@@ -13,6 +13,7 @@ from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig
@@ -24,7 +25,6 @@ from tritone_training.kinds.music_vae.network import build_network
 from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
 _N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on

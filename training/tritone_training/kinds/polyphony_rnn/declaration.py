@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from tritone.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
-from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+from tritone_training.declaration import (
+    GRID,
+    TEMPERATURE_LIMITS,
+    TOP_K_LIMITS,
+    TOP_P_LIMITS,
+    UNIFORM,
+    Axis,
+    Batching,
+    Declaration,
+    Instances,
+    QueuePolicy,
+    Serving,
+    Tensor,
+)
 
 KIND_NAME: Final = "polyphony_rnn"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
@@ -32,7 +33,6 @@ from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
 from tritone_training.kinds.polyphony_rnn.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 8
 # The test split is measured by `tritone evaluate` alone, so that nothing is chosen by it.

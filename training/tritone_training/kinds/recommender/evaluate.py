@@ -23,8 +23,8 @@ from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.export import load_info
 from tritone_training.kinds.recommender.offline import open_recommender, score_in_chunks
 from tritone_training.kinds.recommender.staging import check_together
-from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
 from tritone_training.progress import progress_bar
+from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
 
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
