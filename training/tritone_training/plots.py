@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def saved_figure(
     path: Path, inches: tuple[float, float], n_rows: int = 1, n_columns: int = 1, *, dpi: int = 120
 ) -> Iterator[list[list[Axes]]]:
-    """Yield the axes of a new figure as rows and columns; the figure is written when the block ends.
+    """Yield the axes of a new figure by row and column; write the figure to a file when the block ends.
 
     Args:
         path: of the PNG file.

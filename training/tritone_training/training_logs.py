@@ -59,6 +59,7 @@ def write_hyper_parameters(out: Path, info: Mapping[str, Any], metrics: Mapping[
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         for summary in hparams(hyper_parameters(info), values):  # type: ignore[no-untyped-call]
+            # add_hparams would write to a new run: https://github.com/pytorch/pytorch/issues/32651
             writer._get_file_writer().add_summary(summary)
         for name, value in values.items():
             writer.add_scalar(name, value)

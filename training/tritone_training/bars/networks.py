@@ -1,10 +1,11 @@
-"""The encoder of the two-bar autoencoder: spans to a normal distribution over the latent space.
+"""Encoder and decoder of the two-bar autoencoder.
 
-The last number of the latent vector is the level, the span's mean pitch. Of the rest, each voice owns a part of each
-quarter note: four voices times eight quarters, 32 equal parts, all made by the same layers. So what is learnt in one
-key holds in all, and what is learnt about one quarter of one voice holds for all 32; some thousand spans suffice, and
-a melody teaches what a fugue's voices need. Convolutions over quarters and the mixing of voices let each part know of
-its neighbours.
+The encoder maps spans to a normal distribution over the latent space, the decoder samples spans from latent vectors.
+
+The last number of the latent vector is the level, the mean pitch of the span. The rest consists of 32 equal parts, one
+for each quarter note of each voice (four voices, eight quarters), all computed by the same layers. The network
+therefore generalises over keys, quarters and voices, and can be trained on a few thousand spans. Convolutions over
+quarters and the mixing of voices connect each part with its neighbours.
 
 Shapes: B batch, N = 32 time steps, V = 4 voices, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
 """
@@ -42,19 +43,19 @@ N_PARTS: Final = N_QUARTERS * N_VOICES
 PITCH_SCALE: Final = 6.0  # semitones
 _LOG_VARIANCE_RANGE: Final = (-8.0, 4.0)
 _FIRST_LOG_VARIANCE: Final = -4.0  # little noise at first, or the decoder learns to ignore the latent
-# The level is not learnt: it is a standard deviation of the prior for every eight semitones, give or take a quarter
-# of a semitone.
+# The level is computed, not learned: a standard deviation of the prior is eight semitones, with an uncertainty of a
+# quarter of a semitone.
 LEVEL_SCALE: Final = 8.0
 _LEVEL_LOG_VARIANCE: Final = 2 * math.log(0.25 / LEVEL_SCALE)
-_HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout hides
+_HIDDEN_SOUNDING: Final = N_SOUNDING  # index of a step that word dropout hides
 _HIDDEN_MARK: Final = N_MARKS
 _LEVEL_DEVIATION: Final = 0.3  # semitones
-_PLACE_SCALE: Final = 4.0  # the layer's answer 1 is 24 semitones from the level
+_PLACE_SCALE: Final = 4.0  # an output of 1 is 24 semitones from the level
 _FIRST_SLOPE: Final = 2.0  # begin with some two nats for six semitones
 
 
 class ConvBlock(nn.Module):
-    """(B, T, D) -> (B, T, D): a residual convolution over time."""
+    """A residual convolution over time: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class ConvBlock(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """(B, T, D) -> (B, T, D): a residual layer for each step alone."""
+    """A residual layer applied to each step separately: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class FeedForward(nn.Module):
 
 
 class MixVoices(nn.Module):
-    """(B, V, Q, D) -> (B, V, Q, D): mixes the voices of each quarter."""
+    """A layer that mixes the voices of each quarter: (B, V, Q, D) -> (B, V, Q, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class MixVoices(nn.Module):
 
 
 class SpanEncoder(nn.Module):
-    """Voices to mean and log variance.
+    """Maps voices to mean and log variance of the latent vector.
 
     Args:
         n_latent: Z, one more than a multiple of 32.
@@ -153,7 +154,7 @@ class SpanEncoder(nn.Module):
 
 
 class SpanDecoder(nn.Module):
-    """Latent vectors to voices.
+    """Maps latent vectors to voices.
 
     Args:
         n_latent: Z, one more than a multiple of 32.
@@ -200,27 +201,27 @@ class SpanDecoder(nn.Module):
         return steps
 
     def nearness(self, features: Tensor) -> Tensor:
-        """How near each value's pitch lies to the place that the features name: (..., F) -> (..., K), 0 at most."""
+        """Return the negative scaled distance of each pitch from a predicted one: (..., F) -> (..., K), at most 0."""
         place, slope = self.place(features).split(1, dim=-1)
         distance = (self.pitches - _PLACE_SCALE * place).abs()
         return nn.functional.pad(-nn.functional.softplus(slope + _FIRST_SLOPE) * distance, (FIRST_STRIKE, 0))
 
     def level(self, latent: Tensor) -> Tensor:
-        """The level that a latent vector means: (B, Z) -> (B,) int64, a column of the grid."""
+        """Return the level encoded in a latent vector: (B, Z) -> (B,) int64, a column of the grid."""
         return level_place(latent).round().to(torch.int64).clamp(0, N_PITCHES - 1)
 
     def level_logits(self, latent: Tensor) -> Tensor:
-        """How likely each level is, a normal distribution in steps: (B, Z) -> (B, 88)."""
+        """Return the logits of a discretised normal distribution over levels: (B, Z) -> (B, 88)."""
         column = torch.arange(N_PITCHES, device=latent.device)
         return -0.5 * ((column - level_place(latent)[:, None]) / _LEVEL_DEVIATION) ** 2
 
     def logits(self, latent: Tensor, voices: Tensor, *, hidden_steps: Tensor | None = None) -> Tensor:
-        """Logits of each value given all that stands before it (teacher forcing).
+        """Return the logits of each value given all values before it (teacher forcing).
 
         Args:
             latent: (B, Z).
             voices: (B, N, V) relative.
-            hidden_steps: (B, N) bool, steps at which the network may not see what was written before (word dropout).
+            hidden_steps: (B, N) bool, steps whose previous values are hidden from the network (word dropout).
 
         Returns:
             (B, N, V, K), the forbidden ones at -1e9.
@@ -263,7 +264,7 @@ class SpanDecoder(nn.Module):
         top_p: Tensor,
         tilt: Tensor | None = None,
     ) -> Tensor:
-        """As `write`, but the answer is relative.
+        """Sample spans relative to the level, as `write` otherwise.
 
         Args:
             tilt: (B, K) added to the logits of every step and voice.
@@ -303,7 +304,7 @@ class SpanDecoder(nn.Module):
         return torch.cat([features.flatten(-2), embedded.flatten(-2)], dim=-1)
 
     def _heads(self, states: Tensor, features: Tensor, sounding: Tensor) -> list[Tensor]:
-        """(..., H), (..., V, F), (..., V) -> for each voice (..., W), without the contributions of the voices above."""
+        """Return (..., W) for each voice, without the terms of the voices above: (..., H), (..., V, F), (..., V)."""
         shared = self.from_hidden(states).unflatten(-1, (N_VOICES, -1))
         return list((shared + self.from_features(features) + self.own_sounding(sounding)).unbind(-2))
 
@@ -315,7 +316,7 @@ class SpanDecoder(nn.Module):
             heads[below] = heads[below] + added
 
     def _gru_step(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """One step of `self.gru`, written out so that it can stand in a Scan: (B, I), (B, H) -> (B, H)."""
+        """Apply one step of `self.gru`, spelled out so that it can be exported in a Scan: (B, I), (B, H) -> (B, H)."""
         get = self.gru.get_parameter
         from_x = nn.functional.linear(x, get("weight_ih_l0"), get("bias_ih_l0"))
         from_hidden = nn.functional.linear(hidden, get("weight_hh_l0"), get("bias_hh_l0"))
@@ -327,11 +328,11 @@ class SpanDecoder(nn.Module):
 
 
 def level_place(latent: Tensor) -> Tensor:
-    """The level before it is rounded: (B, Z) -> (B,)."""
+    """Return the level before rounding: (B, Z) -> (B,)."""
     return MIDDLE_LEVEL + LEVEL_SCALE * latent[:, -1]
 
 
 def allowed_values(sounding: Tensor) -> Tensor:
-    """The grammar: all but holding nothing. What sounds before (..., V) -> (..., V, K) bool."""
+    """Return the values that the grammar allows: all, except a hold after silence; (..., V) -> (..., V, K) bool."""
     value = torch.arange(N_RELATIVE, device=sounding.device)
     return (value != HOLD) | (sounding[..., None] != SILENCE)

@@ -304,7 +304,7 @@ class _Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("Popen was asked for pipes and gave none")
+            raise RuntimeError("Popen returned no pipes")
         self._pipes = (self._process.stdin, self._process.stdout)
         self.alive = True
 

@@ -1,4 +1,4 @@
-"""Load labelled recordings from disk: a manifest CSV or a folder for each label.
+"""Load labelled recordings: from a manifest CSV, a folder for each label, or the embedded corpus.
 
 ```python
 recordings = load_recordings(Path("my_music"))       # my_music/<label>/<file>, or my_music/manifest.csv

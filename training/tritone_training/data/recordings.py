@@ -1,4 +1,4 @@
-"""Labelled recordings, and data sets with a report on recordings that cannot be used."""
+"""Labelled recordings, data sets with a report on recordings that cannot be used, and their division into folds."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def _how_given(recordings: RecordingSet) -> str:
         folds_of.setdefault(recording.group, set()).add(recording.fold)
     n_torn = sum(len(folds) > 1 for folds in folds_of.values())
     if n_torn:
-        return f"the data set's own; {n_torn} artists or pieces stand in several, so figures flatter"
+        return f"the data set's own; {n_torn} artists or pieces are in several, so metrics are too optimistic"
     return "the data set's own"
 
 

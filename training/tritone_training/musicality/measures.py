@@ -41,7 +41,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Attributes of grids: (S, N, 88) -> (S, 3) in the order of `ATTRIBUTES`; 0 where there are no notes.
+    """Return the attributes of grids: (S, N, 88) -> (S, 3) in the order of `ATTRIBUTES`; 0 where there are no notes.
 
     Args:
         frames: sixteenths, beginning at a bar line; N a multiple of 16.
@@ -77,13 +77,13 @@ PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % 12
 
 
 def pitch_class_durations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """How many time steps each pitch class sounds, octaves counted apart: (S, N, 88) -> (S, 12)."""
+    """Return the number of time steps in which each pitch class sounds, summed over octaves: (S, N, 88) -> (S, 12)."""
     steps = is_sounding(frames).sum(1).astype(np.float64)
     return np.stack([steps[:, pitch_class == PITCH_CLASSES].sum(1) for pitch_class in range(12)], axis=1)
 
 
 def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
-    """Tonic and mode of each span; of equally good keys the first in the order C major .. B major, C minor ...
+    """Estimate tonic and mode of each span; of equal keys, the first in the order C major .. B major, C minor ...
 
     Args:
         frames: (S, N, 88).
@@ -100,7 +100,7 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
 
 
 def key_profiles() -> npt.NDArray[np.float64]:
-    """The 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
+    """Return the 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
 
     They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
     """
@@ -116,7 +116,7 @@ _HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
 
 
 def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
-    """All measures of a set of grids of sixteenths in whole bars of 4/4, each averaged over the set.
+    """Return all measures of a set of grids of sixteenths in whole bars of 4/4, each averaged over the set.
 
     Args:
         frames: (S, N, 88), S at least 1, N a multiple of 16.
@@ -140,19 +140,19 @@ def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
 
 
 def empty_bar_rate(frames: npt.NDArray[Any]) -> float:
-    """Share of bars in which nothing sounds."""
+    """Return the share of bars in which nothing sounds."""
     return float((~_bars(frames).any((1, 2))).mean())
 
 
 def used_pitch_classes(frames: npt.NDArray[Any]) -> float:
-    """Different pitch classes in a bar, averaged over the bars in which something sounds; 0 if none."""
+    """Return the number of pitch classes in a bar, averaged over the bars in which something sounds; 0 if none."""
     bars = _bars(frames).any(1)  # (bars, 88)
     used = np.stack([bars[:, pitch_class == PITCH_CLASSES].any(1) for pitch_class in range(12)], axis=1).sum(1)
     return _mean(used[used > 0])
 
 
 def scale_consistency(frames: npt.NDArray[Any]) -> float:
-    """Largest share of notes that lie in one major or (harmonic) minor scale, averaged over spans with notes."""
+    """Return the largest share of notes in one major or harmonic minor scale, averaged over spans with notes."""
     notes = note_table(frames)
     counts = np.zeros((len(frames), 12))
     np.add.at(counts, (notes.span, PITCH_CLASSES[notes.pitch]), 1)
@@ -165,7 +165,7 @@ def scale_consistency(frames: npt.NDArray[Any]) -> float:
 
 
 def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:
-    """Entropy in bits of the durations of the twelve classes, averaged over spans in which something sounds."""
+    """Return the entropy in bits of the durations of pitch classes, averaged over spans with notes."""
     durations = pitch_class_durations(frames)
     durations = durations[durations.sum(1) > 0]
     shares = durations / durations.sum(1, keepdims=True)
@@ -173,18 +173,18 @@ def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:
 
 
 def polyphony(frames: npt.NDArray[Any]) -> float:
-    """Notes that sound at once, averaged over the time steps in which any does; 0 if none."""
+    """Return the number of notes that sound at once, averaged over the time steps in which any does; 0 if none."""
     n_sounding = is_sounding(frames).sum(2)
     return _mean(n_sounding[n_sounding > 0])
 
 
 def polyphony_rate(frames: npt.NDArray[Any], *, threshold: int = 2) -> float:
-    """Share of all time steps in which at least `threshold` notes sound."""
+    """Return the share of all time steps in which at least `threshold` notes sound."""
     return float((is_sounding(frames).sum(2) >= threshold).mean())
 
 
 def note_length(frames: npt.NDArray[Any]) -> float:
-    """Mean length of a note in time steps; 0 without notes."""
+    """Return the mean length of a note in time steps; 0 without notes."""
     return _mean(note_table(frames).length)
 
 
@@ -215,7 +215,7 @@ class NoteTable:
 
 
 def spans_to_frames(voices: npt.NDArray[Any]) -> Frames:
-    """Voices as grids: (S, N, V) -> (S, N, 88) uint8; like `voices_to_grid`, for many spans at once.
+    """Convert voices to grids: (S, N, V) -> (S, N, 88) uint8; like `voices_to_grid`, for many spans at once.
 
     Raises:
         DataError: another shape.
@@ -229,7 +229,7 @@ def spans_to_frames(voices: npt.NDArray[Any]) -> Frames:
 
 
 def sounding_pitches(voices: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """What each voice sounds: (S, N, V) -> columns 0..87 or -1 (S, N, V), and whether it is struck there (S, N, V).
+    """Return the column 0..87 that each voice sounds, or -1, (S, N, V), and whether it is struck, (S, N, V).
 
     Raises:
         DataError: another shape.
@@ -246,7 +246,7 @@ def sounding_pitches(voices: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np
 
 
 def note_table(spans: npt.NDArray[Any]) -> NoteTable:
-    """The notes of grids (S, N, 88) or of voices (S, N, V), the latter with their voices.
+    """Return the notes of grids (S, N, 88), or of voices (S, N, V) with their voices.
 
     Raises:
         DataError: another number of axes.
@@ -269,7 +269,7 @@ def _notes_of_frames(frames: npt.NDArray[Any]) -> NoteTable:
 
 
 def _run_lengths(held: npt.NDArray[np.bool_]) -> Integers:
-    """One more than the number of held steps that follow each cell without a gap; (S, N, X) -> (S, N, X)."""
+    """Return the number of uninterrupted held steps after each cell, plus one: (S, N, X) -> (S, N, X)."""
     lengths = np.ones(held.shape, np.int64)
     for step in range(held.shape[1] - 2, -1, -1):
         lengths[:, step] += np.where(held[:, step + 1], lengths[:, step + 1], 0)
@@ -277,6 +277,6 @@ def _run_lengths(held: npt.NDArray[np.bool_]) -> Integers:
 
 
 def is_sounding(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """(S, N, 88) -> (S, N, 88) bool."""
+    """Return which cells of a grid sound: (S, N, 88) -> (S, N, 88) bool."""
     sounding: npt.NDArray[np.bool_] = frames != SILENT
     return sounding

@@ -1,4 +1,4 @@
-"""Cleaned listening logs and tags as arrays, and the split of a log into a training and a held-out part.
+"""Cleaned listening logs and tags as arrays, the cleaning rules, and the split into a training and a held-out part.
 
 Shapes: E pairs of user and item, A assignments of tags.
 """
@@ -173,7 +173,7 @@ def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.d
 
 @dataclass(frozen=True)
 class CleaningRules:
-    """Thresholds; the support filters are off by default.
+    """Thresholds of the cleaning; the support filters are off by default.
 
     Attributes:
         most_plays: largest plausible count of one item by one user: one play every three seconds for a century.

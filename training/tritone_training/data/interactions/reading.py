@@ -1,4 +1,4 @@
-"""Read listening logs, friends and tags from tables."""
+"""Read listening logs, friends, tags and metadata from tables."""
 
 from __future__ import annotations
 

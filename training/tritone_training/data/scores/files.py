@@ -1,4 +1,4 @@
-"""Read the file formats of published data sets with a fixed split: JSON of chorales, and `.mat` piano rolls.
+"""Read scores from files: folders of MIDI files, JSON of chorales, and `.mat` piano rolls.
 
 JSON of the kind of the JSB chorales in sixteenths: `{"train": [piece, ...], "valid": ..., "test": ...}`. A piece is a
 list of time steps, a step a list of MIDI pitches: one for each voice, -1 (or null) for a rest; or, if the lengths of
@@ -99,7 +99,7 @@ def _contents(path: Path) -> dict[str, list[Any]]:
 
 
 def _piece(steps: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    """Frames (T, 88) and voices (T, V); a ValueError says what is wrong."""
+    """Return frames (T, 88) and voices (T, V); raise ValueError with the reason if the piece is invalid."""
     if not isinstance(steps, list) or not all(isinstance(step, list) for step in steps):
         raise ValueError("a piece is a list of time steps, each a list of MIDI pitches")
     if not 0 < len(steps) <= MAX_FRAMES:

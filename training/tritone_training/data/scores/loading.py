@@ -1,4 +1,7 @@
-"""Load score data sets of all supported formats."""
+"""Load score data sets of all supported formats, and the embedded corpus as scores.
+
+The embedded corpus has one style for each collection and one voice for each part.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV and similar text tables: several separators, UTF-8 or UTF-16, quoted or not."""
+"""Read text tables: CSV with several separators, UTF-8 or UTF-16, quoted or not; and JSON records."""
 
 from __future__ import annotations
 

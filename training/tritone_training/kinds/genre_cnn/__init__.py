@@ -15,7 +15,7 @@ from tritone_training.kinds.genre_cnn.train import configure, crossvalidate, tra
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Windows of chords over noise: (n_batch, 66150) float32, peaks below 1."""
+    """Return windows of chords over noise: (n_batch, 66150) float32, peaks below 1."""
     random = np.random.default_rng(seed)
     time_s = np.arange(WINDOW_SAMPLES) / SAMPLE_RATE_HZ
     windows = []

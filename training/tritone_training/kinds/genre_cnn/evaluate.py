@@ -45,7 +45,7 @@ class Evaluation:
     """Predictions and their metrics.
 
     Attributes:
-        metrics: JSON-able; the track level at the top, `window` beside it.
+        metrics: JSON-able; the track level at the top, `window` holds that of windows.
         names: recording of each track, in order.
         probabilities: (N, L) of the tracks.
         truth: (N,) index of the right label.
@@ -68,13 +68,13 @@ def evaluate_network(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Classify every recording, window by window as the SDK does.
+    """Classify every recording in windows, as the SDK does, and return the metrics.
 
     Args:
         network: in eval mode, (B, W) -> probabilities, emotions, embedding.
 
     Raises:
-        DataError: not one recording can be used.
+        DataError: no recording can be used.
         TrainingError: the network diverged in training.
     """
     windows: list[FloatMatrix] = []
@@ -163,13 +163,13 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:
-    """The recordings that a request asks for.
+    """Return the recordings that a request selects.
 
     Args:
         info: checkpoint.json.
 
     Raises:
-        DataError: there are none, or not all of the checkpoint's own part.
+        DataError: there are none, or some of those that the checkpoint lists are missing.
     """
     return _selected(_load(request, info), request, info)
 
@@ -215,16 +215,16 @@ class ServedGraph(torch.nn.Module):
         self._run = run
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, W) -> probabilities, emotions, embedding."""
+        """Return probabilities, emotions and embedding of windows (B, W)."""
         answer = self._run({"audio": audio.numpy()})
         return tuple(torch.from_numpy(answer[name]) for name in ("probabilities", "emotions", "embedding"))
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:
-    """The validation part of a checkpoint's own data.
+    """Return the validation split of a checkpoint's own data.
 
     Raises:
-        DataError: they are not at hand, or are others than it was trained on.
+        DataError: the data are missing, or differ from those that the checkpoint was trained on.
     """
     _, info = load_network(request.checkpoint)
     request = replace(request, data=recorded_data(request.data, info, request.checkpoint))
@@ -244,7 +244,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
 
 def _windows(recordings: Sequence[Recording]) -> Iterator[Arrays]:
-    """The first windows of recordings from all over the data set."""
+    """Return the first windows of recordings spread over the data set."""
     for place in spread(len(recordings), _N_CALIBRATION):
         try:
             found = [window.samples for window in islice(recordings[place].windows(), _N_WINDOWS)]

@@ -52,7 +52,7 @@ class TrainingData:
 def prepare(request: TrainRequest, config: GenreConfig) -> TrainingData:
     """Load the data set, assign folds and compute every recording's features.
 
-    Folds are assigned to all that is listed, usable or not, so that `evaluate` finds the same without reading.
+    Folds are assigned to all listed recordings, usable or not, so that `evaluate` gets the same folds without reading.
 
     Raises:
         DataError: fewer than two labels are left, or a label has too few artists to split.
@@ -97,11 +97,11 @@ def configure(request: TrainRequest) -> GenreConfig:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
-        summary: for people and `--json`.
-        evaluations: of the parts `valid` and `test`.
+        summary: metrics and metadata, as printed by `--json`.
+        evaluations: by split, `valid` and `test`.
     """
 
     summary: Mapping[str, Any]
@@ -109,14 +109,14 @@ class TrainingResult:
 
 
 def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> TrainingResult:
-    """Fit on all folds but the held-out one; an eighth of them decides when to stop.
+    """Fit on all folds except the held-out one; an eighth of the recordings is used for early stopping.
 
-    With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
-    `valid` is evaluated before that, by the network that had not learned from it.
+    With `config.refit`, a second training of as many epochs includes that eighth. `valid` is evaluated before, by the
+    network that was not trained on it.
 
     Raises:
-        DataError: there is no such fold, or too little is left beside it.
-        TrainingError: training diverged, or the seed or devices cannot be had.
+        DataError: there is no such fold, or too few recordings are left for training.
+        TrainingError: training diverged, or the seed or the devices are not available.
     """
     recordings = prepared.recordings
     fitting.seed_everything(request.seed)  # refuses a bad seed before the data are split by it
@@ -238,7 +238,7 @@ def _evaluate(
 
 
 def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:
-    """Train, valid and test parts; the test part is the held-out fold, fold 0 if none is named."""
+    """Return the train, valid and test splits; the test split is the held-out fold, by default fold 0."""
     fold = fold_of(request)
     folds = sorted({r.fold for r in recordings.recordings if r.fold is not None})
     if fold not in folds:
@@ -256,7 +256,7 @@ def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[R
 
 
 def fold_of(request: TrainRequest) -> int:
-    """The held-out fold."""
+    """Return the held-out fold."""
     return 0 if request.fold is None else request.fold
 
 
@@ -266,10 +266,10 @@ def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Train once per fold and evaluate each on the fold it never saw.
+    """Train once for each fold and evaluate on the held-out fold.
 
-    Answers mean and spread (standard deviation) over the folds, the metrics of each, and `pooled`: all tracks
-    evaluated together, each by the network that had not seen it.
+    Returns mean and standard deviation over the folds, the metrics of each fold, and `pooled`: the metrics over all
+    tracks, each predicted by the network that was not trained on it.
     """
     config = configure(request)
     prepared = prepare(request, config)

@@ -57,7 +57,7 @@ _N_SHOWN: Final = 6
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics, and what they were taken from: generated and held-out spans, (S, N, V) each."""
+    """Metrics, with the generated and held-out spans that they compare, (S, N, V) each."""
 
     metrics: dict[str, Any]
     generated: Voices
@@ -75,7 +75,7 @@ def generate(
     truncation: float = 1.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Voices:
-    """Make spans: (n, N, V); conditions are one for all or (n,)."""
+    """Generate spans (n, N, V); a condition is one value for all or (n,)."""
     latent_noise = uniform_noise(seed, n, N_LATENT_NOISE, stream=0)
     noise = uniform_noise(seed, n, SPAN_FRAMES, N_VOICES, stream=1)
     conditions = [
@@ -113,7 +113,7 @@ def evaluate_network(
 ) -> Evaluation:
     """Generate without any conditions and compare with held-out music; then with conditions.
 
-    Held-out and training music is drawn as the network learnt it: styles in their shares.
+    Held-out and training spans are drawn with the shares of styles that the network was trained with.
 
     Raises:
         TrainingError: the network diverged in training.
@@ -147,7 +147,7 @@ def evaluate_network(
 
 
 def _frechet(network: MusicGan, voices: dict[str, Voices], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """The distance of generated bars, encoded again, from held-out ones; and how far real music is from it.
+    """Return the Fréchet distance of generated spans, encoded again, from held-out ones, and that of real music.
 
     Returns:
         `distance`; `floor`, the distance of as many training spans from the same held-out ones; their `ratio`; and
@@ -180,12 +180,12 @@ def _similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, A
 
 
 def _control(network: MusicGan, held_out: Voices, *, seed: int) -> dict[str, Any]:
-    """Ask for every key and for densities from the lowest to the highest decile, and measure what comes.
+    """Generate every key, and densities from the lowest to the highest decile, and measure the results.
 
     Returns:
-        `mode_accuracy`, and beside it `mode_accuracy_reconstructed`, that of held-out spans after encoding and
+        `mode_accuracy`, `mode_accuracy_reconstructed`, that of held-out spans after encoding and
         decoding; `key_accuracy`, of tonic and mode together; `density_correlation`, and the mean measured at each
-        density asked for.
+        requested density.
     """
     asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
     voices = generate(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
@@ -216,7 +216,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
-        DataError: the data have other styles than those that the checkpoint learnt from.
+        DataError: the data have other styles than the training set of the checkpoint.
     """
     split = request.split or "valid"
     network, info = load_network(request.checkpoint)

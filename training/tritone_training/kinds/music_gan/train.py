@@ -39,7 +39,7 @@ class TrainingData:
 
     Attributes:
         vae_folder: its checkpoint.
-        vae_info: the checkpoint's own words.
+        vae_info: content of its checkpoint.json.
     """
 
     scores: ScoreSet
@@ -194,7 +194,7 @@ def _warm_start(request: TrainRequest, network: MusicGan, prepared: TrainingData
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that matter most; `likeness` is what `tune` maximises."""
+    """Return the metrics that matter most; `likeness` is what `tune` maximises."""
     return {
         "likeness": -float(metrics["frechet"]["ratio"]),
         "frechet_ratio": metrics["frechet"]["ratio"],
@@ -207,7 +207,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _loader(tensors: tuple[torch.Tensor, ...], config: GanConfig) -> DataLoader[Any]:
-    """Batches for a step of the generator and all the critic's steps before it."""
+    """Return batches for one step of the generator and the steps of the critic before it."""
     n_batch = config.batch_size * config.critic_steps
     sampler = torch.utils.data.RandomSampler(
         TensorDataset(*tensors), replacement=True, num_samples=n_batch * config.steps_per_epoch

@@ -63,11 +63,11 @@ def evaluate_network(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """The exact negative log-likelihood of every frame given all frames before it.
+    """Return the exact negative log-likelihood of every frame given all frames before it.
 
     Args:
         network: in eval mode.
-        styles: those that the network knows, in its order.
+        styles: those that the network was trained with, in its order.
 
     Raises:
         TrainingError: the network diverged in training.
@@ -97,7 +97,7 @@ def _metrics(pieces: Sequence[ScorePiece], nll: Sequence[npt.NDArray[np.float64]
 
 
 def _likelihood(pieces: Sequence[ScorePiece], nll: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """Nats per frame; and per note, as a perplexity: how many notes the network hesitates between, on average."""
+    """Return nats per frame, and the perplexity per note."""
     nats = float(sum(each.sum() for each in nll))
     n_frames = sum(len(each) for each in nll)
     n_notes = sum(int((piece.frames > 0).sum()) for piece in pieces)
@@ -170,7 +170,7 @@ def write_report(folder: Path, evaluation: Evaluation, network: MusicTransformer
 def compose(
     network: MusicTransformer, *, n: int, n_frames: int, meter: tuple[int, int] = (0, 0)
 ) -> npt.NDArray[np.uint8]:
-    """Write n pieces from nothing, seeds 0 to n - 1: (n, T, P) grid values."""
+    """Compose n pieces without a prompt, with seeds 0 to n - 1: (n, T, P) grid values."""
     noise = torch.stack([torch.rand(n_frames, MAX_NOTES, generator=torch.Generator().manual_seed(i)) for i in range(n)])
     with torch.inference_mode():
         frames, _ = PieceGenerator(network).eval()(
@@ -188,7 +188,7 @@ def compose(
 
 
 def _spread(n_all: int, n_wanted: int) -> list[int]:
-    """Indices from the first to the last, evenly."""
+    """Return evenly spaced indices from the first to the last."""
     return sorted({round(index) for index in np.linspace(0, n_all - 1, min(n_wanted, n_all))})
 
 

@@ -44,7 +44,7 @@ _N_SHOWN: Final = 4
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics, and what they were taken from.
+    """Metrics, with the spans that they were computed from.
 
     Attributes:
         metrics: JSON-able.
@@ -108,7 +108,7 @@ def evaluate_network(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Answers about some spans: means (S, Z), voices (S, N, V) twice, and nats of each span (S,) twice."""
+    """Results for some spans: means (S, Z), voices (S, N, V) twice, and nats of each span (S,) twice."""
 
     mean: npt.NDArray[np.float32]
     sampled: Voices
@@ -137,10 +137,10 @@ def _ask(network: MusicVae, voices: Voices, noise: npt.NDArray[np.float32]) -> _
 
 
 def _reconstruction(voices: Voices, part: _Part) -> dict[str, float]:
-    """Shares of what comes back.
+    """Return accuracies of the reconstruction.
 
     `reconstruction_accuracy`: voice-steps that are equal after encoding, taking the posterior's mean, and sampling at
-    temperature 1. Most voice-steps are holds and rests, so two stricter measures stand beside it: the accuracy where
+    temperature 1. Most voice-steps are holds and rests, so two stricter measures are added: the accuracy where
     a note begins, and the F1 score of notes (step and pitch).
     """
     equal = part.sampled == voices
@@ -157,7 +157,7 @@ def _reconstruction(voices: Voices, part: _Part) -> dict[str, float]:
 
 
 def _elbo(part: _Part) -> dict[str, float]:
-    """In nats a span; the bound is on the negative log-likelihood."""
+    """Return the evidence lower bound in nats a span, as a bound on the negative log-likelihood."""
     reconstruction, divergence = float(part.reconstruction.mean()), float(part.divergence.mean())
     return {"reconstruction_nats": reconstruction, "kl_nats": divergence, "bound_nats": reconstruction + divergence}
 
@@ -165,7 +165,7 @@ def _elbo(part: _Part) -> dict[str, float]:
 def _interpolation(
     network: MusicVae, means: npt.NDArray[np.float32], chosen: npt.NDArray[Any], noise: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """Walk between pairs of spans in nine steps and measure how even the walk is, in voice-steps that change.
+    """Interpolate between pairs of spans in nine steps and measure how evenly the voice-steps change.
 
     The share of voice-steps in which two spans differ is a metric, so no walk is shorter than the distance of its ends.
 
@@ -218,7 +218,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:
-    """The validation spans of a checkpoint's own data.
+    """Return the validation spans of a checkpoint's own data.
 
     Raises:
         DataError: they are not at hand, or are others than it was trained on.

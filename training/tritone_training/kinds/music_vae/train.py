@@ -122,7 +122,7 @@ def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
-    """Store the directions of the attributes in the network; return what the model card says about them."""
+    """Store the directions of the attributes in the network; return the entry for the model card."""
     mean, deviation = attribute_statistics(spans)
     # As many of each style: with all of them, the largest would have the word.
     even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).voices

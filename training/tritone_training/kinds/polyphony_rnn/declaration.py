@@ -22,7 +22,7 @@ from tritone_training.declaration import (
 
 KIND_NAME: Final = "polyphony_rnn"
 
-# What the embedded corpus and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
+# Frames of the embedded corpus and of MIDI files are eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
 

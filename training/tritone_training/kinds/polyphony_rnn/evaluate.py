@@ -42,7 +42,7 @@ class Evaluation:
         nll: (T,) nats for each frame of each piece.
         hits: pitches that were expected (probability of 0.5 or more) and sounded, over all frames.
         false_alarms: that were expected and did not sound.
-        misses: that sounded unexpected.
+        misses: that sounded and were not expected.
         expected: (20,) sum of the probabilities that fell into each of 20 equal bins.
         sounded: (20,) how many of the pitches in each bin sounded.
         counts: (20,) pitches in each bin.
@@ -59,14 +59,14 @@ class Evaluation:
 
     @property
     def n_frames(self) -> int:
-        """Over all pieces."""
+        """Return the number of frames of all pieces."""
         return sum(len(nll) for nll in self.nll)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """JSON-able metrics.
+        """Return the metrics as plain values.
 
-        `nll_per_frame` is the mean over all frames, the first of each piece included, whose past is empty;
+        `nll_per_frame` is the mean over all frames, including the first of each piece, which has no history;
         `accuracy` is that of frames in Bay et al. 2009 (ISMIR), at a threshold of 0.5.
         """
         nats = sum(float(nll.sum()) for nll in self.nll) / self.n_frames
@@ -140,7 +140,7 @@ def _count(
     agreed: npt.NDArray[np.int64],
     bins: npt.NDArray[np.float64],
 ) -> None:
-    """Add (..., 88) probabilities and what came of them to the running counts, in place."""
+    """Add probabilities (..., 88) and outcomes to the running counts, in place."""
     guessed = likely >= 0.5
     agreed += np.array([(guessed & sounds).sum(), (guessed & ~sounds).sum(), (~guessed & sounds).sum()])
     place = np.minimum((likely * _N_BINS).astype(np.int64), _N_BINS - 1).reshape(-1, N_PITCHES).ravel()
@@ -151,7 +151,7 @@ def _count(
 def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     """Measure a checkpoint on the splits of a data set, whole pieces from their first frame on.
 
-    `split` narrows it to one split; else the metrics are over all there are, with those of each beside them.
+    With `split`, only that split is evaluated; otherwise all, with the metrics of each split.
 
     Raises:
         DataError: the data cannot be used, or have no such split.
@@ -170,7 +170,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "data": scores.source,
         "split": request.split,
         "frames_per_quarter": wanted or None,
-        # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
+        # Metrics on training pieces do not generalise to new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
         "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
@@ -180,7 +180,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Nats and sizes of each split."""
+    """Return nats and sizes of each split."""
     found = {}
     for split in SPLITS:
         rows = [nll for piece, nll in zip(chosen, evaluation.nll, strict=True) if piece.split == split]
@@ -192,7 +192,7 @@ def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[st
 
 
 def _n_of_split(split: str, scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]) -> int | None:
-    """Return how many pieces belong to a split of the training run; None for another data set."""
+    """Return the number of pieces in a split of the training run; None for another data set."""
     if scores.fingerprint != info["data"]["fingerprint"]:
         return None
     return sum(piece.split == split for piece in chosen)
@@ -210,12 +210,12 @@ def write_report(folder: Path, evaluation: Evaluation) -> list[str]:
 
 
 def _draw_pieces(axes: Axes, evaluation: Evaluation) -> None:
-    """Pieces from the most expected to the most surprising."""
+    """Draw the negative log-likelihood of pieces, from the lowest mean to the highest."""
     means = [float(nll.mean()) for nll in evaluation.nll]
     order = np.argsort(means)
     places = np.unique(np.linspace(0, len(order) - 1, _N_PIECES).round().astype(int))
     for index in order[places]:
-        # Names are the user's words: not a name but a number stands in the legend, which pieces.csv explains.
+        # The legend shows numbers, because names come from the user; pieces.csv maps numbers to names.
         axes.plot(evaluation.nll[index], linewidth=1, label=f"piece {index}: mean {means[index]:.2f}")
     overall = evaluation.metrics["nll_per_frame"]
     axes.axhline(overall, color="black", linewidth=0.8, label=f"all frames: mean {overall:.2f}")

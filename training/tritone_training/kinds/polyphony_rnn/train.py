@@ -44,8 +44,8 @@ class TrainingData:
     """Data and features, shared between trials.
 
     Attributes:
-        frames_per_quarter: of the frames that are learnt; 0 if unknown.
-        pieces: by split, as much of them as the configuration learns and looks at.
+        frames_per_quarter: of the training frames; 0 if unknown.
+        pieces: by split, cut to the lengths of the configuration.
         features: by split, with features.
     """
 
@@ -56,7 +56,7 @@ class TrainingData:
 
 
 def prepare(request: TrainRequest) -> TrainingData:
-    """Load the data set and hear every piece of its training and validation splits.
+    """Load the data set and compute the features of its training and validation splits.
 
     Raises:
         DataError: the data cannot be used, or lack a split.
@@ -96,10 +96,10 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Fit on the training split; the validation split decides which epoch is kept.
+    """Fit on the training split; the validation split selects the epoch.
 
     Raises:
-        TrainingError: training diverged, or the seed or devices cannot be had.
+        TrainingError: training diverged, or the seed or the devices are not available.
     """
     fitting.seed_everything(request.seed)
     network = build_network(config)
