@@ -38,7 +38,7 @@ _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "music_transformer": ("nats per sixteenth", ("valid", "nll_per_frame")),
     "polyphony_rnn": ("nats per eighth", ("valid", "nll_per_frame")),
     "music_vae": ("of the notes reconstructed", ("valid", "reconstruction_accuracy")),
-    "music_gan": ("times the Fréchet distance of real music", ("valid", "frechet", "ratio")),
+    "music_gan": ("times the Fréchet distance between two halves of real music", ("valid", "frechet", "ratio")),
     RECOMMENDER: ("NDCG@10", ("valid", "cross_fitted", "ndcg@10")),
 }
 _EVALUATED_ON: Final[Mapping[str, str]] = {RECOMMENDER: "simulated listeners' held-out listens"}

@@ -1,4 +1,4 @@
-"""From checkpoints to a model repository that Triton can load, and checks of such repositories.
+"""Export checkpoints to a model repository for Triton, and check such repositories without a server.
 
 ```python
 from tritone_export import export_kind, lint_repository, write_configs
@@ -30,7 +30,7 @@ from tritone_export._exceptions import (
     ValueMismatchError,
 )
 from tritone_export.forgetting import Forgotten, forget_in_checkpoint, forget_user
-from tritone_export.lint import Finding, LintReport, check_hearing, check_repository, lint_repository
+from tritone_export.lint import Finding, LintReport, check_embedding_models, check_repository, lint_repository
 from tritone_export.models import ExportResult
 from tritone_export.parity import BatchParity, Parity
 from tritone_export.pipeline import (
@@ -75,7 +75,7 @@ __all__ = [
     "StaticAxisError",
     "TunedError",
     "ValueMismatchError",
-    "check_hearing",
+    "check_embedding_models",
     "check_repository",
     "companion_name",
     "export_artifact",

@@ -2,27 +2,27 @@
 
 ```
 ExportError
-├── DeclarationError             the declaration itself cannot be served
+├── DeclarationError             a declaration contradicts itself or needs what Triton cannot do
 ├── InvalidModelNameError        a model name that is unsafe as a folder or unusable in a URL
-├── ConversionError              PyTorch, the ONNX checker or ONNX Runtime refused the model
-│   └── ModelTooLargeError       more than one protobuf file can hold
+├── ConversionError              PyTorch, the ONNX checker or ONNX Runtime rejected the model
+│   └── ModelTooLargeError       the weights exceed the size limit of one ONNX file
 ├── LabelError                   class names are missing, or their number differs from the output's size
 ├── ParityError                  the ONNX model differs from its declaration or from PyTorch
 │   ├── NameMismatchError        ... in the names of its tensors
-│   ├── DTypeMismatchError       ... in their types
-│   ├── RankMismatchError        ... in how many axes they have
-│   ├── StaticAxisError          ... an axis (batch, most often) is frozen where it must stay free
+│   ├── DTypeMismatchError       ... in an element type
+│   ├── RankMismatchError        ... in the number of axes
+│   ├── StaticAxisError          ... in an axis of variable size (usually batch) that was exported with a fixed size
 │   ├── ShapeMismatchError       ... in the size of an axis
-│   ├── ValueMismatchError       ... in the numbers
-│   └── NonFiniteError           NaN or infinity came out
+│   ├── ValueMismatchError       ... in the values of an output
+│   └── NonFiniteError           an output holds NaN or infinity
 ├── PrecisionError               a graph cannot be converted to the requested precision
 │   └── QualityLossError         ... because its quality would drop below the limit
-├── ForgettingError              a user cannot be removed
+├── ForgettingError              a user cannot be removed from the recommender
 ├── TunedError                   serving.json (from `tritone optimize`) is invalid or does not fit the model
-└── RepositoryError              the repository cannot be written
+└── RepositoryError              the model repository cannot be read or written
     ├── ConfigFileError          a config.pbtxt cannot be read
-    ├── DiskFullError            no room (or a quota or file size limit)
-    └── RepositoryBusyError      another export held the model for too long
+    ├── DiskFullError            no space left, or a quota or file size limit was reached
+    └── RepositoryBusyError      another export or publication holds the lock
 ```
 """
 
@@ -36,7 +36,7 @@ from tritone import TritoneError
 
 
 class ExportError(TritoneError):
-    """Base class of the errors of export and lint."""
+    """Base class of the exceptions of this package."""
 
 
 class DeclarationError(ExportError, ValueError):
@@ -44,15 +44,15 @@ class DeclarationError(ExportError, ValueError):
 
 
 class InvalidModelNameError(ExportError, ValueError):
-    """The model name cannot be a folder of the repository and a part of a URL."""
+    """Raised when a model name cannot be used as a folder of the repository or in a URL."""
 
 
 class ConversionError(ExportError):
-    """PyTorch's exporter, the ONNX checker or ONNX Runtime refused the model."""
+    """Raised when PyTorch's exporter, the ONNX checker or ONNX Runtime rejects the model."""
 
 
 class ModelTooLargeError(ConversionError):
-    """The weights do not fit into one ONNX file (2 GiB, protobuf's limit)."""
+    """Raised when the weights do not fit into one ONNX file (2 GiB, the limit of protobuf)."""
 
 
 class LabelError(ExportError):
@@ -60,7 +60,7 @@ class LabelError(ExportError):
 
 
 class ParityError(ExportError):
-    """The ONNX model differs from its declaration or from PyTorch.
+    """Raised when the ONNX model differs from its declaration or from PyTorch.
 
     Attributes:
         tensor: name of the input or output; None if the error concerns all of them.
@@ -72,22 +72,22 @@ class ParityError(ExportError):
 
 
 class NameMismatchError(ParityError):
-    """Raised when tensors are missing, undeclared or have other names than declared."""
+    """Raised when a declared tensor is missing or a tensor is not declared."""
 
 
 class DTypeMismatchError(ParityError):
-    """A tensor's type differs from the declared one."""
+    """Raised when a tensor has another element type than declared."""
 
 
 class RankMismatchError(ParityError):
-    """A tensor has more or fewer axes than declared."""
+    """Raised when a tensor has more or fewer axes than declared."""
 
 
 class StaticAxisError(ParityError):
     """Raised when an axis of variable size was fixed at the size of the example.
 
     Attributes:
-        axis: its name in the declaration, usually `batch`.
+        axis: name of the axis in the declaration, usually `batch`.
     """
 
     def __init__(self, message: str, *, tensor: str, axis: str) -> None:
@@ -96,17 +96,17 @@ class StaticAxisError(ParityError):
 
 
 class ShapeMismatchError(ParityError):
-    """Raised when an axis has another size than declared or than in the output of PyTorch."""
+    """Raised when the size of an axis differs from the declaration or from the output of PyTorch."""
 
 
 class ValueMismatchError(ParityError):
-    """The numbers differ by more than the declared tolerance.
+    """Raised when an output differs from that of PyTorch by more than the declared tolerance.
 
     Attributes:
-        n_batch: batch size at which they differ.
-        max_abs_difference: the largest difference.
-        index: its index, batch axis first.
-        tolerance: what the declaration allows.
+        n_batch: batch size at which the output differs.
+        max_abs_difference: largest absolute difference.
+        index: index of the largest difference, batch axis first.
+        tolerance: largest absolute difference that the declaration allows.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class ValueMismatchError(ParityError):
 
 
 class NonFiniteError(ParityError):
-    """An output holds NaN or infinity.
+    """Raised when an output holds NaN or infinity.
 
     Attributes:
-        source: `PyTorch`, `ONNX Runtime`, or `both`.
+        source: where the value comes from: `PyTorch`, `ONNX Runtime` or `both`.
         index: index of the first such value, batch axis first.
     """
 
@@ -163,7 +163,7 @@ class QualityLossError(PrecisionError):
 
 
 class ForgettingError(ExportError):
-    """A user cannot be removed from the recommender."""
+    """Raised when a user cannot be removed from the recommender."""
 
 
 class TunedError(ExportError, ValueError):
@@ -171,11 +171,11 @@ class TunedError(ExportError, ValueError):
 
 
 class RepositoryError(ExportError):
-    """The model repository cannot be read or written."""
+    """Raised when the model repository cannot be read or written."""
 
 
 class ConfigFileError(RepositoryError):
-    """A model's configuration file cannot be read.
+    """Raised when a model's configuration file cannot be read.
 
     Attributes:
         path: the file.
@@ -187,11 +187,11 @@ class ConfigFileError(RepositoryError):
 
 
 class DiskFullError(RepositoryError):
-    """Raised when the disk is too full for a new version; the previous one is unchanged."""
+    """Raised when the disk has no space left for a new version; existing versions are unchanged."""
 
 
 class RepositoryBusyError(RepositoryError):
-    """Another export of the same model did not finish in time."""
+    """Raised when another export or publication holds the lock for longer than the timeout."""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def newest(source: Path, model: str) -> Path:
     folder = source / model
     found = versions(folder) if folder.is_dir() else []
     if not found:
-        raise RepositoryError(f"{source} holds no version of {model}; fill it with: tritone export {model}")
+        raise RepositoryError(f"{source}: no version of {model}; add one with: tritone export {model}")
     return folder / str(found[-1])
 
 
@@ -52,7 +52,7 @@ def read_card(version: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise corrupted(version, f"{CARD_FILENAME} cannot be read ({error})") from error
+        raise refused(version, f"{CARD_FILENAME} cannot be read: {error}") from error
     return card
 
 
@@ -62,19 +62,19 @@ def check_files(version: Path) -> None:
     Raises:
         RefusedVersionError: a file is missing or has other content.
     """
-    for name, said in read_card(version).get("files", {}).items():
+    for name, described in read_card(version).get("files", {}).items():
         path = version / name
         if not path.is_file():
-            raise corrupted(version, f"{name} is missing")
-        if checksum(path)["sha256"] != said["sha256"]:
-            raise corrupted(version, f"{name} is not what its card says: it was damaged or changed after the export")
+            raise refused(version, f"{name} is missing")
+        if checksum(path)["sha256"] != described["sha256"]:
+            raise refused(version, f"{name} does not match the checksum in its model card; export the version again")
 
 
-def corrupted(version: Path, why: str) -> RefusedVersionError:
-    """Return the error for a version whose files are damaged."""
+def refused(version: Path, reason: str) -> RefusedVersionError:
+    """Return the error for a new version that is not made live."""
     model = version.parent.name
     return RefusedVersionError(
-        f"{model}: the new version is refused, and the one before serves on: {why}", model=model, reason=why
+        f"{model}: the new version is refused, the previous one stays live: {reason}", model=model, reason=reason
     )
 
 
@@ -99,12 +99,7 @@ def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: Ad
             except AdminApiError as error:
                 if error.status is None:
                     raise
-                reason = f"it does not load: {error}"
-                raise RefusedVersionError(
-                    f"{model}: the new version is refused, and the one before serves on: {reason}",
-                    model=model,
-                    reason=reason,
-                ) from error
+                raise refused(newest(source, model), f"it does not load: {error}") from error
         yield names
     finally:
         _remove(repository, admin)
@@ -129,7 +124,7 @@ def reference_of(version: Path, config_file: Path) -> Reference | None:
 
 
 def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
-    """Return the files of a folder by relative path, without hidden ones and, in a model's folder, without versions."""
+    """Return the files of a version or a model's folder by relative path, without hidden files and nested versions."""
 
     def is_apart(path: Path) -> bool:
         parts = path.relative_to(folder).parts

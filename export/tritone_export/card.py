@@ -1,4 +1,4 @@
-"""The model card: what lies beside the weights, for people and for whoever audits them."""
+"""Model cards: a JSON file in each version folder that documents data, licences, metrics, parity and checksums."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def build_card(
     files: Mapping[str, bytes],
     precisions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Gather a version's card: the checkpoint's own part (data, licences, metrics), then what export knows.
+    """Return the model card of a version: the entries of the checkpoint (data, licences, metrics) and of the export.
 
     Args:
-        exportable: what was exported.
-        kind: the kind's name.
-        name: the model's folder.
-        version: its number.
-        model: what was written.
-        parity: how far that is from PyTorch.
-        files: the version's other files, for their checksums.
-        precisions: what is known of the graphs in less than single precision, by precision.
+        exportable: the network that was exported.
+        kind: name of the model kind.
+        name: name of the model's folder.
+        version: version number.
+        model: the exported graph.
+        parity: differences of the graph from PyTorch.
+        files: the other files of the version, for their checksums.
+        precisions: descriptions of the graphs in reduced precision, by precision.
     """
     declaration = exportable.declaration
     card = {
@@ -70,7 +70,7 @@ def build_card(
         "versions": {"python": platform.python_version(), **package_versions()},
     }
     own = {key: value for key, value in exportable.card.items() if key not in card}
-    # What both know (versions of packages, at training and now) is kept apart, not overwritten.
+    # Entries with the same name (package versions at training and at export) are kept under `at_training`.
     both = {key: value for key, value in exportable.card.items() if key in card and value != card[key]}
     return {**card, **own, **({"at_training": both} if both else {})}
 
@@ -78,7 +78,7 @@ def build_card(
 def build_artifact_card(
     artifact: ArtifactExport, *, kind: str, name: str, version: int, files: Mapping[str, bytes | Path]
 ) -> dict[str, Any]:
-    """Gather the card of a version that holds data and no network; see `build_card`."""
+    """Return the model card of a version that holds data instead of a network; see `build_card`."""
     declaration = artifact.declaration
     return {
         "model": name,
@@ -95,7 +95,7 @@ def build_artifact_card(
 
 
 def checksum(content: bytes | Path) -> dict[str, Any]:
-    """What a card says of a file: of its content, or of one on disk."""
+    """Return the SHA-256 digest and size of a file, given its content or its path."""
     if isinstance(content, bytes):
         return {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
     with content.open("rb") as file:
@@ -103,12 +103,12 @@ def checksum(content: bytes | Path) -> dict[str, Any]:
 
 
 def card_bytes(card: Mapping[str, Any]) -> bytes:
-    """Write a card as JSON; numbers that JSON cannot say (NaN, infinity) become null."""
+    """Return a card as JSON; NaN and infinity become null."""
     return (json.dumps(_plain(card), ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 
 def describe_parity(parity: Parity) -> dict[str, Any]:
-    """The parity figures as plain values."""
+    """Return the result of the parity check as plain values."""
     return {
         "reference": "PyTorch",
         "provider": "CPUExecutionProvider",
@@ -118,7 +118,7 @@ def describe_parity(parity: Parity) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that shaped the file; absent ones are left out."""
+    """Return the versions of the installed packages that affect an export."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -129,7 +129,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_tensor(tensor: Tensor, *, batched: bool = True) -> dict[str, Any]:
-    """A tensor as the card says it."""
+    """Return the entry of a tensor in the card."""
     described: dict[str, Any] = {
         "name": tensor.name,
         "dtype": tensor.dtype,

@@ -1,24 +1,25 @@
-"""A declaration becomes Triton's model configuration: typed values, then protobuf, then text.
+"""Build Triton's model configuration from a declaration.
 
 ```python
 config = build_config(declaration, name="genre_cnn", profile="gpu")
 text = config_text(config)
 ```
 
-Two files come from each declaration: `config.pbtxt` runs anywhere, because a KIND_GPU group fails the whole
-model on a host without a GPU (https://github.com/triton-inference-server/server/issues/3912), and
-`configs/gpu.pbtxt` is chosen with `--model-config-name=gpu`.
+Each declaration yields two files. `config.pbtxt` places the model on the CPU and loads on every host; a KIND_GPU group
+would fail the whole model on a host without a GPU
+(https://github.com/triton-inference-server/server/issues/3912). `configs/gpu.pbtxt` places it on a GPU and is selected
+with `--model-config-name=gpu`.
 
-The declaration's limits become the parameter `limits`, which the serving backends check requests against:
+The declared limits of the inputs become the parameter `limits`, against which the serving backends check requests:
 
 ```json
 {"axes": {"frame": {"max": 4096, "total": 8192}},
  "inputs": {"noise": {"axes": ["frame", "note"], "finite": true, "min": 0, "below": 1}}}
 ```
 
-Axes have `min` (1 if left out), `max` and `total` (rows times size). Inputs have the names of their axes and, where
-they are limited, `min` or `above`, `max` or `below`, `also` (values outside the range), `finite`, `n_values` (the name
-of the metadata entry that holds the number of values), `meter` and `words`.
+An axis may have `min` (default 1), `max` and `total` (limit of rows times size). An input has `axes` (the names of its
+axes) and may have `min` or `above` (exclusive), `max` or `below` (exclusive), `also` (further values that are allowed),
+`finite`, `n_values` (name of the metadata entry with the number of values), `meter` and `words`.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ LIMITS_PARAMETER: Final = "limits"
 AXIS_KEYS: Final = frozenset({"min", "max", "total"})
 INPUT_KEYS: Final = frozenset({"axes", "min", "max", "above", "below", "also", "finite", "n_values", "meter", "words"})
 
-# In the native backend 0 EXHAUSTIVE, 1 HEURISTIC, 2 DEFAULT. The exhaustive search runs again for each new
-# batch size and takes seconds. It has to be this parameter, not the documented `gpu_execution_accelerator`
-# one: where a config has any `parameters`, the backend overwrites the latter with EXHAUSTIVE.
+# Values of the native backend: 0 EXHAUSTIVE, 1 HEURISTIC, 2 DEFAULT. The exhaustive search takes seconds for each new
+# batch size. The documented `gpu_execution_accelerator` setting has no effect: if a config has any `parameters`, the
+# backend overwrites that setting with EXHAUSTIVE.
 # https://github.com/triton-inference-server/onnxruntime_backend/blob/main/src/onnxruntime.cc (LoadModel)
 _CUDNN_HEURISTIC: Final = "1"
-# 0: all graph optimisations, in the native backend's own counting (-1 basic, 1 extended, 2 none).
+# Values of the native backend: -1 basic, 0 all, 1 extended, 2 none.
 _GRAPH_OPTIMIZATION_LEVEL: Final = 0
 
 
@@ -68,20 +69,20 @@ def build_config(
     filename: str | None = None,
     label_files: Mapping[str, Sequence[str]] | None = None,
 ) -> ModelConfig:
-    """Build the whole configuration of one profile.
+    """Build the configuration of one profile.
 
     Args:
-        declaration: the tensors, and how to serve them.
-        profile: `gpu` places the model on a GPU, if the declaration gives it any.
-        name: the model's folder, if it differs from the declaration's name.
-        filename: what this profile serves of a version, if it differs from the declaration's.
-        label_files: label file -> class names, for the parameter `labels`.
+        declaration: tensors and serving settings of the model.
+        profile: `gpu` places the model on a GPU if the declaration has GPU instances.
+        name: name of the model's folder; None for the declared name.
+        filename: model file of a version that this profile serves; None for the declared one.
+        label_files: class names by name of the label file, for the parameter `labels`.
 
     Returns:
         an `inference.ModelConfig` message.
 
     Raises:
-        DeclarationError: batch sizes, counts or a combination that Triton would refuse.
+        DeclarationError: Triton would refuse the configuration.
     """
     _check(declaration)
     serving = declaration.serving
@@ -94,7 +95,7 @@ def build_config(
     _add_tensors(config, declaration)
     _add_version_policy(config)
     _add_transaction_policy(config, declaration)
-    if not declaration.decoupled:  # such a backend takes each request at once and joins them by itself
+    if not declaration.decoupled:  # the backend of a decoupled model forms its own batches
         _add_dynamic_batching(config, serving, profile)
     _add_instance_group(config, serving.instances, profile)
     _add_optimization(config)
@@ -130,7 +131,7 @@ def response_cache_problems(config: ModelConfig) -> list[str]:
     if users := sorted(inputs & USER_INPUTS):
         problems.append(f"responses about {', '.join(users)} depend on the caller's credentials")
     if noise := sorted(inputs & RANDOM_INPUTS):
-        problems.append(f"random inputs ({', '.join(noise)}) differ between requests, so that nothing is ever found")
+        problems.append(f"random inputs ({', '.join(noise)}) differ between requests, so there would be no cache hits")
     if len(config.output) > 1:
         problems.append(f"a response may lack some of the {len(config.output)} outputs; expected 1 output")
     if is_limited(config.parameters[LIMITS_PARAMETER].string_value if LIMITS_PARAMETER in config.parameters else ""):
@@ -142,7 +143,7 @@ def read_config(path: Path) -> ModelConfig:
     """Read a model's configuration file.
 
     Raises:
-        ConfigFileError: it is missing or not a configuration.
+        ConfigFileError: the file is missing or not a configuration.
     """
     try:
         content = path.read_bytes()
@@ -163,11 +164,11 @@ def parse_config(content: bytes, path: str | Path = "config.pbtxt") -> ModelConf
     try:
         return text_format.Parse(content.decode("utf-8"), model_config_pb2.ModelConfig())
     except (UnicodeDecodeError, text_format.ParseError) as error:
-        raise ConfigFileError(f"{path}: is not a model configuration ({error})", path=Path(path)) from error
+        raise ConfigFileError(f"{path}: invalid model configuration: {error}", path=Path(path)) from error
 
 
 def config_text(config: ModelConfig) -> str:
-    """Write a configuration as Triton reads it, with a comment that says where it comes from."""
+    """Return the text of a configuration file, with a comment on its origin."""
     text: str = text_format.MessageToString(config, use_short_repeated_primitives=True)
     return HEADER + text
 
@@ -179,11 +180,11 @@ def config_files(
     filenames: Mapping[Profile, str] | None = None,
     label_files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
-    """Both configuration files: path inside the model's folder -> text.
+    """Return the texts of both configuration files, by path inside the model's folder.
 
     Args:
-        filenames: what a profile serves of a version, where it differs from the declaration's.
-        label_files: as for `build_config`.
+        filenames: model files by profile, for profiles that do not serve the declared file.
+        label_files: as in `build_config`.
     """
     return {
         path: config_text(
@@ -200,7 +201,7 @@ def config_files(
 
 
 def filenames_of(declaration: Declaration, *, for_gpu: str | None, for_cpu: str | None) -> dict[Profile, str]:
-    """Which file each profile serves, where one is for GPUs and one for CPUs."""
+    """Return the model file by profile, given one for GPUs and one for CPUs; None stands for the declared file."""
     on_gpu = _on_gpu(declaration.serving.instances, "gpu")
     chosen: dict[Profile, str | None] = {"cpu": for_cpu, "gpu": for_gpu if on_gpu else for_cpu}
     return {profile: filename for profile, filename in chosen.items() if filename}
@@ -211,15 +212,14 @@ def _check(declaration: Declaration) -> None:
     instances = declaration.serving.instances
     if batching.max_batch_size < 1:
         raise DeclarationError(
-            f"{declaration.name}: max_batch_size is {batching.max_batch_size}; every declared tensor has a "
-            "batch "
-            f"axis, so it must be at least 1"
+            f"{declaration.name}: every declared tensor has a batch axis: expected max_batch_size of at least 1, "
+            f"got {batching.max_batch_size}"
         )
     on_gpu = declaration.serving.gpu_batching or batching
     if on_gpu.max_batch_size != batching.max_batch_size:
         raise DeclarationError(
-            f"{declaration.name}: max_batch_size is {batching.max_batch_size}, and {on_gpu.max_batch_size} on a GPU; "
-            f"clients go by one number"
+            f"{declaration.name}: clients rely on one max_batch_size: expected {batching.max_batch_size} in "
+            f"gpu_batching, too, got {on_gpu.max_batch_size}"
         )
     sizes = (
         *batching.preferred_batch_sizes,
@@ -229,12 +229,13 @@ def _check(declaration: Declaration) -> None:
     wrong = [size for size in sizes if not 1 <= size <= batching.max_batch_size]
     if wrong:
         raise DeclarationError(
-            f"{declaration.name}: preferred and warm-up batch sizes {wrong} are not between 1 and "
-            f"max_batch_size {batching.max_batch_size}"
+            f"{declaration.name}: invalid preferred or warm-up batch sizes: expected 1 to max_batch_size "
+            f"{batching.max_batch_size}, got {wrong}"
         )
     if instances.n_cpu < 1 or instances.n_gpu < 0 or instances.n_intra_op_threads < 0:
         raise DeclarationError(
-            f"{declaration.name}: needs n_cpu >= 1, n_gpu >= 0 and n_intra_op_threads >= 0, got {instances}"
+            f"{declaration.name}: invalid instances: expected n_cpu >= 1, n_gpu >= 0 and n_intra_op_threads >= 0, "
+            f"got {instances}"
         )
     if declaration.decoupled and declaration.serving.warmup_batch_sizes:
         raise DeclarationError(
@@ -264,12 +265,12 @@ def _dims(tensor: Tensor) -> list[int]:
 
 
 def _reshape_scalar(item: Any, tensor: Tensor) -> None:
-    if not tensor.axes:  # Triton wants one dimension at least on the wire; the graph has the batch axis alone
+    if not tensor.axes:  # Triton requires at least one dimension per row; the graph has only the batch axis
         item.reshape.SetInParent()
 
 
 def _add_version_policy(config: ModelConfig) -> None:
-    # Older versions stay on disk for going back, and cost no memory.
+    # Older versions stay on disk for rollbacks but are not loaded.
     config.version_policy.latest.num_versions = 1
 
 
@@ -314,20 +315,20 @@ def _on_gpu(instances: Instances, profile: Profile) -> bool:
 
 
 def _add_optimization(config: ModelConfig) -> None:
-    if _GRAPH_OPTIMIZATION_LEVEL:  # proto3 text cannot say 0
+    if _GRAPH_OPTIMIZATION_LEVEL:  # proto3 does not write zeros
         config.optimization.graph.level = _GRAPH_OPTIMIZATION_LEVEL
 
 
 def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Profile, labels: Mapping[str, str]) -> None:
     instances = declaration.serving.instances
-    # On a GPU a pool of spinning CPU threads per instance would only take cores from the server.
+    # On a GPU, a pool of spinning CPU threads per instance would only take cores from the server.
     n_threads = 1 if _on_gpu(instances, profile) else instances.n_intra_op_threads
-    # The native backend looks up the names that it knows and ignores all others.
+    # The native backend ignores parameters that it does not know.
     parameters = {**declaration.parameters, **labels}
     parameters[LIMITS_PARAMETER] = limits_text(declaration.inputs)
     if declaration.filename == MODEL_FILENAME:
         parameters["intra_op_thread_count"] = str(n_threads)
-        parameters["inter_op_thread_count"] = "1"  # graphs run sequentially: a second pool would idle
+        parameters["inter_op_thread_count"] = "1"  # graphs run sequentially, so a second pool would be idle
     if _on_gpu(instances, profile):
         parameters["cudnn_conv_algo_search"] = _CUDNN_HEURISTIC
     for key, value in sorted(parameters.items()):
@@ -341,7 +342,7 @@ def _add_model_warmup(config: ModelConfig, declaration: Declaration) -> None:
             sample = warmup.inputs[tensor.name]
             sample.data_type = _data_type(tensor)
             sample.dims.extend(max(size, 1) for size in _dims(tensor))
-            # Zeros, because Triton's random data is random bytes: NaN among floats, and tokens out of range.
+            # Not random_data: Triton fills it with random bytes, which give NaN and tokens out of range.
             sample.zero_data = True
 
 
@@ -358,7 +359,7 @@ def limits_text(inputs: Sequence[Tensor]) -> str:
 
 
 def is_limited(text: str) -> bool:
-    """Return whether a config's parameter `limits` lets a backend refuse requests; unreadable text counts as limits."""
+    """Return whether the parameter `limits` makes a backend refuse requests; True if its text cannot be read."""
     if not text:
         return False
     try:

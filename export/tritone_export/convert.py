@@ -1,4 +1,4 @@
-"""Convert a PyTorch network to one self-contained ONNX model with the declared names of tensors and axes."""
+"""Convert a PyTorch network to a self-contained ONNX model with the declared names of tensors and axes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from tritone_training.declaration import Declaration, Tensor
 
 OPSET: Final = 20
-# ONNX Runtime 1.19, which Triton's 24.10 container carries, reads nothing newer than IR version 10.
+# ONNX Runtime 1.19 of Triton's 24.10 container reads IR versions up to 10.
 MAX_IR_VERSION: Final = 10
-MAX_N_BYTES: Final = 2**31 - 2**20  # protobuf's 2 GiB, less room for the graph itself
+MAX_N_BYTES: Final = 2**31 - 2**20  # the 2 GiB limit of protobuf, less space for the graph itself
 
 
 def to_onnx(
@@ -33,17 +33,17 @@ def to_onnx(
     """Convert a network.
 
     Args:
-        network: in eval mode; answers a tuple in the order of the declared outputs.
-        declaration: names the tensors and their axes.
-        example: inputs by name, with a batch of at least two: torch.export takes an axis of size one for
-            a constant.
+        network: network in eval mode that returns a tuple in the order of the declared outputs.
+        declaration: declares the names of the tensors and their axes.
+        example: inputs by name, with a batch size of at least two, because torch.export treats an axis of size one as
+            constant.
 
     Returns:
-        a checked model with the declared names, whose axes carry the declaration's words.
+        a checked model with the declared names of tensors and axes.
 
     Raises:
-        ModelTooLargeError: the weights exceed one file.
-        ConversionError: PyTorch's exporter or the ONNX checker refused.
+        ModelTooLargeError: the weights do not fit into one file.
+        ConversionError: PyTorch's exporter or the ONNX checker rejected the network.
     """
     import onnx
     import torch
@@ -73,22 +73,21 @@ def to_onnx(
 
 
 def check_size(network: torch.nn.Module) -> None:
-    """Check that the weights fit into one ONNX file, before the conversion, which takes minutes.
+    """Check that the weights fit into one ONNX file; the conversion takes minutes before it would fail.
 
     Raises:
-        ModelTooLargeError: with the size and the limit.
+        ModelTooLargeError: the weights do not fit.
     """
     n_bytes = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     if n_bytes > MAX_N_BYTES:
         raise ModelTooLargeError(
-            f"the weights take {n_bytes / 2**30:.2f} GiB; a version is one ONNX file and holds less than 2 "
-            "GiB; "
+            f"the weights are too large for one ONNX file: expected less than 2 GiB, got {n_bytes / 2**30:.2f} GiB; "
             f"use a smaller preset or half precision"
         )
 
 
 def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Put short strings into the ONNX file's own metadata, sorted so that equal models give equal files."""
+    """Add metadata to an ONNX model, sorted by key so that equal models give equal files."""
     from onnx import helper
 
     helper.set_model_props(model, {key: str(metadata[key]) for key in sorted(metadata)})
@@ -106,7 +105,7 @@ def _dynamic_shapes(declaration: Declaration) -> tuple[dict[int, Any], ...]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Remove the exporter's stack traces, which hold paths of this machine and can be larger than the graph."""
+    """Remove the exporter's stack traces, which contain local paths and can be larger than the graph."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.doc_string = ""
@@ -159,9 +158,9 @@ def _loops_within_loops() -> Iterator[None]:
 
 
 def set_axes(model: onnx.ModelProto, declaration: Declaration) -> None:
-    """Name symbolic axes of inputs and outputs by the declared words, in place.
+    """Give the symbolic axes of inputs and outputs their declared names, in place.
 
-    A declared size replaces an unknown one on outputs; parity holds every answer against it.
+    On outputs, a declared size replaces an unknown one; the parity check compares every output with it.
     """
     words: dict[str, str] = {}
     declared = {tensor.name: tensor for tensor in (*declaration.inputs, *declaration.outputs)}
@@ -185,9 +184,9 @@ def set_axes(model: onnx.ModelProto, declaration: Declaration) -> None:
 
 
 def free_axis(model: onnx.ModelProto, tensor: Tensor) -> None:
-    """Keep the last axis of an output unknown to shape inference if it is declared without a size, in place.
+    """Hide the size of an output's last axis from shape inference if it is declared without a size, in place.
 
-    The output is sliced up to max(its batch size, its width): always all of it, but no optimiser can know.
+    Slices the output up to max(batch size, width), which returns all values but prevents inference of the size.
     """
     import numpy as np
     from onnx import helper, numpy_helper

@@ -1,8 +1,8 @@
 """Export of Triton ensembles, and of the small graph that pools window embeddings in one of them.
 
-An ensemble of ours has no batch axis, so that one request may be many windows for one step and one question for the
-next: Triton holds the whole shape of a tensor against the steps', batch axes included. The graph in between turns
-the embeddings of a recording's windows into one; it is written node by node, since nothing in it is learned.
+These ensembles have no batch axis, because Triton compares the whole shapes of tensors between steps, batch axes
+included: one step takes a recording as a batch of windows, the next one takes a single request. The graph between them
+pools the embeddings of the windows into one. It is built node by node, because it has no learned weights.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 POOLING_MODEL: Final = "recording_embedding"
 _ONNX: Final = "model.onnx"
-MOST_WINDOWS: Final = 64  # of a recording: `genre_cnn` takes no larger batch
+MAX_WINDOWS: Final = 64  # windows of a recording; the largest batch of `genre_cnn`
 _LARGEST_VALUE: Final = 2.0  # values from `genre_cnn` are within -1..1, apart from rounding
-_MOST_COLUMNS: Final = 4_096  # size of an embedding; that of `genre_cnn` is 256
-_NO_LENGTH: Final = 1e-12  # windows that cancel one another out have no direction; they stay as short as they are
+_MAX_FEATURES: Final = 4_096  # size of an embedding; that of `genre_cnn` is 256
+_EPSILON: Final = 1e-12  # smallest divisor, for windows whose mean is zero
 
 
 def publish_ensemble(
@@ -102,7 +102,7 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
 
 
 def pooling_configs() -> dict[str, str]:
-    """Return the configs of the graph that pools windows; without a batch axis, and on the CPU in both."""
+    """Return the configs of the pooling graph, which has no batch axis and runs on the CPU in both profiles."""
     config: ModelConfig = model_config_pb2.ModelConfig(
         name=POOLING_MODEL, backend="onnxruntime", default_model_filename=_ONNX, max_batch_size=0
     )
@@ -119,7 +119,7 @@ def _pooling_inputs() -> tuple[Tensor, ...]:
     """Return the graph's input with limits that fit the batch size and the embedding of `genre_cnn`."""
     from tritone_training.declaration import Axis, Limits, Tensor
 
-    axes = (Axis("window", max_size=MOST_WINDOWS), Axis("feature", max_size=_MOST_COLUMNS))
+    axes = (Axis("window", max_size=MAX_WINDOWS), Axis("feature", max_size=_MAX_FEATURES))
     limits = Limits(minimum=-_LARGEST_VALUE, maximum=_LARGEST_VALUE)
     return (Tensor("embeddings", "FP32", axes, "embedding of each window", limits=limits),)
 
@@ -143,7 +143,7 @@ def pooling_graph() -> bytes:
         [
             numpy_helper.from_array(np.array([0], np.int64), "windows"),
             numpy_helper.from_array(np.array([1], np.int64), "features"),
-            numpy_helper.from_array(np.array(_NO_LENGTH, np.float32), "least"),
+            numpy_helper.from_array(np.array(_EPSILON, np.float32), "least"),
         ],
     )
     model = helper.make_model(
@@ -158,8 +158,8 @@ def _publish_pooling(repository: Path) -> None:
     """Add a version of the pooling graph, unless the newest one holds the same graph."""
     folder, content = repository / POOLING_MODEL, pooling_graph()
     configs = {file: text.encode() for file, text in pooling_configs().items()}
-    there = versions(folder) if folder.is_dir() else []
-    if there and (newest := folder / str(there[-1]) / _ONNX).is_file() and newest.read_bytes() == content:
+    found = versions(folder) if folder.is_dir() else []
+    if found and (newest := folder / str(found[-1]) / _ONNX).is_file() and newest.read_bytes() == content:
         update(folder, configs)
         return
     publish(folder, version_files=lambda version: {_ONNX: content}, model_files=configs)

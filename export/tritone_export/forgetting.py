@@ -1,9 +1,9 @@
-"""Removes a user from what is served: a new version of the recommender without them, and old ones with them deleted.
+"""Remove a user from the recommender: publish a version without the user, and delete the versions with them.
 
-What many users' histories went into together stays as it is (counts, similarities, the weights of `taste_vae`):
-no user can be read from it, and training again without the user's log rows is what removes their share.
+Aggregates over many users (counts, similarities, the weights of `taste_vae`) are not changed: no single user can be
+read from them. To remove the user's share in them, train again without the user's rows in the log.
 
-All of it can be done again: what was cut short is finished, and where nobody holds the user nothing changes.
+The operation is idempotent: it completes an interrupted removal, and changes nothing if no version holds the user.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
-# Where users are in an artifact: sparse tables with a row or a column for each, and arrays with a place for each.
+# Arrays of an artifact that are indexed by user: rows of sparse tables, columns of sparse tables, and vectors.
 _ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own_tags")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
-# What is of items and tags alone, however long it happens to be; so are the tables of members.
-_OF_NOBODY: Final = (
+# Arrays that are indexed by item or tag, even if their length equals the number of users. The tables of base models are
+# added in `_check_removable`.
+_NOT_BY_USER: Final = (
     *("items.*", "titles.*", "artists.*", "tags.*", "vectors", "listeners.rarity"),
     *("*.shares", "*.popularity_penalty", "*.centre", "*.by_item.*", "*.by_tag.*"),
 )
@@ -47,16 +48,15 @@ _OF_NOBODY: Final = (
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was done.
+    """Result of the removal of a user.
 
     Attributes:
-        versions: published version by model. Empty if the newest version did not know the user.
-        removed: versions of the recommender that were deleted, because they held the user.
+        versions: published version by model; empty if the newest version did not hold the user.
+        removed: versions of the recommender that were deleted because they held the user.
         kept: versions that still hold the user.
-        other_key: versions whose pseudonyms were made with a key that is not at hand: under the given one they
-            hold nobody.
-        unread: version -> why it could not be looked into; it may hold the user.
-        users: how many the newest version held before and holds now; None if it was not looked into.
+        other_key: versions that could not be searched, because their pseudonyms were made with another key.
+        unread: versions that could not be read or deleted, each with the reason; they may hold the user.
+        users: number of users in the newest version before and after; None if it was not read.
     """
 
     versions: Mapping[str, int]
@@ -75,25 +75,28 @@ class Forgotten:
 def forget_user(
     user: str, repository: Path, *, model: str = "recommender", key: Path | None = None, keep_old: bool = False
 ) -> Forgotten:
-    """Publish a version without a user, and delete those with them; where none holds them, nothing changes.
+    """Publish a version without a user and delete the versions that hold them; no change if none does.
 
-    A server goes on with the version that it has loaded, whose files it has mapped, until it loads the new one.
+    A running server keeps using the loaded version, whose files are mapped into memory, until it loads the new one.
 
     Args:
-        user: as in the log.
-        key: the file with the key of the pseudonyms; None looks where a server would, for each version.
-        keep_old: leave the old versions, for going back.
+        user: id of the user, as in the log.
+        key: file with the key of the pseudonyms; None for the installed key of each version.
+        keep_old: keep the old versions, so that a rollback stays possible.
 
     Raises:
-        ForgettingError: no version can be looked into, or the key cannot be read.
+        ForgettingError: no version can be searched, or the key cannot be read.
         RepositoryError: the repository cannot be written.
     """
     check_model_name(model)
     folder = repository / model
     numbers = versions(folder) if folder.is_dir() else []
     if not numbers:
-        raise ForgettingError(f"{folder}: holds no version of a recommender; name its --repository and --model")
-    for leftover in folder.glob(f"{_REMOVED}*"):  # of a removal that was cut short
+        raise ForgettingError(
+            f"{folder}: expected the folder of a recommender with at least one version, got none; "
+            f"name it with --repository and --model"
+        )
+    for leftover in folder.glob(f"{_REMOVED}*"):  # from an interrupted removal
         _delete(leftover)
     looked: dict[int, tuple[Artifact, bytes]] = {}
     other_key: list[int] = []
@@ -111,7 +114,7 @@ def forget_user(
             looked[number] = artifact, content
     fits = key is None or any(content == read_key(key) for _, content in looked.values())
     if not looked or not fits:
-        raise ForgettingError(why_no_key(folder, key) if looked or other_key else "; ".join(unread.values()))
+        raise ForgettingError(wrong_key_message(folder, key) if looked or other_key else "; ".join(unread.values()))
     holding = [number for number, found in looked.items() if holds(*found, user)]
     newest = max(looked)
     published: dict[str, int] = {}
@@ -136,7 +139,7 @@ def _publish_without(folder: Path, number: int, user: str, artifact: Artifact, k
         write_artifact(staged, *without_user(artifact, user, key))
         smaller = open_version(staged)
         files = {path.name: path for path in files_of(smaller)}
-        if (index := folder / str(number) / INDEX_FILENAME).is_file():  # of items alone
+        if (index := folder / str(number) / INDEX_FILENAME).is_file():  # holds only items
             files[INDEX_FILENAME] = index
         card = _card(folder / str(number))
         personal = {**(card.get("personal_data") or {}), "n_users": smaller.n_users}
@@ -165,12 +168,14 @@ def _card(folder: Path) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    # Renamed first, so that no server takes half a version for one.
+    # Renamed first, so that no server loads an incomplete version.
     hidden = folder.with_name(f"{_REMOVED}{folder.name}")
     try:
         folder.rename(hidden)
     except OSError as error:
-        raise RepositoryError(f"{folder}: still holds the user and cannot be removed ({error.strerror})") from error
+        raise RepositoryError(
+            f"{folder}: cannot be removed ({error.strerror}) and still holds the user; remove it by hand"
+        ) from error
     _delete(hidden)
 
 
@@ -178,21 +183,23 @@ def _delete(hidden: Path) -> None:
     try:
         shutil.rmtree(hidden)
     except OSError as error:
-        raise RepositoryError(f"{hidden}: holds a forgotten user and cannot be removed ({error.strerror})") from error
+        raise RepositoryError(
+            f"{hidden}: cannot be removed ({error.strerror}) and still holds the user; remove it by hand"
+        ) from error
 
 
 def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None) -> tuple[int, int]:
-    """Remove a user from the artifact of a checkpoint, from which `tritone export` would bring them back.
+    """Remove a user from the artifact of a checkpoint, so that the next export does not restore them.
 
     Returns:
-        how many users it held before, and holds now.
+        number of users in the artifact before and after.
 
     Raises:
-        ForgettingError: the artifact or the key cannot be read, or they do not belong together.
+        ForgettingError: the artifact or the key cannot be read, or the artifact was made with another key.
     """
     folder = checkpoint / "artifact"
     staged, old = checkpoint / ".artifact-new", checkpoint / ".artifact-old"
-    if not folder.exists() and old.exists():  # cut short between the two renames below
+    if not folder.exists() and old.exists():  # interrupted between the two renames below
         (staged if (staged / MANIFEST).is_file() else old).rename(folder)
     for left in (staged, old):
         shutil.rmtree(left, ignore_errors=True)
@@ -200,7 +207,7 @@ def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None
     own = checkpoint / "recommender.key"
     content = find_users_key(artifact, key or (own if own.is_file() else None))
     if content is None:
-        raise ForgettingError(why_no_key(checkpoint, key))
+        raise ForgettingError(wrong_key_message(checkpoint, key))
     before = after = artifact.n_users
     if holds(artifact, content, user):
         write_artifact(staged, *without_user(artifact, user, content))
@@ -213,7 +220,7 @@ def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None
 
 
 def _write_n_users(path: Path, n_users: int) -> None:
-    """What a checkpoint says of itself; exports put it on the card."""
+    """Update the number of users in checkpoint.json, which exports copy to the model card."""
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -224,10 +231,10 @@ def _write_n_users(path: Path, n_users: int) -> None:
 
 
 def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest and the arrays of an artifact without a user, who has to be in it.
+    """Return the manifest and the arrays of an artifact without a user; the artifact must hold the user.
 
     Raises:
-        ForgettingError: the artifact holds something by user of which this version does not know how to remove one.
+        ForgettingError: the artifact has unknown arrays that may be indexed by user.
     """
     row = Resolver(artifact, key).user(user)
     kept = np.flatnonzero(np.arange(artifact.n_users) != row)
@@ -242,7 +249,7 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
         arrays.update(rows_arrays(name, table))
     for name in [name for name in arrays if _matches(name, _VECTORS)]:
         arrays[name] = np.asarray(arrays[name])[kept]
-    _check_nothing_is_left(artifact, arrays)
+    _check_removable(artifact, arrays)
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("arrays", "format")}
     return {**manifest, "n_users": artifact.n_users - 1, "n_forgotten": manifest.get("n_forgotten", 0) + 1}, arrays
 
@@ -259,25 +266,26 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_nothing_is_left(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
-    """An array of a name that says nothing, as long as there were users, may well be about them."""
+def _check_removable(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
+    """Refuse artifacts with unchanged arrays of unknown names that have as many entries as there are users."""
     tables = [f"{name}.{part}" for name in artifact.manifest["base_models"] for part in ("starts", "columns", "values")]
-    of_nobody = (*_OF_NOBODY, *tables)
+    not_by_user = (*_NOT_BY_USER, *tables)
     by_user = {artifact.n_users, artifact.n_users + 1} - {0, 1}
     suspects = sorted(
         name
         for name, array in artifact.arrays.items()
-        if arrays.get(name) is array and len(array) in by_user and not _matches(name, of_nobody)
+        if arrays.get(name) is array and len(array) in by_user and not _matches(name, not_by_user)
     )
     if suspects:
         raise ForgettingError(
-            f"{artifact.folder}: {', '.join(suspects)} may hold something of each user, and this version of Tritone "
-            f"does not know how to remove one from it; train again without the user's rows in the log, and export"
+            f"{artifact.folder}: the user cannot be removed, because this version of Tritone does not know the arrays "
+            f"{', '.join(suspects)}, which may hold data by user; train again without the user's rows in the log, and "
+            f"export"
         )
 
 
 def holds(artifact: Artifact, key: bytes, user: str) -> bool:
-    """Whether a user, by their id as in the log, is stored."""
+    """Return whether an artifact holds a user, given their id in the log."""
     return Resolver(artifact, key).user(user) >= 0
 
 
@@ -285,7 +293,7 @@ def open_version(folder: Path) -> Artifact:
     """Map an artifact into memory.
 
     Raises:
-        ForgettingError: it is missing, damaged, or of another version.
+        ForgettingError: the artifact is missing, damaged or of an unsupported format.
     """
     try:
         return open_artifact(folder)
@@ -294,10 +302,10 @@ def open_version(folder: Path) -> Artifact:
 
 
 def find_users_key(artifact: Artifact, given: Path | None) -> bytes | None:
-    """The key that an artifact was made with: the given one, or the one installed for it; None if neither is.
+    """Return the key that an artifact was made with: the given or the installed one; None if neither fits.
 
     Raises:
-        ForgettingError: the given one cannot be read.
+        ForgettingError: the given key cannot be read.
     """
     check = str(artifact.manifest["key_check"])
     try:
@@ -309,9 +317,9 @@ def find_users_key(artifact: Artifact, given: Path | None) -> bytes | None:
         raise ForgettingError(str(error)) from error
 
 
-def why_no_key(folder: Path, key: Path | None) -> str:
-    """What to say where no key fits."""
+def wrong_key_message(folder: Path, key: Path | None) -> str:
+    """Return the error message for a folder whose key was not found."""
     named = key or os.environ.get(KEY_VARIABLE)
     if named:
-        return f"{named}: is not the key that {folder} was made with; give that one with --key"
-    return f"{folder}: the key that it was made with is not among this user's; give it with --key"
+        return f"{named}: wrong key: expected the one that {folder} was made with; name it with --key"
+    return f"{folder}: the key that it was made with is not installed for this system user; name it with --key"

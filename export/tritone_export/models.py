@@ -1,4 +1,4 @@
-"""One model on its way into a repository: converted, compared, reduced if asked; and then written."""
+"""Convert a network to ONNX, compare it with PyTorch, reduce its precision on request, and write it as a version."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _EXAMPLE_N_BATCH = 2
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A version that is in place.
+    """A version that was written to the repository.
 
     Attributes:
-        path: the version's folder.
-        parity: how far it is from PyTorch; None where there is no network.
-        seconds: how long the whole export took.
-        warning: what has to be done before it can be served, None if nothing.
-        reduced: its graphs in less than single precision.
-        kept: precision that was asked for -> why this model is served in fp32 all the same.
+        path: folder of the version.
+        parity: differences from PyTorch; None for a version without a network.
+        seconds: duration of the export.
+        warning: what has to be done before the version can be served; None if nothing.
+        reduced: graphs of the version in reduced precision.
+        kept: requested precisions in which this model cannot be served, each with the reason.
     """
 
     model: str
@@ -52,12 +52,12 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model that has passed everything, and is not written yet.
+    """A model that passed all checks but is not written yet.
 
     Attributes:
-        files: of the version, but for its card.
-        model_files: beside the versions.
-        seconds: how long it took.
+        files: files of the version except its model card, by name.
+        model_files: files of the model's folder (labels, configs), by path inside it.
+        seconds: duration of the preparation.
     """
 
     exportable: Exportable
@@ -81,11 +81,11 @@ def prepare_model(
     reduction: Reduction | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> PreparedModel:
-    """Convert, check against PyTorch, and reduce; see `export_model`.
+    """Convert a network, compare it with PyTorch and reduce its precision; see `export_model`.
 
     Args:
-        quality: how this model is judged; needed where `reduction` asks for a precision.
-        reduction: with those precisions alone that this model can have.
+        quality: metrics and validation data of the model; required if `reduction` requests a precision.
+        reduction: requested precisions, all of which the model supports.
     """
     start_s = time.monotonic()
     declaration = exportable.declaration
@@ -99,7 +99,7 @@ def prepare_model(
 
     on_step(f"{name}: converting to ONNX")
     example = draw_inputs(graph, draw, _EXAMPLE_N_BATCH)
-    # What PyTorch itself answers otherwise than declared is told before the slow part.
+    # Differences between PyTorch and the declaration are reported here, before the slow conversion.
     answers = run_network(network, graph, example)
     widths = {output: answer.shape[-1] for output, answer in answers.items()}
     check_labels(graph, exportable.label_files, widths)
@@ -114,11 +114,11 @@ def prepare_model(
 
     reduced: list[Reduced] = []
     if reduction is not None and reduction.precisions and quality is not None:
-        on_step(f"{name}: judging fp32 on validation data")
+        on_step(f"{name}: evaluating fp32 on validation data")
         held_out = quality.held_out(reduction.request)
         before = measure(session, held_out, "fp32")
         for precision in reduction.precisions:
-            on_step(f"{name}: converting to {precision}, and judging that on validation data")
+            on_step(f"{name}: converting to {precision} and evaluating it on validation data")
             reduced.append(
                 reduce_graph(
                     model,
@@ -162,7 +162,7 @@ def write_model(
     """Add a prepared model to the repository as the next version.
 
     Args:
-        kept: for the result.
+        kept: copied to the result, see `ExportResult.kept`.
     """
     start_s = time.monotonic()
 
@@ -210,32 +210,35 @@ def _metadata(exportable: Exportable, kind: ModelKind, name: str) -> dict[str, s
 def _serialised(model: onnx.ModelProto) -> bytes:
     n_bytes = model.ByteSize()
     if n_bytes > MAX_N_BYTES:
-        raise ModelTooLargeError(f"the ONNX model takes {n_bytes / 2**30:.2f} GiB; one file holds less than 2 GiB")
+        raise ModelTooLargeError(
+            f"the ONNX model is too large: expected less than 2 GiB, got {n_bytes / 2**30:.2f} GiB; "
+            f"use a smaller preset or half precision"
+        )
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
 def label_text(file: str, labels: Sequence[str]) -> str:
-    """Write a label file's text.
+    """Return the content of a label file: one class name per line.
 
     Raises:
-        LabelError: no labels, an empty or repeated one, or one that would not stay on its line.
+        LabelError: there are no labels, or one is empty, repeated or longer than one line.
     """
     if not labels:
-        raise LabelError(f"{file}: holds no class names")
+        raise LabelError(f"{file}: expected at least one class name, got none")
     for label in labels:
         if not label.strip() or label != label.strip() or len(label.splitlines()) != 1:
             raise LabelError(
-                f"{file}: {label!r} cannot be a class name: expected one line of text without blanks at its ends"
+                f"{file}: invalid class name: expected one line of text without spaces at its ends, got {label!r}"
             )
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
-        raise LabelError(f"{file}: names {', '.join(repeated)} more than once; each class needs a name of its own")
+        raise LabelError(f"{file}: class names must be unique, but these are repeated: {', '.join(repeated)}")
     return "".join(f"{label}\n" for label in labels)
 
 
 def read_label_files(declaration: Declaration, model_folder: Path) -> dict[str, tuple[str, ...]]:
-    """Read the label files that a model has in a repository: file name -> class names."""
+    """Return the class names in a model's folder, by name of the label file."""
     found = {}
     for tensor in declaration.outputs:
         if tensor.label_file and (path := model_folder / tensor.label_file).is_file():
@@ -244,24 +247,27 @@ def read_label_files(declaration: Declaration, model_folder: Path) -> dict[str, 
 
 
 def check_labels(declaration: Declaration, label_files: Mapping[str, Sequence[str]], widths: Mapping[str, int]) -> None:
-    """Hold the class names against the outputs that they name.
+    """Check that each labelled output has one class name per column.
 
     Args:
-        declaration: says which output each file labels.
-        label_files: file name -> class names.
-        widths: output name -> size of its last axis, as the exported model answers it.
+        declaration: declares the label file of each output.
+        label_files: class names by name of the label file.
+        widths: size of the last axis of each output of the network, by output name.
 
     Raises:
-        LabelError: a file is missing, belongs to no output, or has too few or too many names.
+        LabelError: a label file is missing, belongs to no output, or has too few or too many names.
     """
     wanted = {tensor.label_file: tensor.name for tensor in declaration.outputs if tensor.label_file}
     for file, output in wanted.items():
         if file not in label_files:
-            raise LabelError(f"output {output!r} is labelled by {file!r}, but the checkpoint brings no such labels")
+            raise LabelError(
+                f"output {output!r} is declared with label file {file!r}, but the checkpoint has no such labels"
+            )
         if len(label_files[file]) != widths[output]:
             raise LabelError(
-                f"{file}: names {len(label_files[file])} classes, but output {output!r} has {widths[output]} columns"
+                f"{file}: wrong number of class names: expected {widths[output]}, one per column of output {output!r}, "
+                f"got {len(label_files[file])}"
             )
     for file in label_files:
         if file not in wanted:
-            raise LabelError(f"{file}: the checkpoint brings these labels, but no declared output is labelled by them")
+            raise LabelError(f"{file}: the checkpoint has these labels, but no declared output uses them")

@@ -1,4 +1,4 @@
-"""Does the ONNX model compute what PyTorch computes? Shapes, then finiteness, then values.
+"""Compare an ONNX model with its declaration and with PyTorch: names, types, shapes, finiteness and values.
 
 Shapes: B batch.
 """
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
-# One, a size that is no power of two, and more than any example had.
+# A single row, a size that is not a power of two, and one above the batch size of the export example.
 BATCH_SIZES: Final = (1, 3, 16)
 
 
 @dataclass(frozen=True)
 class BatchParity:
-    """How far the two are apart at one batch size.
+    """Differences between ONNX Runtime and PyTorch at one batch size.
 
     Attributes:
-        max_abs_difference: by output name.
+        max_abs_difference: largest absolute difference by output name.
     """
 
     n_batch: int
@@ -50,10 +50,10 @@ class BatchParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """What the comparison found; it passed, or it would have raised.
+    """Result of a parity check that passed.
 
     Attributes:
-        tolerance: by output name.
+        tolerance: largest allowed absolute difference by output name.
     """
 
     batches: tuple[BatchParity, ...]
@@ -61,7 +61,7 @@ class Parity:
 
     @property
     def max_abs_difference(self) -> dict[str, float]:
-        """The largest difference over all batch sizes, by output name."""
+        """Largest absolute difference over all batch sizes, by output name."""
         return {name: max(batch.max_abs_difference[name] for batch in self.batches) for name in self.tolerance}
 
 
@@ -72,13 +72,13 @@ def open_session(model: bytes) -> Any:
         an `onnxruntime.InferenceSession`.
 
     Raises:
-        ConversionError: ONNX Runtime refuses the model.
+        ConversionError: ONNX Runtime rejects the model.
     """
     import onnxruntime
 
     with translating("loading the ONNX model into ONNX Runtime"):
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; they come as exceptions
+        options.log_severity_level = 3  # only errors, which are also raised as exceptions
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -88,16 +88,16 @@ def check_parity(
     declaration: Declaration,
     example_inputs: Callable[[int, int], Arrays],
 ) -> Parity:
-    """Run both on realistic inputs at several batch sizes.
+    """Run PyTorch and ONNX Runtime on the same inputs at several batch sizes and compare the outputs.
 
     Args:
-        network: in eval mode, on the CPU.
+        network: network in eval mode, on the CPU.
         session: from `open_session`.
-        declaration: with each output's tolerance.
-        example_inputs: (n_batch, seed) -> inputs by name.
+        declaration: declares the tensors and the tolerance of each output.
+        example_inputs: returns inputs by name for a batch size and a seed.
 
     Raises:
-        ParityError: its subclass says what differs.
+        ParityError: the outputs differ; the subclass tells in what.
     """
     sizes = [n for n in BATCH_SIZES if n <= declaration.serving.batching.max_batch_size]
     batches = []
@@ -114,10 +114,10 @@ def check_parity(
 
 
 def draw_inputs(declaration: Declaration, example_inputs: Callable[[int, int], Arrays], n_batch: int) -> Arrays:
-    """Ask the kind for inputs, and hold them against its own declaration.
+    """Return example inputs, after checking them against the declaration.
 
     Raises:
-        NameMismatchError, DTypeMismatchError, ShapeMismatchError: the kind's `example_inputs` disagrees.
+        NameMismatchError, DTypeMismatchError, ShapeMismatchError: the inputs are not as declared.
     """
     inputs = example_inputs(n_batch, n_batch)
     check_names("input", list(inputs), [tensor.name for tensor in declaration.inputs], where="example_inputs")
@@ -127,13 +127,13 @@ def draw_inputs(declaration: Declaration, example_inputs: Callable[[int, int], A
 
 
 def run_network(network: torch.nn.Module, declaration: Declaration, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Run PyTorch, and hold its answer against the declaration.
+    """Run a network in PyTorch and check its outputs against the declaration.
 
     Returns:
         arrays by output name.
 
     Raises:
-        NameMismatchError: another number of outputs than declared.
+        NameMismatchError: the number of outputs differs from the declaration.
         DTypeMismatchError, ShapeMismatchError: an output is not as declared.
     """
     import torch
@@ -155,7 +155,8 @@ def run_network(network: torch.nn.Module, declaration: Declaration, inputs: Arra
 def _check_array(source: str, tensor: Tensor, array: npt.NDArray[Any], n_batch: int) -> None:
     if array.dtype != np.dtype(DTYPES[tensor.dtype].numpy):
         raise DTypeMismatchError(
-            f"{source}: {tensor.name!r} is {array.dtype}; declared is {tensor.dtype}", tensor=tensor.name
+            f"{source}: {tensor.name!r} has another type than declared: expected {tensor.dtype}, got {array.dtype}",
+            tensor=tensor.name,
         )
     sizes = (n_batch, *(axis.size for axis in tensor.axes))
     fits = array.ndim == len(sizes) and all(
@@ -164,36 +165,37 @@ def _check_array(source: str, tensor: Tensor, array: npt.NDArray[Any], n_batch: 
     if not fits:
         words = ", ".join(["batch", *(axis.name for axis in tensor.axes)])
         raise ShapeMismatchError(
-            f"{source}: {tensor.name!r} has shape {array.shape}; declared is {sizes} ({words})",
+            f"{source}: {tensor.name!r} has another shape than declared: expected {sizes} ({words}), got {array.shape}",
             tensor=tensor.name,
         )
 
 
 def _compare(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> float:
-    """The largest absolute difference of one output; arrays of shape (B, ...)."""
+    """Return the largest absolute difference of one output; arrays of shape (B, ...)."""
     if answer.dtype != expected.dtype:
         raise DTypeMismatchError(
-            f"output {tensor.name!r} is {answer.dtype} from ONNX Runtime and {expected.dtype} from PyTorch",
+            f"output {tensor.name!r} of ONNX Runtime has another type than that of PyTorch: expected {expected.dtype}, "
+            f"got {answer.dtype}",
             tensor=tensor.name,
         )
     if answer.shape != expected.shape:
         raise ShapeMismatchError(
-            f"output {tensor.name!r} has shape {answer.shape} from ONNX Runtime and {expected.shape} from PyTorch",
+            f"output {tensor.name!r} of ONNX Runtime has another shape than that of PyTorch: "
+            f"expected {expected.shape}, got {answer.shape}",
             tensor=tensor.name,
         )
     if not expected.size:
         return 0.0
     _check_finite(tensor, expected, answer)
-    # In float64, so that neither unsigned numbers nor half precision hide a difference.
+    # In float64, because a difference of unsigned integers wraps around and one in half precision is rounded.
     difference = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
     index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
     largest = float(difference[index])
     if largest > tensor.tolerance:
         raise ValueMismatchError(
-            f"output {tensor.name!r} differs by {largest:.3g} at index {list(index)} for a batch of "
-            f"{len(expected)}: "
-            f"PyTorch {expected[index]:.6g}, ONNX Runtime {answer[index]:.6g}; allowed is "
-            f"{tensor.tolerance:.3g}",
+            f"output {tensor.name!r} of ONNX Runtime differs from PyTorch by {largest:.3g}, more than the tolerance of "
+            f"{tensor.tolerance:.3g}: expected {expected[index]:.6g}, got {answer[index]:.6g} at index {list(index)} "
+            f"of a batch of {len(expected)}",
             tensor=tensor.name,
             n_batch=len(expected),
             max_abs_difference=largest,
@@ -204,7 +206,7 @@ def _compare(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any
 
 
 def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> None:
-    """NaN is never within a tolerance, not even of NaN: it would be served."""
+    """Check that both outputs are finite; NaN in both would be equal, but it must not be served."""
     if expected.dtype.kind != "f":
         return
     bad = {"PyTorch": ~np.isfinite(expected), "ONNX Runtime": ~np.isfinite(answer)}
@@ -214,9 +216,9 @@ def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArra
     mask = bad[sources[0]]
     index = tuple(int(i) for i in np.argwhere(mask)[0])
     raise NonFiniteError(
-        f"output {tensor.name!r} holds {int(mask.sum())} values that are NaN or infinite for a batch of "
-        f"{len(expected)}, the first at index {list(index)} (from {' and '.join(sources)}: PyTorch "
-        f"{expected[index]}, ONNX Runtime {answer[index]}); train again, or look for a division by zero or a "
+        f"output {tensor.name!r} of {' and '.join(sources)} is not finite: expected finite values, got "
+        f"{int(mask.sum())} that are NaN or infinite in a batch of {len(expected)}, the first at index {list(index)} "
+        f"(PyTorch {expected[index]}, ONNX Runtime {answer[index]}); train again, or look for a division by zero or a "
         f"logarithm of zero in the network",
         tensor=tensor.name,
         source="both" if len(sources) == 2 else sources[0],
@@ -225,32 +227,32 @@ def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArra
 
 
 def check_signature(session: Any, declaration: Declaration) -> None:
-    """Hold what an ONNX Runtime session says of its tensors against the declaration.
+    """Check names, types and shapes of the tensors of an ONNX Runtime session against the declaration.
 
     Args:
         session: an `onnxruntime.InferenceSession`.
-        declaration: what it has to be.
+        declaration: declares the tensors.
 
     Raises:
-        NameMismatchError, DTypeMismatchError, RankMismatchError, StaticAxisError, ShapeMismatchError: at
-            the first difference.
+        NameMismatchError, DTypeMismatchError, RankMismatchError, StaticAxisError, ShapeMismatchError: a tensor is not
+            as declared; the first difference is reported.
     """
     _check_side("input", session.get_inputs(), declaration.inputs)
     _check_side("output", session.get_outputs(), declaration.outputs)
 
 
 def check_names(side: str, found: Sequence[str], declared: Sequence[str], *, where: str) -> None:
-    """Compare names as sets.
+    """Check that tensors have the declared names, in any order.
 
     Raises:
-        NameMismatchError: with what is missing and what is too many.
+        NameMismatchError: a declared name is missing, or a name is not declared.
     """
     missing = [name for name in declared if name not in found]
     extra = [name for name in found if name not in declared]
     if missing or extra:
         raise NameMismatchError(
-            f"{where}: {side}s are {list(found)}; declared are {list(declared)}"
-            f" (missing: {missing or 'none'}, not declared: {extra or 'none'})",
+            f"{where}: {side}s are not as declared: expected {list(declared)}, got {list(found)} "
+            f"(missing: {missing or 'none'}, not declared: {extra or 'none'})",
             tensor=(missing or extra)[0],
         )
 
@@ -263,7 +265,8 @@ def _check_side(side: str, values: Sequence[Any], tensors: Sequence[Tensor]) -> 
         expected = DTYPES[tensor.dtype].onnxruntime
         if value.type != expected:
             raise DTypeMismatchError(
-                f"{side} {tensor.name!r} is {value.type} in the ONNX model; declared is {tensor.dtype} ({expected})",
+                f"{side} {tensor.name!r} of the ONNX model has another type than declared: expected {expected} "
+                f"({tensor.dtype}), got {value.type}",
                 tensor=tensor.name,
             )
         _check_axes(side, tensor, list(value.shape))
@@ -273,8 +276,8 @@ def _check_axes(side: str, tensor: Tensor, shape: list[int | str | None]) -> Non
     words = [BATCH, *(axis.name for axis in tensor.axes)]
     if len(shape) != len(words):
         raise RankMismatchError(
-            f"{side} {tensor.name!r} has {len(shape)} axes {shape} in the ONNX model; declared are "
-            f"{len(words)}: {', '.join(words)}",
+            f"{side} {tensor.name!r} of the ONNX model has another number of axes than declared: expected {len(words)} "
+            f"({', '.join(words)}), got {len(shape)} {shape}",
             tensor=tensor.name,
         )
     sizes = [None, *(axis.size for axis in tensor.axes)]
@@ -282,16 +285,17 @@ def _check_axes(side: str, tensor: Tensor, shape: list[int | str | None]) -> Non
         is_free = not isinstance(found, int)
         if declared is None and not is_free:
             raise StaticAxisError(
-                f"axis {word!r} of {side} {tensor.name!r} is frozen at {found}; it must stay free: look for "
-                "a size "
-                "that the network takes from its example as a plain number (reshape(2, ...), a loop over a "
-                "shape)",
+                f"axis {word!r} of {side} {tensor.name!r} has a fixed size in the ONNX model: expected a variable "
+                f"size, got {found}; look for a size that the network takes from its example as a plain number "
+                f"(reshape(2, ...), a loop over a shape)",
                 tensor=tensor.name,
                 axis=word,
             )
-        # An input may leave a declared axis free; the native backend compares outputs exactly.
+        # An input axis with a declared size may be variable in the graph; for outputs the native backend requires
+        # equality.
         if declared is not None and found != declared and not (side == "input" and is_free):
             raise ShapeMismatchError(
-                f"axis {word!r} of {side} {tensor.name!r} has size {found} in the ONNX model; declared is {declared}",
+                f"axis {word!r} of {side} {tensor.name!r} has another size in the ONNX model than declared: expected "
+                f"{declared}, got {found}",
                 tensor=tensor.name,
             )

@@ -1,4 +1,4 @@
-"""From a trained network to a version that Triton can load.
+"""Export trained models as versions that Triton can load.
 
 ```python
 from tritone_export import export_kind
@@ -47,15 +47,16 @@ def export_kind(
     reduction: Reduction | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[ExportResult, ...]:
-    """Export all that a checkpoint serves: the kind's own model, its companions, the ensembles that it is a part of.
+    """Export all models of a checkpoint: the kind's main model, its companions and the ensembles that use it.
+
+    All networks are checked before the first model is written. If writing fails, the models before it stay in place.
 
     Args:
-        name: of the kind's own model; companions are named after it.
-        reduction: precisions to add to those models that can have them.
+        name: name of the main model, from which those of its companions are derived; None for the declared names.
+        reduction: precisions to add to the models that support them.
 
     Raises:
-        ExportError: as `export_model`; nothing is written unless every network passes, but where the repository
-            itself refuses one, models before it are in place.
+        ExportError: as in `export_model`.
     """
     own = () if isinstance(exportable, ArtifactExport) else (exportable,)
     qualities = (*(kind.quality for _ in own), *(companion.quality for companion in kind.companions))
@@ -97,10 +98,10 @@ def export_kind(
 def _kept(
     asked: Sequence[Precision], models: Sequence[tuple[Declaration, Quality | None]], kind: ModelKind
 ) -> list[dict[Precision, str]]:
-    """For each model the precisions that it cannot have, and why.
+    """Return the requested precisions that each model does not support, with the reasons.
 
     Raises:
-        PrecisionError: none can have one that is asked for.
+        PrecisionError: no model supports one of the precisions.
     """
     kept: list[dict[Precision, str]] = [{} for _ in models]
     for precision in asked:
@@ -116,16 +117,16 @@ def _kept(
 
 
 def write_kind_configs(kind: ModelKind, repository: Path, *, name: str | None = None) -> list[Path]:
-    """Write the configs of all that a kind serves where they differ; needs no checkpoint.
+    """Write the configs of all models of a kind if they differ from the existing ones; needs no checkpoint.
 
     Args:
-        name: of the kind's own model, as in `export_kind`.
+        name: name of the main model, as in `export_kind`.
 
     Returns:
         the files that were written.
 
     Raises:
-        DeclarationError: Triton would refuse one.
+        DeclarationError: Triton would refuse a config.
         RepositoryError: a folder cannot be written.
     """
     written = []
@@ -143,7 +144,7 @@ def write_kind_configs(kind: ModelKind, repository: Path, *, name: str | None = 
 
 
 def companion_name(kind_name: str, declared: str, name: str | None) -> str:
-    """What a companion is called when the kind's own model is called `name`."""
+    """Return the name of a companion if the kind's main model is named `name`."""
     if name is None or name == kind_name:
         return declared
     return name + declared.removeprefix(kind_name) if declared.startswith(kind_name) else f"{name}_{declared}"
@@ -161,20 +162,21 @@ def export_model(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
-    """Convert, check against PyTorch, and add the next version to the repository.
+    """Convert a network, compare it with PyTorch and add it to the repository as the next version.
 
     Args:
         exportable: a trained network, from `kind.export`.
-        kind: draws the inputs for the comparison, unless `example_inputs` does.
-        repository: made if it is missing.
-        name: the model's folder, if it differs from the declaration's name.
-        quality: how to judge it, if that differs from the kind's own; needed for `reduction` alone.
+        kind: the model kind, which draws the inputs for the comparison unless `example_inputs` is given.
+        repository: created if it is missing.
+        name: name of the model's folder; None for the declared name.
+        example_inputs: returns inputs by name for a batch size and a seed.
+        quality: metrics and validation data for `reduction`; None for those of the kind.
         reduction: precisions to add to single precision.
-        lock_timeout_s: how long to wait for another export of the same model.
-        on_step: told each step's name as it begins.
+        lock_timeout_s: longest time to wait for another export of the same model.
+        on_step: called with a description of each step when it begins.
 
     Raises:
-        ExportError: its subclass says what is wrong; the repository is as it was before.
+        ExportError: a step failed; the subclass tells which, and the repository is unchanged.
     """
     quality = quality or kind.quality
     for precision in () if reduction is None else reduction.precisions:
@@ -201,12 +203,12 @@ def export_artifact(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
-    """Add data that is served without a network as the next version.
+    """Add an artifact (data that is served without a network) to the repository as the next version.
 
-    Its key, if it needs one, goes to where the server of this user looks for it.
+    The key of its pseudonyms, if it has one, is installed where a server of this user looks for it.
 
     Raises:
-        ExportError: its subclass says what is wrong; the repository is as it was before.
+        ExportError: a step failed; the repository is unchanged.
     """
     start_s = time.monotonic()
     declaration = artifact.declaration
@@ -219,7 +221,7 @@ def export_artifact(
         try:
             install_key(file, check)
         except (OSError, ValueError) as error:
-            raise ExportError(f"{file}: the key cannot be put where the server looks for it ({error})") from error
+            raise ExportError(f"{file}: the key cannot be installed for the server: {error}") from error
     on_step(f"{name}: writing the version")
 
     def version_files(version: int) -> dict[str, bytes | Path]:
@@ -236,7 +238,7 @@ def export_artifact(
 
 
 def _key_warning(artifact: ArtifactExport, name: str) -> str | None:
-    """How to bring the key to where the server looks for it, if it is not there."""
+    """Return instructions for installing the key for the server; None if it is installed."""
     if artifact.key_wanted is None:
         return None
     check, recorded = artifact.key_wanted
@@ -254,19 +256,19 @@ def _key_warning(artifact: ArtifactExport, name: str) -> str | None:
     source = shlex.quote(recorded) if recorded else "KEY_FILE"
     used = f"the key that training used, {recorded}," if recorded else "recommender.key, which training wrote,"
     return (
-        f"{name} cannot be served yet: it needs {used} and {found}. To put it where the server looks: "
+        f"{name} cannot be served yet: it needs {used} but {found}. To install the key for the server, run: "
         f"install -d -m 700 {shlex.quote(str(target.parent))} && install -m 600 {source} {shlex.quote(str(target))}"
     )
 
 
 def write_configs(declaration: Declaration, repository: Path, *, name: str | None = None) -> list[Path]:
-    """Write a declaration's config.pbtxt and configs/gpu.pbtxt where they differ; needs no checkpoint.
+    """Write config.pbtxt and configs/gpu.pbtxt of a declaration if they differ; needs no checkpoint.
 
     Returns:
         the files that were written.
 
     Raises:
-        DeclarationError: Triton would refuse it.
+        DeclarationError: Triton would refuse a config.
         RepositoryError: the folder cannot be written.
     """
     name = name or declaration.name
@@ -275,7 +277,7 @@ def write_configs(declaration: Declaration, repository: Path, *, name: str | Non
 
 
 def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str, bytes]:
-    """A declaration's configs, with what `tritone optimize` found for this repository's machine."""
+    """Return the configs of a declaration, with the settings that `tritone optimize` stored in the model's folder."""
     label_files = read_label_files(declaration, repository / name)
     files = {
         file: text.encode() for file, text in config_files(declaration, name=name, label_files=label_files).items()
@@ -284,7 +286,7 @@ def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str,
 
 
 def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:
-    """A config's parameters, with companions that they name called as they are beside a model called `name`."""
+    """Return a config's parameters, in which names of companions are those for a main model named `name`."""
     names = {companion.declaration.name for companion in kind.companions}
     return {
         key: companion_name(kind.name, value, name) if value in names else value for key, value in parameters.items()

@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 
 from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
-from tritone_export.candidates import check_files, corrupted, files_in, newest, on_trial, read_card, reference_of
+from tritone_export.candidates import check_files, files_in, newest, on_trial, read_card, reference_of, refused
 from tritone_export.card import CARD_FILENAME, card_bytes
-from tritone_export.lint.recommender import check_hearing
+from tritone_export.lint.recommender import check_embedding_models
 from tritone_export.repository import check_model_name, publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME, overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
@@ -84,7 +84,7 @@ def publish_live(
     """Test the newest versions of `source` and make them live if all pass.
 
     Args:
-        source: a model repository, of an export or of another server.
+        source: a model repository with the new versions.
         models: names, in the order to load them; an ensemble after its steps.
         live: the server to publish to.
         force: publish even if the recommender's embeddings are not from the `genre_cnn` that would be live.
@@ -95,8 +95,8 @@ def publish_live(
 
     Raises:
         InvalidModelNameError: a model name is invalid.
-        RefusedVersionError: a version did not pass, and nothing was changed; or all are live, but an ensemble with one
-            of them as a step fails since then.
+        RefusedVersionError: a version did not pass, and nothing was changed; or all versions are live, but an ensemble
+            that has one of them as a step fails since then.
         RepositoryError: a version is missing, or the repository cannot be written.
         DiskFullError: the repository's disk is full; nothing was changed.
         AdminApiError: the server does not respond, or refuses the admin token.
@@ -110,7 +110,7 @@ def publish_live(
         if not force:
             _refuse_mismatch(live.repository, {model: newest(source, model) for model in models})
         ensembles = _working_ensembles(live, models)
-        on_step(f"loading {', '.join(models)} on trial")
+        on_step(f"loading {', '.join(models)} under temporary names")
         trials: dict[str, Trial] = {}
         with on_trial(source, models, repository=live.repository, admin=live.admin) as names:
             for model, name in names.items():
@@ -140,9 +140,9 @@ def rollback(
     """Make an earlier version live again, under the next version number.
 
     Args:
-        version: number of the version; None takes the newest one before the live one that was not withdrawn by an
-            earlier rollback and has other content.
-        force: go back even if the recommender's embeddings are not from the `genre_cnn` that would be live.
+        version: number of the version; None for the newest earlier version with other content that no rollback
+            withdrew.
+        force: roll back even if the recommender's embeddings are not from the `genre_cnn` that would be live.
         together: other models that will be rolled back next, which the check of embeddings takes into account.
 
     Returns:
@@ -151,7 +151,7 @@ def rollback(
     Raises:
         InvalidModelNameError: the model name is invalid.
         RepositoryError: there is no such version.
-        RefusedVersionError: the version does not respond any more, or an ensemble with it as a step fails with it.
+        RefusedVersionError: the version does not respond any more, or an ensemble that has it as a step fails.
     """
     check_model_name(model)
     with translated(live.repository), _alone(live.repository):
@@ -163,8 +163,10 @@ def rollback(
             listed = ", ".join(map(str, found)) or "none"
             # Versions that were withdrawn or hold the same files are skipped unless requested by number.
             passed_over = version is None and len(found) > 1
-            hint = "; the others hold the same or were withdrawn, which --version N overrules" if passed_over else ""
-            raise RepositoryError(f"{folder} has no {asked} to go back to; it has: {listed}{hint}")
+            hint = (
+                "; the others have the same content or were withdrawn: name one with --version" if passed_over else ""
+            )
+            raise RepositoryError(f"{folder}: no {asked} to roll back to; versions on disk: {listed}{hint}")
         check_files(folder / str(wanted))
         if not force:
             others = {name: folder.parent / name for name in together if name != model}
@@ -199,7 +201,7 @@ def _working_ensembles(live: Live, changed: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_ensembles(live: Live, ensembles: Mapping[str, Any], changed: Sequence[str], *, undo: str) -> None:
-    """Send a canary to each ensemble of changed models, which other tensors of a step may have broken.
+    """Send a canary to each ensemble of changed models, because a step with other tensors may have broken it.
 
     Raises:
         RefusedVersionError: an ensemble fails; its `model` is the ensemble. The change is not undone.
@@ -210,7 +212,7 @@ def _check_ensembles(live: Live, ensembles: Mapping[str, Any], changed: Sequence
         except CanaryError as error:
             raise RefusedVersionError(
                 f"{', '.join(changed)}: the new version is live, but ensemble {ensemble}, which has it as a step, "
-                f"fails: {error}; change the ensemble, or go back with: {undo}",
+                f"fails: {error}; change the ensemble, or roll back with: {undo}",
                 model=ensemble,
                 reason=str(error),
             ) from error
@@ -225,12 +227,12 @@ def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
     Raises:
         RefusedVersionError: `genre_cnn` is not the network that embedded the recommender's items.
     """
-    findings = check_hearing(repository, planned, planned).findings
+    findings = check_embedding_models(repository, planned, planned).findings
     if findings:
         model = next(iter(planned))
         reason = "; ".join(f"{finding.message} ({finding.remedy})" for finding in findings)
         raise RefusedVersionError(
-            f"{', '.join(planned)}: refused, and what was live stays live: {reason}; name models that belong together "
+            f"{', '.join(planned)}: refused, nothing was changed: {reason}; name models that belong together "
             f"in one command, as in: tritone publish {GENRE_MODEL} recommender --from REPOSITORY; or add --force",
             model=model,
             reason=reason,
@@ -256,8 +258,8 @@ def _before(folder: Path, found: Sequence[int]) -> int | None:
 def _content(version: Path) -> Any:
     """Return a value that is equal for two versions with the same files."""
     files = files_in(version, is_version=True)
-    said = read_card(version).get("files")
-    return said or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
+    checksums = read_card(version).get("files")
+    return checksums or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
 
 def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial | None) -> Published:
@@ -288,7 +290,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial 
         _take_back(placed, kept, live.admin)
         if isinstance(error, RefusedVersionError):
             raise
-        raise corrupted(placed, f"it passed on trial but not under its own name: {error}") from error
+        raise refused(placed, f"it passed under its temporary name but not under its own: {error}") from error
     return Published(model, int(placed.name), before, trial, time.monotonic() - begun_s)
 
 
@@ -301,8 +303,8 @@ def _take_back(placed: Path, kept: Mapping[str, bytes], admin: AdminApi) -> None
     placed.rename(folder / f".refused-{placed.name}-{time.time_ns()}")
     with contextlib.suppress(AdminApiError):  # a server that has stopped loads the restored files when it starts
         admin.load(folder.name, timeout_s=_LOAD_TIMEOUT_S)
-    for refused in folder.glob(".refused-*"):
-        shutil.rmtree(refused, ignore_errors=True)
+    for leftover in folder.glob(".refused-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -314,14 +316,14 @@ def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def _alone(repository: Path) -> Iterator[None]:
-    """Allow one publication at a time; the kernel releases the lock when the process ends in any way."""
+    """Allow one publication at a time; the kernel releases the lock when the process ends, for whatever reason."""
     if not repository.is_dir():
-        raise RepositoryError(f"{repository} is no folder; expected the model repository that the server serves")
+        raise RepositoryError(f"{repository}: not a folder: expected the model repository that the server serves")
     lock = FileLock(repository / _LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise RepositoryBusyError(f"{repository}: another publication is running; wait for its end") from None
+        raise RepositoryBusyError(f"{repository}: another publication is running; wait until it ends") from None
     try:
         yield
     finally:

@@ -1,12 +1,13 @@
-"""Writing into a model repository so that no reader ever meets half a version.
+"""Write versions into a model repository atomically, so that readers never see an incomplete version.
 
-Everything is written and synced in a hidden folder inside the model's folder, then renamed into place: the
-version first, then the files beside it (labels, configs) whose content changed. What can fail for want of
-room or rights has failed by then; only a kill between two of these renames can leave labels of the version
-before, which `tritone lint` reports and the next export puts right, because it writes whatever differs.
+All files are written and synced in a hidden staging folder inside the model's folder and then renamed into place: the
+version first, then those files of the model's folder (labels, configs) whose content changed. Errors such as a full
+disk or missing permissions occur before the first rename. Only a process killed between two renames can leave labels of
+the previous version; `tritone lint` reports them, and the next export corrects them, because it writes all files that
+differ.
 
-A lock file per model makes exports take turns. A hidden staging folder found under the lock is thus the
-leftover of a dead process, and is removed.
+A lock file per model allows one export at a time. A staging folder that is found while holding the lock was left by a
+process that died, and is removed.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ STAGING_PREFIX: Final = ".staging-"
 LOCK_FILENAME: Final = ".export.lock"
 LOCK_TIMEOUT_S: Final = 60.0
 _LOCK_POLL_S: Final = 0.1
-_COPIED_BYTES: Final = 4 << 20  # at once
+_COPY_CHUNK_BYTES: Final = 4 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_model_name(name: str) -> None:
-    """Accept what is safe as a folder, in a URL and in a metric's label.
+    """Check that a model name is safe as a folder name, in a URL and as the label of a metric.
 
     Raises:
-        InvalidModelNameError: any other name.
+        InvalidModelNameError: the name is not.
     """
     if not _NAME.fullmatch(name):
         raise InvalidModelNameError(
-            f"{name!r} cannot be a model's name; expected up to 128 letters, digits, '_', '-' and '.', "
-            f"beginning with a letter, a digit or '_'"
+            f"invalid model name: expected up to 128 letters, digits, '_', '-' and '.', "
+            f"beginning with a letter, a digit or '_', got {name!r}"
         )
 
 
@@ -65,22 +66,22 @@ def publish(
 ) -> Path:
     """Add the next version to a model's folder.
 
-    A version whose card declares personal data is closed to other users of the machine: the server must run as the
-    publishing user or as root.
+    If the model card declares personal data, other users of the machine cannot read the version; the server must run
+    as the publishing user or as root.
 
     Args:
-        model_folder: made if it is missing.
-        version_files: version number -> the version's files, by path inside its folder: their content, or a file
-            to copy.
-        model_files: files beside the versions, by path inside the model's folder; written if they differ.
-        lock_timeout_s: how long to wait for another export of the same model.
+        model_folder: created if it is missing.
+        version_files: returns the files of the version for a version number, by path inside the version's folder: the
+            content of each file, or a file to copy.
+        model_files: files of the model's folder, by path inside it; written if their content differs.
+        lock_timeout_s: longest time to wait for another export of the same model.
 
     Returns:
-        the new version's folder.
+        the folder of the new version.
 
     Raises:
-        DiskFullError: no room; nothing changed.
-        RepositoryBusyError: another export holds the model.
+        DiskFullError: the disk is full; nothing was changed.
+        RepositoryBusyError: another export of the model did not finish in time.
         RepositoryError: the folder cannot be written.
     """
     with translated(model_folder), _locked(model_folder, lock_timeout_s), _staging(model_folder) as staging:
@@ -99,13 +100,13 @@ def publish(
 def update(
     model_folder: Path, model_files: Mapping[str, bytes], *, lock_timeout_s: float = LOCK_TIMEOUT_S
 ) -> list[Path]:
-    """Write files beside the versions if they differ from what is there, each by an atomic rename.
+    """Write those files of a model's folder whose content differs, each by an atomic rename.
 
     Returns:
         the files that were written.
 
     Raises:
-        DiskFullError, RepositoryBusyError, RepositoryError: as `publish`.
+        DiskFullError, RepositoryBusyError, RepositoryError: as in `publish`.
     """
     with translated(model_folder):
         if not _changed(model_folder, model_files):
@@ -118,13 +119,13 @@ def update(
 
 
 def versions(model_folder: Path) -> list[int]:
-    """The version numbers in a model's folder, ascending; names that Triton would ignore are left out."""
+    """Return the version numbers in a model's folder, ascending, without folders that Triton ignores."""
     numbers = (path.name for path in model_folder.iterdir() if path.is_dir())
     return sorted(int(name) for name in numbers if re.fullmatch(r"[1-9][0-9]*", name))
 
 
 def _next_version(model_folder: Path) -> int:
-    # Any run of digits counts, so that a stray `007` is never shadowed by a version 7.
+    # All digits count, so that a stray folder `007` and a new version 7 do not coexist.
     taken = [int(path.name) for path in model_folder.iterdir() if re.fullmatch(r"[0-9]+", path.name)]
     return max(taken, default=0) + 1
 
@@ -141,7 +142,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def holds_personal_data(card: bytes | Path | None) -> bool:
-    """Return whether a model card declares personal data; an unreadable card counts as not."""
+    """Return whether a model card declares personal data; False if the card cannot be read."""
     try:
         content = card.read_bytes() if isinstance(card, Path) else card or b"{}"
         described = json.loads(content)
@@ -151,7 +152,7 @@ def holds_personal_data(card: bytes | Path | None) -> bool:
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private: bool = False) -> None:
-    """Write and sync files, and the folders that hold their names."""
+    """Write files and sync them and their folders."""
     if is_private:
         make_private_folder(folder)
     else:
@@ -164,12 +165,12 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private:
         with path.open("wb") as file:
             if isinstance(content, Path):
                 with content.open("rb") as source:
-                    shutil.copyfileobj(source, file, _COPIED_BYTES)
+                    shutil.copyfileobj(source, file, _COPY_CHUNK_BYTES)
             else:
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    if is_private:  # until now the folder's mode has kept others out
+    if is_private:  # until here the mode of the folder kept other users out
         close_to_others(folder)
     for written in folders:
         sync_folder(written)
@@ -186,10 +187,10 @@ def _move_into_place(source: Path, model_folder: Path, paths: Mapping[str, bytes
 
 @contextmanager
 def _staging(model_folder: Path) -> Iterator[Path]:
-    """A hidden folder on the same file system as its destination; call only under the lock."""
+    """Create a hidden folder on the same file system as its destination; call only while holding the lock."""
     for stale in model_folder.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)
-    # Not mkdtemp: its 0700 would follow the version into place and shut out a server of another user.
+    # Not mkdtemp: the version would keep its mode 0700, and a server of another user could not read it.
     staging = model_folder / f"{STAGING_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     staging.mkdir()
     try:
@@ -200,15 +201,15 @@ def _staging(model_folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(model_folder: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the model's lock, which the kernel releases when the process ends in any way."""
+    """Hold the lock of a model; the kernel releases it when the process ends, for whatever reason."""
     model_folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(model_folder / LOCK_FILENAME, timeout=timeout_s, poll_interval=_LOCK_POLL_S)
     try:
         lock.acquire()
     except Timeout:
         raise RepositoryBusyError(
-            f"{model_folder}: another export has been writing here for more than {timeout_s:g} s; "
-            f"wait for it or stop it, then export again"
+            f"{model_folder}: locked by another export for more than {timeout_s:g} s; "
+            f"wait until it ends or stop it, then export again"
         ) from None
     try:
         yield
@@ -218,17 +219,16 @@ def _locked(model_folder: Path, timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def translated(model_folder: Path) -> Iterator[None]:
-    """Turn the system's errors while a folder is written into ours: the disk is full, or may not be written."""
+    """Translate an OSError while a folder is written into `DiskFullError` or `RepositoryError`."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise DiskFullError(
-                f"{model_folder}: no room for the new version ({error.strerror}); what was there is "
-                "untouched: "
+                f"{model_folder}: no space for the new version ({error.strerror}); existing files are unchanged; "
                 f"free some space or remove old versions, then export again"
             ) from error
         raise RepositoryError(
             f"{model_folder}: cannot be written ({error.strerror or error}: {error.filename}); "
-            f"check the path and its owner, or give another --repository"
+            f"check the path and its permissions, or name another --repository"
         ) from error

@@ -1,15 +1,15 @@
 """Settings that `tritone optimize` found for this machine: `serving.json` in a model's folder.
 
-They override what the model's kind declares for a CPU: instances, threads, preferred batch sizes and the time to wait
-for them. Exports and publications apply them to each config that they write, so they hold for all versions of the
-model. `tritone optimize MODEL --reset` removes the file.
+They override the declared settings for a CPU: instances, threads, preferred batch sizes and queue delay. Exports and
+publications apply them to each config that they write, so they hold for all versions of the model.
+`tritone optimize MODEL --reset` removes the file.
 
 ```json
 {"setting": {"instances": 3, "threads": 1, "preferred_batch_sizes": [4, 8], "max_queue_delay_microseconds": 500}}
 ```
 
-Beside `setting` it may hold `model`, `declared` (what stands without it; every export brings that up to date),
-`undo`, and `measured`: under which load, on how many cores, and all that was tried.
+Further entries are `model`, `declared` (the declared settings, updated by every export), `undo` (the command that
+removes the file) and `measured` (load, number of cores and the measurements of all settings).
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class TunedSetting:
 
     def as_json(self) -> dict[str, Any]:
         """Return the setting as in `serving.json`."""
-        said = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
-        return {**said, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
+        entries = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) is not None}
+        return {**entries, "preferred_batch_sizes": list(self.preferred_batch_sizes)}
 
 
 def setting_of(config: ModelConfig) -> TunedSetting:
-    """Return the setting in a config."""
+    """Return the current settings of a config."""
     threads = config.parameters[_THREADS].string_value if _THREADS in config.parameters else None
     return TunedSetting(
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
@@ -72,35 +72,40 @@ def setting_of(config: ModelConfig) -> TunedSetting:
 
 
 def nothing_to_choose(config: ModelConfig) -> str | None:
-    """Return the reason why settings have no effect on a model; None if they have."""
+    """Return the reason why a model has no settings to optimize; None if it has some."""
     if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
-        return "it is an ensemble, which computes nothing itself: optimize the models that it joins"
+        return "it is an ensemble, which computes nothing itself; optimize the models of its steps"
     if config.model_transaction_policy.decoupled:
-        return "its backend streams answers and joins requests by itself, whatever a config says of batches"
+        return "its backend streams responses and forms its own batches, independent of the config"
     if config.max_batch_size < 1 or not config.HasField("dynamic_batching"):
-        return "it has no dynamic batching, so there is nothing to choose"
+        return "it has no dynamic batching"
     if any(group.kind != _KIND_CPU for group in config.instance_group):
-        return "its instance_group is not KIND_CPU, and only what runs on a CPU is chosen here"
+        return "its instance_group is not KIND_CPU, and only settings for a CPU are optimized"
     return None
 
 
 def unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
-    """Return the reason why a model cannot have a setting; None if it can."""
+    """Return the reason why a setting does not fit a model; None if it does."""
     if reason := nothing_to_choose(config):
         return reason
     if setting.threads is not None and _THREADS not in config.parameters:
-        return f"threads is {setting.threads}, and its backend {config.backend!r} takes no number of threads"
+        return f"its backend {config.backend!r} has no setting for threads: expected none, got {setting.threads}"
     wrong = [size for size in setting.preferred_batch_sizes if size > config.max_batch_size]
     if wrong:
-        return f"preferred_batch_sizes holds {wrong}, above its max_batch_size of {config.max_batch_size}"
+        return (
+            f"invalid preferred_batch_sizes: expected at most its max_batch_size {config.max_batch_size}, got {wrong}"
+        )
     policy = config.dynamic_batching.default_queue_policy
     if setting.instances == 1 and (policy.max_queue_size or policy.default_timeout_microseconds):
-        return "instances is 1, and beside a queue limit Triton stalls a lone instance for 0.5 s; use 2 at least"
+        return (
+            "invalid instances: expected at least 2, got 1, because with a queue limit and a single instance Triton "
+            "delays requests by 0.5 s"
+        )
     return None
 
 
 def apply(setting: TunedSetting, config: ModelConfig) -> ModelConfig:
-    """Return a copy of a config with a setting that fits it; without the setting if the config places it on a GPU."""
+    """Return a copy of a config with a setting that fits it; an unchanged copy if the config is for a GPU."""
     changed = model_config_pb2.ModelConfig()
     changed.CopyFrom(config)
     if any(group.kind != _KIND_CPU for group in config.instance_group):
@@ -115,7 +120,7 @@ def apply(setting: TunedSetting, config: ModelConfig) -> ModelConfig:
 
 
 def read_tuned(folder: Path) -> dict[str, Any] | None:
-    """Return the checked content of `serving.json`, with `setting` and `declared` as `TunedSetting`; None without file.
+    """Return the checked content of `serving.json`, with `setting` and `declared` as `TunedSetting`; None if missing.
 
     Raises:
         TunedError: the file is invalid.
@@ -139,54 +144,61 @@ def parse_tuned(text: bytes, path: Path) -> dict[str, Any]:
         TunedError: as `read_tuned`.
     """
     try:
-        said = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise TunedError(f"{path}: cannot be read as JSON ({error}); correct it, or remove it") from error
-    if not isinstance(said, dict) or "setting" not in said or set(said) - set(PARTS):
-        found = ", ".join(map(str, said)) if isinstance(said, dict) else type(said).__name__
-        raise TunedError(f"{path}: holds {found or 'nothing'}; expected an object with setting, and of {PARTS} alone")
+        raise TunedError(f"{path}: invalid JSON: {error}; correct or remove the file") from error
+    if not isinstance(content, dict) or "setting" not in content or set(content) - set(PARTS):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise TunedError(
+            f"{path}: invalid entries: expected an object with setting and optionally "
+            f"{', '.join(part for part in PARTS if part != 'setting')}, got {found or 'nothing'}"
+        )
     for part in ("setting", "declared"):
-        if part in said:
-            said[part] = _checked(said[part], f"{path}: {part}")
-    return said
+        if part in content:
+            content[part] = _checked(content[part], f"{path}: {part}")
+    return content
 
 
-def _checked(said: Any, where: str) -> TunedSetting:
-    if not isinstance(said, dict) or set(said) - set(_FIELDS) or set(_FIELDS) - set(said) - {"threads"}:
-        raise TunedError(f"{where} is {said!r}; expected an object with {', '.join(_FIELDS)}")
-    sizes = said["preferred_batch_sizes"]
+def _checked(entries: Any, where: str) -> TunedSetting:
+    if not isinstance(entries, dict) or set(entries) - set(_FIELDS) or set(_FIELDS) - set(entries) - {"threads"}:
+        raise TunedError(f"{where}: invalid entries: expected an object with {', '.join(_FIELDS)}, got {entries!r}")
+    sizes = entries["preferred_batch_sizes"]
     if not isinstance(sizes, list) or sizes != sorted({size for size in sizes if _is_count(size, 1, 1 << 20)}):
-        raise TunedError(f"{where}: preferred_batch_sizes is {sizes!r}; expected whole numbers from 1 on, ascending")
+        raise TunedError(
+            f"{where}: invalid preferred_batch_sizes: expected ascending integers of at least 1, got {sizes!r}"
+        )
     ranges = {"instances": (1, MAX_INSTANCES), "threads": (0, MAX_THREADS)}
     ranges["max_queue_delay_microseconds"] = (0, MAX_DELAY_US)
-    for name, (least, most) in ranges.items():
-        if name in said and not _is_count(said[name], least, most):
-            raise TunedError(f"{where}: {name} is {said[name]!r}; expected a whole number from {least} to {most}")
-    return TunedSetting(**{**said, "preferred_batch_sizes": tuple(sizes), "threads": said.get("threads")})
+    for name, (minimum, maximum) in ranges.items():
+        if name in entries and not _is_count(entries[name], minimum, maximum):
+            raise TunedError(
+                f"{where}: invalid {name}: expected an integer from {minimum} to {maximum}, got {entries[name]!r}"
+            )
+    return TunedSetting(**{**entries, "preferred_batch_sizes": tuple(sizes), "threads": entries.get("threads")})
 
 
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
+def _is_count(value: Any, minimum: int, maximum: int) -> bool:
+    return type(value) is int and minimum <= value <= maximum
 
 
-_HEADER: Final = f"# ... with what {TUNED_FILENAME} says for this machine (`tritone optimize`)\n"
+_HEADER: Final = f"# with the settings of {TUNED_FILENAME} for this machine (`tritone optimize`)\n"
 
 
 def overridden(files: Mapping[str, bytes], folder: Path) -> dict[str, bytes]:
     """Return files for a model's folder, with the settings of its `serving.json` in the configs.
 
     Args:
-        files: by path inside the folder, configs among them: as the kind declares them, or from another folder with
-            that one's `serving.json`, which counts only where the folder has none itself.
+        files: files by path inside the folder, including the configs. If they come from another folder, they may
+            include its `serving.json`, which applies only if the model's folder has none.
 
     Raises:
-        TunedError: there is such a file, but it is nonsense, or does not fit the model.
+        TunedError: the file is invalid or does not fit the model.
     """
-    said = read_tuned(folder)
-    if said is None:
+    content = read_tuned(folder)
+    if content is None:
         return dict(files)
     files = untuned(files)
-    return {**files, **_tuned(said, files)}
+    return {**files, **_tuned(content, files)}
 
 
 def untuned(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -197,12 +209,12 @@ def untuned(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     if TUNED_FILENAME not in files:
         return dict(files)
-    said = parse_tuned(files[TUNED_FILENAME], Path(TUNED_FILENAME))
+    content = parse_tuned(files[TUNED_FILENAME], Path(TUNED_FILENAME))
     plain = {path: text for path, text in files.items() if path != TUNED_FILENAME}
-    if "declared" in said:
+    if "declared" in content:
         for path in CONFIG_FILES:
             if path in plain:
-                plain[path] = config_text(apply(said["declared"], parse_config(plain[path], path))).encode()
+                plain[path] = config_text(apply(content["declared"], parse_config(plain[path], path))).encode()
     return plain
 
 
@@ -217,20 +229,20 @@ def tune(folder: Path, setting: TunedSetting, *, measured: Mapping[str, Any]) ->
         the files that were written.
 
     Raises:
-        TunedError: the model cannot be served so.
+        TunedError: the setting does not fit the model.
         RepositoryError: the folder cannot be written.
     """
-    said = {
+    content = {
         "model": folder.name,
         "setting": setting,
         "undo": f"tritone optimize {folder.name} --repository {folder.parent} --reset",
         "measured": dict(measured),
     }
-    there = read_tuned(folder) or {}
+    existing = read_tuned(folder) or {}
     files = _configs(folder)
-    if "declared" in there:
+    if "declared" in existing:
         files = untuned({**files, TUNED_FILENAME: (folder / TUNED_FILENAME).read_bytes()})
-    return update(folder, _tuned(said, files))
+    return update(folder, _tuned(content, files))
 
 
 def reset(folder: Path) -> list[Path]:
@@ -245,11 +257,11 @@ def reset(folder: Path) -> list[Path]:
     """
     path = folder / TUNED_FILENAME
     if not path.is_file():
-        raise TunedError(f"{path} is not there: {folder.name} is served as it is declared")
+        raise TunedError(f"{path}: no such file; {folder.name} already has its declared settings")
     written = []
     try:
-        said = read_tuned(folder) or {}
-        if "declared" in said:
+        content = read_tuned(folder) or {}
+        if "declared" in content:
             written = update(folder, untuned({**_configs(folder), TUNED_FILENAME: path.read_bytes()}))
     except (TunedError, ConfigFileError):
         pass  # an unreadable file is removed, too
@@ -266,19 +278,19 @@ def _configs(folder: Path) -> dict[str, bytes]:
     return {path: (folder / path).read_bytes() for path in CONFIG_FILES if (folder / path).is_file()}
 
 
-def _tuned(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
+def _tuned(content: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return `serving.json`, first, and the configs that it changes; `files` holds the declared ones."""
     configs = {path: parse_config(files[path], path) for path in CONFIG_FILES if path in files}
-    told = {name: said[name] for name in PARTS if name in said}
+    entries = dict(content)
     if "config.pbtxt" in configs:
-        told["declared"] = setting_of(configs["config.pbtxt"])
-        if reason := unfit(said["setting"], configs["config.pbtxt"]):
+        entries["declared"] = setting_of(configs["config.pbtxt"])
+        if reason := unfit(content["setting"], configs["config.pbtxt"]):
             name = configs["config.pbtxt"].name
             raise TunedError(f"{name}: {TUNED_FILENAME}: {reason}; `tritone optimize {name} --reset` removes the file")
-    plain = {name: told[name] for name in PARTS if name in told}
+    plain = {name: entries[name] for name in PARTS if name in entries}
     plain |= {name: value.as_json() for name, value in plain.items() if isinstance(value, TunedSetting)}
     written = {TUNED_FILENAME: (json.dumps(plain, indent=2) + "\n").encode()}
     for path, config in configs.items():
-        changed = apply(said["setting"], config)
+        changed = apply(content["setting"], config)
         written[path] = files[path] if changed == config else tuned_text(changed).encode()
     return written

@@ -170,5 +170,5 @@ def _compare(
 
 def _refused(model: str, reason: str) -> RefusedVersionError:
     return RefusedVersionError(
-        f"{model}: the new version is refused, and the one before serves on: {reason}", model=model, reason=reason
+        f"{model}: the new version is refused, the previous one stays live: {reason}", model=model, reason=reason
     )

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tritone_training.evaluation import CrossValidationResult, EvaluationResult, Table, TuningResult
     from tritone_training.exceptions import (
         CheckpointError,
         DataError,
@@ -34,16 +35,20 @@ if TYPE_CHECKING:
 # Module of each public name. Imported when first used, because `tritone --help` and publishing do not need PyTorch.
 _MODULES = {
     "CheckpointError": "exceptions",
+    "CrossValidationResult": "evaluation",
     "DataError": "exceptions",
     "EvaluateRequest": "kind",
+    "EvaluationResult": "evaluation",
     "HyperparameterError": "exceptions",
     "ListeningFiles": "kind",
     "LocalModel": "local_model",
     "ModelKind": "kind",
     "PretrainedWeightsError": "exceptions",
+    "Table": "evaluation",
     "TrainRequest": "kind",
     "TrainedCheckpoint": "trained_checkpoint",
     "TrainingError": "exceptions",
+    "TuningResult": "evaluation",
     "UnknownKindError": "exceptions",
     "UnsupportedOptionError": "exceptions",
     "get_kind": "registry",
@@ -54,16 +59,20 @@ _MODULES = {
 
 __all__ = [
     "CheckpointError",
+    "CrossValidationResult",
     "DataError",
     "EvaluateRequest",
+    "EvaluationResult",
     "HyperparameterError",
     "ListeningFiles",
     "LocalModel",
     "ModelKind",
     "PretrainedWeightsError",
+    "Table",
     "TrainRequest",
     "TrainedCheckpoint",
     "TrainingError",
+    "TuningResult",
     "UnknownKindError",
     "UnsupportedOptionError",
     "get_kind",

@@ -60,12 +60,10 @@ def evaluate(
         progress=console.shows_progress(as_json=as_json),
         listening=listening,
     )
-    metrics = training.get_kind(kind).evaluate(request)
+    result = training.get_kind(kind).evaluate(request)
     if as_json:
-        console.print_json(metrics)
-    elif "base_models" in metrics:
-        console.print_ranking(metrics)
-    elif "ndcg@10" in metrics:
-        console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_METRICS}])
-    else:
-        console.print_metrics(metrics)
+        console.print_json(result.to_dict())
+        return
+    console.print_summary(result.summary)
+    for path in result.report or ():
+        console.say(f"written: {path}")

@@ -256,9 +256,9 @@ def print_embedding_warnings(repository: Path, models: Collection[str]) -> list[
     Args:
         models: models with a new version.
     """
-    from tritone_export import check_hearing
+    from tritone_export import check_embedding_models
 
-    report = check_hearing(repository, models)
+    report = check_embedding_models(repository, models)
     for note in report.notes:
         console.say(f"note: {note}")
     warnings = [f"{finding.message} ({finding.remedy})" for finding in report.findings]

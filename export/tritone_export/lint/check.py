@@ -1,4 +1,4 @@
-"""Walking a repository: each model's folder, its configs, its versions.
+"""Check all models of a repository: their folders, configs and versions.
 
 ```python
 from tritone_export import lint_repository
@@ -40,7 +40,7 @@ from tritone_export.lint.graph import (
     read_graph,
     wire_of,
 )
-from tritone_export.lint.recommender import ARTIFACT_BACKEND, check_artifact, report_hearing
+from tritone_export.lint.recommender import ARTIFACT_BACKEND, check_artifact, report_embedding_models
 from tritone_export.lint.settings import (
     check_agreement,
     check_default_placement,
@@ -57,33 +57,33 @@ def lint_repository(path: Path) -> list[Finding]:
     """Check a repository; see `check_repository`.
 
     Returns:
-        the findings, sorted by path and line; none if all is well.
+        the findings, sorted by path and line.
     """
     return list(check_repository(path).findings)
 
 
 def check_repository(path: Path) -> LintReport:
-    """Check a repository without a server; ONNX files are opened by the installed onnxruntime.
+    """Check a repository without a server; the installed onnxruntime opens its ONNX files.
 
     Args:
-        path: the folder that holds one folder per model.
+        path: the repository, a folder with one folder per model.
 
     Raises:
         RepositoryError: there is no such folder, or it cannot be listed.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise RepositoryError(f"{path}: {what}; expected a model repository, a folder with one folder per model")
+        raise RepositoryError(f"{path}: {what}: expected a model repository, a folder with one folder per model")
     report = Findings()
     try:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not is_of_volume(child.name))
         for folder in folders:
             _check_model(folder, path, report)
-        report_hearing(path, report)
+        report_embedding_models(path, report)
     except OSError as error:
         raise RepositoryError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
     if not folders:
-        report.note(f"{path}: holds no models yet; `tritone export` adds one")
+        report.note(f"{path}: no models yet; `tritone export` adds one")
     findings = sorted(set(report.findings), key=lambda finding: (str(finding.path), finding.line, finding.message))
     return LintReport(tuple(findings), tuple(report.notes), len(folders))
 
@@ -92,13 +92,13 @@ def _check_model(path: Path, repository: Path, report: Findings) -> None:
     check_links(path, repository, report)
     folder = read_folder(path, report)
     if folder.is_empty:
-        report.note(f"{path}: is empty; Triton has nothing to load from it")
+        report.note(f"{path}: empty folder, nothing to load")
         return
     others = [file for file in (read_config(other, report) for other in folder.other_configs) if file is not None]
     default = None
     if folder.config is None:
         what = "is not a file" if (path / CONFIG).exists() else "is missing"
-        remedy = "write it, or export again; `tritone serve --auto-complete` lets Triton guess one where it is missing"
+        remedy = "write it, export again, or let Triton generate one with `tritone serve --auto-complete`"
         report.error(path / CONFIG, 1, what, remedy)
     else:
         default = read_config(folder.config, report)
@@ -124,9 +124,9 @@ def _check_model(path: Path, repository: Path, report: Findings) -> None:
 
 def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, report: Findings) -> None:
     if not folder.versions:
-        report.note(f"{folder.path}: has no version yet; `tritone export {folder.path.name}` adds one")
+        report.note(f"{folder.path}: no version yet; `tritone export {folder.path.name}` adds one")
     served = served_versions(default.config, folder.versions)
-    # Versions that are kept for going back may be of before a profile was served in another precision.
+    # Versions that are kept for rollbacks may lack a reduced graph that was added later.
     check_versions(folder, default, served if is_reduced(default.config) else folder.versions, report)
     for file in files:
         if file is not default and model_filename(file.config) != model_filename(default.config):
@@ -135,7 +135,7 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
         report.error(
             default.path,
             default.source.line("version_policy"),
-            f"version_policy serves none of the versions {list(folder.versions)}",
+            f"version_policy selects none of the existing versions {list(folder.versions)}",
             "name versions that exist",
         )
     backend = backend_of(default.config)
@@ -152,7 +152,7 @@ def _check_versions(folder: ModelFolder, files: list[ConfigFile], default: Confi
 def _check_graphs(
     folder: ModelFolder, files: list[ConfigFile], default: ConfigFile, served: list[int], report: Findings
 ) -> OnnxGraph | None:
-    """Check the ONNX files of the served versions; returns the newest one that could be read."""
+    """Check the ONNX files of the served versions; return the graph of the newest one that could be read."""
     newest: OnnxGraph | None = None
     backend = backend_of(default.config)
     for version in served:
@@ -160,7 +160,7 @@ def _check_graphs(
         for file in files:
             model = folder.path / str(version) / (model_filename(file.config) or "")
             if not model.is_file():
-                continue  # reported already, or a folder of parts, which only the runtime understands
+                continue  # reported already, or a folder of several files, which only the backend understands
             if model not in found:
                 check_checksum(model, report)
                 graph = read_graph(model, report)

@@ -1,4 +1,4 @@
-"""Read config.pbtxt files for lint: syntax, unknown fields and values, each with its line."""
+"""Read config.pbtxt files with line numbers, and report syntax errors, unknown fields and unknown values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from tritone_export.lint.findings import Findings
 
 _ENUM_VALUE: Final = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value named (?P<value>\w+)')
-# A parse error begins with the line and column that it also carries as fields, and may quote the line again.
+# Prefix of a parse error: line and column, which the exception also has as attributes, and sometimes the quoted line.
 _POSITION: Final = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)
 _ENUMS: Final = (
     model_config_pb2.DataType.DESCRIPTOR,
@@ -29,11 +29,11 @@ _ENUMS: Final = (
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration that could be read.
+    """A parsed configuration file.
 
     Attributes:
-        config: an `inference.ModelConfig`, without the fields that are unknown.
-        source: where its fields stand.
+        config: an `inference.ModelConfig`, without unknown fields.
+        source: line numbers of its fields.
     """
 
     path: Path
@@ -42,10 +42,10 @@ class ConfigFile:
 
 
 def read_config(path: Path, report: Findings) -> ConfigFile | None:
-    """Read a config file and report all that is wrong with its text.
+    """Read a config file and report errors in its text.
 
     Returns:
-        None if it cannot be parsed.
+        the configuration; None if it cannot be parsed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def read_config(path: Path, report: Findings) -> ConfigFile | None:
         report.error(path, 1, f"is not UTF-8 text (byte {error.start})", "write it as plain text")
         return None
     except OSError as error:
-        report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and rights")
+        report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and permissions")
         return None
     source = read_source(text)
     config = model_config_pb2.ModelConfig()
@@ -72,7 +72,7 @@ def _report_unknown_fields(path: Path, source: ConfigLines, report: Findings) ->
     unknown: list[FieldPath] = []
     for field_path, line in source.lines.items():
         if any(field_path[: len(outer)] == outer for outer in unknown):
-            continue  # what an unknown field holds is not judged
+            continue  # the fields inside an unknown field are not checked
         known = _known_fields(field_path[:-1])
         name, index = field_path[-1]
         if known is None or name in known:
@@ -83,7 +83,7 @@ def _report_unknown_fields(path: Path, source: ConfigLines, report: Findings) ->
 
 
 def _known_fields(path: FieldPath) -> list[str] | None:
-    """Names of the fields of the message at `path`; None where there is no message."""
+    """Return the names of the fields of the message at `path`; None if there is no message."""
     descriptor = model_config_pb2.ModelConfig.DESCRIPTOR
     for name, _ in path:
         step = descriptor.fields_by_name.get(name)
@@ -99,7 +99,7 @@ def _remedy(message: str) -> str:
         for enum in _ENUMS:
             if enum.full_name == match["enum"]:
                 return _did_you_mean(match["value"], enum.values_by_name)
-    return "correct the text; the format is that of Triton's model_config.proto"
+    return "correct the text; Triton's model_config.proto defines the format"
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -125,16 +125,16 @@ _CLOSING: Final = {"{": "}", "<": ">"}
 
 @dataclass(frozen=True)
 class ConfigLines:
-    """The lines of a file's fields.
+    """Line numbers of the fields of a file.
 
     Attributes:
-        lines: path of a field -> its line, counted from 1.
+        lines: line number, counted from 1, by path of the field.
     """
 
     lines: Mapping[FieldPath, int] = field(default_factory=dict)
 
     def line(self, *path: tuple[str, int] | str) -> int:
-        """The line of a field, or of the nearest enclosing one that is written out.
+        """Return the line of a field, or of the nearest enclosing field in the file.
 
         Args:
             path: names, or (name, index) for repeated fields.
@@ -147,7 +147,7 @@ class ConfigLines:
 
 
 def read_source(text: str) -> ConfigLines:
-    """Find the fields of a pbtxt file; of a malformed one, those before the fault."""
+    """Return the line numbers of the fields of a pbtxt file; for a malformed file, of those before the error."""
     reader = _Reader(text)
     reader.read_message((), None)
     return ConfigLines(reader.lines)
@@ -191,7 +191,7 @@ class _Reader:
         if token is not None and token[0] in _CLOSING:
             self.read_message(path, _CLOSING[token[0]])
             return
-        while (mark := self._peek()) is not None and mark[0] in "\"'":  # "adjacent" "strings" are one value
+        while (mark := self._peek()) is not None and mark[0] in "\"'":  # adjacent strings are one value
             self._next()
 
     def _peek(self) -> str | None:

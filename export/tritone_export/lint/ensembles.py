@@ -1,4 +1,4 @@
-"""An ensemble's steps against the configs of the models that they name."""
+"""Check the steps of an ensemble against the configs of their models."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the 
 
 
 def check_steps(file: ConfigFile, repository: Path, report: Findings) -> None:
-    """Report steps that no model can take, and tensors that come from nowhere."""
+    """Report steps that do not fit their models, and tensors that no step produces or reads."""
     config = file.config
     if not config.HasField("ensemble_scheduling"):
         return
     if config.instance_group:
         report.error(
-            file.path, file.source.line("instance_group"), "an ensemble has no instances", "remove instance_group"
+            file.path,
+            file.source.line("instance_group"),
+            "an ensemble cannot have an instance_group",
+            "remove instance_group",
         )
     loop = _loop(repository, file.path.parent.name if file.path.name == CONFIG else file.path.parent.parent.name)
     if loop:
         report.error(
             file.path,
             file.source.line("ensemble_scheduling"),
-            f"passes requests on in a loop: {loop}",
+            f"the steps form a loop: {loop}",
             "remove a step of the loop",
         )
     seen = {tensor.name: (tensor.data_type, _full_dims(tensor, config)) for tensor in (*config.input, *config.output)}
     made = {tensor.name: file.source.line(("input", i)) for i, tensor in enumerate(config.input)}
     wanted: dict[str, int] = {}
-    for place, step in enumerate(config.ensemble_scheduling.step):
-        line = file.source.line("ensemble_scheduling", ("step", place))
+    for index, step in enumerate(config.ensemble_scheduling.step):
+        line = file.source.line("ensemble_scheduling", ("step", index))
         made |= dict.fromkeys(step.output_map.values(), line)
         wanted |= dict.fromkeys(step.input_map.values(), line)
         _check_step(step, line, file, repository, report, seen=seen)
@@ -46,16 +49,22 @@ def check_steps(file: ConfigFile, repository: Path, report: Findings) -> None:
     for name, line in wanted.items():
         if name not in made:
             report.error(
-                file.path, line, f"tensor {name!r} comes from no step and no input", "map an output of a step to it"
+                file.path,
+                line,
+                f"tensor {name!r} is neither an output of a step nor an input",
+                "map an output of a step to it",
             )
     for name in sorted(made.keys() - wanted.keys()):  # Triton does not load an ensemble with one
         report.error(
-            file.path, made[name], f"tensor {name!r} is taken by no step and is no output", "take it, or map it not"
+            file.path,
+            made[name],
+            f"tensor {name!r} is neither an input of a step nor an output",
+            "map it to an input of a step, or remove it",
         )
 
 
 def _loop(repository: Path, start: str) -> str:
-    """Return the models of a loop through an ensemble, as text; empty if there is none."""
+    """Return the names of the models in a loop through an ensemble, as text; empty without a loop."""
     waiting: list[tuple[str, ...]] = [(start,)]
     visited = {start}
     while waiting:
@@ -74,7 +83,7 @@ def _full_dims(tensor: Any, config: Any) -> tuple[int, ...]:
 
 
 def _check_same(name: str, found: _Shape, seen: dict[str, _Shape]) -> str | None:
-    """Return how a tensor of an ensemble differs from where it was seen before; None if it does not."""
+    """Return how a tensor of an ensemble differs from its other uses; None if it does not."""
     (data_type, dims), (other_type, others) = found, seen.setdefault(name, found)
     if data_type != other_type:
         type_name = model_config_pb2.DataType.Name
@@ -93,7 +102,7 @@ def _check_step(
         report.error(
             file.path,
             line,
-            f"passes requests on to {step.model_name!r}, and there is no {path}",
+            f"has a step with model {step.model_name!r}, but {path} is missing",
             f"export {step.model_name} into this repository, or remove the ensemble",
         )
         return
@@ -105,8 +114,8 @@ def _check_step(
         report.error(
             file.path,
             line,
-            f"max_batch_size is {file.config.max_batch_size}, and {step.model_name} allows {model.max_batch_size}",
-            "make it as small as the smallest of the models",
+            f"max_batch_size is {file.config.max_batch_size}, but {step.model_name} allows {model.max_batch_size}",
+            "use the smallest max_batch_size of all steps",
         )
     if step.model_version > 0 and not (path.parent / str(step.model_version)).is_dir():
         report.error(
@@ -130,4 +139,6 @@ def _check_step(
             )
     for tensor in model.input:
         if not tensor.optional and tensor.name not in step.input_map:
-            report.error(file.path, line, f"gives {step.model_name} no input {tensor.name!r}", "add it to input_map")
+            report.error(
+                file.path, line, f"input {tensor.name!r} of {step.model_name} is not mapped", "add it to input_map"
+            )

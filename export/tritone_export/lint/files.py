@@ -22,31 +22,31 @@ from tritone_serving.repository.model_files import ENVIRONMENT_PARAMETER, MODEL_
 
 
 def backend_of(config: Any) -> str:
-    """The backend's name, `onnxruntime` also where an old config calls it by its platform."""
+    """Return the name of the backend; `onnxruntime` also for old configs that name it by its platform."""
     return str(config.backend) or ("onnxruntime" if config.platform == "onnxruntime_onnx" else str(config.platform))
 
 
 def model_filename(config: Any) -> str | None:
-    """What a version has to hold; None where the backend alone knows."""
+    """Return the name of the model file of a version; None if only the backend knows it."""
     return config.default_model_filename or MODEL_FILES.get(backend_of(config))
 
 
 def is_reduced(config: Any) -> bool:
-    """Whether a config serves a graph in less than single precision, which not every version has."""
+    """Return whether a config serves a graph in reduced precision, which not every version has."""
     return model_filename(config) in FILENAMES.values()
 
 
 def check_versions(folder: ModelFolder, file: ConfigFile, versions: Sequence[int], report: Findings) -> None:
-    """Report those versions that lack the model file which a config names."""
+    """Report versions without the model file that a config names."""
     filename = model_filename(file.config)
     for version in versions:
         path = folder.path / str(version)
-        # A folder of parts holds a file of the same name.
+        # A model of several files is a folder that holds a file of the same name.
         if filename and not ((path / filename).is_file() or (path / filename / filename).is_file()):
             report.error(
                 path,
                 1,
-                f"version {version} holds no {filename}, which {file.path.relative_to(folder.path)} serves",
+                f"version {version} has no {filename}, which {file.path.relative_to(folder.path)} serves",
                 f"export it again, or remove it: rm -r {path}",
             )
 
@@ -64,14 +64,14 @@ def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence
 
 
 def check_checksum(model: Path, report: Findings) -> None:
-    """Hold a model file against the checksum in its model card, if it has one."""
+    """Compare a model file with the checksum in its model card, if it has one."""
     card = model.parent / CARD_FILENAME
     if not card.is_file():
         return
     try:
         expected = json.loads(card.read_text(encoding="utf-8"))["files"][model.name]["sha256"]
     except (ValueError, KeyError, TypeError, OSError):
-        report.warning(card, 1, f"says no checksum of {model.name}", "export this version again")
+        report.warning(card, 1, f"has no checksum of {model.name}", "export this version again")
         return
     with model.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
@@ -79,19 +79,19 @@ def check_checksum(model: Path, report: Findings) -> None:
         report.error(
             model,
             1,
-            f"is not the file that its model card describes (sha256 {found[:12]}..., expected {expected[:12]}...)",
-            "copy it again from where it was exported, or export again",
+            f"does not match its model card: expected sha256 {expected[:12]}..., got {found[:12]}...",
+            "copy it again from its source, or export again",
         )
 
 
 def check_labels(folder: ModelFolder, file: ConfigFile, graph: OnnxGraph | None, report: Findings) -> None:
-    """Report label files that are missing, or not one line per column of their output.
+    """Report label files that are missing, or do not have one line per column of their output.
 
     Args:
         folder: the model's folder.
         file: its default config.
-        report: takes the findings.
-        graph: of the newest version, where it could be read.
+        graph: the graph of the newest version; None if it could not be read.
+        report: collects the findings.
     """
     for i, output in enumerate(file.config.output):
         if not output.label_filename:
@@ -102,15 +102,15 @@ def check_labels(folder: ModelFolder, file: ConfigFile, graph: OnnxGraph | None,
         if labels is None:
             message = f"label file {output.label_filename!r} of output {output.name!r} is missing"
             if folder.versions:
-                report.error(file.path, line, message, f"write {path}, one class name a line, or export again")
+                report.error(file.path, line, message, f"write {path} with one class name per line, or export again")
             continue
         width = _width(output, graph)
         if width is not None and width != len(labels):
             report.error(
                 path,
                 1,
-                f"names {len(labels)} classes, but output {output.name!r} has {width} columns",
-                "one class name a line, in the order of the columns",
+                f"has {len(labels)} class names, but output {output.name!r} has {width} columns",
+                "write one class name per line, in the order of the columns",
             )
         if folder.versions:
             newest = folder.path / str(folder.versions[-1]) / output.label_filename
@@ -119,7 +119,7 @@ def check_labels(folder: ModelFolder, file: ConfigFile, graph: OnnxGraph | None,
                 report.error(
                     path,
                     1,
-                    f"differs from {newest.parent.name}/{newest.name}, the newest version's own labels",
+                    f"differs from {newest.parent.name}/{newest.name}, the labels of the newest version",
                     f"copy that file here: cp {newest} {path}",
                 )
 
@@ -132,7 +132,7 @@ def _read_labels(path: Path) -> list[str] | None:
 
 
 def _width(output: Any, graph: OnnxGraph | None) -> int | None:
-    """Columns of an output: the config's, else the graph's, else what the exporter left in the file."""
+    """Return the number of columns of an output from the config, the graph or the metadata of the ONNX file."""
     if output.dims and output.dims[-1] > 0:
         return int(output.dims[-1])
     if graph is None:
@@ -160,12 +160,12 @@ def is_of_volume(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What lies in a model's folder.
+    """Contents of a model's folder.
 
     Attributes:
-        versions: ascending, only those that Triton would see.
-        config: config.pbtxt, if there is one.
-        other_configs: configs/*.pbtxt.
+        versions: version numbers that Triton recognises, ascending.
+        config: path of config.pbtxt; None if it is missing.
+        other_configs: paths of configs/*.pbtxt.
     """
 
     path: Path
@@ -175,16 +175,16 @@ class ModelFolder:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing that Triton would look at: what a failed first export leaves."""
+        """Whether the folder has neither configs nor versions, as after a failed first export."""
         return not self.versions and self.config is None and not self.other_configs
 
 
 def read_folder(path: Path, report: Findings) -> ModelFolder:
-    """List a model's folder and report what does not belong there."""
+    """List a model's folder, and report invalid names and leftovers."""
     try:
         check_model_name(path.name)
     except InvalidModelNameError as error:
-        report.error(path, 1, f"odd model name: {error}", "rename the folder, and `name` in its config")
+        report.error(path, 1, str(error), "rename the folder, and `name` in its config")
     found = []
     for child in sorted(path.iterdir()):
         if not child.is_dir() or child.name == CONFIGS:
@@ -192,12 +192,12 @@ def read_folder(path: Path, report: Findings) -> ModelFolder:
         if is_of_volume(child.name) and not child.name.startswith(STAGING_PREFIX):
             continue
         if child.name.startswith(STAGING_PREFIX):
-            report.warning(child, 1, "is the leftover of an export that did not finish", f"remove it: rm -r {child}")
+            report.warning(child, 1, "is a leftover of an interrupted export", f"remove it: rm -r {child}")
         elif _VERSION.fullmatch(child.name) and int(child.name) > LARGEST_VERSION:
             report.error(
                 child,
                 1,
-                f"version folder {child.name!r} is above the largest version {LARGEST_VERSION}",
+                f"version folder {child.name!r} exceeds the largest version {LARGEST_VERSION}",
                 "rename it",
             )
         elif _VERSION.fullmatch(child.name):
@@ -206,14 +206,14 @@ def read_folder(path: Path, report: Findings) -> ModelFolder:
             report.error(
                 child,
                 1,
-                f"version folder {child.name!r} begins with a zero; Triton ignores it",
+                f"version folder {child.name!r} starts with a zero, so Triton ignores it",
                 f"rename it to {int(child.name) or 1}",
             )
         elif not _holds_assets(child):
             report.error(
                 child,
                 1,
-                f"version folder {child.name!r} is not a number; Triton ignores it",
+                f"version folder {child.name!r} is not a number, so Triton ignores it",
                 "name it 1, 2, 3, ...",
             )
     configs = path / CONFIGS
@@ -223,31 +223,31 @@ def read_folder(path: Path, report: Findings) -> ModelFolder:
 
 
 def _holds_assets(folder: Path) -> bool:
-    """Whether a folder beside the versions is data that a model reads, rather than a misnamed version."""
+    """Return whether a folder holds data that a model reads, rather than being a misnamed version."""
     return not any((folder / name).exists() for name in ("model.onnx", "model.py", "model.plan", "model.pt")) and not (
         re.fullmatch(r"v?[0-9][0-9._-]*", folder.name)
     )
 
 
 def check_links(path: Path, repository: Path, report: Findings) -> None:
-    """Report links that lead nowhere or out of the repository: they break when it is copied or mounted."""
+    """Report links that are broken or point out of the repository, which break when it is copied or mounted."""
     root = repository.resolve()
     for child in sorted(path.rglob("*")):
         if not child.is_symlink():
             continue
         target = child.resolve()
         if not target.exists():
-            report.error(child, 1, f"is a link to {target}, which does not exist", "remove or correct the link")
+            report.error(child, 1, f"links to {target}, which does not exist", "remove or correct the link")
         elif not target.is_relative_to(root):
-            report.warning(child, 1, f"links out of the repository, to {target}", "copy what it points to into place")
+            report.warning(child, 1, f"links out of the repository, to {target}", "replace the link by a copy")
 
 
 def served_versions(config: Any, versions: tuple[int, ...]) -> list[int]:
-    """Which of the versions on disk Triton would load.
+    """Return the versions on disk that Triton would load.
 
     Args:
         config: an `inference.ModelConfig`.
-        versions: ascending.
+        versions: version numbers, ascending.
     """
     policy = config.version_policy
     choice = policy.WhichOneof("policy_choice")

@@ -1,4 +1,4 @@
-"""What lint says."""
+"""Findings of the checks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to put right.
+    """A problem in a repository.
 
     Attributes:
-        path: the file or folder concerned.
-        line: counted from 1; 1 where the whole file or folder is meant.
-        severity: `error` where Triton refuses or serves wrongly, `warning` where it works by luck.
-        remedy: what to do.
+        path: file or folder with the problem.
+        line: line number, counted from 1; 1 if the finding is about the whole file or folder.
+        severity: `error` if Triton refuses the model or serves it incorrectly, `warning` if it may work.
+        remedy: how to correct it.
     """
 
     path: Path
@@ -32,12 +32,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class LintReport:
-    """All of it.
+    """Result of a check.
 
     Attributes:
-        findings: sorted by path and line.
-        notes: what is no fault but worth knowing, a model without a version yet for one.
-        n_models: how many model folders were looked at.
+        findings: problems, sorted by path and line.
+        notes: remarks that are not problems, such as a model without a version.
+        n_models: number of model folders that were checked.
     """
 
     findings: tuple[Finding, ...]
@@ -46,20 +46,20 @@ class LintReport:
 
 
 class Findings:
-    """Collects findings and notes while the checks walk."""
+    """Collect findings and notes during the checks."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.notes: list[str] = []
 
     def error(self, path: Path, line: int, message: str, remedy: str) -> None:
-        """Add a finding that stops or falsifies serving."""
+        """Add a finding that prevents serving or makes its results wrong."""
         self.findings.append(Finding(path, line, "error", message, remedy))
 
     def warning(self, path: Path, line: int, message: str, remedy: str) -> None:
-        """Add a finding that serving may survive."""
+        """Add a finding despite which serving may work."""
         self.findings.append(Finding(path, line, "warning", message, remedy))
 
     def note(self, text: str) -> None:
-        """Add something that is no fault."""
+        """Add a remark that is not a problem."""
         self.notes.append(text)

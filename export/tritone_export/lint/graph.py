@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """One tensor of a graph.
+    """An input or output of a graph.
 
     Attributes:
-        data_type: Triton's name of its type.
-        dims: batch axis included, -1 where it is free; None if the file does not say.
+        data_type: element type, as Triton names it.
+        dims: sizes including the batch axis, -1 for variable ones; None if the rank is unknown.
     """
 
     name: str
@@ -36,11 +36,7 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """What an ONNX file promises.
-
-    Attributes:
-        metadata: the file's own key-value strings.
-    """
+    """Inputs, outputs and metadata of an ONNX file."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
@@ -48,10 +44,10 @@ class OnnxGraph:
 
 
 def read_graph(path: Path, report: Findings) -> OnnxGraph | None:
-    """Read an ONNX file's promises without its external data; reports what is corrupt.
+    """Read inputs, outputs and metadata of an ONNX file, and report a damaged file.
 
     Returns:
-        None if it cannot be read.
+        the graph; None if it cannot be read.
     """
     import onnx
 
@@ -62,15 +58,15 @@ def read_graph(path: Path, report: Findings) -> OnnxGraph | None:
             return None
         onnx.checker.check_model(str(path))  # the path, so that external data is found
     except DecodeError:
-        report.error(path, 1, "is not an ONNX file, or is cut off", remedy)
+        report.error(path, 1, "is not an ONNX file, or is truncated", remedy)
         return None
     except onnx.checker.ValidationError as error:
         report.error(path, 1, f"is not a valid ONNX model: {str(error).splitlines()[0]}", remedy)
         return None
     except OSError as error:
-        report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and rights")
+        report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and permissions")
         return None
-    constants = {initializer.name for initializer in model.graph.initializer}  # old files list these as inputs too
+    constants = {initializer.name for initializer in model.graph.initializer}  # old files list these as inputs, too
     return OnnxGraph(
         tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
         tuple(_tensor(value) for value in model.graph.output),
@@ -83,7 +79,7 @@ def check_tensors(file: ConfigFile, graph: OnnxGraph, onnx_path: Path, report: F
     for side, found in (("input", graph.inputs), ("output", graph.outputs)):
         configured = getattr(file.config, side)
         if not configured and not file.config.input and not file.config.output:
-            continue  # Triton completes a config that names no tensors
+            continue  # Triton completes a config without tensors
         by_name = {tensor.name: tensor for tensor in found}
         for i, tensor in enumerate(configured):
             if tensor.name not in by_name:
@@ -97,23 +93,25 @@ def check_tensors(file: ConfigFile, graph: OnnxGraph, onnx_path: Path, report: F
                 _check_tensor(file, (side, i), tensor, by_name[tensor.name], report)
         missing = by_name.keys() - {tensor.name for tensor in configured}
         if side == "output" and not configured:
-            report.error(file.path, 1, f"names no output; {_short(onnx_path)} has {_listed(missing)}", "add an output")
+            report.error(
+                file.path, 1, f"declares no output; {_short(onnx_path)} has {_listed(missing)}", "add an output"
+            )
         if side == "input" and missing:
             report.error(
                 file.path,
                 file.source.line("input"),
-                f"{_short(onnx_path)} also needs {_listed(missing)}",
+                f"lacks inputs of {_short(onnx_path)}: {_listed(missing)}",
                 "add every input of the graph",
             )
 
 
-def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: GraphTensor, report: Findings) -> None:
-    side = place[0]
+def _check_tensor(file: ConfigFile, field: tuple[str, int], tensor: Any, found: GraphTensor, report: Findings) -> None:
+    side = field[0]
     data_type = model_config_pb2.DataType.Name(tensor.data_type)
     if data_type != found.data_type:
         report.error(
             file.path,
-            file.source.line(place, "data_type"),
+            file.source.line(field, "data_type"),
             f"{side} {tensor.name!r} is {data_type} here and {found.data_type} in the graph",
             f"make it {found.data_type}",
         )
@@ -121,17 +119,17 @@ def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: 
         return
     dims = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
     batched = file.config.max_batch_size > 0
-    line = file.source.line(place, "dims")
+    line = file.source.line(field, "dims")
     if batched and (not found.dims or found.dims[0] != -1):
         report.error(
             file.path,
             line,
-            f"{side} {tensor.name!r} has no free batch axis in the graph, whose shape is {list(found.dims)}",
+            f"{side} {tensor.name!r} has no variable batch axis in the graph, whose shape is {list(found.dims)}",
             "export with a dynamic batch axis, or set max_batch_size to 0",
         )
         return
     full = [-1, *dims] if batched else dims
-    # The backend lets a config fix what the graph leaves free, on inputs only.
+    # For inputs, the backend accepts a fixed size in the config where the graph has a variable one.
     fits = len(full) == len(found.dims) and all(
         ours == theirs or (side == "input" and theirs == -1) for ours, theirs in zip(full, found.dims, strict=True)
     )
@@ -147,7 +145,7 @@ def _check_tensor(file: ConfigFile, place: tuple[str, int], tensor: Any, found: 
 
 
 def _check_external_data(model: onnx.ModelProto, path: Path, report: Findings) -> bool:
-    """Report weights in other files that are missing or too short; returns whether all are there."""
+    """Report files of external weights that are missing or too short; return whether all are complete."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     infos = [ExternalDataInfo(tensor) for tensor in _tensors(model.graph) if uses_external_data(tensor)]
@@ -159,19 +157,19 @@ def _check_external_data(model: onnx.ModelProto, path: Path, report: Findings) -
     for location, n_bytes in sorted(needed.items()):
         target = (path.parent / location).resolve()
         if not target.is_relative_to(path.parent.resolve()):
-            report.error(path, 1, f"keeps weights outside its version, in {location}", "export again as one file")
+            report.error(path, 1, f"has weights outside its version folder, in {location}", "export again as one file")
         elif not target.is_file():
             report.error(
                 path,
                 1,
-                f"keeps weights in {location}, which is missing",
-                "put the file back, or export again",
+                f"has weights in {location}, which is missing",
+                "restore the file, or export again",
             )
         elif target.stat().st_size < n_bytes:
             report.error(
                 path,
                 1,
-                f"keeps weights in {location}, which is cut off: expected at least {n_bytes} bytes, got "
+                f"has weights in {location}, which is truncated: expected at least {n_bytes} bytes, got "
                 f"{target.stat().st_size}",
                 "copy the file again, or export again",
             )
@@ -214,7 +212,7 @@ def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-# onnxruntime's prefix of the reason: its name, the file, and a position in its source.
+# Prefix of error messages of onnxruntime: its name, the file, and a position in its source code.
 _PREFIX: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
     r"|Load model from \S+ failed:"
@@ -238,10 +236,10 @@ def check_loads(model: Path, config: Any, report: Findings) -> None:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # its warnings go to the terminal
+    options.log_severity_level = 4  # warnings would be printed to the terminal
     try:
         onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common root
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         reason = " ".join(_PREFIX.sub("", " ".join(str(error).split())).split())[:_LONGEST]
         report.error(
             model,
@@ -254,14 +252,14 @@ def check_loads(model: Path, config: Any, report: Findings) -> None:
 ONNX_BACKENDS: Final = ("onnxruntime", "composer")
 _STATE: Final = "state_"
 _NEXT: Final = "next_"
-_COUNTED: Final = GraphTensor("first_frame", "TYPE_INT64", (-1,))
+_ADDED_OUTPUT: Final = GraphTensor("first_frame", "TYPE_INT64", (-1,))  # the composer backend adds it
 _REMEDY: Final = "export this version again with the release that serves it"
 
 
 def wire_of(graph: OnnxGraph, backend: str, onnx_path: Path, report: Findings) -> OnnxGraph:
-    """What a backend makes of a graph's tensors: those that a config has to declare.
+    """Return the tensors that a config must declare for a graph, which depend on the backend.
 
-    Reports states that the backend could not carry on.
+    Reports states that the backend could not pass from one step to the next.
     """
     if backend != "composer":
         return graph
@@ -270,18 +268,18 @@ def wire_of(graph: OnnxGraph, backend: str, onnx_path: Path, report: Findings) -
     _check_states(states, carried, onnx_path, report)
     return OnnxGraph(
         tuple(tensor for tensor in graph.inputs if tensor.name not in states),
-        (*(tensor for tensor in graph.outputs if tensor.name not in carried), _COUNTED),
+        (*(tensor for tensor in graph.outputs if tensor.name not in carried), _ADDED_OUTPUT),
         graph.metadata,
     )
 
 
 def check_policy(file: ConfigFile, backend: str, report: Findings) -> None:
-    """Report a config whose answers do not come as the backend sends them."""
+    """Report a streaming backend whose config is not decoupled."""
     if backend == "composer" and not file.config.model_transaction_policy.decoupled:
         report.error(
             file.path,
             file.source.line("backend"),
-            "backend 'composer' sends many answers to one request, and the config does not say so",
+            "backend 'composer' sends several responses per request, but the config is not decoupled",
             "add model_transaction_policy { decoupled: true }",
         )
 
@@ -290,18 +288,18 @@ def _check_states(
     states: Mapping[str, GraphTensor], carried: Mapping[str, GraphTensor], onnx_path: Path, report: Findings
 ) -> None:
     if not states:
-        report.error(onnx_path, 1, f"has no state (inputs named {_STATE}...), which 'composer' streams from", _REMEDY)
+        report.error(onnx_path, 1, f"has no state (inputs named {_STATE}...), which backend 'composer' needs", _REMEDY)
     for name in sorted(carried.keys() - {_NEXT + name for name in states}):
-        report.error(onnx_path, 1, f"answers {name!r} and does not take {name.removeprefix(_NEXT)!r}", _REMEDY)
+        report.error(onnx_path, 1, f"has output {name!r} but no input {name.removeprefix(_NEXT)!r}", _REMEDY)
     for name, tensor in states.items():
         after = carried.get(_NEXT + name)
         if after is None:
-            report.error(onnx_path, 1, f"takes {name!r} and does not answer {_NEXT + name!r}", _REMEDY)
+            report.error(onnx_path, 1, f"has input {name!r} but no output {_NEXT + name!r}", _REMEDY)
         elif (after.data_type, after.dims) != (tensor.data_type, tensor.dims):
             report.error(
                 onnx_path,
                 1,
-                f"takes {name!r} as {_shown(tensor)} and answers it as {_shown(after)}",
+                f"state {name!r} is {_shown(tensor)} as an input and {_shown(after)} as an output",
                 _REMEDY,
             )
 

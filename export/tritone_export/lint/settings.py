@@ -21,17 +21,17 @@ _KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
 def check_settings(file: ConfigFile, folder_name: str, report: Findings) -> None:
-    """Report contradictions that Triton refuses at load, or acts on otherwise than meant."""
+    """Report contradictory settings, which Triton refuses or misinterprets."""
     config, source = file.config, file.source
     if config.name and config.name != folder_name:
         report.error(
             file.path,
             source.line("name"),
             f"name is {config.name!r}, but the folder is {folder_name!r}",
-            f"make it {folder_name!r}, or leave it out",
+            f"make it {folder_name!r}, or remove it",
         )
     if not config.backend and not config.platform:
-        report.error(file.path, 1, "names no backend", 'add backend: "onnxruntime", "python", ...')
+        report.error(file.path, 1, "has no backend", 'add backend: "onnxruntime", "python", ...')
     if config.backend == "onnxruntime" and config.platform not in ("", _ONNX_PLATFORM):
         report.error(
             file.path,
@@ -66,7 +66,7 @@ def check_settings(file: ConfigFile, folder_name: str, report: Findings) -> None
 
 
 def check_default_placement(file: ConfigFile, report: Findings) -> None:
-    """Report KIND_GPU in a config.pbtxt: it fails the whole model on a host without a GPU."""
+    """Report KIND_GPU in a config.pbtxt, which fails the model on a host without a GPU."""
     for i, group in enumerate(file.config.instance_group):
         if group.kind == _KIND_GPU:
             report.error(
@@ -78,19 +78,19 @@ def check_default_placement(file: ConfigFile, report: Findings) -> None:
 
 
 def check_precision(file: ConfigFile, report: Findings) -> None:
-    """Report half precision on a CPU: it has no arithmetic of its own there, and each step converts back and forth."""
+    """Report half precision on a CPU, which converts to single precision and back at each step."""
     on_gpu = any(group.kind == _KIND_GPU for group in file.config.instance_group)
     if file.config.default_model_filename == FILENAMES["fp16"] and not on_gpu:
         report.warning(
             file.path,
             file.source.line("default_model_filename"),
             "serves half precision on a CPU, where it is slower than fp32",
-            "serve model.onnx here, and half precision in configs/gpu.pbtxt",
+            "serve model.onnx here, and the fp16 graph in configs/gpu.pbtxt",
         )
 
 
 def check_agreement(file: ConfigFile, default: ConfigFile, report: Findings) -> None:
-    """Report where a file of configs/ promises callers other tensors than the default config does."""
+    """Report tensors and batch sizes in which a file of configs/ differs from the default config."""
     for side in ("input", "output"):
         ours = {tensor.name: tensor for tensor in getattr(file.config, side)}
         theirs = {tensor.name: tensor for tensor in getattr(default.config, side)}
@@ -99,7 +99,7 @@ def check_agreement(file: ConfigFile, default: ConfigFile, report: Findings) -> 
                 file.path,
                 file.source.line(side),
                 f"{side} {name!r} of {default.path.name} is missing here",
-                "profiles may differ in placement, not in tensors",
+                "add it: profiles may differ in placement, not in tensors",
             )
         for i, tensor in enumerate(getattr(file.config, side)):
             line = file.source.line((side, i))
@@ -115,14 +115,15 @@ def check_agreement(file: ConfigFile, default: ConfigFile, report: Findings) -> 
                     file.path,
                     line,
                     f"{side} {tensor.name!r} differs from {default.path.name}: {'; '.join(differences)}",
-                    "make both say the same",
+                    "make both equal",
                 )
     if file.config.max_batch_size != default.config.max_batch_size:
         report.error(
             file.path,
             file.source.line("max_batch_size"),
-            f"max_batch_size is {file.config.max_batch_size}; {default.path.name} says {default.config.max_batch_size}",
-            "make both say the same",
+            f"max_batch_size is {file.config.max_batch_size}, but {default.config.max_batch_size} in "
+            f"{default.path.name}",
+            "make both equal",
         )
 
 
@@ -134,7 +135,7 @@ def _tensor_differences(ours: Any, theirs: Any) -> list[str]:
         "reshape": (list(ours.reshape.shape), list(theirs.reshape.shape)),
         "label_filename": (getattr(ours, "label_filename", ""), getattr(theirs, "label_filename", "")),
     }
-    return [f"{word} {mine} against {other}" for word, (mine, other) in pairs.items() if mine != other]
+    return [f"{word} {mine} instead of {other}" for word, (mine, other) in pairs.items() if mine != other]
 
 
 def _check_batching(file: ConfigFile, report: Findings) -> None:
@@ -169,10 +170,11 @@ def _check_batching(file: ConfigFile, report: Findings) -> None:
 
 
 def _check_lone_instance(file: ConfigFile, report: Findings) -> None:
-    """A queue limit turns the batcher's prefetching off; it then waits for a free instance and misses the call.
+    """Report a queue limit with a single instance, for which Triton delays requests.
 
-    Measured on 2.51: of two requests sent together, about every second one waits 0.5 s, the batcher's own
-    time-out. With two instances, or without a limit, none does.
+    A queue limit disables the prefetching of the batcher, which then may miss the signal that the instance is free.
+    Measured on 2.51: of two simultaneous requests, about every second one waits for 0.5 s, the timeout of the batcher;
+    with two instances or without a limit, none does.
     """
     config = file.config
     policies = [config.dynamic_batching.default_queue_policy, *config.dynamic_batching.priority_queue_policy.values()]
@@ -182,13 +184,14 @@ def _check_lone_instance(file: ConfigFile, report: Findings) -> None:
         report.warning(
             file.path,
             file.source.line("instance_group") if config.instance_group else file.source.line("dynamic_batching"),
-            "a queue policy with a time-out or a size beside a single instance: requests sent together stall for 0.5 s",
+            "has a queue policy with a timeout or a size but a single instance, so Triton delays simultaneous requests "
+            "by 0.5 s",
             "use two instances, or remove the limits",
         )
 
 
 def check_limits(file: ConfigFile, report: Findings) -> None:
-    """Report limits that a backend cannot read, or whose inputs or axes differ from the config's."""
+    """Report limits that a backend cannot read, or whose inputs or axes differ from those of the config."""
     if LIMITS_PARAMETER not in file.config.parameters:
         return
     line = file.source.line("parameters")
@@ -196,13 +199,13 @@ def check_limits(file: ConfigFile, report: Findings) -> None:
         entries = json.loads(file.config.parameters[LIMITS_PARAMETER].string_value)
         problems = _limits_problems(entries, file.config)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        problems = [f"is damaged ({type(error).__name__}: {error})"]
+        problems = [f"is invalid ({type(error).__name__}: {error})"]
     for problem in problems:
         report.error(file.path, line, f"parameter {LIMITS_PARAMETER} {problem}", _LIMITS_REMEDY)
 
 
 def check_same_limits(file: ConfigFile, default: ConfigFile, report: Findings) -> None:
-    """Report a profile whose limits differ from the default config's."""
+    """Report a profile whose limits differ from those of the default config."""
     ours, theirs = (
         each.config.parameters[LIMITS_PARAMETER].string_value if _has_limits(each) else "" for each in (file, default)
     )
@@ -234,35 +237,35 @@ def _limits_problems(entries: dict[str, Any], config: Any) -> list[str]:
                 found.append(f"names axes {limits['axes']} of {name!r}, whose dims are {dims}")
         least, most = limits.get("min", limits.get("above")), limits.get("max", limits.get("below"))
         if least is not None and most is not None and not least <= most:
-            found.append(f"allows {name!r} nothing: from {least} to {most}")
+            found.append(f"has an empty range for {name!r}: {least} to {most}")
     for axis, limits in entries["axes"].items():
         found += [f"has the unknown entry {key!r} for axis {axis!r}" for key in sorted(limits.keys() - AXIS_KEYS)]
         if limits.get("max") is not None and not 0 <= limits.get("min", 1) <= limits["max"]:
-            found.append(f"allows axis {axis!r} no size: from {limits.get('min', 1)} to {limits['max']}")
+            found.append(f"has an empty range for axis {axis!r}: {limits.get('min', 1)} to {limits['max']}")
     return found
 
 
 def check_tuned(folder: Path, default: ConfigFile, report: Findings) -> None:
-    """Report a file that is nonsense, does not fit the model, or is not what the model is served with.
+    """Report a `serving.json` that is invalid, does not fit the model, or is not applied to its config.
 
     Args:
-        default: its config.pbtxt.
+        default: the config.pbtxt of the model.
     """
     path = folder / TUNED_FILENAME
     undo = f"`tritone optimize {folder.name} --reset` removes it"
     try:
-        said = read_tuned(folder)
+        tuned = read_tuned(folder)
     except TunedError as error:
         report.error(path, 1, str(error).removeprefix(f"{path}: "), f"correct it; {undo}")
         return
-    if said is None:
+    if tuned is None:
         return
-    if reason := unfit(said["setting"], default.config):
+    if reason := unfit(tuned["setting"], default.config):
         report.error(path, 1, reason, f"correct it; {undo}")
-    elif apply(said["setting"], default.config) != default.config:
+    elif apply(tuned["setting"], default.config) != default.config:
         report.error(
             path,
             1,
-            f"says {said['setting']}, but {default.path.name} says {setting_of(default.config)}",
-            f"`tritone export KIND --configs-only` makes them agree; {undo}",
+            f"has {tuned['setting']}, but {default.path.name} has {setting_of(default.config)}",
+            f"`tritone export KIND --configs-only` applies it to the config; {undo}",
         )

@@ -94,7 +94,7 @@ def _segments(sizes: Sequence[int]) -> list[int]:
     return [math.prod(segment) for segment in segments]
 
 
-_FOLDER = "warmup"  # beside config.pbtxt, where input_data_file is looked up
+_FOLDER = "warmup"  # subfolder of the model's folder with the files of input_data_file
 
 
 def check_warmup(file: ConfigFile, report: Findings) -> None:
@@ -108,7 +108,7 @@ def check_warmup(file: ConfigFile, report: Findings) -> None:
         for name, tensor in inputs.items():
             if name not in warmup.inputs:
                 if not tensor.optional:
-                    report.error(file.path, line, f"warm-up {warmup.name!r} gives no input {name!r}", "add it")
+                    report.error(file.path, line, f"warm-up {warmup.name!r} has no input {name!r}", "add it")
                 continue
             for problem in _warmup_problems(warmup.inputs[name], tensor, file):
                 report.error(file.path, line, f"warm-up {warmup.name!r}: input {name!r} {problem}", "correct it")

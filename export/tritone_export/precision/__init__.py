@@ -1,7 +1,7 @@
-"""Graphs in less than single precision: half precision for GPUs, whole numbers of eight bits for CPUs.
+"""Graphs in reduced precision: half precision (fp16) for GPUs and 8-bit integers (int8) for CPUs.
 
-A reduced graph lies beside `model.onnx` in the version folder, and the configuration of the profile that it is for
-names it. It has the same tensors, and what it costs is measured on validation data before anything is written.
+A reduced graph is stored next to `model.onnx` in the version folder, and the configuration of a profile selects it. Its
+tensors are the same, and its loss of quality is measured on validation data before anything is written.
 """
 
 from tritone_export.precision.conversion import to_half, to_int8

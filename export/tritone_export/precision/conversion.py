@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_HALF: Final = 65504.0
-# Statistics, roots and exponents: sums of many or small numbers, cheap beside the products.
+# Operators that stay in single precision: sums, statistics, roots and exponentials lose accuracy and cost little.
 _SINGLE: Final = frozenset(
     {
         "BatchNormalization", "CumSum", "Div", "Exp", "InstanceNormalization", "LayerNormalization", "LogSoftmax",
@@ -28,7 +28,7 @@ _SINGLE: Final = frozenset(
         "ReduceSumSquare", "Softmax", "Softplus", "Sqrt",
     }
 )  # fmt: skip
-# What costs next to nothing and follows its neighbours.
+# Cheap operators, which take the precision of their neighbours.
 _LIGHT: Final = frozenset(
     {
         "Abs", "Add", "Cast", "Concat", "Expand", "Flatten", "Identity", "Mul", "Neg", "Reshape", "Slice", "Split",
@@ -38,11 +38,11 @@ _LIGHT: Final = frozenset(
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert a graph; its inputs and outputs stay as they are.
+    """Convert a graph to half precision; its inputs and outputs keep their types.
 
     Raises:
-        PrecisionError: a weight is beyond half precision, or nothing of the graph would be converted.
-        ConversionError: the converter or the checker refused.
+        PrecisionError: a weight exceeds the range of half precision, or no node would be converted.
+        ConversionError: the converter or the checker rejected the graph.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -54,20 +54,20 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         _drop_repeated(half)
         _join_single(half)
         _sort(half)
-        del half.graph.value_info[:]  # of tensors that are no more
+        del half.graph.value_info[:]  # it describes tensors that no longer exist
         onnx.checker.check_model(half, full_check=True)
     return half
 
 
 def as_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A twin to measure by on a CPU: what `to_half` makes 16 bits wide is rounded to that, and stays 32 bits wide.
+    """Return a graph in single precision that rounds to half precision wherever `to_half` computes in it.
 
-    Of a graph in half precision ONNX Runtime computes most nodes in 32 bits there, and leaves out the casts between
-    two of them, so that neither rounding nor overflow would show. Casts that a graph itself asks for are kept. Sums
-    within a product are in 32 bits, as on a GPU's tensor cores.
+    It is for measuring the effect of half precision on a CPU, where ONNX Runtime computes most nodes of a graph in half
+    precision in 32 bits and removes the casts between them, so that neither rounding nor overflow would show. Explicit
+    casts in a graph are kept. Sums within a product are in 32 bits, as on the tensor cores of a GPU.
 
     Args:
-        model: in single precision, as for `to_half`.
+        model: graph in single precision, as for `to_half`.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -93,7 +93,7 @@ def as_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         ]
 
     made = {name for node in halves for name in node.output}
-    entering = sorted((read & floats) - made)  # from nodes in single precision, and from outside
+    entering = sorted((read & floats) - made)  # outputs of nodes in single precision, and inputs of the graph
     nodes = {name: rounding(name, f"{name}.rounded") for name in entering}
     inputs = {value.name for value in model.graph.input}
     ordered = [each for name in entering if name in inputs for each in nodes[name]]
@@ -116,10 +116,10 @@ def as_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _parted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
-    """A copy whose nodes have names, and the names of those that stay in single precision.
+    """Return a copy of a graph with named nodes, and the names of the nodes that stay in single precision.
 
     Raises:
-        PrecisionError: nothing of the graph would be converted.
+        PrecisionError: no node would be converted.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
@@ -132,15 +132,18 @@ def _parted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
     } | front_end(model)
     _keep_neighbours(model, single)
     if not any(node.op_type in ("Conv", "Gemm", "MatMul") and node.name not in single for node in model.graph.node):
-        raise PrecisionError("no product of this graph can be computed in half precision: fp16 would change nothing")
+        raise PrecisionError(
+            "fp16 would change nothing: expected at least one Conv, Gemm or MatMul that can be computed in half "
+            "precision, got none; export in fp32"
+        )
     _part_constants(model, single)
     return model, single
 
 
 def _keep_neighbours(model: onnx.ModelProto, single: set[str]) -> None:
-    """Light nodes join those in single precision that they work for.
+    """Keep cheap nodes in single precision if all nodes that read from them are, in place.
 
-    A square that is summed up would overflow in half precision, and an answer that is cut to size would be rounded.
+    Otherwise squares would overflow before they are summed, and outputs would be rounded before they are sliced.
     """
     read_by = readers(model.graph.node)
     made_by = {output: node for node in model.graph.node for output in node.output}
@@ -154,11 +157,11 @@ def _keep_neighbours(model: onnx.ModelProto, single: set[str]) -> None:
 
 
 def _part_constants(model: onnx.ModelProto, single: set[str]) -> None:
-    """Give nodes in single precision constants of their own: the converter would round those that both sides read."""
+    """Copy constants that nodes of both precisions read, because the converter would round them for both."""
     from onnx import TensorProto
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    # Their types are their own; the converter would take those that are said beside them for converted.
+    # The converter takes constants that are listed in value_info for converted.
     for value in [value for value in model.graph.value_info if value.name in constants]:
         model.graph.value_info.remove(value)
     read_by = readers(model.graph.node)
@@ -197,13 +200,13 @@ def _check_range(model: onnx.ModelProto, single: set[str]) -> None:
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
         if largest > MAX_HALF:
             raise PrecisionError(
-                f"{name!r} holds {largest:.6g}, and half precision ends at {MAX_HALF:.0f}: fp16 is refused; "
-                f"train with more weight decay, or export in fp32"
+                f"{name!r} exceeds the range of half precision: expected values up to {MAX_HALF:.0f}, got "
+                f"{largest:.6g}; train with more weight decay, or export in fp32"
             )
 
 
 def _drop_repeated(model: onnx.ModelProto) -> None:
-    """The converter casts a tensor anew, under the same name, for each node in single precision that reads it."""
+    """Remove repeated casts: the converter adds one of the same name for each node that reads a tensor."""
     made: set[str] = set()
     for node in list(model.graph.node):
         if node.output[0] in made:
@@ -212,7 +215,7 @@ def _drop_repeated(model: onnx.ModelProto) -> None:
 
 
 def _join_single(model: onnx.ModelProto) -> None:
-    """Where a tensor goes from single to half and straight back, take it as it was."""
+    """Replace pairs of casts from single to half precision and back by the original tensor."""
     from onnx import TensorProto
 
     inputs = {f"graph_input_cast{index}" for index in range(len(model.graph.input))}
@@ -220,7 +223,7 @@ def _join_single(model: onnx.ModelProto) -> None:
     def is_cast(node: Any, to: int) -> bool:
         return node.op_type == "Cast" and any(a.name == "to" and a.i == to for a in node.attribute)
 
-    # The converter's own casts alone: the network's may come from whole numbers.
+    # Only casts that the converter added: those of the network may convert integers.
     own = [node for node in model.graph.node if node.name.endswith("_cast_to_fp16_node") or node.name in inputs]
     halved = {node.output[0]: node.input[0] for node in own if is_cast(node, TensorProto.FLOAT16)}
     restored = {
@@ -233,7 +236,7 @@ def _join_single(model: onnx.ModelProto) -> None:
         for index, name in enumerate(node.input):
             if name in restored:
                 node.input[index] = restored[name]
-    # An answer that was rounded on its way out gets what was there before, under its own name.
+    # An output of the graph keeps its name, so its cast becomes an Identity of the unrounded tensor.
     for node in model.graph.node:
         if is_cast(node, TensorProto.FLOAT) and node.output[0] in answers and node.input[0] in halved:
             node.input[0] = halved[node.input[0]]
@@ -249,7 +252,7 @@ def _join_single(model: onnx.ModelProto) -> None:
 
 
 def _sort(model: onnx.ModelProto) -> None:
-    """Put nodes behind those that they read from; the converter adds its own at the end."""
+    """Sort nodes topologically; the converter appends its own at the end."""
     known = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer} | {""}
     waiting, ordered = list(model.graph.node), []
     while waiting:
@@ -265,19 +268,19 @@ def _sort(model: onnx.ModelProto) -> None:
     model.graph.node.extend(copies)
 
 
-# A logarithm makes much of little: what leads to one (a spectrogram's power over eight decades) keeps its precision.
-# All of these are front ends; nothing that is learnt comes before them.
+# Nodes before a logarithm stay in single precision, because it amplifies small differences (the power in a spectrogram
+# spans eight decades). They are front ends without learned weights.
 _FRONT_END: Final = frozenset({"Log", "STFT", "DFT", "MelWeightMatrix"})
 _LOOPS: Final = ("Scan", "Loop", "If")
 
 
 def subgraph_names(model: onnx.ModelProto) -> list[str]:
-    """Which operators with graphs of their own there are."""
+    """Return the types of operators with subgraphs in a graph."""
     return sorted({node.op_type for node in model.graph.node if node.op_type in _LOOPS})
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give each node a name of its own, by which it can be left out."""
+    """Give each node a unique name, by which converters can skip it."""
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
@@ -286,7 +289,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def front_end(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes up to the last logarithm."""
+    """Return the names of the nodes of the front end: logarithms, spectrograms and all nodes that they depend on."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     waiting = [node for node in model.graph.node if node.op_type in _FRONT_END]
     found: set[str] = set()
@@ -299,7 +302,7 @@ def front_end(model: onnx.ModelProto) -> set[str]:
 
 
 def readers(nodes: Iterable[Any]) -> dict[str, list[Any]]:
-    """Tensor -> the nodes that read it."""
+    """Return the nodes that read each tensor, by name of the tensor."""
     found: dict[str, list[Any]] = {}
     for node in nodes:
         for name in node.input:
@@ -315,16 +318,16 @@ def to_int8(
     how: Literal["static", "dynamic"],
     calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = (),
 ) -> onnx.ModelProto:
-    """Quantise weights per channel, and activations.
+    """Quantise weights (per channel) and activations to 8-bit integers.
 
     Args:
-        how: `static` writes quantise-dequantise pairs with the ranges that calibration shows; `dynamic` finds the
-            ranges of each request.
+        how: `static` inserts quantise-dequantise pairs with ranges from calibration; `dynamic` computes the ranges
+            for each request.
         calibration: batches of real inputs, for `static`.
 
     Raises:
-        PrecisionError: there is nothing to quantise, or nothing to calibrate with.
-        ConversionError: the quantiser or the checker refused.
+        PrecisionError: there is no node to quantise, or no calibration data.
+        ConversionError: the quantiser or the checker rejected the graph.
     """
     import onnx
 
@@ -333,7 +336,10 @@ def to_int8(
     kept = front_end(model)
     products = [node.name for node in model.graph.node if node.op_type in _PRODUCTS and node.name not in kept]
     if not products:
-        raise PrecisionError("this graph has no products of learnt weights: int8 would change nothing")
+        raise PrecisionError(
+            "int8 would change nothing: expected at least one Conv, Gemm or MatMul with learned weights, got none; "
+            "export in fp32"
+        )
     with (
         translating("quantising the graph"),
         _quiet_quantiser(),
@@ -364,8 +370,8 @@ def _quantise(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared, written = folder / "prepared.onnx", folder / "int8.onnx"
-    # Without its optimiser, which fuses nodes into ONNX Runtime's own, and without its symbolic shapes, which stop at
-    # graphs whose sizes the exporter left open; those of ONNX itself are enough.
+    # Without optimisation, which fuses nodes into ONNX Runtime's own operators, and without symbolic shape inference,
+    # which fails on variable sizes; the shape inference of ONNX suffices.
     quant_pre_process(model, str(prepared), skip_optimization=True, skip_symbolic_shape=True)
     shared: dict[str, Any] = {
         "op_types_to_quantize": list(_PRODUCTS),
@@ -379,10 +385,12 @@ def _quantise(
     batches = iter(calibration)
     first = next(batches, None)
     if first is None:
-        raise PrecisionError("there is nothing to calibrate int8 with: the training part holds no usable example")
+        raise PrecisionError(
+            "no calibration data for int8: expected at least one usable example in the training split, got none"
+        )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out the batches."""
+        """Return the calibration batches one by one."""
 
         def __init__(self) -> None:
             self._next: Mapping[str, npt.NDArray[Any]] | None = first
@@ -404,7 +412,7 @@ def _quantise(
 
 
 def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Inputs, outputs and metadata as they were: shape inference may have put other words to their axes."""
+    """Restore inputs, outputs and metadata, because shape inference may have renamed the axes."""
     for mine, theirs in ((quantised.graph.input, model.graph.input), (quantised.graph.output, model.graph.output)):
         del mine[:]
         mine.extend(theirs)
@@ -416,7 +424,7 @@ def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet_quantiser() -> Iterator[None]:
-    """Silence the quantiser's advice, which it gives through the root logger."""
+    """Suppress the quantiser's warnings, which it writes to the root logger."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

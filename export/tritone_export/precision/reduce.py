@@ -1,4 +1,4 @@
-"""One graph in less than single precision: may it be, what it loses, how fast it is; refused if it loses too much."""
+"""Reduce the precision of a graph, measure its quality and latency, and refuse it if it loses too much quality."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from tritone_training.kind import EvaluateRequest
     from tritone_training.quality import HeldOut, Quality
 
-Precision: TypeAlias = Literal["fp16", "int8"]  # fp32 is what every version holds
+Precision: TypeAlias = Literal["fp16", "int8"]  # in addition to fp32, which every version has
 
 FILENAMES: Final[Mapping[Precision, str]] = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 _LATENCY_BATCHES: Final = (1, 8)
 _N_TIMES: Final = 15
-_LATENCY_S: Final = 2.0  # at most, for each batch size
+_LATENCY_S: Final = 2.0  # longest measurement per batch size
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What an export was asked for.
+    """Precisions that an export adds to fp32.
 
     Attributes:
-        precisions: those to add to fp32.
-        request: where the checkpoint and its validation data lie.
-        max_loss: replaces the bound of each figure that the kind declares.
+        precisions: the precisions to add.
+        request: locations of the checkpoint and its validation data.
+        max_loss: largest allowed loss of each metric; None for the limits that the kind declares.
     """
 
     precisions: tuple[Precision, ...]
@@ -46,7 +46,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Loss:
-    """One figure, before and after."""
+    """Change of one metric from single to reduced precision."""
 
     metric: str
     fp32: float
@@ -57,15 +57,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A graph that passed.
+    """A graph in reduced precision that passed all checks.
 
     Attributes:
-        losses: on validation data.
-        source: of these data.
-        n: how many examples there were.
-        n_bytes: of the file, and of the one in single precision.
-        latency_ratio: batch size -> time beside single precision, in process on this machine's CPU; above 1 is slower.
-        max_abs_difference: from single precision, by output, on the kind's own example inputs.
+        losses: change of each metric on validation data.
+        source: description of the validation data.
+        n: number of validation examples.
+        n_bytes: size of the file, and of the file in single precision.
+        latency_ratio: latency divided by that of single precision, by batch size, measured in process on this machine's
+            CPU; above 1 is slower.
+        max_abs_difference: largest difference from single precision on example inputs, by output.
     """
 
     precision: Precision
@@ -79,15 +80,15 @@ class Reduced:
 
     @property
     def filename(self) -> str:
-        """In the version folder."""
+        """Name of the file in the version folder."""
         return FILENAMES[self.precision]
 
     def describe(self) -> dict[str, Any]:
-        """For the model card."""
+        """Return the entry of the model card."""
         return {
             "file": self.filename,
             "data": self.source,
-            "portion": "valid",
+            "split": "valid",
             "n": self.n,
             "metrics": {
                 each.metric: {
@@ -106,21 +107,21 @@ class Reduced:
 
 
 def check_reducible(precision: Precision, declaration: Declaration, quality: Quality | None) -> None:
-    """Refuse what is known before anything is converted.
+    """Check that a model supports a precision, before the conversion.
 
     Raises:
-        PrecisionError: with the reason.
+        PrecisionError: it does not.
     """
     name = declaration.name
     if quality is None or declaration.backend != "onnxruntime":
         raise PrecisionError(
-            f"{name} is served in fp32 alone: it works in a loop of small steps, whose inner graph ONNX Runtime's "
-            f"converters do not carry over"
+            f"{name} can only be served in fp32: it computes in a loop, and the converters of ONNX Runtime do not "
+            f"support subgraphs"
         )
     if precision == "fp16" and declaration.serving.instances.n_gpu == 0:
         raise PrecisionError(f"{name} runs on the CPU in every profile, where fp16 is slower than fp32")
     if precision == "int8" and quality.int8 is None:
-        raise PrecisionError(f"{name} has no form in int8")
+        raise PrecisionError(f"{name} does not support int8")
 
 
 def reduce_graph(
@@ -135,30 +136,31 @@ def reduce_graph(
     draw: Callable[[int, int], Arrays],
     max_loss: float | None = None,
 ) -> Reduced:
-    """Convert a graph and hold it against the one in single precision.
+    """Convert a graph and compare it with the one in single precision.
 
     Args:
-        model: in single precision; `content` is the same as a file.
-        held_out: from `quality.held_out`.
-        before: what `held_out.measure` found of `content`.
-        draw: example inputs, for latency and differences.
-        max_loss: replaces the kind's own bounds.
+        model: graph in single precision.
+        content: the same graph, serialised.
+        held_out: validation data, from `quality.held_out`.
+        before: metrics of the graph in single precision, from `measure`.
+        draw: returns example inputs for a batch size and a seed, for latency and differences.
+        max_loss: largest allowed loss of each metric; None for the limits that the kind declares.
 
     Raises:
-        PrecisionError: the graph cannot be converted, or answers NaN or infinity.
-        QualityLossError: it loses more than it may.
-        ConversionError, ParityError: a library refused it, or its tensors are others than declared.
+        PrecisionError: the graph cannot be converted, or returns NaN or infinity.
+        QualityLossError: a metric loses more than allowed.
+        ConversionError, ParityError: a library rejected the graph, or its tensors are not as declared.
     """
     loops = subgraph_names(model)
     if loops:
         raise PrecisionError(
-            f"{declaration.name} holds {' and '.join(loops)}, whose inner graphs neither converter carries over: "
-            f"{precision} is refused; export it in fp32"
+            f"{declaration.name} cannot be converted to {precision}: the converters do not support the subgraphs of "
+            f"{' and '.join(loops)}; export it in fp32"
         )
     if precision == "fp16":
         converted = to_half(model)
     else:
-        assert quality.int8 is not None  # noqa: S101 - `check_reducible` has looked
+        assert quality.int8 is not None  # noqa: S101 - `check_reducible` ensures it
         converted = to_int8(model, quality.int8, held_out.calibration())
     reduced: bytes = converted.SerializeToString(deterministic=True)
     sessions = (open_session(content), open_session(reduced))
@@ -193,13 +195,13 @@ def reduce_graph(
 
 
 def measure(session: Any, held_out: HeldOut, precision: str) -> Mapping[str, float]:
-    """Take the figures of a graph.
+    """Return the metrics of a graph on validation data.
 
     Args:
         session: from `open_session`.
 
     Raises:
-        PrecisionError: it answers NaN or infinity.
+        PrecisionError: an output is NaN or infinite.
     """
     names = [output.name for output in session.get_outputs()]
 
@@ -216,20 +218,20 @@ def _check_finite(answers: Arrays, precision: str) -> None:
     for name, answer in answers.items():
         if answer.dtype.kind == "f" and not np.isfinite(answer).all():
             raise PrecisionError(
-                f"in {precision}, output {name!r} holds NaN or infinity: numbers on the way are beyond what it holds; "
-                f"export in fp32"
+                f"output {name!r} in {precision} is not finite, because values inside the graph exceed the range of "
+                f"{precision}; export in fp32"
             )
 
 
 def _check_losses(name: str, precision: str, losses: tuple[Loss, ...], source: str, n: int) -> None:
     for each in losses:
-        # Not `>`: of NaN nothing is known to be kept.
+        # Not `>`, which would accept NaN.
         if not each.loss <= each.max_loss:
-            figures = ", ".join(f"{one.metric} {one.fp32:.4f} in fp32 and {one.reduced:.4f}" for one in losses)
+            metrics = ", ".join(f"{one.metric} {one.fp32:.4f} in fp32, {one.reduced:.4f} reduced" for one in losses)
             raise QualityLossError(
-                f"{name} in {precision} is refused: {figures} in {precision}, on {n} validation examples of {source}; "
-                f"{each.metric} may lose {each.max_loss:g} and loses {each.loss:.4f}. Nothing was written; export in "
-                f"fp32, or allow more with --max-loss",
+                f"{name} loses too much quality in {precision}: expected a loss of {each.metric} of at most "
+                f"{each.max_loss:g}, got {each.loss:.4f} ({metrics}; {n} validation examples of {source}); nothing was "
+                f"written; export in fp32, or allow more with --max-loss",
                 metric=each.metric,
                 before=each.fp32,
                 after=each.reduced,
@@ -254,7 +256,7 @@ def _differences(
 def _latency_ratio(
     sessions: tuple[Any, Any], declaration: Declaration, draw: Callable[[int, int], Arrays]
 ) -> dict[int, float]:
-    """Runs alternate, so that whatever else the machine does slows both."""
+    """Measure the ratio of latencies; runs alternate, so that other load on the machine affects both."""
     ratios = {}
     for n_batch in _LATENCY_BATCHES:
         if n_batch > declaration.serving.batching.max_batch_size:

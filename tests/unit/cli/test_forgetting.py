@@ -93,7 +93,7 @@ def test_a_failure_in_one_place_keeps_no_other_from_being_done(
     assert ended.status == 1
     assert "checkpoint: 60 -> 59 users" in ended.stderr
     assert "repository: " in ended.stderr
-    assert "holds no version of a recommender" in ended.stderr
+    assert "expected the folder of a recommender" in ended.stderr
 
 
 def test_what_could_not_be_read_is_a_failure(run_tritone: Any, places: dict[str, Path]) -> None:

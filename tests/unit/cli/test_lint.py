@@ -52,8 +52,8 @@ def test_a_clean_repository_is_status_0_with_notes_apart(tmp_path: Path) -> None
     result = CliRunner().invoke(app(), ["lint", str(tmp_path), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["findings"] == []
-    assert "has no version yet" in result.stderr
-    assert "has no version yet" not in CliRunner().invoke(app(), ["lint", str(tmp_path)]).stdout
+    assert "no version yet" in result.stderr
+    assert "no version yet" not in CliRunner().invoke(app(), ["lint", str(tmp_path)]).stdout
 
 
 def test_lint_needs_no_torch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`tritone publish` and `tritone rollback` with addresses and names that are none; no server is needed to say so."""
+"""`tritone publish` and `tritone rollback` with invalid addresses and model names, refused without a server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_an_address_with_half_a_bracket_is_wrong_usage(run_tritone: Callable[...
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp", "a/b", ""])
 def test_a_name_never_leads_out_of_the_repository(tmp_path: Path, name: str) -> None:
-    live = cast("Live", None)  # refused before anything of it is looked at
-    with pytest.raises(InvalidModelNameError, match="cannot be a model's name"):
+    live = cast("Live", None)  # refused before it is used
+    with pytest.raises(InvalidModelNameError):
         rollback(name, live)
-    with pytest.raises(InvalidModelNameError, match="cannot be a model's name"):
+    with pytest.raises(InvalidModelNameError):
         publish_live(tmp_path, (name,), live)

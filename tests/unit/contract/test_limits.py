@@ -27,7 +27,7 @@ from tritone.operations.recommend import RecommendOptions
 from tritone.operations.sample import _density, _truncation
 from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
-from tritone_export.ensembles import MOST_WINDOWS, pooling_configs
+from tritone_export.ensembles import MAX_WINDOWS, pooling_configs
 from tritone_serving.canary import make_inputs
 from tritone_serving.recommender import InvalidRequestError, RecommendRequest, requests
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
@@ -154,7 +154,7 @@ def test_what_the_sdk_sends_is_within_the_limits() -> None:
     audio = MODELS["genre_cnn"].tensors["audio"].limits
     assert audio is not None
     assert (audio.minimum, audio.maximum) == (-constants.LARGEST_SAMPLE, constants.LARGEST_SAMPLE)
-    assert MODELS["genre_cnn"].declaration.serving.batching.max_batch_size == MOST_WINDOWS
+    assert MODELS["genre_cnn"].declaration.serving.batching.max_batch_size == MAX_WINDOWS
 
 
 def test_the_recommender_and_its_declaration_agree() -> None:

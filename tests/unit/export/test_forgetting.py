@@ -1,18 +1,18 @@
-"""Forgetting that was cut short, or that meets versions it cannot look into."""
+"""Interrupted removals of a user, and versions that cannot be read."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_export import ForgettingError, forget_in_checkpoint, forget_user
-from tritone_export import forgetting as module
-from tritone_export._exceptions import RepositoryError
 from tritone_export.repository import versions
 from tritone_serving.recommender import open_artifact, write_artifact
 
@@ -41,7 +41,7 @@ def numbers(repository: Path) -> list[str]:
     return sorted(path.name for path in (repository / "recommender").iterdir() if path.name.isdigit())
 
 
-def test_versions_of_another_key_are_passed_over(repository: Path, key_file: Path, tmp_path: Path) -> None:
+def test_versions_of_another_key_are_skipped(repository: Path, key_file: Path, tmp_path: Path) -> None:
     other = models.make_artifact(tmp_path / "other", tmp_path / "other.key")
     models.publish(other, None, repository)  # version 2; its key is nowhere but in that file
     done = forget_user(GONE, repository, key=key_file)
@@ -51,7 +51,7 @@ def test_versions_of_another_key_are_passed_over(repository: Path, key_file: Pat
     assert (done.removed, done.other_key) == ((2,), ())  # version 3's key is installed
 
 
-def test_damaged_and_empty_versions_are_told_and_the_others_are_done(repository: Path, key_file: Path) -> None:
+def test_damaged_and_empty_versions_are_reported(repository: Path, key_file: Path) -> None:
     folder = repository / "recommender"
     shutil.copytree(folder / "1", folder / "2")
     os.truncate(folder / "2" / "users.npy", 50)
@@ -64,20 +64,24 @@ def test_damaged_and_empty_versions_are_told_and_the_others_are_done(repository:
     assert (again.was_held, sorted(again.unread)) == (False, [2, 3])
 
 
-def test_where_nothing_can_be_looked_into_it_fails(repository: Path) -> None:
+def test_if_no_version_can_be_read_an_error_is_raised(repository: Path) -> None:
     os.truncate(repository / "recommender" / "1" / "users.npy", 50)
     with pytest.raises(ForgettingError, match="is damaged"):
         forget_user(GONE, repository)
 
 
-def test_what_was_cut_short_is_finished(repository: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(folder: Path) -> None:
-        raise RepositoryError("no")
+def test_an_interrupted_removal_is_completed(repository: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def fails(folder: Path, **options: Any) -> None:
+        if Path(folder).name.startswith(".forgotten-"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+        remove(folder, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_delete", fails)
+        patch.setattr(shutil, "rmtree", fails)
         done = forget_user(GONE, repository)
-    assert (done.removed, done.kept, dict(done.unread)) == ((), (1,), {1: "no"})
+    assert (done.removed, done.kept, list(done.unread)) == ((), (1,), [1])
     assert (repository / "recommender" / ".forgotten-1").is_dir()
     again = forget_user(GONE, repository)
     assert not again.was_held

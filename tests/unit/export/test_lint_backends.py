@@ -1,4 +1,4 @@
-"""Lint of a model whose backend is ours: the ONNX file and the wire differ, and have to fit all the same."""
+"""Lint of a model for the backend `composer`, whose config declares other tensors than the ONNX file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def value(values: Any, name: str) -> Any:
     return next(value for value in values if value.name == name)
 
 
-def test_states_are_not_on_the_wire_and_first_frame_is_not_in_the_graph(repository: Path) -> None:
+def test_a_config_without_states_and_with_first_frame_is_valid(repository: Path) -> None:
     report = check_repository(repository)
     assert report.findings == ()
     assert report.notes == ()
@@ -49,7 +49,7 @@ def test_states_are_not_on_the_wire_and_first_frame_is_not_in_the_graph(reposito
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("decoupled: true", "decoupled: false", "backend 'composer' sends many answers to one request"),
+        ("decoupled: true", "decoupled: false", "backend 'composer' sends several responses per request"),
         ('name: "noise" data_type: TYPE_FP32', 'name: "noise" data_type: TYPE_FP16', "'noise' is TYPE_FP16 here and"),
         ("dims: [ -1, 8 ]", "dims: [ -1, 8, 1 ]", r"'noise' has dims [-1, 8, 1] here; the graph has [-1, 8]"),
         ('name: "style"', 'name: "styles"', "input 'styles' is not in 1/model.onnx, which has 'given'"),
@@ -57,16 +57,16 @@ def test_states_are_not_on_the_wire_and_first_frame_is_not_in_the_graph(reposito
         ('name: "nll"', 'name: "next_state_sums"', "output 'next_state_sums' is not in 1/model.onnx"),
     ],
 )
-def test_a_config_is_held_against_what_the_backend_makes_of_the_graph(
+def test_a_config_is_compared_with_the_tensors_of_the_backend(
     repository: Path, old: str, new: str, message: str
 ) -> None:
     rewrite(repository, old, new)
     assert message in findings(repository)
 
 
-def test_a_missing_input_is_told_and_states_are_not_missed(repository: Path) -> None:
+def test_a_missing_input_is_reported_but_missing_states_are_not(repository: Path) -> None:
     rewrite(repository, '  { name: "top_k" data_type: TYPE_INT64 dims: [ 1 ] reshape { } },\n', "")
-    assert "1/model.onnx also needs 'top_k' (add every input" in findings(repository)
+    assert "lacks inputs of 1/model.onnx: 'top_k' (add every input" in findings(repository)
 
 
 def rename_next(graph: Any) -> None:
@@ -85,17 +85,17 @@ def retype_next(graph: Any) -> None:
         (
             rename_next,
             (
-                "takes 'state_sums' and does not answer 'next_state_sums'",
-                "answers 'next_state_totals' and does not take 'state_totals'",
+                "has input 'state_sums' but no output 'next_state_sums'",
+                "has output 'next_state_totals' but no input 'state_totals'",
             ),
         ),
         (
             retype_next,
-            ("takes 'state_frame' as TYPE_INT64 [-1] and answers it as TYPE_INT64 [-1, 1]",),
+            ("state 'state_frame' is TYPE_INT64 [-1] as an input and TYPE_INT64 [-1, 1] as an output",),
         ),
     ],
 )
-def test_states_that_cannot_be_carried_on(
+def test_states_whose_input_and_output_do_not_match(
     repository: Path, edit: Callable[[Any], object], messages: tuple[str, ...]
 ) -> None:
     change(repository, edit)
@@ -105,18 +105,18 @@ def test_states_that_cannot_be_carried_on(
 
 def test_a_graph_without_states_is_for_another_backend(repository: Path) -> None:
     rewrite(repository, 'backend: "composer"', 'backend: "onnxruntime"')
-    assert "also needs 'state_frame', 'state_sums'" in findings(repository)
+    assert "lacks inputs of 1/model.onnx: 'state_frame', 'state_sums'" in findings(repository)
     rewrite(repository, 'backend: "onnxruntime"', 'backend: "composer"')
     graph = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 18]> g (float[batch] a) => (float[batch] b) { b = Identity (a) }'
     )
     onnx.save(graph, repository / stand_in.MODEL / "1" / "model.onnx")
-    assert "has no state (inputs named state_...), which 'composer' streams from" in findings(repository)
+    assert "has no state (inputs named state_...), which backend 'composer' needs" in findings(repository)
 
 
-def test_a_version_without_its_file_and_a_file_cut_off(repository: Path) -> None:
+def test_a_truncated_and_a_missing_model_file(repository: Path) -> None:
     path = repository / stand_in.MODEL / "1" / "model.onnx"
     path.write_bytes(path.read_bytes()[:-100])
-    assert "model.onnx:1: error: is not an ONNX file, or is cut off" in findings(repository)
+    assert "model.onnx:1: error: is not an ONNX file, or is truncated" in findings(repository)
     path.unlink()
-    assert "version 1 holds no model.onnx" in findings(repository)
+    assert "version 1 has no model.onnx" in findings(repository)

@@ -69,45 +69,42 @@ def nan_where_large(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    ("function", "error", "message"),
+    ("function", "errors", "tensor"),
     [
-        (lambda x: (x, x), NameMismatchError, "not declared: .'output 1'."),
-        (lambda x: (), NameMismatchError, "missing: .'y'."),
-        (lambda x: (x.double(),), DTypeMismatchError, "float64; declared is FP32"),
-        (lambda x: (x[:, :5],), ShapeMismatchError, r"shape \(2, 5\)"),
-        (lambda x: (x[:, None],), ShapeMismatchError, r"shape \(2, 1, 8\)"),
-        (lambda x: (x.reshape(2, 8),), ConversionError, "running the network in PyTorch|converting"),
-        (
-            branch_on_batch,
-            ValueMismatchError,
-            "differs by .* for a batch of 1: PyTorch .*; allowed is 0.0001",
-        ),
-        (nan_where_large, NonFiniteError, "NaN or infinite .* at index .* PyTorch and ONNX Runtime"),
+        (lambda x: (x, x), (NameMismatchError,), "output 1"),
+        (lambda x: (), (NameMismatchError,), "y"),
+        (lambda x: (x.double(),), (DTypeMismatchError,), "y"),
+        (lambda x: (x[:, :5],), (ShapeMismatchError,), "y"),
+        (lambda x: (x[:, None],), (ShapeMismatchError,), "y"),
+        (lambda x: (x.reshape(2, 8),), (ConversionError, StaticAxisError), None),
+        (branch_on_batch, (ValueMismatchError,), "y"),
+        (nan_where_large, (NonFiniteError,), "y"),
     ],
     ids=["count", "none", "dtype", "size", "rank", "frozen", "value", "nan"],
 )
 def test_a_network_that_is_not_as_declared(
-    tmp_path: Path, function: Callable[..., Any], error: type[Exception], message: str
+    tmp_path: Path, function: Callable[..., Any], errors: tuple[type[Exception], ...], tensor: str | None
 ) -> None:
-    expected = (error, StaticAxisError) if error is ConversionError else error
-    with pytest.raises(expected) as caught:
+    with pytest.raises(errors) as caught:
         export_tiny(function, tmp_path)
-    if isinstance(caught.value, error):
-        caught.match(message)
+    if tensor is not None:
+        assert isinstance(caught.value, ParityError)
+        assert caught.value.tensor == tensor
     assert not (tmp_path / "genre_cnn" / "1").exists()
 
 
-def test_a_value_mismatch_says_how_much_and_where(tmp_path: Path) -> None:
+def test_a_value_mismatch_has_the_difference_and_its_index(tmp_path: Path) -> None:
     with pytest.raises(ValueMismatchError) as caught:
         export_tiny(branch_on_batch, tmp_path)
     x = tiny_inputs(1, 1)["x"]
     assert caught.value.tensor == "y"
+    assert caught.value.tolerance == 1e-4
     assert caught.value.n_batch == 1
     assert caught.value.index == (0, int(np.abs(x).argmax()))
     assert caught.value.max_abs_difference == pytest.approx(float(np.abs(x).max()), rel=1e-5)
 
 
-def test_free_lengths_stay_free(tmp_path: Path) -> None:
+def test_axes_of_variable_size_stay_variable(tmp_path: Path) -> None:
     declaration = replace(
         TINY,
         inputs=(Tensor("x", "FP32", (Axis("step"), Axis("feature", 8)), "x"),),
@@ -133,9 +130,10 @@ def test_free_lengths_stay_free(tmp_path: Path) -> None:
         (lambda n, seed: {"x": tiny_inputs(1, seed)["x"]}, ShapeMismatchError),
     ],
 )
-def test_example_inputs_that_break_their_own_declaration(tmp_path: Path, inputs: Any, error: type[ParityError]) -> None:
-    with pytest.raises(error, match="example_inputs"):
+def test_example_inputs_that_are_not_as_declared(tmp_path: Path, inputs: Any, error: type[ParityError]) -> None:
+    with pytest.raises(error) as caught:
         export_tiny(lambda x: (x,), tmp_path, inputs=inputs)
+    assert caught.value.tensor == "x"
 
 
 # --- a good file against other declarations, and spoiled files against the right one ------------------------
@@ -182,12 +180,12 @@ def test_signature_against_another_declaration(
     assert caught.value.tensor == tensor
 
 
-def test_a_frozen_batch_axis_is_named(model: onnx.ModelProto) -> None:
+def test_a_fixed_batch_axis_is_reported(model: onnx.ModelProto) -> None:
     frozen = copy_of(model)
     frozen.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-    with pytest.raises(StaticAxisError, match="axis 'batch' of input 'audio' is frozen at 2") as caught:
+    with pytest.raises(StaticAxisError) as caught:
         check_signature(open_session(frozen.SerializeToString()), DECLARATION)
-    assert caught.value.axis == "batch"
+    assert (caught.value.tensor, caught.value.axis) == ("audio", "batch")
 
 
 def spoil(model: onnx.ModelProto, output: str, value: float) -> Any:
@@ -203,7 +201,7 @@ def spoil(model: onnx.ModelProto, output: str, value: float) -> Any:
     return open_session(spoiled.SerializeToString())
 
 
-def test_values_are_held_to_the_tolerance(model: onnx.ModelProto) -> None:
+def test_a_difference_above_the_tolerance_is_an_error(model: onnx.ModelProto) -> None:
     network = fixture_kind.small_network()
     good = open_session(model.SerializeToString())
     check_parity(network, good, DECLARATION, fixture_kind.example_inputs)
@@ -216,7 +214,7 @@ def test_values_are_held_to_the_tolerance(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_is_within_no_tolerance(model: onnx.ModelProto, value: float) -> None:
+def test_nan_and_infinity_are_errors_for_any_tolerance(model: onnx.ModelProto, value: float) -> None:
     declaration = redeclared("embedding", tolerance=float("inf"))
     with pytest.raises(NonFiniteError) as caught:
         check_parity(
@@ -228,6 +226,7 @@ def test_nan_is_within_no_tolerance(model: onnx.ModelProto, value: float) -> Non
     assert (caught.value.source, caught.value.index) == ("ONNX Runtime", (0, 5))
 
 
-def test_what_onnxruntime_refuses_is_translated() -> None:
-    with pytest.raises(ConversionError, match="loading the ONNX model into ONNX Runtime failed"):
+def test_errors_of_onnxruntime_are_translated() -> None:
+    with pytest.raises(ConversionError) as caught:
         open_session(b"not an onnx file")
+    assert type(caught.value.__cause__).__module__.startswith("onnxruntime")

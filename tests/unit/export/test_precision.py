@@ -106,16 +106,16 @@ def test_a_plain_export_serves_single_precision_again(repository: Path) -> None:
     assert "model.int8.onnx" not in config.read_text()
 
 
-def test_lint_misses_the_graph_of_another_profile(tmp_path: Path) -> None:
+def test_lint_reports_a_missing_graph_of_another_profile(tmp_path: Path) -> None:
     kind = fixture_kind.kind(quality=fixture_kind.quality())
     version = export_model(fixture_kind.exportable(), kind, repository=tmp_path, reduction=reduction("fp16")).path
     graph = version / "model.fp16.onnx"
     content = graph.read_bytes()
     graph.write_bytes(content[:-1] + b"x")
-    assert "not the file that its model card describes" in str(check_repository(tmp_path).findings)
+    assert "does not match its model card" in str(check_repository(tmp_path).findings)
     graph.unlink()
     findings = "\n".join(map(str, lint_repository(tmp_path)))
-    assert "version 1 holds no model.fp16.onnx, which configs/gpu.pbtxt serves" in findings
+    assert "version 1 has no model.fp16.onnx, which configs/gpu.pbtxt serves" in findings
     graph.write_bytes(content)
     config = version.parent / "config.pbtxt"
     config.write_text(config.read_text().replace("model.onnx", "model.fp16.onnx"))
@@ -151,13 +151,14 @@ def hostile_quality(network: torch.nn.Module) -> Quality:
     return fixture_kind.quality(max_loss=0.01, network=network, inputs=loud_inputs(64))
 
 
-def test_what_loses_more_than_it_may_is_refused_with_the_figures(tmp_path: Path) -> None:
+def test_a_loss_above_the_limit_is_refused_with_the_metrics(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Hostile().eval()
     kind = fixture_kind.kind(quality=hostile_quality(network))
     exportable = fixture_kind.exportable(network=network)
-    with pytest.raises(QualityLossError, match=r"accuracy 1\.0000 in fp32 and 0\.\d+ in int8, on 64 valid") as caught:
+    with pytest.raises(QualityLossError) as caught:
         export_model(exportable, kind, repository=tmp_path, reduction=reduction("int8"))
+    assert (caught.value.metric, caught.value.before) == ("accuracy", pytest.approx(1.0, abs=1e-3))
     assert caught.value.before - caught.value.after > caught.value.max_loss == 0.01
     assert not list(tmp_path.iterdir()), "nothing is written"
     allowed = export_model(exportable, kind, repository=tmp_path, reduction=reduction("int8", max_loss=0.9))
@@ -178,7 +179,7 @@ def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     network = fixture_kind.small_network()
     network.label.weight.data[0, 0] = 70_000
     kind = fixture_kind.kind(quality=fixture_kind.quality())
-    with pytest.raises(PrecisionError, match=r"holds 70000, and half precision ends at 65504"):
+    with pytest.raises(PrecisionError, match="exceeds the range of half precision"):
         export_model(fixture_kind.exportable(network=network), kind, repository=tmp_path, reduction=reduction("fp16"))
     assert not list(tmp_path.iterdir())
 
@@ -188,7 +189,7 @@ def test_sums_that_overflow_on_the_way_are_refused(tmp_path: Path) -> None:
     network.label.weight.data[:] = 60_000  # each fits, and their products' sum does not
     network.norm.weight.data[:] = 100
     kind = fixture_kind.kind(quality=fixture_kind.quality())
-    with pytest.raises(PrecisionError, match="holds NaN or infinity"):
+    with pytest.raises(PrecisionError, match="is not finite"):
         export_model(fixture_kind.exportable(network=network), kind, repository=tmp_path, reduction=reduction("fp16"))
 
 
@@ -196,10 +197,10 @@ def test_sums_that_overflow_on_the_way_are_refused(tmp_path: Path) -> None:
     ("precision", "change", "message"),
     [
         ("fp16", {"n_gpu": 0}, "runs on the CPU in every profile"),
-        ("int8", {"quality": None}, "fp32 alone"),
+        ("int8", {"quality": None}, "can only be served in fp32"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_converting(
+def test_unsupported_precisions_are_refused_before_converting(
     tmp_path: Path, precision: str, change: dict[str, Any], message: str
 ) -> None:
     exportable = fixture_kind.exportable()
@@ -225,11 +226,11 @@ def test_a_companion_that_cannot_stays_in_single_precision(tmp_path: Path) -> No
     assert not own.kept
     assert not companion.reduced
     assert companion.kept is not None
-    assert "genre_cnn_other is served in fp32 alone" in companion.kept["int8"]
+    assert "genre_cnn_other can only be served in fp32" in companion.kept["int8"]
     assert not (companion.path / "model.int8.onnx").exists()
 
 
-def test_loops_are_not_carried_over() -> None:
+def test_graphs_with_loops_are_not_converted() -> None:
     assert SAMPLER.backend == "onnxruntime"  # so it is the graph that is in the way, not the backend
     from tritone_training.registry import get_kind
 
@@ -239,7 +240,7 @@ def test_loops_are_not_carried_over() -> None:
     model = spectrum_model()
     model.graph.node.append(helper.make_node("Scan", ["audio"], ["scanned"]))
     quality = fixture_kind.quality()
-    with pytest.raises(PrecisionError, match="holds Scan, whose inner graphs neither converter carries over"):
+    with pytest.raises(PrecisionError, match="do not support the subgraphs of Scan"):
         reduce_graph(
             model,
             b"",
@@ -310,7 +311,7 @@ def test_a_graph_with_nothing_to_convert_is_refused() -> None:
 
 
 def test_int8_without_anything_to_calibrate_with_is_refused() -> None:
-    with pytest.raises(PrecisionError, match="nothing to calibrate"):
+    with pytest.raises(PrecisionError, match="no calibration data"):
         to_int8(spectrum_model(), "static", [])
 
 

@@ -75,7 +75,7 @@ def test_less_can_be_looked_at(data: Path, tmp_path: Path) -> None:
 
 def test_evaluate_repeats_what_training_measured(trained: Trained, data: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(trained.folder, data, split="valid", report=tmp_path / "report", progress=False)
-    found = KIND.evaluate(request)
+    found = KIND.evaluate(request).to_dict()
     expected = trained.summary["metrics"]["valid"]
     assert found["nll_per_frame"] == pytest.approx(expected["nll_per_frame"], rel=1e-5)
     assert (found["n_seen_in_training"], found["n_early_stopping"]) == (0, 2)
@@ -89,7 +89,7 @@ def test_evaluate_repeats_what_training_measured(trained: Trained, data: Path, t
     nats = sum(int(row.split(",")[2]) * float(row.split(",")[3]) for row in rows[1:])
     assert nats / 53 == pytest.approx(found["nll_per_frame"], rel=1e-3)
     json.dumps(found)
-    everything = KIND.evaluate(EvaluateRequest(trained.folder, data, progress=False))
+    everything = KIND.evaluate(EvaluateRequest(trained.folder, data, progress=False)).to_dict()
     assert (everything["n"], everything["n_seen_in_training"]) == (14, 12)
 
 

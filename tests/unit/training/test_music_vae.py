@@ -480,11 +480,13 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     request = EvaluateRequest(
         checkpoint=trained, data=chorales, split="valid", report=tmp_path / "report", progress=False
     )
-    metrics = KIND.evaluate(request)
+    metrics = KIND.evaluate(request).to_dict()
     assert metrics["n_spans"] == 12
-    assert metrics == {**KIND.evaluate(replace(request, report=None)), "report": metrics["report"]}, "reproducible"
+    assert metrics == {**KIND.evaluate(replace(request, report=None)).to_dict(), "report": metrics["report"]}, (
+        "reproducible"
+    )
     assert all(Path(path).stat().st_size > 1000 for path in metrics["report"])
-    assert KIND.evaluate(replace(request, split=None, report=None))["n_spans"] == 12 * 3
+    assert KIND.evaluate(replace(request, split=None, report=None)).to_dict()["n_spans"] == 12 * 3
     with pytest.raises(DataError):
         KIND.evaluate(replace(request, split="test"))
     served = exportable(trained, None)

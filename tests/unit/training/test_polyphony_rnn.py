@@ -397,17 +397,17 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
 def test_evaluation_is_reproducible_and_by_split(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:
     out, summary = run
     ask = EvaluateRequest(checkpoint=out, data=mat, split="valid", progress=False)
-    valid = KIND.evaluate(ask)
+    valid = KIND.evaluate(ask).to_dict()
     assert valid["nll_per_frame"] == pytest.approx(summary["metrics"]["valid"]["nll_per_frame"], abs=1e-9)
     assert (valid["n_pieces"], list(valid["splits"])) == (6, ["valid"])
     assert (valid["n_seen_in_training"], valid["n_early_stopping"]) == (0, 6)
-    whole = KIND.evaluate(replace(ask, split=None, report=tmp_path / "report"))
+    whole = KIND.evaluate(replace(ask, split=None, report=tmp_path / "report")).to_dict()
     assert list(whole["splits"]) == ["train", "valid", "test"]
     assert whole["splits"]["valid"]["nll_per_frame"] == pytest.approx(valid["nll_per_frame"], abs=1e-6)
     total = sum(part["nll_per_frame"] * part["n_frames"] for part in whole["splits"].values())
     assert whole["nll_per_frame"] == pytest.approx(total / whole["n_frames"])
     assert (whole["n_seen_in_training"], whole["n_early_stopping"]) == (24, 6)
-    by_split = {part: KIND.evaluate(replace(ask, split=part)) for part in ("train", "test")}
+    by_split = {part: KIND.evaluate(replace(ask, split=part)).to_dict() for part in ("train", "test")}
     assert {part: found["n_seen_in_training"] for part, found in by_split.items()} == {"train": 24, "test": 0}
     assert json.dumps(whole)
     files = [Path(file) for file in whole["report"]]

@@ -231,7 +231,7 @@ def figures() -> dict[str, Any]:
         report=recommender_models.folder() / "report",
         progress=False,
     )
-    return dict(KIND.evaluate(request))
+    return KIND.evaluate(request).to_dict()
 
 
 def test_the_ensemble_is_worth_its_members(figures: dict[str, object]) -> None:

@@ -187,7 +187,7 @@ def test_a_killed_training_leaves_its_best_epoch_and_is_resumed(
     best = out / "unfinished" / "best"
     assert "best epoch so far" in checkpoint.load(best, kind="polyphony_rnn").info["unfinished"]
     assert kind.export(best, None).card["n_epochs"] >= 1
-    evaluated = kind.evaluate(evaluate_request(best, request))
+    evaluated = kind.evaluate(evaluate_request(best, request)).to_dict()
     assert np.isfinite(evaluated["nll_per_frame"])
 
     with pytest.raises(TrainingError, match=r"interrupted training; continue it with --resume"):

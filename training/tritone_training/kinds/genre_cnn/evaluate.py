@@ -20,6 +20,7 @@ from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
 from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, assign_folds, printable
+from tritone_training.evaluation import EvaluationResult, Table, problem_lines
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.genre_cnn.metrics import (
@@ -129,8 +130,8 @@ def _ask(network: torch.nn.Module, recording: Recording) -> tuple[FloatMatrix, F
     return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts]), notes
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on a data set, one fold of it, or one split of its own training run."""
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Evaluate a checkpoint on a data set, one fold of it, or one split of its own training run."""
     network, info = load_network(request.checkpoint)
     labels = list(info["labels"])
     recordings = recordings_of(request, info)
@@ -146,10 +147,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     validation = set(info["splits"]["valid"])
     # A refit learns from the validation part too, for as long as the training before it that stopped by it.
     trained_on = {*info["splits"]["train"], *(validation if info["config"].get("refit") else ())}
-    metrics = {
-        **evaluation.metrics,
-        "checkpoint": str(request.checkpoint),
-        "data": recordings.source,
+    details = {
         "fold": request.fold,
         "split": request.split,
         # Metrics on recordings that the checkpoint was trained on say nothing about new ones.
@@ -157,9 +155,14 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "n_early_stopping": len((validation - trained_on) & evaluated),  # decided when training stopped
         "labels": labels,
     }
-    if request.report is not None:
-        metrics["report"] = write_report(request.report, evaluation, labels)
-    return metrics
+    return EvaluationResult(
+        request.checkpoint,
+        recordings.source,
+        metrics=evaluation.metrics,
+        details=details,
+        summary=summarize(evaluation.metrics, details),
+        report=None if request.report is None else write_report(request.report, evaluation, labels),
+    )
 
 
 def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:
@@ -272,6 +275,33 @@ def write_report(folder: Path, evaluation: Evaluation, labels: Sequence[str]) ->
         files.append("emotions.png")
     _write_predictions(folder / "predictions.csv", evaluation, labels)
     return [str(folder / name) for name in (*files, "predictions.csv")]
+
+
+def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[str | Table]:
+    """Return the main metrics, those per class, the confusion matrix and the correlation of emotions."""
+    window = metrics["window"]
+    found: list[str | Table] = [
+        f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
+        f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}",
+        f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}",
+    ]
+    if n := details["n_seen_in_training"]:
+        found.append(f"caution: {n} of these recordings are training data; select held-out data with --fold or --split")
+    if n := details["n_early_stopping"]:
+        found.append(f"note: {n} of these recordings were used for early stopping")
+    labels, counts = details["labels"], metrics["confusion_matrix"]
+    found += [
+        Table("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()]),
+        Table(
+            "confusion matrix (rows: true, columns: predicted)",
+            [{"true": label, **dict(zip(labels, row, strict=True))} for label, row in zip(labels, counts, strict=True)],
+        ),
+    ]
+    if metrics["emotion_correlation"]:
+        found.append(Table("emotions (correlation)", [metrics["emotion_correlation"]]))
+    if metrics["emotion_correlation_mean"] is not None:
+        found.append(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
+    return found + problem_lines("not evaluated", metrics["problems"])
 
 
 def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:

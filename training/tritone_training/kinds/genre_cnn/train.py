@@ -14,6 +14,7 @@ from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
+from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
@@ -265,11 +266,11 @@ def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in names if metrics.get(name) is not None}
 
 
-def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Train once for each fold and evaluate on the held-out fold.
+def crossvalidate(request: TrainRequest) -> CrossValidationResult:
+    """Train once per fold, and evaluate each network on the fold that was held out.
 
-    Returns mean and standard deviation over the folds, the metrics of each fold, and `pooled`: the metrics over all
-    tracks, each predicted by the network that was not trained on it.
+    The details of the result include `pooled`: the metrics over all tracks, each predicted by the network that was not
+    trained on it.
     """
     config = configure(request)
     prepared = prepare(request, config)
@@ -284,21 +285,30 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     emotions = np.concatenate([j.emotions for j in evaluations])
     wanted = np.concatenate([j.wanted_emotions for j in evaluations])
     pooled = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(emotions, wanted)}
-    return {
-        **{name: float(np.mean([j.metrics[name] for j in evaluations])) for name in ("accuracy", "macro_f1")},
-        **{f"{name}_std": float(np.std([j.metrics[name] for j in evaluations])) for name in ("accuracy", "macro_f1")},
-        "n": len(truth),
-        "emotion_correlation": pooled["emotion_correlation"],
-        "emotion_correlation_mean": pooled["emotion_correlation_mean"],
-        "labels": list(labels),
-        "pooled": pooled,
-        "folds": [
-            {
-                "fold": fold,
-                **{k: j.metrics[k] for k in ("accuracy", "macro_f1", "n", "emotion_correlation_mean")},
-            }
-            for fold, j in zip(folds, evaluations, strict=True)
-        ],
-        "data": prepared.recordings.report(),
-        "out": str(request.out),
-    }
+    metrics = {name: MeanStd.of([j.metrics[name] for j in evaluations]) for name in ("accuracy", "macro_f1")}
+    rows = [
+        {"fold": fold, **{k: j.metrics[k] for k in ("accuracy", "macro_f1", "n", "emotion_correlation_mean")}}
+        for fold, j in zip(folds, evaluations, strict=True)
+    ]
+    accuracy, macro_f1, correlation = metrics["accuracy"], metrics["macro_f1"], pooled["emotion_correlation_mean"]
+    summary: list[str | Table] = [
+        Table("folds", rows),
+        f"accuracy {accuracy.mean:.3f} ± {accuracy.std:.3f}, macro-F1 {macro_f1.mean:.3f} ± {macro_f1.std:.3f} "
+        f"(mean ± standard deviation over {len(folds)} folds, {len(truth)} tracks)",
+        *([] if correlation is None else [f"emotion correlation over all tracks: {correlation:.3f}"]),
+        f"checkpoints: {request.out}/fold-*",
+    ]
+    return CrossValidationResult(
+        request.out,
+        metrics=metrics,
+        details={
+            "n": len(truth),
+            "emotion_correlation": pooled["emotion_correlation"],
+            "emotion_correlation_mean": correlation,
+            "labels": list(labels),
+            "pooled": pooled,
+        },
+        folds=rows,
+        data=prepared.recordings.report(),
+        summary=summary,
+    )

@@ -5,7 +5,7 @@ Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.autoencoder import decode, encode
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
+from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_gan.dataset import draw_spans
@@ -212,7 +213,7 @@ def _control(network: MusicGan, held_out: Voices, *, seed: int) -> dict[str, Any
     }
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
@@ -239,16 +240,15 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
             shares=np.array([shares[name] for name in scores.styles]),
             on_progress=on_progress,
         )
-    metrics = {
-        **evaluation.metrics,
-        "spans": {"train": train.report, split: held_out.report},
-        "checkpoint": str(request.checkpoint),
-        "data": scores.source,
-        "split": split,
-    }
-    if request.report is not None:
-        metrics["report"] = write_report(request.report, evaluation)
-    return metrics
+    details = {"spans": {"train": train.report, split: held_out.report}, "split": split}
+    return EvaluationResult(
+        request.checkpoint,
+        scores.source,
+        metrics=evaluation.metrics,
+        details=details,
+        summary=summarize({**evaluation.metrics, **details}),
+        report=None if request.report is None else write_report(request.report, evaluation),
+    )
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> list[str]:

@@ -78,7 +78,7 @@ def prepare(request: TrainRequest) -> TrainingData:
     if folder is None:
         folder = own
         vae_request = replace(
-            request, out=own, overrides={}, max_epochs=_vae_epochs(request), warm_start=None, mlflow_run=None
+            request, out=own, overrides={}, max_epochs=autoencoder_epochs(request), warm_start=None, mlflow_run=None
         )
         get_kind(_VAE).trainer(vae_request)(vae_request)
     saved = checkpoint.load(folder, kind=_VAE)
@@ -86,11 +86,12 @@ def prepare(request: TrainRequest) -> TrainingData:
     return TrainingData(scores, train, valid, vae, folder, saved.info)
 
 
-def _vae_epochs(request: TrainRequest) -> int | None:
-    """Return the limit on the epochs of the autoencoder: the request's, if it is below that of the preset."""
-    if request.max_epochs is None or request.max_epochs > PRESETS[request.preset].max_epochs:
+def autoencoder_epochs(request: TrainRequest) -> int | None:
+    """Return the limit on the epochs of `music_vae`: the request's, but at most that of its own preset."""
+    if request.max_epochs is None:
         return None
-    return request.max_epochs
+    own = get_kind(_VAE).configure(replace(request, overrides={}, max_epochs=None)).to_dict()
+    return min(request.max_epochs, int(own["max_epochs"]))
 
 
 def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:

@@ -21,6 +21,7 @@ import torch
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
+from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_transformer.dataset import WholePieces
@@ -111,8 +112,8 @@ def _likelihood(pieces: Sequence[ScorePiece], nll: Sequence[npt.NDArray[np.float
     }
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on a split of a data set, or on all of it.
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Evaluate a checkpoint on a split of a data set, or on all of it.
 
     Raises:
         DataError: there is no such split.
@@ -125,10 +126,7 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     same_data = scores.fingerprint == info.get("data", {}).get("fingerprint")
     names = [piece.name for piece in pieces]
     n_of = {part: len(set(names) & set(info["splits"][part])) for part in ("train", "valid")}
-    metrics = {
-        **evaluation.metrics,
-        "checkpoint": str(request.checkpoint),
-        "data": scores.source,
+    details = {
         "split": request.split,
         # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
         "n_seen_in_training": n_of["train"] if same_data else None,
@@ -136,9 +134,14 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         "trained_on": info.get("data", {}).get("source"),
         "likelihood": "joint over the notes of a frame, exact; one network, one pass, no adaptation to the piece",
     }
-    if request.report is not None:
-        metrics["report"] = write_report(request.report, evaluation, network, info)
-    return metrics
+    return EvaluationResult(
+        request.checkpoint,
+        scores.source,
+        metrics=evaluation.metrics,
+        details=details,
+        summary=summarize({**evaluation.metrics, **details}),
+        report=None if request.report is None else write_report(request.report, evaluation, network, info),
+    )
 
 
 def _selected(scores: ScoreSet, request: EvaluateRequest) -> tuple[ScorePiece, ...]:

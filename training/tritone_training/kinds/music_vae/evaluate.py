@@ -20,6 +20,7 @@ from tritone.music.voices import FIRST_STRIKE
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_relative
 from tritone_training.data.scores import load_scores
+from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.music_vae.attributes import attribute_control
@@ -195,8 +196,8 @@ def _interpolation(
     }
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on every span of two bars."""
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Evaluate a checkpoint on every span of two bars."""
     network, info = load_network(request.checkpoint)
     scores = load_scores(request.data, progress=request.progress)
     with progress_bar("cutting spans", shown=request.progress) as on_progress:
@@ -205,16 +206,15 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
         evaluation = evaluate_network(
             network, spans, deviation=np.array(info["attributes"]["deviation"]), on_progress=on_progress
         )
-    metrics = {
-        **evaluation.metrics,
-        "spans": spans.report,
-        "checkpoint": str(request.checkpoint),
-        "data": scores.source,
-        "split": request.split,
-    }
-    if request.report is not None:
-        metrics["report"] = write_report(request.report, network, evaluation)
-    return metrics
+    details = {"spans": spans.report, "split": request.split}
+    return EvaluationResult(
+        request.checkpoint,
+        scores.source,
+        metrics=evaluation.metrics,
+        details=details,
+        summary=summarize({**evaluation.metrics, **details}),
+        report=None if request.report is None else write_report(request.report, network, evaluation),
+    )
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:

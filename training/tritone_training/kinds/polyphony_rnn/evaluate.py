@@ -17,6 +17,7 @@ import torch
 
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
+from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
@@ -148,10 +149,10 @@ def _count(
     bins += np.stack([np.bincount(place, each.ravel(), _N_BINS) for each in weights])
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
-    """Measure a checkpoint on the splits of a data set, whole pieces from their first frame on.
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Evaluate a checkpoint on whole pieces of a data set, from their first frame on.
 
-    With `split`, only that split is evaluated; otherwise all, with the metrics of each split.
+    The metrics are over all pieces, or those of the requested split; `splits` holds the metrics of each split.
 
     Raises:
         DataError: the data cannot be used, or have no such split.
@@ -163,20 +164,22 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     pieces = pieces_of(chosen, own=scores.frames_per_quarter, wanted=wanted)
     with progress_bar("evaluating pieces", shown=request.progress) as on_progress:
         evaluation = evaluate_network(network, pieces, on_progress=on_progress)
-    metrics = {
-        **evaluation.metrics,
-        "splits": _by_split(chosen, evaluation),
-        "checkpoint": str(request.checkpoint),
-        "data": scores.source,
+    metrics = {**evaluation.metrics, "splits": _by_split(chosen, evaluation)}
+    details = {
         "split": request.split,
         "frames_per_quarter": wanted or None,
         # Metrics on training pieces do not generalise to new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
         "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
-    if request.report is not None:
-        metrics["report"] = write_report(request.report, evaluation)
-    return metrics
+    return EvaluationResult(
+        request.checkpoint,
+        scores.source,
+        metrics=metrics,
+        details=details,
+        summary=summarize({**metrics, **details}),
+        report=None if request.report is None else write_report(request.report, evaluation),
+    )
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:

@@ -36,6 +36,7 @@ from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
 from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
+from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.dataset import words_matrix
@@ -174,6 +175,7 @@ def _fit(
         **{name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "data")},
         "metrics": {"valid": chosen.metrics["ensemble"]},
         "base_models_valid": chosen.metrics["base_models"],
+        "tables": [base_models_table(chosen.metrics["base_models"])],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
 
