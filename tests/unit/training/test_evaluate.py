@@ -208,7 +208,7 @@ def test_channels_that_cancel_are_remarked_on(kind: ModelKind, request_of: Evalu
     assert (metrics["n"], metrics["problems"]) == (2, [])
 
 
-def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
+def test_labels_and_metrics_that_are_hard_to_draw(tmp_path: Path) -> None:
     labels = ["$\\foo$", "古典", "a_{b}^", "plain"]
     truth = np.array([0, 1, 2, 3])
     probabilities = np.eye(4) * 0.6 + 0.1

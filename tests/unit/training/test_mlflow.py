@@ -141,7 +141,7 @@ def test_a_server_that_cannot_be_used_is_an_error_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_the_package_the_error_says_how_to_install_it(
+def test_without_the_package_the_error_has_the_install_command(
     scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)

@@ -1,4 +1,4 @@
-"""The corpus as scores: its bars, voices and portions."""
+"""The corpus as scores: its bars, voices and splits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_upbeats() -> None:
     def meter(metre: str | None, pickup: float, length: int) -> tuple[int, int]:
         facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
         track = CorpusTrack(**{**facts, "metre": metre, "pickup_quarters": pickup})
-        return loading._meter(track, Grid(np.ones((4, 88)), meter=(length, 0)))
+        return loading.meter_with_upbeat(track, Grid(np.ones((4, 88)), meter=(length, 0)))
 
     assert meter("4/4", 0.0, 16) == (16, 0)
     assert meter("4/4", 1.0, 16) == (16, 12)
@@ -53,7 +53,7 @@ def test_upbeats() -> None:
     assert meter(None, 0.0, 16) == (0, 0)
 
 
-def test_variants_of_a_tune_share_a_portion(scores: ScoreSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_of_a_tune_share_a_split(scores: ScoreSet, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
 
     def spy(given: list[str]) -> list[str]:
@@ -69,7 +69,7 @@ def test_variants_of_a_tune_share_a_portion(scores: ScoreSet, monkeypatch: pytes
 def test_a_part_that_sounds_two_notes_has_no_voice() -> None:
     def part(*notes: tuple[int, int, int]) -> list[int] | None:
         columns = dict(zip(("time", "duration", "pitch"), np.array(notes).T, strict=True))
-        voice = loading._part(columns, Fraction(4, 480), 4)
+        voice = loading.voice_of(columns, Fraction(4, 480), 4)
         return None if voice is None else voice.tolist()
 
     assert part((240, 240, 62), (0, 120, 60)) == [60, -1, 62, 62]

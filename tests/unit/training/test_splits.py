@@ -136,7 +136,7 @@ def test_too_few_artists_are_an_error() -> None:
         assign_folds(collection(*plenty, *few), n_folds=4)
 
 
-def test_the_report_says_how_folds_came_to_be() -> None:
+def test_the_report_states_how_folds_were_assigned() -> None:
     known = [recording(f"a{i}", "ab"[i % 2], artist=f"{i}") for i in range(8)]
     bare = [recording(f"b{i}", "ab"[i % 2]) for i in range(8)]
     assert assign_folds(collection(*known)).report()["folds"] == "artist-disjoint (8 of 8 recordings name their artist)"

@@ -88,7 +88,7 @@ def test_a_taste_vae_keeps_the_vectors_of_the_items_that_both_know(data: dict[st
         run("taste_vae", log, tmp_path / "third", warm_start=first, settings={"latent": 5})
 
 
-def test_heads_of_other_labels_begin_anew_and_are_reported(data: dict[str, Path], tmp_path: Path) -> None:
+def test_heads_of_other_labels_are_initialised_and_reported(data: dict[str, Path], tmp_path: Path) -> None:
     first = run("genre_cnn", data["genre_cnn"], tmp_path / "first")
     other = sounds.write_folders(tmp_path / "other", n_each=6)
     (other / "hum").rename(other / "drone")

@@ -107,19 +107,19 @@ def _piece(track: CorpusTrack, split: str) -> tuple[ScorePiece, Grid]:
     score = track.score()
     grid = to_grid(score)
     scale = Fraction(FRAMES_PER_QUARTER, score.ticks_per_quarter)
-    parts = [_part(part.notes.numpy(), scale, grid.n_frames) for part in score.tracks]
+    parts = [voice_of(part.notes.numpy(), scale, grid.n_frames) for part in score.tracks]
     voices = [part for part in parts if part is not None]
     return ScorePiece(
         name=track.id,
         frames=grid.frames,
         split=split,
         style=track.collection,
-        meter=_meter(track, grid),
+        meter=meter_with_upbeat(track, grid),
         voices=np.stack(voices, axis=1) if len(voices) == len(parts) else None,
     ), grid
 
 
-def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) -> npt.NDArray[np.int64] | None:
+def voice_of(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) -> npt.NDArray[np.int64] | None:
     """Return the MIDI pitch of a part at each time step (T,), -1 for a rest; None if a step has several pitches.
 
     Of two notes that round to the same step, such as ornaments, the later one is used.
@@ -136,7 +136,7 @@ def _part(notes: dict[str, npt.NDArray[Any]], scale: Fraction, n_frames: int) ->
     return sounding
 
 
-def _meter(track: CorpusTrack, grid: Grid) -> tuple[int, int]:
+def meter_with_upbeat(track: CorpusTrack, grid: Grid) -> tuple[int, int]:
     """Return the meter with the upbeat, which is in the corpus but not in the MIDI file."""
     length, _ = grid.meter
     pickup = Fraction(track.pickup_quarters).limit_denominator(96) * FRAMES_PER_QUARTER

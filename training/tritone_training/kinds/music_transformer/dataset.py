@@ -181,27 +181,27 @@ class TrainingSegments(Dataset[Any]):
         self._seed = seed
         self._n_passes = 0
         self._random = np.random.default_rng(seed)
-        self._batches: list[list[PieceSegment]] = self._draw()
-        n_frames_of_pass = sum(part.stop - part.start for batch in self._batches for part in batch)
-        self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self._batches)))
+        self.batches: list[list[PieceSegment]] = self._draw()
+        n_frames_of_pass = sum(part.stop - part.start for batch in self.batches for part in batch)
+        self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self.batches)))
 
     def __len__(self) -> int:
         return self._n_batches
 
     def __getitem__(self, _: int) -> Batch:
-        if not self._batches:
-            self._batches = self._draw()
-        return collate(self._batches.pop())
+        if not self.batches:
+            self.batches = self._draw()
+        return collate(self.batches.pop())
 
     @property
     def position(self) -> tuple[int, int]:
         """Return (number of passes begun, number of batches left in the last one)."""
-        return self._n_passes, len(self._batches)
+        return self._n_passes, len(self.batches)
 
     def go_to(self, n_passes: int, n_left: int) -> None:
         """Set the position, as returned by `position`."""
         self._n_passes = n_passes - 1
-        self._batches = self._draw()[:n_left]
+        self.batches = self._draw()[:n_left]
 
     def _draw(self) -> list[list[PieceSegment]]:
         """Batches that hold every piece, or as much of it as it may have."""
