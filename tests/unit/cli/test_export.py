@@ -22,7 +22,7 @@ from tests.unit.export import fixture_kind
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
     """The command, with a kind that needs no training; run in an empty folder."""
-    for module in (registry, tritone_training):  # each holds the name
+    for module in (tritone_training, registry):  # in this order: the former looks the name up in the latter when first used
         monkeypatch.setattr(module, "get_kind", lambda name: fixture_kind.kind())
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
@@ -103,7 +103,7 @@ def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: l
 @pytest.mark.slow
 def test_precisions_are_measured_and_told(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path) -> None:
     kind = fixture_kind.kind(quality=fixture_kind.quality())
-    for module in (registry, tritone_training):
+    for module in (tritone_training, registry):
         monkeypatch.setattr(module, "get_kind", lambda name: kind)
     arguments = ["export", "genre_cnn", "--checkpoint", str(tmp_path), "--precision", "int8", "--precision", "fp32"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)

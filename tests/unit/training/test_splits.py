@@ -118,9 +118,9 @@ def test_given_folds_are_respected() -> None:
     assert assigned.report()["folds"] == "the data set's own"
 
 
-def test_given_folds_that_tear_artists_apart_are_said_to() -> None:
+def test_given_folds_that_divide_artists_are_reported() -> None:
     data = collection(*(recording(f"r{i}", "ab"[i % 2], fold=i % 3, artist=f"{i // 4}") for i in range(12)))
-    assert "3 artists or pieces stand in several" in assign_folds(data).report()["folds"]
+    assert "3 artists or pieces are in several" in assign_folds(data).report()["folds"]
 
 
 def test_folds_in_some_rows_only_are_an_error() -> None:
