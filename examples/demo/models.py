@@ -185,6 +185,19 @@ class ModelBuilder:
         return versions if len(versions) == len(found) else None
 
 
+def check_preset(preset: str) -> None:
+    """Raise an error before anything is built if a kind does not have the preset.
+
+    Raises:
+        TrainingError: there is no such preset.
+    """
+    from tritone_training import get_kind
+    from tritone_training.hyperparameters import from_preset
+
+    for kind in KINDS:
+        from_preset(get_kind(kind).presets, preset, {})
+
+
 def _training(kind: str) -> str:
     return f"training {kind}"
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.support import music_models
 
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
-from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
@@ -402,9 +402,8 @@ def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypa
 
 @pytest.fixture(scope="module")
 def decoder_session(network: MusicVae) -> Any:
-    return open_session(
-        to_onnx(DecoderGraph(network).eval(), DECODER, decoder_example_inputs(2, 0)).SerializeToString()
-    )
+    graph = DecoderGraph(network).eval()
+    return open_session(music_models.onnx_graph(graph, DECODER, decoder_example_inputs(2, 0)))
 
 
 def settings_of_seed(seed: int) -> dict[str, npt.NDArray[Any]]:
@@ -439,7 +438,7 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
 
 @pytest.mark.slow
 def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
-    session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
+    session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
     voices = lanes_of(network, 9)
     with torch.inference_mode():
         expected = network(torch.from_numpy(voices))

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from scipy.io import savemat
+from tests.support import music_models
+from tests.support.cache import copy_cached
 
 from tritone_export import check_repository, export_kind
 from tritone_export.parity import open_session
@@ -470,10 +472,14 @@ def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_p
 
 @pytest.fixture(scope="module")
 def repository(run: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = tmp_path_factory.mktemp("served") / "model_repository"
-    results = export_kind(KIND.export(run[0], None), KIND, repository=repository)
-    assert [result.model for result in results] == ["polyphony_rnn", "polyphony_rnn_sampler"]
-    return repository
+    def export(made: Path) -> None:
+        results = export_kind(KIND.export(run[0], None), KIND, repository=made / "model_repository")
+        assert [result.model for result in results] == ["polyphony_rnn", "polyphony_rnn_sampler"]
+
+    folder = tmp_path_factory.mktemp("served")
+    weights = checkpoint.load(run[0], kind="polyphony_rnn").info["weights_sha256"]
+    copy_cached("export-polyphony_rnn-frames", export, folder, sources=music_models.EXPORT, key=weights)
+    return folder / "model_repository"
 
 
 def session_of(repository: Path, model: str) -> Any:
