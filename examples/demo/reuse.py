@@ -86,7 +86,12 @@ def read_info(folder: Path, kind: str) -> Mapping[str, Any]:
     if kind != RECOMMENDER:
         return checkpoint.load(folder, kind=kind).info
     from tritone_serving.recommender.artifact import files_of
-    from tritone_training.kinds.recommender.export import ARTIFACT_FOLDER, TASTE_FOLDER, load_info, read_artifact
+    from tritone_training.kinds.recommender.checkpoint_folder import (
+        ARTIFACT_FOLDER,
+        TASTE_FOLDER,
+        load_info,
+        read_artifact,
+    )
 
     info = load_info(folder)
     checkpoint.load(folder / TASTE_FOLDER, kind=TASTE_FOLDER)

@@ -165,9 +165,9 @@ def _runs_alone(exportable: Exportable) -> bool:
 
 
 def _recommender(folder: Path, key: Path | None) -> RecommenderModel:
+    from tritone_training.kinds.recommender.checkpoint_folder import load_info
     from tritone_training.kinds.recommender.declaration import DECLARATION
     from tritone_training.kinds.recommender.ensemble.offline import open_recommender
-    from tritone_training.kinds.recommender.export import load_info
 
     recorded = load_info(folder).get("key")
     recommender, taste = open_recommender(folder, key or (Path(str(recorded)) if recorded else None))

@@ -206,7 +206,7 @@ def _print_reduced(reduced: Reduced) -> None:
 
 def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:
     from tritone_training.artifact_export import ArtifactExport
-    from tritone_training.kinds.recommender.ab import with_arms
+    from tritone_training.kinds.recommender.export import with_arms
 
     if not isinstance(exportable, ArtifactExport):
         raise typer.BadParameter(
