@@ -204,7 +204,13 @@ class CachedModel:
         """
         size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
         if size < 1:
-            raise ServerError(f"model {self.name!r} does not declare the size of {tensor!r}", model=self.name)
+            raise ServerError(
+                f"model {self.name!r} does not declare the size of {tensor!r}: expected a number, got {size}; export "
+                f"it again",
+                model=self.name,
+                reason="unsuitable_model",
+                output=tensor,
+            )
         return size
 
     def _number(self, name: str, default: int) -> int:
@@ -289,6 +295,8 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
             f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
             model=response.model,
             request_id=response.request_id,
+            reason="invalid_output",
+            output=output,
         )
     return array
 
@@ -315,4 +323,5 @@ def _unfit(info: ModelResponse, found: Role | None, wanted: tuple[Role, ...]) ->
     return ServerError(
         f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",
         model=info.model,
+        reason="unsuitable_model",
     )

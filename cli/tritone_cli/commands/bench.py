@@ -156,9 +156,9 @@ def _running(
     """Yield the server to measure and the names of its models."""
     from tritone.endpoints import make_endpoint
     from tritone_cli.bench.measurement import BenchTarget
-    from tritone_cli.bench.server_statistics import StatisticsError, statistics
+    from tritone_cli.bench.server_statistics import statistics
     from tritone_export.repository import check_model_name
-    from tritone_serving import ServerOptions, TritonServer
+    from tritone_serving import AdminApiError, ServerOptions, TritonServer
     from tritone_serving.calls import Calls
     from tritone_serving.repository.folders import servable_models
     from tritone_serving.server.options import RESPONSE_CACHE_BYTES
@@ -181,8 +181,8 @@ def _running(
                 with Calls(make_endpoint(addresses.grpc)) as calls:
                     require_grpc(server, calls)
             yield BenchTarget(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names
-        except StatisticsError as error:
-            raise StatisticsError(f"{error}; --server is {server}") from error
+        except AdminApiError as error:
+            raise AdminApiError(f"{error}; --server is {server}", status=error.status) from error
         return
     # All models are served, since ensembles and the recommender call others.
     server_options = ServerOptions(

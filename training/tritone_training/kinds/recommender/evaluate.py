@@ -17,17 +17,22 @@ from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_training.data.interactions import Log, columns_of, held_out_counts, load_listening, load_log
+from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
-from tritone_training.kinds.recommender.export import load_info
-from tritone_training.kinds.recommender.offline import TasteNetwork, open_recommender, remote_scores, score_in_chunks
-from tritone_training.kinds.recommender.staging import check_together
-from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
+from tritone_training.kinds.recommender.checkpoint_folder import check_together, load_info
+from tritone_training.kinds.recommender.ensemble.offline import (
+    TasteNetwork,
+    open_recommender,
+    remote_scores,
+    score_in_chunks,
+)
 from tritone_training.progress import progress_bar
+from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """Evaluate on the file `--test`, or on a split that training held out of the log.
 
     Raises:
@@ -43,16 +48,14 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     people = evaluation_users(recommender, log, held_out)
     with progress_bar("ranking", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(recommender, taste, people, on_progress=on_progress)
-    metrics = {
-        **metrics,
-        "checkpoint": str(request.checkpoint),
-        "data": log.source,
-        "part": which,
-        "cleaning": {"log": log.report, "held_out": held_out.report},
-    }
-    if request.report is not None:
-        metrics["report"] = report.write(request.report, metrics)
-    return metrics
+    return EvaluationResult(
+        request.checkpoint,
+        log.source,
+        metrics=metrics,
+        details={"part": which, "cleaning": {"log": log.report, "held_out": held_out.report}},
+        summary=report.summarize(metrics, split=which),
+        report=None if request.report is None else report.write(request.report, metrics, data=log.source, split=which),
+    )
 
 
 def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
