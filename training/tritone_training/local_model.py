@@ -132,8 +132,8 @@ def _runs_alone(exportable: Exportable) -> bool:
 
 def _recommender(folder: Path, key: Path | None) -> RecommenderModel:
     from tritone_training.kinds.recommender.declaration import DECLARATION
+    from tritone_training.kinds.recommender.ensemble.offline import open_recommender
     from tritone_training.kinds.recommender.export import load_info
-    from tritone_training.kinds.recommender.offline import open_recommender
 
     recorded = load_info(folder).get("key")
     recommender, taste = open_recommender(folder, key or (Path(str(recorded)) if recorded else None))

@@ -183,7 +183,7 @@ def test_questions_of_one_call_get_what_they_would_get_alone(recommender: Recomm
 
 def test_listed_answers_are_those_that_would_be_scored(recommender: Recommender, users: list[str]) -> None:
     recommender_models.checkpoint()
-    from tritone_training.kinds.recommender.offline import taste_of
+    from tritone_training.kinds.recommender.ensemble.offline import taste_of
 
     taste = taste_of(recommender_models.checkpoint())
     for user in users[:20]:

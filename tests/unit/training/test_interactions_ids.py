@@ -26,7 +26,7 @@ from tritone_training.data.interactions import (
 from tritone_training.data.interactions.log import Log
 from tritone_training.exceptions import DataError
 from tritone_training.kind import ListeningFiles, TrainRequest
-from tritone_training.kinds.recommender import audio
+from tritone_training.kinds.recommender.fitting import recording_embeddings
 
 LARGE = 1_152_921_504_606_846_976
 NFD = unicodedata.normalize("NFD", "Jóga")
@@ -338,9 +338,9 @@ def test_missing_ids_of_other_programs(tmp_path: Path) -> None:
 def test_recordings_are_named_by_ids_in_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"{NFD}.wav", "Jóga.flac", "b .wav"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(audio, "_network", lambda _: (lambda _: (np.ones(256), np.ones(9)), {}))
+    monkeypatch.setattr(recording_embeddings, "embedding_network", lambda _: (lambda _: (np.ones(256), np.ones(9)), {}))
     listening = ListeningFiles(recordings=tmp_path, genre_checkpoint=tmp_path)
-    heard = audio.embed_recordings(TrainRequest(out=tmp_path, listening=listening, progress=False))
+    heard = recording_embeddings.embed_recordings(TrainRequest(out=tmp_path, listening=listening, progress=False))
     assert heard is not None
     assert sorted(heard.items) == ["Jóga", "b"]
     assert "is a second recording of 'Jóga'" in heard.problems[0]

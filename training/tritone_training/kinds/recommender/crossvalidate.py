@@ -11,8 +11,8 @@ from tritone_training.data.interactions import ListeningData, split_log
 from tritone_training.data.interactions.listening import without_pairs
 from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.kinds.recommender.train import TrainingData, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 

@@ -20,8 +20,8 @@ from tritone_training import checkpoint
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
+from tritone_training.kinds.recommender.checkpoint_folder import check_together
 from tritone_training.kinds.recommender.declaration import DECLARATION
-from tritone_training.kinds.recommender.staging import check_together
 
 ARTIFACT_FOLDER: Final = "artifact"
 TASTE_FOLDER: Final = "taste_vae"

@@ -30,14 +30,18 @@ from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.audio import RecordingEmbeddings, add_sounds, embed_recordings
-from tritone_training.kinds.recommender.base_models import ArtifactParts, fit_base_models, manifest_of
+from tritone_training.kinds.recommender.checkpoint_folder import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
-from tritone_training.kinds.recommender.model_selection import NOTHING_LEARNED, select_ensemble
-from tritone_training.kinds.recommender.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
+from tritone_training.kinds.recommender.ensemble.model_selection import NOTHING_LEARNED, select_ensemble
+from tritone_training.kinds.recommender.ensemble.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
+from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts, fit_base_models, manifest_of
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset, build_dataset
+from tritone_training.kinds.recommender.fitting.recording_embeddings import (
+    RecordingEmbeddings,
+    add_sounds,
+    embed_recordings,
+)
 from tritone_training.kinds.recommender.report import base_models_table
-from tritone_training.kinds.recommender.staging import FIT, new_fit, put_in_place, staging
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste

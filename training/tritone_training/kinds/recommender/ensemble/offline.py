@@ -27,7 +27,7 @@ from tritone_serving.recommender import (
 from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import CheckpointError
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.taste_vae.export import load_network
 
 ARTIFACT: Final = "artifact"  # folders and files of a checkpoint

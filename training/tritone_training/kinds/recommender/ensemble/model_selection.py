@@ -26,9 +26,8 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
-from tritone_training.kinds.recommender.offline import AT_ONCE
-from tritone_training.kinds.recommender.weight_fitting import (
+from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE
+from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
     Collector,
@@ -40,6 +39,7 @@ from tritone_training.kinds.recommender.weight_fitting import (
     ranking_metrics,
     scales_of,
 )
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 
 METRICS: Final = ("cosine", "pearson", "euclidean")
 _LONGEST_SHORT: Final = 5  # items of a history that is cut
