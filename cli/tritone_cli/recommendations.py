@@ -36,6 +36,12 @@ _BECAUSE: Final = {
     "diversity": "differs from the others",
     "novelty": "little known",
 }
+_BECAUSE_UNNAMED: Final = {  # of reasons without an id, such as those of taste_vae
+    "history": "the listening history",
+    "friend": "friends",
+    "friends_listening": "the friends' listening",
+    "tag": "tags",
+}
 _N_LISTED: Final = 5
 _WHOLE: Final = ("exact", "normalized")  # matches of the whole title; other matches are used only if they are unique
 
@@ -200,7 +206,8 @@ def _reasons(reasons: tuple[Reason, ...]) -> str:
 def _cause(because: str, reasons: list[Reason]) -> str:
     ids = [name_of(reason.title, reason.artist) or reason.id for reason in reasons if reason.id]
     more = f" and {len(ids) - N_CAUSES_SHOWN} more" if len(ids) > N_CAUSES_SHOWN else ""
-    return f"{_BECAUSE.get(because, because)} {', '.join(ids[:N_CAUSES_SHOWN])}{more}".rstrip()
+    text = _BECAUSE.get(because, because)
+    return f"{text} {', '.join(ids[:N_CAUSES_SHOWN])}{more}" if ids else _BECAUSE_UNNAMED.get(because, text)
 
 
 def _unknown(unknown: UnknownIds) -> str:

@@ -55,6 +55,9 @@ def test_reasons(run_tritone: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(many))
     ended = run_tritone("recommend", "--explain", "-n", 2)
     assert "+1 tag t0, t1 and 2 more (m); -0.5 stars (m); +0.125 stars (n); +0.125 by 1 more" in ended.stderr
+    unnamed = [{"base_model": "taste_vae", "because": "history", "id": "", "amount": 0.5}]
+    model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(unnamed))
+    assert "+0.5 the listening history (taste_vae)" in run_tritone("recommend", "--explain", "-n", 2).stderr
 
 
 def test_names_are_no_markup(run_tritone: Any, model: FakeRecommender) -> None:

@@ -27,11 +27,10 @@ from tritone_serving.recommender import (
 from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import CheckpointError
+from tritone_training.kinds.recommender.checkpoint_folder import ARTIFACT_FOLDER, KEY_FILENAME
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.taste_vae.export import load_network
 
-ARTIFACT: Final = "artifact"  # folders and files of a checkpoint
-KEY: Final = "recommender.key"
 AT_ONCE: Final = 64
 Floats = npt.NDArray[np.float32]
 
@@ -43,7 +42,7 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
         CheckpointError: the artifact, its key or its network cannot be used.
     """
     try:
-        recommender = Recommender.open(folder / ARTIFACT, key=read_key(key or folder / KEY))
+        recommender = Recommender.open(folder / ARTIFACT_FOLDER, key=read_key(key or folder / KEY_FILENAME))
     except (ArtifactError, KeyFileError) as error:
         raise CheckpointError(str(error)) from error
     return recommender, taste_of(folder) if TASTE in recommender.scorer.base_models else None
