@@ -75,9 +75,9 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
     """Fit one size, write the artifact and recommend to stored users; return times and memory of this process."""
     from tritone_serving.recommender import write_artifact
     from tritone_training.hyperparameters import from_preset
-    from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
     from tritone_training.kinds.recommender.config import PRESETS
-    from tritone_training.kinds.recommender.interaction_dataset import dataset_of_matrix
+    from tritone_training.kinds.recommender.fitting.base_models import fit_base_models, manifest_of
+    from tritone_training.kinds.recommender.fitting.interaction_dataset import dataset_of_matrix
 
     n_users, n_items, n_plays = SIZES[name]
     plays = simulate(n_users, n_items, n_plays)

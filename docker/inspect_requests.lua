@@ -27,7 +27,6 @@ local SAY_CLASSES = "the classification extension is allowed here only for the o
 local SAY_LONG = "the JSON part of a request that contains the word 'classification' is limited to 64 KiB; send tensors "
   .. "with the binary data extension"
 local SAY_JSON = "the JSON part of the request is too large; send tensors by the binary data extension"
-local SAY_BODY = "only POST may have a body here"
 local SAY_MESSAGE = "the gRPC message is malformed"
 local SAY_FLAG = "compressed messages are not accepted here; send messages without compression"
 local SAY_LARGE = "the request is too large; send fewer windows at once"
@@ -190,8 +189,10 @@ function JsonFilter:start_analyze(_, channel)
 end
 
 -- With the binary data extension, which only /infer supports, JSON is just the beginning of the body.
-function JsonFilter:http_headers(_, message)
-  if message.channel:is_resp() then return filter.CONTINUE end
+-- Requests of other methods have no body: the configuration waits for the end of those, and after its `wait-for-body` the
+-- start line cannot be read here.
+function JsonFilter:http_headers(txn, message)
+  if message.channel:is_resp() or not txn:get_var("txn.is_post") then return filter.CONTINUE end
   local headers = message:get_headers()
   local line = message:get_stline()
   local path = line.uri:match("^[^?#]*")
@@ -201,13 +202,11 @@ function JsonFilter:http_headers(_, message)
   -- A JSON part that claims to be longer than the body would never be complete, and so never inspected.
   if json_length then self.n_json = math.min(self.n_json, tonumber(json_length[0]) or self.n_json) end
   self.n_left = self.n_json
-  self.may_have_body = line.method == "POST"
   return filter.CONTINUE
 end
 
 function JsonFilter:http_payload(txn, message)
   if message.channel:is_resp() then return end
-  if not self.may_have_body and message:input() > 0 then refuse(txn, SAY_BODY) end
   if self.n_json > MAX_JSON_BYTES and self.n_left > 0 and message:input() > 0 then refuse(txn, SAY_JSON) end
   if self.n_left <= 0 then return end
   local data = message:body(0, math.min(self.n_left, message:input()))

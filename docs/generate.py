@@ -160,16 +160,23 @@ def _command(command: Any, parent: Any) -> list[str]:
 def _parameter(param: Any, context: Any) -> str:
     is_option = param.param_type_name == "option"
     names = [*param.opts, *param.secondary_opts] if is_option else [param.name.upper()]
-    value = "" if getattr(param, "is_flag", False) else param.metavar or param.display_type(context)
+    value = "" if getattr(param, "is_flag", False) else param.metavar or _type(param, context)
     default = param.get_default(context, call=False)
     text = _cell(getattr(param, "help", None) or "")
     if param.required:
         text += " **Required.**"
-    elif default not in (None, False, True, (), [], "") and not callable(default):
+    elif not isinstance(default, bool) and default not in (None, (), [], "") and not callable(default):
         text += f" Default: `{getattr(default, 'value', default)}`."
     if getattr(param, "envvar", None) and str(param.envvar) not in text:
         text += f" Environment: `{param.envvar}`."
     return f"| {', '.join(f'`{name}`' for name in names)} | {f'`{_cell(value)}`' if value else ''} | {text.strip()} |"
+
+
+def _type(param: Any, context: Any) -> str:
+    name = param.display_type(context).strip("<>").removeprefix("list[").removesuffix("]").removesuffix(" range")
+    words = {"str": "text", "int": "integer", "float": "number"}
+    bounds = [f"{symbol} {bound}" for symbol, bound in (("≥", param.min), ("≤", param.max)) if bound is not None]
+    return ", ".join([words.get(name, name), *bounds])
 
 
 def _prose(text: str | None) -> str:
@@ -215,7 +222,8 @@ def _model(declaration: Any, kind: str) -> list[str]:
     if steps is None:
         serving = declaration.serving
         facts = [f"Kind `{kind}`, backend `{declaration.backend}`"]
-        facts.append(f"at most {serving.batching.max_batch_size} rows a request")
+        n_rows = serving.batching.max_batch_size
+        facts.append(f"at most {n_rows} rows per request" if n_rows > 1 else "one row per request")
         if declaration.decoupled:
             facts.append("one request, many responses (gRPC streaming)")
         else:

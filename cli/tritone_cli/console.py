@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from tritone_cli.tables import tables
+from tritone_training.evaluation import Summary, Table, format_cell, in_words, problem_lines
 
 people = Console(stderr=True, highlight=False)
-_MOST_PROBLEMS: Final = 10
 
 
 _as_log = False
@@ -130,13 +130,18 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
     Args:
         n_keys: number of leading columns that identify a row; they are repeated in each table.
     """
-    shown = [{name.replace("_", " "): _cell(value) for name, value in row.items()} for row in rows]
+    shown = [{in_words(name): _cell(value) for name, value in row.items()} for row in rows]
     for table in tables(title, shown, width=people.width, n_keys=n_keys):
         people.print(table)
 
 
-RANKING_METRICS: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
-_BASE_MODEL_METRICS: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # fit in 80 columns with a name
+def print_summary(summary: Summary) -> None:
+    """Print the lines and tables of a result."""
+    for each in summary:
+        if isinstance(each, Table):
+            print_rows(each.title, each.rows)
+        else:
+            say(each)
 
 
 def print_warm_start(loaded: Mapping[str, Any]) -> None:
@@ -148,34 +153,6 @@ def print_warm_start(loaded: Mapping[str, Any]) -> None:
     for reason, names in reasons.items():
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         say(f"  not loaded ({reason}): {', '.join(names[:4])}{more}")
-
-
-def print_base_models(base_models: Mapping[str, Mapping[str, float]]) -> None:
-    """Print an ensemble's base models, the best first."""
-    rows = sorted(base_models.items(), key=lambda entry: -entry[1]["ndcg@10"])
-    shown = [
-        {"base model": name, **{key: each[key] for key in _BASE_MODEL_METRICS if key in each}} for name, each in rows
-    ]
-    print_rows("base models", shown)
-
-
-def print_ranking(metrics: Mapping[str, Any]) -> None:
-    """Print an evaluation of a recommender."""
-    ensemble = metrics["ensemble"]
-    say(f"{metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens")
-    say("ensemble: " + ", ".join(f"{name} {ensemble[name]:.4f}" for name in RANKING_METRICS))
-    say(", ".join(f"{name}@10 {ensemble[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")))
-    print_base_models(metrics["base_models"])
-    shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
-    print_rows("by history", [{name: row[name] for name in shown} for row in metrics["segments"]])
-    by_friends = metrics["cold_users"]["by_friends"]
-    if by_friends:
-        ratio = by_friends["times_popularity"]
-        say(f"cold-start users, by friends: ndcg@10 {by_friends['ndcg@10']:.4f}, {ratio:.1f} x popularity")
-    if metrics["cold_items"]["recall@40"] is not None:
-        say(f"items without listens in the log: recall@40 {metrics['cold_items']['recall@40']:.3f}")
-    for path in metrics.get("report", ()):
-        say(f"written: {path}")
 
 
 _LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
@@ -256,84 +233,8 @@ def print_data_report(report: Mapping[str, Any]) -> None:
             f"similar labels: {names}; they are trained as {len(similar)} separate labels: rename them if they are the "
             f"same"
         )
-    _print_problems("not used", report["problems"])
-
-
-def _print_problems(what: str, problems: Sequence[Mapping[str, Any]]) -> None:
-    for problem in problems[:_MOST_PROBLEMS]:
-        say(f"  {what}: {problem['path']} ({problem['reason']}): {problem['message']}")
-    if len(problems) > _MOST_PROBLEMS:
-        say(f"  ... and {len(problems) - _MOST_PROBLEMS} more; --json lists all")
-
-
-def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print the evaluation of a model of any kind but recommenders."""
-    if "window" in metrics:
-        _print_classification(metrics)
-    else:
-        _print_numbers(metrics)
-    for path in metrics.get("report", ()):
-        say(f"written: {path}")
-
-
-def _print_numbers(metrics: Mapping[str, Any]) -> None:
-    """Print plain numbers in one line, and groups of numbers as tables."""
-    say(", ".join(f"{_words(name)} {_cell(value)}" for name, value in metrics.items() if _is_number(value)))
-    for name, value in metrics.items():
-        if not isinstance(value, Mapping):
-            continue
-        if plain := {key: each for key, each in value.items() if _is_number(each)}:
-            print_rows(_words(name), [plain])
-        parts = {key: each for key, each in value.items() if isinstance(each, Mapping)}
-        rows = [
-            {"": _words(key), **{name: number for name, number in part.items() if _is_number(number)}}
-            for key, part in parts.items()
-        ]
-        if rows:
-            columns = dict.fromkeys(name for row in rows for name in row)
-            print_rows(_words(name), [{column: row.get(column) for column in columns} for row in rows])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _print_classification(metrics: Mapping[str, Any]) -> None:
-    """Print the main metrics, those per class, the confusion matrix and the correlation of emotions."""
-    window = metrics["window"]
-    say(
-        f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
-        f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}"
-    )
-    say(f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}")
-    if metrics["n_seen_in_training"]:
-        n = metrics["n_seen_in_training"]
-        say(f"caution: {n} of these recordings are training data; select held-out data with --fold or --split")
-    if metrics.get("n_early_stopping"):
-        say(f"note: {metrics['n_early_stopping']} of these recordings were used for early stopping")
-    print_rows("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()])
-    labels = metrics["labels"]
-    print_rows(
-        "confusion matrix (rows: true, columns: predicted)",
-        [
-            {"true": label, **dict(zip(labels, row, strict=True))}
-            for label, row in zip(labels, metrics["confusion_matrix"], strict=True)
-        ],
-    )
-    if metrics["emotion_correlation"]:
-        print_rows("emotions (correlation)", [metrics["emotion_correlation"]])
-    if metrics["emotion_correlation_mean"] is not None:
-        say(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
-    _print_problems("not evaluated", metrics["problems"])
+    print_summary(problem_lines("not used", report["problems"]))
 
 
 def _cell(value: Any) -> Text:
-    return Text(_number(value) if isinstance(value, float) else "-" if value is None else str(value))
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"  # a learning rate is not 0.000
+    return Text(format_cell(value))

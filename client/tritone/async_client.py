@@ -422,7 +422,8 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             self._loop = loop
         elif self._loop is not loop:
             raise ClientError(
-                "this AsyncMusicClient has its connections in another event loop; create one inside each asyncio.run()"
+                "this AsyncMusicClient has its connections in another event loop; create one inside each asyncio.run()",
+                reason="other_event_loop",
             )
 
 

@@ -128,7 +128,8 @@ class BaseClient(Generic[TRANSPORT]):
         if secrets:
             raise NotCopiedError(
                 f"a client with secrets cannot be pickled: expected none of {', '.join(_SECRETS)}, got "
-                f"{', '.join(secrets)}; create a client in each process and read the secrets there"
+                f"{', '.join(secrets)}; create a client in each process and read the secrets there",
+                reason="secrets",
             )
         return _make, (type(self), self._open_arguments())
 
@@ -162,7 +163,7 @@ class BaseClient(Generic[TRANSPORT]):
 
     def _open_arguments(self) -> dict[str, Any]:
         if self._closed:
-            raise NotCopiedError("a closed client cannot be copied or pickled; create a new one")
+            raise NotCopiedError("a closed client cannot be copied or pickled; create a new one", reason="closed")
         return self._arguments
 
     def _make_transport(self, endpoints: tuple[Endpoint, ...]) -> TRANSPORT:
@@ -170,7 +171,7 @@ class BaseClient(Generic[TRANSPORT]):
 
     def _deadline(self, timeout_s: float | None) -> Deadline:
         if self._closed:
-            raise ClientError("this client is closed; create a new one")
+            raise ClientError("this client is closed; create a new one", reason="closed")
         return Deadline(self._timeout_s if timeout_s is None else _checked_timeout(timeout_s))
 
     def _attempts(self, request: RequestT) -> Attempts[RequestT]:

@@ -57,7 +57,11 @@ class Credentials:
         """
         sends_key = service_key is not None and not (isinstance(service_key, str) and not service_key)
         if sends_key and user_token is not None:
-            raise InvalidInputError("service_key and user_token are both given: expected only one of them")
+            raise InvalidInputError(
+                "service_key and user_token are both given: expected only one of them",
+                argument="service_key",
+                reason="conflict",
+            )
         self._headers: dict[str, str] = {}
         if sends_key:
             self._headers[SERVICE_KEY_HEADER] = checked_secret("service_key", service_key)
@@ -96,7 +100,7 @@ class Credentials:
         return f"{type(self).__name__}({', '.join(self._headers) or 'none'})"
 
     def __reduce__(self) -> Any:
-        raise TypeError("credentials cannot be pickled; make a client in each process")
+        raise TypeError("credentials cannot be pickled; create a client in each process")
 
 
 def checked_secret(name: str, value: Any) -> str:
@@ -108,7 +112,8 @@ def checked_secret(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST or not _SECRET.fullmatch(value):
         raise InvalidInputError(
             f"{name} cannot be sent: expected 1 to {_LONGEST} printable ASCII characters without spaces, got "
-            f"{f'text of {len(value)} characters' if isinstance(value, str) else type(value).__name__}"
+            f"{f'text of {len(value)} characters' if isinstance(value, str) else type(value).__name__}",
+            argument=name,
         )
     return value
 

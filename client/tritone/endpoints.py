@@ -65,14 +65,18 @@ class Endpoint:
         """
         import ssl
 
+        invalid = "ca_file"
         try:
             context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+            invalid = "client_cert_file"
             if self.client_cert_file:
                 context.load_cert_chain(str(self.client_cert_file), str(self.client_key_file))
         except (ssl.SSLError, OSError, ValueError) as error:
             raise InvalidInputError(
                 f"invalid TLS files ({error}): expected PEM files, got ca_file={self.ca_file}, "
-                f"client_cert_file={self.client_cert_file}, client_key_file={self.client_key_file}"
+                f"client_cert_file={self.client_cert_file}, client_key_file={self.client_key_file}",
+                argument=invalid,
+                reason="not_pem",
             ) from error
         return context
 
@@ -113,14 +117,18 @@ def make_endpoints(
     shown = ", ".join(endpoint.url for endpoint in endpoints)
     if not endpoints:
         raise InvalidInputError(
-            "no server addresses: expected at least one, as in ['a:8001', 'b:8001'], got an empty list"
+            "no server addresses: expected at least one, as in ['a:8001', 'b:8001'], got an empty list", argument="url"
         )
     if len({(endpoint.protocol, endpoint.tls) for endpoint in endpoints}) > 1:
         raise InvalidInputError(
-            f"different protocols: expected one protocol for all servers, all with TLS or all without, got {shown}"
+            f"different protocols: expected one protocol for all servers, all with TLS or all without, got {shown}",
+            argument="url",
+            reason="conflict",
         )
     if len({endpoint.url for endpoint in endpoints}) < len(endpoints):
-        raise InvalidInputError(f"duplicate server address: expected each server once, got {shown}")
+        raise InvalidInputError(
+            f"duplicate server address: expected each server once, got {shown}", argument="url", reason="conflict"
+        )
     return endpoints
 
 
@@ -150,14 +158,19 @@ def make_endpoint(
     ca_file = _checked_file("ca_file", ca_file)
     client_cert_file = _checked_file("client_cert_file", client_cert_file)
     client_key_file = _checked_file("client_key_file", client_key_file)
-    if any((ca_file, client_cert_file, client_key_file)) and not scheme.endswith("s"):
+    files = {"ca_file": ca_file, "client_cert_file": client_cert_file, "client_key_file": client_key_file}
+    if any(files.values()) and not scheme.endswith("s"):
         raise InvalidInputError(
             f"TLS files for an unencrypted address: expected grpcs:// or https://, got {url!r}; change the scheme or "
-            f"omit ca_file, client_cert_file and client_key_file"
+            f"omit {', '.join(files)}",
+            argument=next(name for name, file in files.items() if file),
+            reason="conflict",
         )
     if bool(client_cert_file) != bool(client_key_file):
         raise InvalidInputError(
-            "incomplete client certificate: expected client_cert_file and client_key_file, got one; pass both or none"
+            "incomplete client certificate: expected client_cert_file and client_key_file, got one; pass both or none",
+            argument="client_key_file" if client_cert_file else "client_cert_file",
+            reason="missing",
         )
     return Endpoint(
         protocol=scheme.rstrip("s") if scheme != "https" else "http",
@@ -175,45 +188,58 @@ def make_endpoint(
 def _parsed(url: str) -> tuple[str, str, int, str]:
     expected = "expected host:port, grpc://host:port, http://host:port, or grpcs:// and https:// for TLS"
     if not isinstance(url, str):
-        raise InvalidInputError(f"invalid url: {expected}, got {type(url).__name__}")
+        raise InvalidInputError(f"invalid url: {expected}, got {type(url).__name__}", argument="url")
     if re.search(r"[\x00-\x20\x7f]", url):  # urlsplit would drop some of them silently
-        raise InvalidInputError(f"url contains spaces or control characters: {expected}, got {url!r}")
+        raise InvalidInputError(f"url contains spaces or control characters: {expected}, got {url!r}", argument="url")
     try:
         parts = urlsplit(url if "://" in url else f"grpc://{url}")
         port = parts.port
     except ValueError as error:
-        raise InvalidInputError(f"invalid url ({error}): {expected}, got {url!r}") from error
+        raise InvalidInputError(f"invalid url ({error}): {expected}, got {url!r}", argument="url") from error
     if parts.scheme not in _DEFAULT_PORTS:
-        raise InvalidInputError(f"unknown url scheme {parts.scheme!r}: {expected}, got {url!r}")
+        raise InvalidInputError(f"unknown url scheme {parts.scheme!r}: {expected}, got {url!r}", argument="url")
     if not parts.hostname or parts.query or parts.fragment or not _HOST.fullmatch(parts.hostname):
-        raise InvalidInputError(f"invalid url: {expected}, got {url!r}")
+        raise InvalidInputError(f"invalid url: {expected}, got {url!r}", argument="url")
     if parts.username is not None or parts.password is not None:
         raise InvalidInputError(
-            "url contains a user name or password, which would appear in logs; pass api_key= or headers= instead"
+            "url contains a user name or password, which would appear in logs; pass api_key= or headers= instead",
+            argument="url",
         )
     path = parts.path.rstrip("/")
     if path and parts.scheme.startswith("grpc"):
-        raise InvalidInputError(f"a gRPC url cannot have a path: {expected}, got {url!r}")
+        raise InvalidInputError(f"a gRPC url cannot have a path: {expected}, got {url!r}", argument="url")
     if re.search(r"[^\x21-\x7e]", path):
-        raise InvalidInputError(f"invalid url path: expected percent-encoded characters, got {url!r}")
+        raise InvalidInputError(f"invalid url path: expected percent-encoded characters, got {url!r}", argument="url")
     return parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port, path
 
 
 def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     if headers is not None and not isinstance(headers, Mapping):
-        raise InvalidInputError(f"invalid headers: expected a mapping of names to values, got {type(headers).__name__}")
+        raise InvalidInputError(
+            f"invalid headers: expected a mapping of names to values, got {type(headers).__name__}", argument="headers"
+        )
     checked: dict[str, str] = {}
     for name, value in {**({} if headers is None else headers)}.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidInputError(f"invalid header name: expected letters, digits and '-', got {name!r}")
+            raise InvalidInputError(
+                f"invalid header name: expected letters, digits and '-', got {name!r}", argument="headers"
+            )
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            raise InvalidInputError(f"invalid value of the header {name!r}: expected printable ASCII on one line")
+            raise InvalidInputError(
+                f"invalid value of the header {name!r}: expected printable ASCII on one line", argument="headers"
+            )
         checked[name.lower()] = value
     if api_key is not None:
         if "authorization" in checked:
-            raise InvalidInputError("api_key and headers['authorization'] are both given: expected only one of them")
+            raise InvalidInputError(
+                "api_key and headers['authorization'] are both given: expected only one of them",
+                argument="api_key",
+                reason="conflict",
+            )
         if not isinstance(api_key, str) or not api_key or not _HEADER_VALUE.fullmatch(api_key):
-            raise InvalidInputError("invalid api_key: expected printable ASCII on one line, at least one character")
+            raise InvalidInputError(
+                "invalid api_key: expected printable ASCII on one line, at least one character", argument="api_key"
+            )
         checked["authorization"] = f"Bearer {api_key}"
     return checked
 
@@ -230,6 +256,8 @@ def _checked_file(name: str, file: str | Path | None) -> Path | None:
         is_file = False
     if not is_file:
         raise InvalidInputError(
-            f"invalid {name}: expected a file, but {path} does not exist or is not a file", argument=name
+            f"invalid {name}: expected a file, but {path} does not exist or is not a file",
+            argument=name,
+            reason="missing",
         )
     return path

@@ -52,6 +52,9 @@ class ClientError(TritoneError):
         model: name of the model, if the error is about a request to one.
         status: status of the response: the name of a gRPC code, or an HTTP number; None without a response.
         request_id: id of the request, as in the server's log; None if nothing was sent.
+        reason: a fixed word for the cause, where a class covers several; None elsewhere. Classes list their own. Of
+            this class: `closed` (the client is closed), `other_event_loop` (an `AsyncMusicClient` was used in two) and
+            `nothing_received` (a stream has no result yet).
         n_lost: how often the connection was lost after the request was sent completely and before the response. The
             request may be the cause, so it is repeated at most once, regardless of `retries` and the number of servers.
     """
@@ -63,12 +66,14 @@ class ClientError(TritoneError):
         model: str | None = None,
         status: str | None = None,
         request_id: str | None = None,
+        reason: str | None = None,
         n_lost: int = 0,
     ) -> None:
         super().__init__(message)
         self.model = model
         self.status = status
         self.request_id = request_id
+        self.reason = reason
         self.n_lost = n_lost
 
 
@@ -77,12 +82,21 @@ class InvalidInputError(ClientError, ValueError):
 
     Attributes:
         argument: name of the argument, if the error is about a single one.
+        reason: of an argument that can be invalid in several ways: `too_long` (a score or its new bars exceed the
+            model), `too_many_notes` (at once) or `conflict` (with another argument); of a file to write: `no_folder`,
+            `is_folder`, `bad_name`, `text_file` or `not_writable`; of a TLS file: `missing` or `not_pem`.
     """
 
     def __init__(
-        self, message: str, *, argument: str | None = None, model: str | None = None, request_id: str | None = None
+        self,
+        message: str,
+        *,
+        argument: str | None = None,
+        reason: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
     ) -> None:
-        super().__init__(message, model=model, request_id=request_id)
+        super().__init__(message, model=model, request_id=request_id, reason=reason)
         self.argument = argument
 
 
@@ -95,10 +109,11 @@ class InvalidAudioError(InvalidInputError):
             `bad_shape`.
     """
 
+    reason: str
+
     def __init__(self, message: str, *, path: str, reason: str) -> None:
-        super().__init__(message)
+        super().__init__(message, reason=reason)
         self.path = path
-        self.reason = reason
 
 
 class InvalidScoreError(InvalidInputError):
@@ -107,24 +122,49 @@ class InvalidScoreError(InvalidInputError):
     Attributes:
         path: path of the score, or a description of its source.
         reason: `missing`, `unreadable`, `not_midi`, `truncated`, `empty`, `too_long` or `bad_shape`.
+        argument: name of the argument of `Grid` that is invalid, if it is a single one.
     """
 
-    def __init__(self, message: str, *, path: str, reason: str) -> None:
-        super().__init__(message)
+    reason: str
+
+    def __init__(self, message: str, *, path: str, reason: str, argument: str | None = None) -> None:
+        super().__init__(message, reason=reason, argument=argument)
         self.path = path
-        self.reason = reason
 
 
 class ConnectionFailedError(ClientError, ConnectionError):
-    """Raised when the server cannot be reached, or ended during the call."""
+    """Raised when the server cannot be reached, or ended during the call.
+
+    Attributes:
+        endpoint: address of the server; the addresses, separated by commas, if none of several can be reached.
+        reason: `unreachable` (refused, unknown host, no route), `lost` (during the call), `wrong_protocol`, `tls`, or
+            `no_response` (to a health check).
+    """
+
+    def __init__(self, message: str, *, endpoint: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.endpoint = endpoint
 
 
 class RequestTimeoutError(ClientError, TimeoutError):
-    """Raised when there was no response within the time limit."""
+    """Raised when there was no response within the time limit.
+
+    Attributes:
+        timeout_s: the time limit in seconds.
+    """
+
+    def __init__(self, message: str, *, timeout_s: float | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.timeout_s = timeout_s
 
 
 class ProcessBoundError(ClientError):
-    """Raised when a client is used outside its process; create a client in each process."""
+    """Raised when a client is used outside its process; create a client in each process.
+
+    Attributes:
+        reason: `forked` (after a fork during gRPC calls), or of a `NotCopiedError`: `closed`, `secrets` (which must
+            not be in pickles) or `stream`.
+    """
 
 
 class NotCopiedError(ProcessBoundError, TypeError):
@@ -136,7 +176,18 @@ class MissingExtraError(ClientError, ImportError):
 
 
 class ServerError(ClientError):
-    """Raised when the server responded with an error, or with an invalid response."""
+    """Raised when the server responded with an error, or with an invalid response.
+
+    Attributes:
+        reason: what is invalid in a response: `malformed` (not in the format of the protocol), `missing_output`,
+            `invalid_output` (shape or values), `unsuitable_model` (the model does something else) or
+            `incomplete_stream`. None for an error of the server.
+        output: name of the output that is missing or invalid.
+    """
+
+    def __init__(self, message: str, *, output: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.output = output
 
 
 class ModelNotFoundError(ServerError):

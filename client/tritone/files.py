@@ -39,18 +39,26 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
     try:
         if not path.parent.is_dir():
             raise InvalidInputError(
-                f"{path}: {what} cannot be written: the folder {path.parent} does not exist; create it first"
+                f"{path}: {what} cannot be written: the folder {path.parent} does not exist; create it first",
+                argument="target",
+                reason="no_folder",
             )
         if path.is_dir():
-            raise InvalidInputError(f"{path}: expected a file name for {what}, got a folder; add a file name")
+            raise InvalidInputError(
+                f"{path}: expected a file name for {what}, got a folder; add a file name",
+                argument="target",
+                reason="is_folder",
+            )
         with contextlib.ExitStack() as stack:
             try:
                 written = stack.enter_context(atomic.replacing(path, mode=0o644))
             except ValueError as error:  # a null byte, or letters that the file system cannot write
-                raise InvalidInputError(f"{path}: invalid file name ({error})") from error
+                raise InvalidInputError(
+                    f"{path}: invalid file name ({error})", argument="target", reason="bad_name"
+                ) from error
             yield written
     except OSError as error:
-        raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+        raise _not_writable(path, what, error) from error
 
 
 def format_of(target: Target, given: str | None, known: Sequence[str], expected: str) -> str:
@@ -67,23 +75,24 @@ def format_of(target: Target, given: str | None, known: Sequence[str], expected:
     is_path = isinstance(target, str | os.PathLike)
     if not is_path and not callable(getattr(target, "write", None)):
         raise InvalidInputError(
-            f"a result is written to a path or a binary file object: got {type(target).__name__}; give one of these"
+            f"invalid target: expected a path or a binary file object, got {type(target).__name__}", argument="target"
         )
     if given is None and not is_path:
         raise InvalidInputError(
-            f"format is None: expected one of {', '.join(known)} for a file object; pass format={known[0]!r}"
+            f"format is None: expected one of {', '.join(known)} for a file object; pass format={known[0]!r}",
+            argument="format",
         )
     if given is not None and not isinstance(given, str):
-        raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}, or None")
+        raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}, or None", argument="format")
     if given is not None:
         kind = given.lower().removeprefix(".")
         if kind not in known:
-            raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}")
+            raise InvalidInputError(f"format is {given!r}: expected one of {', '.join(known)}", argument="format")
         return kind
     path = Path(os.fspath(target))  # type: ignore[arg-type]
     kind = path.suffix.lower().removeprefix(".")
     if kind not in known:
-        raise InvalidInputError(f"{path}: {expected}")
+        raise InvalidInputError(f"{path}: {expected}", argument="target", reason="bad_name")
     return kind
 
 
@@ -110,7 +119,7 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
             try:
                 path.write_bytes(content())
             except OSError as error:
-                raise InvalidInputError(f"{path}: {what} cannot be written ({error})") from error
+                raise _not_writable(path, what, error) from error
             return path
         with replacing(_without_link(path), what) as written:
             written.write_bytes(content())
@@ -126,7 +135,7 @@ def write_result(target: Any, content: Callable[[], bytes], what: str) -> Any:
     except TypeError as error:
         raise _text_file(target, what) from error
     except (OSError, ValueError) as error:  # ValueError: a closed file
-        raise InvalidInputError(f"{_name(target)}: {what} cannot be written ({error})") from error
+        raise _not_writable(_name(target), what, error) from error
     return target
 
 
@@ -150,9 +159,15 @@ def _write_all(file: Any, data: bytes) -> None:
         n_written = file.write(data)
 
 
+def _not_writable(name: str | Path, what: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(f"{name}: {what} cannot be written ({error})", argument="target", reason="not_writable")
+
+
 def _text_file(target: Any, what: str) -> InvalidInputError:
     return InvalidInputError(
-        f"{_name(target)}: {what} cannot be written: expected a binary file object, got a text file; open it with 'wb'"
+        f"{_name(target)}: {what} cannot be written: expected a binary file object, got a text file; open it with 'wb'",
+        argument="target",
+        reason="text_file",
     )
 
 

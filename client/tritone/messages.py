@@ -191,13 +191,14 @@ def dtype_name(array: Array) -> str:
     """Return KServe's name for the type of an array.
 
     Raises:
-        InvalidInputError: if the protocol has none.
+        InvalidInputError: the protocol has no such type.
     """
     try:
         return _NAMES[array.dtype]
     except KeyError:
         raise InvalidInputError(
-            f"an array of type {array.dtype} cannot be sent; expected one of {', '.join(DTYPES)}"
+            f"an array cannot be sent: expected one of the types {', '.join(DTYPES)}, got {array.dtype}",
+            argument="inputs",
         ) from None
 
 
@@ -235,13 +236,16 @@ def missing_output(request: Request, name: str) -> ServerError:
         f"the response of model {model_of(request)!r} lacks the requested output {name!r}",
         model=model_of(request),
         request_id=id_of(request),
+        reason="missing_output",
+        output=name,
     )
 
 
 def malformed(request: Request, what: str) -> ServerError:
     """Return the error for a malformed response."""
     return ServerError(
-        f"malformed response: {what}; is it a Triton (KServe v2) server?",
+        f"malformed response: {what}; check that the address belongs to a Triton (KServe v2) server",
         model=model_of(request),
         request_id=id_of(request),
+        reason="malformed",
     )

@@ -207,9 +207,11 @@ class CachedModel:
         size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
         if not 1 <= size <= _LARGEST_SIZE:
             raise ServerError(
-                f"invalid size of {tensor!r} of model {self.name!r}: expected 1 to {_LARGEST_SIZE}, got {size}; check "
-                f"that the same release exported it",
+                f"invalid size of {tensor!r} of model {self.name!r}: expected 1 to {_LARGEST_SIZE}, got {size}; export "
+                f"it again",
                 model=self.name,
+                reason="unsuitable_model",
+                output=tensor,
             )
         return size
 
@@ -281,9 +283,9 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
     """
     array = response.outputs.get(output)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise _invalid_output(
-            response, output, f"expected numbers, got {getattr(array, 'dtype', type(array).__name__)}"
-        )
+        kind = getattr(array, "dtype", "none")
+        reason = "missing_output" if array is None else "invalid_output"
+        raise _invalid_output(response, output, f"expected numbers, got {kind}", reason=reason)
     problem = None
     fits = array.ndim == len(shape) and all(
         size in (None, found) for size, found in zip(shape, array.shape, strict=True)
@@ -299,11 +301,15 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
     return array
 
 
-def _invalid_output(response: InferResponse, output: str, problem: str) -> ServerError:
+def _invalid_output(
+    response: InferResponse, output: str, problem: str, *, reason: str = "invalid_output"
+) -> ServerError:
     return ServerError(
         f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
         model=response.model,
         request_id=response.request_id,
+        reason=reason,
+        output=output,
     )
 
 
@@ -329,4 +335,5 @@ def _unfit(info: ModelResponse, found: Role | None, wanted: tuple[Role, ...]) ->
     return ServerError(
         f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",
         model=info.model,
+        reason="unsuitable_model",
     )

@@ -21,6 +21,7 @@ transports have none. A stream follows the same rules until its first response, 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import random
@@ -101,6 +102,7 @@ def timed_out(request: Request, timeout_s: float) -> RequestTimeoutError:
         f"server",
         model=model_of(request),
         request_id=id_of(request),
+        timeout_s=timeout_s,
     )
 
 
@@ -181,14 +183,13 @@ class Attempts(Generic[RequestT]):
         return None
 
     def _lost_too_often(self, error: ClientError) -> ClientError:
-        return type(error)(
+        final = copy.copy(error)
+        final.n_lost = self.n_lost
+        final.args = (
             f"{error}; the connection was lost {self.n_lost} times after the request had been sent, so it is not sent "
             f"again; check the servers' logs for crashes caused by the request",
-            model=error.model,
-            status=error.status,
-            request_id=error.request_id,
-            n_lost=self.n_lost,
         )
+        return final
 
 
 class ServerAttempts:
@@ -274,6 +275,8 @@ class ServerAttempts:
             model=model_of(self._request),
             status=errors[-1].status,
             request_id=id_of(self._request),
+            reason="unreachable",
+            endpoint=",".join(server.endpoint.url for server, _ in failures),
         )
 
 

@@ -213,7 +213,7 @@ def _recommendations(content: PageContent, out: Path) -> Iterable[str]:
     yield (
         "<p>The listening log is simulated: no listener below is a real person, and the metrics do not show how well "
         "this works for real listeners. An ensemble of models uses whatever is known about a user and explains its "
-        "answer: each bar is a score, divided among the base models.</p>"
+        "answer: each bar is a score, divided among the base models, and each reason has its share of the score.</p>"
     )
     yield from (_listener(each, out) for each in content.recommended)
 

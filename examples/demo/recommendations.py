@@ -169,7 +169,7 @@ def _sound(track: CorpusTrack, folder: Path) -> Path:
 
 
 def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
-    """Return the largest reasons as text, each with its share of the score."""
+    """Return the largest reasons as text, each with its share of the score in parentheses."""
     found: dict[str, dict[str, float]] = {}  # text -> name -> amount
     for reason in recommended.reasons:
         own = _UNNAMED.get((reason.base_model, reason.because)) or _BECAUSE.get(reason.because, reason.because)
@@ -179,7 +179,7 @@ def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
     ranked = sorted(found.items(), key=lambda entry: -sum(entry[1].values()))[:_N_REASONS]
     shares = [(sum(causes.values()) / max(recommended.score, 1e-9), words, causes) for words, causes in ranked]
     return tuple(
-        f"{share:.0%} {words.format(_names(causes))}" for share, words, causes in shares if share >= _LEAST_SHARE
+        f"{words.format(_names(causes))} ({share:.0%})" for share, words, causes in shares if share >= _LEAST_SHARE
     )
 
 

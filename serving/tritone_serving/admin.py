@@ -11,6 +11,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from tritone_serving._exceptions import AdminApiError
@@ -19,6 +20,7 @@ ADMIN_HEADER: Final = "tritone-admin-token"
 # Triton looks for the gRPC form of a header under a prefix of its own.
 GRPC_ADMIN_HEADER: Final = f"triton-grpc-protocol-{ADMIN_HEADER}"
 _RELOADED: Final = "tritone_reloaded"  # a parameter that no backend reads
+_TRITON_ERROR: Final = re.compile(r"\bmodel\b|restricted|\bversion\b")
 RESTRICTED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 
 
@@ -49,17 +51,12 @@ class AdminApi:
         """Return the models of the repository: `name`, and `version`, `state` and `reason` of what was loaded.
 
         Raises:
-            AdminApiError: no Triton answers there, or it refuses the token.
+            AdminApiError: there is no Triton server, or it refuses the token.
         """
-        try:
-            answer = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
-        except AdminApiError as error:
-            if error.status in (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED):  # Triton has this path
-                raise self._no_triton(f"the answer is {error.status}", error.status) from error
-            raise
-        if not isinstance(answer, list):
-            raise self._no_triton("the answer is not the index of a model repository")
-        return answer
+        found = self._call("POST", "/v2/repository/index", timeout_s=timeout_s)
+        if not isinstance(found, list):
+            raise no_triton_error(self._host, self._port, "the response is not the index of a model repository")
+        return found
 
     def load(self, model: str, *, timeout_s: float = 60.0) -> None:
         """Load a model's newest version; the version before serves until it is ready.
@@ -90,33 +87,58 @@ class AdminApi:
         self._call("POST", f"/v2/repository/models/{urllib.parse.quote(model)}/unload", timeout_s=timeout_s)
 
     def _call(self, method: str, path: str, *, timeout_s: float, body: Mapping[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        try:
-            sent = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, body=sent, headers=self._headers)
-            response = connection.getresponse()
-            content = response.read()
-        except http.client.HTTPException as error:  # its text holds what was received
-            raise self._no_triton("what listens there does not speak HTTP") from error
-        except OSError as error:
-            timed_out = isinstance(error, TimeoutError)
-            why = f"no answer to {path} within {timeout_s:g} s" if timed_out else error.strerror or type(error).__name__
-            raise self._no_triton(why) from error
-        finally:
-            connection.close()
-        answer = _parsed(content)
-        if response.status != http.client.OK:
-            if content.strip() and not isinstance(answer, dict):
-                raise self._no_triton(f"the answer to {path} is {response.status} without JSON", response.status)
-            said = answer.get("error") if isinstance(answer, dict) else None
-            raise AdminApiError(in_one_line(str(said or response.reason)), status=response.status)
-        return answer
+        return call_json(self._host, self._port, method, path, timeout_s=timeout_s, headers=self._headers, body=body)
 
-    def _no_triton(self, why: str, status: int | None = None) -> AdminApiError:
-        return AdminApiError(
-            f"no Triton HTTP answers at {self._host}:{self._port}: {why}; expected Triton's HTTP port, 8000 by default",
-            status=status,
-        )
+
+def call_json(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    *,
+    timeout_s: float = 10.0,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    body: Mapping[str, Any] | None = None,
+) -> Any:
+    """Send a request to Triton's HTTP port and return the JSON of the response; None if it has none.
+
+    Like the SDK, it does not use proxies from environment variables.
+
+    Raises:
+        AdminApiError: Triton refuses the request, or there is no Triton server.
+    """
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request(method, path, body=None if body is None else json.dumps(body).encode(), headers=headers)
+        response = connection.getresponse()
+        content = response.read()
+    except http.client.HTTPException as error:  # its text would show the received bytes
+        raise no_triton_error(host, port, "the response is not HTTP") from error
+    except TimeoutError as error:
+        raise no_triton_error(host, port, f"no response to {path} within {timeout_s:g} s") from error
+    except OSError as error:
+        raise no_triton_error(host, port, error.strerror or type(error).__name__) from error
+    finally:
+        connection.close()
+    found = _parsed(content)
+    if response.status == http.client.OK:
+        return found
+    reason = found.get("error") if isinstance(found, dict) else None
+    # Triton has all paths that are called, and names the model, its version or the restriction in its errors.
+    is_missing = response.status in (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
+    if (is_missing and not _TRITON_ERROR.search(str(reason))) or (content.strip() and not isinstance(found, dict)):
+        raise no_triton_error(host, port, f"the response to {path} has status {response.status}", response.status)
+    raise AdminApiError(in_one_line(str(reason or response.reason)), status=response.status)
+
+
+def no_triton_error(host: str, port: int, reason: str, status: int | None = None) -> AdminApiError:
+    """Return the error for an address at which no Triton server responds over HTTP."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return AdminApiError(
+        f"no Triton server at http://{address}: {reason}; expected Triton's HTTP port (8000 by default) as "
+        f"http://host:port, or its gRPC port (8001) as host:port",
+        status=status,
+    )
 
 
 def in_one_line(reason: str) -> str:
@@ -133,5 +155,5 @@ def in_one_line(reason: str) -> str:
 def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -376,8 +376,15 @@ def http2_call(balancer: Balancer, method: str, body: bytes) -> bytes:
     return http2_exchange(balancer.ports["GRPC"], fields, body)
 
 
-def http2_exchange(port: int, fields: dict[str, str], body: bytes) -> bytes:
-    """Send one HTTP/2 request with prior knowledge and return the raw response."""
+def http2_exchange(port: int, fields: dict[str, str], body: bytes | None, *, pause_s: float = 0.0) -> bytes:
+    """Send one HTTP/2 request with prior knowledge and return the raw response.
+
+    Args:
+        port: of the balancer.
+        fields: the header fields, pseudo-header fields first.
+        body: the only DATA frame; with None the headers end the stream.
+        pause_s: time between the headers and the body.
+    """
 
     def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -386,10 +393,15 @@ def http2_exchange(port: int, fields: dict[str, str], body: bytes) -> bytes:
         return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
     head = b"".join(literal(name, value) for name, value in fields.items())
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+    head_frame = frame(1, 5 if body is None else 4, 1, head)
+    body_frame = b"" if body is None else frame(0, 1, 1, body)
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
-        connection.sendall(preface + frame(1, 4, 1, head) + frame(0, 1, 1, body))
+        connection.sendall(preface + head_frame + (b"" if pause_s else body_frame))
         received = b""
+        if pause_s:
+            time.sleep(pause_s)
+            connection.sendall(body_frame)
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError, ConnectionError):
             while some := connection.recv(4096):
@@ -427,10 +439,34 @@ def test_only_post_has_a_body(edge: Balancer, reached: Callable[[], int], method
     assert reached() == 0
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
 @pytest.mark.parametrize("lengths", [{}, {"inference-header-content-length": "0"}])
-def test_only_post_has_a_body_over_http2(edge: Balancer, lengths: dict[str, str]) -> None:
-    fields = {":method": "GET", ":scheme": "http", ":path": INFER, ":authority": "x", **lengths}
-    assert b"only POST may have a body" in http2_exchange(edge.ports["HTTP"], fields, b"x" * 100)
+def test_only_post_has_a_body_over_http2(
+    edge: Balancer, reached: Callable[[], int], method: str, pause_s: float, lengths: dict[str, str]
+) -> None:
+    """The headers of a request whose body comes later do not reach a replica either."""
+    fields = {":method": method, ":scheme": "http", ":path": INFER, ":authority": "x", **lengths}
+    for body in (b"x", b"x" * 10_000):
+        assert b"only POST may have a body" in http2_exchange(edge.ports["HTTP"], fields, body, pause_s=pause_s)
+    assert reached() == 0
+
+
+def test_a_get_that_does_not_end_times_out_over_http2(edge: Balancer, reached: Callable[[], int]) -> None:
+    fields = {":method": "GET", ":scheme": "http", ":path": INFER, ":authority": "x"}
+    assert b"408" in http2_exchange(edge.ports["HTTP"], fields, b"x", pause_s=5.5)
+    assert reached() == 0
+
+
+@pytest.mark.parametrize("body", [None, b""])
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+def test_a_get_without_a_body_passes_over_http2(
+    edge: Balancer, reached: Callable[[], int], body: bytes | None, pause_s: float
+) -> None:
+    """HTTP/2 allows the end of a request without a body in its headers or in an empty frame."""
+    fields = {":method": "GET", ":scheme": "http", ":path": "/v2/models/recommender", ":authority": "x"}
+    assert b"{}" in http2_exchange(edge.ports["HTTP"], fields, body, pause_s=pause_s)
+    assert reached() == 1
 
 
 def test_a_json_length_beyond_the_body_hides_nothing(edge: Balancer, reached: Callable[[], int]) -> None:

@@ -213,7 +213,7 @@ def config_of_another(source: Path) -> None:
         ({"nan": True}, None, "output y holds 32 of 32 numbers that are NaN"),
         ({"n_rounds": 2_000}, None, "it takes .* ms where the live version takes"),
         ({"tolerance": -1.0}, None, "output y differs by 0 from what its file computes"),
-        ({}, corrupt, "model.onnx is not what its card says"),
+        ({}, corrupt, "model.onnx does not match the checksum"),
         ({}, cut_and_card_gone, "it does not load: onnxruntime cannot load"),
         ({}, config_of_another, "it does not load: .*config.pbtxt and .* differ"),
     ],

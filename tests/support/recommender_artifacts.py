@@ -202,7 +202,7 @@ def spoil_manifest(version: Path, **changes: Any) -> None:
 
 def _lists(recommender: Recommender, users: list[str], n: int) -> dict[str, Array]:
     """What each user is told, as training works it out."""
-    from tritone_training.kinds.recommender.offline import precompute_rankings
+    from tritone_training.kinds.recommender.ensemble.offline import precompute_rankings
 
     world: Any = SimpleNamespace(users=users, n_users=len(users), n_items=len(recommender.item_ids))
     return precompute_rankings(recommender, None, world, n, on_progress=lambda done, total: None)

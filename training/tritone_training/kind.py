@@ -13,6 +13,7 @@ import torch
 
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
+from tritone_training.evaluation import CrossValidationResult, EvaluationResult
 from tritone_training.exceptions import TrainingError, UnsupportedOptionError
 from tritone_training.hyperparameters import Hyperparameters, HyperparametersT, from_preset
 from tritone_training.quality import Quality
@@ -51,18 +52,18 @@ class Exportable:
 
 @dataclass(frozen=True)
 class ListeningFiles:
-    """Where a listening log and what belongs to it lie, and what their columns are called.
+    """Paths of a listening log and its additional tables, and the names of their columns.
 
     Attributes:
-        interactions: who listened to what; None for the simulated log over the embedded corpus.
-        valid: held-out listens to choose by; split off `interactions` if None.
-        test: held-out listens to judge by (`evaluate` alone).
+        interactions: the log; None for the simulated log over the embedded corpus.
+        valid: held-out listens for validation; None splits them off `interactions`.
+        test: held-out listens for testing, used by `evaluate` only.
         friends: pairs of users.
-        item_tags: who gave which tag to which item; `tag_names` from tags' ids to names.
-        metadata: a row an item: title, artist, any words.
-        recordings: a folder with a file for each item, named by its id; heard by `genre_checkpoint`.
-        *_column: None lets the usual names be looked for.
-        key: file with the key for pseudonyms; made beside the checkpoint if None.
+        item_tags: tags of items, optionally with the users who gave them; `tag_names` maps ids of tags to names.
+        metadata: one row per item: title, artist and other text.
+        recordings: a folder with one recording per item, named by its id; `genre_checkpoint` embeds them.
+        *_column: names of columns; None finds the usual names.
+        key: file with the key for pseudonyms; None creates one next to the checkpoint.
     """
 
     interactions: Path | None = None
@@ -193,14 +194,13 @@ class ModelKind:
         configure: returns the hyper-parameters of a request: its preset, then its overrides.
         trainer: reads the data and returns a function that trains on them, writes a checkpoint folder and returns a
             summary (metrics, paths). Trials share the data.
-        evaluator: evaluates a checkpoint and returns metrics.
+        evaluator: evaluates a checkpoint.
         score: the metric of the validation split that `tune` maximises.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
         options: the members of KIND_OPTIONS that the kind takes; requests with others are refused.
         export: loads a checkpoint folder, or without one what can be served untrained.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
-        cross_validator: trains and evaluates once per fold (or seed) and returns mean and standard deviation; None if
-            the kind has no cross-validation.
+        cross_validator: trains and evaluates once per fold (or seed); None if the kind has no cross-validation.
         companions: further models that each checkpoint serves.
         ensembles: models on the server that join this kind's own with others.
         quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
@@ -213,13 +213,13 @@ class ModelKind:
     presets: Mapping[str, Hyperparameters]
     configure: Callable[[TrainRequest], Hyperparameters]
     trainer: Callable[[TrainRequest], Callable[[TrainRequest], Mapping[str, Any]]]
-    evaluator: Callable[[EvaluateRequest], Mapping[str, Any]]
+    evaluator: Callable[[EvaluateRequest], EvaluationResult]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     options: frozenset[str]
     export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
-    cross_validator: Callable[[TrainRequest], Mapping[str, Any]] | None = None
+    cross_validator: Callable[[TrainRequest], CrossValidationResult] | None = None
     companions: Sequence[Companion] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
@@ -246,8 +246,8 @@ class ModelKind:
         self.check(request)
         return run_training(self, request)
 
-    def evaluate(self, request: EvaluateRequest) -> Mapping[str, Any]:
-        """Evaluate a checkpoint and return its metrics.
+    def evaluate(self, request: EvaluateRequest) -> EvaluationResult:
+        """Evaluate a checkpoint on held-out data.
 
         Raises:
             TrainingError: the request has an option that this kind does not take, or the data or the checkpoint
@@ -256,8 +256,8 @@ class ModelKind:
         self.check(request)
         return self.evaluator(request)
 
-    def crossvalidate(self, request: TrainRequest) -> Mapping[str, Any]:
-        """Train and evaluate once per fold (or seed); return mean and standard deviation.
+    def crossvalidate(self, request: TrainRequest) -> CrossValidationResult:
+        """Train and evaluate once per fold (or seed).
 
         Raises:
             TrainingError: this kind has no cross-validation, or the request has an option that it does not take.

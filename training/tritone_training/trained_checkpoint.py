@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from tritone_training.evaluation import Table
     from tritone_training.local_model import LocalModel
 
 
@@ -24,9 +25,9 @@ class TrainedCheckpoint(os.PathLike[str]):
         data: report on the data: rows or files read and used, problems.
         warm_start: which weights of another checkpoint were loaded; None without a warm start.
         finished: whether the training to resume was finished already, so that nothing was trained.
-        base_models_valid: metrics of a recommender's base models on the validation split; None for other kinds.
         key: the file with the key for pseudonyms; None for kinds without users.
-        details: further values of the kind, by name, such as `n_train` and `labels`.
+        details: further values of the kind, by name, such as `n_train`, `labels` and `base_models_valid`.
+        tables: tables for people that a kind adds to its metrics.
     """
 
     kind: str
@@ -36,9 +37,9 @@ class TrainedCheckpoint(os.PathLike[str]):
     data: Mapping[str, Any] = field(repr=False)
     warm_start: Mapping[str, Any] | None = field(default=None, repr=False)
     finished: bool = False
-    base_models_valid: Mapping[str, Mapping[str, float]] | None = field(default=None, repr=False)
     key: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tables: Sequence[Table] = field(default=(), repr=False)
 
     @classmethod
     def from_summary(cls, kind: str, summary: Mapping[str, Any]) -> Self:
@@ -64,7 +65,6 @@ class TrainedCheckpoint(os.PathLike[str]):
         """Return plain values for JSON; values that a kind does not have are left out, `warm_start` is None."""
         optional = {
             **({"finished": True} if self.finished else {}),
-            **({} if self.base_models_valid is None else {"base_models_valid": self.base_models_valid}),
             **({} if self.key is None else {"key": self.key}),
         }
         return {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tritone_training.evaluation import TuningResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.runs import differences, discard_state
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> Mapping[str, Any]:
+def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> TuningResult:
     """Run `n_trials` more trials of the study in `request.out`.
 
     The held-out fold is not used: the value of a trial is its score on the validation split. A trial whose training
@@ -79,19 +79,19 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     return study
 
 
-def _result(study: optuna.Study, kind: ModelKind, request: TrainRequest) -> Mapping[str, Any]:
+def _result(study: optuna.Study, kind: ModelKind, request: TrainRequest) -> TuningResult:
     finished = [trial for trial in study.trials if trial.value is not None]
     if not finished:
         errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
         raise TrainingError(f"not one trial could be trained; the last: {errors[-1] if errors else 'no reason given'}")
     ranked = sorted(finished, key=lambda trial: -float(trial.value or 0.0))
-    return {
-        "kind": kind.name,
-        "score": f"valid {kind.score}",
-        "best": study.best_params,
-        "best_value": study.best_value,
-        "n_trials": len(finished),
-        "n_failed": sum("error" in trial.user_attrs for trial in study.trials),
-        "trials": [{"trial": t.number, kind.score: t.value, **t.params} for t in ranked],
-        "out": str(request.out),
-    }
+    return TuningResult(
+        kind=kind.name,
+        score=f"valid {kind.score}",
+        best=study.best_params,
+        best_value=study.best_value,
+        n_trials=len(finished),
+        n_failed=sum("error" in trial.user_attrs for trial in study.trials),
+        trials=[{"trial": t.number, kind.score: t.value, **t.params} for t in ranked],
+        out=request.out,
+    )

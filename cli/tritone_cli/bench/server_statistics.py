@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
-import re
 import threading
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,15 +13,11 @@ from typing import Any, Final
 
 import psutil
 
-from tritone import TritoneError
+from tritone_serving.admin import call_json, no_triton_error
 from tritone_serving.supervision.processes import family, memory_mb
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 _SAMPLE_S: Final = 0.5
-
-
-class StatisticsError(TritoneError):
-    """Raised when a server does not return the configuration or the statistics of a model."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +50,18 @@ def model_config(http_url: str, model: str) -> Mapping[str, Any]:
     """Return a model's configuration from the server.
 
     Raises:
-        StatisticsError: the server does not answer, or has no such model ready.
+        AdminApiError: the server does not respond, or has no such model ready.
     """
-    return _get(http_url, f"/v2/models/{model}/config")
+    return _get(http_url, f"/v2/models/{model}/config", required="input")
 
 
 def statistics(http_url: str, model: str) -> Mapping[str, Any]:
     """Return the statistics of all versions of a model since the server started.
 
     Raises:
-        StatisticsError: the server does not answer, or has no such model.
+        AdminApiError: the server does not respond, or has no such model.
     """
-    found = _get(http_url, f"/v2/models/{model}/stats")
-    if not isinstance(found.get("model_stats"), list):
-        raise _no_triton(http_url, "the answer has no statistics")
-    return found
+    return _get(http_url, f"/v2/models/{model}/stats", required="model_stats")
 
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> ServerCounts:
@@ -105,50 +94,13 @@ def _summed(found: Mapping[str, Any]) -> dict[str, int]:
     return totals
 
 
-# Like the SDK, without proxies from environment variables.
-_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _get(http_url: str, path: str) -> Mapping[str, Any]:
-    try:
-        with _OPENER.open(http_url + path, timeout=10) as answer:
-            found = json.load(answer)
-    except urllib.error.HTTPError as error:
-        reason = _reason(error.read())
-        if reason is None:
-            raise _no_triton(http_url, f"the answer is {error.code} {error.reason}"[:80]) from error
-        raise StatisticsError(f"{http_url}: {reason}") from error
-    except urllib.error.URLError as error:
-        why = error.reason if isinstance(error.reason, OSError) else error
-        raise _no_triton(http_url, getattr(why, "strerror", None) or str(why) or type(why).__name__) from error
-    except TimeoutError as error:
-        raise _no_triton(http_url, "no answer within 10 s") from error
-    except OSError as error:
-        raise _no_triton(http_url, error.strerror or type(error).__name__) from error
-    except http.client.HTTPException as error:  # its text holds what was received
-        raise _no_triton(http_url, "the response is not HTTP") from error
-    except (ValueError, RecursionError) as error:
-        raise _no_triton(http_url, "the answer is not JSON") from error
-    if not isinstance(found, dict):
-        raise _no_triton(http_url, "the answer is not a JSON object")
+def _get(http_url: str, path: str, *, required: str) -> Mapping[str, Any]:
+    address = urllib.parse.urlsplit(http_url)
+    host, port = str(address.hostname), int(address.port or 80)
+    found = call_json(host, port, "GET", urllib.parse.quote(path))
+    if not isinstance(found, dict) or not isinstance(found.get(required), list):
+        raise no_triton_error(host, port, f"the response to {path} has no {required}")
     return found
-
-
-def _reason(body: bytes) -> str | None:
-    """Return the error message in a response of Triton; None if the response is not from Triton."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    reason = str(found["error"]) if isinstance(found, dict) and "error" in found else ""
-    return reason if re.search(r"\bmodel\b|restricted|\bversion\b", reason) and reason.isprintable() else None
-
-
-def _no_triton(http_url: str, why: str) -> StatisticsError:
-    return StatisticsError(
-        f"no Triton HTTP answers at {http_url}: {why}; expected Triton's HTTP port (8000 by default) as "
-        f"http://host:port, or its gRPC port (8001) as host:port"
-    )
 
 
 @dataclass

@@ -53,7 +53,7 @@ def crossvalidate(
     as_json: options.Json = False,
 ) -> None:
     """Hold out each fold once: train on the others, evaluate on it; prints mean and standard deviation."""
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 
@@ -77,20 +77,7 @@ def crossvalidate(
     options.require_unused(request.out, overwrite=overwrite, option="--out")
     result = training.get_kind(kind).crossvalidate(request)
     if as_json:
-        console.print_json(result)
+        console.print_json(result.to_dict())
         return
-    console.print_data_report(result["data"])
-    console.print_rows("folds", result["folds"])
-    if "cold_start_ratio" in result:
-        metrics = (f"{name} {result[name]:.4f} ± {result[name + '_std']:.4f}" for name in ("ndcg@10", "recall@40"))
-        console.say(", ".join(metrics) + f" (mean ± standard deviation over {len(result['folds'])} seeds)")
-        console.say(f"cold-start users reach {result['cold_start_ratio']:.0%} of the NDCG@10 of users in training")
-        return
-    console.say(
-        f"accuracy {result['accuracy']:.3f} ± {result['accuracy_std']:.3f}, "
-        f"macro-F1 {result['macro_f1']:.3f} ± {result['macro_f1_std']:.3f} "
-        f"(mean ± standard deviation over {len(result['folds'])} folds, {result['n']} tracks)"
-    )
-    if result["emotion_correlation_mean"] is not None:
-        console.say(f"emotion correlation over all tracks: {result['emotion_correlation_mean']:.3f}")
-    console.say(f"checkpoints: {result['out']}/fold-*")
+    console.print_data_report(result.data)
+    console.print_summary(result.summary)

@@ -37,7 +37,7 @@ def evaluate(
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
     options.require_unused(report, overwrite=overwrite, option="--report")
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 
@@ -60,12 +60,10 @@ def evaluate(
         progress=console.shows_progress(as_json=as_json),
         listening=listening,
     )
-    metrics = training.get_kind(kind).evaluate(request)
+    result = training.get_kind(kind).evaluate(request)
     if as_json:
-        console.print_json(metrics)
-    elif "base_models" in metrics:
-        console.print_ranking(metrics)
-    elif "ndcg@10" in metrics:
-        console.print_rows("held-out listens", [{name: metrics[name] for name in console.RANKING_METRICS}])
-    else:
-        console.print_metrics(metrics)
+        console.print_json(result.to_dict())
+        return
+    console.print_summary(result.summary)
+    for path in result.report or ():
+        console.say(f"written: {path}")

@@ -52,7 +52,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 
@@ -84,7 +84,7 @@ def train(
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
     model_kind = training.get_kind(kind)
     result = model_kind.train(request)
-    written: Sequence[Path | str] = ()
+    written: Sequence[str] = ()
     if report is not None:
         evaluation = model_kind.evaluate(
             training.EvaluateRequest(
@@ -96,7 +96,7 @@ def train(
                 listening=request.listening,
             )
         )
-        written = evaluation.get("report", ())
+        written = evaluation.report or ()
     if as_json:
         console.print_json({**result.to_dict(), **({} if report is None else {"report": written})})
         return
@@ -109,8 +109,7 @@ def train(
     for name, values in result.metrics.items():
         numbers = {key: value for key, value in values.items() if isinstance(value, float)}
         console.say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
-    if result.base_models_valid is not None:
-        console.print_base_models(result.base_models_valid)
+    console.print_summary(result.tables)
     console.say(f"checkpoint: {result.folder} ({result.n_epochs} epochs)")
     if result.key is not None:
         console.say(f"key: {result.key} (keep it, separate from the model: it links pseudonyms to user ids)")

@@ -49,7 +49,7 @@ def tune(
 
     A study that exists in --out is continued.
     """
-    from tritone_training import api as training
+    import tritone_training as training
     from tritone_training.tuning import tune as run_study
 
     kind_options.check_kind_takes(context, kind)
@@ -73,12 +73,12 @@ def tune(
         return
     result = run_study(training.get_kind(kind), request, n_trials=trials)
     if as_json:
-        console.print_json(result)
+        console.print_json(result.to_dict())
         return
-    console.print_rows("trials, best first", result["trials"][:10])
-    if result["n_failed"]:
-        console.say(f"{result['n_failed']} trials failed and are not counted")
-    console.say(f"best {result['score']}: {result['best_value']:.3f} on the validation split")
+    console.print_rows("trials, best first", result.trials[:10])
+    if result.n_failed:
+        console.say(f"{result.n_failed} trials failed and are not counted")
+    console.say(f"best {result.score}: {result.best_value:.3f} on the validation split")
     same = {
         "--data": data,
         "--preset": preset,
@@ -90,5 +90,5 @@ def tune(
     same |= {f"--{each.name.replace('_', '-')}": getattr(listening, each.name) for each in fields(listening)}
     again = [part for option, value in same.items() if value is not None for part in (option, str(value))]
     again += [part for setting in settings or () for part in ("--set", setting)]
-    chosen = [part for name, value in result["best"].items() for part in ("--set", f"{name}={value}")]
+    chosen = [part for name, value in result.best.items() for part in ("--set", f"{name}={value}")]
     console.say(f"next: {shlex.join(['tritone', 'train', kind, *again, *chosen])}")

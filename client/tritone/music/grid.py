@@ -90,12 +90,20 @@ class Grid(JsonResult):
         object.__setattr__(self, "frames", frames)
         steps = self.frames_per_quarter
         if not isinstance(steps, int | np.integer) or steps not in FRAMES_PER_QUARTER_RANGE:  # 4.0 is in the range
-            raise _bad(f"frames_per_quarter is {steps!r}; expected a whole number from 1 to 96")
+            raise _bad(
+                f"frames_per_quarter is {steps!r}; expected a whole number from 1 to 96", argument="frames_per_quarter"
+            )
         low, high = TEMPO_RANGE_QPM
         if not _is_number(self.tempo_qpm) or not low <= self.tempo_qpm <= high:  # false for NaN too
-            raise _bad(f"tempo_qpm is {self.tempo_qpm!r}; expected {low:g} to {high:g} quarter notes a minute")
+            raise _bad(
+                f"tempo_qpm is {self.tempo_qpm!r}; expected {low:g} to {high:g} quarter notes a minute",
+                argument="tempo_qpm",
+            )
         if not _is_meter(self.meter):
-            raise _bad(f"meter is {self.meter!r}; expected (steps in a bar, index of the first step), or (0, 0)")
+            raise _bad(
+                f"meter is {self.meter!r}; expected (steps in a bar, index of the first step), or (0, 0)",
+                argument="meter",
+            )
         length, index = self.meter
         object.__setattr__(self, "meter", (int(length), int(index)))  # a list would not compare as one
         signature = _checked_signature(self.time_signature)
@@ -144,7 +152,7 @@ class Grid(JsonResult):
         """
         n_frames = int(values["n_frames"])
         if not 0 < n_frames <= MAX_FRAMES:
-            raise _bad(f"n_frames is {n_frames}; expected 1 to {MAX_FRAMES:,}")
+            raise _bad(f"n_frames is {n_frames}; expected 1 to {MAX_FRAMES:,}", argument="n_frames")
         frames = np.zeros((n_frames, N_PITCHES), np.uint8)
         for onset, length, pitch in values["notes"]:
             if not (
@@ -152,7 +160,8 @@ class Grid(JsonResult):
             ):
                 raise _bad(
                     f"notes hold {[onset, length, pitch]}; expected [onset, length, pitch] within {n_frames} time "
-                    f"steps and pitches {LOWEST_PITCH} to {HIGHEST_PITCH}"
+                    f"steps and pitches {LOWEST_PITCH} to {HIGHEST_PITCH}",
+                    argument="notes",
                 )
             frames[onset : onset + length, pitch - LOWEST_PITCH] = HELD
             frames[onset, pitch - LOWEST_PITCH] = STRUCK
@@ -252,10 +261,15 @@ def _checked_signature(signature: Any) -> TimeSignature | None:
         return None
     is_pair = isinstance(signature, tuple | list) and len(signature) == 2
     if not is_pair or not all(isinstance(number, int | np.integer) for number in signature):
-        raise _bad(f"time_signature is {signature!r}; expected a pair such as (4, 4), or None")
+        raise _bad(
+            f"time_signature is {signature!r}; expected a pair such as (4, 4), or None", argument="time_signature"
+        )
     numerator, denominator = (int(number) for number in signature)
     if not 0 < numerator <= _MAX_NUMERATOR or denominator < 1 or denominator & (denominator - 1):
-        raise _bad(f"time_signature is {signature!r}; expected 1 to {_MAX_NUMERATOR} beats of a power of two")
+        raise _bad(
+            f"time_signature is {signature!r}; expected 1 to {_MAX_NUMERATOR} beats of a power of two",
+            argument="time_signature",
+        )
     return numerator, denominator
 
 
@@ -287,5 +301,5 @@ def too_long(name: str, n_frames: int) -> InvalidScoreError:
     )
 
 
-def _bad(what: str) -> InvalidScoreError:
-    return InvalidScoreError(f"<frames>: {what}", path="<frames>", reason="bad_shape")
+def _bad(what: str, argument: str = "frames") -> InvalidScoreError:
+    return InvalidScoreError(f"<frames>: {what}", path="<frames>", reason="bad_shape", argument=argument)

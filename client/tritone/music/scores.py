@@ -112,6 +112,7 @@ def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -
             f"frames_per_quarter is {frames_per_quarter!r}; expected a whole number from 1 to 96",
             path=describe(score),
             reason="bad_shape",
+            argument="frames_per_quarter",
         )
     inner: Any = getattr(score, "grid", score)  # a Piece holds one
     if isinstance(inner, Grid):

@@ -105,6 +105,7 @@ def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tup
                 f"model {known.name!r} is of another release than this client: expected windows of "
                 f"{window.samples.size} samples, got {known.window_samples}",
                 model=known.name,
+                reason="unsuitable_model",
             )
         windows.append(window)
         if len(windows) == known.n_windows_max:

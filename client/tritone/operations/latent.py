@@ -77,8 +77,9 @@ def interpolate_flow(
         if steps * n_spans > N_BETWEEN_MAX:
             raise InvalidInputError(
                 f"too much music for one call: expected at most {2 * N_BETWEEN_MAX:,} bars in all, got {steps} pieces "
-                f"of "
-                f"{2 * n_spans} bars; take fewer steps or shorter pieces"
+                f"of {2 * n_spans} bars; take fewer steps or shorter pieces",
+                argument="steps",
+                reason="too_long",
             )
         from_a = yield from _encode(encoder, spans[0].voices[:n_spans])
         to_b = yield from _encode(encoder, spans[1].voices[:n_spans])

@@ -115,7 +115,7 @@ def continued(
     meter: tuple[int, int] | None,
     tempo_qpm: float | None,
 ) -> CompositionPlan:
-    """CompositionPlan a number of new bars after a prompt; its unfinished bar is finished first.
+    """Return a plan for a number of new bars after a prompt; its unfinished bar is finished first.
 
     Raises:
         InvalidInputError: the piece exceeds the limits of the model or of a grid.
@@ -128,9 +128,10 @@ def continued(
     if n_before < min(n_prompt, length) or n_prompt + n_new > MAX_FRAMES:
         raise InvalidInputError(
             f"the piece is too long: expected at most {limits.n_frames:,} time steps for the new bars and one bar of "
-            f"the "
-            f"prompt, and {MAX_FRAMES:,} in all, got {n_new:,} new ones after {n_prompt:,}; write fewer bars, or pass "
-            f"only the last bars of the prompt"
+            f"the prompt, and {MAX_FRAMES:,} in all, got {n_new:,} new ones after {n_prompt:,}; write fewer bars, or "
+            f"pass only the last bars of the prompt",
+            argument="bars",
+            reason="too_long",
         )
     frames = np.concatenate([start.frames[:n_prompt], np.zeros((n_new, N_PITCHES), np.uint8)])
     mode = np.repeat(np.array([GIVEN, FREE], np.uint8), [n_prompt, n_new])
@@ -138,7 +139,7 @@ def continued(
 
 
 def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: float | None) -> CompositionPlan:
-    """CompositionPlan other voices for a melody.
+    """Return a plan for other voices of a melody.
 
     Raises:
         InvalidInputError: the melody has chords, or is longer than the model takes.
@@ -150,18 +151,22 @@ def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: f
     elif chord is not None:
         raise InvalidInputError(
             f"the melody has chords: expected one voice, got {int((grid.frames[chord] > 0).sum())} notes at once "
-            f"{position(grid, chord)}; pass highest=True (--highest) to harmonize the highest voice"
+            f"{position(grid, chord)}; pass highest=True (--highest) to harmonize the highest voice",
+            argument="melody",
+            reason="too_many_notes",
         )
     if grid.n_frames > limits.n_frames:
         raise InvalidInputError(
             f"the melody is too long: expected at most {limits.n_frames:,} time steps, got {grid.n_frames:,}; shorten "
-            f"it"
+            f"it",
+            argument="melody",
+            reason="too_long",
         )
     return _plan(grid, np.full(grid.n_frames, MELODY, np.uint8), slice(0, grid.n_frames), limits)
 
 
 def filled_in(score: Grid, bars: tuple[int, int], limits: ModelLimits, *, tempo_qpm: float | None) -> CompositionPlan:
-    """CompositionPlan new content for some bars of a score.
+    """Return a plan for new content of some bars of a score.
 
     Raises:
         InvalidInputError: the score has no such bars.
@@ -175,6 +180,7 @@ def filled_in(score: Grid, bars: tuple[int, int], limits: ModelLimits, *, tempo_
             f"too many bars: expected at most {limits.n_frames:,} time steps, got {n_hole:,} in {bars!r}; infill fewer "
             f"bars",
             argument="bars",
+            reason="too_long",
         )
     frames = grid.frames.copy()
     frames[hole] = 0
@@ -312,8 +318,7 @@ def frames_per_bar(meter: tuple[int, int] | None, frames_per_quarter: int) -> in
     if rest or not n_frames:
         raise InvalidInputError(
             f"invalid meter: expected bars of a whole number of time steps ({frames_per_quarter} per quarter note), "
-            f"got "
-            f"{meter[0]}/{meter[1]}",
+            f"got {meter[0]}/{meter[1]}",
             argument="meter",
         )
     return n_frames

@@ -36,6 +36,8 @@ def predict_flow(cache: ModelCache, *, score: ScoreLike, model: str) -> Flow[Pre
                 f"the score is too long for model {model!r}: expected at most {known.n_frames_max:,} time steps, got "
                 f"{n_frames:,}; pass it in parts",
                 model=model,
+                argument="score",
+                reason="too_long",
             )
         request = InferRequest(model, next_request_id("predict"), _inputs(known, grid), tuple(known.role.outputs))
         response = yield from infer(known, request)
@@ -57,6 +59,8 @@ def _inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
             f"the score has too many simultaneous notes for model {known.name!r}: expected at most "
             f"{known.n_notes_max}, got {n_notes}",
             model=known.name,
+            argument="score",
+            reason="too_many_notes",
         )
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +45,7 @@ from tritone.results.recommendations import Reason, Recommendation, Recommendati
 Id: TypeAlias = str | bytes | int | np.integer[Any]
 Ids: TypeAlias = Iterable[Id]
 Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
+T = TypeVar("T")
 
 _LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
@@ -153,22 +153,19 @@ def find_tracks_flow(query: Id, *, by: str | None, limit: int, offset: int, mode
     inputs = search_inputs(query, by=by, limit=limit, offset=offset)
     request = InferRequest(model, next_request_id("find_tracks"), inputs, (*_SEARCH_OUTPUTS, "total"))
     response = cast(InferResponse, (yield request))
-    with _expecting_recommender(response):
-        n_tracks = response.outputs["item_ids"].shape[-1]
-        if n_tracks > int(limit):
-            raise ValueError(f"expected at most {limit} tracks, got {n_tracks}")
-        columns = [_row(response, name, n_tracks) for name in _SEARCH_OUTPUTS]
-        return TrackPage(
-            tuple(
-                Track(track_id, title or None, artist or None, match, field)
-                for track_id, title, artist, match, field in zip(*columns, strict=True)
-            ),
-            total=int(_row(response, "total", 1)[0]),
-            offset=int(offset),
-            model=response.model,
-            model_version=response.version,
-            request_id=response.request_id,
-        )
+    n_tracks = _n_tracks(response, most=int(limit))
+    columns = [_row(response, name, n_tracks) for name in _SEARCH_OUTPUTS]
+    return TrackPage(
+        tuple(
+            Track(track_id, title or None, artist or None, match, field)
+            for track_id, title, artist, match, field in zip(*columns, strict=True)
+        ),
+        total=_parsed(response, "total", int, _row(response, "total", 1))[0],
+        offset=int(offset),
+        model=response.model,
+        model_version=response.version,
+        request_id=response.request_id,
+    )
 
 
 def similar_flow(
@@ -189,7 +186,11 @@ def similar_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> 
     """
     if (track_id is None) != has_audio:
         given = "neither" if track_id is None else "both"
-        raise InvalidInputError(f"ambiguous arguments: expected either track_id or audio, got {given}")
+        raise InvalidInputError(
+            f"ambiguous arguments: expected either track_id or audio, got {given}",
+            argument="track_id",
+            reason="conflict",
+        )
     if not isinstance(by, str) or by not in WAYS_TO_BE_ALIKE:
         raise InvalidInputError(
             f"invalid by: expected one of {', '.join(WAYS_TO_BE_ALIKE)}, got {reprlib.repr(by)}", argument="by"
@@ -197,9 +198,9 @@ def similar_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> 
     if has_audio and by not in _BY_SOUND:
         raise InvalidInputError(
             f"invalid by: expected {' or '.join(_BY_SOUND)} with audio, got {by!r}; by='listening' needs a track_id, "
-            f"as a "
-            f"recording passed as audio has no listening history",
+            f"as a recording passed as audio has no listening history",
             argument="by",
+            reason="conflict",
         )
     inputs = {"k": _count(n), "by": text([by.encode()])}
     if track_id is not None:
@@ -255,66 +256,92 @@ def _infer(
 ) -> Flow[Recommendations]:
     request = InferRequest(model, next_request_id(operation), inputs, (*_TRACK_OUTPUTS, *outputs), headers=headers)
     response = cast(InferResponse, (yield request))
-    with _expecting_recommender(response):
-        return _recommendations(response, n_requested=int(inputs["k"][0, 0]), n_reasons=n_reasons)
-
-
-@contextmanager
-def _expecting_recommender(response: InferResponse) -> Iterator[None]:
-    """Translate errors of parsing a response into `ServerError`."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        problem = f"no output {error}" if isinstance(error, KeyError) else str(error)
-        raise ServerError(
-            f"malformed response of model {response.model!r} version {response.version}: {problem}; check that it is a "
-            f"recommender and was exported by the same release",
-            model=response.model,
-            request_id=response.request_id,
-        ) from error
-
-
-def _recommendations(response: InferResponse, *, n_requested: int, n_reasons: int | None) -> Recommendations:
-    n_tracks = response.outputs["item_ids"].shape[-1]
-    if n_tracks > n_requested:
-        raise ValueError(f"expected at most {n_requested} tracks, got {n_tracks}")
+    n_tracks = _n_tracks(response, most=int(inputs["k"][0, 0]))
     columns = [_row(response, name, n_tracks) for name in _TRACK_OUTPUTS]
-    if not np.isfinite(response.outputs["scores"]).all():
-        raise ValueError("expected finite scores")
-    reasons = _row(response, "reasons", n_tracks) if "reasons" in response.outputs else [""] * n_tracks
-    source, arm, unknown = (_text(response, name) for name in ("source", "arm", "unknown"))
+    _parsed(response, "scores", _check_finite, [response.outputs["scores"]])
+    reasons: list[tuple[Reason, ...]] = [()] * n_tracks
+    if "reasons" in outputs:
+        reasons = _parsed(response, "reasons", _reasons, _row(response, "reasons", n_tracks))
+    source, arm = (str(_row(response, name, 1)[0]) if name in outputs else "" for name in ("source", "arm"))
+    unknown = UnknownIds()
+    if "unknown" in outputs:
+        (unknown,) = _parsed(response, "unknown", _unknown, _row(response, "unknown", 1))
     return Recommendations(
         tuple(
-            Recommendation(track_id, score, title or None, artist or None, _reasons(why)[:n_reasons])
+            Recommendation(track_id, score, title or None, artist or None, why[:n_reasons])
             for track_id, score, title, artist, why in zip(*columns, reasons, strict=True)
         ),
         source=source or None,
         arm=arm or None,
-        unknown=_unknown(unknown),
+        unknown=unknown,
         model=response.model,
         model_version=response.version,
         request_id=response.request_id,
     )
 
 
+def _n_tracks(response: InferResponse, *, most: int) -> int:
+    """Return the number of tracks of a response.
+
+    Raises:
+        ServerError: there are more than requested, or the output has another shape.
+    """
+    shape = response.outputs["item_ids"].shape if "item_ids" in response.outputs else (1, 0)
+    if len(shape) != 2 or shape[1] > most:
+        raise _invalid_output(response, "item_ids", f"expected shape (1, n) with n at most {most}, got {shape}")
+    return int(shape[1])
+
+
 def _row(response: InferResponse, name: str, size: int) -> list[Any]:
+    """Return the only row of an output of shape (1, size).
+
+    Raises:
+        ServerError: the output is missing, or of another shape or type.
+    """
+    if name not in response.outputs:
+        raise _invalid_output(response, name, "it is missing", reason="missing_output")
     array = response.outputs[name]
     if array.shape != (1, size):
-        raise ValueError(f"expected {name!r} of shape {(1, size)}, got {array.shape}")
+        raise _invalid_output(response, name, f"expected shape {(1, size)}, got {array.shape}")
     row: list[Any] = array[0].tolist()
     kinds = (int, float) if name in _NUMBERS else (str,)
     if not all(isinstance(value, kinds) for value in row):
-        raise ValueError(f"expected {name!r} of {'numbers' if name in _NUMBERS else 'text'}, got {array.dtype}")
+        kind = "numbers" if name in _NUMBERS else "text"
+        raise _invalid_output(response, name, f"expected {kind}, got {array.dtype}")
     return row
 
 
-def _text(response: InferResponse, name: str) -> str:
-    """Return a single text; empty if the output was not requested."""
-    return str(_row(response, name, 1)[0]) if name in response.outputs else ""
+def _parsed(response: InferResponse, name: str, parse: Callable[[Any], T], values: list[Any]) -> list[T]:
+    """Return the parsed values of an output.
+
+    Raises:
+        ServerError: a value cannot be parsed.
+    """
+    try:
+        return [parse(value) for value in values]
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise _invalid_output(response, name, problem) from error
+
+
+def _invalid_output(response: InferResponse, name: str, problem: str, *, reason: str = "invalid_output") -> ServerError:
+    return ServerError(
+        f"invalid output {name!r} of model {response.model!r} version {response.version}: {problem}; check that it is "
+        f"a recommender and was exported by the same release",
+        model=response.model,
+        request_id=response.request_id,
+        reason=reason,
+        output=name,
+    )
+
+
+def _check_finite(scores: Array) -> None:
+    if not np.isfinite(scores).all():
+        raise ValueError("expected finite numbers, got NaN or infinity")
 
 
 def _reasons(text: str) -> tuple[Reason, ...]:
-    """Parse a JSON list of reasons; an empty text holds none."""
+    """Parse a JSON list of reasons; an empty text contains none."""
     found = json.loads(text) if text else []
     return tuple(
         Reason(
@@ -359,36 +386,26 @@ def check_id(name: str, value: Any, *, what: str = "an id as in the listening lo
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         value = int(value)
         if value.bit_length() > _LARGEST_INTEGER_BITS:
-            raise InvalidInputError(
-                f"invalid {name}: expected {what}, got an integer of {value.bit_length():,} bits",
-                argument=name.partition("[")[0],
-            )
+            raise _invalid(name, f"expected {what}, got an integer of {value.bit_length():,} bits")
         value = str(value)
     if not isinstance(value, str | bytes):
         kind = type(value).__name__
         is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
         hint = f"; convert it first, as in {str(int(value))!r}" if is_whole else ""
-        raise InvalidInputError(
-            f"invalid {name}: expected {what}, as text or integer, got {reprlib.repr(value)} ({kind}){hint}",
-            argument=name.partition("[")[0],
-        )
+        raise _invalid(name, f"expected {what}, as text or integer, got {reprlib.repr(value)} ({kind}){hint}")
     if not value:
-        raise InvalidInputError(f"invalid {name}: expected {what}, got empty text", argument=name.partition("[")[0])
+        raise _invalid(name, f"expected {what}, got empty text")
     try:
         encoded = value.encode() if isinstance(value, str) else bytes(value)
         encoded.decode()
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            f"invalid {name}: expected text that UTF-8 can encode, got {reprlib.repr(value)} ({error.reason}); decode "
-            f"the "
-            f"log with its own encoding",
-            argument=name.partition("[")[0],
+        raise _invalid(
+            name,
+            f"expected text that UTF-8 can encode, got {reprlib.repr(value)} ({error.reason}); decode "
+            f"the log with its own encoding",
         ) from None
     if len(encoded) > N_ID_BYTES_MAX:
-        raise InvalidInputError(
-            f"invalid {name}: expected at most {N_ID_BYTES_MAX:,} bytes, got {len(encoded):,}",
-            argument=name.partition("[")[0],
-        )
+        raise _invalid(name, f"expected at most {N_ID_BYTES_MAX:,} bytes, got {len(encoded):,}")
     return encoded
 
 
@@ -402,16 +419,11 @@ def check_ids(name: str, values: Any) -> list[bytes]:
         return []
     listed = _listed(values)
     if listed is None:
-        raise InvalidInputError(
-            f"invalid {name}: expected a list of ids, or None, got {reprlib.repr(values)} ({type(values).__name__})",
-            argument=name.partition("[")[0],
-        )
+        raise _invalid(name, f"expected a list of ids, or None, got {reprlib.repr(values)} ({type(values).__name__})")
     ids = [check_id(f"{name}[{index}]", value) for index, value in enumerate(listed)]
     if len(ids) > N_IDS_MAX:
-        raise InvalidInputError(
-            f"invalid {name}: expected at most {N_IDS_MAX:,} ids, got more; pass the latest or those with the largest "
-            f"weights",
-            argument=name.partition("[")[0],
+        raise _invalid(
+            name, f"expected at most {N_IDS_MAX:,} ids, got more; pass the latest or those with the largest weights"
         )
     return ids
 
@@ -461,10 +473,13 @@ def check_share(name: str, value: Any) -> float:
         InvalidInputError: it is something else.
     """
     if not is_number(value) or not 0 <= value <= 1:
-        raise InvalidInputError(
-            f"invalid {name}: expected a number from 0 to 1, got {reprlib.repr(value)}", argument=name.partition("[")[0]
-        )
+        raise _invalid(name, f"expected a number from 0 to 1, got {reprlib.repr(value)}")
     return float(value)
+
+
+def _invalid(name: str, problem: str) -> InvalidInputError:
+    """Return the error for an argument, or for an element of one, such as `history[3]`."""
+    return InvalidInputError(f"invalid {name}: {problem}", argument=name.partition("[")[0])
 
 
 def _listed(values: Any) -> list[Any] | None:

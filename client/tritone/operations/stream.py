@@ -71,6 +71,8 @@ class StreamAccumulator:
                 f"{self.plan.n_frames}, got {first} to {first + n_new}",
                 model=self.model,
                 request_id=response.request_id,
+                reason="invalid_output",
+                output="first_frame",
             )
         self._version = response.version
         self._frames = np.concatenate([self._frames, frames])
@@ -87,6 +89,7 @@ class StreamAccumulator:
             raise ServerError(
                 f"model {self.model!r} stopped after {len(self._frames)} of {self.plan.n_frames} frames",
                 model=self.model,
+                reason="incomplete_stream",
             )
 
     def piece(self) -> Piece:
@@ -97,7 +100,7 @@ class StreamAccumulator:
         """
         n_prompt = int((self.plan.mode == GIVEN).sum())
         if not len(self._frames) and not n_prompt:
-            raise ClientError("nothing of the piece has arrived yet; iterate over the stream first", model=self.model)
+            raise _nothing_received(self.model)
         # The prompt is complete even before the server has answered all of it.
         n_given = n_prompt - self.plan.excerpt.start
         frames, nll = self._frames, self._nll
@@ -203,8 +206,16 @@ class PieceStream:
         raise _not_copied()
 
 
+def _nothing_received(model: str | None) -> ClientError:
+    return ClientError(
+        "nothing of the piece has arrived yet; iterate over the stream first", model=model, reason="nothing_received"
+    )
+
+
 def _not_copied() -> NotCopiedError:
-    return NotCopiedError("a stream cannot be copied or pickled; pass its result() on, or stream in each process")
+    return NotCopiedError(
+        "a stream cannot be copied or pickled; pass its result() on, or stream in each process", reason="stream"
+    )
 
 
 class AsyncPieceStream:
@@ -225,7 +236,7 @@ class AsyncPieceStream:
     def result(self) -> Piece:
         """Return the prompt and all chunks that have arrived so far as a piece; see `PieceStream.result`."""
         if self._accumulator is None:
-            raise ClientError("nothing of the piece has arrived yet; iterate over the stream first")
+            raise _nothing_received(None)
         return self._accumulator.piece()
 
     async def close(self) -> None:

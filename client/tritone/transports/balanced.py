@@ -211,5 +211,7 @@ def _probe_timeout_s(deadline: Deadline) -> float:
 def _health_check_failed(server: PooledServer) -> ConnectionFailedError:
     """Return the error for a health check that timed out."""
     return ConnectionFailedError(
-        f"no connection to {server.endpoint.url}: health check timed out after {PROBE_TIMEOUT_S:g} s"
+        f"no connection to {server.endpoint.url}: health check timed out after {PROBE_TIMEOUT_S:g} s",
+        reason="no_response",
+        endpoint=server.endpoint.url,
     )

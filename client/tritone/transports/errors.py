@@ -64,10 +64,10 @@ def refusal(
 ) -> ServerError:
     """Return the exception for an error response, with advice where there is some."""
     remedy = _REMEDIES.get(kind)
-    said = message.strip() or "no message"
+    detail = message.strip() or "no message"
     request_id = id_of(request)
-    about = f" to request {request_id}" if request_id and request_id not in said else ""
-    text = f"the server answered{about}: {said}"
+    about = f" to request {request_id}" if request_id and request_id not in detail else ""
+    text = f"the server answered{about}: {detail}"
     return kind(
         f"{text}; {remedy}" if remedy else text,
         model=model_of(request),
@@ -83,6 +83,7 @@ def unreachable(
     request: Request,
     *,
     hint: str | None = None,
+    reason: str | None = None,
     status: str | None = None,
     was_sent: bool = False,
 ) -> ConnectionFailedError:
@@ -92,6 +93,8 @@ def unreachable(
         model=model_of(request),
         status=status,
         request_id=id_of(request),
+        reason=reason or ("lost" if was_sent else "unreachable"),
+        endpoint=endpoint.url,
         n_lost=int(was_sent),
     )
 
@@ -101,6 +104,7 @@ def no_streaming(endpoint: Endpoint, request: StreamRequest) -> InvalidInputErro
     return InvalidInputError(
         f"model {request.model!r} streams its responses: expected a gRPC address, got {endpoint.url}; connect to the "
         f"server's gRPC port (grpc://{endpoint.host}:8001 by default), or use a model that does not stream",
+        argument="url",
         model=request.model,
         request_id=request.request_id,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 from tritone.endpoints import Endpoint
-from tritone.exceptions import ClientError, InvalidInputError
+from tritone.exceptions import ClientError
 from tritone.messages import (
     InferRequest,
     InferResponse,
@@ -85,7 +85,7 @@ class AsyncGrpcTransport:
 
     def _connection(self) -> wire.Connection:
         if self._closed:
-            raise ClientError("this client is closed; create a new one")
+            raise ClientError("this client is closed; create a new one", reason="closed")
         check_usable()
         if self._opened is None or self._opened.pid != os.getpid():
             use = Use(lasts=True)
@@ -93,7 +93,7 @@ class AsyncGrpcTransport:
                 self._opened = _Opened(wire.connect(self._endpoint, grpc.aio), use, os.getpid())
             except OSError as error:  # a certificate file
                 use.end()
-                raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+                raise wire.unreadable_file(error, self._endpoint) from error
         return self._opened.connection
 
     async def _answer(self, request: Request, deadline: Deadline) -> Response:

@@ -81,7 +81,8 @@ def check_usable() -> None:
         raise ProcessBoundError(
             "gRPC cannot be used in this process: it was forked while its parent was making gRPC calls; use an "
             "http:// address, create the client in processes that are started by spawn or forkserver, or fork before "
-            "the first gRPC call"
+            "the first gRPC call",
+            reason="forked",
         )
     _owner_pid = pid
 

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from tritone.endpoints import Endpoint
-from tritone.exceptions import ClientError, InvalidInputError, ProcessBoundError
+from tritone.exceptions import ClientError, ProcessBoundError
 from tritone.messages import (
     InferRequest,
     InferResponse,
@@ -67,7 +67,8 @@ class GrpcTransport:
                         if pid != os.getpid():
                             raise ProcessBoundError(
                                 "this stream belongs to the parent process: the process was forked while the stream "
-                                "was open; start a stream in each process"
+                                "was open; start a stream in each process",
+                                reason="forked",
                             )
         except Exception as error:
             raise wire.translated(error, request, self._endpoint, timeout_s) from error
@@ -88,11 +89,11 @@ class GrpcTransport:
             with inside_grpc():
                 return wire.connect(self._endpoint, grpc)
         except OSError as error:  # a certificate file
-            raise InvalidInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            raise wire.unreadable_file(error, self._endpoint) from error
 
     def _check_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError
-            raise ClientError("this client is closed; create a new one")
+            raise ClientError("this client is closed; create a new one", reason="closed")
 
     def _answer(self, request: Request, deadline: Deadline) -> Response:
         self._check_open()

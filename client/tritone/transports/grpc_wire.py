@@ -21,6 +21,7 @@ from tritone.endpoints import Endpoint
 from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
+    InvalidInputError,
     ModelNotFoundError,
     RequestRejectedError,
     ServerBusyError,
@@ -131,6 +132,16 @@ def connect(endpoint: Endpoint, grpc_module: Any) -> Connection:
         response_deserializer=service_pb2.ModelInferResponse.FromString,
     )
     return Connection(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel), infer)
+
+
+def unreadable_file(error: OSError, endpoint: Endpoint) -> InvalidInputError:
+    """Return the error for a TLS file that disappeared or became unreadable after the client had been created."""
+    files = ("ca_file", "client_cert_file", "client_key_file")
+    return InvalidInputError(
+        f"{error.filename}: cannot be read ({error.strerror})",
+        argument=next((name for name in files if str(getattr(endpoint, name)) == str(error.filename)), None),
+        reason="missing",
+    )
 
 
 def _content(file: Path | None) -> bytes | None:
@@ -314,17 +325,19 @@ def speaks_another_protocol(message: str) -> bool:
 
 def lost(status: str, message: str, request: Request, endpoint: Endpoint) -> ClientError:
     """Return the error for a server that cannot be reached or was lost, with the likely cause."""
-    hint = None
+    hint = reason = None
     if status == "CANCELLED":
         hint = "the client may have been closed, or the server may be stopping"
     elif speaks_another_protocol(message):
+        reason = "wrong_protocol"
         hint = (
             f"the port is open but does not speak gRPC, or differs in TLS: use http://{endpoint.authority} for "
             f"Triton's HTTP port (8000 by default), host:port for its gRPC port (8001 by default), or grpcs:// with "
             f"TLS (and a client certificate if the server requires one)"
         )
     elif re.search(r"ssl|tls|certificate|handshake", message, re.I):
+        reason = "tls"
         hint = "check the scheme (grpc:// or grpcs://), ca_file= and the client's certificate"
     why = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", message) or "the connection was lost"
     was_sent = not _NOT_SENT.search(message)
-    return unreachable(endpoint, why, request, hint=hint, status=status, was_sent=was_sent)
+    return unreachable(endpoint, why, request, hint=hint, reason=reason, status=status, was_sent=was_sent)

@@ -57,7 +57,8 @@ class AsyncHttpTransport:
             self._session, self._pid = self._opened(), os.getpid()
         if self._pid != os.getpid():
             raise ProcessBoundError(
-                "this AsyncMusicClient has connections of the parent process; create a client in each process"
+                "this AsyncMusicClient has connections of the parent process; create a client in each process",
+                reason="forked",
             )
         async with self._session.request(
             call.method,

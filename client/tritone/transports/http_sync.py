@@ -85,7 +85,7 @@ class HttpTransport:
 
     def _taken(self) -> _Connection:
         if self._closed:
-            raise ClientError("this client is closed; create a new one")
+            raise ClientError("this client is closed; create a new one", reason="closed")
         idle = self._idle.get()
         with idle.lock:
             while idle.connections:

@@ -151,7 +151,7 @@ def translated(  # noqa: PLR0911 - a list of cases
     text = str(error) or type(error).__name__
     if isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
         hint = "check the scheme (http:// or https://), ca_file= and the client's certificate"
-        return unreachable(endpoint, text, request, hint=hint)
+        return unreachable(endpoint, text, request, hint=hint, reason="tls")
     if isinstance(error, OSError | EOFError):
         number = getattr(error, "errno", None)
         why = os.strerror(number) if isinstance(number, int) and number > 0 else text
@@ -162,7 +162,7 @@ def translated(  # noqa: PLR0911 - a list of cases
             "the server does not speak HTTP/1.1",
             f"if {endpoint.port} is Triton's gRPC port (8001 by default), use {endpoint.authority} without http://",
         )
-        return unreachable(endpoint, why, request, hint=hint)
+        return unreachable(endpoint, why, request, hint=hint, reason="wrong_protocol")
     if type(error).__module__.partition(".")[0] in ("http", "aiohttp"):
         return unreachable(endpoint, f"{type(error).__name__}: {text}", request, was_sent=was_sent)
     return ClientError(

@@ -26,8 +26,8 @@ from tritone_cli.bench.measurement import (
     concurrencies,
     rates,
 )
-from tritone_cli.bench.server_statistics import ServerCounts, StatisticsError, between, statistics
-from tritone_serving import PerfAnalyzerMissingError
+from tritone_cli.bench.server_statistics import ServerCounts, between, statistics
+from tritone_serving import AdminApiError, PerfAnalyzerMissingError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Reading
 
 
@@ -92,7 +92,7 @@ def test_statistics_are_differences() -> None:
 
 @contextlib.contextmanager
 def answering(body: bytes) -> Iterator[str]:
-    """The address of something that answers one request, and is no Triton."""
+    """Yield the address of a server that sends one response and is not Triton."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -110,12 +110,12 @@ def answering(body: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"null", b"{", b"[" * 100_000])
 def test_a_server_other_than_triton_raises(run_tritone: Callable[..., Any], body: bytes) -> None:
-    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body) as url, pytest.raises(StatisticsError, match=url):
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body) as url, pytest.raises(AdminApiError, match=url):
         statistics(f"http://{url}", "m")
     with answering(b"SSH-2.0-x\r\n") as url:
         done = run_tritone("bench", "m", "--server", f"http://{url}")
     assert done.status == 1
-    assert f"no Triton HTTP answers at http://{url}: the response is not HTTP" in done.stderr
+    assert f"no Triton server at http://{url}: the response is not HTTP" in done.stderr
     assert "SSH" not in done.stderr
     assert run_tritone("bench", "m", "--server", "localhost:1/a b").status == 2
 
@@ -218,7 +218,7 @@ def test_no_share_of_an_unstable_throughput_in_process() -> None:
     assert result_of(row(90.0)).share_of_ceiling(row(90.0)) == pytest.approx(0.9)
     moved = result_of(row(90.0), after_per_s=50.0)
     assert moved.share_of_ceiling(row(90.0)) is None
-    assert any("both measurements in process differ" in remark for remark in report.remarks(moved))
+    assert any("the two measurements in process differ" in remark for remark in report.remarks(moved))
 
 
 def test_session_layouts() -> None:

@@ -13,6 +13,8 @@ from rich.console import Console
 from tests.support import recommender_models
 
 from tritone_cli import console
+from tritone_training.kinds.recommender.report import base_models_table
+from tritone_training.ranking_metrics import MAIN_METRICS
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +64,11 @@ def test_as_many_seeds_as_are_asked_for(run_tritone: Callable[..., Any], words: 
     assert [fold["seed"] for fold in json.loads(ended.stdout)["folds"]] == [5, 6]
 
 
-def test_the_members_fit_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = dict.fromkeys(console.RANKING_METRICS, 0.12345)
+def test_the_table_of_base_models_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    values = dict.fromkeys(MAIN_METRICS, 0.12345)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "people", Console(stderr=True, width=80))
-        console.print_base_models(dict.fromkeys(("taste_vae", "popularity"), figures))
+        console.print_summary([base_models_table(dict.fromkeys(("taste_vae", "popularity"), values))])
     lines = capsys.readouterr().err.splitlines()
     header = next(line for line in lines if "ndcg@10" in line)
     assert all(name in header for name in ("base model", "recall@40", "hit rate@10"))

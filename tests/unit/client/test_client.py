@@ -30,6 +30,7 @@ from tritone import (
     ServerError,
 )
 from tritone.constants import EMOTIONS
+from tritone.exceptions import VersionChangedError
 
 
 def test_a_recording_becomes_a_classification(connect: Any, model: Any, make_noise: Any) -> None:
@@ -165,7 +166,7 @@ def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: Any, make_no
 
     model.before = flip
     began_s = time.monotonic()
-    with pytest.raises(ServerError) as caught:
+    with pytest.raises(VersionChangedError) as caught:
         connect(timeout_s=1)("classify", make_noise(3))
     assert time.monotonic() - began_s < 1.2
     assert len(model.requests) > 6  # it took its time, and made something of it
@@ -220,15 +221,17 @@ def test_the_timeout_holds_for_the_whole_call(connect: Any, model: Any, make_noi
     with pytest.raises(RequestTimeoutError) as caught:
         connect(timeout_s=0.4)("classify", make_noise(120))
     assert time.monotonic() - began_s < 1.5
-    assert caught.value.model == "genre_cnn"
+    assert (caught.value.model, caught.value.timeout_s) == ("genre_cnn", 0.4)
     assert any("had been answered" in note for note in caught.value.__notes__)
 
 
 def test_no_wait_that_would_outlast_the_call(connect: Any, model: Any, make_noise: Any, failing: Any) -> None:
-    model.before = failing(100, ConnectionFailedError("gone"))
+    gone = ConnectionFailedError("gone")
+    model.before = failing(100, gone)
     began_s = time.monotonic()
-    with pytest.raises(ConnectionFailedError):  # the cause, not a time-out
+    with pytest.raises(ConnectionFailedError) as caught:  # the cause, not a time-out
         connect(timeout_s=0.5, retries=100)("classify", make_noise(3))
+    assert caught.value is gone
     assert time.monotonic() - began_s < 0.6
 
 
@@ -264,15 +267,17 @@ def test_names_that_no_model_has(connect: Any, model: Any, make_noise: Any, name
     for method, args in (("classify", (make_noise(3),)), ("embed", (make_noise(3),)), ("model_ready", ())):
         if name is None:  # means the client's own model, and the server for `model_ready`
             continue
-        with pytest.raises(InvalidInputError):
+        with pytest.raises(InvalidInputError) as caught:
             ask(method, *args, name) if method == "model_ready" else ask(method, *args, model=name)
+        assert caught.value.argument == "model"
     assert not model.requests
 
 
 @pytest.mark.parametrize("top", [0, -1, 1.0, "2", True])
 def test_top_that_cannot_be(connect: Any, make_noise: Any, top: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("classify", make_noise(3), top=top)
+    assert caught.value.argument == "top"
 
 
 def test_bad_audio_reaches_the_caller_as_it_is(connect: Any, model: Any) -> None:
@@ -291,8 +296,9 @@ def test_an_answer_that_is_not_finite(connect: Any, model: Any, make_noise: Any,
         return response
 
     monkeypatch.setattr(model, "infer", broken)
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("classify", make_noise(3))
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", "probabilities")
 
 
 def test_a_model_of_another_kind(connect: Any, model: Any, make_noise: Any, monkeypatch: Any) -> None:
@@ -305,8 +311,9 @@ def test_a_model_of_another_kind(connect: Any, model: Any, make_noise: Any, monk
         return response
 
     monkeypatch.setattr(model, "handle", other)
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("classify", make_noise(3))
+    assert (caught.value.model, caught.value.reason) == ("genre_cnn", "unsuitable_model")
 
 
 def test_a_closed_client_says_so(connect: Any, model: Any, make_noise: Any) -> None:
@@ -314,8 +321,9 @@ def test_a_closed_client_says_so(connect: Any, model: Any, make_noise: Any) -> N
     ask("close")
     ask("close")
     assert model.closed == 2
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         ask("classify", make_noise(3))
+    assert caught.value.reason == "closed"
     assert "closed" in repr(ask.client)
 
 
@@ -396,5 +404,6 @@ async def test_cancelling_a_call(as_async: Any, model: Any, make_noise: Any) -> 
 def test_an_async_client_belongs_to_one_loop(model: Any, as_async: Any) -> None:
     music = AsyncMusicClient(transport=as_async(model))
     assert asyncio.run(music.server_ready())
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         asyncio.run(music.server_ready())
+    assert caught.value.reason == "other_event_loop"

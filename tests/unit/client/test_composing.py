@@ -27,6 +27,7 @@ from tritone import (
     ServerError,
     to_grid,
 )
+from tritone.exceptions import VersionChangedError
 from tritone.music.noise import uniform_noise
 from tritone.operations.plan import N_READ_MAX, first_chord, highest_voice, thinned
 
@@ -248,8 +249,10 @@ def test_harmonize(connect: Any, model: FakeWriters) -> None:
 def test_chords_are_no_melody_unless_the_highest_is_asked_for(connect: Any, model: FakeWriters) -> None:
     ask = connect()
     frames = np.concatenate([melody(1).frames, chords(3).frames])
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         ask("harmonize", Grid(frames, meter=(16, 0)))
+    assert (caught.value.argument, caught.value.reason) == ("melody", "too_many_notes")
+    assert "3 notes at once in bar 1 " in str(caught.value)  # where to look
     assert not model.asked("music_transformer")
     piece = ask("harmonize", Grid(frames, meter=(16, 0)), highest=True)
     given = model.asked("music_transformer")[0].inputs["given"][0]
@@ -318,15 +321,17 @@ def test_predict_whole_frames(connect: Any, model: FakeWriters) -> None:
     inputs = model.asked("music_transformer")[0].inputs
     assert (inputs["given_mode"] == 1).all()
     np.testing.assert_array_equal(inputs["given"][0], melody(2).frames)
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("predict", chords(12), model="music_transformer")
+    assert (caught.value.argument, caught.value.reason) == ("score", "too_many_notes")
 
 
 def test_predict_takes_half_an_hour(connect: Any, model: FakeWriters) -> None:
     assert connect()("predict", melody(1_000)).n_frames == 16_000
     model.parameters["max_frames"] = "1000"
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("predict", melody(1_000))
+    assert (caught.value.argument, caught.value.reason) == ("score", "too_long")
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -439,17 +444,18 @@ def test_meters_that_cannot_be(connect: Any, meter: Any) -> None:
 
 @pytest.mark.parametrize("style", ["jazz", "", 1, b"bach"])
 def test_styles_that_no_model_has(connect: Any, style: Any) -> None:
-    with pytest.raises(InvalidInputError):
-        connect()("compose", bars=1, style=style)
-    with pytest.raises(InvalidInputError):
-        connect()("compose", bars=1, style=style, model="polyphony_rnn")
+    for model in ("music_transformer", "polyphony_rnn"):
+        with pytest.raises(InvalidInputError) as caught:
+            connect()("compose", bars=1, style=style, model=model)
+        assert caught.value.argument == "style"
+        assert not isinstance(style, str) or caught.value.model is not None  # the model was looked up first
 
 
 def test_an_unknown_style_names_the_known(connect: Any, model: FakeWriters) -> None:
     with pytest.raises(InvalidInputError, match="any, bach, folk"):
         connect()("compose", bars=1, style="jazz")
     model.parameters["styles"] = "not JSON"
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match="no styles"):
         connect()("compose", bars=1, style="jazz")
 
 
@@ -457,22 +463,25 @@ def test_more_than_the_model_holds(connect: Any, model: FakeWriters) -> None:
     model.parameters["max_frames"] = "100"
     ask = connect()
     assert ask("compose", bars=6).grid.n_frames == 96
-    with pytest.raises(InvalidInputError):
-        ask("compose", bars=7)
-    with pytest.raises(InvalidInputError):
-        ask("compose", prompt=melody(2), bars=6)
     assert ask("compose", prompt=melody(2), bars=5).grid.dropped == {"unread_steps": 12}
-    with pytest.raises(InvalidInputError):
-        ask("harmonize", melody(7))
-    with pytest.raises(InvalidInputError):
-        ask("infill", melody(8), bars=(0, 7))
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
+        ("compose", (), {"bars": 7}, "bars"),
+        ("compose", (), {"prompt": melody(2), "bars": 6}, "bars"),
+        ("harmonize", (melody(7),), {}, "melody"),
+        ("infill", (melody(8),), {"bars": (0, 7)}, "bars"),
+    ]
+    for method, positional, options, argument in calls:
+        with pytest.raises(InvalidInputError) as caught:
+            ask(method, *positional, **options)
+        assert (caught.value.argument, caught.value.reason) == (argument, "too_long")
 
 
 @pytest.mark.parametrize("name", ["../x", "", 3, None])
 def test_names_that_no_model_has(connect: Any, name: Any) -> None:
     for method, positional in (("compose", ()), ("predict", (melody(),)), ("harmonize", (melody(),))):
-        with pytest.raises(InvalidInputError):
+        with pytest.raises(InvalidInputError) as caught:
             connect()(method, *positional, model=name)
+        assert caught.value.argument == "model"
 
 
 # --- the server ---------------------------------------------------------------------------------
@@ -480,8 +489,9 @@ def test_names_that_no_model_has(connect: Any, name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["music_vae", "music_gan", "composer"])
 def test_a_model_of_another_kind(connect: Any, name: str) -> None:
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("compose", bars=1, model=name)
+    assert (caught.value.model, caught.value.reason) == (name, "unsuitable_model")
 
 
 def test_a_model_that_is_not_there(connect: Any) -> None:
@@ -520,8 +530,9 @@ def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: FakeWriters)
             model.version = str(int(model.version) + 1)
 
     model.before = flip
-    with pytest.raises(ServerError):
+    with pytest.raises(VersionChangedError) as caught:
         connect(timeout_s=0.5)("compose", bars=1)
+    assert caught.value.model == "music_transformer"
 
 
 def test_a_refusal_is_tried_once_more_with_what_the_model_is_now(connect: Any, model: FakeWriters) -> None:
@@ -553,15 +564,17 @@ def test_failures_of_the_line_are_healed(connect: Any, model: FakeWriters, faili
 )
 def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, output: str, value: Any) -> None:
     model.spoil = lambda name, outputs: outputs.update({output: value})
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("compose", bars=1)
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", output)
 
 
 def test_a_closed_client_says_so(connect: Any) -> None:
     ask = connect()
     ask("close")
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         ask("compose", bars=1)
+    assert caught.value.reason == "closed"
 
 
 # --- voices -------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ def test_the_proxy_is_not_used_for_an_unreachable_server(proxy: Proxy, scheme: s
                 await music.server_ready(timeout_s=20)
 
         act = MusicClient(url, retries=0).server_ready if kind == "sync" else lambda: asyncio.run(main())
-        with pytest.raises(ConnectionFailedError):
+        with pytest.raises(ConnectionFailedError) as caught:
             act()
+        assert (caught.value.reason, caught.value.endpoint) == ("unreachable", url)
     assert not proxy.said

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,10 @@ def test_addresses(url: str, whole: str, tls: bool) -> None:
      "http://user:pw@x", "http://x/a b", "://", "http://x\r\nhost:1", "a" * 64, "a..b:1", "-%zz:1"],
 )  # fmt: skip
 def test_what_is_no_address(url: Any) -> None:
-    with pytest.raises(InvalidInputError):
-        MusicClient(url)
-    with pytest.raises(InvalidInputError):
-        AsyncMusicClient(url)
+    for client in (MusicClient, AsyncMusicClient):
+        with pytest.raises(InvalidInputError) as caught:
+            client(url)
+        assert caught.value.argument == "url"
 
 
 def test_the_key_is_sent_and_never_shown() -> None:
@@ -50,34 +49,42 @@ def test_the_key_is_sent_and_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "reason"),
     [
-        {"api_key": ""},
-        {"api_key": "a\nb"},
-        {"api_key": "ключ"},
-        {"headers": {"a b": "c"}},
-        {"headers": [("a", "b")]},
-        {"headers": {"a": "b\r\nc: d"}},
-        {"headers": {"a": 1}},
-        {"api_key": "a", "headers": {"Authorization": "b"}},
-        {"ca_file": __file__},  # not encrypted
-        {"ca_file": b"a.pem"},
-        {"ca_file": "a" * 5_000},
-        {"client_key_file": True},
-        {"client_cert_file": np.array([1, 2])},
+        ({"api_key": ""}, None),
+        ({"api_key": "a\nb"}, None),
+        ({"api_key": "ключ"}, None),
+        ({"headers": {"a b": "c"}}, None),
+        ({"headers": [("a", "b")]}, None),
+        ({"headers": {"a": "b\r\nc: d"}}, None),
+        ({"headers": {"a": 1}}, None),
+        ({"api_key": "a", "headers": {"Authorization": "b"}}, "conflict"),
+        ({"ca_file": __file__}, "conflict"),  # the address is not encrypted
+        ({"ca_file": b"a.pem"}, None),
+        ({"ca_file": "a" * 5_000}, "missing"),
+        ({"client_key_file": True}, None),
+        ({"client_cert_file": np.array([1, 2])}, None),
+        ({"client_cert_file": __file__, "client_key_file": __file__}, "conflict"),
     ],
 )
-def test_what_cannot_go_with_a_request(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError):
+def test_keys_headers_and_files_that_cannot_be_used(options: dict[str, Any], reason: str | None) -> None:
+    with pytest.raises(InvalidInputError) as caught:
         make_endpoint("localhost:8001", **options)
+    assert (caught.value.argument, caught.value.reason) == (next(iter(options)), reason)
 
 
-def test_tls_files(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError):
-        make_endpoint("grpcs://x:1", ca_file=tmp_path / "none.pem")
-    with pytest.raises(InvalidInputError):
-        make_endpoint("https://x:1", client_cert_file=__file__)
-    with pytest.raises(InvalidInputError):
-        MusicClient("https://x:1", ca_file=__file__)
-    with pytest.raises(InvalidInputError):
-        AsyncMusicClient("https://x:1", client_cert_file=__file__, client_key_file=__file__)
+@pytest.mark.parametrize("client", [MusicClient, AsyncMusicClient])
+@pytest.mark.parametrize(
+    ("files", "argument", "reason"),
+    [
+        ({"ca_file": "none.pem"}, "ca_file", "missing"),
+        ({"client_cert_file": __file__}, "client_key_file", "missing"),
+        ({"client_key_file": __file__}, "client_cert_file", "missing"),
+        ({"ca_file": __file__}, "ca_file", "not_pem"),
+        ({"client_cert_file": __file__, "client_key_file": __file__}, "client_cert_file", "not_pem"),
+    ],
+)
+def test_tls_files_that_cannot_be_used(client: Any, files: dict[str, str], argument: str, reason: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        client("https://x:1", **files)
+    assert (caught.value.argument, caught.value.reason) == (argument, reason)

@@ -183,8 +183,9 @@ def test_http(failure: Exception, kind: type, request_: Any, monkeypatch: Any) -
 def test_an_array_that_cannot_be_sent(url: str) -> None:
     request = InferRequest("m", "x", {"audio": np.array(["a"])}, ("y",))
     transport = make_transport(make_endpoint(url))
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         transport.handle(request, timeout_s=1)
+    assert caught.value.argument == "inputs"
     transport.close()
 
 

@@ -78,11 +78,13 @@ def test_what_the_server_refuses_is_an_error(
 ) -> None:
     # A client of another release, which allows more than the model does.
     monkeypatch.setattr("tritone.operations.recommend.N_RECOMMENDED_MAX", 20_000)
-    with pytest.raises(RequestRejectedError):
+    with pytest.raises(RequestRejectedError, match="15000"):  # the server's message
         connect()("find_tracks", "Title 12", limit=15_000)
 
 
 def test_an_answer_without_its_parts_is_an_error(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("match")
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("find_tracks", "Title 12")
+    assert (caught.value.reason, caught.value.output) == ("missing_output", "match")
+    assert (caught.value.model, caught.value.request_id) == ("recommender", model.requests[0].request_id)

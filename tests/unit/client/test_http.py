@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -225,7 +226,9 @@ def test_refusals_and_nonsense(ask: Any, serving: Any, *, status: int, body: Any
     assert type(caught.value) is kind
     assert caught.value.model == "m"
     if status != 200:
-        assert caught.value.status == str(status)
+        assert (caught.value.status, caught.value.reason) == (str(status), None)
+    else:
+        assert (caught.value.status, caught.value.reason) == (None, "malformed")
     if message is INFER:
         assert caught.value.request_id == "id-7"
 
@@ -234,8 +237,9 @@ def test_an_answer_without_an_output_that_was_asked_for(ask: Any, serving: Any) 
     server = serving(
         lambda handler, _: handler.answer(200, b'{"model_name": "m", "model_version": "1", "outputs": []}')
     )
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         ask(server, INFER)
+    assert (caught.value.reason, caught.value.output) == ("missing_output", "sums")
 
 
 @pytest.mark.parametrize(
@@ -251,8 +255,9 @@ def test_a_body_that_does_not_hold_what_its_head_says(ask: Any, serving: Any, he
     output = {"name": "sums", "datatype": "FP32", "shape": [1], "parameters": head}
     text = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
     act = lambda handler, _: handler.answer(200, text + tail, inference_header_content_length=str(len(text)))  # noqa: E731
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         ask(serving(act), INFER)
+    assert caught.value.reason == "malformed"
 
 
 def test_a_server_that_is_not_ready(ask: Any, serving: Any) -> None:
@@ -318,14 +323,18 @@ def test_nobody_listens(ask: Any) -> None:
         port = free.getsockname()[1]
     with pytest.raises(ConnectionFailedError) as caught:
         ask(f"http://127.0.0.1:{port}", INFER)
-    assert caught.value.model == "m"
-    with pytest.raises(ConnectionFailedError):
+    assert (caught.value.model, caught.value.reason) == ("m", "unreachable")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ECONNREFUSED
+    with pytest.raises(ConnectionFailedError) as caught:
         ask("http://no-such-host.invalid:8000", INFER)
+    assert (caught.value.reason, caught.value.endpoint) == ("unreachable", "http://no-such-host.invalid:8000")
 
 
 def test_no_tls_where_tls_is_expected(ask: Any, serving: Any) -> None:
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises(ConnectionFailedError) as caught:
         ask(f"https://127.0.0.1:{serving().server_port}", INFER, timeout_s=2)
+    assert caught.value.reason == "tls"
 
 
 def test_connections_are_kept_and_the_dead_replaced(serving: Any) -> None:
@@ -345,8 +354,9 @@ def test_connections_are_kept_and_the_dead_replaced(serving: Any) -> None:
         time.sleep(0.05)
     assert server.n_connections == 3
     transport.close()
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         transport.handle(INFER, timeout_s=5)
+    assert caught.value.reason == "closed"
 
 
 def test_an_answer_that_ends_with_the_connection(ask: Any, serving: Any) -> None:
@@ -357,7 +367,7 @@ def test_an_answer_that_ends_with_the_connection(ask: Any, serving: Any) -> None
         handler.wfile.write(b'"}')
         handler.close_connection = True
 
-    with pytest.raises(RequestRejectedError):
+    with pytest.raises(RequestRejectedError, match="because"):  # the message came in two parts
         ask(serving(act), INFER)
 
 

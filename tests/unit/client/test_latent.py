@@ -90,15 +90,17 @@ def test_vary_moves_and_not_at_all_reconstructs(connect: Any) -> None:
 
 @pytest.mark.parametrize("attribute", ["loudness", "", None, 0, ["note_density"], np.array([1, 2])])
 def test_attributes_that_are_not(connect: Any, model: FakeWriters, attribute: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("vary", melody(), attribute=attribute, amount=1)
+    assert caught.value.argument == "attribute"
     assert not model.requests
 
 
 @pytest.mark.parametrize("amount", [float("nan"), float("inf"), 11, -10.5, "1", None, True])
 def test_amounts_that_cannot_be(connect: Any, model: FakeWriters, amount: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("vary", melody(), attribute="pitch_range", amount=amount)
+    assert caught.value.argument == "amount"
     assert not model.requests
 
 
@@ -135,14 +137,16 @@ def test_the_ends_are_reconstructions(connect: Any) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 65, 2.0, "5", True])
 def test_steps_that_cannot_be(connect: Any, model: FakeWriters, steps: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("interpolate", melody(), melody(), steps=steps)
+    assert (caught.value.argument, caught.value.reason) == ("steps", None)
     assert not model.requests
 
 
 def test_too_much_at_once(connect: Any, model: FakeWriters) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("interpolate", melody(100), melody(100), steps=64)
+    assert (caught.value.argument, caught.value.reason) == ("steps", "too_long")
     assert not model.asked("music_vae")
 
 
@@ -266,8 +270,9 @@ def test_no_noise_is_out_of_bounds() -> None:
 
 
 def test_the_vae_knows_other_conditions(connect: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("sample", "music_vae", key="C")
+    assert (caught.value.model, caught.value.argument) == ("music_vae", "condition")
 
 
 @pytest.mark.parametrize(
@@ -326,17 +331,20 @@ def test_an_encoder_without_its_decoder(connect: Any, model: FakeWriters) -> Non
 
 
 def test_a_model_of_another_kind(connect: Any) -> None:
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("reconstruct", melody(), model="music_transformer")
-    with pytest.raises(ServerError):
+    assert (caught.value.model, caught.value.reason) == ("music_transformer", "unsuitable_model")
+    with pytest.raises(ServerError) as caught:
         connect()("sample", model="polyphony_rnn")
+    assert (caught.value.model, caught.value.reason) == ("polyphony_rnn", "unsuitable_model")
 
 
 @pytest.mark.parametrize("lanes", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
 def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, lanes: Any) -> None:
     model.spoil = lambda name, outputs: outputs.update(lanes=lanes) if name.endswith("decoder") else None
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("reconstruct", melody())
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", "lanes")
 
 
 def test_spans_hold_what_the_score_holds() -> None:

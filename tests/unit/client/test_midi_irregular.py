@@ -76,8 +76,9 @@ def test_running_status_before_any_status_is_an_error(between: bytes) -> None:
 
 
 def test_running_status_does_not_go_on_in_the_next_track() -> None:
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError, match="expected a MIDI event") as caught:
         to_grid(midi(NOTES, track((0, b"\x3c\x40"), END)))
+    assert caught.value.reason == "unreadable"
 
 
 @pytest.mark.parametrize(("n_claimed", "n_missing"), [(0, 0), (1, 0), (2, 0), (3, 1), (65_535, 65_533)])
@@ -294,7 +295,7 @@ def test_damaged_events_are_errors(events: list[Event], reason: str, message: st
 
 def test_a_time_of_five_bytes_is_an_error() -> None:
     body = b"\x80\x80\x80\x80\x00\x90\x3c\x40" + b"\x60\x80\x3c\x00\x00\xff\x2f\x00"
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError, match="four bytes"):
         to_grid(header(1) + b"MTrk" + struct.pack(">I", len(body)) + body)
 
 
@@ -307,8 +308,9 @@ def test_drop_frame_time_code_has_29_97_frames_per_second() -> None:
 
 @pytest.mark.parametrize("frames_per_s", [1, 23, 60, 128])
 def test_other_frame_rates_are_errors(frames_per_s: int) -> None:
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError, match="SMPTE") as caught:
         to_grid(midi(NOTES, division=(256 - frames_per_s) << 8 | 40))
+    assert caught.value.reason == "unreadable"
 
 
 def test_overlapping_notes_of_one_pitch_keep_both_beginnings() -> None:

@@ -125,8 +125,9 @@ def test_too_few_or_too_many(n_frames: int, reason: str) -> None:
     ],
 )
 def test_impossible_facts_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         Grid(np.ones((4, 88)), **arguments)
+    assert (caught.value.argument, caught.value.reason) == (next(iter(arguments)), "bad_shape")
 
 
 def test_with_strikes_leaves_its_argument_alone() -> None:

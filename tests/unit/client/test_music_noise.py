@@ -70,8 +70,9 @@ def test_seeds_and_streams_differ() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "7", None, True, float("nan"), np.bool_(True), np.float32(1)])
 def test_a_seed_that_is_none_is_refused(seed: object) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         check_seed(seed)  # type: ignore[arg-type]
+    assert caught.value.argument == "seed"
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int64(5), np.uint8(5)])

@@ -91,12 +91,14 @@ def test_leading_silence_is_rendered() -> None:
 
 def test_what_cannot_be_rendered(tmp_path: Path) -> None:
     silent = Piece(Grid(np.zeros((16, 88))))
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         silent.save(tmp_path / "x.wav")
+    assert caught.value.reason == "empty"
     frames = np.zeros((16_384, 88), np.uint8)
     frames[:, 40] = 2
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         Piece(Grid(frames, tempo_qpm=4.0)).save(tmp_path / "x.wav")
+    assert caught.value.reason == "too_long"
     assert not list(tmp_path.iterdir())
 
 
@@ -133,30 +135,33 @@ def test_pictures_of_nothing_and_of_everything(grid: Grid, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["tune", "tune.mp3", "tune.mid.txt"])
 def test_other_suffixes_are_named(piece: Piece, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInputError):
-        piece.save(tmp_path / name)
-    with pytest.raises(InvalidInputError):
-        piece.plot(tmp_path / name)
+    for write, suffixes in ((piece.save, ".mid"), (piece.plot, ".png")):
+        with pytest.raises(InvalidInputError, match=suffixes) as caught:
+            write(tmp_path / name)
+        assert (caught.value.argument, caught.value.reason) == ("target", "bad_name")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
 def test_where_nothing_can_be_written(piece: Piece, tmp_path: Path, suffix: str) -> None:
     write = piece.plot if suffix == ".png" else piece.save
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         write(tmp_path / "none" / f"x{suffix}")
+    assert caught.value.reason == "no_folder"
     folder = tmp_path / f"x{suffix}"
     folder.mkdir()
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         write(folder)
+    assert caught.value.reason == "is_folder"
     assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
 @pytest.mark.parametrize("stem", ["a" * 300, "null\0byte", "half a pair \ud800"])
 def test_names_that_no_file_can_have(piece: Piece, tmp_path: Path, stem: str, suffix: str) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         (piece.plot if suffix == ".png" else piece.save)(tmp_path / f"{stem}{suffix}")
+    assert caught.value.reason == ("not_writable" if len(stem) == 300 else "bad_name")
     assert not list(tmp_path.iterdir())
 
 
@@ -177,8 +182,9 @@ def test_a_failure_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(InvalidInputError, match="No space left"):
+    with pytest.raises(InvalidInputError, match="No space left") as caught:
         (piece.plot if suffix == ".png" else piece.save)(path)
+    assert caught.value.reason == "not_writable"
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

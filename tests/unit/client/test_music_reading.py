@@ -246,8 +246,9 @@ def test_finer_and_coarser_grids() -> None:
 
 @pytest.mark.parametrize("frames_per_quarter", [0, -4, 97, 2.5, "4"])
 def test_an_impossible_resolution(frames_per_quarter: Any) -> None:
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         to_grid(midi(NOTES), frames_per_quarter=frames_per_quarter)
+    assert caught.value.argument == "frames_per_quarter"
 
 
 LONG = 120 * MAX_FRAMES
@@ -318,15 +319,18 @@ def test_what_is_not_even_a_file(tmp_path: Path) -> None:
 
 def test_a_symusic_score_that_cannot_be_read() -> None:
     score: Any = symusic.Score(480)
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         to_grid(score)
+    assert caught.value.reason == "empty"
     score.tracks.append(symusic.Track())
     score.tracks[0].notes.append(symusic.Note(-480, 240, 60, 80))
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError, match="before its time 0") as caught:
         to_grid(score)
+    assert caught.value.reason == "bad_shape"
     score.ticks_per_quarter = 0
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError, match="ticks in a quarter") as caught:
         to_grid(score)
+    assert caught.value.reason == "bad_shape"
 
 
 READ_ALL = """

@@ -114,5 +114,6 @@ def test_silence() -> None:
     "voices", [np.zeros((32, 3), int), np.zeros(4, int), np.full((2, 4), 90), np.full((2, 4), -1), np.zeros((2, 4))]
 )
 def test_what_are_no_voices(voices: Any) -> None:
-    with pytest.raises(InvalidScoreError):
+    with pytest.raises(InvalidScoreError) as caught:
         voices_to_grid(voices)
+    assert (caught.value.path, caught.value.reason) == ("<voices>", "bad_shape")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tritone import AsyncMusicClient, ClientError, InvalidInputError, MusicClient, ProcessBoundError
+from tritone import AsyncMusicClient, ConnectionFailedError, InvalidInputError, MusicClient, ProcessBoundError
 from tritone.operations.stream import AsyncPieceStream, PieceStream
 
 BOTH = pytest.mark.parametrize("kind", [MusicClient, AsyncMusicClient])
@@ -41,11 +41,13 @@ def test_a_copy_goes_on_when_the_first_is_closed() -> None:
     client = MusicClient("http://localhost:9", timeout_s=0.2, retries=0)
     other = copy.copy(client)
     client.close()
-    with pytest.raises(ClientError):
+    with pytest.raises(ConnectionFailedError) as failed:  # it is not closed: it tried to connect
         other.server_ready()
+    assert failed.value.endpoint == "http://localhost:9"
     for act in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(ProcessBoundError):
+        with pytest.raises(ProcessBoundError) as caught:
             act(client)
+        assert caught.value.reason == "closed"
 
 
 @BOTH
@@ -61,6 +63,8 @@ def test_secrets_are_copied_in_a_process_and_never_pickled(kind: Any, secret: di
         sink = io.BytesIO()
         with pytest.raises(ProcessBoundError) as caught:
             pickle.dump(client, sink, protocol)
+        assert caught.value.reason == "secrets"
+        assert f"got {name};" in str(caught.value)
         assert "s3cr3t" not in str(caught.value)
         assert b"s3cr3t" not in sink.getvalue()
     for other in (copy.copy(client), copy.deepcopy(client)):
@@ -96,8 +100,9 @@ def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
     client = MusicClient("grpcs://localhost:9", client_cert_file=file, client_key_file=file)
     pickled = pickle.dumps(client)
     file.unlink()
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         pickle.loads(pickled)  # noqa: S301
+    assert (caught.value.argument, caught.value.reason) == ("client_cert_file", "missing")
 
 
 def ready(client: MusicClient) -> tuple[bool, int]:
@@ -117,14 +122,16 @@ def test_a_spawned_process_connects_by_itself(tmp_path: Path) -> None:
         with (
             MusicClient(url, api_key="k") as keyed,
             concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool,
-            pytest.raises(ProcessBoundError),
+            pytest.raises(ProcessBoundError) as caught,
         ):
             pool.submit(ready, keyed).result(timeout=120)
+        assert caught.value.reason == "secrets"
 
 
 def test_a_stream_is_neither_pickled_nor_copied() -> None:
     growing: Any = None
     for stream in (PieceStream(growing, iter(())), AsyncPieceStream(1, growing)):
         for act in (pickle.dumps, copy.copy, copy.deepcopy):
-            with pytest.raises(ProcessBoundError):
+            with pytest.raises(ProcessBoundError) as caught:
                 act(stream)
+            assert caught.value.reason == "stream"

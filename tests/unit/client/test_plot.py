@@ -36,10 +36,13 @@ def test_one_short_window(tmp_path: Path) -> None:
     assert short.plot(tmp_path / "x.png").stat().st_size > 1_000
 
 
-@pytest.mark.parametrize("name", ["timeline", "timeline.exe", "none/timeline.png"])
-def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInputError):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("timeline", "bad_name"), ("timeline.exe", "bad_name"), ("none/timeline.png", "no_folder")]
+)
+def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
         result.plot(tmp_path / name)
+    assert caught.value.reason == reason
     assert not list(tmp_path.iterdir())
 
 
@@ -53,8 +56,9 @@ def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path
     monkeypatch.setattr(Figure, "savefig", full)
     path = tmp_path / "x.png"
     path.write_bytes(b"old")
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match="No space left") as caught:
         result.plot(path)
+    assert caught.value.reason == "not_writable"
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
 
@@ -68,5 +72,6 @@ def test_a_prediction(tmp_path: Path, with_probabilities: bool) -> None:
     prediction = Prediction(rng.random(24, np.float32), expected, Grid(frames, meter=(16, 0)), "polyphony_rnn", "1")
     path = prediction.plot(tmp_path / "x.png")
     assert path.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         prediction.plot(tmp_path / "x.mid")
+    assert caught.value.reason == "bad_name"

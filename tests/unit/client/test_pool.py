@@ -38,7 +38,7 @@ from tritone.transports.balanced import AsyncBalancedTransport, BalancedTranspor
 AUDIO = (np.random.default_rng(0).uniform(-1, 1, 22_050).astype(np.float32), 22_050)
 ENDPOINTS = make_endpoints(["a:1", "b:1"])
 INFER = InferRequest("m", "id-1", {}, ())
-GONE = ConnectionFailedError("no connection to grpc://a:1: refused; is it running?")
+GONE = ConnectionFailedError("no connection to grpc://a:1: refused; is it running?", endpoint="grpc://a:1")
 
 
 class Fake:
@@ -123,7 +123,9 @@ def test_all_down_names_each(transport: BalancedTransport, fakes: tuple[Fake, Fa
     for _ in range(3):  # also when both rest
         with pytest.raises(ConnectionFailedError) as caught:
             ask(transport)
-        assert caught.value.request_id == "id-1"
+        assert (caught.value.model, caught.value.request_id) == ("m", "id-1")
+        assert (caught.value.reason, caught.value.endpoint) == ("unreachable", "grpc://a:1,grpc://b:1")
+        assert "grpc://a:1: refused; grpc://b:1: no route" in str(caught.value)  # the reason of each
 
 
 @pytest.mark.parametrize("error", [ServerBusyError("full"), ModelNotFoundError("none")])
@@ -134,22 +136,25 @@ def test_what_another_may_have_is_asked_there(
     ask(transport, 4)
     assert len(fakes[1].asked) == 4
     fakes[1].fails = error
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         ask(transport)
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [RequestRejectedError("bad"), RequestTimeoutError("late")])
 def test_what_is_not_moved(transport: BalancedTransport, fakes: tuple[Fake, Fake], error: Exception) -> None:
     fakes[0].fails = fakes[1].fails = error
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         ask(transport)
+    assert caught.value is error
     assert len(fakes[0].asked) + len(fakes[1].asked) == 1
 
 
 def test_what_may_not_be_repeated_is_not(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
     fakes[0].fails = fakes[1].fails = GONE
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises(ConnectionFailedError) as caught:
         ask(transport, request=InferRequest("m", "id-1", {}, (), idempotent=False))
+    assert caught.value is GONE
     assert len(fakes[0].asked) + len(fakes[1].asked) == 1
 
 
@@ -177,10 +182,20 @@ def test_async_moves_and_streams(fakes: tuple[Fake, Fake], as_async: Callable[[A
     assert len(fakes[1].asked) == 5
 
 
-@pytest.mark.parametrize("urls", [[], ["a:1", "http://b:1"], ["a:1", "grpc://a:1"], ["a:1", 3], "a:1,,b:1"])
-def test_lists_that_cannot_be(urls: Any) -> None:
-    with pytest.raises(InvalidInputError):
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        ([], None),
+        (["a:1", "http://b:1"], "conflict"),
+        (["a:1", "grpc://a:1"], "conflict"),
+        (["a:1", 3], None),
+        ("a:1,,b:1", None),
+    ],
+)
+def test_lists_that_cannot_be(urls: Any, reason: str | None) -> None:
+    with pytest.raises(InvalidInputError) as caught:
         MusicClient(urls)
+    assert (caught.value.argument, caught.value.reason) == ("url", reason)
 
 
 def test_the_ways_to_write_a_list() -> None:

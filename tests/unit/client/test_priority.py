@@ -39,8 +39,9 @@ def test_a_copy_with_another_priority_shares_the_connections() -> None:
 @pytest.mark.parametrize("client", [MusicClient, AsyncMusicClient])
 @pytest.mark.parametrize("priority", ["high", "", 2, None, ["batch"]])
 def test_other_priorities_are_refused(client: Any, priority: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         client("localhost:8001", priority=priority)
+    assert caught.value.argument == "priority"
 
 
 def test_the_priority_on_the_wire() -> None:

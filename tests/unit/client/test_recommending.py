@@ -195,10 +195,12 @@ def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
     tracks = connect()("recommend", history=ids, weights=np.ones(100_000), n=1)
     assert tracks.track_ids == ("track-9",)
     assert model.asked()[0].inputs["history"].shape == (1, 100_000)
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("recommend", history=itertools.repeat("x"))
-    with pytest.raises(InvalidInputError):
+    assert caught.value.argument == "history"
+    with pytest.raises(InvalidInputError) as caught:
         connect()("recommend", exclude=[*ids, "x"])
+    assert caught.value.argument == "exclude"
     assert len(model.requests) == 1
 
 
@@ -246,13 +248,21 @@ def test_the_clients_genre_model_hears_it(connect: Any, make_noise: Any) -> None
 
 
 def test_bad_recordings(connect: Any, model: FakeRecommender, make_noise: Any, tmp_path: Any) -> None:
-    for audio in (tmp_path / "none.wav", b"not a song", (np.zeros(44_100), 44_100), (np.zeros(9) + 0.1, 44_100)):
+    recordings: dict[str, Any] = {
+        "missing": tmp_path / "none.wav",
+        "unreadable": b"not a song",
+        "silent": (np.zeros(44_100), 44_100),
+        "too_short": (np.zeros(9) + 0.1, 44_100),
+    }
+    for reason, audio in recordings.items():
         for method in ("recommend", "similar"):
-            with pytest.raises(InvalidAudioError):
+            with pytest.raises(InvalidAudioError) as unusable:
                 connect()(method, audio=audio)
+            assert unusable.value.reason == reason
     assert not model.asked()
-    with pytest.raises(InvalidInputError):  # what costs nothing is checked first
+    with pytest.raises(InvalidInputError) as caught:  # what costs nothing is checked first
         connect()("recommend", audio=make_noise(3), mood="glum")
+    assert caught.value.argument == "mood"
     assert not model.asked("genre_cnn")[4:]
 
 
@@ -276,27 +286,28 @@ def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeReco
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"),
+    ("arguments", "options", "expected"),
     [
-        ((), {}),
-        (("track-1",), {"audio": b"x"}),
-        (("track-1",), {"by": "taste"}),
-        (("track-1",), {"by": None}),
-        (("track-1",), {"by": ["sound"]}),
-        ((), {"audio": b"x", "by": "listening"}),
-        (("",), {}),
-        ((7.0,), {}),
-        ((10**100,), {}),
-        (("track-1",), {"n": 0}),
-        (("track-1",), {"n": 10**9}),
-        (("track-1",), {"model": "no/model"}),
+        ((), {}, ("track_id", "conflict")),
+        (("track-1",), {"audio": b"x"}, ("track_id", "conflict")),
+        (("track-1",), {"by": "taste"}, ("by", None)),
+        (("track-1",), {"by": None}, ("by", None)),
+        (("track-1",), {"by": ["sound"]}, ("by", None)),
+        ((), {"audio": b"x", "by": "listening"}, ("by", "conflict")),
+        (("",), {}, ("track_id", None)),
+        ((7.0,), {}, ("track_id", None)),
+        ((10**100,), {}, ("track_id", None)),
+        (("track-1",), {"n": 0}, ("n", None)),
+        (("track-1",), {"n": 10**9}, ("n", None)),
+        (("track-1",), {"model": "no/model"}, ("model", None)),
     ],
 )
-def test_questions_of_likeness_that_cannot_be(
-    connect: Any, model: FakeRecommender, arguments: Any, options: Any
+def test_invalid_arguments_of_similar(
+    connect: Any, model: FakeRecommender, arguments: Any, options: Any, expected: Any
 ) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()("similar", *arguments, **options)
+    assert (caught.value.argument, caught.value.reason) == expected
     assert not model.requests
 
 
@@ -368,7 +379,7 @@ def test_questions_of_likeness_that_cannot_be(
     ],
     ids=str,
 )
-def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: dict[str, Any]) -> None:
+def test_invalid_arguments_of_recommend(connect: Any, model: FakeRecommender, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("recommend", **wrong)
     assert caught.value.argument == list(wrong)[-1]
@@ -376,12 +387,39 @@ def test_questions_that_cannot_be(connect: Any, model: FakeRecommender, wrong: d
     assert not model.requests
 
 
+@pytest.mark.parametrize(
+    ("wrong", "element"),
+    [
+        ({"history": ["a", 5.5]}, "history[1]"),
+        ({"history": [["a"]]}, "history[0]"),
+        ({"skipped": ["a", "b", ""]}, "skipped[2]"),
+        ({"friends": [False]}, "friends[0]"),
+        ({"history": ["a", "b"], "weights": [1, float("nan")]}, "weights[1]"),
+    ],
+)
+def test_errors_name_the_invalid_element_of_a_list(connect: Any, wrong: dict[str, Any], element: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        connect()("recommend", **wrong)
+    assert f"invalid {element}:" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [42.0, np.float64(42)])
+def test_errors_say_how_to_convert_a_float_to_an_id(connect: Any, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match="convert it first, as in '42'"):
+        connect()("recommend", user_id=value)
+
+
+def test_errors_say_where_rejected_tracks_belong(connect: Any) -> None:
+    with pytest.raises(InvalidInputError, match="use skipped"):
+        connect()("recommend", history=["a"], weights=[-0.1])
+
+
 # --- the server ---------------------------------------------------------------------------------
 
 
 def test_refusals_of_the_server_come_through(connect: Any, model: FakeRecommender, failing: Any) -> None:
     ask = connect(retries=0)
-    with pytest.raises(NothingKnownError):
+    with pytest.raises(NothingKnownError, match="item 'x' is not known"):  # the server's message
         ask("similar", "x")
     with pytest.raises(ModelNotFoundError) as caught:
         ask("recommend", model="taste")
@@ -402,8 +440,9 @@ def test_the_timeout_holds_for_recording_and_recommendation_together(
     connect: Any, model: FakeRecommender, make_noise: Any
 ) -> None:
     model.before = lambda request: time.sleep(0.2) if isinstance(request, InferRequest) else None
-    with pytest.raises(RequestTimeoutError):
+    with pytest.raises(RequestTimeoutError) as caught:
         connect()("recommend", audio=make_noise(3), timeout_s=0.15)
+    assert caught.value.timeout_s == 0.15
     assert not model.asked()
 
 
@@ -429,12 +468,14 @@ def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spo
     with pytest.raises(ServerError) as caught:
         connect()("recommend", "42", explain=True)
     assert (caught.value.model, caught.value.request_id) == ("recommender", model.asked()[0].request_id)
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", next(iter(spoilt)))
 
 
 def test_an_answer_that_lacks_a_tensor(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("titles")
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()("recommend")
+    assert (caught.value.reason, caught.value.output) == ("missing_output", "titles")
 
 
 def test_one_client_many_questions_at_once(model: FakeRecommender, as_async: Any) -> None:

@@ -145,8 +145,9 @@ def test_another_server_has_the_version() -> None:
     transport = BalancedTransport(ENDPOINTS, (new, old))
     for _ in range(4):
         assert transport.handle(ask_for("3"), timeout_s=5).version == "3"
-    with pytest.raises(VersionChangedError):
+    with pytest.raises(VersionChangedError, match="version 9") as caught:
         transport.handle(ask_for("9"), timeout_s=5)
+    assert (caught.value.model, caught.value.request_id) == ("genre_cnn", "id-1")
 
 
 @pytest.mark.parametrize("error", [GONE, ServerBusyError("full"), ModelNotFoundError("none")])

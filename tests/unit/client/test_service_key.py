@@ -170,15 +170,19 @@ def test_both_protocols_carry_them_beside_the_clients_headers() -> None:
 def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(**{name: value})
+    assert (caught.value.argument, caught.value.reason) == (name, None)
     assert str(value)[:9] not in str(caught.value)
     if name == "user_token":
-        with MusicClient(transport=FakeRecommender()) as music, pytest.raises(InvalidInputError):
+        with MusicClient(transport=FakeRecommender()) as music, pytest.raises(InvalidInputError) as caught:
             music.recommend("42", user_token=value)
+        assert caught.value.argument == name
+        assert str(value)[:9] not in str(caught.value)
 
 
 def test_a_key_and_a_token_are_not_both_taken() -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         MusicClient(service_key=KEY, user_token=TOKEN)
+    assert (caught.value.argument, caught.value.reason) == ("service_key", "conflict")
 
 
 # --- what must not show ----------------------------------------------------------------------------------------

@@ -149,14 +149,16 @@ def test_a_seed_is_drawn_and_told_before_the_first_chunk(model: FakeWriters, as_
 def test_nothing_has_come_yet(model: FakeWriters, as_async: Any) -> None:
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=1)
-        with pytest.raises(ClientError):
+        with pytest.raises(ClientError) as caught:
             stream.result()
+        assert caught.value.reason == "nothing_received"
         assert music.stream_compose(prompt=melody(2), bars=1).result().grid.n_frames == 32
         stream.close()
         stream.close()
         assert list(stream) == []
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         AsyncMusicClient(transport=as_async(model)).stream_compose(bars=1).result()
+    assert caught.value.reason == "nothing_received"
 
 
 def test_forgetting_a_stream_stops_it(model: FakeWriters) -> None:
@@ -205,8 +207,9 @@ def test_a_stream_that_has_begun_is_not(streamed: Any, model: FakeWriters, monke
 
 def test_a_stream_that_ends_too_soon(streamed: Any, model: FakeWriters) -> None:
     model.n_answers = 2
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         streamed(bars=4)
+    assert (caught.value.model, caught.value.reason) == ("composer", "incomplete_stream")
 
 
 @pytest.mark.parametrize("first_frame", [0, 5, -4])
@@ -220,16 +223,19 @@ def test_answers_out_of_order(streamed: Any, model: FakeWriters, monkeypatch: An
             yield response
 
     monkeypatch.setattr(model, "stream", shuffled)
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         streamed(bars=4)
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", "first_frame")
+    assert (caught.value.model, caught.value.request_id) == ("composer", model.requests[-1].request_id)
 
 
 def test_what_has_come_before_a_failure_is_kept(model: FakeWriters) -> None:
     model.n_answers = 2
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=4, seed=7)
-        with pytest.raises(ServerError):
+        with pytest.raises(ServerError) as caught:
             list(stream)
+        assert caught.value.reason == "incomplete_stream"
         assert stream.result().grid.n_frames == 16
 
 
@@ -248,22 +254,27 @@ def test_a_refusal_forgets_the_model(model: FakeWriters) -> None:
 
 def test_bad_input(streamed: Any, model: FakeWriters) -> None:
     for arguments in ({"bars": 0}, {"top_p": 0}, {"seed": -1}, {"bars": 1, "style": "jazz"}):
-        with pytest.raises(InvalidInputError):
+        with pytest.raises(InvalidInputError) as invalid:
             streamed(**arguments)
-    with pytest.raises(InvalidScoreError):
+        assert invalid.value.argument == list(arguments)[-1]
+    with pytest.raises(InvalidScoreError) as score:
         streamed(prompt=b"not MIDI", bars=1)
-    with pytest.raises(ModelNotFoundError):
+    assert score.value.reason == "not_midi"
+    with pytest.raises(ModelNotFoundError) as missing:
         streamed(model="nobody", bars=1)
-    with pytest.raises(ServerError):
+    assert missing.value.model == "nobody"
+    with pytest.raises(ServerError) as unsuitable:
         streamed(model="music_transformer", bars=1)
+    assert (unsuitable.value.model, unsuitable.value.reason) == ("music_transformer", "unsuitable_model")
     assert not model.asked("composer")
 
 
 def test_a_closed_client_says_so(model: FakeWriters) -> None:
     music = MusicClient(transport=model)
     music.close()
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError) as caught:
         music.stream_compose(bars=1)
+    assert caught.value.reason == "closed"
 
 
 async def test_cancelling_an_asynchronous_stream(model: FakeWriters, as_async: Any) -> None:

@@ -268,10 +268,12 @@ def test_closing_the_transport_ends_its_streams(server: Server, connect: Any) ->
     stream = begin()
     stream.next()
     begin.close_transport()
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises(ConnectionFailedError) as ended:
         stream.rest()
-    with pytest.raises(ClientError):
+    assert (ended.value.status, ended.value.reason) == ("CANCELLED", "lost")
+    with pytest.raises(ClientError) as closed:
         begin().next()
+    assert (type(closed.value), closed.value.reason) == (ClientError, "closed")
 
 
 # --- it fails -----------------------------------------------------------------------------------------------
@@ -325,13 +327,16 @@ def test_a_stream_that_ends_with_a_status(
     with pytest.raises(kind) as caught:
         stream.next()
     assert caught.value.status == status.name
+    assert "enough" in str(caught.value)  # the server's message
 
 
 def test_an_answer_without_the_output_makes_no_sense(server: Server, connect: Any) -> None:
     server.script = lambda _: iter((1,))
     wanted = StreamRequest("composer", "stream-1", dict(REQUEST.inputs), ("x", "y"))
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         connect()(wanted).next()
+    assert (caught.value.reason, caught.value.output) == ("missing_output", "y")
+    assert (caught.value.model, caught.value.request_id) == ("composer", "stream-1")
 
 
 def test_the_time_limit_is_for_each_answer_not_for_all(server: Server, connect: Any) -> None:
@@ -347,8 +352,9 @@ def test_the_time_limit_is_for_each_answer_not_for_all(server: Server, connect: 
     stream = connect()(timeout_s=0.4)
     assert [stream.next() for _ in range(6)] == list(range(6))
     begun_s = time.monotonic()
-    with pytest.raises(RequestTimeoutError):
+    with pytest.raises(RequestTimeoutError) as caught:
         stream.next()
+    assert (caught.value.model, caught.value.timeout_s) == ("composer", 0.4)
     assert 0.3 < time.monotonic() - begun_s < 1
     assert server.ended.wait(1)
     hold.set()
@@ -360,19 +366,23 @@ def test_a_server_that_goes_away(server: Server, connect: Any) -> None:
     stream.next()
     stopping = threading.Thread(target=server.stop)
     stopping.start()
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises(ConnectionFailedError) as caught:
         stream.rest()
+    assert caught.value.reason == "lost"
     stopping.join()
 
 
 def test_a_server_that_is_not_there(connect: Any) -> None:
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises(ConnectionFailedError) as caught:
         connect(port=1)().next()
+    assert (caught.value.reason, caught.value.n_lost) == ("unreachable", 0)
+    assert str(caught.value.endpoint).endswith(":1")
 
 
 def test_an_array_that_cannot_be_sent(server: Server, connect: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         connect()(StreamRequest("composer", "stream-1", {"x": np.zeros(1, complex)}, ("x",))).next()
+    assert caught.value.argument == "inputs"
     assert server.requests == []
 
 
@@ -381,4 +391,4 @@ def test_http_says_that_streams_need_grpc(make: Any) -> None:
     transport = make(make_endpoint("http://localhost:8000"))
     with pytest.raises(InvalidInputError) as caught:
         transport.stream(REQUEST, timeout_s=TIMEOUT_S)
-    assert caught.value.model == "composer"
+    assert (caught.value.model, caught.value.argument) == ("composer", "url")

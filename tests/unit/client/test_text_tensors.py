@@ -172,3 +172,4 @@ def test_an_answer_that_is_no_text(server: Any, ask: Any) -> None:
     with pytest.raises(ServerError) as caught:
         ask(url)
     assert (caught.value.model, caught.value.request_id) == ("recommender", "id-7")
+    assert caught.value.reason == "malformed"

@@ -211,7 +211,7 @@ def content(tmp_path: Path) -> PageContent:
                 Recommendations(source="user"),
                 (
                     RecommendedPiece(
-                        track, 2.0, ("90% listened to <u>", "10% popular"), {"ease": 1.8, "popularity": 0.2}, sound
+                        track, 2.0, ("listened to <u> (90%)", "popular (10%)"), {"ease": 1.8, "popularity": 0.2}, sound
                     ),
                 ),
                 3.0,
@@ -261,7 +261,7 @@ def test_the_page_shows_listeners_and_reasons(content: PageContent, tmp_path: Pa
     text = write_page(tmp_path, content).read_text(encoding="utf-8")
     assert "Known &lt;user&gt;" in text
     assert "What is &amp; was played" in text
-    assert "90% listened to &lt;u&gt;; 10% popular" in text
+    assert "listened to &lt;u&gt; (90%); popular (10%)" in text
     plain = html.unescape(text)
     assert "music.recommend(user_id='listener-1', n=8, explain=True)" in plain
     assert "tritone recommend --user listener-1 --n 8 --explain" in plain

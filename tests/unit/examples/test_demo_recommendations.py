@@ -164,10 +164,10 @@ def test_reasons_as_text(tmp_path: Path) -> None:
     recommended = request(answer(REASONS), tmp_path)
     first = recommended.pieces[0]
     assert first.because == (
-        "55% listened to Piece $ ryans/1, Piece $ ryans/3 and 1 more",
-        "20% sounds like the listening history",
-        "15% fits the listening history as a whole",
-        "9% popular",
+        "listened to Piece $ ryans/1, Piece $ ryans/3 and 1 more (55%)",
+        "sounds like the listening history (20%)",
+        "fits the listening history as a whole (15%)",
+        "popular (9%)",
     )
     assert first.contributions == {
         "ease": 5.0, "user_knn": 0.5, "sound": 2.0, "taste_vae": 1.5, "popularity": 0.9, "tags": 0.1,
@@ -182,12 +182,12 @@ def test_reasons_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("because", "cause", "words"),
     [
-        ("friend", "d", "100% friends: d"),
-        ("friend", "", "100% friends listen to it"),
-        ("friends_listening", "bach/0", "100% friends listened to Piece $ bach/0"),
-        ("audio", "", "100% sounds like the recording"),
-        ("tag", "slow", "100% tagged slow"),
-        ("stars", "", "100% stars"),
+        ("friend", "d", "friends: d (100%)"),
+        ("friend", "", "friends listen to it (100%)"),
+        ("friends_listening", "bach/0", "friends listened to Piece $ bach/0 (100%)"),
+        ("audio", "", "sounds like the recording (100%)"),
+        ("tag", "slow", "tagged slow (100%)"),
+        ("stars", "", "stars (100%)"),
     ],
 )
 def test_every_reason_has_a_text(because: str, cause: str, words: str, tmp_path: Path) -> None:

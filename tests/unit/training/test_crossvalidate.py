@@ -19,7 +19,7 @@ def result(kind: ModelKind, manifest: Path, tmp_path_factory: pytest.TempPathFac
     request = TrainRequest(
         out=out, data=manifest, preset="tiny", max_epochs=2, overrides=overrides, progress=False, command="x"
     )
-    return dict(kind.crossvalidate(request))
+    return kind.crossvalidate(request).to_dict()
 
 
 def test_every_recording_is_evaluated_once(result: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def test_the_checkpoint_of_a_fold_reproduces_its_evaluation(
     kind: ModelKind, result: dict[str, Any], manifest: Path
 ) -> None:
     asked = EvaluateRequest(checkpoint=Path(result["out"]) / "fold-2", data=manifest, fold=2, progress=False)
-    metrics = kind.evaluate(asked)
+    metrics = kind.evaluate(asked).to_dict()
     assert metrics["n_seen_in_training"] == 0
     for name in ("accuracy", "macro_f1", "n", "emotion_correlation_mean"):
         assert metrics[name] == pytest.approx(result["folds"][2][name])

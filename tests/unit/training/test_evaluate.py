@@ -17,12 +17,10 @@ from tests.unit.training.conftest import N_EACH, Trained
 
 from tritone.audio import iter_windows
 from tritone.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
-from tritone_training import checkpoint
-from tritone_training.api import CheckpointError, DataError
+from tritone_training import CheckpointError, DataError, checkpoint
 from tritone_training.data.recordings import Recording
 from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
-from tritone_training.kinds.genre_cnn import report
-from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
+from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network, write_report
 from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
 from tritone_training.kinds.genre_cnn.network import load_network
 
@@ -33,7 +31,7 @@ def request_of(trained: Trained) -> EvaluateRequest:
 
 
 def test_the_whole_data_set(kind: ModelKind, request_of: EvaluateRequest) -> None:
-    metrics = kind.evaluate(request_of)
+    metrics = kind.evaluate(request_of).to_dict()
     assert {"accuracy", "macro_f1", "n", "per_class", "confusion_matrix", "window", "emotion_correlation"} <= set(
         metrics
     )
@@ -54,18 +52,18 @@ def test_the_whole_data_set(kind: ModelKind, request_of: EvaluateRequest) -> Non
 def test_the_held_out_fold_is_the_test_part_of_the_training(
     kind: ModelKind, request_of: EvaluateRequest, trained: Trained
 ) -> None:
-    by_fold = kind.evaluate(replace(request_of, fold=0))
-    by_split = kind.evaluate(replace(request_of, split="test"))
+    by_fold = kind.evaluate(replace(request_of, fold=0)).to_dict()
+    by_split = kind.evaluate(replace(request_of, split="test")).to_dict()
     assert by_fold["n_seen_in_training"] == by_split["n_seen_in_training"] == 0
     for name, value in trained.summary["metrics"]["test"].items():
         assert by_fold[name] == pytest.approx(value, abs=1e-6)
         assert by_split[name] == by_fold[name]
-    others = kind.evaluate(replace(request_of, fold=1))
+    others = kind.evaluate(replace(request_of, fold=1)).to_dict()
     assert others["n"] == others["n_seen_in_training"] + others["n_early_stopping"] > 0
     parts = checkpoint.load(trained.folder, kind="genre_cnn").info["splits"]
-    valid = kind.evaluate(replace(request_of, split="valid"))
+    valid = kind.evaluate(replace(request_of, split="valid")).to_dict()
     assert (valid["n"], valid["n_seen_in_training"], valid["n_early_stopping"]) == (len(parts["valid"]), 0, valid["n"])
-    train = kind.evaluate(replace(request_of, split="train"))
+    train = kind.evaluate(replace(request_of, split="train")).to_dict()
     assert (train["n"], train["n_seen_in_training"], train["n_early_stopping"]) == (len(parts["train"]), train["n"], 0)
     assert (by_split["n_seen_in_training"], by_split["n_early_stopping"]) == (0, 0)
 
@@ -77,7 +75,7 @@ def test_a_refit_has_learned_from_the_validation_part(
     (tmp_path / info["weights"]).write_bytes((trained.folder / info["weights"]).read_bytes())
     refitted = {**info, "config": {**info["config"], "refit": True}}
     (tmp_path / "checkpoint.json").write_text(json.dumps(refitted))
-    valid = kind.evaluate(replace(request_of, checkpoint=tmp_path, split="valid"))
+    valid = kind.evaluate(replace(request_of, checkpoint=tmp_path, split="valid")).to_dict()
     assert (valid["n_seen_in_training"], valid["n_early_stopping"]) == (valid["n"], 0)
 
 
@@ -93,7 +91,7 @@ def test_unusable_recordings_do_not_shift_the_folds(kind: ModelKind, folders: Pa
         summary = kind.train(request).to_dict()
         assert summary["data"]["n_used"] == 16
         asked = EvaluateRequest(checkpoint=request.out, data=manifest, fold=fold, progress=False)
-        metrics = kind.evaluate(asked)
+        metrics = kind.evaluate(asked).to_dict()
         assert metrics["n_seen_in_training"] == 0
         assert metrics["n"] == summary["metrics"]["test"]["n"]
 
@@ -136,7 +134,7 @@ def test_recordings_that_cannot_be_evaluated_are_listed(
     sounds.write(tmp_path / "hum" / "silent.wav", np.zeros(70_000, np.float32))
     (tmp_path / "hiss").mkdir()
     (tmp_path / "hiss" / "text.wav").write_text("no audio")
-    metrics = kind.evaluate(replace(request_of, data=tmp_path))
+    metrics = kind.evaluate(replace(request_of, data=tmp_path)).to_dict()
     assert metrics["n"] == 1
     assert {p["path"]: p["reason"] for p in metrics["problems"]} == {
         "hum/silent.wav": "silent",
@@ -170,7 +168,7 @@ def path_duration_s(path: Path) -> float:
 
 def test_the_report_has_pictures_and_a_table(kind: ModelKind, request_of: EvaluateRequest, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "report"
-    metrics = kind.evaluate(replace(request_of, fold=0, report=folder))
+    metrics = kind.evaluate(replace(request_of, fold=0, report=folder)).to_dict()
     names = ["confusion_matrix.png", "calibration.png", "emotions.png", "predictions.csv"]
     assert [Path(path).name for path in metrics["report"]] == names
     for name in names[:3]:
@@ -192,7 +190,7 @@ def test_the_table_has_columns_for_the_emotions_that_were_trained(tmp_path: Path
         felt[:, trained] = 0.25
         metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, np.full((2, 9), np.nan))}
         evaluation = Evaluation(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
-        report.write(tmp_path, evaluation, labels)
+        write_report(tmp_path, evaluation, labels)
         with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["path", "label", "predicted", "a", "b", *(f"emotion_{EMOTIONS[i]}" for i in trained)]
@@ -203,14 +201,14 @@ def test_channels_that_cancel_are_remarked_on(kind: ModelKind, request_of: Evalu
     left = sounds.hum(70)
     sounds.write(tmp_path / "hum" / "opposite.wav", np.stack([left, -left], axis=1))
     sounds.write(tmp_path / "hiss" / "a.wav", sounds.hiss(70))
-    metrics = kind.evaluate(replace(request_of, data=tmp_path))
+    metrics = kind.evaluate(replace(request_of, data=tmp_path)).to_dict()
     (remark,) = metrics["remarks"]
     assert remark["path"] == "hum/opposite.wav"
     assert "channels cancel each other" in remark["message"]
     assert (metrics["n"], metrics["problems"]) == (2, [])
 
 
-def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
+def test_labels_and_metrics_that_are_hard_to_draw(tmp_path: Path) -> None:
     labels = ["$\\foo$", "古典", "a_{b}^", "plain"]
     truth = np.array([0, 1, 2, 3])
     probabilities = np.eye(4) * 0.6 + 0.1
@@ -218,7 +216,7 @@ def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
     metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, wanted)}
     assert metrics["emotion_correlation_mean"] is None
     evaluation = Evaluation(metrics, ("a", "b", "c", "d"), probabilities, truth, felt, wanted)
-    written = report.write(tmp_path, evaluation, labels)
+    written = write_report(tmp_path, evaluation, labels)
     assert all(Path(path).stat().st_size > 0 for path in written)
     assert "古典" in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.support import music_models
 
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, voices_to_grid
-from tritone_export.convert import to_onnx
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of
@@ -36,6 +36,7 @@ from tritone_training.kinds.music_gan.evaluate import generate
 from tritone_training.kinds.music_gan.export import exportable
 from tritone_training.kinds.music_gan.module import gradient_penalty
 from tritone_training.kinds.music_gan.network import Critic, Generator, MusicGan, box_muller, build_network
+from tritone_training.kinds.music_gan.train import autoencoder_epochs
 from tritone_training.kinds.music_vae.config import PRESETS as VAE_PRESETS
 from tritone_training.kinds.music_vae.network import build_network as build_vae
 from tritone_training.musicality import estimate_keys, spans_to_frames
@@ -297,7 +298,7 @@ def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
 
 @pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
-    session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
+    session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
     requests = [request_of(seed) for seed in range(N_SEEDS)]
     batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
     with torch.inference_mode():
@@ -339,7 +340,7 @@ def trained(chorales: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Path, tmp_path: Path) -> None:
     request = EvaluateRequest(checkpoint=trained, data=chorales, report=tmp_path / "report", progress=False)
-    metrics = KIND.evaluate(request)
+    metrics = KIND.evaluate(request).to_dict()
     assert (metrics["n_samples"], metrics["n_held_out"], metrics["split"]) == (1000, 12, "valid")
     assert metrics["frechet"]["n"] == 12
     assert metrics["frechet"]["ratio"] == pytest.approx(metrics["frechet"]["distance"] / metrics["frechet"]["floor"])
@@ -351,6 +352,13 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     assert isinstance(served.network, MusicGan)
     for ours, theirs in zip(generate(served.network, 3, seed=0), generate(served.network, 5, seed=0), strict=False):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("max_epochs", "expected"), [(None, None), (3, 3), (22, 22), (30, 24)])
+def test_the_limit_on_epochs_bounds_the_autoencoder_too(max_epochs: int | None, expected: int | None) -> None:
+    request = TrainRequest(out=Path("runs/music_gan"), max_epochs=max_epochs)
+    assert PRESETS["default"].max_epochs == 20, "22 is above the preset of the generator, and below that of music_vae"
+    assert autoencoder_epochs(request) == expected
 
 
 def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> None:

@@ -37,7 +37,7 @@ def as_run(exportable: Exportable) -> Run:
 def check(kind: ModelKind, quality: Quality, request: EvaluateRequest, exportable: Exportable) -> None:
     held_out = quality.held_out(request)
     found = held_out.measure(as_run(exportable))
-    expected = kind.evaluate(replace(request, split="valid"))
+    expected = kind.evaluate(replace(request, split="valid")).to_dict()
     assert {metric.name for metric in quality.metrics} & set(found)
     for metric in quality.metrics:
         if metric.name in found:

@@ -23,13 +23,13 @@ from tritone_training.data.interactions import Columns, load_listening, load_log
 from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
-from tritone_training.kinds.recommender import tables
 from tritone_training.kinds.recommender.config import PRESETS
+from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset, build_dataset
-from tritone_training.kinds.recommender.offline import open_recommender
-from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
-from tritone_training.kinds.recommender.tables import ease_table, graph_of, graph_table, item_knn_table, ridge
+from tritone_training.kinds.recommender.fitting import tables
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset, build_dataset
+from tritone_training.kinds.recommender.fitting.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
+from tritone_training.kinds.recommender.fitting.tables import ease_table, graph_of, graph_table, item_knn_table, ridge
 from tritone_training.registry import get_kind
 
 KIND = get_kind("recommender")
@@ -231,7 +231,7 @@ def figures() -> dict[str, Any]:
         report=recommender_models.folder() / "report",
         progress=False,
     )
-    return dict(KIND.evaluate(request))
+    return KIND.evaluate(request).to_dict()
 
 
 def test_the_ensemble_is_worth_its_members(figures: dict[str, object]) -> None:
@@ -420,7 +420,7 @@ def test_singular_or_infinite_tables_are_rejected(wrong: str, tmp_path: Path, mo
             raise np.linalg.LinAlgError("the Gram matrix is singular")
         return sparse.csr_matrix(np.full((recommender_models.N_ITEMS,) * 2, np.nan, np.float32))
 
-    monkeypatch.setattr("tritone_training.kinds.recommender.base_models.ease_table", ease)
+    monkeypatch.setattr("tritone_training.kinds.recommender.fitting.base_models.ease_table", ease)
     says = {"nan": "ease: .* not finite", "singular": "raise ease_l2 or graph_l2"}
     request = TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files())
     with pytest.raises(TrainingError, match=says[wrong]):

@@ -13,12 +13,12 @@ from tritone_serving.recommender import Recommender, RecommendRequest, Recommend
 from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
 from tritone_training.exceptions import HyperparameterError
 from tritone_training.hyperparameters import from_preset
-from tritone_training.kinds.recommender import base_models, neighbourhoods
-from tritone_training.kinds.recommender.base_models import fit_base_models, manifest_of
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
-from tritone_training.kinds.recommender.interaction_dataset import dataset_of_matrix
-from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, solve
-from tritone_training.kinds.recommender.tables import (
+from tritone_training.kinds.recommender.fitting import base_models, neighbourhoods
+from tritone_training.kinds.recommender.fitting.base_models import fit_base_models, manifest_of
+from tritone_training.kinds.recommender.fitting.interaction_dataset import dataset_of_matrix
+from tritone_training.kinds.recommender.fitting.neighbourhoods import ease_near, graph_near, solve
+from tritone_training.kinds.recommender.fitting.tables import (
     ease_table,
     graph_of,
     graph_table,

@@ -12,7 +12,7 @@ import pytest
 
 from tritone_serving.recommender import Recommender, RecommendRequest, read_key
 from tritone_training.kind import ListeningFiles, TrainRequest
-from tritone_training.kinds.recommender.offline import open_recommender
+from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.registry import get_kind
 
 GENRES = ("jazz", "metal", "polka", "choral")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from tritone_training.data.interactions import ListeningData, split_log
 from tritone_training.data.interactions.listening import without_pairs
+from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.offline import open_recommender
 from tritone_training.kinds.recommender.train import TrainingData, configure, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
@@ -20,8 +20,8 @@ _HELD_OUT_USERS: Final = 0.1  # fraction
 _SHOWN: Final = ("ndcg@10", "recall@10", "recall@40", "ndcg@40")
 
 
-def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
-    """Train and evaluate once per seed; return mean and standard deviation of the ensemble's metrics.
+def crossvalidate(request: TrainRequest) -> CrossValidationResult:
+    """Train and evaluate the ensemble once per seed.
 
     Each seed splits the log differently and removes some users from training altogether. These are evaluated by their
     histories (`cold_start`); all other metrics are those of users in the training data.
@@ -32,14 +32,21 @@ def crossvalidate(request: TrainRequest) -> Mapping[str, Any]:
     for seed in range(request.seed, request.seed + request.n_seeds):
         fold = replace(request, seed=seed, out=request.out / f"seed-{seed}")
         folds.append({"seed": seed, **_fold(fold, prepared, config)})
-    return {
-        **{name: float(np.mean([fold[name] for fold in folds])) for name in _SHOWN},
-        **{f"{name}_std": float(np.std([fold[name] for fold in folds])) for name in _SHOWN},
-        "cold_start_ratio": float(np.mean([fold["cold_start_ratio"] for fold in folds])),
-        "folds": folds,
-        "data": prepared.listening.report,
-        "out": str(request.out),
-    }
+    metrics = {name: MeanStd.of([fold[name] for fold in folds]) for name in _SHOWN}
+    ratio = float(np.mean([fold["cold_start_ratio"] for fold in folds]))
+    main = (f"{name} {metrics[name].mean:.4f} ± {metrics[name].std:.4f}" for name in ("ndcg@10", "recall@40"))
+    return CrossValidationResult(
+        request.out,
+        metrics=metrics,
+        details={"cold_start_ratio": ratio},
+        folds=folds,
+        data=prepared.listening.report,
+        summary=[
+            Table("folds", folds),
+            ", ".join(main) + f" (mean ± standard deviation over {len(folds)} seeds)",
+            f"cold-start users reach {ratio:.0%} of the NDCG@10 of users in training",
+        ],
+    )
 
 
 def _fold(request: TrainRequest, prepared: TrainingData, config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plots and tables of an evaluation: base models and ensemble, in total and by length of history."""
+"""Summary, plots and tables of an evaluation: base models and ensemble, in total and by length of history."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tritone_serving.recommender.ensemble import SEGMENTS
+from tritone_training.evaluation import Table
 from tritone_training.plots import saved_figure
+from tritone_training.ranking_metrics import MAIN_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_BASE_MODEL_METRICS: Final = ("ndcg@10", "recall@40", "hit_rate@10")  # fit in 80 columns with a name
 _BASE_MODEL: Final = "#7a9cc6"
 _ENSEMBLE: Final = "#d95f02"
 _TABLE: Final = ("ndcg@10", "recall@10", "map@10", "mrr@10", "hit_rate@10", "ndcg@40", "recall@40")
@@ -26,7 +29,35 @@ _BEYOND: Final = {
 _SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history"}
 
 
-def write(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
+def summarize(metrics: Mapping[str, Any], *, split: str) -> list[str | Table]:
+    """Return the metrics of the ensemble, the base models, by length of history, and of cold-start users and items."""
+    ensemble = metrics["ensemble"]
+    shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
+    found: list[str | Table] = [
+        f"{split}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens",
+        "ensemble: " + ", ".join(f"{name} {ensemble[name]:.4f}" for name in MAIN_METRICS),
+        ", ".join(f"{name}@10 {ensemble[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")),
+        base_models_table(metrics["base_models"]),
+        Table("by history", [{name: row[name] for name in shown} for row in metrics["segments"]]),
+    ]
+    if by_friends := metrics["cold_users"]["by_friends"]:
+        ratio = by_friends["times_popularity"]
+        found.append(f"cold-start users, by friends: ndcg@10 {by_friends['ndcg@10']:.4f}, {ratio:.1f} x popularity")
+    if (recall := metrics["cold_items"]["recall@40"]) is not None:
+        found.append(f"items without listens in the log: recall@40 {recall:.3f}")
+    return found
+
+
+def base_models_table(base_models: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of the base models, the best first."""
+    rows = sorted(base_models.items(), key=lambda entry: -entry[1]["ndcg@10"])
+    shown = [
+        {"base model": name, **{key: each[key] for key in _BASE_MODEL_METRICS if key in each}} for name, each in rows
+    ]
+    return Table("base models", shown)
+
+
+def write(folder: Path, metrics: Mapping[str, Any], *, data: str, split: str) -> list[str]:
     """Write the plots and tables of an evaluation; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
@@ -35,7 +66,7 @@ def write(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
         _draw_weights(folder / "weights.png", metrics),
         _draw_beyond(folder / "beyond_accuracy.png", metrics),
         _write_csv(folder / "metrics.csv", metrics),
-        _write_markdown(folder / "report.md", metrics),
+        _write_markdown(folder / "report.md", metrics, f"{data}; {split}"),
     ]
 
 
@@ -129,12 +160,12 @@ def _write_csv(path: Path, metrics: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _write_markdown(path: Path, metrics: Mapping[str, Any]) -> str:
+def _write_markdown(path: Path, metrics: Mapping[str, Any], data: str) -> str:
     models = dict(reversed(_all(metrics).items()))
     lines = [
         "# Evaluation of the recommender",
         "",
-        f"{metrics['data']}; {metrics['part']}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens, "
+        f"{data}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens, "
         f"{metrics['n_items']} items. All items are ranked, except those in the user's log.",
         "",
         *_table(("", *_TABLE), [(name, *(each[metric] for metric in _TABLE)) for name, each in models.items()]),

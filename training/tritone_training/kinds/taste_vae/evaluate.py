@@ -11,20 +11,21 @@ import torch
 from scipy import sparse
 
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
+from tritone_training.evaluation import EvaluationResult, Table
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
 from tritone_training.kinds.taste_vae.export import load_network
 from tritone_training.kinds.taste_vae.train import weigh_rows
-from tritone_training.metrics.ranking import hits_of, means, per_user, top_items
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
+from tritone_training.ranking_metrics import MAIN_METRICS, hits_of, means, per_user, top_items
 
 _AT_ONCE = 256
 TASTE_FOLDER: Final = "taste_vae"  # inside the checkpoint of a recommender
 _SIMULATED: Final = "simulated"
 
 
-def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """Evaluate full rankings for all users with held-out listens, on the split `valid` or `test`.
 
     Raises:
@@ -34,7 +35,8 @@ def evaluate(request: EvaluateRequest) -> Mapping[str, Any]:
     listening = listening_of(request, info)
     part = request.split or ("test" if listening.test is not None else "valid")
     metrics = evaluate_network(network, listening, listening.part(part), info)
-    return {**metrics, "checkpoint": str(request.checkpoint), "data": listening.train.source}
+    table = Table("held-out listens", [{name: metrics[name] for name in MAIN_METRICS}])
+    return EvaluationResult(request.checkpoint, listening.train.source, metrics=metrics, summary=[table])
 
 
 def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> ListeningData:

@@ -15,10 +15,10 @@ from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
-from tritone_training.kinds.recommender.neighbourhoods import ease_near, graph_near, neighbourhoods
-from tritone_training.kinds.recommender.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
-from tritone_training.kinds.recommender.tables import (
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.fitting.neighbourhoods import ease_near, graph_near, neighbourhoods
+from tritone_training.kinds.recommender.fitting.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
+from tritone_training.kinds.recommender.fitting.tables import (
     MOST_DUAL_USERS,
     ease_table,
     graph_of,

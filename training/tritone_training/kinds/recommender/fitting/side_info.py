@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
-from tritone_training.kinds.recommender.tables import Ridge
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.fitting.tables import Ridge
 
 _LEAST_ITEMS: Final = 5  # items with a word; rarer words are left out
 _MOST_WORDS: Final = 4_000  # most frequent words

@@ -23,8 +23,8 @@ from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Recording
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.base_models import ArtifactParts
-from tritone_training.kinds.recommender.interaction_dataset import InteractionDataset
+from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts
+from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.progress import progress_bar
 
 Floats = npt.NDArray[np.float32]
@@ -79,14 +79,14 @@ def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
 
 
 def _bundled_recordings(progress: bool) -> list[tuple[str, Recording]]:
-    from tritone_training.data.embedded import embedded_recordings
+    from tritone_training.data.loading import embedded_recordings
 
     found = embedded_recordings(n_variants=1, progress=progress).recordings
     return [(recording.name.partition("#")[0], recording) for recording in found]
 
 
 def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
-    network, embedding_model = _network(checkpoint)
+    network, embedding_model = embedding_network(checkpoint)
     items, embeddings, emotions, problems = [], [], [], []
     seen: set[str] = set()
     with progress_bar("embedding recordings", shown=progress) as on_progress:
@@ -111,7 +111,8 @@ def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progre
     return RecordingEmbeddings(items, np.stack(embeddings), known, problems, embedding_model)
 
 
-def _network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
+def embedding_network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
+    """Return a function from a recording to its embedding and emotions, and the network as named in model cards."""
     from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
     from tritone_training.kinds.genre_cnn.export import exportable
 

@@ -18,6 +18,7 @@ from scipy import sparse
 from tritone_serving.recommender.ranking import top
 
 CUTS: Final = (10, 20, 40)
+MAIN_METRICS: Final = ("ndcg@10", "recall@10", "hit_rate@10", "mrr@10", "map@10", "ndcg@40", "recall@40")
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 

@@ -1,0 +1,1 @@
+"""Fitting of the base models to a listening log."""
