@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -200,8 +199,8 @@ def _checked_priority(priority: Priority) -> int:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not is_number or not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+    is_plain = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_plain or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
         raise InvalidInputError(
             f"invalid timeout_s: expected a number of seconds above 0 and at most {LONGEST_TIMEOUT_S} (30 days), got "
             f"{timeout_s!r}",

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -559,18 +560,19 @@ class MusicClient(BaseClient[Transport]):
     def _run(self, flow: Flow[T], deadline: Deadline) -> T:
         """Send the requests of a flow and return its result."""
         with call_span(flow):
-            try:
-                step = next(flow)
-                while True:
-                    try:
-                        response = self._respond(step, deadline)
-                    except ClientError as error:
-                        step = flow.throw(error)
-                    else:
-                        step = flow.send(response)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+            advance: Callable[[], Request | Pause] = partial(next, flow)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as end:  # of the flow only: a custom transport may raise it by mistake
+                    result: T = end.value
+                    return result
+                try:
+                    response = self._respond(step, deadline)
+                except ClientError as error:
+                    advance = partial(flow.throw, error)
+                else:
+                    advance = partial(flow.send, response)
 
     def _respond(self, step: Request | Pause, deadline: Deadline) -> Response | None:
         if isinstance(step, Pause):

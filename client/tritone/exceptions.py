@@ -24,16 +24,26 @@ TritoneError                        root, for all packages
 └── ServingError                    root for serving
 ```
 
-The exceptions of the client can be pickled with their attributes.
+All of them can be pickled with their attributes. Messages of more than 4,000 characters are shortened in the middle.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+_MAX_MESSAGE: Final = 4_000  # characters; an argument of any length may be quoted
 
 
 class TritoneError(Exception):
     """The base of all exceptions that Tritone raises on purpose."""
+
+    def __init__(self, message: object = "") -> None:
+        text, half = str(message), _MAX_MESSAGE // 2
+        super().__init__(text if len(text) <= _MAX_MESSAGE else f"{text[:half]} [...] {text[-half:]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The method of Exception passes only the message to __init__, which may have required attributes.
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class ClientError(TritoneError):
@@ -66,10 +76,6 @@ class ClientError(TritoneError):
         self.request_id = request_id
         self.reason = reason
         self.n_lost = n_lost
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The method of Exception passes only the message to __init__, and would lose the attributes.
-        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class InvalidInputError(ClientError, ValueError):
@@ -217,7 +223,7 @@ class AccessDeniedError(ServerError):
     """Raised when the API key or header that the server requires is missing or wrong."""
 
 
-def _rebuilt(kind: type[ClientError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClientError:
+def _rebuilt(kind: type[TritoneError], args: tuple[Any, ...], fields: dict[str, Any]) -> TritoneError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(fields)

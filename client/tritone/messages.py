@@ -11,6 +11,7 @@ requests, receives their responses (or has their errors thrown into it) and retu
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,7 +178,7 @@ class AsyncTransport(Protocol):
 
 def latest_version(versions: Sequence[str]) -> str | None:
     """Return the version that Triton uses by default, the highest number; None without versions."""
-    numbers = [int(version) for version in versions if version.isdecimal()]
+    numbers = [int(version) for version in versions if re.fullmatch(r"[0-9]{1,19}", str(version))]
     return str(max(numbers)) if numbers else None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ Shape = tuple[int | None, ...]  # without the batch axis; None where it differs 
 # A server may keep an old version next to the new one, and a fleet may serve both for hours without refusing either;
 # after this time the metadata is fetched again, so that clients move to the new version.
 CACHED_FOR_S: Final = 30.0
+_LARGEST_SIZE: Final = 65_536  # of an axis that a model declares, such as its noise or latent space
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 
 
@@ -206,12 +208,12 @@ class CachedModel:
         """Return the size of the last axis of an input or output.
 
         Raises:
-            ServerError: the model does not fix it.
+            ServerError: the model does not fix it, or a tensor of that size cannot be sent.
         """
         size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
-        if size < 1:
+        if not 1 <= size <= _LARGEST_SIZE:
             raise ServerError(
-                f"model {self.name!r} does not declare the size of {tensor!r}: expected a number, got {size}; export "
+                f"invalid size of {tensor!r} of model {self.name!r}: expected 1 to {_LARGEST_SIZE}, got {size}; export "
                 f"it again",
                 model=self.name,
                 reason="unsuitable_model",
@@ -221,7 +223,7 @@ class CachedModel:
 
     def _number(self, name: str, default: int) -> int:
         text = self.info.parameters.get(name, "")
-        return int(text) if text.isdecimal() and int(text) > 0 else default
+        return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else default
 
     def _json(self, name: str) -> Any:
         try:
@@ -283,9 +285,13 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
         largest: of whole numbers from 0; None where any finite number will do.
 
     Raises:
-        ServerError: shape or values are not as expected.
+        ServerError: the output is missing, or its type, shape or values are not as expected.
     """
-    array = response.outputs[output]
+    array = response.outputs.get(output)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        kind = getattr(array, "dtype", "none")
+        reason = "missing_output" if array is None else "invalid_output"
+        raise _invalid_output(response, output, f"expected numbers, got {kind}", reason=reason)
     problem = None
     fits = array.ndim == len(shape) and all(
         size in (None, found) for size, found in zip(shape, array.shape, strict=True)
@@ -297,13 +303,7 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
     elif largest is not None and array.size and not (array.min() >= 0 and array.max() <= largest):
         problem = f"expected values from 0 to {largest}, got {array.min()} to {array.max()}"
     if problem is not None:
-        raise ServerError(
-            f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
-            model=response.model,
-            request_id=response.request_id,
-            reason="invalid_output",
-            output=output,
-        )
+        raise _invalid_output(response, output, problem)
     return array
 
 
@@ -316,6 +316,18 @@ def _warn_of_numbers(model: str, output: str) -> None:
         "`tritone export`",
         model,
         output,
+    )
+
+
+def _invalid_output(
+    response: InferResponse, output: str, problem: str, *, reason: str = "invalid_output"
+) -> ServerError:
+    return ServerError(
+        f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
+        model=response.model,
+        request_id=response.request_id,
+        reason=reason,
+        output=output,
     )
 
 

@@ -124,7 +124,7 @@ def attribute_vector(amounts: Iterable[tuple[str, float]]) -> FloatArray:
     """
     vector = np.zeros(len(ATTRIBUTES), np.float32)
     for attribute, amount in amounts:
-        if attribute not in ATTRIBUTES:
+        if not isinstance(attribute, str) or attribute not in ATTRIBUTES:
             raise InvalidInputError(
                 f"unknown attribute: expected one of {', '.join(ATTRIBUTES)}, got {attribute!r}", argument="attribute"
             )
@@ -246,8 +246,7 @@ def _encode(encoder: CachedModel, voices: npt.NDArray[np.int64]) -> Flow[FloatAr
     for part in _parts(encoder, len(voices)):
         request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": voices[part]}, ("mean",))
         response = yield from infer(encoder, request)
-        mean = response.outputs["mean"]
-        means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else mean.shape[-1])))
+        means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else None)))
     return np.concatenate(means)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.arguments import is_whole
+from tritone.arguments import check_bool, is_whole
 from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
@@ -146,7 +146,7 @@ def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: f
     """
     grid = _start(melody, limits, None, tempo_qpm)
     chord = first_chord(grid.frames)
-    if highest:
+    if check_bool("highest", highest):
         grid = replace(grid, frames=highest_voice(grid.frames))
     elif chord is not None:
         raise InvalidInputError(

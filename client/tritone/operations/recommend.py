@@ -52,6 +52,7 @@ from tritone.results.recommendations import Reason, Recommendation, Recommendati
 T = TypeVar("T")
 
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
+_NUMBERS: Final = ("scores", "total")  # all other outputs are text
 _TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
 _USER_INPUTS: Final = ("user_id", "friends")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -298,7 +299,7 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     """Return the only row of an output of shape (1, size).
 
     Raises:
-        ServerError: the output is missing or has another shape.
+        ServerError: the output is missing, or of another shape or type.
     """
     if name not in response.outputs:
         raise _invalid_output(response, name, "it is missing", reason="missing_output")
@@ -306,6 +307,10 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     if array.shape != (1, size):
         raise _invalid_output(response, name, f"expected shape {(1, size)}, got {array.shape}")
     row: list[Any] = array[0].tolist()
+    kinds = (int, float) if name in _NUMBERS else (str,)
+    if not all(isinstance(value, kinds) for value in row):
+        kind = "numbers" if name in _NUMBERS else "text"
+        raise _invalid_output(response, name, f"expected {kind}, got {array.dtype}")
     return row
 
 
@@ -317,7 +322,7 @@ def _parsed(response: InferResponse, name: str, parse: Callable[[Any], T], value
     """
     try:
         return [parse(value) for value in values]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise _invalid_output(response, name, problem) from error
 

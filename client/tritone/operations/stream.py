@@ -66,9 +66,8 @@ class StreamAccumulator:
             ServerError: it is malformed or not the next one.
         """
         n_before = len(self._frames)
-        frames = response.outputs["frames"]
-        n_new = frames.shape[1] if frames.ndim == 3 else 0
-        frames = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
+        frames = checked_output(response, "frames", (1, None, N_PITCHES), largest=STRUCK)[0]
+        n_new = len(frames)
         nll = checked_output(response, "nll", (1, n_new))[0]
         first = int(checked_output(response, "first_frame", (1, 1))[0, 0])
         if first != n_before or first + n_new > self.plan.n_frames:

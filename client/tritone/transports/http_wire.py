@@ -116,7 +116,7 @@ def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | No
         raise _refused(request, reply)
     try:
         version = latest_version(json.loads(reply.body).get("versions", ()))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
     path = f"{_model_path(request.model, endpoint, version)}/config"
     return Call("GET", path, {**endpoint.headers, **trace_headers()})
@@ -137,7 +137,7 @@ def read(request: Request, replies: list[Reply]) -> Response:
         if isinstance(request, InferRequest):
             return _read_inference(request, replies[0])
         return _read_model(*(json.loads(reply.body) for reply in replies))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
 
 
@@ -257,7 +257,7 @@ def _is_denied(reply: Reply) -> bool:
 def _refused(request: Request, reply: Reply) -> ServerError:
     try:
         message = str(json.loads(reply.body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"status {reply.status} without a JSON message"  # the body may hold anything
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
     if reply.status in (404, 405) and kind is ServerError:

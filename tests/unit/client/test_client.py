@@ -250,6 +250,7 @@ def test_there_is_no_wait_beyond_the_timeout(connect: Any, model: Any, make_nois
         {"timeout_s": 1e18},
         {"timeout_s": "5"},
         {"timeout_s": True},
+        {"timeout_s": 10**400},
         {"retries": -1},
         {"retries": 1.5},
         {"retries": True},

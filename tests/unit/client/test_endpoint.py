@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tritone import AsyncMusicClient, InvalidInputError, MusicClient
@@ -59,6 +60,10 @@ def test_the_key_is_sent_and_never_shown() -> None:
         ({"headers": {"a": 1}}, None),
         ({"api_key": "a", "headers": {"Authorization": "b"}}, "conflict"),
         ({"ca_file": __file__}, "conflict"),  # the address is not encrypted
+        ({"ca_file": b"a.pem"}, None),
+        ({"ca_file": "a" * 5_000}, "missing"),
+        ({"client_key_file": True}, None),
+        ({"client_cert_file": np.array([1, 2])}, None),
         ({"client_cert_file": __file__, "client_key_file": __file__}, "conflict"),
     ],
 )

@@ -205,3 +205,10 @@ def test_errors_survive_pickling_and_copying() -> None:
         assert (str(again), again.path, again.reason, again.model) == ("a.wav: is silent", "a.wav", "silent", None)
     for same in (pickle.loads(pickle.dumps(busy)), copy.copy(busy)):  # noqa: S301
         assert (type(same), str(same), same.model, same.status) == (ServerBusyError, "full", "m", "503")
+
+
+def test_a_message_of_any_length_is_shortened_in_its_middle() -> None:
+    text = str(InvalidInputError(f"invalid bars: got {'x' * 100_000}; give a number"))
+    assert len(text) < 5_000
+    assert text.startswith("invalid bars")
+    assert text.endswith("; give a number")

@@ -88,7 +88,7 @@ def test_vary_by_zero_reconstructs(connect: Any) -> None:
     np.testing.assert_array_equal(same.grid.frames, ask("reconstruct", melody(2), seed=1).grid.frames)
 
 
-@pytest.mark.parametrize("attribute", ["loudness", "", None, 0, ["note_density"]])
+@pytest.mark.parametrize("attribute", ["loudness", "", None, 0, ["note_density"], np.array([1, 2])])
 def test_unknown_attributes(connect: Any, model: FakeWriters, attribute: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("vary", melody(), attribute=attribute, amount=1)

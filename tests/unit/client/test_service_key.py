@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
@@ -165,7 +166,7 @@ def test_both_protocols_send_credentials_in_addition_to_headers() -> None:
 
 
 @pytest.mark.parametrize("name", ["service_key", "user_token"])
-@pytest.mark.parametrize("value", ["two words", "line\nbreak", "é", "x" * 5_000, 42, b"bytes"])
+@pytest.mark.parametrize("value", ["two words", "line\nbreak", "é", "x" * 5_000, 42, b"bytes", np.array([1, 2])])
 def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(**{name: value})
