@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 from tests.support.command_line import run_tritone
 
 __all__ = ["run_tritone"]
+
+# Several test processes share the cores. By default each computes with as many threads as there are cores, and those
+# threads spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,9 +26,33 @@ def isolated_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield folder
 
 
-# With few workers, a file that takes a minute must not be the last one to start.
-LONGEST_FILES = ("integration/test_demo.py", "integration/test_documents.py", "contract/test_kinds.py")
+# Files that take longest, in this order, so that no worker begins one of them last. Some compute, some only wait.
+LONGEST_FILES = (
+    "integration/test_demo.py",
+    "integration/test_documents.py",
+    "unit/training/test_resume.py",
+    "unit/client/test_time_limits.py",
+    "unit/training/test_music_gan.py",
+    "deploy/test_balancer_requests.py",
+    "unit/training/test_music_transformer_export.py",
+    "deploy/test_balancer.py",
+    "unit/training/test_music_vae.py",
+    "integration/test_watchdog_repairs.py",
+    "integration/test_music.py",
+    "integration/test_bench_and_optimize.py",
+    "unit/training/test_warm_start.py",
+    "integration/test_publish_checkpoint.py",
+    "unit/training/test_polyphony_rnn.py",
+    "unit/training/test_corpus.py",
+    "unit/export/test_precision.py",
+    "integration/test_composer.py",
+    "integration/test_serve.py",
+    "unit/client/test_forks.py",
+    "unit/contract/test_kinds.py",
+)
+RANKS = {name: rank for rank, name in enumerate(LONGEST_FILES)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST_FILES))
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: RANKS.get(item.path.relative_to(tests).as_posix(), len(RANKS)))

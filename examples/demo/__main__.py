@@ -14,7 +14,7 @@ import typer
 
 from examples.demo import classification, generation, recommendations
 from examples.demo.listeners import listeners, simulated_listening
-from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder
+from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder, check_preset
 from examples.demo.page import PAGE, PageContent, write_page
 from examples.demo.pieces import write_excerpts
 from examples.demo.reuse import RECOMMENDER
@@ -54,6 +54,7 @@ def demo(
     from tritone_training.corpus import load_corpus
     from tritone_training.data.scores import load_scores
 
+    check_preset(preset)
     started = time.monotonic()
     progress = not as_json
     with _step(1, "corpus: real pieces that music21 ships, in the public domain"):

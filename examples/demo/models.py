@@ -172,7 +172,7 @@ class ModelBuilder:
 
     def _exported(self, trained: DemoModel) -> tuple[ExportedVersion, ...] | None:
         """Return the newest versions of a kind's models if all were exported from this checkpoint and are complete."""
-        from tritone_training.api import get_kind
+        from tritone_training import get_kind
 
         kind = get_kind(trained.kind)
         infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
@@ -183,6 +183,19 @@ class ModelBuilder:
         found += [newest_ensemble(self.repository / ensemble.name, trained.info) for ensemble in kind.ensembles]
         versions = tuple(version for version in found if version is not None)
         return versions if len(versions) == len(found) else None
+
+
+def check_preset(preset: str) -> None:
+    """Raise an error before anything is built if a kind does not have the preset.
+
+    Raises:
+        TrainingError: there is no such preset.
+    """
+    from tritone_training import get_kind
+    from tritone_training.hyperparameters import from_preset
+
+    for kind in KINDS:
+        from_preset(get_kind(kind).presets, preset, {})
 
 
 def _training(kind: str) -> str:

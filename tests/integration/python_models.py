@@ -17,6 +17,7 @@ from tritone_serving import CanaryError, ServerOptions, TritonServer
 from tritone_serving.calls import Answer, Calls
 from tritone_serving.supervision.metrics import SupervisorMetrics
 from tritone_serving.supervision.options import SupervisionOptions
+from tritone_serving.supervision.processes import stubs_of
 from tritone_serving.supervision.watchdog import Watchdog
 
 HANG, DIE = 1001.0, 1002.0
@@ -141,6 +142,11 @@ class Watched:
     def _report(self, level: str, line: str) -> None:
         self.said.append(line)
         self.levels.append(level)
+
+
+def stub_of(dog: Watched, model: str) -> int:
+    """Return the process id of one of the model's Python processes."""
+    return next(stub.pid for stub in stubs_of(dog.server.pid) if stub.model == model and not stub.stopped)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made_from = (EXAMPLES / "example_data.py").read_text()
     copy_cached("documents", build, folder, sources=music_models.EXPORT, key=made_from)
     repository = folder / "models"
-    for name in ("music_transformer", "polyphony_rnn", "music_vae", "music_gan"):
+    for name in ("music_gan", "polyphony_rnn", "music_vae", "music_transformer"):  # other tests begin with the last
         shutil.copytree(music_models.served(name).repository, repository, dirs_exist_ok=True)
     options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)
     with pytest.MonkeyPatch.context() as patch:

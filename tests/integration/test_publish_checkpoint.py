@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import music_models
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.triton
 
 
 @pytest.mark.slow  # trains and exports a kind, if no other test has
-def test_a_checkpoint_goes_live_with_its_companion(tmp_path: Path) -> None:
+def test_a_checkpoint_goes_live_with_its_companion(tmp_path: Path, run_tritone: Callable[..., Any]) -> None:
     served = music_models.served("polyphony_rnn")
     repository = tmp_path / "repository"
     for result in served.results:
         shutil.copytree(served.repository / result.model, repository / result.model)
     options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
     with TritonServer.start(options) as server:
-        command = [sys.executable, "-m", "tritone_cli", "publish", "polyphony_rnn", "--json"]
-        command += ["--checkpoint", str(served.checkpoint), "--repository", str(repository), "--max-slowdown", "5"]
-        command += ["--server", f"{server.http_url},{server.grpc_url}"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
+        ended = run_tritone(
+            "publish", "polyphony_rnn", "--json", "--checkpoint", served.checkpoint, "--repository", repository,
+            "--max-slowdown", 5, "--server", f"{server.http_url},{server.grpc_url}",
+        )  # fmt: skip
+        assert ended.status == 0, ended.stderr
         said = {each["model"]: each for each in json.loads(ended.stdout)["published"]}
         assert {name: each["version"] for name, each in said.items()} == {
             "polyphony_rnn": 2,

@@ -1,23 +1,31 @@
 """A tiny model of each kind that works on scores, trained and exported once for all tests and runs.
 
-Checkpoints and exports come from the cache of `tests.support.cache`; each test process works on its own copy.
+Checkpoints, exports and ONNX graphs come from the cache of `tests.support.cache`; each test process works on its own
+copy.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import pickle
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tests.support.cache import copy_cached
+from torch import nn
 
 from tritone import Grid, Piece
 from tritone_export import ExportResult, export_kind
+from tritone_export.convert import to_onnx
+from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable, ModelKind, TrainRequest
 from tritone_training.registry import get_kind
 
@@ -93,6 +101,21 @@ def served(name: str) -> ServedMusicModel:
     paths = [repository / result.model / str(result.version) for result in results]
     moved = tuple(replace(result, path=path) for result, path in zip(results, paths, strict=True))
     return ServedMusicModel(kind, checkpoint, exportable, repository, moved)
+
+
+def onnx_graph(network: nn.Module, declaration: Declaration, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return a network as ONNX, converted once for the same weights and example inputs."""
+    digest = hashlib.sha256(f"{network} {declaration}".encode())
+    for name, array in [*inputs.items(), *((name, each.numpy()) for name, each in network.state_dict().items())]:
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "model.onnx"
+
+        def convert(made: Path) -> None:
+            (made / path.name).write_bytes(to_onnx(network, declaration, inputs).SerializeToString())
+
+        copy_cached(f"graph-{declaration.name}", convert, path.parent, sources=EXPORT, key=digest.hexdigest())
+        return path.read_bytes()
 
 
 def _tune(rng: np.random.Generator, n_voices: int, *, length: int) -> Grid:

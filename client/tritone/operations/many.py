@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeAlias, TypeVar
 
+from tritone.arguments import check_count
 from tritone.exceptions import ClientError, InvalidInputError
-from tritone.operations.options import check_count
 
 A = TypeVar("A")
 T = TypeVar("T")

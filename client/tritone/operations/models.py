@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from tritone.constants import CANDIDATE_SUFFIX
-from tritone.flows import Flow
-from tritone.messages import ModelStatistics, ReadyRequest, ReadyResponse, StatisticsRequest, StatisticsResponse
+from tritone.messages import Flow, ModelStatistics, ReadyRequest, ReadyResponse, StatisticsRequest, StatisticsResponse
 from tritone.results.model_info import ModelInfo
 
 

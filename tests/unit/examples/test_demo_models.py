@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ import torch
 from tests.support import recommender_models
 
 from examples.demo import reuse
+from examples.demo.__main__ import demo
 from examples.demo.models import DemoModel, ModelBuilder
+from tritone_cli.main import new_app, run
 from tritone_training import checkpoint
 
 KIND = "music_vae"
@@ -105,6 +108,23 @@ def test_a_damaged_or_incomplete_checkpoint_is_not_reused(
 ) -> None:
     damage(trained)
     assert make_builder().find_checkpoint(KIND) is None
+
+
+def test_an_unknown_preset_is_an_error_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--preset", "huge", "--out", "elsewhere", "--json"])
+    app = new_app()
+    app.command("demo")(demo)
+    with pytest.raises(SystemExit) as ended:
+        run(app)
+    assert ended.value.code == 1
+    shown = capsys.readouterr()
+    assert "no preset 'huge'" in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

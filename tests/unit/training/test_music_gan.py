@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.support import music_models
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, voices_to_grid
-from tritone_export.convert import to_onnx
+from tritone.sampling import uniform_noise
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of
@@ -298,7 +298,7 @@ def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
 
 @pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
-    session = open_session(to_onnx(network, DECLARATION, KIND.example_inputs(2, 0)).SerializeToString())
+    session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
     requests = [request_of(seed) for seed in range(N_SEEDS)]
     batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
     with torch.inference_mode():

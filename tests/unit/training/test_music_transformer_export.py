@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
+from tests.support import music_models
 from tests.unit.training.music_transformer_pieces import SIZES, Asked, ask, network
 
-from tritone_export.convert import to_onnx
 from tritone_export.parity import check_parity, check_signature, open_session
 from tritone_training.declaration import Declaration
 from tritone_training.kinds.music_transformer import KIND
@@ -42,9 +43,9 @@ def exported() -> Exported:
     described = describe(made, CONFIG, styles=("a", "b", "c"), frames_per_quarter=4, card={})
     (companion,) = described.companions
     assert companion.graph == GRAPH
-    model = to_onnx(companion.network, GRAPH, chunk_inputs(GRAPH, 2, 2))
-    assert [node.op_type for node in model.graph.node].count("Scan") == 1
-    return Exported(made, companion.network, open_session(model.SerializeToString()))
+    model = music_models.onnx_graph(companion.network, GRAPH, chunk_inputs(GRAPH, 2, 2))
+    assert [node.op_type for node in onnx.load_from_string(model).graph.node].count("Scan") == 1
+    return Exported(made, companion.network, open_session(model))
 
 
 def run(exported: Exported, asked: Asked, cuts: list[int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
