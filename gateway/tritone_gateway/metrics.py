@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -18,6 +19,7 @@ from starlette.types import Scope
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _LOGGER: Final = logging.getLogger("tritone_gateway.requests")
+_MAX_CHILDREN: Final = 4_096
 _UNMATCHED: Final = "unmatched"
 _QUIET_ROUTES: Final = ("/livez", "/readyz", "/metrics")
 
@@ -56,6 +58,17 @@ class Metrics:
         self.caller_sent = Counter(
             "tritone_gateway_caller_sent_bytes", "Bytes of responses by caller.", ("caller",), registry=self.registry
         )
+
+        # Looking up the children of a metric by their labels takes as long as a small request.
+        self.of_route = lru_cache(maxsize=_MAX_CHILDREN)(self._of_route)
+        self.of_caller = lru_cache(maxsize=_MAX_CHILDREN)(self._of_caller)
+
+    def _of_route(self, method: str, route: str, status: str) -> tuple[Counter, Histogram]:
+        return self.requests.labels(method, route, status), self.durations.labels(method, route)
+
+    def _of_caller(self, caller: str, route: str, status: str) -> tuple[Counter, Counter, Counter]:
+        requests = self.caller_requests.labels(caller, route, status)
+        return requests, self.caller_received.labels(caller), self.caller_sent.labels(caller)
 
     def begin(self, scope: Scope, headers: Mapping[bytes, bytes], request_id: str) -> RequestRecord:
         """Count a request that begins."""
@@ -107,12 +120,14 @@ class RequestRecord:
         status = str(self.status or 499)  # 499: the caller went away before the response
         metrics = self.metrics
         metrics.in_flight.dec()
-        metrics.requests.labels(self.method, route, status).inc()
-        metrics.durations.labels(self.method, route).observe(duration_s)
+        requests, durations = metrics.of_route(self.method, route, status)
+        requests.inc()
+        durations.observe(duration_s)
         if self.caller is not None:
-            metrics.caller_requests.labels(self.caller, route, status).inc()
-            metrics.caller_received.labels(self.caller).inc(n_received)
-            metrics.caller_sent.labels(self.caller).inc(self.n_sent)
+            caller_requests, received, sent = metrics.of_caller(self.caller, route, status)
+            caller_requests.inc()
+            received.inc(n_received)
+            sent.inc(self.n_sent)
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
         if _LOGGER.isEnabledFor(level):
             _LOGGER.log(

@@ -10,9 +10,11 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from tritone import PieceChunk
+from tritone_gateway.admission import PROTECTED
 from tritone_gateway.bodies import COMPONENTS, form_schema
 from tritone_gateway.problems import Problem, responses
 from tritone_gateway.representations import RESULTS
+from tritone_gateway.security.callers import SECURITY_SCHEMES
 
 TAGS: Final = [
     {"name": "Listen", "description": "Recordings and scores in, labels, timelines and vectors out. Scope: listen."},
@@ -50,6 +52,11 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
     # FastAPI describes validation errors in a form that the gateway does not use.
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
+    schema["components"]["securitySchemes"] = SECURITY_SCHEMES
+    for path, methods in schema["paths"].items():
+        if path.startswith(PROTECTED):
+            for operation in methods.values():
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     for operation in (each for path in schema["paths"].values() for each in path.values()):
         if "422" in operation["responses"]:
             operation["responses"]["422"] = responses(422)[422]

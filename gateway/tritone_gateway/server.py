@@ -159,6 +159,7 @@ def _config(settings: GatewaySettings) -> uvicorn.Config:
             backlog=_BACKLOG,
             log_config=logging_config(settings.log_format),
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=settings.keep_alive_s,
             ssl_certfile=settings.tls_cert,

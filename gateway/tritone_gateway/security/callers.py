@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPBearer
 from limits import RateLimitItem, parse
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.storage import storage_from_string
@@ -22,13 +21,11 @@ ANONYMOUS: Final = "anonymous"
 KEY_HEADER: Final = "x-api-key"
 _BEARER: Final = "bearer "
 
-# Only described here, for the OpenAPI schema; `Callers.authenticate` reads the headers before the body is read.
-_BEARER_SCHEME: Final = HTTPBearer(
-    scheme_name="bearer", bearerFormat="tritone_<id>_<secret>", description="An API key.", auto_error=False
-)
-_HEADER_SCHEME: Final = APIKeyHeader(
-    name="X-API-Key", scheme_name="apiKey", description="An API key.", auto_error=False
-)
+# For the OpenAPI schema. `Callers.authenticate` reads the headers, before the body is read.
+SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "tritone_<id>_<secret>"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 @dataclass(frozen=True)
@@ -166,11 +163,8 @@ CallerOf = Annotated[Caller, Depends(caller_of)]
 def requires(scope: Scope) -> Any:
     """Return a dependency that refuses callers without a scope."""
 
-    async def check(
-        caller: CallerOf,
-        _bearer: Annotated[Any, Depends(_BEARER_SCHEME)],
-        _key: Annotated[Any, Depends(_HEADER_SCHEME)],
-    ) -> None:
+    async def check(request: Request) -> None:
+        caller: Caller = request.scope["state"]["caller"]
         if scope not in caller.scopes:
             raise ProblemError(
                 403,
