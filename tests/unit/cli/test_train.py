@@ -108,7 +108,7 @@ def test_similar_labels_and_cancelling_channels_are_warned_of(
     assert [remark["path"] for remark in card["remarks"]] == ["Hum/opposite.wav"]
 
 
-def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_evaluate_prints_the_evaluated_split(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
     said = {part: run_tritone(*common, part).stderr for part in ("train", "valid", "test")}
     assert {part: "are training data" in text for part, text in said.items()} == {

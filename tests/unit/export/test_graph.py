@@ -72,7 +72,7 @@ def example_inputs(n_batch: int, seed: int) -> Mapping[str, npt.NDArray[np.gener
     }
 
 
-def test_the_file_serves_the_graph_and_the_config_the_wire(tmp_path: Path) -> None:
+def test_the_config_has_the_tensors_of_the_declaration_and_the_file_those_of_the_graph(tmp_path: Path) -> None:
     exportable = Exportable(Chunk().eval(), STREAMER, label_files={}, metadata={}, card={}, graph=GRAPH)
     result = export_model(exportable, fixture_kind.kind(STREAMER), repository=tmp_path, example_inputs=example_inputs)
     assert lint_repository(tmp_path) == []

@@ -35,7 +35,7 @@ def only(repository: Path) -> str:
     return str(findings[0])
 
 
-def test_what_export_writes_is_clean(repository: Path) -> None:
+def test_exported_versions_pass_lint(repository: Path) -> None:
     assert lint_repository(repository) == []
 
 
