@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import sys
@@ -148,7 +147,7 @@ def _kind_of(folder: Path) -> str:
         raise CheckpointError(
             f"{folder}: expected a checkpoint folder that `tritone train` wrote, got none{hint}"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError) as error:
+    except (AttributeError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{folder / checkpoint.INFO}: expected JSON, got a damaged file; train again") from error
     get_kind(kind)
     return kind
